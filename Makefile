@@ -1,0 +1,3 @@
+SHELL := /bin/bash
+ROCKSDB_MK := deploy/deps/rocksdb.mk
+CACHE := $(HOME)/.cache/mira
