@@ -1,0 +1,37 @@
+//! What a group replicates: the trait that the replicated application implements.
+//!
+//! The replication crate knows nothing of frames: it hands committed payloads to a [`StateMachine`] in log order and
+//! commits what the machine writes, together with the applied position, membership and remembered request ids, in one
+//! atomic batch of the engine.
+
+use bytes::Bytes;
+
+use crate::engine::EngineError;
+use crate::state::{StateReader, Txn};
+
+/// One committed command on its way into the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Command<'a> {
+    /// Its position in the group's log.
+    pub index: u64,
+    /// Milliseconds since the Unix epoch, stamped by the proposing leader and never running backwards within a group.
+    /// The only clock that replicated decisions may use.
+    pub time_ms: u64,
+    /// The payload as proposed.
+    pub payload: &'a [u8],
+}
+
+/// A deterministic application: the same commands give the same writes and answers on every replica.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Applies one command: reads and writes through `txn` (which sees the writes of earlier commands of the same
+    /// batch) and returns the answer for the proposer. A refusal that every replica would give is an answer, encoded by
+    /// the application; an error stops this replica of the group.
+    fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError>;
+
+    /// Called after a batch of commands became visible to readers, the last of them at `applied_index`.
+    fn committed(&self, applied_index: u64);
+
+    /// Called when the whole state was replaced (a snapshot was installed) and once when the group is opened; readers
+    /// of `state` see the state as of `applied_index`. Derived state (indexes, caches) is made anew from it.
+    fn restored(&self, state: StateReader, applied_index: u64);
+}
