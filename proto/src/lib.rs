@@ -1,1 +1,45 @@
-//! Placeholder.
+//! The wire contract: what programs of MIRA say to each other and to callers.
+//!
+//! - [`model`]: requests and answers of the operations, as JSON (MCP, REST) and the router's service trait see them;
+//! - [`problem`]: the typed errors, with their meaning on every protocol;
+//! - [`limits`]: every bound of the system in one file;
+//! - [`refusal`]: how a node tells a router where to go instead;
+//! - [`placement`]: which shard holds a frame, which nodes a shard;
+//! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
+
+pub mod limits;
+pub mod model;
+pub mod placement;
+pub mod problem;
+pub mod refusal;
+
+pub use problem::{Code, Problem};
+pub use refusal::Refusal;
+
+/// Version of the protocol between nodes and routers. Raised when an old peer would misunderstand a new one.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Identifies a storage node for its life; made once, at random, on its first start.
+pub type NodeId = u64;
+/// A shard of the cluster, `0..shard_count`.
+pub type ShardId = u32;
+/// A collection's number, never used twice in a cluster.
+pub type CollectionId = u64;
+/// A frame's UUID as a number, big-endian.
+pub type FrameId = u128;
+
+/// Generated: replication between nodes.
+#[allow(missing_docs, clippy::all)]
+pub mod raft_v1 {
+    tonic::include_proto!("mira.raft.v1");
+}
+/// Generated: what routers ask of nodes.
+#[allow(missing_docs, clippy::all)]
+pub mod node_v1 {
+    tonic::include_proto!("mira.node.v1");
+}
+/// Generated: the public gRPC.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("mira.v1");
+}

@@ -1,0 +1,59 @@
+//! Every bound of the system, each with its reason. What passes one gets a `too_large` or `overloaded` problem, never
+//! a truncated result.
+
+use std::time::Duration;
+
+/// Content of one frame, bytes. One log entry must stay small enough that replicating it does not delay heartbeats.
+pub const MAX_CONTENT_BYTES: usize = 1 << 20;
+/// Metadata of one frame as JSON text, bytes: it is opened with every hit.
+pub const MAX_METADATA_BYTES: usize = 64 << 10;
+/// Nesting of metadata; the JSON reader's own stack limit lies at 128.
+pub const MAX_METADATA_DEPTH: usize = 32;
+/// Type, role, session and collection names, bytes: they are keys, not prose.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Items of one `store` call (SPEC section 2).
+pub const MAX_BATCH_ITEMS: usize = 1_000;
+/// Frames sealed into one proposal: bounds the time one entry holds the log.
+pub const MAX_PROPOSAL_FRAMES: usize = 100;
+/// Payload of one proposal, bytes: a frame of the largest size with its vectors fits.
+pub const MAX_PROPOSAL_BYTES: usize = 4 << 20;
+/// Results of one search.
+pub const MAX_K: u32 = 1_000;
+/// `k` when a search names none.
+pub const DEFAULT_K: u32 = 10;
+/// Frames of one recall.
+pub const MAX_RECALL: u32 = 1_000;
+/// Frames of one recall by session when it names no limit.
+pub const DEFAULT_RECALL: u32 = 100;
+/// Frames one `forget` proposal removes; larger sets go in several.
+pub const MAX_FORGET_STEP: usize = 1_000;
+/// Components of a vector (SPEC: 384 text, 1,536 state; the largest public models have 4,096).
+pub const MAX_DIM: u32 = 4_096;
+/// Passages of one frame: 1 MiB of text at about 700 bytes a passage, with room for overlap.
+pub const MAX_PASSAGES: usize = 2_048;
+/// Query text, bytes: what does not fit one passage of the model would be cut.
+pub const MAX_QUERY_BYTES: usize = 8 << 10;
+/// Collections of a cluster that the map carries to every router in one message.
+pub const MAX_COLLECTIONS: usize = 10_000;
+/// Shards of a cluster (DESIGN 3.2).
+pub const MAX_SHARDS: u32 = 1_024;
+/// Nodes of a cluster.
+pub const MAX_NODES: usize = 1_000;
+/// One gRPC message or HTTP body, bytes: a full batch of large items is refused before it fills memory.
+pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
+/// Requests a router works on at once; more wait in the accept queue of the kernel or are told `overloaded`.
+pub const MAX_REQUESTS_IN_FLIGHT: usize = 1_024;
+/// Items of one ingest stream in work at once.
+pub const MAX_INGEST_IN_FLIGHT: usize = 256;
+/// A request without a deadline of its own.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+/// Wait between two tries of a request that found no leader: about a heartbeat.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// A try of one replica for a read before another is asked.
+pub const READ_TRY: Duration = Duration::from_secs(2);
+/// A try of one leader for a write before the map is asked again.
+pub const WRITE_TRY: Duration = Duration::from_secs(5);
+/// How long a request for a newer map is held open.
+pub const MAP_WAIT: Duration = Duration::from_secs(20);
+/// Changes of a shard that wait for its indexer; more slow the apply loop down instead of filling memory.
+pub const MAX_INDEX_TAIL: usize = 100_000;

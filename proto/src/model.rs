@@ -1,0 +1,521 @@
+//! The operations of MIRA as values: one JSON schema for MCP tools, REST bodies, the shell and the router's service
+//! trait.
+//!
+//! Unknown fields are errors, so that a misspelt option is not silently dropped.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::Problem;
+
+/// The collection that a request without one means.
+pub const DEFAULT_COLLECTION: &str = "default";
+
+/// The `type` of a frame that names none.
+pub const DEFAULT_TYPE: &str = "general";
+
+/// Metadata of a frame: a JSON object.
+pub type Metadata = serde_json::Map<String, serde_json::Value>;
+
+/// One thing to remember.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreItem {
+    /// The text to remember, at most 1 MiB of UTF-8. Either this or `bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Opaque bytes in base64 instead of text; found by `vector` or id only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<String>,
+    /// What kind of memory this is: general (default), insight, conversation, code, thought, or a word of your own.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The conversation or task it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Who said it: user, assistant, tool, system, or a word of your own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Any JSON object, at most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
+    /// An embedding of your own, as long as the collection's dimension; otherwise the router embeds the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<Vec<f32>>,
+    /// A UUID of your own; storing the same content under it again changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// Put a new version in place of the frame with this `id`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
+    /// Store a new version only if this one is current; 0 = the id must not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_version: Option<u64>,
+    /// RFC 3339 time at which the frame is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// The collection; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+}
+
+/// `store`: one item in place, or up to 1,000 under `items`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "serde_json::Map<String, serde_json::Value>")]
+pub struct StoreRequest {
+    /// The one item.
+    #[serde(flatten)]
+    pub item: StoreItem,
+    /// Several items instead, each stored or refused by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<StoreItem>>,
+}
+
+impl TryFrom<serde_json::Map<String, serde_json::Value>> for StoreRequest {
+    type Error = serde_json::Error;
+
+    /// By hand, because serde cannot refuse unknown fields beside a flattened struct.
+    fn try_from(mut object: serde_json::Map<String, serde_json::Value>) -> Result<Self, Self::Error> {
+        let items = object.remove("items").map(serde_json::from_value).transpose()?;
+        Ok(StoreRequest { item: serde_json::from_value(object.into())?, items })
+    }
+}
+
+/// Where a frame went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Stored {
+    /// The frame's id.
+    pub id: Uuid,
+    /// Its version: 1 for a new frame.
+    pub version: u64,
+}
+
+/// One answer of a batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ItemResult {
+    /// Stored, or already there with the same content.
+    Stored(Stored),
+    /// Refused; nothing of it was stored.
+    Refused {
+        /// Why.
+        error: Problem,
+    },
+}
+
+/// Answer to `store`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreReply {
+    /// The frame's id, when one item was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// Its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// One answer for each of `items`, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<ItemResult>>,
+    /// Send it back with a read that must see this write.
+    pub consistency_token: String,
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// Sees every write acknowledged before the read began; the leader confirms its quorum first.
+    Linearizable,
+    /// The shard's leader answers at once.
+    #[default]
+    Leader,
+    /// Any replica answers.
+    Any,
+}
+
+/// How a search looks for its answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchMode {
+    /// MIRA chooses.
+    #[default]
+    Auto,
+    /// By meaning: nearest vectors.
+    Vector,
+}
+
+/// `search`: find memories by meaning.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchRequest {
+    /// What to look for, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// An embedding of your own instead of words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<Vec<f32>>,
+    /// How many hits, 1 to 1,000; 10 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<u32>,
+    /// auto (default) or vector.
+    #[serde(default)]
+    pub mode: SearchMode,
+    /// The collection; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    /// leader (default), linearizable or any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+    /// Only frames created at or after this RFC 3339 time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_from: Option<String>,
+    /// Only frames created before this RFC 3339 time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_to: Option<String>,
+    /// Refuse an answer that misses a shard instead of marking it degraded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
+    /// Compare with every vector instead of walking the index: slower, never misses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+}
+
+/// A remembered frame.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Frame {
+    /// Its id.
+    pub id: Uuid,
+    /// Its text; absent for opaque bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Its bytes in base64; absent for text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<String>,
+    /// The metadata it was stored with.
+    #[serde(default)]
+    pub metadata: Metadata,
+    /// What kind of memory it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The session it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Who said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// RFC 3339 time of its first version.
+    pub created_at: String,
+    /// RFC 3339 time of this version.
+    pub updated_at: String,
+    /// RFC 3339 time at which it is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// 1, 2, … with every replacement.
+    pub version: u64,
+}
+
+/// Why a hit was found by its vector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VectorReason {
+    /// Place among the hits by vector, from 1.
+    pub rank: u32,
+    /// Similarity by the collection's metric; higher is nearer.
+    pub score: f32,
+    /// The part of the content that matched, as a byte range; absent when the whole content is one vector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage: Option<(u32, u32)>,
+}
+
+/// Why a hit was found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Why {
+    /// By its vector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<VectorReason>,
+}
+
+/// A frame that a search found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Hit {
+    /// Higher is better.
+    pub score: f32,
+    /// Why it was found.
+    pub why: Why,
+    /// The frame.
+    #[serde(flatten)]
+    pub frame: Frame,
+}
+
+/// Answer to `search`, best hit first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SearchReply {
+    /// The hits.
+    pub hits: Vec<Hit>,
+    /// Some shard could not answer in time: hits may be missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub degraded: bool,
+    /// The shards that did not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_shards: Vec<u32>,
+    /// The state that answered.
+    pub consistency_token: String,
+}
+
+/// `recall`: frames by id, or a session in order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecallRequest {
+    /// One id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// Several ids, up to 1,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<Uuid>>,
+    /// Instead of ids: the frames of this session in order of creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// With `session`: at or after this RFC 3339 time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_from: Option<String>,
+    /// With `session`: before this RFC 3339 time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_to: Option<String>,
+    /// With `session`: at most this many; 100 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// With `session`: the newest `limit` instead of the oldest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last: bool,
+    /// The collection; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    /// linearizable (default), leader or any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+/// Answer to `recall`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RecallReply {
+    /// The frames, in the order asked or of creation.
+    pub frames: Vec<Frame>,
+    /// Ids that name no frame, when several were asked for; a single unknown id is a `not_found` problem.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Uuid>,
+}
+
+/// `forget`: remove frames.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetRequest {
+    /// One id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// Several ids, up to 1,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<Uuid>>,
+    /// Every frame of this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The collection; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    /// Every frame of the collection; must be asked for in so many words.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+/// Answer to `forget`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ForgetReply {
+    /// How many frames were removed.
+    pub removed: u64,
+    /// Which, up to 1,000 of them.
+    pub ids: Vec<Uuid>,
+    /// Send it back with a read that must see this.
+    pub consistency_token: String,
+}
+
+/// How vectors of a collection are compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Cosine of the angle.
+    #[default]
+    Cosine,
+    /// Dot product.
+    Dot,
+    /// Euclidean distance; scores are its negated square.
+    L2,
+}
+
+/// How an index keeps its vectors in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    /// Full precision.
+    None,
+    /// One byte a component, rescored from full precision.
+    #[default]
+    Int8,
+}
+
+/// Settings of a collection that a caller may choose.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CollectionSettings {
+    /// Components of its vectors; the router's embedding model's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dim: Option<u32>,
+    /// cosine (default), dot or l2.
+    #[serde(default)]
+    pub metric: Metric,
+    /// int8 (default) or none.
+    #[serde(default)]
+    pub quantization: Quantization,
+    /// Shards it is spread over; 1 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// Frames are forgotten this long after they were stored; never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Collection {
+    /// Its name.
+    pub name: String,
+    /// Components of its vectors.
+    pub dim: u32,
+    /// How they are compared.
+    pub metric: Metric,
+    /// How they are kept in memory.
+    pub quantization: Quantization,
+    /// Shards it is spread over.
+    pub partitions: u32,
+    /// Lifetime of its frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// RFC 3339 time of its creation.
+    pub created_at: String,
+    /// The embedding model its texts go through; absent when callers give all vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// `status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusRequest {
+    /// Every shard and collection instead of a summary.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detailed: bool,
+}
+
+/// One storage node, as the router sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeStatus {
+    /// Its id (16 hex digits).
+    pub id: String,
+    /// host:port.
+    pub address: String,
+    /// Whether it answered.
+    pub reachable: bool,
+    /// Its build.
+    pub version: String,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Memory in use, bytes.
+    pub resident_bytes: u64,
+    /// Bytes of its data folder.
+    pub disk_used_bytes: u64,
+    /// Bytes free where its data folder lies.
+    pub disk_free_bytes: u64,
+    /// Shards it leads.
+    pub leads: u32,
+}
+
+/// One shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ShardStatus {
+    /// Its number; absent for the meta group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
+    /// Who leads it, if a reachable node knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// One replica of a shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplicaStatus {
+    /// The node that holds it.
+    pub node: String,
+    /// leader, follower, learner, candidate, stopped; `unreachable` when the node did not answer.
+    pub role: String,
+    /// Raft term.
+    pub term: u64,
+    /// Last applied log index.
+    pub applied: u64,
+    /// Committed entries not yet applied.
+    pub apply_lag: u64,
+    /// Frames held.
+    pub frames: u64,
+    /// Vectors in the index.
+    pub vectors: u64,
+    /// Changes not yet in the index.
+    pub index_lag: u64,
+}
+
+/// Answer to `status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusReply {
+    /// ok, degraded (some replica is missing) or unavailable (some shard has no leader).
+    pub state: String,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The router's build.
+    pub version: String,
+    /// Epoch of the cluster map.
+    pub epoch: u64,
+    /// Number of shards.
+    pub shards: u32,
+    /// Shards without a known leader.
+    pub leaderless_shards: Vec<u32>,
+    /// Frames in the cluster, counted once.
+    pub frames: u64,
+    /// The router's embedding model; absent when it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The storage nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// With `detailed`: every Raft group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ShardStatus>,
+    /// With `detailed`: every collection.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collections: Vec<Collection>,
+    /// Whether parts could not be asked, and which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_takes_one_item_or_many_and_nothing_unknown() {
+        let one: StoreRequest = serde_json::from_str(r#"{"content": "tea", "type": "insight"}"#).unwrap();
+        assert_eq!(one.item.content.as_deref(), Some("tea"));
+        let many: StoreRequest = serde_json::from_str(r#"{"items": [{"content": "a"}, {"content": "b"}]}"#).unwrap();
+        assert_eq!(many.items.unwrap().len(), 2);
+        for bad in [r#"{"contents": "tea"}"#, r#"{"items": [{"contents": "a"}]}"#, r#"{"items": [{"items": []}]}"#] {
+            let error = serde_json::from_str::<StoreRequest>(bad).unwrap_err().to_string();
+            assert!(error.contains("unknown field"), "{error}");
+        }
+    }
+}
