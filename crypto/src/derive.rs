@@ -1,0 +1,96 @@
+//! Deriving keys from keys: one HKDF-SHA256 tree per secret and holder.
+//!
+//! A tree is HKDF's pseudorandom key: `extract(salt = digits of a constant, secret)`. Every key in use is a leaf:
+//! `expand(info = label ‖ 0 ‖ id)`. The salt separates the holders (who has the secret), the label separates what a leaf is
+//! for, the id separates instances (a frame, a file). Labels hold no zero byte and ids have a fixed length per label, so
+//! no two leaves can share their info. Labels are part of the format: a changed label is a new format version.
+//!
+//! | salt | secret | what hangs on it |
+//! |---|---|---|
+//! | π | collection key | frames, pages, tags, digests |
+//! | e | owner key | innermost layer of private frames |
+//! | φ | collection key | middle layer of private frames |
+//! | γ | cluster key, cluster layer key | key wrapping, meta records; outermost layer of private frames |
+//!
+//! Extraction runs once per key, so a leaf costs one short HMAC.
+
+use aes_gcm::aead::{KeyInit, KeySizeUser, consts::U32};
+use hkdf::Hkdf;
+use hmac::Hmac;
+use secrecy::{ExposeSecret, SecretBox};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::{KEY_LEN, KeyId, constants::Constant};
+
+/// 32 secret bytes: on the heap, so that moves leave no copies; wiped when dropped; not printable.
+pub(crate) type Secret = SecretBox<[u8; KEY_LEN]>;
+
+/// What a leaf is for.
+#[derive(Clone, Copy)]
+pub(crate) enum Label {
+    KeyId,
+    Wrap,
+    Meta,
+    Frame,
+    Page,
+    Tag,
+    Digest,
+    OwnerSeal,
+    OwnerCheck,
+    CollectionLayer,
+    ClusterLayer,
+    PassphraseSeal,
+    PassphraseCheck,
+}
+
+impl Label {
+    const fn info(self) -> &'static [u8] {
+        match self {
+            Self::KeyId => b"mira/v1/key-id\0",
+            Self::Wrap => b"mira/v1/wrap\0",
+            Self::Meta => b"mira/v1/meta\0",
+            Self::Frame => b"mira/v1/frame\0",
+            Self::Page => b"mira/v1/page\0",
+            Self::Tag => b"mira/v1/tag\0",
+            Self::Digest => b"mira/v1/content-digest\0",
+            Self::OwnerSeal => b"mira/v1/owner\0",
+            Self::OwnerCheck => b"mira/v1/owner-check\0",
+            Self::CollectionLayer => b"mira/v1/collection-layer\0",
+            Self::ClusterLayer => b"mira/v1/cluster-layer\0",
+            Self::PassphraseSeal => b"mira/v1/passphrase\0",
+            Self::PassphraseCheck => b"mira/v1/passphrase-check\0",
+        }
+    }
+}
+
+/// All keys derived from one secret under one salt. Wiped when dropped.
+pub(crate) struct KeyTree(Hkdf<Sha256>);
+
+impl KeyTree {
+    pub(crate) fn new(salt: Constant, secret: &Secret) -> Self {
+        Self(Hkdf::new(Some(salt.salt()), secret.expose_secret()))
+    }
+
+    /// A cipher with its key schedule expanded, keyed by the leaf (`label`, `id`).
+    pub(crate) fn cipher<C: KeyInit + KeySizeUser<KeySize = U32>>(&self, label: Label, id: &[u8]) -> C {
+        C::new((&*self.leaf::<KEY_LEN>(label, id)).into())
+    }
+
+    /// A keyed hash, ready for use, keyed by the leaf of `label`.
+    pub(crate) fn mac(&self, label: Label) -> Hmac<Sha256> {
+        <Hmac<Sha256> as KeyInit>::new_from_slice(&*self.leaf::<KEY_LEN>(label, &[]))
+            .expect("HMAC takes any key length")
+    }
+
+    /// A name for the secret that says nothing about it.
+    pub(crate) fn key_id(&self) -> KeyId {
+        KeyId::from_bytes(*self.leaf(Label::KeyId, &[]))
+    }
+
+    fn leaf<const N: usize>(&self, label: Label, id: &[u8]) -> Zeroizing<[u8; N]> {
+        let mut leaf = Zeroizing::new([0; N]);
+        self.0.expand_multi_info(&[label.info(), id], &mut *leaf).expect("a leaf is at most 32 bytes");
+        leaf
+    }
+}
