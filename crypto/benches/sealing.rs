@@ -1,5 +1,8 @@
 //! What sealing costs: `cargo bench -p mira-crypto`.
 
+// The functions that criterion's macros write have no documentation.
+#![allow(missing_docs)]
+
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};

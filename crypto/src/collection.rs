@@ -1,12 +1,12 @@
 //! A collection's key, and what it does by itself: blind tags and digests.
 //!
-//! One random key per collection and version. It lives wrapped in the meta group ([`crate::wrap`]) and, unwrapped, in the memory
-//! of nodes that serve the collection. Destroying every wrapped copy makes all that hangs on it unreadable: frames, pages,
-//! tags, digests.
+//! One random key per collection and version. It lives wrapped in the meta group ([`crate::wrap`]) and, unwrapped, in
+//! the memory of nodes that serve the collection. Destroying every wrapped copy makes all that hangs on it unreadable:
+//! frames, pages, tags, digests.
 //!
-//! **Tags** stand in for values that must be found by equality (a session, an idempotency key) without being stored: a keyed hash
-//! cannot be guessed offline, as a plain hash of a short value can. Tags and digests of two key versions differ, so while a
-//! rotation runs a lookup asks once per version in use, and re-sealing a frame also renews its tags.
+//! **Tags** stand in for values that must be found by equality (a session, an idempotency key) without being stored: a
+//! keyed hash cannot be guessed offline, as a plain hash of a short value can. Tags and digests of two key versions
+//! differ, so while a rotation runs a lookup asks once per version in use, and re-sealing a frame also renews its tags.
 
 use std::fmt;
 
@@ -65,8 +65,8 @@ impl CollectionKey {
     /// Opens what [`Self::wrap`] made for this `collection` and `version`.
     ///
     /// # Errors
-    /// [`CryptoError::WrongKey`] when another cluster key wrapped it; [`CryptoError::Damaged`] when it was altered or belongs to
-    /// another collection or version.
+    /// [`CryptoError::WrongKey`] when another cluster key wrapped it; [`CryptoError::Damaged`] when it was altered or
+    /// belongs to another collection or version.
     pub fn unwrap(
         wrapped: &WrappedKey,
         collection: u64,
@@ -104,7 +104,8 @@ impl CollectionKey {
         *full.first_chunk().expect("32 bytes hold 16")
     }
 
-    /// A keyed digest of `content`: equal content of this collection is recognised, and nothing else can be told from it.
+    /// A keyed digest of `content`: equal content of this collection is recognised, and nothing else can be told from
+    /// it.
     pub fn content_digest(&self, content: &[u8]) -> [u8; 32] {
         let mut hasher = self.content_hasher();
         hasher.update(content);

@@ -1,7 +1,7 @@
 //! What sealed bytes are bound to.
 //!
-//! A context is associated data: it is not stored with the ciphertext, but opening with another context fails. So a piece
-//! copied to another frame, collection, shard, version or part cannot pass for the piece that belongs there.
+//! A context is associated data: it is not stored with the ciphertext, but opening with another context fails. So a
+//! piece copied to another frame, collection, shard, version or part cannot pass for the piece that belongs there.
 //!
 //! Encoded little-endian, every field of fixed length, so that no two contexts share an encoding:
 //!
@@ -74,8 +74,8 @@ impl Context {
 
 /// Where a piece sealed by its owner belongs, as far as the owner's router can know it.
 ///
-/// The shard may change when a collection grows and the version is decided by the shard's leader, both without the owner;
-/// the two outer layers bind those.
+/// The shard may change when a collection grows and the version is decided by the shard's leader, both without the
+/// owner; the two outer layers bind those.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerContext {
     /// The collection's id.

@@ -1,9 +1,10 @@
 //! Deriving keys from keys: one HKDF-SHA256 tree per secret and holder.
 //!
 //! A tree is HKDF's pseudorandom key: `extract(salt = digits of a constant, secret)`. Every key in use is a leaf:
-//! `expand(info = label ‖ 0 ‖ id)`. The salt separates the holders (who has the secret), the label separates what a leaf is
-//! for, the id separates instances (a frame, a file). Labels hold no zero byte and ids have a fixed length per label, so
-//! no two leaves can share their info. Labels are part of the format: a changed label is a new format version.
+//! `expand(info = label ‖ 0 ‖ id)`. The salt separates the holders (who has the secret), the label separates what a
+//! leaf is for, the id separates instances (a frame, a file). Labels hold no zero byte and ids have a fixed length per
+//! label, so no two leaves can share their info. Labels are part of the format: a changed label is a new format
+//! version.
 //!
 //! | salt | secret | what hangs on it |
 //! |---|---|---|

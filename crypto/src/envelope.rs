@@ -23,11 +23,11 @@
 //! | `R` | owner key under a passphrase ([`crate::owner`]) | 2 | key-check value, 16 | random | 48 |
 //!
 //! Header (with nonce) and context are associated data, in this order. Invariants: a kind has one algorithm per format
-//! version; a value of a header field never changes its meaning; opening checks kind, version, algorithm and flags before it
-//! touches a key.
+//! version; a value of a header field never changes its meaning; opening checks kind, version, algorithm and flags
+//! before it touches a key.
 //!
-//! Altered bytes are an error whatever they hit: [`CryptoError::Damaged`] for most; in the header they may read as an unknown
-//! version or as another key, because nothing can be authenticated before version and key are known.
+//! Altered bytes are an error whatever they hit: [`CryptoError::Damaged`] for most; in the header they may read as an
+//! unknown version or as another key, because nothing can be authenticated before version and key are known.
 
 use aes_gcm::aead::{AeadInOut, Nonce, Tag};
 use rand_core::CryptoRng;
@@ -122,7 +122,7 @@ pub(crate) fn seal<C: AeadInOut>(cipher: &C, header: &Header<'_>, context: &[u8]
     );
 
     let packed = payload::deflate(plain.bytes, plain.compressible);
-    let (flags, payload) = packed.as_deref().map_or((0, plain.bytes), |packed| (FLAG_LZ4, packed));
+    let (flags, payload) = packed.as_ref().map_or((0, plain.bytes), |packed| (FLAG_LZ4, packed.as_slice()));
 
     let mut sealed = Vec::with_capacity(kind.overhead() + payload.len());
     sealed.extend_from_slice(&[kind.letter, FORMAT_VERSION, kind.algorithm, flags]);

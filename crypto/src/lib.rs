@@ -1,8 +1,9 @@
 //! Sealing and keys: everything that MIRA puts on a disk or a wire between replicas passes through here first.
 //!
-//! The crate is pure: bytes and keys in, bytes out. It reads no file, keeps no global state, starts no thread, and takes its
-//! randomness as an argument, so that a simulator's seed decides every nonce. No cryptography is made here: the ciphers are
-//! RustCrypto's, this crate decides which one seals what, under which key, bound to which place, in which layout.
+//! The crate is pure: bytes and keys in, bytes out. It reads no file, keeps no global state, starts no thread, and
+//! takes its randomness as an argument, so that a simulator's seed decides every nonce. No cryptography is made here:
+//! the ciphers are RustCrypto's, this crate decides which one seals what, under which key, bound to which place, in
+//! which layout.
 //!
 //! ```text
 //!  cluster key ── wraps ──▶ collection key (one per collection and version)
@@ -15,12 +16,12 @@
 //!  owner key (its owner's alone) ──▶ private::seal_owner                innermost layer
 //! ```
 //!
-//! Where to look: `envelope` has the byte layout of everything sealed, `derive` the tree of keys, [`Context`] what pieces are
-//! bound to, [`CryptoError`] what can go wrong. Opening never panics, whatever the bytes; sealing panics only on a caller's
-//! mistake, as documented.
+//! Where to look: `envelope` has the byte layout of everything sealed, `derive` the tree of keys, [`Context`] what
+//! pieces are bound to, [`CryptoError`] what can go wrong. Opening never panics, whatever the bytes; sealing panics
+//! only on a caller's mistake, as documented.
 //!
-//! Keys are wiped when dropped, have no `Clone`, and print their id. Plaintext buffers belong to the caller; only the owner layer's
-//! plaintext wipes itself.
+//! Keys are wiped when dropped, have no `Clone`, and print their id. Plaintext buffers belong to the caller; only the
+//! owner layer's plaintext wipes itself.
 
 mod collection;
 pub mod constants;
@@ -49,8 +50,8 @@ pub use private::ClusterLayerKey;
 pub use rand_core::CryptoRng;
 pub use wrap::WrappedKey;
 
-/// The operating system's randomness, for keys. Hot paths seal with a generator seeded from it, which saves a system call per
-/// nonce.
+/// The operating system's randomness, for keys. Hot paths seal with a generator seeded from it, which saves a system
+/// call per nonce.
 ///
 /// The returned generator panics when the operating system has no randomness: nothing may be sealed then.
 pub const fn os_rng() -> impl CryptoRng {

@@ -1,11 +1,13 @@
 //! Sealing what the meta group keeps: commands in its log and records in its state.
 //!
-//! AES-256-GCM-SIV under a key derived from the cluster key. Records are sealed while a command is applied, on every replica by
-//! itself, and replicas are compared byte by byte: so the nonce is given by the caller ([`position_nonce`] of log index and
-//! ordinal), and sealing is a function of its inputs. Should a position ever repeat, the cipher gives away no more than whether
-//! two records were equal. Proposals, sealed once by the leader before they have a position, take a random nonce.
+//! AES-256-GCM-SIV under a key derived from the cluster key. Records are sealed while a command is applied, on every
+//! replica by itself, and replicas are compared byte by byte: so the nonce is given by the caller ([`position_nonce`]
+//! of log index and ordinal), and sealing is a function of its inputs. Should a position ever repeat, the cipher gives
+//! away no more than whether two records were equal. Proposals, sealed once by the leader before they have a position,
+//! take a random nonce.
 //!
-//! Layout: kind `M` of `envelope`; the context is the caller's associated data, which should be the record's place (its key).
+//! Layout: kind `M` of `envelope`; the context is the caller's associated data, which should be the record's place (its
+//! key).
 
 use std::fmt;
 
@@ -64,8 +66,9 @@ impl MetaSealer {
     /// Opens either form, of at most `max_len` bytes.
     ///
     /// # Errors
-    /// [`CryptoError::WrongKey`] when another cluster key sealed it; [`CryptoError::Damaged`] when it was altered or `associated`
-    /// is not its own; [`CryptoError::TooLarge`], [`CryptoError::Truncated`], [`CryptoError::UnknownVersion`].
+    /// [`CryptoError::WrongKey`] when another cluster key sealed it; [`CryptoError::Damaged`] when it was altered or
+    /// `associated` is not its own; [`CryptoError::TooLarge`], [`CryptoError::Truncated`],
+    /// [`CryptoError::UnknownVersion`].
     pub fn open(&self, associated: &[u8], sealed: &[u8], max_len: usize) -> Result<Vec<u8>, CryptoError> {
         let parsed = Parsed::new(&Kind::META, sealed)?;
         envelope::check_key(KeyName::Id(parsed.key_id()), KeyName::Id(self.key_id))?;

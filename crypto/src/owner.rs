@@ -1,11 +1,11 @@
 //! The owner's key, and its protection by a passphrase.
 //!
-//! An owner's private frames are sealed under an [`OwnerKey`] that only the owner's clients and, for the length of a request, a
-//! router's memory hold. It is 32 random bytes; a passphrase never becomes the key itself but protects it, so that a new
-//! passphrase or a higher cost re-seals one short record instead of every private frame.
+//! An owner's private frames are sealed under an [`OwnerKey`] that only the owner's clients and, for the length of a
+//! request, a router's memory hold. It is 32 random bytes; a passphrase never becomes the key itself but protects it,
+//! so that a new passphrase or a higher cost re-seals one short record instead of every private frame.
 //!
-//! **The passphrase record** may be stored anywhere: reading it gives an attacker a guess per Argon2id run and nothing else. It is
-//! text in the PHC string form:
+//! **The passphrase record** may be stored anywhere: reading it gives an attacker a guess per Argon2id run and nothing
+//! else. It is text in the PHC string form:
 //!
 //! ```text
 //! $argon2id$v=19$m=65536,t=3,p=4$SALT$BOX
@@ -18,9 +18,9 @@
 //! | SALT | 16 random bytes, base64 without padding |
 //! | BOX | kind `R` of `envelope`: the owner key under AES-256-GCM-SIV, base64 without padding |
 //!
-//! Everything before BOX is its associated data, so nobody can lower the cost or change the salt unnoticed. The box's key
-//! reference is a key-check value, `HMAC(check key, nonce)`: it tells a wrong passphrase from damage, commits to the key (AES-GCM
-//! alone does not, which partitioning attacks on passphrases exploit), and is one-way.
+//! Everything before BOX is its associated data, so nobody can lower the cost or change the salt unnoticed. The box's
+//! key reference is a key-check value, `HMAC(check key, nonce)`: it tells a wrong passphrase from damage, commits to
+//! the key (AES-GCM alone does not, which partitioning attacks on passphrases exploit), and is one-way.
 //!
 //! A passphrase is used byte for byte: clients agree on a Unicode form (NFC) among themselves.
 
@@ -104,8 +104,9 @@ impl OwnerKey {
     /// Opens a passphrase record. Takes as long as its cost says: never on an async thread.
     ///
     /// # Errors
-    /// [`CryptoError::WrongOwnerKey`] for a wrong passphrase; [`CryptoError::Damaged`], [`CryptoError::PassphraseRecord`] for an
-    /// altered record; [`CryptoError::PassphraseCost`] for one that asks for too much.
+    /// [`CryptoError::WrongOwnerKey`] for a wrong passphrase; [`CryptoError::Damaged`],
+    /// [`CryptoError::PassphraseRecord`] for an altered record; [`CryptoError::PassphraseCost`] for one that asks for
+    /// too much.
     pub fn from_passphrase(passphrase: &str, record: &str) -> Result<Self, CryptoError> {
         let (settings, sealed) = Settings::parse(record)?;
         let stretched = settings.stretch(passphrase)?;

@@ -1,10 +1,10 @@
 //! Sealing files page by page: index images, and the text index's files.
 //!
-//! A file is cut into pages of [`PAGE_LEN`] plain bytes, the last one shorter, so that any page can be read by itself. Each file
-//! has a key of its own, `HKDF(collection key, file id)`; the context is `page number (8) ‖ last page? (1)`, little-endian. So a
-//! page opens only in its own place in its own file, and a file cut off at a page boundary is noticed, because the page that is
-//! now the last does not open as one. Layout: kind `P` of `envelope`. Pages are never compressed, so that page `n` starts at
-//! `n × SEALED_PAGE_LEN`.
+//! A file is cut into pages of [`PAGE_LEN`] plain bytes, the last one shorter, so that any page can be read by itself.
+//! Each file has a key of its own, `HKDF(collection key, file id)`; the context is `page number (8) ‖ last page? (1)`,
+//! little-endian. So a page opens only in its own place in its own file, and a file cut off at a page boundary is
+//! noticed, because the page that is now the last does not open as one. Layout: kind `P` of `envelope`. Pages are never
+//! compressed, so that page `n` starts at `n × SEALED_PAGE_LEN`.
 //!
 //! File ids must never repeat within a collection (use random ones): two files under one id could exchange their pages.
 
@@ -77,8 +77,9 @@ impl PageSealer {
     /// Opens the page at `position`.
     ///
     /// # Errors
-    /// [`CryptoError::WrongKey`] when another version of the key sealed it ([`key_version`]); [`CryptoError::Damaged`] when it
-    /// was altered or belongs elsewhere; [`CryptoError::Truncated`], [`CryptoError::TooLarge`], [`CryptoError::UnknownVersion`].
+    /// [`CryptoError::WrongKey`] when another version of the key sealed it ([`key_version`]); [`CryptoError::Damaged`]
+    /// when it was altered or belongs elsewhere; [`CryptoError::Truncated`], [`CryptoError::TooLarge`],
+    /// [`CryptoError::UnknownVersion`].
     pub fn open(&self, position: PagePosition, sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
         let parsed = Parsed::new(&Kind::PAGE, sealed)?;
         envelope::check_key(KeyName::Version(parsed.key_version()), KeyName::Version(self.key_version))?;

@@ -1,9 +1,11 @@
 //! Compression before sealing, and its bounded inverse.
 //!
-//! A payload is the plaintext itself or, flagged, `plain length (u32, little-endian) ‖ lz4 block`, whichever is shorter.
-//! Sealing hides neither length, so what compression saves is visible to whoever sees the ciphertext: a known and documented
-//! leak of a store that must stay small. Opening never allocates more than the caller allows, nor more than an lz4 block of
-//! that length can hold.
+//! A payload is the plaintext itself or, flagged, `plain length (u32, little-endian) ‖ lz4 block`, whichever is
+//! shorter. Sealing hides neither length, so what compression saves is visible to whoever sees the ciphertext: a known
+//! and documented leak of a store that must stay small. Opening never allocates more than the caller allows, nor more
+//! than an lz4 block of that length can hold.
+
+use zeroize::Zeroizing;
 
 use crate::CryptoError;
 
@@ -15,12 +17,12 @@ const MAX_LZ4_RATIO: usize = 255;
 
 const LENGTH_PREFIX: usize = 4;
 
-/// `plain` compressed, if that is allowed and makes it shorter.
-pub(crate) fn deflate(plain: &[u8], compressible: bool) -> Option<Vec<u8>> {
+/// `plain` compressed, if that is allowed and makes it shorter. Wiped when dropped: it may be an owner's private text.
+pub(crate) fn deflate(plain: &[u8], compressible: bool) -> Option<Zeroizing<Vec<u8>>> {
     if !compressible || plain.len() < WORTH_COMPRESSING {
         return None;
     }
-    Some(lz4_flex::block::compress_prepend_size(plain)).filter(|packed| packed.len() < plain.len())
+    Some(Zeroizing::new(lz4_flex::block::compress_prepend_size(plain))).filter(|packed| packed.len() < plain.len())
 }
 
 /// The plaintext of a compressed payload that has passed authentication.

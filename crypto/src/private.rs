@@ -12,19 +12,22 @@
 //! | `C` collection | XChaCha20-Poly1305 | HKDF(salt φ, collection key) | [`Context`] |
 //! | `L` cluster, outermost | AES-256-GCM | HKDF(salt γ, cluster layer key, frame id) | [`Context`] |
 //!
-//! Three algorithms, so that a break of one leaves two; three holders, so that a stolen disk, a stolen collection key and a stolen
-//! cluster key are each worth nothing alone, and shredding a collection's key is enough to forget. Only the owner layer
-//! compresses: what comes out of it does not shrink.
+//! Three algorithms, so that a break of one leaves two. The three holders: a stolen disk has no key; a collection's key
+//! opens one layer of three; the cluster key, together with the meta group's wrapped keys, opens two, but never the
+//! owner's; and an owner's key is worth nothing without the cluster's. Destroying a collection's key, wrapped copies
+//! included, is enough to forget, whoever still holds the other two. Only the owner layer compresses: what comes out of
+//! it does not shrink.
 //!
-//! **Nonces.** Routers do not know of each other, so the owner layer uses a cipher that survives a repeated nonce. The collection
-//! layer has 192-bit nonces, which never repeat by chance. The outermost layer derives a key per frame, as plain frames do.
+//! **Nonces.** Routers do not know of each other, so the owner layer uses a cipher that survives a repeated nonce. The
+//! collection layer has 192-bit nonces, which never repeat by chance. The outermost layer derives a key per frame, as
+//! plain frames do.
 //!
-//! **The cluster layer key** is random and wrapped by the cluster key like a collection key, so that rotating the cluster key
-//! rewraps 32 bytes and touches no frame.
+//! **The cluster layer key** is random and wrapped by the cluster key like a collection key, so that rotating the
+//! cluster key rewraps 32 bytes and touches no frame.
 //!
-//! **Wrong key or damage.** A node opens the outer two layers first, and they authenticate every byte of the owner layer. So when
-//! [`open_owner`] says [`CryptoError::WrongOwnerKey`] about bytes that came out of [`open_collection`], no bit was damaged: it
-//! is another owner's frame, or a wrong key.
+//! **Wrong key or damage.** A node opens the outer two layers first, and they authenticate every byte of the owner
+//! layer. So when [`open_owner`] says [`CryptoError::WrongOwnerKey`] about bytes that came out of [`open_collection`],
+//! no bit was damaged: it is another owner's frame, or a wrong key.
 
 use std::fmt;
 
@@ -74,8 +77,8 @@ impl ClusterLayerKey {
     /// Opens what [`Self::wrap`] made for this `version`.
     ///
     /// # Errors
-    /// [`CryptoError::WrongKey`] when another cluster key wrapped it; [`CryptoError::Damaged`] when it was altered or is another
-    /// key.
+    /// [`CryptoError::WrongKey`] when another cluster key wrapped it; [`CryptoError::Damaged`] when it was altered or
+    /// is another key.
     pub fn unwrap(wrapped: &WrappedKey, version: u32, cluster: &ClusterKey) -> Result<Self, CryptoError> {
         Ok(Self::new(version, wrapped.open(Purpose::ClusterLayer { version }, cluster)?))
     }
@@ -113,8 +116,8 @@ pub fn seal_owner(key: &OwnerKey, context: &OwnerContext, plaintext: &[u8], rng:
 /// Opens the innermost layer; the plaintext has at most `max_len` bytes and is wiped when dropped.
 ///
 /// # Errors
-/// [`CryptoError::WrongOwnerKey`] when another owner sealed it; [`CryptoError::Damaged`] when it was altered or the context is
-/// not its own; [`CryptoError::TooLarge`], [`CryptoError::Truncated`], [`CryptoError::UnknownVersion`].
+/// [`CryptoError::WrongOwnerKey`] when another owner sealed it; [`CryptoError::Damaged`] when it was altered or the
+/// context is not its own; [`CryptoError::TooLarge`], [`CryptoError::Truncated`], [`CryptoError::UnknownVersion`].
 pub fn open_owner(
     key: &OwnerKey,
     context: &OwnerContext,
@@ -141,8 +144,8 @@ pub fn seal_collection(key: &CollectionKey, context: &Context, inner: &[u8], rng
 /// Opens the middle layer; what it holds has at most `max_len` bytes.
 ///
 /// # Errors
-/// [`CryptoError::WrongKey`] when another version of the key sealed it ([`collection_key_version`] says which); otherwise as
-/// [`open_owner`].
+/// [`CryptoError::WrongKey`] when another version of the key sealed it ([`collection_key_version`] says which);
+/// otherwise as [`open_owner`].
 pub fn open_collection(
     key: &CollectionKey,
     context: &Context,
@@ -170,8 +173,8 @@ pub fn seal_cluster(key: &ClusterLayerKey, context: &Context, inner: &[u8], rng:
 /// Opens the outermost layer; what it holds has at most `max_len` bytes.
 ///
 /// # Errors
-/// [`CryptoError::WrongKey`] when another version of the key sealed it ([`cluster_layer_version`] says which); otherwise as
-/// [`open_owner`].
+/// [`CryptoError::WrongKey`] when another version of the key sealed it ([`cluster_layer_version`] says which);
+/// otherwise as [`open_owner`].
 pub fn open_cluster(
     key: &ClusterLayerKey,
     context: &Context,

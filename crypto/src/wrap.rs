@@ -1,8 +1,8 @@
 //! Keys wrapped by the cluster key, as the meta group stores them.
 //!
-//! A wrapped key is an envelope of kind `K` (layout: `envelope`) around 32 key bytes, 72 bytes in all. AES-256-GCM-SIV, because
-//! one cluster key may wrap millions of keys and must survive a repeated nonce. The context binds what the key is for, so that
-//! a wrapped key moved to another collection or version does not open:
+//! A wrapped key is an envelope of kind `K` (layout: `envelope`) around 32 key bytes, 72 bytes in all. AES-256-GCM-SIV,
+//! because one cluster key may wrap millions of keys and must survive a repeated nonce. The context binds what the key
+//! is for, so that a wrapped key moved to another collection or version does not open:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -37,7 +37,8 @@ impl WrappedKey {
     /// Reads stored bytes, without opening them.
     ///
     /// # Errors
-    /// [`CryptoError::Truncated`], [`CryptoError::UnknownVersion`], or [`CryptoError::Damaged`] when it is no wrapped key.
+    /// [`CryptoError::Truncated`], [`CryptoError::UnknownVersion`], or [`CryptoError::Damaged`] when it is no wrapped
+    /// key.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CryptoError> {
         Parsed::new(&Kind::WRAPPED_KEY, bytes)?;
         if bytes.len() < Self::LEN {

@@ -1,4 +1,5 @@
-//! Nothing that was altered, cut or moved opens, and nothing panics: every kind, every byte, every field of the context.
+//! Nothing that was altered, cut or moved opens, and nothing panics: every kind, every byte, every field of the
+//! context.
 
 mod common;
 
