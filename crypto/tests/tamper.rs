@@ -171,6 +171,17 @@ fn pieces_swapped_between_places_are_damaged() {
 }
 
 #[test]
+fn chunks_swapped_within_a_frame_are_damaged() {
+    let Keys { mut rng, collection, .. } = keys(8);
+    let chunk = |n| Context { part: Part::Chunk(n), ..CONTEXT };
+    let sealed = frame::seal(&collection, &chunk(1), b"the second chunk", &mut rng);
+    assert!(frame::open(&collection, &chunk(1), &sealed, MAX_LEN).is_ok());
+    for n in [0, 2, 1 << 8, 1 << 24] {
+        assert_eq!(frame::open(&collection, &chunk(n), &sealed, MAX_LEN), Err(CryptoError::Damaged), "chunk {n}");
+    }
+}
+
+#[test]
 fn pieces_swapped_between_collections_are_damaged() {
     let Keys { mut rng, layer, collection, owner, .. } = keys(3);
     let place = Context { collection: 8, ..CONTEXT };
