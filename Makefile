@@ -1,3 +1,135 @@
+# The commands of this repository. `make` alone lists them.
+#
+# Everything that takes long and changes rarely (the RocksDB library, the embedding model) is kept in a cache folder
+# outside the tree, named after what it was made from, and shared by every clone and every cargo profile.
+
 SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mira
+CARGO ?= cargo
+
+# RocksDB: compiled once per version, compiler and flags (deploy/deps/rocksdb.mk says how and why).
 ROCKSDB_MK := deploy/deps/rocksdb.mk
-CACHE := $(HOME)/.cache/mira
+ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(.*\)"/\1/p}' Cargo.lock)
+# Outside this make's flags: under `make -n` the name must be the same.
+ROCKSDB_KEY := $(shell env -u MAKEFLAGS make -s -f $(ROCKSDB_MK) print-flags | sha256sum | cut -c1-12)
+ROCKSDB := $(CACHE)/rocksdb-$(ROCKSDB_VERSION)-$(ROCKSDB_KEY)
+export ROCKSDB_LIB_DIR := $(ROCKSDB)
+export ROCKSDB_INCLUDE_DIR := $(ROCKSDB)/include
+export ROCKSDB_STATIC := 1
+
+export MIRA_MODEL_DIR ?= $(CACHE)/model/all-MiniLM-L6-v2
+
+# Linking is a large part of a rebuild; mold does it in a tenth of the time where it is installed.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+ifneq ($(shell command -v mold),)
+export RUSTFLAGS ?= -C link-arg=-fuse-ld=mold
+ifneq ($(shell command -v clang),)
+export CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_LINKER ?= clang
+endif
+endif
+
+##@ Use
+
+.PHONY: demo
+demo: build ## Start a three-node cluster, fill it with real texts, kill a node, ask questions (DEMO_TEXTS, DEMO_ONCE)
+	@MIRA_BIN="$(call target_dir)/debug/mira" deploy/demo/demo.sh
+
+.PHONY: build
+build: deps model ## Build the `mira` program (target/debug/mira)
+	$(CARGO) build --locked --package mira-cli
+
+.PHONY: release
+release: deps model ## Build the optimised `mira` program (target/release/mira)
+	$(CARGO) build --locked --release --package mira-cli
+
+##@ Check
+
+.PHONY: test
+test: deps model ## Run all tests (installs and builds what they need first)
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast && $(CARGO) test --locked --workspace --doc; \
+	else \
+	    set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
+	fi
+	@$(if $(wildcard $(MCP_TEST)),$(MAKE) test-mcp,true)
+
+MCP_TEST := chaos-tests/python/run.sh
+
+.PHONY: test-mcp
+test-mcp: build ## Talk to a cluster with the official Python MCP client
+	MIRA_BIN="$(call target_dir)/debug/mira" $(MCP_TEST)
+
+.PHONY: verify
+verify: deps ## Check format, lints, docs, licences and dependencies; changes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	@if command -v shellcheck >/dev/null; then \
+	    set -x; shellcheck $$(git ls-files '*.sh' .ci/run); \
+	else \
+	    $(call skipped,shellcheck,the shell scripts,apt-get install shellcheck); \
+	fi
+	@if command -v cargo-deny >/dev/null; then \
+	    set -x; $(CARGO) deny --locked check bans licenses sources; \
+	else \
+	    $(call skipped,cargo-deny,licences and duplicate dependencies,make tools); \
+	fi
+	@if command -v cargo-machete >/dev/null; then \
+	    set -x; cargo-machete --skip-target-dir; \
+	else \
+	    $(call skipped,cargo-machete,unused dependencies,make tools); \
+	fi
+
+.PHONY: fix
+fix: deps ## Format the code and apply what clippy can repair by itself
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+.PHONY: bench
+bench: deps model ## Run the micro-benchmarks
+	$(CARGO) bench --locked --workspace
+
+##@ Prepare
+
+.PHONY: setup
+setup: ## Install the Debian packages that the build needs (as root), or say which
+	@deploy/deps/setup.sh
+
+.PHONY: deps
+deps: setup ## Build the RocksDB library into the cache (once per machine, about 15 minutes on two cores)
+	@mkdir -p $(ROCKSDB)
+	@exec 9>$(ROCKSDB)/.lock; flock 9; \
+	if [ -f $(ROCKSDB)/librocksdb.a ]; then echo "rocksdb: ready in $(ROCKSDB)"; exit 0; fi; \
+	echo "rocksdb: compiling $(ROCKSDB_VERSION) once for this machine; an interrupted build goes on where it stopped"; \
+	manifests=$$($(CARGO) metadata --locked --format-version 1 | grep -o '"manifest_path":"[^"]*"' | cut -d'"' -f4); \
+	src=$$(dirname "$$(grep '/librocksdb-sys-$(ROCKSDB_VERSION)/' <<<"$$manifests")"); \
+	lz4=$$(dirname "$$(grep '/lz4-sys-[^/]*/' <<<"$$manifests")")/liblz4/lib; \
+	env -u MAKEFLAGS make --jobs=$$(nproc) -f $(ROCKSDB_MK) SRC="$$src" LZ4="$$lz4" OUT=$(ROCKSDB)
+
+.PHONY: model
+model: ## Fetch the embedding model into the cache (once per machine, 91 MB)
+	@deploy/deps/model.sh $(MIRA_MODEL_DIR)
+
+.PHONY: tools
+tools: ## Install the checkers that `make verify` uses where they exist (some minutes)
+	$(CARGO) install --locked cargo-deny cargo-machete
+
+.PHONY: env
+env: ## Print the variables for plain cargo: eval "$$(make -s env)"
+	@for name in ROCKSDB_LIB_DIR ROCKSDB_INCLUDE_DIR ROCKSDB_STATIC MIRA_MODEL_DIR RUSTFLAGS \
+	    $$(compgen -e | grep '^CARGO_TARGET_.*_LINKER$$'); do \
+	    if [ -n "$${!name:-}" ]; then printf 'export %s=%q\n' "$$name" "$${!name}"; fi; \
+	done
+
+.PHONY: help
+help: ## List the commands
+	@awk 'BEGIN {FS = ":.*## "} \
+	    /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	    /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+target_dir = $$($(CARGO) metadata --format-version 1 --no-deps | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
+skipped = echo "verify: NOT CHECKED: $(2), because $(1) is not installed ($(3))" >&2
