@@ -1,1 +1,45 @@
-//! Placeholder.
+//! Vector search inside one shard: pure data structures, no I/O, no runtime.
+//!
+//! [`VectorIndex`] holds the documents of one collection (a frame id and its passage vectors) and answers which are most
+//! similar to a query. Small collections are scanned; large ones are walked as a graph over quantised codes, and the
+//! best candidates are scored again in full precision. The layers, from the outside in:
+//!
+//! - `index`: documents, compaction, statistics. `image`: the index as bytes.
+//! - `search`: one search, from plan to ranked hits. `topk`: ranked lists and merging them. `exact`: without an index.
+//! - `segment`: slots, stamps and who sees what; `table`: ids and slots.
+//! - `graph`: HNSW. `scratch`: a walk's working memory.
+//! - `codes`: what the graph compares; `rows`: what hits are scored from.
+//! - `arena`: memory that grows without moving. `kernels`: distances in vector instructions.
+//!
+//! `unsafe` is confined to `kernels` and `arena`. `docs/adr/0002-own-hnsw-graph.md` says why the graph is our own.
+
+#![deny(unsafe_code)]
+
+#[cfg(target_endian = "big")]
+compile_error!("codes, rows and images are laid out in little-endian order");
+
+#[allow(unsafe_code, reason = "shares records between threads without locks; every block says why it is sound")]
+mod arena;
+mod codes;
+mod config;
+mod error;
+mod exact;
+mod graph;
+mod index;
+#[allow(unsafe_code, reason = "vector instructions; every block says why it is sound")]
+mod kernels;
+mod rows;
+mod scratch;
+mod search;
+mod segment;
+mod table;
+mod topk;
+
+pub use config::{Config, MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES, Metric, Quantization};
+pub use error::{ImageError, IndexError, RowsError};
+pub use exact::exact_top_k;
+pub use index::{Stats, VectorIndex};
+pub use kernels::Isa;
+pub use rows::{HalfRows, Row, Rows};
+pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams};
+pub use topk::{Hit, merge_top_k};

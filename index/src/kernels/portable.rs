@@ -1,0 +1,39 @@
+//! Kernels in plain Rust: the reference for the others, and the path of CPUs without one.
+
+use half::f16;
+
+/// Sums in eight lanes, which the compiler turns into vector code where it can.
+fn sum_lanes(length: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0f32; 8];
+    let blocks = length / 8;
+    for block in 0..blocks {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(block * 8 + lane);
+        }
+    }
+    let tail: f32 = (blocks * 8..length).map(term).sum();
+    lanes.iter().sum::<f32>() + tail
+}
+
+pub(super) fn dot_u7(codes: &[u8], query: &[i8]) -> i32 {
+    codes.iter().zip(query).map(|(code, value)| i32::from(*code) * i32::from(*value)).sum()
+}
+
+pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_lanes(a.len(), |i| a[i] * b[i])
+}
+
+pub(super) fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum_lanes(a.len(), |i| (a[i] - b[i]) * (a[i] - b[i]))
+}
+
+pub(super) fn dot_f16(a: &[u16], b: &[f32]) -> f32 {
+    sum_lanes(a.len(), |i| f16::from_bits(a[i]).to_f32() * b[i])
+}
+
+pub(super) fn l2_f16(a: &[u16], scale: f32, b: &[f32]) -> f32 {
+    sum_lanes(a.len(), |i| {
+        let difference = f16::from_bits(a[i]).to_f32() * scale - b[i];
+        difference * difference
+    })
+}
