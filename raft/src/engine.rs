@@ -13,6 +13,14 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
+mod mem;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+
+pub use mem::{Fault, MemEngine};
+#[cfg(feature = "rocksdb")]
+pub use rocks::{EngineOptions, RocksEngine, Role};
+
 /// Why the engine could not do what was asked. None of these is a result that every replica would see: the caller
 /// stops the group (or the node) rather than go on with a state it does not know.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -52,6 +60,17 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Bytes of its keys and value.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Op::Put { key, value } => key.len() + value.len(),
+            Op::Delete { key } => key.len(),
+            Op::DeleteRange { from, to } => from.len() + to.len(),
+        }
+    }
+}
+
 /// Changes that take effect together, in order: a later one wins.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -73,6 +92,11 @@ impl Batch {
     /// Adds a delete of every key in `from..to`.
     pub fn delete_range(&mut self, from: impl Into<Vec<u8>>, to: impl Into<Vec<u8>>) {
         self.ops.push(Op::DeleteRange { from: from.into(), to: to.into() });
+    }
+
+    /// Bytes of keys and values, for bounding a batch.
+    pub fn bytes(&self) -> usize {
+        self.ops.iter().map(Op::bytes).sum()
     }
 
     /// Whether nothing would change.
@@ -115,8 +139,8 @@ pub trait Read: Send + Sync + 'static {
 
 /// An ordered, durable key-value store.
 pub trait Engine: Read {
-    /// Applies a batch atomically.
-    fn write(&self, batch: Batch, durability: Durability) -> Result<(), EngineError>;
+    /// Applies a batch atomically. Borrowed, so that a write refused for want of room can be tried again.
+    fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError>;
 
     /// Returns once every batch written before the call survives a power cut.
     fn sync(&self) -> Result<(), EngineError>;

@@ -1,0 +1,326 @@
+//! The production engine: RocksDB.
+//!
+//! A synced write is one append to the write-ahead log and one `fdatasync`; log files are recycled, so that the sync
+//! does not have to record a new file size each time. Few background threads: nodes share small machines.
+//!
+//! A full disk makes writes fail with [`EngineError::DiskFull`]; RocksDB watches for room and takes writes again by
+//! itself once there is some, so the caller only has to try again.
+
+use std::ops::{Bound, ControlFlow};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode, ErrorKind, Options, ReadOptions,
+    SnapshotWithThreadMode, WriteBatch, WriteOptions,
+};
+
+use super::{Batch, Durability, Engine, EngineError, Op, Read, Visitor};
+
+/// What an engine holds, which decides how it is tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The Raft log: written once, read seldom, deleted in ranges.
+    Log,
+    /// State: read often; large values apart, so that compaction does not rewrite them.
+    State,
+}
+
+/// How an engine is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineOptions {
+    /// What it holds.
+    pub role: Role,
+    /// Bytes of cached blocks, index and filter blocks included.
+    pub cache_bytes: usize,
+    /// Bytes of each of the (at most three) memtables.
+    pub memtable_bytes: usize,
+}
+
+impl EngineOptions {
+    /// Sizes for a node that shares its machine.
+    pub fn new(role: Role) -> Self {
+        match role {
+            Role::Log => Self { role, cache_bytes: 8 << 20, memtable_bytes: 32 << 20 },
+            Role::State => Self { role, cache_bytes: 64 << 20, memtable_bytes: 32 << 20 },
+        }
+    }
+}
+
+/// Values from this size on lie in blob files.
+const BLOB_BYTES: u64 = 4096;
+
+/// A RocksDB database as an [`Engine`].
+pub struct RocksEngine {
+    db: Arc<DB>,
+}
+
+impl RocksEngine {
+    /// Opens the database in the folder `path`, making it if there is none.
+    ///
+    /// # Errors
+    /// When it is in use, damaged, or the folder cannot be written.
+    pub fn open(path: &Path, options: EngineOptions) -> Result<Self, EngineError> {
+        let db = DB::open(&database_options(options), path).map_err(engine_error)?;
+        Ok(Self { db: Arc::new(db) })
+    }
+
+    /// Writes memtables to files and compacts everything: for benchmarks and tests of what lies on disk.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn compact(&self) -> Result<(), EngineError> {
+        self.db.flush().map_err(engine_error)?;
+        self.db.compact_range::<&[u8], &[u8]>(None, None);
+        Ok(())
+    }
+
+    /// A figure RocksDB keeps about itself, such as `rocksdb.total-sst-files-size`.
+    pub fn figure(&self, name: &str) -> Option<u64> {
+        self.db.property_int_value(name).ok().flatten()
+    }
+}
+
+fn database_options(options: EngineOptions) -> Options {
+    let mut db = Options::default();
+    db.create_if_missing(true);
+    db.set_paranoid_checks(true);
+    db.set_max_background_jobs(2);
+    db.set_write_buffer_size(options.memtable_bytes);
+    db.set_max_write_buffer_number(3);
+    db.set_max_open_files(512);
+    db.set_recycle_log_file_num(4);
+    db.set_compression_type(DBCompressionType::Lz4);
+    db.set_level_compaction_dynamic_level_bytes(true);
+    db.set_keep_log_file_num(2);
+    db.set_max_log_file_size(1 << 20);
+    db.set_stats_dump_period_sec(0);
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&Cache::new_lru_cache(options.cache_bytes));
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    if options.role == Role::State {
+        // Most request ids are new: the filter answers "not there" without a read.
+        blocks.set_bloom_filter(10.0, false);
+        db.set_enable_blob_files(true);
+        db.set_min_blob_size(BLOB_BYTES);
+        db.set_enable_blob_gc(true);
+        // Large values are ciphertext: compressing them gains nothing.
+        db.set_blob_compression_type(DBCompressionType::None);
+    }
+    db.set_block_based_table_factory(&blocks);
+    db
+}
+
+impl Engine for RocksEngine {
+    fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError> {
+        let mut writes = WriteBatch::default();
+        for op in &batch.ops {
+            match op {
+                Op::Put { key, value } => writes.put(key, value),
+                Op::Delete { key } => writes.delete(key),
+                Op::DeleteRange { from, to } if from < to => writes.delete_range(from, to),
+                Op::DeleteRange { .. } => {}
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Synced);
+        self.db.write_opt(writes, &options).map_err(engine_error)
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.db.flush_wal(true).map_err(engine_error)
+    }
+
+    fn view(&self) -> Arc<dyn Read> {
+        Arc::new(RocksView::new(self.db.clone()))
+    }
+}
+
+impl Read for RocksEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        get(&self.db, key, &read_options())
+    }
+
+    fn multi_get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        multi_get(&self.db, keys, &read_options())
+    }
+
+    fn scan(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        scan(&self.db, read_options(), (from, to), reverse, visit)
+    }
+}
+
+/// A snapshot that keeps its database open.
+struct RocksView {
+    // Declared, and so dropped, before the database it belongs to.
+    snapshot: SnapshotWithThreadMode<'static, DB>,
+    db: Arc<DB>,
+}
+
+impl RocksView {
+    fn new(db: Arc<DB>) -> Self {
+        let snapshot = db.snapshot();
+        // SAFETY: the snapshot borrows the `DB` inside the `Arc`, whose address does not change, and which the field
+        // `db` keeps alive. `snapshot` is dropped first (fields drop in order of declaration), is never moved out, and
+        // the lengthened lifetime does not leave this struct: the field is private and read only through `&self`.
+        let snapshot = unsafe {
+            std::mem::transmute::<SnapshotWithThreadMode<'_, DB>, SnapshotWithThreadMode<'static, DB>>(snapshot)
+        };
+        Self { snapshot, db }
+    }
+
+    fn options(&self) -> ReadOptions {
+        let mut options = read_options();
+        options.set_snapshot(&self.snapshot);
+        options
+    }
+}
+
+impl Read for RocksView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        get(&self.db, key, &self.options())
+    }
+
+    fn multi_get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        multi_get(&self.db, keys, &self.options())
+    }
+
+    fn scan(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        reverse: bool,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), EngineError> {
+        let mut options = self.options();
+        // A view is scanned whole, to send it: that must not drive out what readers need.
+        options.fill_cache(false);
+        scan(&self.db, options, (from, to), reverse, visit)
+    }
+}
+
+fn read_options() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_verify_checksums(true);
+    options
+}
+
+fn get(db: &DB, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, EngineError> {
+    let found = db.get_pinned_opt(key, options).map_err(engine_error)?;
+    Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+}
+
+fn multi_get(db: &DB, keys: &[Vec<u8>], options: &ReadOptions) -> Result<Vec<Option<Bytes>>, EngineError> {
+    let found = db.multi_get_opt(keys, options);
+    found.into_iter().map(|value| Ok(value.map_err(engine_error)?.map(Bytes::from))).collect()
+}
+
+fn scan(
+    db: &DB,
+    mut options: ReadOptions,
+    (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+    reverse: bool,
+    visit: &mut Visitor<'_>,
+) -> Result<(), EngineError> {
+    let low = match from {
+        Bound::Included(key) => key.to_vec(),
+        Bound::Excluded(key) => after(key),
+        Bound::Unbounded => Vec::new(),
+    };
+    let high = match to {
+        Bound::Included(key) => Some(after(key)),
+        Bound::Excluded(key) => Some(key.to_vec()),
+        Bound::Unbounded => None,
+    };
+    if high.as_ref().is_some_and(|high| *high <= low) {
+        return Ok(());
+    }
+    options.set_iterate_lower_bound(low);
+    if let Some(high) = high {
+        options.set_iterate_upper_bound(high);
+    }
+    let mut pairs: DBRawIteratorWithThreadMode<'_, DB> = db.raw_iterator_opt(options);
+    if reverse {
+        pairs.seek_to_last()
+    } else {
+        pairs.seek_to_first()
+    }
+    while let Some((key, value)) = pairs.item() {
+        if visit(key, value) == ControlFlow::Break(()) {
+            return Ok(());
+        }
+        if reverse { pairs.prev() } else { pairs.next() }
+    }
+    // The end of the range and an unreadable block both end the loop.
+    pairs.status().map_err(engine_error)
+}
+
+/// The smallest key greater than `key`.
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+fn engine_error(error: rocksdb::Error) -> EngineError {
+    let (kind, text) = (error.kind(), error.into_string());
+    // The wrapper passes on only the text of an I/O error; both phrases are RocksDB's and the C library's own.
+    let full = text.contains("No space left on device") || text.contains("Space limit reached");
+    match kind {
+        _ if full => EngineError::DiskFull(text),
+        ErrorKind::Corruption => EngineError::Damaged(text),
+        _ => EngineError::Io(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(read: &dyn Read, from: Bound<&[u8]>, to: Bound<&[u8]>, reverse: bool) -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        read.scan(from, to, reverse, &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        keys
+    }
+
+    #[test]
+    fn scans_like_the_engine_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let rocks = RocksEngine::open(folder.path(), EngineOptions::new(Role::State)).unwrap();
+        let memory = super::super::MemEngine::new();
+        let mut batch = Batch::default();
+        for key in [&b"a"[..], b"b", b"ba", b"c", b"\xff"] {
+            batch.put(key, vec![7; 5000]);
+        }
+        batch.delete(b"c".to_vec());
+        batch.put(b"d".to_vec(), vec![1]);
+        batch.delete_range(b"ba".to_vec(), b"bb".to_vec());
+        rocks.write(&batch, Durability::Synced).unwrap();
+        memory.write(&batch, Durability::Synced).unwrap();
+        let view = rocks.view();
+        let mut later = Batch::default();
+        later.delete_range(Vec::new(), vec![0xff; 4]);
+        rocks.write(&later, Durability::Buffered).unwrap();
+
+        let bounds = [Bound::Unbounded, Bound::Included(&b"b"[..]), Bound::Excluded(b"b"), Bound::Included(b"d")];
+        for (from, to) in bounds.iter().flat_map(|from| bounds.iter().map(move |to| (*from, *to))) {
+            for reverse in [false, true] {
+                assert_eq!(keys(view.as_ref(), from, to, reverse), keys(&memory, from, to, reverse), "{from:?} {to:?}");
+            }
+        }
+        assert!(keys(&rocks, Bound::Unbounded, Bound::Unbounded, false).is_empty(), "a view holds what is gone");
+        assert_eq!(view.get(b"a").unwrap().map(|value| value.len()), Some(5000));
+        drop(rocks);
+        assert_eq!(view.multi_get(&[b"d".to_vec(), b"c".to_vec()]).unwrap(), [Some(Bytes::from_static(&[1])), None]);
+    }
+}

@@ -1,0 +1,219 @@
+//! One node's replication: its log store, its state engine, its groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use openraft::async_runtime::Watch;
+use parking_lot::RwLock;
+use tracing::{info, warn};
+
+use crate::config::HostConfig;
+use crate::engine::EngineError;
+use crate::group::{Group, GroupParts};
+use crate::log_store::LogStore;
+use crate::network::{Links, Wires};
+use crate::replica::{Replica, ReplicaParts};
+use crate::snapshot::SnapshotKeeper;
+use crate::state::GroupState;
+use crate::state_machine::StateMachine;
+use crate::threads::run_blocking;
+use crate::types::{GroupId, Runtime, TokioRuntime};
+use crate::wire::{self, Status};
+
+/// Why a host or a group could not be opened or removed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HostError {
+    /// The group is open already; use [`RaftHost::group`].
+    #[error("group {0} is open already")]
+    AlreadyOpen(GroupId),
+    /// The host has been shut down.
+    #[error("the host has been shut down")]
+    ShutDown,
+    /// What is on disk cannot be read or written.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Timing or limits contradict each other.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// The group did not start.
+    #[error("group {0} did not start: {1}")]
+    NotStarted(GroupId, String),
+}
+
+/// Everything of one node. Generic over the runtime, so that the simulator runs this very code.
+pub struct RaftHost<R: Runtime = TokioRuntime> {
+    config: HostConfig,
+    library: Arc<openraft::Config>,
+    log: Arc<LogStore<R>>,
+    state_full: Arc<AtomicBool>,
+    groups: RwLock<BTreeMap<GroupId, Group<R>>>,
+    /// Opening, closing and destroying take turns.
+    changing: futures::lock::Mutex<Phase>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Serving,
+    ShutDown,
+}
+
+impl<R: Runtime> RaftHost<R> {
+    /// Opens the stores of this node. No group runs before it is opened.
+    ///
+    /// # Errors
+    /// When an engine fails, or the timing contradicts itself.
+    pub async fn open(config: HostConfig) -> Result<Arc<Self>, HostError> {
+        let library = Arc::new(config.library().map_err(|error| HostError::Config(error.to_string()))?);
+        // What survived a crash of the process may still be in the system's cache only; from here on the state that is
+        // read is the state that a power cut leaves.
+        let state = config.state.clone();
+        run_blocking(config.threads.as_ref(), move || state.sync()).await?;
+        let log =
+            LogStore::open(config.log.clone(), config.threads.as_ref(), config.observer.clone(), config.log_limits());
+        Ok(Arc::new(Self {
+            config,
+            library,
+            log,
+            state_full: Arc::default(),
+            groups: RwLock::default(),
+            changing: futures::lock::Mutex::new(Phase::Serving),
+        }))
+    }
+
+    /// The groups this node has data of, in order, open or not.
+    ///
+    /// # Errors
+    /// When an engine cannot be read.
+    pub fn existing_groups(&self) -> Result<Vec<GroupId>, HostError> {
+        let mut groups: BTreeSet<GroupId> = self.log.groups()?.into_iter().collect();
+        groups.extend(GroupState::groups(self.config.state.as_ref())?);
+        Ok(groups.into_iter().collect())
+    }
+
+    /// Starts a group, as it was left or new. A new one waits to be initialized here or to hear from a leader.
+    ///
+    /// # Errors
+    /// When it is open already or what is on disk cannot be read.
+    pub async fn open_group(&self, id: GroupId, app: Arc<dyn StateMachine>) -> Result<Group<R>, HostError> {
+        let phase = self.changing.lock().await;
+        if *phase == Phase::ShutDown {
+            return Err(HostError::ShutDown);
+        }
+        if self.groups.read().contains_key(&id) {
+            return Err(HostError::AlreadyOpen(id));
+        }
+        let group = self.start_group(id, app).await?;
+        self.groups.write().insert(id, group.clone());
+        info!(group = id, applied = group.reader().applied_index(), "group opened");
+        Ok(group)
+    }
+
+    async fn start_group(&self, id: GroupId, app: Arc<dyn StateMachine>) -> Result<Group<R>, HostError> {
+        let log = self.log.group(id).await?;
+        let state = GroupState::open(self.config.state.clone(), id)?;
+        let keeper = Arc::new(SnapshotKeeper::new(self.config.randomness.clone()));
+        let (applied, applied_watch) = <R::Watch as Watch>::channel(0u64);
+        let replica = Replica::open(ReplicaParts {
+            state: state.clone(),
+            log: log.clone(),
+            app,
+            keeper: keeper.clone(),
+            threads: self.config.threads.clone(),
+            window: self.config.limits.requests,
+            applied: parking_lot::Mutex::new(applied),
+            disk_full: self.state_full.clone(),
+        })?;
+        let links = Links(Wires {
+            transport: self.config.transport.clone(),
+            node: self.config.node_id,
+            group: id,
+            keeper,
+            chunk_bytes: self.config.limits.chunk_bytes,
+            append_timeout: self.config.timing.append,
+        });
+        let raft = openraft::Raft::new(self.config.node_id, self.library.clone(), links, log, replica)
+            .await
+            .map_err(|error| HostError::NotStarted(id, error.to_string()))?;
+        Ok(Group::new(GroupParts {
+            id,
+            raft,
+            state,
+            log: self.log.clone(),
+            config: self.config.clone(),
+            applied: applied_watch,
+            state_full: self.state_full.clone(),
+        }))
+    }
+
+    /// An open group.
+    pub fn group(&self, id: GroupId) -> Option<Group<R>> {
+        self.groups.read().get(&id).cloned()
+    }
+
+    /// The open groups, in order.
+    pub fn groups(&self) -> Vec<Group<R>> {
+        self.groups.read().values().cloned().collect()
+    }
+
+    /// Stops a group; its data stays. Nothing happens if it is not open.
+    pub async fn close_group(&self, id: GroupId) {
+        let _phase = self.changing.lock().await;
+        self.stop_group(id).await;
+    }
+
+    async fn stop_group(&self, id: GroupId) {
+        let group = self.groups.write().remove(&id);
+        if let Some(group) = group {
+            group.stop().await;
+        }
+    }
+
+    /// Stops a group and removes all its data, durably. It must have left the group's membership before: a replica that
+    /// forgets its vote may elect a second leader.
+    ///
+    /// # Errors
+    /// When an engine fails; trying again finishes the removal.
+    pub async fn destroy_group(&self, id: GroupId) -> Result<(), HostError> {
+        let _phase = self.changing.lock().await;
+        self.stop_group(id).await;
+        // The state first: a log without state is opened and replayed or refilled, a state without its log is not safe.
+        let state = self.config.state.clone();
+        run_blocking(self.config.threads.as_ref(), move || GroupState::destroy(state.as_ref(), id)).await?;
+        self.log.destroy(id).await?;
+        Ok(())
+    }
+
+    /// Answers a message of another node's transport. Never fails: a refusal is a reply.
+    pub async fn handle(&self, request: Bytes) -> Bytes {
+        let (kind, id, body) = match wire::parse_request(request) {
+            Ok(parts) => parts,
+            Err((status, text)) => return wire::reply(status, text.as_bytes()),
+        };
+        let Some(group) = self.group(id) else {
+            return wire::reply(Status::NoGroup, format!("group {id} is not open here").as_bytes());
+        };
+        match group.handle(kind, body).await {
+            Ok(body) => wire::reply(Status::Ok, &body),
+            Err((status, text)) => wire::reply(status, text.as_bytes()),
+        }
+    }
+
+    /// Stops every group, writes what waits, and makes the state durable.
+    pub async fn shutdown(&self) {
+        let mut phase = self.changing.lock().await;
+        if *phase == Phase::ShutDown {
+            return;
+        }
+        *phase = Phase::ShutDown;
+        let groups = std::mem::take(&mut *self.groups.write());
+        futures::future::join_all(groups.values().map(Group::stop)).await;
+        self.log.shutdown().await;
+        let state = self.config.state.clone();
+        // The log replays what this loses.
+        if let Err(error) = run_blocking(self.config.threads.as_ref(), move || state.sync()).await {
+            warn!(%error, "state not synced at shutdown");
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! One durable log for all the groups of a node.
+//!
+//! Every group's appends, votes, truncations and purges go through one bounded queue to one writer, which drains it into
+//! one batch and one sync and then calls every waiter back. So the cost of making a write durable is shared by all that
+//! wait for it, in whatever group.
+//!
+//! Keys are `kind (1) · group (4, big-endian) · index (8, big-endian)`; see [`Kind`].
+//!
+//! Invariants:
+//! - an entry can be read as soon as `append` returns: it stays in its group's tail in memory until it is on disk;
+//! - the queue keeps order, so what is on disk is always a state the group was in; a crash loses only operations whose
+//!   waiters were not called back;
+//! - indexes between `purged` and `last` have no holes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use openraft::async_runtime::{Mpsc, MpscSender};
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use openraft::{LogState, RaftLogReader};
+use parking_lot::Mutex;
+
+use crate::codec::{decode_entry, decode_record, encode_entry, encode_record, payload_len};
+use crate::engine::{Engine, EngineError, Op};
+use crate::threads::Threads;
+use crate::types::{Entry, GroupId, LogId, Runtime, Types, Vote, index_of};
+
+mod writer;
+
+use writer::{Done, Request, Writer};
+
+/// What a key of the log is, its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    /// The group exists on this node.
+    Exists = 1,
+    /// Its latest vote.
+    Vote = 2,
+    /// The position it knows to be committed; a hint, never synced for its own sake.
+    Committed = 3,
+    /// The last entry removed from the front.
+    Purged = 4,
+    /// An entry, at its index.
+    Entry = 16,
+}
+
+fn key(kind: Kind, group: GroupId, index: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(13);
+    key.push(kind as u8);
+    key.extend(group.to_be_bytes());
+    key.extend(index.to_be_bytes());
+    key
+}
+
+/// Told of every batch the log writer makes durable.
+pub trait LogObserver: Send + Sync + 'static {
+    /// A batch of `entries` entries in `bytes` bytes was written; `took` is the time of write and sync together,
+    /// `synced` whether there was a sync.
+    fn wrote(&self, entries: usize, bytes: usize, took: Duration, synced: bool);
+}
+
+/// Observes nothing.
+pub struct NoObserver;
+
+impl LogObserver for NoObserver {
+    fn wrote(&self, _: usize, _: usize, _: Duration, _: bool) {}
+}
+
+/// Bounds of the log store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogLimits {
+    /// Requests that wait for the writer; more wait for a place.
+    pub queue: usize,
+    /// Bytes the writer puts into one batch.
+    pub batch_bytes: usize,
+    /// Bytes of recent entries kept in memory per group.
+    pub recent_bytes: usize,
+    /// Bytes read at once for replication or applying.
+    pub read_bytes: usize,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { queue: 4096, batch_bytes: 8 << 20, recent_bytes: 4 << 20, read_bytes: 1 << 20 }
+    }
+}
+
+/// The log store of a node.
+pub(crate) struct LogStore<R: Runtime> {
+    engine: Arc<dyn Engine>,
+    queue: <R::Mpsc as Mpsc>::Sender<Request<R>>,
+    limits: LogLimits,
+    committed: Arc<Mutex<BTreeMap<GroupId, LogId>>>,
+    disk_full: Arc<AtomicBool>,
+}
+
+impl<R: Runtime> LogStore<R> {
+    /// Opens the log kept in `engine` and starts its writer.
+    pub(crate) fn open(
+        engine: Arc<dyn Engine>,
+        threads: &dyn Threads,
+        observer: Arc<dyn LogObserver>,
+        limits: LogLimits,
+    ) -> Arc<Self> {
+        let (queue, requests) = <R::Mpsc as Mpsc>::channel(limits.queue);
+        let committed = Arc::new(Mutex::new(BTreeMap::new()));
+        let disk_full = Arc::new(AtomicBool::new(false));
+        let writer = Writer::<R> {
+            engine: engine.clone(),
+            requests,
+            committed: committed.clone(),
+            disk_full: disk_full.clone(),
+            observer,
+            batch_bytes: limits.batch_bytes,
+        };
+        threads.dedicated("log-writer".into(), Box::pin(writer.run()));
+        Arc::new(Self { engine, queue, limits, committed, disk_full })
+    }
+
+    /// Whether the last write found no room on the disk.
+    pub(crate) fn disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// The groups this node has a log of, in order.
+    pub(crate) fn groups(&self) -> Result<Vec<GroupId>, EngineError> {
+        let mut groups = Vec::new();
+        let (from, to) = ([Kind::Exists as u8], [Kind::Exists as u8 + 1]);
+        self.engine.scan(Bound::Included(&from), Bound::Excluded(&to), false, &mut |key, _| {
+            if let Some(group) = key.get(1..5) {
+                groups.push(GroupId::from_be_bytes(group.try_into().expect("four bytes")));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(groups)
+    }
+
+    /// Opens one group's log, making it if it is new.
+    pub(crate) async fn group(self: &Arc<Self>, group: GroupId) -> Result<GroupLog<R>, EngineError> {
+        let tail = Tail::load(self.engine.as_ref(), group)?;
+        let log = GroupLog { store: self.clone(), group, tail: Arc::new(Mutex::new(tail)) };
+        let exists = key(Kind::Exists, group, 0);
+        if self.engine.get(&exists)?.is_none() {
+            let ops = vec![Op::Put { key: exists, value: encode_record(&()) }];
+            log.submit_and_wait(ops).await?;
+        }
+        Ok(log)
+    }
+
+    /// Removes everything of a group, durably.
+    pub(crate) async fn destroy(&self, group: GroupId) -> Result<(), EngineError> {
+        self.committed.lock().remove(&group);
+        let kinds = [Kind::Entry, Kind::Purged, Kind::Committed, Kind::Vote, Kind::Exists];
+        let ops = kinds
+            .map(|kind| {
+                let mut to = key(kind, group, u64::MAX);
+                to.push(0);
+                Op::DeleteRange { from: key(kind, group, 0), to }
+            })
+            .into();
+        self.enqueue_and_wait(ops).await
+    }
+
+    /// Writes what is queued and ends the writer.
+    pub(crate) async fn shutdown(&self) {
+        let (done, ended) = Types::<R>::oneshot();
+        let request = Request { done: Done::Stop(done), ..Request::empty() };
+        if self.queue.send(request).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+
+    async fn enqueue(&self, request: Request<R>) -> Result<(), EngineError> {
+        self.queue.send(request).await.map_err(|_| stopped())
+    }
+
+    async fn enqueue_and_wait(&self, ops: Vec<Op>) -> Result<(), EngineError> {
+        let (done, result) = Types::<R>::oneshot();
+        self.enqueue(Request { ops, synced: true, done: Done::Reply(done), ..Request::empty() }).await?;
+        result.await.map_err(|_| stopped())?
+    }
+}
+
+fn stopped() -> EngineError {
+    EngineError::Io("the log writer has stopped".into())
+}
+
+/// One group's end of the log, in memory.
+struct Tail {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    /// The newest entries, without holes up to `last`.
+    recent: VecDeque<Entry>,
+    recent_bytes: usize,
+    /// First index of each append that is not yet on disk, oldest first.
+    pending: VecDeque<u64>,
+    /// Counts truncations, so that a read from disk that raced with one is seen and repeated.
+    truncations: u64,
+}
+
+impl Tail {
+    fn load(engine: &dyn Engine, group: GroupId) -> Result<Self, EngineError> {
+        let record = |kind| engine.get(&key(kind, group, 0));
+        let vote = record(Kind::Vote)?.map(|bytes| decode(&bytes, "vote")).transpose()?;
+        let committed = record(Kind::Committed)?.map(|bytes| decode(&bytes, "committed position")).transpose()?;
+        let purged: Option<LogId> = record(Kind::Purged)?.map(|bytes| decode(&bytes, "purged position")).transpose()?;
+        let mut newest = None;
+        let (from, to) = (key(Kind::Entry, group, 0), key(Kind::Entry, group, u64::MAX));
+        engine.scan(Bound::Included(&from), Bound::Included(&to), true, &mut |_, value| {
+            newest = Some(Bytes::copy_from_slice(value));
+            ControlFlow::Break(())
+        })?;
+        let newest = newest.map(|bytes| checked_entry(bytes, group)).transpose()?.map(|entry| entry.log_id);
+        Ok(Self {
+            vote,
+            committed,
+            last: newest.max(purged.clone()),
+            purged,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            pending: VecDeque::new(),
+            truncations: 0,
+        })
+    }
+
+    fn first_index(&self) -> u64 {
+        self.purged.as_ref().map_or(0, |id| id.index + 1)
+    }
+
+    fn next_index(&self) -> u64 {
+        self.last.as_ref().map_or(0, |id| id.index + 1)
+    }
+
+    fn first_recent(&self) -> u64 {
+        self.recent.front().map_or(self.next_index(), |entry| entry.log_id.index)
+    }
+
+    fn append(&mut self, entry: Entry) {
+        debug_assert!(
+            self.last.is_none() || entry.log_id.index == self.next_index(),
+            "no holes: {} after {:?}",
+            entry.log_id,
+            self.last
+        );
+        self.last = Some(entry.log_id.clone());
+        self.recent_bytes += payload_len(&entry);
+        self.recent.push_back(entry);
+    }
+
+    /// Drops old entries beyond the budget; those not yet on disk stay.
+    fn trim(&mut self, budget: usize) {
+        let unflushed = self.pending.iter().min().copied().unwrap_or(u64::MAX);
+        while self.recent_bytes > budget
+            && let Some(entry) = self.recent.front()
+            && entry.log_id.index < unflushed
+        {
+            self.recent_bytes -= payload_len(entry);
+            self.recent.pop_front();
+        }
+    }
+
+    fn truncate_after(&mut self, keep: Option<LogId>) {
+        let keep_index = keep.as_ref().map(|id| id.index);
+        while let Some(entry) = self.recent.back()
+            && Some(entry.log_id.index) > keep_index
+        {
+            self.recent_bytes -= payload_len(entry);
+            self.recent.pop_back();
+        }
+        self.last = keep.max(self.purged.clone());
+        self.truncations += 1;
+    }
+
+    fn purge(&mut self, upto: LogId) {
+        while let Some(entry) = self.recent.front()
+            && entry.log_id.index <= upto.index
+        {
+            self.recent_bytes -= payload_len(entry);
+            self.recent.pop_front();
+        }
+        self.last = self.last.take().max(Some(upto.clone()));
+        self.purged = Some(upto);
+    }
+}
+
+/// One group's log: the library's log storage, and its readers (clones share everything).
+pub(crate) struct GroupLog<R: Runtime> {
+    store: Arc<LogStore<R>>,
+    group: GroupId,
+    tail: Arc<Mutex<Tail>>,
+}
+
+impl<R: Runtime> Clone for GroupLog<R> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), group: self.group, tail: self.tail.clone() }
+    }
+}
+
+impl<R: Runtime> GroupLog<R> {
+    /// The index of the last entry removed from the front.
+    pub(crate) fn purged_index(&self) -> u64 {
+        index_of(self.tail.lock().purged.as_ref())
+    }
+
+    async fn submit(&self, ops: Vec<Op>) -> Result<(), EngineError> {
+        self.store.enqueue(Request { ops, ..Request::empty() }).await
+    }
+
+    async fn submit_and_wait(&self, ops: Vec<Op>) -> Result<(), EngineError> {
+        self.store.enqueue_and_wait(ops).await
+    }
+
+    /// Entries of `from..to` that the log has, in order; at least one if it has any, then as many as fit `max_bytes`.
+    fn read(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, EngineError> {
+        loop {
+            let (from, boundary, truncations, recent) = {
+                let tail = self.tail.lock();
+                let (from, to) = (from.max(tail.first_index()), to.min(tail.next_index()));
+                if from >= to {
+                    return Ok(Vec::new());
+                }
+                let boundary = tail.first_recent().clamp(from, to);
+                let skip = (boundary - tail.first_recent().min(boundary)) as usize;
+                let recent = tail.recent.iter().skip(skip).take((to - boundary) as usize);
+                (from, boundary, tail.truncations, take_bytes(recent, max_bytes))
+            };
+            if boundary == from {
+                return Ok(recent);
+            }
+            match self.read_engine(from, boundary, max_bytes) {
+                Ok((mut entries, true)) => {
+                    entries.extend(recent);
+                    return Ok(entries);
+                }
+                Ok((entries, false)) => return Ok(entries),
+                // A truncation or a purge between the two looks leaves a hole that was not there.
+                Err(_) if self.moved_since(from, truncations) => continue,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn moved_since(&self, from: u64, truncations: u64) -> bool {
+        let tail = self.tail.lock();
+        tail.truncations != truncations || tail.first_index() > from
+    }
+
+    /// Entries from disk, and whether all of the range was read (false: the byte bound ended it).
+    fn read_engine(&self, from: u64, to: u64, max_bytes: usize) -> Result<(Vec<Entry>, bool), EngineError> {
+        let (low, high) = (key(Kind::Entry, self.group, from), key(Kind::Entry, self.group, to));
+        let mut found: Vec<Bytes> = Vec::new();
+        let (mut bytes, mut cut) = (0, false);
+        self.store.engine.scan(Bound::Included(&low), Bound::Excluded(&high), false, &mut |_, value| {
+            cut = bytes + value.len() > max_bytes && !found.is_empty();
+            if cut {
+                return ControlFlow::Break(());
+            }
+            bytes += value.len();
+            found.push(Bytes::copy_from_slice(value));
+            ControlFlow::Continue(())
+        })?;
+        let mut entries = Vec::with_capacity(found.len());
+        for (value, expected) in found.into_iter().zip(from..) {
+            let entry = checked_entry(value, self.group)?;
+            if entry.log_id.index != expected {
+                return Err(self.hole(expected));
+            }
+            entries.push(entry);
+        }
+        let complete = entries.len() as u64 == to - from;
+        if !complete && !cut {
+            return Err(self.hole(from + entries.len() as u64));
+        }
+        Ok((entries, complete))
+    }
+
+    fn hole(&self, index: u64) -> EngineError {
+        EngineError::Damaged(format!("log of group {} has no entry {index}", self.group))
+    }
+}
+
+fn take_bytes<'a>(entries: impl Iterator<Item = &'a Entry>, max_bytes: usize) -> Vec<Entry> {
+    let mut bytes = 0;
+    let mut taken = Vec::new();
+    for entry in entries {
+        bytes += payload_len(entry);
+        if bytes > max_bytes && !taken.is_empty() {
+            break;
+        }
+        taken.push(entry.clone());
+    }
+    taken
+}
+
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, EngineError> {
+    decode_record(bytes).map_err(|error| EngineError::Damaged(format!("{what}: {error}")))
+}
+
+fn checked_entry(bytes: Bytes, group: GroupId) -> Result<Entry, EngineError> {
+    decode_entry(bytes).map_err(|error| EngineError::Damaged(format!("log entry of group {group}: {error}")))
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(to) => *to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl<R: Runtime> RaftLogReader<Types<R>> for GroupLog<R> {
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + Send
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (from, to) = bounds(&range);
+        let state = (self.clone(), from, to, VecDeque::new());
+        // Piece by piece: a node that catches up may have a long way between applied and committed.
+        Box::pin(futures::stream::unfold(state, |(log, from, to, mut read)| async move {
+            if read.is_empty() && from < to {
+                match log.read(from, to, log.store.limits.read_bytes) {
+                    Ok(entries) => read = entries.into(),
+                    Err(error) => return Some((Err(io_error(error)), (log, to, to, read))),
+                }
+            }
+            let entry: Entry = read.pop_front()?;
+            let next = entry.log_id.index + 1;
+            Some((Ok(entry), (log, next, to, read)))
+        }))
+    }
+
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (from, to) = bounds(&range);
+        self.read(from, to, usize::MAX).map_err(io_error)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start, end, self.store.limits.read_bytes).map_err(io_error)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.tail.lock().vote)
+    }
+}
+
+impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types<R>>, io::Error> {
+        let tail = self.tail.lock();
+        Ok(LogState { last_purged_log_id: tail.purged.clone(), last_log_id: tail.last.clone() })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let ops = vec![Op::Put { key: key(Kind::Vote, self.group, 0), value: encode_record(vote) }];
+        self.submit_and_wait(ops).await.map_err(io_error)?;
+        self.tail.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    /// Rides along with the next batch: it is a hint that saves re-electing before re-applying, not a promise.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        if let Some(committed) = &committed {
+            self.store.committed.lock().insert(self.group, committed.clone());
+        }
+        self.tail.lock().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let tail = self.tail.lock();
+        // After a crash the hint may point beyond a log that lost its unsynced end.
+        Ok(tail.committed.clone().min(tail.last.clone()))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<R>>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let Some(first) = entries.first().map(|entry| entry.log_id.index) else {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        };
+        let ops: Vec<Op> = entries
+            .iter()
+            .map(|entry| Op::Put { key: key(Kind::Entry, self.group, entry.log_id.index), value: encode_entry(entry) })
+            .collect();
+        let count = entries.len();
+        {
+            let mut tail = self.tail.lock();
+            tail.pending.push_back(first);
+            entries.into_iter().for_each(|entry| tail.append(entry));
+        }
+        let (tail, budget) = (self.tail.clone(), self.store.limits.recent_bytes);
+        let flushed = Box::new(move || {
+            let mut tail = tail.lock();
+            tail.pending.pop_front();
+            tail.trim(budget);
+        });
+        let request = Request { ops, entries: count, synced: true, done: Done::Append { flushed, callback } };
+        self.store.enqueue(request).await.map_err(io_error)
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let from = last_log_id.as_ref().map_or(0, |id| id.index + 1);
+        let to = {
+            let mut tail = self.tail.lock();
+            let to = tail.next_index();
+            tail.truncate_after(last_log_id);
+            to
+        };
+        if from >= to {
+            return Ok(());
+        }
+        // Not synced for its own sake: the appends that follow are, and until then the dropped entries do no harm.
+        let range = Op::DeleteRange { from: key(Kind::Entry, self.group, from), to: key(Kind::Entry, self.group, to) };
+        self.submit(vec![range]).await.map_err(io_error)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        let from = {
+            let mut tail = self.tail.lock();
+            let from = tail.first_index();
+            tail.purge(log_id.clone());
+            from
+        };
+        let ops = vec![
+            Op::Put { key: key(Kind::Purged, self.group, 0), value: encode_record(&log_id) },
+            Op::DeleteRange {
+                from: key(Kind::Entry, self.group, from),
+                to: key(Kind::Entry, self.group, log_id.index + 1),
+            },
+        ];
+        self.submit(ops).await.map_err(io_error)
+    }
+}
+
+pub(crate) fn io_error(error: EngineError) -> io::Error {
+    let kind = match &error {
+        EngineError::DiskFull(_) => io::ErrorKind::StorageFull,
+        EngineError::Damaged(_) => io::ErrorKind::InvalidData,
+        EngineError::Io(_) => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}

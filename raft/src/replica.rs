@@ -1,0 +1,284 @@
+//! One replica of a group: the library's state machine, applying to the engine.
+//!
+//! Guarantees:
+//! - what a batch of entries writes, the applied position, the membership, the log-carried clock and the remembered
+//!   request ids are committed in one engine batch, so that they never disagree;
+//! - that batch is not synced: the log is, and replays what a crash loses. Only building a snapshot syncs the state,
+//!   because the log may be trimmed after it;
+//! - a failure to apply stops this replica, since it then no longer knows what it holds. A full disk alone does not: the
+//!   replica waits for room and goes on.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchSender;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::WatchSenderOf;
+use openraft::{RaftSnapshotBuilder, Snapshot};
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use crate::engine::{EngineError, Read};
+use crate::log_store::{GroupLog, io_error};
+use crate::requests::{RequestMemory, RequestWindow};
+use crate::snapshot::{SnapshotData, SnapshotKeeper, SnapshotView, copy_into};
+use crate::state::{APP_TABLE, Applied, GroupState, Overlay, StateReader, Txn, table_prefix};
+use crate::state_machine::{Command, StateMachine};
+use crate::threads::{Threads, run_blocking};
+use crate::types::{Answer, Entry, LogId, Membership, Payload, Proposal, Runtime, SnapshotMeta, Types, index_of};
+
+/// How long to wait before trying a full disk again.
+const DISK_FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// Bytes and entries of one apply batch; a batch ends after the entry that reaches either.
+const BATCH_BYTES: usize = 4 << 20;
+const BATCH_ENTRIES: usize = 512;
+
+type Snap = Snapshot<
+    openraft::impls::leader_id_adv::LeaderId<u64, crate::types::NodeId>,
+    crate::types::NodeId,
+    crate::types::Node,
+    SnapshotData,
+>;
+
+/// What a replica is made of.
+pub(crate) struct ReplicaParts<R: Runtime> {
+    pub state: Arc<GroupState>,
+    pub log: GroupLog<R>,
+    pub app: Arc<dyn StateMachine>,
+    pub keeper: Arc<SnapshotKeeper>,
+    pub threads: Arc<dyn Threads>,
+    pub window: RequestWindow,
+    /// Behind a lock only because the sender is not `Sync`; nobody else sends.
+    pub applied: Mutex<WatchSenderOf<Types<R>, u64>>,
+    pub disk_full: Arc<AtomicBool>,
+}
+
+/// Applies committed entries, builds and installs snapshots.
+pub(crate) struct Replica<R: Runtime> {
+    parts: ReplicaParts<R>,
+    applied: Applied,
+    memory: RequestMemory,
+    prefix: Vec<u8>,
+}
+
+type Waiting<R> = (Option<ApplyResponder<Types<R>>>, Answer);
+
+impl<R: Runtime> Replica<R> {
+    /// Opens the state as it was left.
+    pub(crate) fn open(parts: ReplicaParts<R>) -> Result<Self, EngineError> {
+        let (state, generation) = (&parts.state, parts.state.generation());
+        let applied = Applied::load(state.engine.as_ref(), state.group, generation)?;
+        let memory = RequestMemory::load(state.engine.as_ref(), state.group, generation, parts.window)?;
+        let prefix = table_prefix(state.group, generation, APP_TABLE);
+        let replica = Self { applied, memory, prefix, parts };
+        replica.announce_restored();
+        Ok(replica)
+    }
+
+    fn announce_restored(&self) {
+        let index = index_of(self.applied.last.as_ref());
+        self.parts.app.restored(StateReader::live(self.parts.state.clone()), index);
+        // Nobody listens before the group is open.
+        let _ = self.parts.applied.lock().send(index);
+    }
+
+    fn apply_entry(&mut self, entry: &Entry, overlay: &mut Overlay) -> Result<Answer, EngineError> {
+        self.applied.last = Some(entry.log_id.clone());
+        match &entry.payload {
+            Payload::Blank => Ok(Answer::Empty),
+            Payload::Membership(membership) => {
+                self.applied.membership = Membership::new(Some(entry.log_id.clone()), membership.clone());
+                Ok(Answer::Empty)
+            }
+            Payload::Normal(proposal) => self.apply_proposal(entry.log_id.index, proposal, overlay),
+        }
+    }
+
+    fn apply_proposal(
+        &mut self,
+        index: u64,
+        proposal: &Proposal,
+        overlay: &mut Overlay,
+    ) -> Result<Answer, EngineError> {
+        // A new leader's clock may be behind its predecessor's; replicated time never is.
+        let time_ms = self.applied.clock_ms.max(proposal.time_ms);
+        self.applied.clock_ms = time_ms;
+        self.memory.forget(overlay, time_ms);
+        let engine: &dyn Read = self.parts.state.engine.as_ref();
+        if let Some(request) = &proposal.request
+            && let Some(answer) = self.memory.recall(engine, overlay, request)?
+        {
+            return Ok(answer);
+        }
+        let command = Command { index, time_ms, payload: &proposal.payload };
+        let response = self.parts.app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))?;
+        if let Some(request) = &proposal.request {
+            self.memory.remember(overlay, request, (index, time_ms), &response);
+            self.memory.forget(overlay, time_ms);
+        }
+        Ok(Answer::Applied(response))
+    }
+
+    /// Makes one batch visible, tells the application, and answers the proposers.
+    async fn commit(&mut self, overlay: Overlay, waiting: Vec<Waiting<R>>) -> Result<(), EngineError> {
+        let state = &self.parts.state;
+        let index = index_of(self.applied.last.as_ref());
+        let mut batch = overlay.batch;
+        self.applied.save(&mut batch, state.group, state.generation());
+        while let Err(error) = state.commit(&batch, index) {
+            self.wait_for_room(error).await?;
+        }
+        self.parts.disk_full.store(false, Ordering::Relaxed);
+        self.parts.app.committed(index);
+        let _ = self.parts.applied.lock().send(index);
+        for (responder, answer) in waiting {
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits a little if the disk is full; any other failure is passed on.
+    async fn wait_for_room(&self, error: EngineError) -> Result<(), EngineError> {
+        let EngineError::DiskFull(cause) = &error else { return Err(error) };
+        if !self.parts.disk_full.swap(true, Ordering::Relaxed) {
+            warn!(group = self.parts.state.group, cause, "state device is full, waiting for room");
+        }
+        R::sleep(DISK_FULL_RETRY).await;
+        Ok(())
+    }
+
+    async fn install(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), EngineError> {
+        let state = self.parts.state.clone();
+        let last = meta.last_log_id.clone();
+        let (applied, generation) = run_blocking(self.parts.threads.as_ref(), move || {
+            let generation = match data {
+                SnapshotData::Received { generation } => generation,
+                SnapshotData::View(view) => copy_into(&view, &state)?,
+            };
+            let received = Applied::load(state.engine.as_ref(), state.group, generation)?;
+            if received.last != last {
+                let text = format!("snapshot of group {} says {last:?}, holds {:?}", state.group, received.last);
+                return Err(EngineError::Damaged(text));
+            }
+            Ok((state.install(generation)?, generation))
+        })
+        .await?;
+        let state = &self.parts.state;
+        self.memory = RequestMemory::load(state.engine.as_ref(), state.group, generation, self.parts.window)?;
+        self.prefix = table_prefix(state.group, generation, APP_TABLE);
+        self.applied = applied;
+        self.parts.keeper.installed(meta.clone());
+        info!(group = state.group, index = index_of(meta.last_log_id.as_ref()), "snapshot installed");
+        self.announce_restored();
+        Ok(())
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.applied.last.clone(), last_membership: self.applied.membership.clone() }
+    }
+
+    fn view(&self) -> Arc<SnapshotView> {
+        let state = &self.parts.state;
+        let generation = state.generation();
+        Arc::new(SnapshotView::new(self.parts.keeper.next_id(), self.meta(), state, generation))
+    }
+}
+
+impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        Ok((self.applied.last.clone(), self.applied.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types<R>>, io::Error>> + Unpin + Send,
+    {
+        let (mut overlay, mut waiting) = (Overlay::default(), Vec::new());
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let answer = self.apply_entry(&entry, &mut overlay).map_err(io_error)?;
+            waiting.push((responder, answer));
+            if overlay.bytes >= BATCH_BYTES || waiting.len() >= BATCH_ENTRIES {
+                let full = (std::mem::take(&mut overlay), std::mem::take(&mut waiting));
+                self.commit(full.0, full.1).await.map_err(io_error)?;
+            }
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.commit(overlay, waiting).await.map_err(io_error)
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { view: self.view(), keeper: self.parts.keeper.clone(), parts: self.builder_parts() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        self.install(meta, data).await.map_err(io_error)
+    }
+
+    /// The state as it is now (not as it was when the log was last trimmed): the newest one is the cheapest to hold and
+    /// leaves a follower the least to catch up. One that is being sent is given out again as long as the log goes on
+    /// where it ends, so that a broken transfer can be resumed.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snap>, io::Error> {
+        if !self.parts.keeper.has_built() || self.applied.last.is_none() {
+            return Ok(None);
+        }
+        let view = match self.parts.keeper.held(self.parts.log.purged_index()) {
+            Some(view) => view,
+            None => self.parts.keeper.hold(self.view()),
+        };
+        Ok(Some(Snapshot { meta: view.meta.clone(), snapshot: SnapshotData::View(view) }))
+    }
+}
+
+impl<R: Runtime> Replica<R> {
+    fn builder_parts(&self) -> (Arc<GroupState>, Arc<dyn Threads>) {
+        (self.parts.state.clone(), self.parts.threads.clone())
+    }
+}
+
+/// Builds a snapshot: nothing is copied; the state up to it is synced, so that the log before it may go.
+pub(crate) struct Builder {
+    view: Arc<SnapshotView>,
+    keeper: Arc<SnapshotKeeper>,
+    parts: (Arc<GroupState>, Arc<dyn Threads>),
+}
+
+impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snap, io::Error> {
+        let (state, threads) = &self.parts;
+        let engine = state.engine.clone();
+        run_blocking(threads.as_ref(), move || engine.sync()).await.map_err(io_error)?;
+        self.keeper.built();
+        Ok(Snapshot { meta: self.view.meta.clone(), snapshot: SnapshotData::View(self.view.clone()) })
+    }
+}
+
+/// The answer of an entry, in the words of the proposer.
+pub(crate) fn answer_parts(index: u64, answer: Answer) -> Result<(u64, Bytes, bool), crate::group::ProposeError> {
+    use crate::group::ProposeError;
+    match answer {
+        Answer::Empty => Ok((index, Bytes::new(), false)),
+        Answer::Applied(response) => Ok((index, response, false)),
+        Answer::Replayed { index, response: Some(response) } => Ok((index, response, true)),
+        Answer::Replayed { index, response: None } => Err(ProposeError::AppliedBefore { index }),
+        Answer::Reused => Err(ProposeError::RequestIdReused),
+    }
+}

@@ -1,0 +1,140 @@
+//! Request ids remembered in the replicated state, so that a retried write is applied once.
+//!
+//! The memory is part of the state: committed in the same batch as the write it guards, carried by snapshots, and
+//! bounded by count and by log-carried time. What is forgotten, and when, depends only on the log, so every replica
+//! gives the same answer to the same retry.
+//!
+//! Table 0 holds, for each remembered request,
+//! - `r · id (16, big-endian)`: where it was applied, when, its digest, its answer;
+//! - `q · index (8, big-endian)`: its id and time, the queue in which it will be forgotten.
+
+use std::collections::VecDeque;
+use std::ops::{Bound, ControlFlow};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{decode_record, encode_record};
+use crate::engine::{EngineError, Read};
+use crate::state::{OWN_TABLE, Overlay, damaged_unless, join, scan_table, table_prefix};
+use crate::types::{Answer, Fingerprint, GroupId, RequestId};
+
+/// Bounds of what a group remembers. The same on every replica: they decide what the replicated state holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestWindow {
+    /// How many requests at most; 40 bytes of memory each.
+    pub count: usize,
+    /// For how long, in log-carried milliseconds.
+    pub millis: u64,
+    /// Longest answer kept for replay; a longer one is answered with the position only.
+    pub response_bytes: usize,
+}
+
+impl Default for RequestWindow {
+    fn default() -> Self {
+        // Ten minutes outlast any sane retry; the count bounds what a busy group's state carries to a few megabytes.
+        Self { count: 32_768, millis: 10 * 60 * 1000, response_bytes: 16 << 10 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    index: u64,
+    time_ms: u64,
+    digest: [u8; 16],
+    response: Option<Bytes>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Queued {
+    id: RequestId,
+    time_ms: u64,
+}
+
+/// The memory of one generation of one group.
+pub(crate) struct RequestMemory {
+    prefix: Vec<u8>,
+    window: RequestWindow,
+    /// In the order of being forgotten, which is the order of the log.
+    queue: VecDeque<(u64, Queued)>,
+}
+
+impl RequestMemory {
+    pub(crate) fn load(
+        engine: &dyn Read,
+        group: GroupId,
+        generation: u32,
+        window: RequestWindow,
+    ) -> Result<Self, EngineError> {
+        let prefix = table_prefix(group, generation, OWN_TABLE);
+        let mut queue = VecDeque::new();
+        let mut failed = None;
+        scan_table(engine, &prefix, (Bound::Included(b"q"), Bound::Excluded(b"r")), false, &mut |key, value| match (
+            key.get(1..9),
+            damaged_unless(decode_record(value), "queued request"),
+        ) {
+            (Some(index), Ok(queued)) => {
+                queue.push_back((u64::from_be_bytes(index.try_into().expect("eight bytes")), queued));
+                ControlFlow::Continue(())
+            }
+            (index, queued) => {
+                let short = || EngineError::Damaged(format!("queued request has key {index:?}"));
+                failed = Some(queued.err().unwrap_or_else(short));
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(Self { prefix, window, queue }), Err)
+    }
+
+    /// What to answer if the request was applied before; `None` if it is new.
+    pub(crate) fn recall(
+        &self,
+        engine: &dyn Read,
+        overlay: &Overlay,
+        request: &Fingerprint,
+    ) -> Result<Option<Answer>, EngineError> {
+        let Some(bytes) = overlay.get(engine, &self.record_key(request.id))? else { return Ok(None) };
+        let known: Remembered = damaged_unless(decode_record(&bytes), "remembered request")?;
+        Ok(Some(if known.digest == request.digest {
+            Answer::Replayed { index: known.index, response: known.response }
+        } else {
+            Answer::Reused
+        }))
+    }
+
+    /// Remembers a request that was just applied.
+    pub(crate) fn remember(
+        &mut self,
+        overlay: &mut Overlay,
+        request: &Fingerprint,
+        (index, time_ms): (u64, u64),
+        response: &Bytes,
+    ) {
+        let response = (response.len() <= self.window.response_bytes).then(|| response.clone());
+        let record = Remembered { index, time_ms, digest: request.digest, response };
+        let queued = Queued { id: request.id, time_ms };
+        overlay.put(self.record_key(request.id), encode_record(&record));
+        overlay.put(self.queue_key(index), encode_record(&queued));
+        self.queue.push_back((index, queued));
+    }
+
+    /// Forgets what is beyond the bounds at log-carried time `now_ms`. Called once for every entry, so that it falls
+    /// on the same entry on every replica, however entries are batched.
+    pub(crate) fn forget(&mut self, overlay: &mut Overlay, now_ms: u64) {
+        while let Some((index, queued)) = self.queue.front()
+            && (self.queue.len() > self.window.count || queued.time_ms.saturating_add(self.window.millis) < now_ms)
+        {
+            overlay.delete(self.record_key(queued.id));
+            overlay.delete(self.queue_key(*index));
+            self.queue.pop_front();
+        }
+    }
+
+    fn record_key(&self, id: RequestId) -> Vec<u8> {
+        [&self.prefix[..], b"r", &id.0.to_be_bytes()].concat()
+    }
+
+    fn queue_key(&self, index: u64) -> Vec<u8> {
+        join(&join(&self.prefix, b"q"), &index.to_be_bytes())
+    }
+}
