@@ -304,6 +304,30 @@ impl Graph {
         self.write_list(node, layer, &select(space, &found, list.len()));
     }
 
+    /// The highest layer of a linked slot.
+    pub(crate) fn top_of(&self, slot: u32) -> usize {
+        let has_tower = self.towers.get(slot).is_some_and(|tower| tower[0].load(Ordering::Acquire) != 0);
+        if has_tower { self.layer_of(slot) } else { 0 }
+    }
+
+    /// Makes a node of an image.
+    pub(crate) fn restore_node(&self, slot: u32, layer: usize) {
+        self.make_node(slot, layer);
+        if self.entry().is_none_or(|(_, top)| layer > top) {
+            self.set_entry(slot, layer);
+        }
+    }
+
+    /// Sets a list of an image; `None` if it is too long.
+    pub(crate) fn restore_links(&self, slot: u32, layer: usize, links: &[u32]) -> Option<()> {
+        (links.len() <= self.list(slot, layer)?.len()).then(|| self.write_list(slot, layer, links))
+    }
+
+    /// Sets a twin of an image.
+    pub(crate) fn restore_twin(&self, slot: u32, twin: u32) {
+        self.twins.get_or_make(slot)[0].store(twin + 1, Ordering::Release);
+    }
+
     /// Bytes of the lists of the first `slots` slots.
     pub(crate) fn bytes(&self, slots: u32) -> usize {
         let upper = self.upper.bytes(self.upper_blocks.load(Ordering::Relaxed));

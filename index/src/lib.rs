@@ -25,6 +25,7 @@ mod config;
 mod error;
 mod exact;
 mod graph;
+mod image;
 mod index;
 #[allow(unsafe_code, reason = "vector instructions; every block says why it is sound")]
 mod kernels;
@@ -38,6 +39,7 @@ mod topk;
 pub use config::{Config, MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES, Metric, Quantization};
 pub use error::{ImageError, IndexError, RowsError};
 pub use exact::exact_top_k;
+pub use image::Snapshot;
 pub use index::{Stats, VectorIndex};
 pub use kernels::Isa;
 pub use rows::{HalfRows, Row, Rows};

@@ -268,6 +268,19 @@ impl Segment {
         self.now.store(clock.stamp, Ordering::Release);
     }
 
+    /// Sets what searches read of the clock, after an image was read.
+    pub(crate) fn restore_clock(&self, clock: &Clock) {
+        self.allocated.store(clock.next_slot, Ordering::Release);
+        self.now.store(clock.stamp, Ordering::Release);
+    }
+
+    /// Sets graph and backlog, after an image was read.
+    pub(crate) fn restore_graph(&self, graph: Graph, unlinked: std::ops::Range<u32>) {
+        self.backlog_end.store(unlinked.end, Ordering::Release);
+        self.linked.store(unlinked.start, Ordering::Release);
+        self.graph.get_or_init(|| graph);
+    }
+
     /// Calls `visit` with the full-precision row of each slot, once, in any order.
     pub(crate) fn fetch(&self, slots: &[u32], visit: &mut dyn FnMut(usize, Row<'_>)) -> Result<(), RowsError> {
         match (&self.rows, &self.codes) {
