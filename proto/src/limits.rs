@@ -47,12 +47,27 @@ pub const MAX_REQUESTS_IN_FLIGHT: usize = 1_024;
 pub const MAX_INGEST_IN_FLIGHT: usize = 256;
 /// A request without a deadline of its own.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest deadline that a caller may ask for; what takes longer should be asked for in parts.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 /// Wait between two tries of a request that found no leader: about a heartbeat.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// A try of one replica for a read before another is asked.
 pub const READ_TRY: Duration = Duration::from_secs(2);
 /// A try of one leader for a write before the map is asked again.
 pub const WRITE_TRY: Duration = Duration::from_secs(5);
+/// How long a search waits for a shard whose replicas refuse before its answer goes out without it: longer than an
+/// election, shorter than a caller's patience.
+pub const SHARD_PATIENCE: Duration = Duration::from_secs(5);
+/// Shards that one request asks at once; a collection spread wider is asked in turns.
+pub const MAX_FAN_OUT: usize = 64;
+/// A node that does not answer `status` by then is listed as unreachable.
+pub const STATUS_TRY: Duration = Duration::from_secs(1);
+/// Query embeddings a router remembers: agents ask the same things again, and 5,000 of 384 components are 8 MB.
+pub const QUERY_CACHE: usize = 5_000;
+/// An `Idempotency-Key`, bytes.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;
+/// How long a stopping router waits for requests in flight.
+pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
 /// How long a request for a newer map is held open.
 pub const MAP_WAIT: Duration = Duration::from_secs(20);
 /// Changes of a shard that wait for its indexer; more slow the apply loop down instead of filling memory.

@@ -1,0 +1,404 @@
+//! gRPC: the public `mira.v1` services, and streaming ingest.
+//!
+//! Fields that are empty in protobuf are absent in the model. Metadata means what the HTTP headers of the same names
+//! mean, so both are read by the same code.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::stream::{BoxStream, Stream, StreamExt};
+use mira_proto::v1::admin_server::{Admin, AdminServer};
+use mira_proto::v1::memory_server::{Memory as MemoryService, MemoryServer};
+use mira_proto::{Code, Problem, limits, model, v1};
+use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::Api;
+use crate::{RequestContext, convert, ids};
+
+/// The HTTP/2 window of a connection: an ingest stream should not wait for permission between its batches.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Serves until told to stop, then until the calls at work have ended.
+pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    let service = Grpc { api };
+    let memory = MemoryServer::new(service.clone())
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(2 * limits::MAX_MESSAGE_BYTES);
+    let served = Server::builder()
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .add_service(memory)
+        .add_service(AdminServer::new(service))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        warn!(%error, "grpc server ended");
+    }
+}
+
+#[derive(Clone)]
+struct Grpc {
+    api: Arc<Api>,
+}
+
+impl Grpc {
+    /// Lets the caller in and reads its metadata.
+    fn enter<T>(&self, request: Request<T>) -> Result<(RequestContext, T), Problem> {
+        let (metadata, _, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let principal = self.api.gate.admit(&headers)?;
+        Ok((self.api.context(principal, &headers)?, message))
+    }
+}
+
+#[async_trait]
+impl MemoryService for Grpc {
+    async fn store(&self, request: Request<v1::StoreRequest>) -> Result<Response<v1::StoreReply>, Status> {
+        let (context, item) = self.enter(request)?;
+        let request = model::StoreRequest { item: item_of(item)?, items: None };
+        let reply = self.api.memory.store(&context, request).await?;
+        Ok(Response::new(v1::StoreReply {
+            id: reply.id.map(|id| id.to_string()).unwrap_or_default(),
+            version: reply.version.unwrap_or_default(),
+            consistency_token: reply.consistency_token,
+        }))
+    }
+
+    async fn store_batch(
+        &self,
+        request: Request<v1::StoreBatchRequest>,
+    ) -> Result<Response<v1::StoreBatchReply>, Status> {
+        let (context, batch) = self.enter(request)?;
+        let (items, consistency_token) = self.store_all(&context, batch.items).await?;
+        Ok(Response::new(v1::StoreBatchReply { items, consistency_token }))
+    }
+
+    type IngestStream = BoxStream<'static, Result<v1::ItemReply, Status>>;
+
+    /// Takes what has arrived, stores it as one batch, answers, and takes what has arrived meanwhile: batches grow
+    /// with the load, at most [`limits::MAX_INGEST_IN_FLIGHT`] items are at work, and items with the same id take
+    /// effect in their order.
+    async fn ingest(
+        &self,
+        request: Request<Streaming<v1::StoreRequest>>,
+    ) -> Result<Response<Self::IngestStream>, Status> {
+        let (context, items) = self.enter(request)?;
+        Ok(Response::new(self.clone().ingest_all(context, items).boxed()))
+    }
+
+    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let reply = self.api.memory.search(&context, search_of(request)?).await?;
+        Ok(Response::new(v1::SearchReply {
+            hits: reply.hits.into_iter().map(hit_to).collect::<Result<_, _>>()?,
+            degraded: reply.degraded,
+            missing_shards: reply.missing_shards,
+            consistency_token: reply.consistency_token,
+        }))
+    }
+
+    async fn recall(&self, request: Request<v1::RecallRequest>) -> Result<Response<v1::RecallReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let reply = self.api.memory.recall(&context, recall_of(request)?).await?;
+        Ok(Response::new(v1::RecallReply {
+            frames: reply.frames.into_iter().map(frame_to).collect::<Result<_, _>>()?,
+            missing: reply.missing.iter().map(Uuid::to_string).collect(),
+        }))
+    }
+
+    async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let (id, ids) = one_or_many(request.ids)?;
+        let (session, collection) = (present(request.session), present(request.collection));
+        let request = model::ForgetRequest { id, ids, session, collection, all: request.all };
+        let reply = self.api.memory.forget(&context, request).await?;
+        Ok(Response::new(v1::ForgetReply {
+            removed: reply.removed,
+            ids: reply.ids.iter().map(Uuid::to_string).collect(),
+            consistency_token: reply.consistency_token,
+        }))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let reply = self.api.memory.status(&context, model::StatusRequest { detailed: request.detailed }).await?;
+        let status_json = serde_json::to_string(&reply).map_err(|error| Problem::internal(error.to_string()))?;
+        Ok(Response::new(v1::StatusReply { status_json }))
+    }
+}
+
+impl Grpc {
+    /// Stores wire items as one batch; those that cannot be read are answered like those that cannot be stored.
+    async fn store_all(
+        &self,
+        context: &RequestContext,
+        items: Vec<v1::StoreRequest>,
+    ) -> Result<(Vec<v1::ItemReply>, String), Problem> {
+        let read: Vec<Result<model::StoreItem, Problem>> = items.into_iter().map(item_of).collect();
+        if let Some(Err(problem)) = read.iter().find(|_| read.iter().all(Result::is_err)) {
+            let refused = |item: &Result<_, Problem>| refused(item.as_ref().err().unwrap_or(problem).clone());
+            return Ok((read.iter().map(refused).collect(), context.token.to_string()));
+        }
+        let items = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
+        let request = model::StoreRequest { items: Some(items), ..Default::default() };
+        let reply = self.api.memory.store(context, request).await?;
+        let mut stored = reply.items.unwrap_or_default().into_iter();
+        let answers = read.into_iter().map(|item| match item {
+            Err(problem) => refused(problem),
+            Ok(_) => match stored.next() {
+                Some(model::ItemResult::Stored(stored)) => {
+                    v1::ItemReply { id: stored.id.to_string(), version: stored.version, problem: None }
+                }
+                Some(model::ItemResult::Refused { error }) => refused(error),
+                None => refused(Problem::internal("an item has no answer")),
+            },
+        });
+        Ok((answers.collect(), reply.consistency_token))
+    }
+
+    fn ingest_all(
+        self,
+        context: RequestContext,
+        items: Streaming<v1::StoreRequest>,
+    ) -> impl Stream<Item = Result<v1::ItemReply, Status>> + Send {
+        let patience = context.remaining();
+        items
+            .ready_chunks(limits::MAX_INGEST_IN_FLIGHT)
+            .scan(0u64, |position, chunk| {
+                let first = *position;
+                *position += chunk.len() as u64;
+                futures::future::ready(Some((first, chunk)))
+            })
+            .then(move |(first, chunk)| {
+                let (service, mut context) = (self.clone(), context.clone());
+                async move {
+                    // The deadline is one batch's, not the stream's: an import may last for hours.
+                    context.deadline = tokio::time::Instant::now() + patience;
+                    service.ingest_chunk(&context, first, chunk).await
+                }
+            })
+            .flat_map(futures::stream::iter)
+    }
+
+    /// One batch of a stream, whose first item is the `first`th of the stream.
+    async fn ingest_chunk(
+        &self,
+        context: &RequestContext,
+        first: u64,
+        chunk: Vec<Result<v1::StoreRequest, Status>>,
+    ) -> Vec<Result<v1::ItemReply, Status>> {
+        let mut broken = None;
+        let mut items = Vec::with_capacity(chunk.len());
+        for (position, item) in (first..).zip(chunk) {
+            match item {
+                Ok(item) => items.push(named(context, position, item)),
+                Err(status) => broken = Some(Err(status)),
+            }
+        }
+        let count = items.len();
+        let answers = match items.is_empty() {
+            true => Vec::new(),
+            false => match self.store_all(context, items).await {
+                Ok((answers, _)) => answers,
+                Err(problem) => vec![refused(problem); count],
+            },
+        };
+        answers.into_iter().map(Ok).chain(broken).collect()
+    }
+}
+
+/// With an idempotency key, an item's id follows from its place in the stream, not in a batch that happened to form.
+fn named(context: &RequestContext, position: u64, mut item: v1::StoreRequest) -> v1::StoreRequest {
+    if context.idempotency_key.is_some() && item.id.is_empty() {
+        item.id = ids::frame_id(context, position).to_string();
+    }
+    item
+}
+
+#[async_trait]
+impl Admin for Grpc {
+    async fn list_collections(
+        &self,
+        request: Request<v1::ListCollectionsRequest>,
+    ) -> Result<Response<v1::ListCollectionsReply>, Status> {
+        let (context, _) = self.enter(request)?;
+        let collections = self.api.memory.list_collections(&context).await?;
+        let collections = collections.into_iter().map(collection_to).collect();
+        Ok(Response::new(v1::ListCollectionsReply { collections }))
+    }
+
+    async fn get_collection(
+        &self,
+        request: Request<v1::GetCollectionRequest>,
+    ) -> Result<Response<v1::Collection>, Status> {
+        let (context, request) = self.enter(request)?;
+        Ok(Response::new(collection_to(self.api.memory.get_collection(&context, &request.name).await?)))
+    }
+
+    async fn put_collection(
+        &self,
+        request: Request<v1::PutCollectionRequest>,
+    ) -> Result<Response<v1::Collection>, Status> {
+        let (context, request) = self.enter(request)?;
+        let settings = model::CollectionSettings {
+            dim: (request.dim != 0).then_some(request.dim),
+            metric: word("metric", &request.metric)?.unwrap_or_default(),
+            quantization: word("quantization", &request.quantization)?.unwrap_or_default(),
+            partitions: (request.partitions != 0).then_some(request.partitions),
+            ttl_seconds: request.ttl_seconds,
+        };
+        let collection = self.api.memory.put_collection(&context, &request.name, settings).await?;
+        Ok(Response::new(collection_to(collection)))
+    }
+
+    async fn delete_collection(
+        &self,
+        request: Request<v1::DeleteCollectionRequest>,
+    ) -> Result<Response<v1::DeleteCollectionReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        self.api.memory.delete_collection(&context, &request.name).await?;
+        Ok(Response::new(v1::DeleteCollectionReply {}))
+    }
+}
+
+fn refused(problem: Problem) -> v1::ItemReply {
+    let problem = v1::Problem { code: problem.code.to_string(), detail: problem.detail };
+    v1::ItemReply { problem: Some(problem), ..Default::default() }
+}
+
+fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Problem> {
+    let metadata = match item.metadata_json.as_str() {
+        "" => None,
+        json if json.len() > limits::MAX_METADATA_BYTES => {
+            let (have, limit) = (json.len(), limits::MAX_METADATA_BYTES);
+            return Err(Problem::new(Code::TooLarge, format!("metadata has {have} bytes, the limit is {limit}")));
+        }
+        json => Some(
+            serde_json::from_str(json)
+                .map_err(|error| Problem::invalid(format!("metadata_json is not a JSON object: {error}")))?,
+        ),
+    };
+    Ok(model::StoreItem {
+        content: item.content,
+        bytes: item.bytes.map(|bytes| STANDARD.encode(bytes)),
+        kind: present(item.r#type),
+        session: present(item.session),
+        role: present(item.role),
+        metadata,
+        vector: (!item.vector.is_empty()).then_some(item.vector),
+        id: present(item.id).map(|id| uuid(&id)).transpose()?,
+        replace: item.replace,
+        expected_version: item.expected_version,
+        expires_at: present(item.expires_at),
+        collection: present(item.collection),
+    })
+}
+
+fn search_of(request: v1::SearchRequest) -> Result<model::SearchRequest, Problem> {
+    Ok(model::SearchRequest {
+        query: present(request.query),
+        vector: (!request.vector.is_empty()).then_some(request.vector),
+        k: (request.k != 0).then_some(request.k),
+        mode: word("mode", &request.mode)?.unwrap_or_default(),
+        collection: present(request.collection),
+        consistency: word("consistency", &request.consistency)?,
+        created_from: present(request.created_from),
+        created_to: present(request.created_to),
+        strict: request.strict,
+        exact: request.exact,
+    })
+}
+
+fn recall_of(request: v1::RecallRequest) -> Result<model::RecallRequest, Problem> {
+    let (id, ids) = one_or_many(request.ids)?;
+    Ok(model::RecallRequest {
+        id,
+        ids,
+        session: present(request.session),
+        created_from: present(request.created_from),
+        created_to: present(request.created_to),
+        limit: (request.limit != 0).then_some(request.limit),
+        last: request.last,
+        collection: present(request.collection),
+        consistency: word("consistency", &request.consistency)?,
+    })
+}
+
+/// A single id is asked for as one, so that its absence is a problem here as it is elsewhere.
+fn one_or_many(ids: Vec<String>) -> Result<(Option<Uuid>, Option<Vec<Uuid>>), Problem> {
+    let ids = ids.iter().map(|id| uuid(id)).collect::<Result<Vec<Uuid>, _>>()?;
+    Ok(match ids[..] {
+        [] => (None, None),
+        [id] => (Some(id), None),
+        _ => (None, Some(ids)),
+    })
+}
+
+fn uuid(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|error| Problem::invalid(format!("an id is not a UUID: {error}")))
+}
+
+/// A setting by its JSON name; empty means absent.
+fn word<T: DeserializeOwned>(field: &str, text: &str) -> Result<Option<T>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_value(text.into()).map(Some).map_err(|error| Problem::invalid(format!("{field}: {error}")))
+}
+
+fn present(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn hit_to(hit: model::Hit) -> Result<v1::Hit, Problem> {
+    let vector = hit.why.vector.map(|reason| v1::VectorReason {
+        rank: reason.rank,
+        score: reason.score,
+        passage_start: reason.passage.map(|(start, _)| start),
+        passage_end: reason.passage.map(|(_, end)| end),
+    });
+    Ok(v1::Hit { score: hit.score, frame: Some(frame_to(hit.frame)?), vector })
+}
+
+fn frame_to(frame: model::Frame) -> Result<v1::Frame, Problem> {
+    let bytes = frame.bytes.map(|base64| STANDARD.decode(base64)).transpose();
+    let metadata_json = match frame.metadata.is_empty() {
+        true => String::new(),
+        false => serde_json::Value::Object(frame.metadata).to_string(),
+    };
+    Ok(v1::Frame {
+        id: frame.id.to_string(),
+        content: frame.content,
+        bytes: bytes.map_err(|error| Problem::internal(error.to_string()))?.map(Into::into),
+        r#type: frame.kind,
+        session: frame.session.unwrap_or_default(),
+        role: frame.role.unwrap_or_default(),
+        metadata_json,
+        version: frame.version,
+        created_at: frame.created_at,
+        updated_at: frame.updated_at,
+        expires_at: frame.expires_at.unwrap_or_default(),
+    })
+}
+
+fn collection_to(collection: model::Collection) -> v1::Collection {
+    v1::Collection {
+        metric: convert::name_of(&collection.metric),
+        quantization: convert::name_of(&collection.quantization),
+        name: collection.name,
+        dim: collection.dim,
+        partitions: collection.partitions,
+        ttl_seconds: collection.ttl_seconds,
+        created_at: collection.created_at,
+        model: collection.model.unwrap_or_default(),
+    }
+}

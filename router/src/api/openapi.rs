@@ -1,0 +1,78 @@
+//! `/openapi.json`: REST described by the same schemas that MCP's tools carry.
+
+use mira_proto::model::{
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, RecallReply, RecallRequest, SearchReply, SearchRequest,
+    StatusReply, StatusRequest, StoreReply, StoreRequest,
+};
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Value, json};
+
+use super::mcp::TOOLS;
+
+/// The whole document, OpenAPI 3.1.
+pub fn document() -> Value {
+    let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+    }));
+    let mut paths = serde_json::Map::new();
+    let mut tool = |name: &str, request: Schema, reply: Schema| {
+        let summary = TOOLS.iter().find(|tool| tool.name == name).map(|tool| tool.title);
+        paths.insert(format!("/mcp/{name}"), json!({ "post": operation(summary, Some(request), &reply) }));
+    };
+    tool("store", of::<StoreRequest>(&mut generator), of::<StoreReply>(&mut generator));
+    tool("search", of::<SearchRequest>(&mut generator), of::<SearchReply>(&mut generator));
+    tool("recall", of::<RecallRequest>(&mut generator), of::<RecallReply>(&mut generator));
+    tool("forget", of::<ForgetRequest>(&mut generator), of::<ForgetReply>(&mut generator));
+    tool("status", of::<StatusRequest>(&mut generator), of::<StatusReply>(&mut generator));
+    let (collection, settings) = (of::<Collection>(&mut generator), of::<CollectionSettings>(&mut generator));
+    let list = json!({ "type": "object", "properties": { "collections": { "type": "array", "items": collection } } });
+    let list = Schema::try_from(list).expect("an object is a schema");
+    paths.insert("/collections".into(), json!({ "get": operation(Some("All collections"), None, &list) }));
+    paths.insert(
+        "/collections/{name}".into(),
+        json!({
+            "parameters": [{ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } }],
+            "get": operation(Some("One collection"), None, &collection),
+            "put": operation(Some("Make a collection"), Some(settings), &collection),
+            "delete": { "summary": "Remove a collection with all its frames", "responses": {
+                "204": { "description": "Removed" }, "default": problem() } },
+        }),
+    );
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "MIRA", "version": crate::VERSION, "description": "Memory for AI agents" },
+        "security": [{ "token": [] }],
+        "paths": paths,
+        "components": {
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            "schemas": generator.take_definitions(true),
+        },
+    })
+}
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+fn operation(summary: Option<&str>, request: Option<Schema>, reply: &Schema) -> Value {
+    let mut operation = json!({
+        "summary": summary,
+        "responses": {
+            "200": { "description": "Done", "content": { "application/json": { "schema": reply } } },
+            "default": problem(),
+        },
+    });
+    if let Some(request) = request {
+        let content = json!({ "application/json": { "schema": request } });
+        operation["requestBody"] = json!({ "required": true, "content": content });
+    }
+    operation
+}
+
+fn problem() -> Value {
+    let schema = json!({ "type": "object", "properties": {
+        "type": { "type": "string" }, "title": { "type": "string" }, "status": { "type": "integer" },
+        "code": { "type": "string" }, "detail": { "type": "string" } } });
+    json!({ "description": "A problem (RFC 9457)", "content": { "application/problem+json": { "schema": schema } } })
+}

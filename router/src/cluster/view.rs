@@ -1,0 +1,149 @@
+//! One version of the cluster map, indexed for routing. Never changed once made.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use mira_proto::placement::{Partitioning, shards_of_collection};
+use mira_proto::{NodeId, ShardId, node_v1};
+
+use super::Group;
+
+/// A map that a router works by.
+pub struct View {
+    /// The cluster.
+    pub cluster_id: String,
+    /// The map's version.
+    pub epoch: u64,
+    nodes: BTreeMap<NodeId, node_v1::NodeInfo>,
+    shards: BTreeMap<ShardId, Vec<NodeId>>,
+    collections: BTreeMap<String, Arc<CollectionRoute>>,
+}
+
+/// A collection and where its frames lie.
+pub struct CollectionRoute {
+    /// The collection.
+    pub info: node_v1::Collection,
+    shard_count: u32,
+    /// Computed at first use: a map may hold thousands of collections that this router never touches.
+    partitioning: OnceLock<Partitioning>,
+}
+
+impl CollectionRoute {
+    /// Which shard holds which frame.
+    pub fn partitioning(&self) -> &Partitioning {
+        self.partitioning.get_or_init(|| {
+            Partitioning::new(shards_of_collection(self.info.id, self.info.partitions, self.shard_count))
+        })
+    }
+
+    /// Whether frames lie where they lie in `other`.
+    fn same_place(&self, other: &CollectionRoute) -> bool {
+        (self.info.id, self.info.partitions, self.shard_count)
+            == (other.info.id, other.info.partitions, other.shard_count)
+    }
+}
+
+impl View {
+    /// Indexes a map; collections that have not changed since `old` keep what was computed for them.
+    pub fn new(map: node_v1::ClusterMap, old: Option<&View>) -> Self {
+        let shard_count = map.shards.len() as u32;
+        let route = |info: node_v1::Collection| {
+            let known = old.and_then(|old| old.collections.get(&info.name));
+            let kept = known.filter(|known| known.info == info && known.shard_count == shard_count).cloned();
+            let name = info.name.clone();
+            (
+                name,
+                kept.unwrap_or_else(|| Arc::new(CollectionRoute { info, shard_count, partitioning: OnceLock::new() })),
+            )
+        };
+        View {
+            cluster_id: map.cluster_id,
+            epoch: map.epoch,
+            nodes: map.nodes.into_iter().map(|node| (node.id, node)).collect(),
+            shards: map.shards.into_iter().map(|shard| (shard.shard, shard.replicas)).collect(),
+            collections: map.collections.into_iter().map(route).collect(),
+        }
+    }
+
+    /// The collection of that name.
+    pub fn collection(&self, name: &str) -> Option<&Arc<CollectionRoute>> {
+        self.collections.get(name)
+    }
+
+    /// All collections by name.
+    pub fn collections(&self) -> impl Iterator<Item = &Arc<CollectionRoute>> {
+        self.collections.values()
+    }
+
+    /// Whether the collection is still the same and where it was.
+    pub fn still_at(&self, route: &CollectionRoute) -> bool {
+        self.collection(&route.info.name).is_some_and(|now| now.same_place(route))
+    }
+
+    /// The shards, ascending.
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> {
+        self.shards.keys().copied()
+    }
+
+    /// How many shards there are.
+    pub fn shard_count(&self) -> u32 {
+        self.shards.len() as u32
+    }
+
+    /// The replicas of a group in the map's order: the preferred leader first. Of the meta group, all nodes.
+    pub fn replicas(&self, group: Group) -> Vec<NodeId> {
+        match group {
+            Group::Meta => self.nodes.keys().copied().collect(),
+            Group::Shard(shard) => self.shards.get(&shard).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The nodes by id.
+    pub fn nodes(&self) -> impl Iterator<Item = &node_v1::NodeInfo> {
+        self.nodes.values()
+    }
+
+    /// Where a node's gRPC is.
+    pub fn address(&self, node: NodeId) -> Option<&String> {
+        self.nodes.get(&node).map(|node| &node.address)
+    }
+
+    /// Where all nodes' gRPC is.
+    pub fn addresses(&self) -> impl Iterator<Item = &String> {
+        self.nodes.values().map(|node| &node.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(epoch: u64, collections: &[(&str, u64, u32)]) -> node_v1::ClusterMap {
+        let collection = |&(name, id, partitions): &(&str, u64, u32)| node_v1::Collection {
+            id,
+            name: name.into(),
+            partitions,
+            ..Default::default()
+        };
+        let shard = |shard| node_v1::ShardInfo { shard, replicas: vec![1, 2, 3], leader: 0 };
+        node_v1::ClusterMap {
+            cluster_id: "c".into(),
+            epoch,
+            shards: (0..16).map(shard).collect(),
+            collections: collections.iter().map(collection).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_is_kept_and_what_moved_is_seen() {
+        let old = View::new(map(1, &[("a", 1, 1), ("b", 2, 1), ("c", 3, 1)]), None);
+        let new = View::new(map(2, &[("a", 1, 1), ("b", 2, 4), ("c", 9, 1)]), Some(&old));
+        let (a, b, c) = (old.collection("a").unwrap(), old.collection("b").unwrap(), old.collection("c").unwrap());
+        assert!(Arc::ptr_eq(a, new.collection("a").unwrap()));
+        assert!(new.still_at(a));
+        assert!(!new.still_at(b), "grown over more shards");
+        assert!(!new.still_at(c), "deleted and made again");
+        assert_eq!(new.collection("b").unwrap().partitioning().shards().len(), 4);
+    }
+}

@@ -1,0 +1,122 @@
+//! Collections: list, read, make, remove. The meta group decides; the map carries them to every router.
+
+use std::sync::Arc;
+
+use mira_proto::model::{Collection, CollectionSettings};
+use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionRequest};
+use mira_proto::{Code, Problem, limits};
+use tokio::time::sleep;
+
+use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
+use crate::memory::no_collection;
+use crate::{ClusterMemory, RequestContext, convert, validate};
+
+impl ClusterMemory {
+    pub(crate) async fn collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem> {
+        // Another router may have made one a moment ago; a list is rare enough to ask.
+        self.cluster.refresh(0).await;
+        let view = self.cluster.view_by(context.deadline).await?;
+        view.collections().map(|route| convert::collection(&route.info)).collect()
+    }
+
+    pub(crate) async fn collection(&self, context: &RequestContext, name: &str) -> Result<Collection, Problem> {
+        let route = self.find_collection(context, name).await?.ok_or_else(|| no_collection(name))?;
+        convert::collection(&route.info)
+    }
+
+    /// Makes a collection, or answers with the one that is there if it has these settings.
+    pub(crate) async fn make_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        settings: CollectionSettings,
+    ) -> Result<Collection, Problem> {
+        let name = validate::checked_name("collection", name.to_owned())?;
+        let view = self.cluster.view_by(context.deadline).await?;
+        validate::collection_settings(&settings, view.shard_count())?;
+        let dim = match (settings.dim, self.embedding.model()) {
+            (Some(dim), _) => dim,
+            (None, Some(model)) => model.dim as u32,
+            (None, None) => {
+                let missing = self.embedding.missing().detail;
+                return Err(Problem::invalid(format!("dim is missing, and {missing}")));
+            }
+        };
+        // Texts may be stored in it only if the model's vectors fit.
+        let model = self.embedding.model().filter(|model| model.dim == dim as usize);
+        let create = CreateCollectionRequest {
+            name,
+            dim,
+            metric: convert::name_of(&settings.metric),
+            quantization: convert::name_of(&settings.quantization),
+            partitions: settings.partitions.unwrap_or(1),
+            ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
+            model: model.map(|model| model.name.clone()).unwrap_or_default(),
+            if_absent: true,
+        };
+        let call = meta_call(context, "create_collection");
+        let made = self
+            .cluster
+            .call(&call, |mut client, _| {
+                let create = create.clone();
+                async move { client.create_collection(create).await }
+            })
+            .await?;
+        self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
+        convert::collection(&made)
+    }
+
+    pub(crate) async fn drop_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
+        let Some(doomed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
+        let call = meta_call(context, "drop_collection");
+        let drop = DropCollectionRequest { name: name.to_owned() };
+        let dropped = self
+            .cluster
+            .call(&call, |mut client, _| {
+                let drop = drop.clone();
+                async move { client.drop_collection(drop).await }
+            })
+            .await;
+        match dropped {
+            Ok(_) => {}
+            // An earlier try of ours removed it, and its answer was lost.
+            Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != doomed.info.id)).await
+    }
+
+    /// Waits until this router's map shows a change that was just made, so that its next request follows it.
+    async fn map_with(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        shown: impl Fn(Option<&Arc<CollectionRoute>>) -> bool,
+    ) -> Result<(), Problem> {
+        loop {
+            let view = self.cluster.view_by(context.deadline).await?;
+            if shown(view.collection(name)) {
+                return Ok(());
+            }
+            self.cluster.refresh(view.epoch + 1).await;
+            if context.remaining() < limits::RETRY_PAUSE {
+                let detail = "the change was made, but this router has not learned of it yet: try again";
+                return Err(Problem::new(Code::DeadlineExceeded, detail));
+            }
+            if !shown(self.cluster.view_by(context.deadline).await?.collection(name)) {
+                sleep(limits::RETRY_PAUSE / 5).await;
+            }
+        }
+    }
+}
+
+fn meta_call(context: &RequestContext, operation: &'static str) -> Call<'static> {
+    Call {
+        operation,
+        group: Group::Meta,
+        want: Want::Leader,
+        deadline: context.deadline,
+        try_for: limits::WRITE_TRY,
+        route: None,
+    }
+}

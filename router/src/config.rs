@@ -1,0 +1,55 @@
+//! What a router is started with.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mira_embed::Embedder;
+use mira_proto::limits;
+
+/// Settings of one router.
+#[derive(Clone)]
+pub struct RouterConfig {
+    /// Addresses (host:port) of storage nodes to learn the cluster map from; any one that answers is enough.
+    pub nodes: Vec<String>,
+    /// Where MCP, REST, metrics and health are served; port 0 picks a free one.
+    pub http: SocketAddr,
+    /// Where gRPC is served; port 0 picks a free one.
+    pub grpc: SocketAddr,
+    /// Bearer tokens that are let in. Empty only together with `insecure_without_tokens`.
+    pub tokens: Vec<String>,
+    /// Serve without any token: for tests, and behind something else that checks callers.
+    pub insecure_without_tokens: bool,
+    /// Serve `/metrics` without a token, as scrapers expect.
+    pub open_metrics: bool,
+    /// Turns texts into vectors. Without one, callers must give vectors.
+    pub embedder: Option<Arc<dyn Embedder>>,
+    /// Where the model was looked for, to be named when a text comes and there is no embedder.
+    pub model_folder: Option<PathBuf>,
+    /// `Host` headers that MCP requests may carry, beside loopback and the HTTP address itself (DNS rebinding).
+    pub allowed_hosts: Vec<String>,
+    /// `Origin` headers that MCP requests may carry, such as `https://app.example.com:443`; any other is refused.
+    pub allowed_origins: Vec<String>,
+    /// Time a request gets when it names none.
+    pub default_deadline: Duration,
+}
+
+impl Default for RouterConfig {
+    /// Loopback on the standard ports, nobody let in, no nodes.
+    fn default() -> Self {
+        RouterConfig {
+            nodes: Vec::new(),
+            http: (Ipv4Addr::LOCALHOST, 7890).into(),
+            grpc: (Ipv4Addr::LOCALHOST, 7891).into(),
+            tokens: Vec::new(),
+            insecure_without_tokens: false,
+            open_metrics: true,
+            embedder: None,
+            model_folder: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            default_deadline: limits::DEFAULT_DEADLINE,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What travels with a request through every function: how long it may take, who asks, how fresh an answer must be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mira_proto::model::Consistency;
+use mira_proto::{ShardId, node_v1};
+use tokio::time::Instant;
+
+use crate::ConsistencyToken;
+
+/// One request's circumstances.
+#[derive(Debug, Clone)]
+pub struct RequestContext {
+    /// When the caller stops waiting. Every wait below ends by then.
+    pub deadline: Instant,
+    /// Who asks: a name that is safe to log, never the token itself.
+    pub principal: Arc<str>,
+    /// How fresh a read must be; each operation sets it from its request.
+    pub consistency: Consistency,
+    /// What the caller has seen already: reads answer from no older state.
+    pub token: ConsistencyToken,
+    /// The caller's name for this request, the same when it sends it again.
+    pub idempotency_key: Option<Arc<str>>,
+}
+
+impl RequestContext {
+    /// A request that may take `timeout` from now.
+    pub fn new(principal: impl Into<Arc<str>>, timeout: Duration) -> Self {
+        RequestContext {
+            deadline: Instant::now() + timeout,
+            principal: principal.into(),
+            consistency: Consistency::default(),
+            token: ConsistencyToken::default(),
+            idempotency_key: None,
+        }
+    }
+
+    /// The same request, reading at this level.
+    pub fn reading(&self, consistency: Consistency) -> Self {
+        RequestContext { consistency, ..self.clone() }
+    }
+
+    /// The same request, with no more than `patience` from now.
+    pub fn within(&self, patience: Duration) -> Self {
+        RequestContext { deadline: self.deadline.min(Instant::now() + patience), ..self.clone() }
+    }
+
+    /// The same request, which has now also seen `token`.
+    pub fn having_seen(&self, token: &ConsistencyToken) -> Self {
+        let mut context = self.clone();
+        context.token.merge(token);
+        context
+    }
+
+    /// What a read of `shard` must promise.
+    pub fn read_level(&self, shard: ShardId) -> node_v1::ReadLevel {
+        let kind = match self.consistency {
+            Consistency::Leader => node_v1::read_level::Kind::Leader,
+            Consistency::Linearizable => node_v1::read_level::Kind::Linearizable,
+            Consistency::Any => node_v1::read_level::Kind::Any,
+        };
+        node_v1::ReadLevel { kind: kind.into(), at_least: self.token.at_least(shard) }
+    }
+
+    /// Time left, zero when the deadline has passed.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}

@@ -1,0 +1,118 @@
+//! From what nodes say to what callers see.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use mira_proto::model::{Collection, Frame, Metadata, Metric, Quantization};
+use mira_proto::{Code, Problem, node_v1};
+use uuid::Uuid;
+
+/// A time of the wire as RFC 3339, to the millisecond.
+pub fn rfc3339(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", time.unwrap_or(Timestamp::MAX))
+}
+
+/// A frame as callers see it. Fails with `damaged` when it is not what a node should give out.
+pub fn frame(frame: node_v1::Frame) -> Result<Frame, Problem> {
+    let id = Uuid::from_slice(&frame.id).map_err(|_| damaged("a frame without an id"))?;
+    let metadata: Metadata = match frame.metadata_json.as_str() {
+        "" => Metadata::new(),
+        json => serde_json::from_str(json).map_err(|_| damaged(&format!("metadata of frame {id}")))?,
+    };
+    let (content, bytes) = if frame.text {
+        let text = String::from_utf8(frame.content.into()).map_err(|_| damaged(&format!("text of frame {id}")))?;
+        (Some(text), None)
+    } else {
+        (None, Some(STANDARD.encode(&frame.content)))
+    };
+    Ok(Frame {
+        id,
+        content,
+        bytes,
+        metadata,
+        kind: frame.r#type,
+        session: present(frame.session),
+        role: present(frame.role),
+        created_at: rfc3339(frame.created_ms),
+        updated_at: rfc3339(frame.updated_ms),
+        expires_at: (frame.expires_ms != 0).then(|| rfc3339(frame.expires_ms)),
+        version: frame.version,
+    })
+}
+
+/// A collection as callers see it.
+pub fn collection(info: &node_v1::Collection) -> Result<Collection, Problem> {
+    Ok(Collection {
+        name: info.name.clone(),
+        dim: info.dim,
+        metric: metric(info)?,
+        quantization: parsed::<Quantization>(&info.quantization)?,
+        partitions: info.partitions,
+        ttl_seconds: (info.ttl_seconds != 0).then_some(info.ttl_seconds),
+        created_at: rfc3339(info.created_ms),
+        model: present(info.model.clone()),
+    })
+}
+
+/// How vectors of the collection are compared.
+pub fn metric(info: &node_v1::Collection) -> Result<Metric, Problem> {
+    parsed(&info.metric)
+}
+
+/// The wire's name of a setting: the same as in JSON.
+pub fn name_of(setting: &impl serde::Serialize) -> String {
+    match serde_json::to_value(setting) {
+        Ok(serde_json::Value::String(name)) => name,
+        other => unreachable!("a setting is a word: {other:?}"),
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, Problem> {
+    serde_json::from_value(name.into()).map_err(|_| {
+        let detail = format!("the collection has a setting {name:?} that this router does not know: update the router");
+        Problem::new(Code::UnsupportedVersion, detail)
+    })
+}
+
+fn present(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn damaged(what: &str) -> Problem {
+    Problem::new(Code::Damaged, format!("a storage node gave out {what} that cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_milliseconds() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(1_795_000_000_120), "2026-11-18T11:06:40.120Z");
+    }
+
+    #[test]
+    fn a_frame_that_is_not_what_it_says_is_damaged() {
+        let good = node_v1::Frame { id: vec![7; 16].into(), content: "tea".into(), text: true, ..Default::default() };
+        assert_eq!(frame(good.clone()).unwrap().content.as_deref(), Some("tea"));
+        let opaque = frame(node_v1::Frame { text: false, ..good.clone() }).unwrap();
+        assert_eq!((opaque.content, opaque.bytes.as_deref()), (None, Some("dGVh")));
+        for bad in [
+            node_v1::Frame { id: vec![7; 3].into(), ..good.clone() },
+            node_v1::Frame { content: vec![0xff].into(), ..good.clone() },
+            node_v1::Frame { metadata_json: "[]".into(), ..good },
+        ] {
+            assert_eq!(frame(bad).unwrap_err().code, Code::Damaged);
+        }
+    }
+
+    #[test]
+    fn settings_have_the_same_names_in_json_and_between_nodes() {
+        assert_eq!(name_of(&Metric::L2), "l2");
+        assert_eq!(name_of(&Quantization::None), "none");
+        assert_eq!(parsed::<Metric>("dot").unwrap(), Metric::Dot);
+        assert_eq!(parsed::<Metric>("hamming").unwrap_err().code, Code::UnsupportedVersion);
+    }
+}

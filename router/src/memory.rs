@@ -1,0 +1,166 @@
+//! The seam under every front end: what MIRA does, whoever asks and however.
+//!
+//! [`Memory`] is what MCP, REST and gRPC call. [`ClusterMemory`] is its production implementation over a cluster; each
+//! operation is a file of this crate (`store.rs`, `search.rs`, …) that reads from top to bottom. This file adds what
+//! all of them share, in one place: a bound on requests at work, the deadline, and the metrics of SPEC section 4.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mira_proto::model::{
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, RecallReply, RecallRequest, SearchReply, SearchRequest,
+    StatusReply, StatusRequest, StoreReply, StoreRequest,
+};
+use mira_proto::{Code, Problem, limits};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use crate::RequestContext;
+use crate::cluster::{Cluster, CollectionRoute};
+use crate::embedding::Embedding;
+use crate::metrics::Metrics;
+
+/// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
+/// this long to do so.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The operations of MIRA.
+#[async_trait]
+pub trait Memory: Send + Sync {
+    /// Remembers one item or many.
+    async fn store(&self, context: &RequestContext, request: StoreRequest) -> Result<StoreReply, Problem>;
+    /// Finds memories by meaning.
+    async fn search(&self, context: &RequestContext, request: SearchRequest) -> Result<SearchReply, Problem>;
+    /// Fetches memories by id, or a session in order.
+    async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem>;
+    /// Removes memories.
+    async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem>;
+    /// Says how the cluster is.
+    async fn status(&self, context: &RequestContext, request: StatusRequest) -> Result<StatusReply, Problem>;
+    /// All collections by name.
+    async fn list_collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem>;
+    /// One collection.
+    async fn get_collection(&self, context: &RequestContext, name: &str) -> Result<Collection, Problem>;
+    /// Makes a collection; the same settings again change nothing.
+    async fn put_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        settings: CollectionSettings,
+    ) -> Result<Collection, Problem>;
+    /// Removes a collection with all its frames.
+    async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem>;
+}
+
+/// [`Memory`] over a cluster of storage nodes.
+pub struct ClusterMemory {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) embedding: Embedding,
+    pub(crate) metrics: Arc<Metrics>,
+    in_flight: Semaphore,
+}
+
+impl ClusterMemory {
+    /// Puts the parts together.
+    pub fn new(cluster: Arc<Cluster>, embedding: Embedding, metrics: Arc<Metrics>) -> Self {
+        ClusterMemory { cluster, embedding, metrics, in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT) }
+    }
+
+    /// Runs an operation within the bounds that hold for all, and measures it.
+    async fn bounded<T>(
+        &self,
+        function: &'static str,
+        deadline: Instant,
+        operation: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let mut measured = Measured { metrics: &self.metrics, function, started: Instant::now(), success: false };
+        self.metrics.begun(function);
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            let limit = limits::MAX_REQUESTS_IN_FLIGHT;
+            return Err(Problem::new(Code::Overloaded, format!("{limit} requests are at work here: try again later")));
+        };
+        let late = || Problem::new(Code::DeadlineExceeded, format!("{function} did not end before the deadline"));
+        let result = timeout_at(deadline + LAST_WORDS, operation).await.unwrap_or_else(|_| Err(late()));
+        measured.success = result.is_ok();
+        result
+    }
+
+    /// The collection of that name as the newest map has it; asks for a newer map before saying that there is none,
+    /// because another router may have made it just now.
+    pub(crate) async fn find_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+    ) -> Result<Option<Arc<CollectionRoute>>, Problem> {
+        if let Some(route) = self.cluster.view_by(context.deadline).await?.collection(name) {
+            return Ok(Some(route.clone()));
+        }
+        self.cluster.refresh(0).await;
+        Ok(self.cluster.view_by(context.deadline).await?.collection(name).cloned())
+    }
+}
+
+/// Observes an operation when it ends, also when its caller goes away and it is dropped.
+struct Measured<'a> {
+    metrics: &'a Metrics,
+    function: &'static str,
+    started: Instant,
+    success: bool,
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        self.metrics.ended(self.function, self.success, self.started.elapsed());
+    }
+}
+
+/// The problem of naming a collection that does not exist.
+pub(crate) fn no_collection(name: &str) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no collection {name:?}"))
+}
+
+#[async_trait]
+impl Memory for ClusterMemory {
+    async fn store(&self, context: &RequestContext, request: StoreRequest) -> Result<StoreReply, Problem> {
+        self.bounded("store", context.deadline, self.store_request(context, request)).await
+    }
+
+    async fn search(&self, context: &RequestContext, request: SearchRequest) -> Result<SearchReply, Problem> {
+        self.bounded("search", context.deadline, self.search_request(context, request)).await
+    }
+
+    async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem> {
+        self.bounded("recall", context.deadline, self.recall_request(context, request)).await
+    }
+
+    async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {
+        self.bounded("forget", context.deadline, self.forget_request(context, request)).await
+    }
+
+    async fn status(&self, context: &RequestContext, request: StatusRequest) -> Result<StatusReply, Problem> {
+        self.bounded("status", context.deadline, self.status_request(request)).await
+    }
+
+    async fn list_collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem> {
+        self.bounded("list_collections", context.deadline, self.collections(context)).await
+    }
+
+    async fn get_collection(&self, context: &RequestContext, name: &str) -> Result<Collection, Problem> {
+        self.bounded("get_collection", context.deadline, self.collection(context, name)).await
+    }
+
+    async fn put_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        settings: CollectionSettings,
+    ) -> Result<Collection, Problem> {
+        self.bounded("put_collection", context.deadline, self.make_collection(context, name, settings)).await
+    }
+
+    async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
+        self.bounded("delete_collection", context.deadline, self.drop_collection(context, name)).await
+    }
+}

@@ -1,0 +1,180 @@
+//! `recall`: frames by id, or a session in order of creation.
+//!
+//! Linearizable unless the caller asks for less. It answers whole or not at all: a shard that cannot be read is a
+//! problem, because a frame that is missing from the answer would look forgotten.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+
+use futures::stream::{StreamExt, TryStreamExt};
+use mira_proto::model::{Consistency, DEFAULT_COLLECTION, Frame, RecallReply, RecallRequest};
+use mira_proto::{Code, Problem, ShardId, limits, node_v1};
+use uuid::Uuid;
+
+use crate::cluster::{CallError, CollectionRoute};
+use crate::memory::no_collection;
+use crate::search::read_call;
+use crate::validate::{self, Wanted};
+use crate::{ClusterMemory, RequestContext, convert};
+
+/// How often a recall starts over because its collection moved.
+const MAX_REROUTES: usize = 4;
+
+impl ClusterMemory {
+    pub(crate) async fn recall_request(
+        &self,
+        context: &RequestContext,
+        request: RecallRequest,
+    ) -> Result<RecallReply, Problem> {
+        let context = context.reading(request.consistency.unwrap_or(Consistency::Linearizable));
+        let (collection, wanted) = validate::recall(request)?;
+        for _ in 0..MAX_REROUTES {
+            let Some(route) = self.find_collection(&context, &collection).await? else {
+                return nothing_in(&collection, wanted);
+            };
+            let reply = match &wanted {
+                Wanted::One(id) => self.recall_ids(&context, &route, std::slice::from_ref(id)).await,
+                Wanted::Many(ids) => self.recall_ids(&context, &route, ids).await,
+                Wanted::Session { .. } => self.recall_session(&context, &route, &wanted).await,
+            };
+            return match (reply, &wanted) {
+                (Err(CallError::Moved), _) => continue,
+                (Ok(reply), Wanted::One(id)) if reply.frames.is_empty() => Err(no_frame(*id)),
+                (reply, _) => Ok(reply?),
+            };
+        }
+        Err(CallError::Moved.into())
+    }
+
+    async fn recall_ids(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        ids: &[Uuid],
+    ) -> Result<RecallReply, CallError> {
+        let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
+        for &id in ids {
+            let asked = by_shard.entry(route.partitioning().shard_of(id.as_u128())).or_default();
+            asked.push(id);
+        }
+        let asked = by_shard.into_iter().map(|(shard, ids)| self.fetch_from(context, route, shard, ids));
+        let replies: Vec<node_v1::FetchReply> =
+            futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await?;
+        let found = frames(replies).map_err(CallError::Unreached)?;
+        let found: HashMap<Uuid, Frame> = found.into_iter().map(|frame| (frame.id, frame)).collect();
+        let (known, missing): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| found.contains_key(id));
+        Ok(RecallReply { frames: known.iter().map(|id| found[id].clone()).collect(), missing })
+    }
+
+    async fn recall_session(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        wanted: &Wanted,
+    ) -> Result<RecallReply, CallError> {
+        let Wanted::Session { session, from_ms, to_ms, limit, last } = wanted else {
+            return Ok(RecallReply::default());
+        };
+        let asked = route.partitioning().shards().iter().copied().map(|shard| {
+            let request = node_v1::SessionRequest {
+                epoch: 0,
+                shard,
+                collection: route.info.id,
+                session: session.clone(),
+                level: Some(context.read_level(shard)),
+                created_from_ms: *from_ms,
+                created_to_ms: *to_ms,
+                limit: *limit,
+                last: *last,
+            };
+            self.session_from(context, route, request)
+        });
+        let replies: Vec<node_v1::FetchReply> =
+            futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await?;
+        let merged = merge_session(replies, *limit as usize, *last);
+        let frames = frames([node_v1::FetchReply { frames: merged, applied: 0 }]).map_err(CallError::Unreached)?;
+        Ok(RecallReply { frames, missing: Vec::new() })
+    }
+
+    async fn session_from(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        request: node_v1::SessionRequest,
+    ) -> Result<node_v1::FetchReply, CallError> {
+        let call = read_call(context, route, request.shard, "session");
+        self.cluster
+            .call(&call, |mut client, epoch| {
+                let request = node_v1::SessionRequest { epoch, ..request.clone() };
+                async move { client.session(request).await }
+            })
+            .await
+    }
+}
+
+/// The first (or last) `limit` frames of all shards in order of creation, ties by id.
+fn merge_session(replies: Vec<node_v1::FetchReply>, limit: usize, last: bool) -> Vec<node_v1::Frame> {
+    let mut frames: Vec<node_v1::Frame> = replies.into_iter().flat_map(|reply| reply.frames).collect();
+    frames.sort_by(by_creation);
+    frames.dedup_by(|a, b| a.id == b.id); // a shard is moving
+    if last {
+        frames.drain(..frames.len().saturating_sub(limit));
+    }
+    frames.truncate(limit);
+    frames
+}
+
+fn by_creation(a: &node_v1::Frame, b: &node_v1::Frame) -> Ordering {
+    (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id))
+}
+
+/// Frames as callers see them; refuses more than one message holds.
+fn frames(replies: impl IntoIterator<Item = node_v1::FetchReply>) -> Result<Vec<Frame>, Problem> {
+    let frames: Vec<node_v1::Frame> = replies.into_iter().flat_map(|reply| reply.frames).collect();
+    let bytes: usize = frames.iter().map(|frame| frame.content.len() + frame.metadata_json.len()).sum();
+    if bytes > limits::MAX_MESSAGE_BYTES {
+        let limit = limits::MAX_MESSAGE_BYTES >> 20;
+        return Err(Problem::new(Code::TooLarge, format!("the frames have more than {limit} MiB: ask for fewer")));
+    }
+    frames.into_iter().map(convert::frame).collect()
+}
+
+/// The default collection exists for every caller, made or not.
+fn nothing_in(collection: &str, wanted: Wanted) -> Result<RecallReply, Problem> {
+    if collection != DEFAULT_COLLECTION {
+        return Err(no_collection(collection));
+    }
+    match wanted {
+        Wanted::One(id) => Err(no_frame(id)),
+        Wanted::Many(missing) => Ok(RecallReply { frames: Vec::new(), missing }),
+        Wanted::Session { .. } => Ok(RecallReply::default()),
+    }
+}
+
+fn no_frame(id: Uuid) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no frame {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(id: u8, created_ms: u64) -> node_v1::Frame {
+        node_v1::Frame { id: vec![id; 16].into(), created_ms, ..Default::default() }
+    }
+
+    fn reply(frames: &[(u8, u64)]) -> node_v1::FetchReply {
+        let frames = frames.iter().map(|&(id, created_ms)| frame(id, created_ms)).collect();
+        node_v1::FetchReply { frames, applied: 0 }
+    }
+
+    #[test]
+    fn a_session_over_several_shards_is_one_story() {
+        let replies = || vec![reply(&[(1, 10), (4, 30)]), reply(&[(3, 20), (2, 20), (4, 30), (5, 40)])];
+        let ids = |frames: Vec<node_v1::Frame>| frames.iter().map(|frame| frame.id[0]).collect::<Vec<_>>();
+        assert_eq!(ids(merge_session(replies(), 10, false)), [1, 2, 3, 4, 5]);
+        assert_eq!(ids(merge_session(replies(), 2, false)), [1, 2]);
+        assert_eq!(ids(merge_session(replies(), 2, true)), [4, 5]);
+        assert_eq!(ids(merge_session(replies(), 10, true)), [1, 2, 3, 4, 5]);
+    }
+}

@@ -1,0 +1,125 @@
+//! Starting a router, and stopping it without cutting anyone off.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::serve::ListenerExt;
+use mira_embed::EmbedError;
+use mira_proto::limits;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::{self, Api};
+use crate::cluster::Cluster;
+use crate::embedding::Embedding;
+use crate::metrics::Metrics;
+use crate::{ClusterMemory, RouterConfig};
+
+/// Why a router could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No tokens, and nobody said that this is meant.
+    #[error("no token is set: give the router a token, or say explicitly that it may serve without")]
+    NoToken,
+    /// No node to ask for the cluster map.
+    #[error("no storage node is given: the router needs the address of at least one")]
+    NoNode,
+    /// An address is taken or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The embedding threads did not start.
+    #[error(transparent)]
+    Embedding(#[from] EmbedError),
+}
+
+/// Starts routers.
+pub struct Router;
+
+/// A router that serves. Dropping it stops serving at once; [`RunningRouter::shutdown`] lets requests end first.
+pub struct RunningRouter {
+    /// Where HTTP is served.
+    pub http_addr: SocketAddr,
+    /// Where gRPC is served.
+    pub grpc_addr: SocketAddr,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+    map_follower: JoinHandle<()>,
+}
+
+impl Router {
+    /// Binds the ports and begins to serve. The cluster need not be up yet: until it is, requests are `unavailable`
+    /// and `/readyz` says no.
+    pub async fn start(config: RouterConfig) -> Result<RunningRouter, StartError> {
+        if config.tokens.is_empty() && !config.insecure_without_tokens {
+            return Err(StartError::NoToken);
+        }
+        if config.nodes.is_empty() {
+            return Err(StartError::NoNode);
+        }
+        let (http, http_addr) = listen(config.http).await?;
+        let (grpc, grpc_addr) = listen(config.grpc).await?;
+        let metrics = Arc::new(Metrics::new());
+        let cluster = Arc::new(Cluster::new(config.nodes.clone(), metrics.clone()));
+        let embedding = Embedding::start(config.embedder.clone(), config.model_folder.clone(), metrics.clone())?;
+        let memory = Arc::new(ClusterMemory::new(cluster.clone(), embedding, metrics.clone()));
+        let api = Arc::new(Api::new(memory, metrics, &config));
+        let follower = cluster.clone();
+        let map_follower = tokio::spawn(async move { follower.follow_map().await });
+        let stop = CancellationToken::new();
+        let app = api::rest::app(api.clone(), http_addr);
+        let servers = vec![
+            tokio::spawn(serve_http(http, app, stop.clone())),
+            tokio::spawn(api::grpc::serve(grpc, api, stop.clone())),
+        ];
+        info!(%http_addr, %grpc_addr, nodes = ?config.nodes, "router serves");
+        Ok(RunningRouter { http_addr, grpc_addr, stop, servers, map_follower })
+    }
+}
+
+impl RunningRouter {
+    /// Takes no new requests, waits for those at work (at most [`limits::SHUTDOWN_DRAIN`]), and ends.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        for server in &mut self.servers {
+            if timeout(limits::SHUTDOWN_DRAIN, &mut *server).await.is_err() {
+                warn!("requests were still at work when the router stopped");
+                server.abort();
+            }
+        }
+        info!("router stopped");
+    }
+}
+
+impl Drop for RunningRouter {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.map_follower.abort();
+        self.servers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+async fn serve_http(listener: TcpListener, app: axum::Router, stop: CancellationToken) {
+    let listener = listener.tap_io(|stream| {
+        // Without it small answers wait for an acknowledgement that the peer delays.
+        let _ = stream.set_nodelay(true);
+    });
+    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        warn!(%error, "http server ended");
+    }
+}

@@ -1,0 +1,366 @@
+//! `store`: from items to frames on a majority of their shards' replicas.
+//!
+//! Each item of a batch is answered by itself: refused by validation, by its collection, by the embedder or by its
+//! shard, it leaves the others alone. The way of a batch: validate every item → name it → look up or make the
+//! collections → embed all texts at once → group by shard → send each shard its chunks, shards side by side, the chunks
+//! of one shard one after the other so that items with the same id take effect in their order → put the outcomes in
+//! the order of the items.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored};
+use mira_proto::node_v1::{FrameWrite, Passage, WriteReply, WriteRequest};
+use mira_proto::{Code, Problem, ShardId, limits};
+use uuid::Uuid;
+
+use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
+use crate::ids::{self, WriteIdentity};
+use crate::validate::{self, Draft};
+use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert};
+
+/// How often items are routed anew when their collection moves under them.
+const MAX_REROUTES: usize = 4;
+
+/// One outcome for each item, in order.
+type Outcomes = Vec<Option<Result<Stored, Problem>>>;
+
+/// An item on its way to a shard.
+struct Pending {
+    /// Its place in the request.
+    at: usize,
+    id: Uuid,
+    frame: FrameWrite,
+}
+
+impl ClusterMemory {
+    pub(crate) async fn store_request(
+        &self,
+        context: &RequestContext,
+        request: StoreRequest,
+    ) -> Result<StoreReply, Problem> {
+        let StoreRequest { item, items } = request;
+        let Some(items) = items else {
+            let (mut outcomes, token) = self.store_items(context, vec![item]).await;
+            let Stored { id, version } = outcomes.swap_remove(0)?;
+            let consistency_token = token.to_string();
+            return Ok(StoreReply { id: Some(id), version: Some(version), items: None, consistency_token });
+        };
+        if item != StoreItem::default() {
+            return Err(Problem::invalid("items stands alone: put every other field into the items"));
+        }
+        match items.len() {
+            0 => return Err(Problem::invalid("items is empty")),
+            have if have > limits::MAX_BATCH_ITEMS => {
+                let detail =
+                    format!("items has {have} entries, the limit is {}: send several", limits::MAX_BATCH_ITEMS);
+                return Err(Problem::new(Code::TooLarge, detail));
+            }
+            _ => {}
+        }
+        let (outcomes, token) = self.store_items(context, items).await;
+        let answer = |outcome| match outcome {
+            Ok(stored) => ItemResult::Stored(stored),
+            Err(error) => ItemResult::Refused { error },
+        };
+        let items = Some(outcomes.into_iter().map(answer).collect());
+        Ok(StoreReply { id: None, version: None, items, consistency_token: token.to_string() })
+    }
+
+    async fn store_items(
+        &self,
+        context: &RequestContext,
+        items: Vec<StoreItem>,
+    ) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
+        let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+        let mut outcomes: Outcomes = vec![None; items.len()];
+        let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
+        for (at, item) in items.into_iter().enumerate() {
+            match validate::item(item, now_ms) {
+                Ok(draft) => by_collection.entry(draft.collection.clone()).or_default().push((at, draft)),
+                Err(problem) => outcomes[at] = Some(Err(problem)),
+            }
+        }
+        let mut token = context.token.clone();
+        for (collection, drafts) in by_collection {
+            self.store_in(context, &collection, drafts, (&mut outcomes, &mut token)).await;
+        }
+        let lost = || Err(Problem::internal("an item was neither stored nor refused"));
+        (outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), token)
+    }
+
+    /// Stores the drafts of one collection, notes their outcomes and what shards have applied.
+    async fn store_in(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        drafts: Vec<(usize, Draft)>,
+        (outcomes, token): (&mut Outcomes, &mut ConsistencyToken),
+    ) {
+        let route = match self.collection_for(context, name, &drafts).await {
+            Ok(route) => route,
+            Err(problem) => return drafts.iter().for_each(|(at, _)| outcomes[*at] = Some(Err(problem.clone()))),
+        };
+        let mut pending = self.embed_drafts(context, &route, drafts, outcomes).await;
+        let mut route = Some(route);
+        for _ in 0..MAX_REROUTES {
+            let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
+            pending = self.write_shards(context, &current, pending, (outcomes, token)).await;
+            if !pending.is_empty() {
+                route = self.find_collection(context, name).await.ok().flatten();
+            }
+        }
+        let moved = Problem::from(CallError::Moved);
+        pending.iter().for_each(|item| outcomes[item.at] = Some(Err(moved.clone())));
+    }
+
+    /// The collection, made on first use: with the model's dimension, or without a model that of the first vector.
+    async fn collection_for(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        drafts: &[(usize, Draft)],
+    ) -> Result<Arc<CollectionRoute>, Problem> {
+        if let Some(route) = self.find_collection(context, name).await? {
+            return Ok(route);
+        }
+        let first_vector = drafts.iter().find_map(|(_, draft)| draft.vector.as_ref());
+        let dim = match (self.embedding.model(), first_vector) {
+            (Some(_), _) => None,
+            (None, Some(vector)) => Some(vector.len() as u32),
+            (None, None) => return Err(self.embedding.missing()),
+        };
+        self.make_collection(context, name, CollectionSettings { dim, ..Default::default() }).await?;
+        self.find_collection(context, name).await?.ok_or_else(|| crate::memory::no_collection(name))
+    }
+
+    /// Gives every draft its id and vectors; notes the ones that cannot have any.
+    async fn embed_drafts(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        drafts: Vec<(usize, Draft)>,
+        outcomes: &mut Outcomes,
+    ) -> Vec<Pending> {
+        let texts: Vec<String> = drafts
+            .iter()
+            .filter(|(_, draft)| needs_embedding(draft))
+            .map(|(_, draft)| String::from_utf8_lossy(&draft.content).into_owned())
+            .collect();
+        let embedded = match self.model_fits(route) {
+            Ok(()) if !texts.is_empty() => self.embedding.documents(context, texts).await,
+            Ok(()) => Ok(Vec::new()),
+            Err(problem) => Err(problem),
+        };
+        let mut embedded = embedded.map(Vec::into_iter);
+        let mut pending = Vec::with_capacity(drafts.len());
+        for (at, draft) in drafts {
+            let passages = match &mut embedded {
+                _ if !needs_embedding(&draft) => given_passages(&draft, route),
+                Ok(answers) => answers.next().unwrap_or_else(|| Err(Problem::internal("a text was not embedded"))),
+                Err(problem) => Err(problem.clone()),
+            };
+            match passages {
+                Ok(passages) => {
+                    let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
+                    pending.push(Pending { at, id, frame: frame_write(id, draft, passages) });
+                }
+                Err(problem) => outcomes[at] = Some(Err(problem)),
+            }
+        }
+        pending
+    }
+
+    /// Sends all items to their shards at once; returns those whose collection moved.
+    async fn write_shards(
+        &self,
+        context: &RequestContext,
+        route: &Arc<CollectionRoute>,
+        pending: Vec<Pending>,
+        (outcomes, token): (&mut Outcomes, &mut ConsistencyToken),
+    ) -> Vec<Pending> {
+        let mut by_shard: BTreeMap<ShardId, Vec<Pending>> = BTreeMap::new();
+        for item in pending {
+            by_shard.entry(route.partitioning().shard_of(item.id.as_u128())).or_default().push(item);
+        }
+        let writes = by_shard.into_iter().map(|(shard, items)| self.write_chunks(context, route, shard, items));
+        let mut answers = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
+        let mut moved = Vec::new();
+        while let Some(answer) = answers.next().await {
+            answer.done.into_iter().for_each(|(at, outcome)| outcomes[at] = Some(outcome));
+            token.note(answer.shard, answer.index);
+            moved.extend(answer.moved);
+        }
+        moved
+    }
+
+    /// Sends one shard its items, chunk after chunk.
+    async fn write_chunks(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        shard: ShardId,
+        items: Vec<Pending>,
+    ) -> ShardAnswer {
+        let mut answer = ShardAnswer { shard, index: 0, done: Vec::with_capacity(items.len()), moved: Vec::new() };
+        for chunk in chunks(items) {
+            if !answer.moved.is_empty() {
+                answer.moved.extend(chunk);
+                continue;
+            }
+            let frames = chunk.iter().map(|item| item.frame.clone()).collect();
+            match self.write_chunk(context, route, shard, frames).await {
+                Ok(reply) if reply.outcomes.len() == chunk.len() => {
+                    answer.index = answer.index.max(reply.index);
+                    answer.done.extend(chunk.iter().zip(reply.outcomes).map(|(item, outcome)| {
+                        let stored = Stored { id: item.id, version: outcome.version };
+                        (item.at, outcome.problem.map_or(Ok(stored), |problem| Err(problem.into())))
+                    }));
+                }
+                Ok(_) => {
+                    let odd = Problem::internal(format!("shard {shard} answered for another number of frames"));
+                    answer.done.extend(chunk.iter().map(|item| (item.at, Err(odd.clone()))));
+                }
+                Err(CallError::Moved) => answer.moved = chunk,
+                Err(error) => {
+                    let problem = Problem::from(error);
+                    answer.done.extend(chunk.iter().map(|item| (item.at, Err(problem.clone()))));
+                }
+            }
+        }
+        answer
+    }
+
+    async fn write_chunk(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        shard: ShardId,
+        frames: Vec<FrameWrite>,
+    ) -> Result<WriteReply, CallError> {
+        let parts: Vec<&[u8]> = frames
+            .iter()
+            .flat_map(|frame| [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes()])
+            .collect();
+        let identity = WriteIdentity { operation: "store", collection: route.info.id, shard, parts: &parts };
+        let request_id = ids::request_id(context, &identity);
+        let write = WriteRequest { epoch: 0, shard, collection: route.info.id, request_id, frames };
+        let call = Call {
+            operation: "write",
+            group: Group::Shard(shard),
+            want: Want::Leader,
+            deadline: context.deadline,
+            try_for: limits::WRITE_TRY,
+            route: Some(route),
+        };
+        self.cluster
+            .call(&call, |mut client, epoch| {
+                let write = WriteRequest { epoch, ..write.clone() };
+                async move { client.write(write).await }
+            })
+            .await
+    }
+
+    /// Whether the router's model makes vectors for this collection.
+    pub(crate) fn model_fits(&self, route: &CollectionRoute) -> Result<(), Problem> {
+        let info = &route.info;
+        let model = self.embedding.model().ok_or_else(|| self.embedding.missing())?;
+        if info.dim as usize != model.dim {
+            let detail = format!(
+                "collection {:?} has vectors of {} components, the model {} makes {}: send a vector",
+                info.name, info.dim, model.name, model.dim
+            );
+            return Err(Problem::new(Code::DimensionMismatch, detail));
+        }
+        if info.model != model.name {
+            let theirs = if info.model.is_empty() { "its callers".to_owned() } else { format!("model {}", info.model) };
+            let detail =
+                format!("collection {:?} has vectors of {theirs}, not of {}: send a vector", info.name, model.name);
+            return Err(Problem::invalid(detail));
+        }
+        Ok(())
+    }
+}
+
+/// What became of one shard's items.
+struct ShardAnswer {
+    shard: ShardId,
+    index: u64,
+    done: Vec<(usize, Result<Stored, Problem>)>,
+    moved: Vec<Pending>,
+}
+
+fn needs_embedding(draft: &Draft) -> bool {
+    draft.text && draft.vector.is_none()
+}
+
+/// The caller's own vector, or none: opaque bytes are then found by id only.
+fn given_passages(draft: &Draft, route: &CollectionRoute) -> Result<Vec<Passage>, Problem> {
+    let Some(vector) = &draft.vector else { return Ok(Vec::new()) };
+    validate::vector_fits(vector, &route.info.name, route.info.dim, convert::metric(&route.info)?)?;
+    Ok(vec![Passage { start: 0, end: 0, vector: vector.clone() }])
+}
+
+fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> FrameWrite {
+    FrameWrite {
+        id: ids::id_bytes(id),
+        content: draft.content,
+        text: draft.text,
+        r#type: draft.kind,
+        session: draft.session,
+        role: draft.role,
+        metadata_json: draft.metadata_json,
+        passages,
+        vector_given: draft.vector.is_some(),
+        replace: draft.replace,
+        expected_version: draft.expected_version,
+        expires_ms: draft.expires_ms,
+        language: String::new(),
+    }
+}
+
+/// Cuts items into runs that fit one proposal.
+fn chunks(items: Vec<Pending>) -> Vec<Vec<Pending>> {
+    let mut chunks: Vec<Vec<Pending>> = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        let size = size_of_frame(&item.frame);
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < limits::MAX_PROPOSAL_FRAMES && bytes + size <= limits::MAX_PROPOSAL_BYTES => {
+                bytes += size;
+                chunk.push(item);
+            }
+            _ => {
+                bytes = size;
+                chunks.push(vec![item]);
+            }
+        }
+    }
+    chunks
+}
+
+fn size_of_frame(frame: &FrameWrite) -> usize {
+    let vectors: usize = frame.passages.iter().map(|passage| size_of_val(&passage.vector[..])).sum();
+    frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + vectors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(at: usize, bytes: usize) -> Pending {
+        let frame = FrameWrite { content: vec![b'x'; bytes].into(), ..Default::default() };
+        Pending { at, id: Uuid::nil(), frame }
+    }
+
+    #[test]
+    fn chunks_keep_order_and_stay_within_a_proposal() {
+        let small = chunks((0..250).map(|at| pending(at, 10)).collect());
+        assert_eq!(small.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
+        let order: Vec<_> = small.into_iter().flatten().map(|item| item.at).collect();
+        assert_eq!(order, (0..250).collect::<Vec<_>>());
+        let large = chunks((0..5).map(|at| pending(at, 1 << 20)).collect());
+        assert_eq!(large.iter().map(Vec::len).collect::<Vec<_>>(), [4, 1]);
+    }
+}

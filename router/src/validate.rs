@@ -1,0 +1,372 @@
+//! Whether a request makes sense, before anything is done about it.
+//!
+//! Pure functions from requests to checked values; the shard never sees what they refuse. Every message says what was
+//! wrong, the limit, and never the content. What depends on the collection (its dimension, whether it exists) is
+//! checked where the collection is known, by [`vector_fits`].
+
+use std::collections::HashSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use jiff::Timestamp;
+use mira_proto::model::{
+    CollectionSettings, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
+    SearchRequest, StoreItem,
+};
+use mira_proto::{Code, Problem, limits};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// An item of `store` that is worth sending to its shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draft {
+    /// The caller's id, if it gave one.
+    pub id: Option<Uuid>,
+    /// The content, text or opaque.
+    pub content: Bytes,
+    /// Whether it is UTF-8 text.
+    pub text: bool,
+    /// The type.
+    pub kind: String,
+    /// The session, or empty.
+    pub session: String,
+    /// The role, or empty.
+    pub role: String,
+    /// The metadata as JSON, or empty.
+    pub metadata_json: String,
+    /// The caller's vector.
+    pub vector: Option<Vec<f32>>,
+    /// Replace what is there.
+    pub replace: bool,
+    /// Only if this version is current.
+    pub expected_version: Option<u64>,
+    /// When it is forgotten, 0 = never.
+    pub expires_ms: u64,
+    /// The collection.
+    pub collection: String,
+}
+
+/// Checks an item of `store`; `now_ms` decides what is in the past.
+pub fn item(item: StoreItem, now_ms: u64) -> Result<Draft, Problem> {
+    let (content, text) = content(item.content, item.bytes)?;
+    if let Some(vector) = &item.vector {
+        components(vector)?;
+    }
+    if item.id.is_none() && item.replace {
+        return Err(Problem::invalid("replace needs the id of the frame to replace"));
+    }
+    if item.id.is_none() && item.expected_version.is_some() {
+        return Err(Problem::invalid("expected_version needs the id of the frame it speaks of"));
+    }
+    Ok(Draft {
+        id: item.id,
+        content,
+        text,
+        kind: optional_name("type", item.kind)?.unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
+        session: optional_name("session", item.session)?.unwrap_or_default(),
+        role: optional_name("role", item.role)?.unwrap_or_default(),
+        metadata_json: item.metadata.as_ref().map(metadata).transpose()?.unwrap_or_default(),
+        vector: item.vector,
+        replace: item.replace,
+        expected_version: item.expected_version,
+        expires_ms: item.expires_at.as_deref().map(|text| expiry(text, now_ms)).transpose()?.unwrap_or_default(),
+        collection: collection(item.collection)?,
+    })
+}
+
+fn content(content: Option<String>, bytes: Option<String>) -> Result<(Bytes, bool), Problem> {
+    let (content, text) = match (content, bytes) {
+        (Some(_), Some(_)) => return Err(Problem::invalid("content and bytes are both given: send one of them")),
+        (None, None) => return Err(Problem::invalid("content is missing: send content (text) or bytes (base64)")),
+        (Some(text), None) if text.trim().is_empty() => return Err(Problem::invalid("content is empty")),
+        (Some(text), None) => (Bytes::from(text), true),
+        (None, Some(base64)) => (decoded(&base64)?, false),
+    };
+    if content.len() > limits::MAX_CONTENT_BYTES {
+        let (have, limit) = (content.len(), limits::MAX_CONTENT_BYTES);
+        return Err(too_large(format!("content has {have} bytes, the limit is {limit}: store it in parts")));
+    }
+    Ok((content, text))
+}
+
+fn decoded(base64: &str) -> Result<Bytes, Problem> {
+    let bytes = STANDARD.decode(base64).map_err(|error| Problem::invalid(format!("bytes is not base64: {error}")))?;
+    if bytes.is_empty() {
+        return Err(Problem::invalid("bytes is empty"));
+    }
+    Ok(bytes.into())
+}
+
+fn metadata(metadata: &Metadata) -> Result<String, Problem> {
+    let depth = 1 + metadata.values().map(depth).max().unwrap_or_default();
+    if depth > limits::MAX_METADATA_DEPTH {
+        let limit = limits::MAX_METADATA_DEPTH;
+        return Err(too_large(format!("metadata is nested {depth} deep, the limit is {limit}")));
+    }
+    let json = serde_json::to_string(metadata).map_err(|error| Problem::invalid(format!("metadata: {error}")))?;
+    if json.len() > limits::MAX_METADATA_BYTES {
+        let (have, limit) = (json.len(), limits::MAX_METADATA_BYTES);
+        return Err(too_large(format!("metadata has {have} bytes as JSON, the limit is {limit}")));
+    }
+    Ok(json)
+}
+
+/// Levels of objects and arrays; the JSON reader has bounded them to 128 already.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
+    }
+}
+
+fn expiry(text: &str, now_ms: u64) -> Result<u64, Problem> {
+    match time("expires_at", text)? {
+        past if past <= now_ms => Err(Problem::invalid("expires_at lies in the past")),
+        expires_ms => Ok(expires_ms),
+    }
+}
+
+/// An RFC 3339 time as milliseconds since 1970.
+fn time(field: &str, text: &str) -> Result<u64, Problem> {
+    let time: Timestamp = text
+        .parse()
+        .map_err(|_| Problem::invalid(format!("{field} is not an RFC 3339 time such as 2026-11-22T10:00:00Z")))?;
+    u64::try_from(time.as_millisecond()).map_err(|_| Problem::invalid(format!("{field} lies before 1970")))
+}
+
+/// A half-open range of creation times in milliseconds, 0 = open.
+fn range(from: Option<&str>, to: Option<&str>) -> Result<(u64, u64), Problem> {
+    let from = from.map(|text| time("created_from", text)).transpose()?.unwrap_or_default();
+    let to = to.map(|text| time("created_to", text)).transpose()?;
+    if to.is_some_and(|to| to <= from) {
+        return Err(Problem::invalid("created_to is not after created_from"));
+    }
+    Ok((from, to.unwrap_or_default()))
+}
+
+fn optional_name(field: &str, name: Option<String>) -> Result<Option<String>, Problem> {
+    name.map(|name| checked_name(field, name)).transpose()
+}
+
+/// A name that is a key: not empty, bounded, printable.
+pub fn checked_name(field: &str, name: String) -> Result<String, Problem> {
+    if name.trim().is_empty() {
+        return Err(Problem::invalid(format!("{field} is empty")));
+    }
+    if name.len() > limits::MAX_NAME_BYTES {
+        let (have, limit) = (name.len(), limits::MAX_NAME_BYTES);
+        return Err(too_large(format!("{field} has {have} bytes, the limit is {limit}")));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Problem::invalid(format!("{field} contains a control character")));
+    }
+    Ok(name)
+}
+
+fn collection(name: Option<String>) -> Result<String, Problem> {
+    Ok(optional_name("collection", name)?.unwrap_or_else(|| DEFAULT_COLLECTION.to_owned()))
+}
+
+fn components(vector: &[f32]) -> Result<(), Problem> {
+    if vector.is_empty() {
+        return Err(Problem::invalid("vector is empty"));
+    }
+    if vector.len() > limits::MAX_DIM as usize {
+        let (have, limit) = (vector.len(), limits::MAX_DIM);
+        return Err(too_large(format!("vector has {have} components, the limit is {limit}")));
+    }
+    match vector.iter().position(|component| !component.is_finite()) {
+        Some(at) => Err(Problem::invalid(format!("vector component {at} is not a finite number"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether a vector can be compared with those of a collection.
+pub fn vector_fits(vector: &[f32], name: &str, dim: u32, metric: Metric) -> Result<(), Problem> {
+    if vector.len() != dim as usize {
+        let have = vector.len();
+        let detail = format!("vector has {have} components, those of collection {name:?} have {dim}");
+        return Err(Problem::new(Code::DimensionMismatch, detail));
+    }
+    if metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
+        return Err(Problem::invalid("vector is all zeros: it has no direction to compare by cosine"));
+    }
+    Ok(())
+}
+
+/// What to look for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// Words, to be embedded.
+    Text(String),
+    /// A vector of the caller's.
+    Vector(Vec<f32>),
+}
+
+/// A search that makes sense.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    /// What to look for.
+    pub probe: Probe,
+    /// How many hits.
+    pub k: u32,
+    /// Where.
+    pub collection: String,
+    /// Created at or after, milliseconds; 0 = open.
+    pub created_from_ms: u64,
+    /// Created before, milliseconds; 0 = open.
+    pub created_to_ms: u64,
+    /// Refuse an answer that misses a shard.
+    pub strict: bool,
+    /// Compare with every vector.
+    pub exact: bool,
+}
+
+/// Checks a search.
+pub fn search(request: SearchRequest) -> Result<Query, Problem> {
+    let k = request.k.unwrap_or(limits::DEFAULT_K);
+    if k == 0 || k > limits::MAX_K {
+        return Err(Problem::invalid(format!("k is {k}, it must be 1 to {}", limits::MAX_K)));
+    }
+    let (created_from_ms, created_to_ms) = range(request.created_from.as_deref(), request.created_to.as_deref())?;
+    Ok(Query {
+        probe: probe(request.query, request.vector)?,
+        k,
+        collection: collection(request.collection)?,
+        created_from_ms,
+        created_to_ms,
+        strict: request.strict,
+        exact: request.exact,
+    })
+}
+
+fn probe(query: Option<String>, vector: Option<Vec<f32>>) -> Result<Probe, Problem> {
+    match (query, vector) {
+        (Some(_), Some(_)) => Err(Problem::invalid("query and vector are both given: send one of them")),
+        (None, None) => Err(Problem::invalid("nothing to look for: send query (words) or vector")),
+        (Some(query), None) if query.trim().is_empty() => Err(Problem::invalid("query is empty")),
+        (Some(query), None) if query.len() > limits::MAX_QUERY_BYTES => {
+            let (have, limit) = (query.len(), limits::MAX_QUERY_BYTES);
+            Err(too_large(format!("query has {have} bytes, the limit is {limit}")))
+        }
+        (Some(query), None) => Ok(Probe::Text(query)),
+        (None, Some(vector)) => components(&vector).map(|()| Probe::Vector(vector)),
+    }
+}
+
+/// Which frames a recall is after.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// One frame; that it is unknown is a problem.
+    One(Uuid),
+    /// These frames; unknown ones are listed.
+    Many(Vec<Uuid>),
+    /// A session in order of creation.
+    Session {
+        /// Its name.
+        session: String,
+        /// Created at or after, milliseconds; 0 = open.
+        from_ms: u64,
+        /// Created before, milliseconds; 0 = open.
+        to_ms: u64,
+        /// How many at most.
+        limit: u32,
+        /// The newest instead of the oldest.
+        last: bool,
+    },
+}
+
+/// Checks a recall; returns the collection and what is wanted of it.
+pub fn recall(request: RecallRequest) -> Result<(String, Wanted), Problem> {
+    let collection = collection(request.collection)?;
+    let ranged = request.created_from.is_some() || request.created_to.is_some();
+    let session_only = ranged || request.limit.is_some() || request.last;
+    let wanted = match (request.id, request.ids, request.session) {
+        (Some(id), None, None) => Wanted::One(id),
+        (None, Some(ids), None) => Wanted::Many(id_list(ids, limits::MAX_RECALL as usize)?),
+        (None, None, Some(session)) => {
+            let (from_ms, to_ms) = range(request.created_from.as_deref(), request.created_to.as_deref())?;
+            let limit = request.limit.unwrap_or(limits::DEFAULT_RECALL);
+            if limit == 0 || limit > limits::MAX_RECALL {
+                return Err(Problem::invalid(format!("limit is {limit}, it must be 1 to {}", limits::MAX_RECALL)));
+            }
+            let session = checked_name("session", session)?;
+            Wanted::Session { session, from_ms, to_ms, limit, last: request.last }
+        }
+        (None, None, None) => return Err(Problem::invalid("nothing to recall: send id, ids or session")),
+        _ => return Err(Problem::invalid("id, ids and session exclude each other: send one of them")),
+    };
+    if session_only && !matches!(wanted, Wanted::Session { .. }) {
+        return Err(Problem::invalid("created_from, created_to, limit and last go with session only"));
+    }
+    Ok((collection, wanted))
+}
+
+/// Which frames a `forget` removes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Doomed {
+    /// These.
+    Ids(Vec<Uuid>),
+    /// All of a session.
+    Session(String),
+    /// All of the collection.
+    All,
+}
+
+/// Checks a `forget`; returns the collection and what goes.
+pub fn forget(request: ForgetRequest) -> Result<(String, Doomed), Problem> {
+    let collection = collection(request.collection)?;
+    let doomed = match (request.id, request.ids, request.session, request.all) {
+        (Some(id), None, None, false) => Doomed::Ids(vec![id]),
+        (None, Some(ids), None, false) => Doomed::Ids(id_list(ids, limits::MAX_FORGET_STEP)?),
+        (None, None, Some(session), false) => Doomed::Session(checked_name("session", session)?),
+        (None, None, None, true) => Doomed::All,
+        (None, None, None, false) => {
+            return Err(Problem::invalid("nothing to forget: send id, ids, session, or all: true"));
+        }
+        _ => return Err(Problem::invalid("id, ids, session and all exclude each other: send one of them")),
+    };
+    Ok((collection, doomed))
+}
+
+fn id_list(ids: Vec<Uuid>, limit: usize) -> Result<Vec<Uuid>, Problem> {
+    match ids.len() {
+        0 => Err(Problem::invalid("ids is empty")),
+        have if have > limit => Err(too_large(format!("ids has {have} entries, the limit is {limit}"))),
+        _ => Ok(ids),
+    }
+}
+
+/// Whether no id appears twice.
+pub fn all_different(ids: &[Uuid]) -> bool {
+    let mut seen = HashSet::with_capacity(ids.len());
+    ids.iter().all(|id| seen.insert(id))
+}
+
+/// Checks the settings of a new collection against a cluster of `shard_count` shards.
+pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> Result<(), Problem> {
+    if let Some(dim) = settings.dim
+        && (dim == 0 || dim > limits::MAX_DIM)
+    {
+        return Err(Problem::invalid(format!("dim is {dim}, it must be 1 to {}", limits::MAX_DIM)));
+    }
+    if let Some(partitions) = settings.partitions
+        && (partitions == 0 || partitions > shard_count)
+    {
+        let detail = format!("partitions is {partitions}, it must be 1 to {shard_count}, the shards of this cluster");
+        return Err(Problem::invalid(detail));
+    }
+    if settings.ttl_seconds == Some(0) {
+        return Err(Problem::invalid("ttl_seconds is 0: leave it out to keep frames until they are forgotten"));
+    }
+    Ok(())
+}
+
+fn too_large(detail: String) -> Problem {
+    Problem::new(Code::TooLarge, detail)
+}
+
+#[cfg(test)]
+mod tests;

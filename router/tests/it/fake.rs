@@ -1,0 +1,499 @@
+//! A cluster in memory that speaks `mira.node.v1`, with switches for everything that can go wrong.
+//!
+//! All nodes share one state, as replicas do when nothing lags; what differs between them is who leads a shard and
+//! which faults they show. Every request is written down, so that a test can say what a router did.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mira_proto::node_v1::node_server::{Node, NodeServer};
+use mira_proto::node_v1::{self as wire, read_level::Kind};
+use mira_proto::{Code, NodeId, Problem, Refusal, ShardId};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+/// What one node does wrong.
+#[derive(Clone, Default)]
+pub struct Faults {
+    /// Answers nothing but a broken connection.
+    pub down: bool,
+    /// Answers late.
+    pub slow: Option<Duration>,
+    /// Has no replica ready.
+    pub not_ready: bool,
+    /// Does the next so many writes and loses the answer.
+    pub lost_answers: usize,
+    /// Does not learn of frames: lags behind in reads at level `any`.
+    pub lags: bool,
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    pub operation: &'static str,
+    pub node: NodeId,
+    pub shard: ShardId,
+    pub request_id: Bytes,
+    pub at_least: u64,
+    pub kind: i32,
+}
+
+#[derive(Default)]
+struct State {
+    epoch: u64,
+    collections: BTreeMap<String, wire::Collection>,
+    next_collection: u64,
+    leaders: BTreeMap<ShardId, NodeId>,
+    frames: BTreeMap<(u64, ShardId, Vec<u8>), Kept>,
+    indexes: BTreeMap<ShardId, u64>,
+    remembered: HashMap<Bytes, wire::WriteReply>,
+    faults: BTreeMap<NodeId, Faults>,
+    seen: Vec<Seen>,
+    clock_ms: u64,
+    forget_step: usize,
+}
+
+struct Kept {
+    frame: wire::Frame,
+    vectors: Vec<Vec<f32>>,
+}
+
+/// The cluster.
+pub struct Fake {
+    state: Arc<Mutex<State>>,
+    pub nodes: Vec<(NodeId, SocketAddr)>,
+    shards: u32,
+    stop: CancellationToken,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Fake {
+    pub async fn start(nodes: u64, shards: u32) -> Fake {
+        let leaders = (0..shards).map(|shard| (shard, u64::from(shard) % nodes + 1)).collect();
+        let state = State {
+            epoch: 1,
+            next_collection: 1,
+            leaders,
+            clock_ms: 1_800_000_000_000,
+            forget_step: 2,
+            ..State::default()
+        };
+        let state = Arc::new(Mutex::new(state));
+        let stop = CancellationToken::new();
+        let mut listeners = Vec::new();
+        for node in 1..=nodes {
+            listeners.push((node, TcpListener::bind("127.0.0.1:0").await.unwrap()));
+        }
+        let nodes: Vec<(NodeId, SocketAddr)> =
+            listeners.iter().map(|(node, listener)| (*node, listener.local_addr().unwrap())).collect();
+        for (node, listener) in listeners {
+            let service = FakeNode { id: node, state: state.clone(), nodes: nodes.clone(), shards };
+            let server = tonic::transport::Server::builder().add_service(NodeServer::new(service));
+            let stopped = stop.clone().cancelled_owned();
+            tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped));
+        }
+        Fake { state, nodes, shards, stop }
+    }
+
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|(_, address)| address.to_string()).collect()
+    }
+
+    pub fn shards(&self) -> u32 {
+        self.shards
+    }
+
+    pub fn fault(&self, node: NodeId, change: impl FnOnce(&mut Faults)) {
+        change(self.state.lock().faults.entry(node).or_default());
+    }
+
+    pub fn leader(&self, shard: ShardId) -> NodeId {
+        self.state.lock().leaders[&shard]
+    }
+
+    pub fn set_leader(&self, shard: ShardId, node: Option<NodeId>) {
+        let mut state = self.state.lock();
+        match node {
+            Some(node) => state.leaders.insert(shard, node),
+            None => state.leaders.remove(&shard),
+        };
+    }
+
+    /// Moves the map on, as a change of nodes or placement does.
+    pub fn bump_epoch(&self) {
+        self.state.lock().epoch += 1;
+    }
+
+    pub fn seen(&self, operation: &str) -> Vec<Seen> {
+        self.state.lock().seen.iter().filter(|seen| seen.operation == operation).cloned().collect()
+    }
+
+    pub fn clear_seen(&self) {
+        self.state.lock().seen.clear();
+    }
+
+    pub fn frame_count(&self) -> usize {
+        self.state.lock().frames.len()
+    }
+
+    pub fn shards_of(&self, collection: &str) -> Vec<ShardId> {
+        let state = self.state.lock();
+        let info = &state.collections[collection];
+        mira_proto::placement::shards_of_collection(info.id, info.partitions, self.shards)
+    }
+
+    /// Copies every frame of a shard to another, as while a shard is moving.
+    pub fn copy_frames(&self, from: ShardId, to: ShardId) {
+        let mut state = self.state.lock();
+        let copies: Vec<_> = state
+            .frames
+            .iter()
+            .filter(|((_, shard, _), _)| *shard == from)
+            .map(|((collection, _, id), kept)| {
+                ((*collection, to, id.clone()), Kept { frame: kept.frame.clone(), vectors: kept.vectors.clone() })
+            })
+            .collect();
+        state.frames.extend(copies);
+    }
+}
+
+struct FakeNode {
+    id: NodeId,
+    state: Arc<Mutex<State>>,
+    nodes: Vec<(NodeId, SocketAddr)>,
+    shards: u32,
+}
+
+impl FakeNode {
+    /// The faults that come before anything else.
+    async fn enter(&self) -> Result<(), Status> {
+        let faults = self.state.lock().faults.get(&self.id).cloned().unwrap_or_default();
+        if let Some(slow) = faults.slow {
+            tokio::time::sleep(slow).await;
+        }
+        if faults.down {
+            return Err(Status::unavailable("connection reset"));
+        }
+        if faults.not_ready {
+            return Err(Refusal::NotReady("opening".into()).into());
+        }
+        Ok(())
+    }
+
+    /// Whether this node may answer for the shard.
+    fn check(&self, state: &mut State, seen: Seen, epoch: u64) -> Result<(), Status> {
+        let shard = seen.shard;
+        let any = seen.kind == Kind::Any as i32 && seen.operation != "write" && seen.operation != "forget";
+        let at_least = seen.at_least;
+        state.seen.push(seen);
+        if epoch < state.epoch {
+            return Err(Refusal::StaleMap { epoch: state.epoch }.into());
+        }
+        let leader = state.leaders.get(&shard).copied();
+        if !any && leader != Some(self.id) {
+            return Err(Refusal::NotLeader { leader }.into());
+        }
+        let lags = state.faults.get(&self.id).is_some_and(|faults| faults.lags);
+        if any && lags && at_least > 0 {
+            return Err(Refusal::NotReady("behind".into()).into());
+        }
+        Ok(())
+    }
+
+    fn seen(&self, operation: &'static str, shard: ShardId, level: Option<wire::ReadLevel>) -> Seen {
+        let level = level.unwrap_or_default();
+        let (at_least, kind) = (level.at_least, level.kind);
+        Seen { operation, node: self.id, shard, request_id: Bytes::new(), at_least, kind }
+    }
+
+    fn map(&self, state: &State) -> wire::ClusterMap {
+        let replicas: Vec<NodeId> = self.nodes.iter().map(|(node, _)| *node).collect();
+        wire::ClusterMap {
+            cluster_id: "fake".into(),
+            epoch: state.epoch,
+            nodes: self
+                .nodes
+                .iter()
+                .map(|(id, address)| wire::NodeInfo { id: *id, address: address.to_string(), ..Default::default() })
+                .collect(),
+            shards: (0..self.shards)
+                .map(|shard| wire::ShardInfo {
+                    shard,
+                    replicas: replicas.clone(),
+                    leader: state.leaders.get(&shard).copied().unwrap_or_default(),
+                })
+                .collect(),
+            collections: state.collections.values().cloned().collect(),
+            replication: 3,
+        }
+    }
+}
+
+impl State {
+    fn write(&mut self, collection: u64, shard: ShardId, write: wire::FrameWrite) -> wire::WriteOutcome {
+        let key = (collection, shard, write.id.to_vec());
+        let current =
+            self.frames.get(&key).map(|kept| (kept.frame.version, kept.frame.content.clone(), kept.frame.created_ms));
+        let refuse = |detail: String| wire::WriteOutcome {
+            version: 0,
+            problem: Some(Problem::new(Code::Conflict, detail).into()),
+        };
+        let have = current.as_ref().map_or(0, |(version, ..)| *version);
+        if let Some(expected) = write.expected_version
+            && expected != have
+        {
+            return refuse(format!("version {have} is current, not {expected}"));
+        }
+        if let Some((version, content, _)) = &current
+            && !write.replace
+            && write.expected_version.is_none()
+        {
+            return match *content == write.content {
+                true => wire::WriteOutcome { version: *version, problem: None },
+                false => refuse("the id holds other content".into()),
+            };
+        }
+        self.clock_ms += 1;
+        let frame = wire::Frame {
+            id: write.id,
+            content: write.content,
+            text: write.text,
+            r#type: write.r#type,
+            session: write.session,
+            role: write.role,
+            metadata_json: write.metadata_json,
+            version: have + 1,
+            created_ms: current.map_or(self.clock_ms, |(_, _, created_ms)| created_ms),
+            updated_ms: self.clock_ms,
+            expires_ms: write.expires_ms,
+            passage_ranges: write.passages.iter().flat_map(|passage| [passage.start, passage.end]).collect(),
+            language: String::new(),
+        };
+        let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
+        self.frames.insert(key, Kept { frame, vectors });
+        wire::WriteOutcome { version: have + 1, problem: None }
+    }
+
+    fn of_shard(&self, collection: u64, shard: ShardId) -> impl Iterator<Item = &Kept> {
+        self.frames.iter().filter(move |((c, s, _), _)| (*c, *s) == (collection, shard)).map(|(_, kept)| kept)
+    }
+
+    fn index(&self, shard: ShardId) -> u64 {
+        self.indexes.get(&shard).copied().unwrap_or_default()
+    }
+}
+
+#[tonic::async_trait]
+impl Node for FakeNode {
+    async fn get_map(&self, request: Request<wire::GetMapRequest>) -> Result<Response<wire::ClusterMap>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        // A long poll, at the pace of a test.
+        for _ in 0..200 {
+            let map = self.map(&self.state.lock());
+            if !request.wait || map.epoch > request.newer_than {
+                return Ok(Response::new(map));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(Response::new(self.map(&self.state.lock())))
+    }
+
+    async fn join(&self, _: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
+        Err(Status::unimplemented("a router does not join"))
+    }
+
+    async fn identify(&self, _: Request<wire::IdentifyRequest>) -> Result<Response<wire::Identity>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn hand_over(&self, _: Request<wire::HandOverRequest>) -> Result<Response<wire::HandOverReply>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn create_collection(
+        &self,
+        request: Request<wire::CreateCollectionRequest>,
+    ) -> Result<Response<wire::Collection>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let mut wanted = wire::Collection {
+            id: state.next_collection,
+            name: request.name.clone(),
+            dim: request.dim,
+            metric: request.metric,
+            quantization: request.quantization,
+            partitions: request.partitions,
+            ttl_seconds: request.ttl_seconds,
+            created_ms: 1_800_000_000_000,
+            key_version: 1,
+            model: request.model,
+        };
+        if let Some(there) = state.collections.get(&request.name) {
+            wanted.id = there.id;
+            return match *there == wanted && request.if_absent {
+                true => Ok(Response::new(there.clone())),
+                false => Err(Problem::new(Code::AlreadyExists, "the collection has other settings").into()),
+            };
+        }
+        state.next_collection += 1;
+        state.epoch += 1;
+        state.collections.insert(request.name, wanted.clone());
+        Ok(Response::new(wanted))
+    }
+
+    async fn drop_collection(
+        &self,
+        request: Request<wire::DropCollectionRequest>,
+    ) -> Result<Response<wire::DropCollectionReply>, Status> {
+        self.enter().await?;
+        let mut state = self.state.lock();
+        let Some(gone) = state.collections.remove(&request.into_inner().name) else {
+            return Err(Refusal::from(Problem::new(Code::NotFound, "there is no such collection")).into());
+        };
+        state.frames.retain(|(collection, ..), _| *collection != gone.id);
+        state.epoch += 1;
+        let faults = state.faults.entry(self.id).or_default();
+        if faults.lost_answers > 0 {
+            faults.lost_answers -= 1;
+            return Err(Status::unavailable("connection reset"));
+        }
+        Ok(Response::new(wire::DropCollectionReply { epoch: state.epoch }))
+    }
+
+    async fn write(&self, request: Request<wire::WriteRequest>) -> Result<Response<wire::WriteReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = Seen { request_id: request.request_id.clone(), ..self.seen("write", request.shard, None) };
+        self.check(&mut state, seen, request.epoch)?;
+        let reply = match state.remembered.get(&request.request_id) {
+            Some(reply) => reply.clone(),
+            None => {
+                let (collection, shard) = (request.collection, request.shard);
+                let outcomes = request.frames.into_iter().map(|frame| state.write(collection, shard, frame)).collect();
+                let index = state.indexes.entry(shard).or_default();
+                *index += 1;
+                let reply = wire::WriteReply { outcomes, index: *index };
+                state.remembered.insert(request.request_id, reply.clone());
+                reply
+            }
+        };
+        let faults = state.faults.entry(self.id).or_default();
+        if faults.lost_answers > 0 {
+            faults.lost_answers -= 1;
+            return Err(Refusal::Unknown("quorum lost on the way".into()).into());
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn forget(&self, request: Request<wire::ForgetRequest>) -> Result<Response<wire::ForgetReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = Seen { request_id: request.request_id.clone(), ..self.seen("forget", request.shard, None) };
+        self.check(&mut state, seen, request.epoch)?;
+        let matches = |kept: &Kept| {
+            request.all
+                || (!request.session.is_empty() && kept.frame.session == request.session)
+                || request.ids.contains(&kept.frame.id)
+        };
+        let mut doomed: Vec<Bytes> = state
+            .of_shard(request.collection, request.shard)
+            .filter(|kept| matches(kept))
+            .map(|kept| kept.frame.id.clone())
+            .collect();
+        let more = doomed.len() > state.forget_step;
+        doomed.truncate(state.forget_step);
+        for id in &doomed {
+            state.frames.remove(&(request.collection, request.shard, id.to_vec()));
+        }
+        let index = state.indexes.entry(request.shard).or_default();
+        *index += 1;
+        Ok(Response::new(wire::ForgetReply { removed: doomed, index: *index, more }))
+    }
+
+    async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = self.seen("search", request.shard, request.level);
+        self.check(&mut state, seen, request.epoch)?;
+        let dot = |vector: &Vec<f32>| vector.iter().zip(&request.vector).map(|(a, b)| a * b).sum::<f32>();
+        let mut hits: Vec<wire::Hit> = state
+            .of_shard(request.collection, request.shard)
+            .filter_map(|kept| {
+                let scores = kept.vectors.iter().map(dot).enumerate();
+                let (passage, score) = scores.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+                let frame = request.with_frames.then(|| kept.frame.clone());
+                Some(wire::Hit { id: kept.frame.id.clone(), score, passage: passage as u32, frame })
+            })
+            .collect();
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        hits.truncate(request.k as usize);
+        Ok(Response::new(wire::SearchReply { hits, applied: state.index(request.shard), searched: 0, tail: 0 }))
+    }
+
+    async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<wire::FetchReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = self.seen("fetch", request.shard, request.level);
+        self.check(&mut state, seen, request.epoch)?;
+        let key = |id: &Bytes| (request.collection, request.shard, id.to_vec());
+        let frames = request.ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
+        Ok(Response::new(wire::FetchReply { frames, applied: state.index(request.shard) }))
+    }
+
+    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::FetchReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = self.seen("session", request.shard, request.level);
+        self.check(&mut state, seen, request.epoch)?;
+        let mut frames: Vec<wire::Frame> = state
+            .of_shard(request.collection, request.shard)
+            .map(|kept| kept.frame.clone())
+            .filter(|frame| frame.session == request.session && frame.created_ms >= request.created_from_ms)
+            .collect();
+        frames.sort_by_key(|frame| frame.created_ms);
+        if request.last {
+            frames.drain(..frames.len().saturating_sub(request.limit as usize));
+        }
+        frames.truncate(request.limit as usize);
+        Ok(Response::new(wire::FetchReply { frames, applied: state.index(request.shard) }))
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {
+        self.enter().await?;
+        let state = self.state.lock();
+        let groups = (0..self.shards).map(|shard| wire::GroupStatus {
+            group: shard + 1,
+            role: if state.leaders.get(&shard) == Some(&self.id) { "leader" } else { "follower" }.into(),
+            term: 1,
+            applied: state.index(shard),
+            committed: state.index(shard),
+            frames: state.frames.keys().filter(|(_, s, _)| *s == shard).count() as u64,
+            ..Default::default()
+        });
+        Ok(Response::new(wire::NodeStatus {
+            node_id: self.id,
+            cluster_id: "fake".into(),
+            version: "0.0.0".into(),
+            groups: groups.collect(),
+            ..Default::default()
+        }))
+    }
+}
