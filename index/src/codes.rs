@@ -64,6 +64,8 @@ pub(crate) struct Int8Codes {
     metric: Metric,
     isa: Isa,
     padded: usize,
+    /// Adds up codes by the same kernel that multiplies them: linking turns some hundred codes into queries.
+    ones: Vec<i8>,
     pub(crate) records: Records,
     longest: Longest,
 }
@@ -85,8 +87,14 @@ pub(crate) struct Int8Probe {
 impl Int8Codes {
     fn new(config: &Config) -> Self {
         let padded = config.dim.next_multiple_of(CODE_BLOCK);
-        let (metric, isa) = (config.metric, Isa::detected());
-        Int8Codes { metric, isa, padded, records: Records::new(PREFIX + padded / 4), longest: Longest::default() }
+        Int8Codes {
+            metric: config.metric,
+            isa: Isa::detected(),
+            padded,
+            ones: vec![1; padded],
+            records: Records::new(PREFIX + padded / 4),
+            longest: Longest::default(),
+        }
     }
 
     fn encode(&self, vector: &[f32]) -> Vec<u32> {
@@ -131,19 +139,20 @@ impl Int8Codes {
         for (byte, value) in probe.bytes.iter_mut().zip(query) {
             *byte = (f64::from(*value) * inverse).round() as i8;
         }
-        self.finish(&mut probe, scale);
-        probe
-    }
-
-    fn finish(&self, probe: &mut Int8Probe, scale: f32) {
-        let (sum, squares) = probe.bytes.iter().fold((0i32, 0i32), |(sum, squares), byte| {
+        let (sum, squares) = probe.bytes.iter().fold((0, 0), |(sum, squares), byte| {
             let value = i32::from(*byte);
             (sum + value, squares + value * value)
         });
+        self.finish(&mut probe, scale, sum, -(scale * scale * squares as f32));
+        probe
+    }
+
+    /// Sets the numbers of a query from its scale, the sum of its bytes and its `-‖q‖²`.
+    fn finish(&self, probe: &mut Int8Probe, scale: f32, sum: i32, minus_norm_squared: f32) {
         let is_l2 = self.metric == Metric::L2;
         probe.offset = 64 * sum;
         probe.factor = if is_l2 { 2.0 * scale } else { scale };
-        probe.constant = if is_l2 { -(scale * scale * squares as f32) } else { 0.0 };
+        probe.constant = if is_l2 { minus_norm_squared } else { 0.0 };
         probe.lifted = None;
     }
 }
@@ -173,8 +182,10 @@ impl Space for Int8Codes {
     fn probe_slot(&self, slot: u32, probe: &mut Int8Probe) {
         let (scale, second, codes) = self.parts(slot);
         probe.bytes.clear();
-        probe.bytes.extend(codes.iter().map(|code| (*code as i8) - 64));
-        self.finish(probe, scale);
+        probe.bytes.extend(codes.iter().map(|code| code.wrapping_sub(64) as i8));
+        // Padding is 64, which stands for 0, so it may be summed along.
+        let sum = kernels::dot_u7(self.isa, codes, &self.ones) - 64 * self.padded as i32;
+        self.finish(probe, scale, sum, second);
         if self.metric == Metric::Dot {
             let longest = self.longest.get();
             probe.lifted = Some((lift(longest, second), longest));

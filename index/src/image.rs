@@ -478,7 +478,7 @@ impl Segment {
         let damaged = Err(ImageError::Damaged("documents"));
         let mut clock = self.clock.lock();
         (clock.stamp, clock.next_slot) = (WRITTEN + 1, slots);
-        self.restore_clock(&clock);
+        self.show(&clock);
         let view = self.view();
         for slot in (0..slots).filter(|slot| self.is_visible(view, *slot)) {
             let label = self.labels.get(slot).ok_or(RowsError::Missing(slot))?;
@@ -496,6 +496,7 @@ impl Segment {
             clock.documents += 1;
         }
         clock.dead = slots - clock.live;
+        self.show(&clock);
         Ok(())
     }
 }

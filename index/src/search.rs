@@ -122,10 +122,7 @@ impl<'a> Search<'a> {
 
     /// Plans and answers.
     pub(crate) fn run(&self) -> Result<(Vec<Hit>, Explain), IndexError> {
-        let (live, documents) = {
-            let clock = self.segment.clock.lock();
-            (clock.live as usize, clock.documents as usize)
-        };
+        let (live, documents) = self.segment.sizes();
         let ef = self.params.ef.unwrap_or(DEFAULT_EF).max(self.params.k);
         let selectivity = self.params.filter.and_then(|filter| filter.selectivity);
         let has_graph = self.segment.graph.get().is_some();
@@ -199,17 +196,22 @@ impl<'a> Search<'a> {
     /// The slots of the best `wanted` documents, and how many documents they are.
     fn best_slots(&self, keys: &[u64], wanted: usize) -> (Vec<u32>, usize) {
         let mut slots = Vec::with_capacity(wanted);
-        let mut documents = HashSet::with_capacity(wanted);
+        let (mut single, mut several) = (0, HashSet::new());
         for key in keys {
             let slot = graph::slot_of(*key);
-            let first = self.segment.labels.get(slot).map_or(slot, |label| label.first);
-            if documents.len() == wanted && !documents.contains(&first) {
+            let label = self.segment.labels.get(slot).expect("visible slots are labelled");
+            let is_new = label.count == 1 || !several.contains(&label.first);
+            if is_new && single + several.len() == wanted {
                 break;
             }
-            documents.insert(first);
+            if label.count == 1 {
+                single += 1;
+            } else {
+                several.insert(label.first);
+            }
             slots.push(slot);
         }
-        (slots, documents.len())
+        (slots, single + several.len())
     }
 
     /// Scores slots in full precision.

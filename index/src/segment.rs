@@ -55,6 +55,9 @@ pub(crate) struct Segment {
     now: AtomicU32,
     /// Slots given out.
     allocated: AtomicU32,
+    /// Copies of the clock's counts for searches, which do not lock it.
+    live: AtomicU32,
+    documents: AtomicU32,
     pub(crate) graph: OnceLock<Graph>,
     /// Slots below this that are at or above `linked` wait for their links.
     backlog_end: AtomicU32,
@@ -89,6 +92,8 @@ impl Segment {
             clock: Mutex::new(Clock { stamp: WRITTEN, next_slot: 0, documents: 0, live: 0, dead: 0, journal: None }),
             now: AtomicU32::new(WRITTEN),
             allocated: AtomicU32::new(0),
+            live: AtomicU32::new(0),
+            documents: AtomicU32::new(0),
             graph: OnceLock::new(),
             backlog_end: AtomicU32::new(0),
             linked: AtomicU32::new(0),
@@ -265,13 +270,20 @@ impl Segment {
         if let Some(journal) = &mut clock.journal {
             journal.insert(id);
         }
+        self.show(&clock);
+    }
+
+    /// Lets searches see what the clock says.
+    pub(crate) fn show(&self, clock: &Clock) {
+        self.live.store(clock.live, Ordering::Relaxed);
+        self.documents.store(clock.documents, Ordering::Relaxed);
+        self.allocated.store(clock.next_slot, Ordering::Release);
         self.now.store(clock.stamp, Ordering::Release);
     }
 
-    /// Sets what searches read of the clock, after an image was read.
-    pub(crate) fn restore_clock(&self, clock: &Clock) {
-        self.allocated.store(clock.next_slot, Ordering::Release);
-        self.now.store(clock.stamp, Ordering::Release);
+    /// Live vectors and documents, about now.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.live.load(Ordering::Relaxed) as usize, self.documents.load(Ordering::Relaxed) as usize)
     }
 
     /// Sets graph and backlog, after an image was read.

@@ -95,9 +95,19 @@ impl TopK {
 /// Sorts passages, keeps the best of each document and the best `k` documents.
 pub(crate) fn best_documents(mut passages: Vec<Hit>, k: usize) -> Vec<Hit> {
     passages.sort_unstable_by(Hit::rank);
-    let mut seen = HashSet::with_capacity(k.min(passages.len()));
-    passages.retain(|hit| seen.len() < k && seen.insert(hit.id));
-    passages
+    let mut kept: Vec<Hit> = Vec::with_capacity(k.min(passages.len()));
+    let mut seen = HashSet::new();
+    for hit in passages {
+        if kept.len() == k {
+            break;
+        }
+        // For few hits, looking through them is faster than hashing.
+        let is_new = if k <= 32 { kept.iter().all(|other| other.id != hit.id) } else { seen.insert(hit.id) };
+        if is_new {
+            kept.push(hit);
+        }
+    }
+    kept
 }
 
 /// Merges ranked lists into the global top `k`, best first.
