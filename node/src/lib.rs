@@ -1,1 +1,30 @@
-//! Placeholder.
+//! The storage node: shards of sealed frames, replicated by Raft, and the indexes derived from them.
+//!
+//! ```text
+//!  service (gRPC) ──▶ shard::write ── seal, propose ──▶ raft ──▶ shard::machine ── one batch ──▶ RocksDB
+//!        │                                                            │ changes
+//!        ├─────────▶ shard::read  ◀── frames, opened                  ▼
+//!        └─────────▶ shard::indexer: tail ∪ index ◀─────────── background worker
+//!  formation, reconcile: coming to a cluster, opening shards, spreading leadership
+//!  meta: nodes, shard map, collections and their wrapped keys, replicated to every node
+//! ```
+//!
+//! Everything this crate hands to disk or replication is sealed; [`shard::record`] has the layout. Decisions
+//! ([`reconcile::plan`], the rules of [`shard::machine`]) are plain functions; I/O stands around them.
+
+pub mod config;
+mod formation;
+mod http;
+pub mod identity;
+pub mod keyring;
+pub mod meta;
+mod metrics;
+pub mod node;
+mod peers;
+pub mod reconcile;
+mod service;
+pub mod shard;
+mod system;
+
+pub use config::{Formation, NodeConfig, Shape};
+pub use node::{Node, RunningNode, StartError};

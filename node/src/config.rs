@@ -1,0 +1,80 @@
+//! What a node is started with.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use mira_crypto::ClusterKey;
+use mira_raft::{Limits, Timing};
+
+/// How a node that belongs to no cluster yet comes to one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Formation {
+    /// Make a new cluster, with this node as its first.
+    Bootstrap(Shape),
+    /// Ask these nodes (host:port of their gRPC) to be let in.
+    Join(Vec<String>),
+    /// A fixed list of nodes, this one among them, as Kubernetes gives it: if none of them belongs to a cluster, the
+    /// first of the list makes one; the others join.
+    Peers(Vec<String>, Shape),
+}
+
+/// The fixed shape of a new cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Shards, for ever.
+    pub shards: u32,
+    /// Replicas of each shard.
+    pub replication: u32,
+    /// Nodes to wait for before shards are placed.
+    pub expect: u32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape { shards: 16, replication: 3, expect: 3 }
+    }
+}
+
+/// A node's configuration.
+pub struct NodeConfig {
+    /// Folder of its data; made if missing.
+    pub data: PathBuf,
+    /// Where gRPC listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where HTTP (metrics, health) listens. Port 0 takes a free one.
+    pub http_listen: SocketAddr,
+    /// host:port under which others reach `listen`; the bound address if `None`.
+    pub advertise: Option<String>,
+    /// Failure domain; may be empty.
+    pub zone: String,
+    /// Opens everything.
+    pub cluster_key: ClusterKey,
+    /// How to come to a cluster.
+    pub formation: Formation,
+    /// Elections and calls.
+    pub timing: Timing,
+    /// Bounds of each Raft group.
+    pub limits: Limits,
+    /// Threads that keep indexes up to date.
+    pub index_threads: usize,
+    /// Bytes of block cache of the state engine.
+    pub cache_bytes: usize,
+}
+
+impl NodeConfig {
+    /// Defaults for a node with this folder, key and formation, on loopback.
+    pub fn new(data: PathBuf, cluster_key: ClusterKey, formation: Formation) -> Self {
+        NodeConfig {
+            data,
+            listen: ([127, 0, 0, 1], 7892).into(),
+            http_listen: ([127, 0, 0, 1], 7893).into(),
+            advertise: None,
+            zone: String::new(),
+            cluster_key,
+            formation,
+            timing: Timing::default(),
+            limits: Limits::default(),
+            index_threads: 1,
+            cache_bytes: 64 << 20,
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The meta group: what the cluster is, replicated to every node.
+
+pub mod command;
+pub mod machine;
+pub mod state;
+
+pub use command::{MetaAnswer, MetaCommand};
+pub use machine::MetaMachine;
+pub use state::{ClusterState, CollectionRecord, NodeRecord};

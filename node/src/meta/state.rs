@@ -1,0 +1,168 @@
+//! What the meta group knows: the cluster's identity, its nodes, the shard map and the collections.
+//!
+//! [`ClusterState`] is the whole as one value, which every reader on a node gets as a cheap shared copy. On disk each
+//! object is a record of its own, sealed with the cluster key ([`super::machine`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mira_proto::{CollectionId, NodeId, ShardId, node_v1};
+use serde::{Deserialize, Serialize};
+
+/// The cluster's identity and fixed shape.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Random, given once; 0 = the cluster has not been formed.
+    pub cluster_id: u128,
+    /// Grows with every change.
+    pub epoch: u64,
+    /// Number of shards.
+    pub shards: u32,
+    /// Replicas of each shard.
+    pub replication: u32,
+    /// Nodes to wait for before shards are placed.
+    pub expect: u32,
+}
+
+/// A storage node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its id for life.
+    pub id: NodeId,
+    /// host:port of its gRPC.
+    pub address: String,
+    /// host:port of its HTTP.
+    pub http_address: String,
+    /// Failure domain; empty = none named.
+    pub zone: String,
+    /// Build that it runs.
+    pub version: String,
+}
+
+/// A collection: its settings and its wrapped keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionRecord {
+    /// Random and never used again.
+    pub id: CollectionId,
+    /// Its name.
+    pub name: String,
+    /// Components of its vectors.
+    pub dim: u32,
+    /// cosine, dot or l2.
+    pub metric: String,
+    /// none or int8.
+    pub quantization: String,
+    /// Shards it is spread over.
+    pub partitions: u32,
+    /// Lifetime of its frames, 0 = for ever.
+    pub ttl_seconds: u64,
+    /// Log-carried time of its creation; set when the command is applied.
+    pub created_ms: u64,
+    /// Embedding model of its texts; empty when callers give all vectors.
+    pub model: String,
+    /// Version of the key that new frames are sealed with.
+    pub key_version: u32,
+    /// The collection's keys by version, each wrapped with the cluster key.
+    pub wrapped_keys: BTreeMap<u32, Vec<u8>>,
+}
+
+impl CollectionRecord {
+    /// Whether a request for the same settings may be answered with this collection.
+    pub fn same_settings(&self, other: &CollectionRecord) -> bool {
+        (self.dim, &self.metric, &self.quantization, self.partitions, self.ttl_seconds)
+            == (other.dim, &other.metric, &other.quantization, other.partitions, other.ttl_seconds)
+    }
+}
+
+/// Everything the meta group knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterState {
+    /// Identity and shape.
+    pub header: Header,
+    /// Nodes by id.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Replicas of every shard, the preferred leader first; empty until placed.
+    pub placement: Vec<Vec<NodeId>>,
+    /// Collections by number.
+    pub collections: BTreeMap<CollectionId, CollectionRecord>,
+    /// Numbers of collections that were dropped; their frames are being purged or gone.
+    pub dropped: BTreeSet<CollectionId>,
+}
+
+impl ClusterState {
+    /// The collection of a name.
+    pub fn collection_named(&self, name: &str) -> Option<&CollectionRecord> {
+        self.collections.values().find(|collection| collection.name == name)
+    }
+
+    /// The planned replicas of a shard.
+    pub fn replicas(&self, shard: ShardId) -> &[NodeId] {
+        self.placement.get(shard as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The map as routers get it; `leader` tells who leads a shard, as far as this node knows.
+    pub fn to_map(&self, leader: impl Fn(ShardId) -> Option<NodeId>) -> node_v1::ClusterMap {
+        node_v1::ClusterMap {
+            cluster_id: cluster_id_text(self.header.cluster_id),
+            epoch: self.header.epoch,
+            replication: self.header.replication,
+            nodes: self.nodes.values().map(NodeRecord::to_wire).collect(),
+            shards: (0..)
+                .zip(&self.placement)
+                .map(|(shard, replicas)| node_v1::ShardInfo {
+                    shard,
+                    replicas: replicas.clone(),
+                    leader: leader(shard).unwrap_or_default(),
+                })
+                .collect(),
+            collections: self.collections.values().map(CollectionRecord::to_wire).collect(),
+        }
+    }
+}
+
+/// A cluster id as text; empty for none.
+pub fn cluster_id_text(id: u128) -> String {
+    if id == 0 { String::new() } else { uuid::Uuid::from_u128(id).to_string() }
+}
+
+impl NodeRecord {
+    /// As routers and peers see it.
+    pub fn to_wire(&self) -> node_v1::NodeInfo {
+        node_v1::NodeInfo {
+            id: self.id,
+            address: self.address.clone(),
+            http_address: self.http_address.clone(),
+            zone: self.zone.clone(),
+            version: self.version.clone(),
+        }
+    }
+}
+
+impl From<node_v1::NodeInfo> for NodeRecord {
+    fn from(info: node_v1::NodeInfo) -> Self {
+        NodeRecord {
+            id: info.id,
+            address: info.address,
+            http_address: info.http_address,
+            zone: info.zone,
+            version: info.version,
+        }
+    }
+}
+
+impl CollectionRecord {
+    /// As routers see it: never the keys.
+    pub fn to_wire(&self) -> node_v1::Collection {
+        node_v1::Collection {
+            id: self.id,
+            name: self.name.clone(),
+            dim: self.dim,
+            metric: self.metric.clone(),
+            quantization: self.quantization.clone(),
+            partitions: self.partitions,
+            ttl_seconds: self.ttl_seconds,
+            created_ms: self.created_ms,
+            key_version: self.key_version,
+            model: self.model.clone(),
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! A storage node put together: engines, Raft host, meta group, shards, servers, and the loop that keeps them in line.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mira_crypto::{CryptoError, os_rng};
+use mira_proto::{CollectionId, NodeId, Refusal, ShardId, node_v1};
+use mira_raft::{
+    ChangeError, Group, GroupId, HostConfig, HostError, RaftHost, Role, SystemClock,
+    engine::{EngineOptions, RocksEngine, Role as EngineRole},
+    transport::grpc::{GrpcOptions, GrpcTransport},
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    config::NodeConfig,
+    formation::{self, JOIN_PROOF},
+    http,
+    identity::{Identity, IdentityError},
+    keyring::Keyring,
+    meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, NodeRecord},
+    metrics::NodeMetrics,
+    peers::AddressBook,
+    reconcile::{self, Action, Situation},
+    service,
+    shard::{Shard, Shared, indexer::IndexThreads, indexer::ShardIndex, machine::ShardMachine, record, refuse_proposal},
+};
+
+/// The meta group; shard `n` is group `n + 1`.
+pub const META_GROUP: GroupId = 0;
+/// Between two plans when nothing happens.
+const TICK: Duration = Duration::from_millis(500);
+/// Least time between two hand-overs of one shard to its preferred leader: a leader that just came back stays a while.
+const PREFER_EVERY: Duration = Duration::from_secs(3);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error("data folder {path}: {source}")]
+    Data {
+        /// The folder.
+        path: String,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The identity cannot be read or kept.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The storage engine refused.
+    #[error(transparent)]
+    Engine(#[from] mira_raft::EngineError),
+    /// Replication did not start.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Background threads cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A storage node.
+pub struct Node {
+    data: std::path::PathBuf,
+    identity: Mutex<Identity>,
+    host: Arc<RaftHost>,
+    meta: Group,
+    shared: Shared,
+    peers: Arc<AddressBook>,
+    index_threads: Arc<IndexThreads>,
+    shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    preferred_at: Mutex<BTreeMap<ShardId, Instant>>,
+    leaving: AtomicBool,
+    started: Instant,
+    /// What is measured.
+    pub metrics: Arc<NodeMetrics>,
+}
+
+impl Node {
+    /// Opens what is in the data folder; serves nothing yet.
+    async fn open(config: NodeConfig) -> Result<(Arc<Self>, NodeConfigRest), StartError> {
+        let data_error = |source| StartError::Data { path: config.data.display().to_string(), source };
+        fs::create_dir_all(&config.data).map_err(data_error)?;
+        let identity = Identity::load_or_create(&config.data, || rand::random_range(1..=u64::MAX))?;
+        let node_id = identity.node_id;
+        let log = RocksEngine::open(&config.data.join("log"), EngineOptions::new(EngineRole::Log))?;
+        let state_options = EngineOptions { cache_bytes: config.cache_bytes, ..EngineOptions::new(EngineRole::State) };
+        let state = RocksEngine::open(&config.data.join("state"), state_options)?;
+
+        let keyring = Arc::new(Keyring::new(config.cluster_key));
+        let (meta_machine, cluster) = MetaMachine::new(keyring.meta_sealer().clone());
+        let peers = AddressBook::new(cluster.clone());
+        let metrics = NodeMetrics::new();
+        let transport = GrpcTransport::new(peers.clone(), GrpcOptions::default());
+        let mut host_config = HostConfig::new(node_id, Arc::new(log), Arc::new(state), transport);
+        host_config.timing = config.timing;
+        host_config.limits = config.limits;
+        host_config.observer = metrics.clone();
+        let host = RaftHost::open(host_config).await?;
+        let meta = host.open_group(META_GROUP, meta_machine).await?;
+        let node = Arc::new(Node {
+            data: config.data,
+            identity: Mutex::new(identity),
+            host,
+            meta,
+            shared: Shared { node_id, keyring, cluster, clock: Arc::new(SystemClock) },
+            peers,
+            index_threads: IndexThreads::start(config.index_threads.max(1)).map_err(StartError::Thread)?,
+            shards: RwLock::default(),
+            preferred_at: Mutex::default(),
+            leaving: AtomicBool::new(false),
+            started: Instant::now(),
+            metrics,
+        });
+        let rest = NodeConfigRest {
+            listen: config.listen,
+            http_listen: config.http_listen,
+            advertise: config.advertise,
+            zone: config.zone,
+            formation: config.formation,
+        };
+        Ok((node, rest))
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.shared.node_id
+    }
+
+    /// The cluster it belongs to; 0 = none yet.
+    pub fn cluster_id(&self) -> u128 {
+        self.identity.lock().cluster_id
+    }
+
+    /// Keeps which cluster this node belongs to.
+    pub fn remember_cluster(&self, cluster_id: u128) {
+        let mut identity = self.identity.lock();
+        if identity.cluster_id != cluster_id {
+            identity.cluster_id = cluster_id;
+            if let Err(error) = identity.save(&self.data) {
+                // Not kept, it is asked for again at the next start: joining twice does no harm.
+                tracing::error!(%error, "cluster id not kept");
+            }
+        }
+    }
+
+    /// The cluster as this node knows it.
+    pub fn cluster(&self) -> Arc<ClusterState> {
+        self.shared.cluster.borrow().clone()
+    }
+
+    /// Follows the cluster state.
+    pub fn watch_cluster(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.shared.cluster.clone()
+    }
+
+    /// The meta group.
+    pub fn meta(&self) -> &Group {
+        &self.meta
+    }
+
+    /// Replication of all groups.
+    pub fn host(&self) -> &Arc<RaftHost> {
+        &self.host
+    }
+
+    /// The other nodes.
+    pub fn peers(&self) -> &Arc<AddressBook> {
+        &self.peers
+    }
+
+    /// The keys.
+    pub fn keyring(&self) -> &Keyring {
+        &self.shared.keyring
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> &std::path::Path {
+        &self.data
+    }
+
+    /// Time since the start.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// An open shard.
+    pub fn shard(&self, shard: ShardId) -> Result<Arc<Shard>, Refusal> {
+        if let Some(open) = self.shards.read().get(&shard) {
+            return Ok(open.clone());
+        }
+        let cluster = self.cluster();
+        match cluster.replicas(shard).contains(&self.id()) {
+            true => Err(Refusal::NotReady(format!("shard {shard} is being opened"))),
+            false => Err(Refusal::StaleMap { epoch: cluster.header.epoch }),
+        }
+    }
+
+    /// The open shards.
+    pub fn shards(&self) -> Vec<(ShardId, Arc<Shard>)> {
+        self.shards.read().iter().map(|(&id, shard)| (id, shard.clone())).collect()
+    }
+
+    /// Whether the node has a cluster, all its shards, and a leader for each.
+    pub fn ready(&self) -> bool {
+        let cluster = self.cluster();
+        let mine = cluster.placement.iter().filter(|replicas| replicas.contains(&self.id())).count();
+        let shards = self.shards();
+        !cluster.placement.is_empty()
+            && shards.len() == mine
+            && shards.iter().all(|(_, shard)| shard.group().status().leader.is_some() && shard.index().stats().ready)
+    }
+
+    /// Has a meta command applied; on the meta leader only.
+    pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
+        let sealed = command.seal(self.shared.keyring.meta_sealer(), &mut os_rng());
+        let proposed = self.meta.propose(None, sealed.into()).await.map_err(refuse_proposal)?;
+        postcard::from_bytes(&proposed.response)
+            .map_err(|error| mira_proto::Problem::internal(format!("meta answer: {error}")).into())
+    }
+
+    /// Shows that this node holds the cluster key, bound to who and where it is.
+    pub fn join_proof(&self, me: &NodeRecord) -> Vec<u8> {
+        self.shared.keyring.meta_sealer().seal_proposal(JOIN_PROOF, &proof_text(me), &mut os_rng())
+    }
+
+    /// Checks a joiner's proof.
+    pub fn check_join_proof(&self, joiner: &NodeRecord, proof: &[u8]) -> Result<(), CryptoError> {
+        let opened = self.shared.keyring.meta_sealer().open(JOIN_PROOF, proof, 4096)?;
+        if opened == proof_text(joiner) { Ok(()) } else { Err(CryptoError::Damaged) }
+    }
+
+    async fn open_shard(self: &Arc<Self>, id: ShardId) -> Result<(), HostError> {
+        let cluster = self.shared.cluster.clone();
+        let index = ShardIndex::new(id, self.shared.keyring.clone(), cluster, self.index_threads.clone());
+        let machine = Arc::new(ShardMachine::new(Arc::new(index.clone())));
+        let group = self.host.open_group(id + 1, machine).await?;
+        let shard = Arc::new(Shard::new(id, group, index, self.shared.clone()));
+        self.shards.write().insert(id, shard);
+        Ok(())
+    }
+
+    /// Dropped collections that still have frames in shards that this node leads.
+    fn leftovers(&self, cluster: &ClusterState) -> Vec<(ShardId, CollectionId)> {
+        let mut found = Vec::new();
+        for (id, shard) in self.shards() {
+            if !shard.group().status().is_leader() {
+                continue;
+            }
+            let reader = shard.group().reader();
+            let full = |collection: &&CollectionId| {
+                reader.get(&record::count_key(**collection)).is_ok_and(|count| count.is_some())
+            };
+            found.extend(cluster.dropped.iter().filter(full).map(|&collection| (id, collection)));
+        }
+        found
+    }
+
+    async fn reconcile(self: &Arc<Self>) {
+        let cluster = self.cluster();
+        self.shared.keyring.retain(&cluster);
+        let meta = self.meta.status();
+        let shards = self.shards().into_iter().map(|(id, shard)| (id, shard.group().status())).collect();
+        let leftovers = self.leftovers(&cluster);
+        let situation =
+            Situation { me: self.id(), cluster: &cluster, meta: &meta, shards: &shards, leftovers: &leftovers };
+        for action in reconcile::plan(&situation) {
+            if let Err(error) = self.perform(&action).await {
+                tracing::debug!(?action, error, "not done now");
+            }
+        }
+    }
+
+    async fn perform(self: &Arc<Self>, action: &Action) -> Result<(), String> {
+        let text = |error: ChangeError| error.to_string();
+        match action {
+            Action::OpenShard(shard) => self.open_shard(*shard).await.map_err(|error| error.to_string()),
+            Action::InitializeShard(shard, voters) => {
+                self.shard_group(*shard)?.initialize(voters.clone()).await.map_err(text)
+            }
+            Action::AddMetaLearner(node) => self.meta.add_learner(*node).await.map_err(text),
+            Action::SetMetaVoters(voters) => self.meta.change_voters(voters.clone()).await.map_err(text),
+            Action::PlaceShards(plan) => {
+                let command = MetaCommand::PlaceShards(plan.clone());
+                self.propose_meta(&command).await.map(drop).map_err(|error| error.to_string())
+            }
+            Action::Prefer(shard, target) => self.prefer(*shard, *target).await,
+            Action::Purge(shard, collection) => {
+                let shard = self.shard(*shard).map_err(|error| error.to_string())?;
+                shard.purge(*collection).await.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    fn shard_group(&self, shard: ShardId) -> Result<Group, String> {
+        self.host.group(shard + 1).ok_or_else(|| format!("shard {shard} is not open"))
+    }
+
+    /// Hands a shard to its preferred leader, if that node answers and the last try is a while ago.
+    async fn prefer(&self, shard: ShardId, target: NodeId) -> Result<(), String> {
+        if self.leaving.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let last = self.preferred_at.lock().insert(shard, now);
+        if last.is_some_and(|last| now - last < PREFER_EVERY) {
+            self.preferred_at.lock().insert(shard, last.expect("it was there"));
+            return Ok(());
+        }
+        let mut client = self.peers.client_of(target).map_err(|status| status.message().to_owned())?;
+        let answer = tokio::time::timeout(TICK, client.identify(node_v1::IdentifyRequest {})).await;
+        if !matches!(answer, Ok(Ok(identity)) if identity.get_ref().node_id == target) {
+            return Err(format!("node {target} does not answer"));
+        }
+        self.shard_group(shard)?.transfer_leader(target).await.map_err(|error| error.to_string())
+    }
+
+    /// Gives every leadership to another voter, best informed first; returns how many were given away.
+    pub async fn hand_over(&self) -> u32 {
+        self.leaving.store(true, Ordering::Relaxed);
+        let handed = self.host.groups().into_iter().map(|group| async move {
+            let status = group.status();
+            if status.role != Role::Leader {
+                return false;
+            }
+            let best = status
+                .voters
+                .iter()
+                .filter(|voter| **voter != self.id())
+                .min_by_key(|voter| status.lag.get(voter).copied().flatten().unwrap_or(u64::MAX));
+            let Some(&target) = best else { return false };
+            group.transfer_leader(target).await.is_ok()
+        });
+        futures::future::join_all(handed).await.into_iter().filter(|&moved| moved).count() as u32
+    }
+}
+
+fn proof_text(node: &NodeRecord) -> Vec<u8> {
+    format!("{}\n{}\n{}", node.id, node.address, node.http_address).into_bytes()
+}
+
+/// What is needed of the configuration once the node is open.
+struct NodeConfigRest {
+    listen: SocketAddr,
+    http_listen: SocketAddr,
+    advertise: Option<String>,
+    zone: String,
+    formation: crate::config::Formation,
+}
+
+/// A node that serves. Dropping it stops it hard; [`RunningNode::shutdown`] stops it in order.
+pub struct RunningNode {
+    node: Arc<Node>,
+    grpc_address: SocketAddr,
+    http_address: SocketAddr,
+    tasks: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl RunningNode {
+    /// Opens the data folder and serves; forming or joining a cluster goes on in the background.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let (node, rest) = Node::open(config).await?;
+        let (grpc_listener, grpc_address) = listen(rest.listen).await?;
+        let (http_listener, http_address) = listen(rest.http_listen).await?;
+        let advertise = rest.advertise.unwrap_or_else(|| grpc_address.to_string());
+        let me = NodeRecord {
+            id: node.id(),
+            http_address: with_port(&advertise, http_address.port()),
+            address: advertise,
+            zone: rest.zone,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let tasks = vec![
+            tokio::spawn(service::serve(node.clone(), grpc_listener, stopped.clone())),
+            tokio::spawn(http::serve(node.clone(), http_listener, stopped.clone())),
+            tokio::spawn(keep_in_line(node.clone(), stopped.clone())),
+            tokio::spawn(until_stopped(stopped, {
+                let node = node.clone();
+                async move { formation::form(&node, &rest.formation, &me).await }
+            })),
+        ];
+        tracing::info!(node = %format_args!("{:016x}", node.id()), grpc = %grpc_address, http = %http_address, "node started");
+        Ok(RunningNode { node, grpc_address, http_address, tasks, stop })
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Where gRPC listens.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
+    }
+
+    /// Where HTTP listens.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Waits until the node has a cluster and all its shards have leaders; false if not in time.
+    pub async fn wait_ready(&self, timeout: Duration) -> bool {
+        let ready = async {
+            while !self.node.ready() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(timeout, ready).await.is_ok()
+    }
+
+    /// Hands leadership over, answers what is under way, and makes everything durable.
+    pub async fn shutdown(mut self) {
+        let moved = self.node.hand_over().await;
+        tracing::info!(moved, "leadership handed over");
+        self.stop.send_replace(true);
+        futures::future::join_all(self.tasks.drain(..)).await;
+        self.node.host.shutdown().await;
+        tracing::info!("node stopped");
+    }
+}
+
+impl Drop for RunningNode {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// The host of an address with another port.
+fn with_port(address: &str, port: u16) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    format!("{host}:{port}")
+}
+
+async fn until_stopped(mut stopped: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+}
+
+async fn keep_in_line(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
+    let mut cluster = node.watch_cluster();
+    loop {
+        node.reconcile().await;
+        tokio::select! {
+            changed = cluster.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(TICK) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+    }
+}

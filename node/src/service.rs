@@ -1,0 +1,334 @@
+//! The node's gRPC: a thin shell over [`Node`] and its shards.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mira_proto::{
+    Code, PROTOCOL_VERSION, Problem, Refusal, limits,
+    node_v1::{self, node_server},
+};
+use mira_raft::{Role, transport::grpc::RaftService};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    meta::{CollectionRecord, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text},
+    node::{META_GROUP, Node},
+    shard::{machine, record},
+    system,
+};
+
+/// For requests under way when the node stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Serves until told to stop, and then until the requests under way are answered.
+pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+    let raft = RaftService::new(node.id(), node.host().clone());
+    let service = node_server::NodeServer::new(NodeService(node))
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+    let mut draining = stopped.clone();
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    let incoming = TcpListenerStream::new(listener);
+    let served = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .add_service(raft)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop);
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::error!(%error, "gRPC server ended");
+        },
+        // Replication streams of peers never end by themselves: answers under way get this long.
+        () = async {
+            let _ = draining.wait_for(|stopped| *stopped).await;
+            tokio::time::sleep(DRAIN).await;
+        } => {}
+    }
+}
+
+struct NodeService(Arc<Node>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl NodeService {
+    fn meta_leader(&self) -> Result<(), Refusal> {
+        let status = self.0.meta().status();
+        if status.is_leader() { Ok(()) } else { Err(Refusal::NotLeader { leader: status.leader }) }
+    }
+
+    /// Times an operation of a shard and turns its refusal into a status.
+    async fn timed<T>(
+        &self,
+        operation: &str,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Answer<T> {
+        let started = Instant::now();
+        let result = work.await;
+        self.0.metrics.operation("shard", operation, started.elapsed());
+        Ok(Response::new(result?))
+    }
+
+    async fn accept(&self, request: node_v1::JoinRequest) -> Result<node_v1::JoinReply, Refusal> {
+        let cluster = self.0.cluster();
+        let own = cluster_id_text(cluster.header.cluster_id);
+        if own.is_empty() {
+            return Err(Refusal::NotReady("this node belongs to no cluster yet".into()));
+        }
+        if request.protocol_version != PROTOCOL_VERSION {
+            let found = request.protocol_version;
+            let detail = format!("the joiner speaks protocol {found}, this cluster {PROTOCOL_VERSION}");
+            return Err(Problem::new(Code::UnsupportedVersion, detail).into());
+        }
+        if !request.cluster_id.is_empty() && request.cluster_id != own {
+            let detail = format!("the joiner belongs to cluster {}, this is {own}; empty its data folder first", request.cluster_id);
+            return Err(Problem::invalid(detail).into());
+        }
+        let joiner: NodeRecord = request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?.into();
+        self.0.check_join_proof(&joiner, &request.proof).map_err(|_| {
+            Problem::new(Code::PermissionDenied, "the joiner does not hold this cluster's key")
+        })?;
+        if let Some(leader) = self.0.meta().status().leader.filter(|&leader| leader != self.0.id()) {
+            let mut client = self.0.peers().client_of(leader)?;
+            return Ok(client.join(request).await?.into_inner());
+        }
+        if cluster.nodes.len() >= limits::MAX_NODES && !cluster.nodes.contains_key(&joiner.id) {
+            return Err(Problem::new(Code::TooLarge, format!("a cluster has at most {} nodes", limits::MAX_NODES)).into());
+        }
+        self.0.propose_meta(&MetaCommand::PutNode(joiner)).await?;
+        Ok(node_v1::JoinReply { cluster_id: own, map: Some(self.map()) })
+    }
+
+    fn map(&self) -> node_v1::ClusterMap {
+        self.0.cluster().to_map(|shard| self.0.host().group(shard + 1)?.status().leader)
+    }
+
+    async fn create(&self, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
+        self.meta_leader()?;
+        let if_absent = request.if_absent;
+        let wanted = self.checked(request)?;
+        if let Some(existing) = self.0.cluster().collection_named(&wanted.name) {
+            return existing_collection(existing, &wanted, if_absent);
+        }
+        let answer = self.0.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
+        let cluster = self.0.cluster();
+        let made = cluster.collection_named(&wanted.name);
+        match (answer, made) {
+            (MetaAnswer::Done, Some(made)) => Ok(made.to_wire()),
+            (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted, if_absent),
+            (MetaAnswer::Full, _) => {
+                Err(Problem::new(Code::TooLarge, format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS)).into())
+            }
+            // Dropped by someone else in the same moment.
+            _ => Err(Refusal::NotReady("the collection vanished while it was made".into())),
+        }
+    }
+
+    fn checked(&self, request: node_v1::CreateCollectionRequest) -> Result<CollectionRecord, Problem> {
+        let shards = self.0.cluster().header.shards;
+        let name = request.name;
+        if name.is_empty() || name.len() > limits::MAX_NAME_BYTES || name.chars().any(|c| c.is_control() || c == '/') {
+            return Err(Problem::invalid(format!(
+                "a collection's name has 1 to {} bytes, no slash and no control character",
+                limits::MAX_NAME_BYTES
+            )));
+        }
+        if request.dim == 0 || request.dim > limits::MAX_DIM {
+            return Err(Problem::invalid(format!("dim is {}, allowed are 1 to {}", request.dim, limits::MAX_DIM)));
+        }
+        if !["cosine", "dot", "l2"].contains(&request.metric.as_str()) {
+            return Err(Problem::invalid(format!("metric is {:?}, allowed are cosine, dot and l2", request.metric)));
+        }
+        if !["none", "int8"].contains(&request.quantization.as_str()) {
+            let found = request.quantization;
+            return Err(Problem::invalid(format!("quantization is {found:?}, allowed are none and int8")));
+        }
+        if request.partitions == 0 || request.partitions > shards {
+            return Err(Problem::invalid(format!("partitions is {}, allowed are 1 to {shards}", request.partitions)));
+        }
+        let id = rand::random_range(1..u64::MAX);
+        Ok(CollectionRecord {
+            id,
+            name,
+            dim: request.dim,
+            metric: request.metric,
+            quantization: request.quantization,
+            partitions: request.partitions,
+            ttl_seconds: request.ttl_seconds,
+            created_ms: 0,
+            model: request.model,
+            key_version: crate::keyring::FIRST_KEY,
+            wrapped_keys: self.0.keyring().new_collection_keys(id),
+        })
+    }
+
+    async fn drop_named(&self, name: String) -> Result<node_v1::DropCollectionReply, Refusal> {
+        self.meta_leader()?;
+        let cluster = self.0.cluster();
+        let missing = || Problem::new(Code::NotFound, format!("no collection is named {name:?}"));
+        let id = cluster.collection_named(&name).ok_or_else(missing)?.id;
+        let answer = self.0.propose_meta(&MetaCommand::DropCollection { name: name.clone(), id }).await?;
+        match answer {
+            MetaAnswer::Missing => Err(missing().into()),
+            _ => Ok(node_v1::DropCollectionReply { epoch: self.0.cluster().header.epoch }),
+        }
+    }
+
+    fn group_statuses(&self) -> Vec<node_v1::GroupStatus> {
+        let cluster = self.0.cluster();
+        self.0
+            .host()
+            .groups()
+            .into_iter()
+            .map(|group| {
+                let status = group.status();
+                let shard = group.id().checked_sub(META_GROUP + 1).and_then(|id| self.0.shard(id).ok());
+                let index = shard.map(|shard| shard.index().stats()).unwrap_or_default();
+                let reader = group.reader();
+                let count = |collection| {
+                    let stored = reader.get(&record::count_key(collection)).ok().flatten();
+                    machine::decode_count(stored.as_deref()).unwrap_or_default()
+                };
+                let frames = match group.id() {
+                    META_GROUP => 0,
+                    _ => cluster.collections.keys().map(|&collection| count(collection)).sum(),
+                };
+                node_v1::GroupStatus {
+                    group: group.id(),
+                    role: role_name(&status.role).into(),
+                    term: status.term,
+                    leader: status.leader.unwrap_or_default(),
+                    last_log: status.last_log_index,
+                    committed: status.committed,
+                    applied: status.applied,
+                    snapshot: status.snapshot_index,
+                    voters: status.voters.into_iter().collect(),
+                    learners: status.learners.into_iter().collect(),
+                    frames,
+                    vectors: index.vectors,
+                    index_bytes: index.bytes,
+                    index_lag: index.lag,
+                    index_ready: index.ready || group.id() == META_GROUP,
+                }
+            })
+            .collect()
+    }
+}
+
+/// The word for a role on the wire and in metrics.
+pub fn role_name(role: &Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Stopped(_) => "stopped",
+    }
+}
+
+fn existing_collection(
+    existing: &CollectionRecord,
+    wanted: &CollectionRecord,
+    if_absent: bool,
+) -> Result<node_v1::Collection, Refusal> {
+    if if_absent || existing.same_settings(wanted) {
+        return Ok(existing.to_wire());
+    }
+    let detail = format!("collection {:?} exists with other settings; delete it first or use another name", wanted.name);
+    Err(Problem::new(Code::AlreadyExists, detail).into())
+}
+
+#[tonic::async_trait]
+impl node_server::Node for NodeService {
+    async fn get_map(&self, request: Request<node_v1::GetMapRequest>) -> Answer<node_v1::ClusterMap> {
+        let request = request.into_inner();
+        if request.wait {
+            let mut cluster = self.0.watch_cluster();
+            let newer = cluster.wait_for(|cluster| cluster.header.epoch > request.newer_than);
+            // The same map after the wait is an answer too.
+            let _ = tokio::time::timeout(limits::MAP_WAIT, newer).await;
+        }
+        Ok(Response::new(self.map()))
+    }
+
+    async fn join(&self, request: Request<node_v1::JoinRequest>) -> Answer<node_v1::JoinReply> {
+        Ok(Response::new(self.accept(request.into_inner()).await?))
+    }
+
+    async fn identify(&self, _: Request<node_v1::IdentifyRequest>) -> Answer<node_v1::Identity> {
+        Ok(Response::new(node_v1::Identity {
+            node_id: self.0.id(),
+            cluster_id: cluster_id_text(self.0.cluster_id()),
+            protocol_version: PROTOCOL_VERSION,
+            cluster_key_id: self.0.keyring().cluster_key_id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }))
+    }
+
+    async fn create_collection(
+        &self,
+        request: Request<node_v1::CreateCollectionRequest>,
+    ) -> Answer<node_v1::Collection> {
+        Ok(Response::new(self.create(request.into_inner()).await?))
+    }
+
+    async fn drop_collection(
+        &self,
+        request: Request<node_v1::DropCollectionRequest>,
+    ) -> Answer<node_v1::DropCollectionReply> {
+        Ok(Response::new(self.drop_named(request.into_inner().name).await?))
+    }
+
+    async fn write(&self, request: Request<node_v1::WriteRequest>) -> Answer<node_v1::WriteReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("write", shard.write(request)).await
+    }
+
+    async fn forget(&self, request: Request<node_v1::ForgetRequest>) -> Answer<node_v1::ForgetReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("forget", shard.forget(request)).await
+    }
+
+    async fn search(&self, request: Request<node_v1::SearchRequest>) -> Answer<node_v1::SearchReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("search", shard.search(request)).await
+    }
+
+    async fn fetch(&self, request: Request<node_v1::FetchRequest>) -> Answer<node_v1::FetchReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("fetch", shard.fetch(request)).await
+    }
+
+    async fn session(&self, request: Request<node_v1::SessionRequest>) -> Answer<node_v1::FetchReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("session", shard.session(request)).await
+    }
+
+    async fn status(&self, _: Request<node_v1::StatusRequest>) -> Answer<node_v1::NodeStatus> {
+        let space = system::disk_space(self.0.data());
+        Ok(Response::new(node_v1::NodeStatus {
+            node_id: self.0.id(),
+            cluster_id: cluster_id_text(self.0.cluster_id()),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_ms: self.0.uptime().as_millis() as u64,
+            resident_bytes: system::resident_bytes(),
+            disk_used_bytes: system::folder_bytes(self.0.data()),
+            disk_free_bytes: space,
+            groups: self.group_statuses(),
+        }))
+    }
+
+    async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {
+        Ok(Response::new(node_v1::HandOverReply { moved: self.0.hand_over().await }))
+    }
+}

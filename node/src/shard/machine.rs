@@ -1,0 +1,243 @@
+//! A shard's state machine: the rules by which frames enter and leave.
+//!
+//! Deterministic and blind: it decides by versions, digests and times in clear, and never opens anything. After each
+//! batch it tells the indexer which frames changed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mira_proto::{CollectionId, FrameId};
+use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
+use parking_lot::Mutex;
+
+use super::{
+    command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
+    record::{self, FrameRecord},
+};
+
+/// A change that derived state has to follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A frame got a new version.
+    Stored {
+        /// Its collection.
+        collection: CollectionId,
+        /// Its id.
+        frame: FrameId,
+        /// Its version.
+        version: u64,
+        /// When it was first stored.
+        created_ms: u64,
+        /// When it is forgotten, 0 = never.
+        expires_ms: u64,
+        /// Its sealed vectors; empty for none.
+        vectors: Bytes,
+    },
+    /// A frame is gone.
+    Removed {
+        /// Its collection.
+        collection: CollectionId,
+        /// Its id.
+        frame: FrameId,
+    },
+    /// A collection is gone.
+    Purged {
+        /// Which.
+        collection: CollectionId,
+    },
+}
+
+/// Follows the changes of a shard.
+pub trait Follower: Send + Sync + 'static {
+    /// These changes are visible to readers now; `applied_index` is the log position they end at.
+    fn changed(&self, changes: Vec<Change>, applied_index: u64);
+    /// The whole state was replaced.
+    fn replaced(&self, state: StateReader, applied_index: u64);
+}
+
+/// Applies shard commands.
+pub struct ShardMachine {
+    follower: Arc<dyn Follower>,
+    /// Changes of the batch that is being applied.
+    pending: Mutex<Vec<Change>>,
+}
+
+impl ShardMachine {
+    /// A machine that reports to `follower`.
+    pub fn new(follower: Arc<dyn Follower>) -> Self {
+        ShardMachine { follower, pending: Mutex::default() }
+    }
+}
+
+impl StateMachine for ShardMachine {
+    fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
+        let mut changes = Vec::new();
+        let answer = match command::decode(command.payload)? {
+            ShardCommand::Store(frames) => {
+                let store = |frame| store(frame, command.time_ms, txn, &mut changes);
+                ShardAnswer::Store(frames.into_iter().map(store).collect::<Result<_, _>>()?)
+            }
+            ShardCommand::Forget { collection, frames } => {
+                ShardAnswer::Forget(forget(collection, frames, txn, &mut changes)?)
+            }
+            ShardCommand::Purge { collection } => {
+                for table in *b"fvsn" {
+                    txn.delete_prefix(&record::collection_prefix(table, collection));
+                }
+                changes.push(Change::Purged { collection });
+                ShardAnswer::Purge
+            }
+        };
+        self.pending.lock().append(&mut changes);
+        Ok(command::encode(&answer))
+    }
+
+    fn committed(&self, applied_index: u64) {
+        let changes = std::mem::take(&mut *self.pending.lock());
+        self.follower.changed(changes, applied_index);
+    }
+
+    fn restored(&self, state: StateReader, applied_index: u64) {
+        self.pending.lock().clear();
+        self.follower.replaced(state, applied_index);
+    }
+}
+
+/// What is to happen with a frame, given what is there. A pure table, so that the rule reads in one place.
+fn decide(condition: Condition, same: bool, current: u64) -> Result<(), StoreOutcome> {
+    match condition {
+        Condition::Create | Condition::Replace if current == 0 => Ok(()),
+        Condition::Expect(expected) if expected == current => Ok(()),
+        // A retry after the first try took effect: its version is the one after the expected.
+        Condition::Expect(expected) if same && current == expected + 1 => Err(StoreOutcome::Same(current)),
+        Condition::Create | Condition::Replace if same => Err(StoreOutcome::Same(current)),
+        Condition::Replace => Ok(()),
+        Condition::Create | Condition::Expect(_) => Err(StoreOutcome::Conflict(current)),
+    }
+}
+
+fn store(
+    new: StoreFrame,
+    now_ms: u64,
+    txn: &mut Txn<'_>,
+    changes: &mut Vec<Change>,
+) -> Result<StoreOutcome, EngineError> {
+    let key = record::frame_key(new.collection, new.frame);
+    let old = txn.get(&key)?.map(|stored| FrameRecord::decode(&stored)).transpose()?;
+    let current = old.as_ref().map_or(0, |old| old.version);
+    let same = old.as_ref().is_some_and(|old| old.digest == new.digest);
+    if let Err(outcome) = decide(new.condition, same, current) {
+        return Ok(outcome);
+    }
+    if new.version != current + 1 {
+        return Ok(StoreOutcome::Raced(current));
+    }
+    let created_ms = old.as_ref().map_or(now_ms, |old| old.created_ms);
+    if let Some(session) = old.as_ref().and_then(|old| old.session) {
+        txn.delete(&record::session_key(new.collection, &session, created_ms, new.frame));
+    }
+    if let Some(session) = &new.session {
+        txn.put(&record::session_key(new.collection, session, created_ms, new.frame), Bytes::new());
+    }
+    if old.is_none() {
+        add_to_count(new.collection, 1, txn)?;
+    }
+    let vectors_key = record::vectors_key(new.collection, new.frame);
+    if !new.vectors.is_empty() {
+        txn.put(&vectors_key, new.vectors.clone());
+    } else if old.is_some_and(|old| old.passages > 0) {
+        txn.delete(&vectors_key);
+    }
+    let record = FrameRecord {
+        version: new.version,
+        created_ms,
+        updated_ms: now_ms,
+        expires_ms: new.expires_ms,
+        session: new.session,
+        digest: new.digest,
+        passages: new.passages,
+        body: new.body,
+    };
+    txn.put(&key, record.encode());
+    changes.push(Change::Stored {
+        collection: new.collection,
+        frame: new.frame,
+        version: new.version,
+        created_ms,
+        expires_ms: new.expires_ms,
+        vectors: new.vectors,
+    });
+    Ok(StoreOutcome::Stored(new.version))
+}
+
+fn forget(
+    collection: CollectionId,
+    frames: Vec<FrameId>,
+    txn: &mut Txn<'_>,
+    changes: &mut Vec<Change>,
+) -> Result<Vec<FrameId>, EngineError> {
+    let mut removed = Vec::new();
+    for frame in frames {
+        let key = record::frame_key(collection, frame);
+        let Some(stored) = txn.get(&key)? else { continue };
+        let old = FrameRecord::decode(&stored)?;
+        txn.delete(&key);
+        txn.delete(&record::vectors_key(collection, frame));
+        if let Some(session) = &old.session {
+            txn.delete(&record::session_key(collection, session, old.created_ms, frame));
+        }
+        changes.push(Change::Removed { collection, frame });
+        removed.push(frame);
+    }
+    add_to_count(collection, -(removed.len() as i64), txn)?;
+    Ok(removed)
+}
+
+fn add_to_count(collection: CollectionId, change: i64, txn: &mut Txn<'_>) -> Result<(), EngineError> {
+    if change == 0 {
+        return Ok(());
+    }
+    let key = record::count_key(collection);
+    let count = decode_count(txn.get(&key)?.as_deref())?;
+    let count = count.checked_add_signed(change).ok_or_else(|| EngineError::Damaged("frame count below zero".into()))?;
+    txn.put(&key, count.to_be_bytes().to_vec());
+    Ok(())
+}
+
+/// Reads a stored count; none is zero.
+pub fn decode_count(stored: Option<&[u8]>) -> Result<u64, EngineError> {
+    let Some(stored) = stored else { return Ok(0) };
+    stored.try_into().map(u64::from_be_bytes).map_err(|_| EngineError::Damaged("frame count of wrong size".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rules_of_replacing() {
+        use Condition::{Create, Expect, Replace};
+        use StoreOutcome::{Conflict, Same};
+        // condition, same content is there, current version, what happens
+        let table = [
+            (Create, false, 0, Ok(())),
+            (Create, true, 3, Err(Same(3))),
+            (Create, false, 3, Err(Conflict(3))),
+            (Replace, false, 0, Ok(())),
+            (Replace, false, 3, Ok(())),
+            (Replace, true, 3, Err(Same(3))),
+            (Expect(0), false, 0, Ok(())),
+            (Expect(0), true, 1, Err(Same(1))),
+            (Expect(0), true, 2, Err(Conflict(2))),
+            (Expect(0), false, 1, Err(Conflict(1))),
+            (Expect(3), false, 3, Ok(())),
+            (Expect(3), true, 3, Ok(())),
+            (Expect(3), true, 4, Err(Same(4))),
+            (Expect(3), false, 4, Err(Conflict(4))),
+            (Expect(3), false, 2, Err(Conflict(2))),
+        ];
+        for (condition, same, current, expected) in table {
+            assert_eq!(decide(condition, same, current), expected, "{condition:?} same={same} current={current}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Reading frames: by id, by session, and the winners of a search.
+
+use std::ops::{Bound, ControlFlow};
+
+use mira_crypto::{CollectionKey, CryptoError};
+use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, limits, node_v1};
+use mira_raft::{EngineError, StateReader};
+
+use crate::meta::CollectionRecord;
+
+use super::{
+    Shard, frame_id,
+    indexer::{Found, IndexError, Query},
+    record::{self, FramePlace, FrameRecord},
+    refuse_engine,
+};
+
+impl Shard {
+    /// The frames of these ids that exist, in their order.
+    pub async fn fetch(&self, request: node_v1::FetchRequest) -> Result<node_v1::FetchReply, Refusal> {
+        self.ready_for(request.level.unwrap_or_default()).await?;
+        let collection = self.collection(request.epoch, request.collection)?;
+        let ids = request.ids.iter().map(|id| frame_id(id)).collect::<Result<Vec<_>, _>>()?;
+        let applied = self.group.reader().applied_index();
+        let frames = self.open_frames(&collection, &ids)?.into_iter().flatten().collect();
+        Ok(node_v1::FetchReply { frames, applied })
+    }
+
+    /// The frames of a session by time of creation, oldest first; with `last`, the newest `limit` of them.
+    pub async fn session(&self, request: node_v1::SessionRequest) -> Result<node_v1::FetchReply, Refusal> {
+        self.ready_for(request.level.unwrap_or_default()).await?;
+        let collection = self.collection(request.epoch, request.collection)?;
+        let tag = self.session_tag(&collection, &request.session)?;
+        let prefix = record::session_prefix(collection.id, &tag);
+        let from = record::session_key(collection.id, &tag, request.created_from_ms, 0);
+        let to = match request.created_to_ms {
+            0 => record::session_key(collection.id, &tag, u64::MAX, u128::MAX),
+            until => record::session_key(collection.id, &tag, until, 0),
+        };
+        let limit = request.limit.clamp(1, limits::MAX_RECALL) as usize;
+        let reader = self.group.reader();
+        let applied = reader.applied_index();
+        let mut ids = Vec::new();
+        reader
+            .scan(Bound::Included(&from), Bound::Excluded(&to), request.last, &mut |key, _| {
+                debug_assert!(key.starts_with(&prefix));
+                ids.extend(record::parse_session_key(key).map(|(_, frame)| frame));
+                if ids.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .map_err(refuse_engine)?;
+        if request.last {
+            ids.reverse();
+        }
+        let frames = self.open_frames(&collection, &ids)?.into_iter().flatten().collect();
+        Ok(node_v1::FetchReply { frames, applied })
+    }
+
+    /// Ids and scores of the nearest frames of this shard, best first; with their frames if asked.
+    pub async fn search(&self, request: node_v1::SearchRequest) -> Result<node_v1::SearchReply, Refusal> {
+        self.ready_for(request.level.unwrap_or_default()).await?;
+        let collection = self.collection(request.epoch, request.collection)?;
+        super::write::check_vector(&request.vector, &collection)?;
+        if request.k == 0 || request.k > limits::MAX_K {
+            return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)).into());
+        }
+        let applied = self.group.reader().applied_index();
+        let query = Query {
+            vector: request.vector,
+            k: request.k as usize,
+            ef: (request.ef > 0).then_some(request.ef as usize),
+            exact: request.exact,
+            created_ms: request.created_from_ms..if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms },
+            now_ms: self.shared.clock.now_ms(),
+        };
+        let (index, record) = (self.index.clone(), collection.clone());
+        // Comparing vectors is work of up to milliseconds: not on the threads that carry heartbeats.
+        let found = tokio::task::spawn_blocking(move || index.search(&record, &query))
+            .await
+            .map_err(|error| Problem::internal(format!("the search failed: {error}")))?
+            .map_err(refuse_index)?;
+        let Found { hits, searched, tail } = found;
+        let frames = match request.with_frames {
+            true => self.open_frames(&collection, &hits.iter().map(|hit| hit.id).collect::<Vec<_>>())?,
+            false => vec![None; hits.len()],
+        };
+        let hits = hits
+            .into_iter()
+            .zip(frames)
+            // A frame that was forgotten since the index was asked is no hit any more.
+            .filter(|(_, frame)| !request.with_frames || frame.is_some())
+            .map(|(hit, frame)| node_v1::Hit {
+                id: hit.id.to_be_bytes().to_vec().into(),
+                score: hit.score,
+                passage: hit.passage,
+                frame,
+            })
+            .collect();
+        Ok(node_v1::SearchReply { hits, applied, searched, tail })
+    }
+
+    /// Reads and opens frames; `None` for those that do not exist or are over their time.
+    fn open_frames(
+        &self,
+        collection: &CollectionRecord,
+        ids: &[FrameId],
+    ) -> Result<Vec<Option<node_v1::Frame>>, Refusal> {
+        let keys: Vec<_> = ids.iter().map(|&id| record::frame_key(collection.id, id)).collect();
+        let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
+        let now_ms = self.shared.clock.now_ms();
+        let mut frames = Vec::with_capacity(ids.len());
+        for (&id, stored) in ids.iter().zip(stored) {
+            let Some(stored) = stored else {
+                frames.push(None);
+                continue;
+            };
+            let record = FrameRecord::decode(&stored).map_err(refuse_engine)?;
+            frames.push(if record.expired(now_ms) { None } else { Some(self.open_frame(collection, id, record)?) });
+        }
+        Ok(frames)
+    }
+
+    fn open_frame(
+        &self,
+        collection: &CollectionRecord,
+        id: FrameId,
+        record: FrameRecord,
+    ) -> Result<node_v1::Frame, Refusal> {
+        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
+        let key = self.key_of(collection, &record.body)?;
+        let body = place.open_body(&key, &record.body).map_err(|error| damaged(id, &error))?;
+        Ok(node_v1::Frame {
+            id: id.to_be_bytes().to_vec().into(),
+            content: body.content,
+            text: body.text,
+            r#type: body.kind,
+            session: body.session,
+            role: body.role,
+            metadata_json: body.metadata_json,
+            version: record.version,
+            created_ms: record.created_ms,
+            updated_ms: record.updated_ms,
+            expires_ms: record.expires_ms,
+            passage_ranges: body.passages.into_iter().flat_map(|(start, end)| [start, end]).collect(),
+            language: body.language,
+        })
+    }
+
+    fn key_of(
+        &self,
+        collection: &CollectionRecord,
+        sealed: &[u8],
+    ) -> Result<std::sync::Arc<CollectionKey>, Refusal> {
+        let version = mira_crypto::frame::key_version(sealed)
+            .map_err(|error| Problem::new(Code::Damaged, format!("a frame cannot be opened: {error}")))?;
+        Ok(self.shared.keyring.version(collection, version)?)
+    }
+
+    /// The keyed tag of a session's name.
+    pub(super) fn session_tag(&self, collection: &CollectionRecord, session: &str) -> Result<[u8; 16], Refusal> {
+        Ok(self.shared.keyring.tags(collection)?.tag(record::SESSION_TAG, session.as_bytes()))
+    }
+}
+
+fn damaged(id: FrameId, error: &CryptoError) -> Refusal {
+    tracing::error!(frame = %uuid::Uuid::from_u128(id), %error, "a frame cannot be opened");
+    Problem::new(Code::Damaged, format!("frame {} cannot be opened: {error}", uuid::Uuid::from_u128(id))).into()
+}
+
+fn refuse_index(error: IndexError) -> Refusal {
+    match error {
+        IndexError::Building => Refusal::NotReady("the index is being built from the frames".into()),
+        IndexError::Refused(problem) => Refusal::Problem(problem),
+    }
+}
+
+/// The first `limit` frames of a session, oldest first.
+pub(super) fn frames_of_session(
+    reader: &StateReader,
+    collection: CollectionId,
+    tag: &[u8; 16],
+    limit: usize,
+) -> Result<Vec<FrameId>, EngineError> {
+    collect(reader, &record::session_prefix(collection, tag), limit, |key| {
+        record::parse_session_key(key).map(|(_, frame)| frame)
+    })
+}
+
+/// The first `limit` frames of a collection, by id.
+pub(super) fn frames_of_collection(
+    reader: &StateReader,
+    collection: CollectionId,
+    limit: usize,
+) -> Result<Vec<FrameId>, EngineError> {
+    collect(reader, &record::collection_prefix(b'f', collection), limit, |key| {
+        record::parse_pair_key(key).map(|(_, frame)| frame)
+    })
+}
+
+fn collect(
+    reader: &StateReader,
+    prefix: &[u8],
+    limit: usize,
+    parse: impl Fn(&[u8]) -> Option<FrameId>,
+) -> Result<Vec<FrameId>, EngineError> {
+    let mut frames = Vec::new();
+    reader.scan_prefix(prefix, false, &mut |key, _| {
+        frames.extend(parse(key));
+        if frames.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(frames)
+}

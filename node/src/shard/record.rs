@@ -1,0 +1,207 @@
+//! How frames lie in a shard's state.
+//!
+//! | key (big-endian numbers) | value |
+//! |---|---|
+//! | `f` collection 8, frame 16 | [`FrameRecord`]: what replicas must know in clear, and the sealed body |
+//! | `v` collection 8, frame 16 | the sealed vectors, if the frame has any |
+//! | `s` collection 8, session tag 16, created 8, frame 16 | empty: frames of a session in order |
+//! | `n` collection 8 | number of frames, 8 bytes |
+//!
+//! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed. Each value
+//! begins with a version byte. Session tags and digests are keyed with the collection's tag key, which no rotation
+//! changes, so that they stay equal.
+
+use bytes::Bytes;
+use mira_crypto::{CollectionKey, Context, CryptoError, CryptoRng, Part, frame};
+use mira_proto::{CollectionId, FrameId, ShardId, limits};
+use mira_raft::EngineError;
+use serde::{Deserialize, Serialize};
+
+const RECORD_VERSION: u8 = 1;
+const BODY_VERSION: u8 = 1;
+const VECTORS_VERSION: u8 = 1;
+
+/// Room for everything of a frame beside its content.
+const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + (64 << 10);
+const MAX_VECTORS_BYTES: usize = 16 + limits::MAX_PASSAGES * limits::MAX_DIM as usize * 4;
+
+/// What the state machine decides by; everything else is sealed in `body`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameRecord {
+    /// 1 for a new frame, one more with every replacement.
+    pub version: u64,
+    /// Log-carried time of version 1, milliseconds.
+    pub created_ms: u64,
+    /// Log-carried time of this version.
+    pub updated_ms: u64,
+    /// When the frame is forgotten; 0 = never.
+    pub expires_ms: u64,
+    /// Keyed tag of its session.
+    pub session: Option<[u8; 16]>,
+    /// Keyed digest of what the caller stored.
+    pub digest: [u8; 32],
+    /// Number of its vectors.
+    pub passages: u32,
+    /// The sealed [`FrameBody`].
+    pub body: Bytes,
+}
+
+impl FrameRecord {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![RECORD_VERSION]).expect("a record is plain data")
+    }
+
+    /// Reads the stored form.
+    pub fn decode(stored: &[u8]) -> Result<Self, EngineError> {
+        match stored.split_first() {
+            Some((&RECORD_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("frame record: {error}")))
+            }
+            Some((version, _)) => Err(EngineError::Damaged(format!("frame record of unknown version {version}"))),
+            None => Err(EngineError::Damaged("empty frame record".into())),
+        }
+    }
+
+    /// Whether the frame is over its time.
+    pub fn expired(&self, now_ms: u64) -> bool {
+        self.expires_ms != 0 && self.expires_ms <= now_ms
+    }
+}
+
+/// The sealed part of a frame.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameBody {
+    /// Text or opaque bytes.
+    pub content: Bytes,
+    /// Whether `content` is UTF-8 text.
+    pub text: bool,
+    /// The caller's type of memory.
+    pub kind: String,
+    /// Empty for none.
+    pub session: String,
+    /// Empty for none.
+    pub role: String,
+    /// A JSON object, or empty.
+    pub metadata_json: String,
+    /// Byte range of the content that each vector stands for.
+    pub passages: Vec<(u32, u32)>,
+    /// Detected language; empty for none.
+    pub language: String,
+}
+
+/// Where a frame lives: what its sealed parts are bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FramePlace {
+    /// Its collection.
+    pub collection: CollectionId,
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its id.
+    pub frame: FrameId,
+    /// Its version.
+    pub version: u64,
+}
+
+impl FramePlace {
+    fn context(&self, part: Part) -> Context {
+        Context { collection: self.collection, shard: self.shard, frame: self.frame, version: self.version, part }
+    }
+
+    /// Seals a body.
+    pub fn seal_body(&self, key: &CollectionKey, body: &FrameBody, rng: &mut dyn CryptoRng) -> Vec<u8> {
+        let plain = postcard::to_extend(body, vec![BODY_VERSION]).expect("a body is plain data");
+        frame::seal(key, &self.context(Part::Body), &plain, rng)
+    }
+
+    /// Opens a body.
+    pub fn open_body(&self, key: &CollectionKey, sealed: &[u8]) -> Result<FrameBody, CryptoError> {
+        let plain = frame::open(key, &self.context(Part::Body), sealed, MAX_BODY_BYTES)?;
+        match plain.split_first() {
+            Some((&BODY_VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| CryptoError::Damaged),
+            _ => Err(CryptoError::Damaged),
+        }
+    }
+
+    /// Seals a frame's vectors, one after the other, `dim` components each.
+    pub fn seal_vectors(&self, key: &CollectionKey, vectors: &[f32], rng: &mut dyn CryptoRng) -> Vec<u8> {
+        let mut plain = Vec::with_capacity(1 + vectors.len() * 4);
+        plain.push(VECTORS_VERSION);
+        plain.extend(vectors.iter().flat_map(|component| component.to_le_bytes()));
+        frame::seal(key, &self.context(Part::Vectors), &plain, rng)
+    }
+
+    /// Opens a frame's vectors.
+    pub fn open_vectors(&self, key: &CollectionKey, sealed: &[u8]) -> Result<Vec<f32>, CryptoError> {
+        let plain = frame::open(key, &self.context(Part::Vectors), sealed, MAX_VECTORS_BYTES)?;
+        match plain.split_first() {
+            Some((&VECTORS_VERSION, rest)) if rest.len().is_multiple_of(4) => {
+                Ok(rest.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect())
+            }
+            _ => Err(CryptoError::Damaged),
+        }
+    }
+}
+
+/// Domain of session tags.
+pub const SESSION_TAG: &str = "session";
+
+/// Key of a frame's record.
+pub fn frame_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
+    pair_key(b'f', collection, frame)
+}
+
+/// Key of a frame's sealed vectors.
+pub fn vectors_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
+    pair_key(b'v', collection, frame)
+}
+
+fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
+    let mut key = [table; 25];
+    key[1..9].copy_from_slice(&collection.to_be_bytes());
+    key[9..].copy_from_slice(&frame.to_be_bytes());
+    key
+}
+
+/// Start of all keys of a collection in a table (`f`, `v`, `s`, `n`).
+pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
+    let mut key = [table; 9];
+    key[1..].copy_from_slice(&collection.to_be_bytes());
+    key
+}
+
+/// Key of the number of a collection's frames.
+pub fn count_key(collection: CollectionId) -> [u8; 9] {
+    collection_prefix(b'n', collection)
+}
+
+/// Start of the keys of one session's frames.
+pub fn session_prefix(collection: CollectionId, session: &[u8; 16]) -> [u8; 25] {
+    let mut key = [0; 25];
+    key[..9].copy_from_slice(&collection_prefix(b's', collection));
+    key[9..].copy_from_slice(session);
+    key
+}
+
+/// Key of one frame of a session.
+pub fn session_key(collection: CollectionId, session: &[u8; 16], created_ms: u64, frame: FrameId) -> [u8; 49] {
+    let mut key = [0; 49];
+    key[..25].copy_from_slice(&session_prefix(collection, session));
+    key[25..33].copy_from_slice(&created_ms.to_be_bytes());
+    key[33..].copy_from_slice(&frame.to_be_bytes());
+    key
+}
+
+/// Creation time and frame of a [`session_key`].
+pub fn parse_session_key(key: &[u8]) -> Option<(u64, FrameId)> {
+    let created = key.get(25..33)?.try_into().ok()?;
+    let frame = key.get(33..49)?.try_into().ok()?;
+    Some((u64::from_be_bytes(created), u128::from_be_bytes(frame)))
+}
+
+/// Collection and frame of a [`frame_key`] or [`vectors_key`].
+pub fn parse_pair_key(key: &[u8]) -> Option<(CollectionId, FrameId)> {
+    let collection = key.get(1..9)?.try_into().ok()?;
+    let frame = key.get(9..25)?.try_into().ok()?;
+    Some((u64::from_be_bytes(collection), u128::from_be_bytes(frame)))
+}

@@ -1,0 +1,350 @@
+//! Writing, on the shard's leader: seal, propose, answer.
+//!
+//! A frame is sealed as the version it will get, so the leader looks up the current one first. Two writers of one frame
+//! would seal the same version; on one leader a lock per frame (striped) keeps them apart, and after a change of leader
+//! the state machine answers `Raced` and the leader seals again. Each round of a request has a request id of its own,
+//! derived from the caller's, so that a retry walks through the same rounds and applies none twice.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use mira_crypto::CollectionKey;
+use mira_proto::{Code, FrameId, Problem, Refusal, limits, node_v1};
+use mira_raft::RequestId;
+use rand::SeedableRng;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::meta::CollectionRecord;
+
+use super::{
+    Shard,
+    command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
+    frame_id, read, record,
+    record::{FrameBody, FramePlace, FrameRecord},
+    refuse_engine, refuse_proposal,
+};
+
+/// Locks of a shard. Two frames may share one; that costs time, never correctness.
+const STRIPES: usize = 256;
+/// Rounds of sealing again before a writer is told that others keep winning. Only a change of leader makes a second.
+const MAX_ROUNDS: u32 = 16;
+
+/// Keeps writers of one frame apart while they seal and propose.
+pub struct FrameLocks(Vec<Mutex<()>>);
+
+impl Default for FrameLocks {
+    fn default() -> Self {
+        FrameLocks((0..STRIPES).map(|_| Mutex::new(())).collect())
+    }
+}
+
+impl FrameLocks {
+    /// Locks the stripes of these frames, in order, so that two batches never wait for each other in a circle.
+    async fn lock(&self, frames: impl Iterator<Item = FrameId>) -> Vec<MutexGuard<'_, ()>> {
+        let stripes: BTreeSet<usize> = frames.map(|frame| (frame % STRIPES as u128) as usize).collect();
+        let mut guards = Vec::with_capacity(stripes.len());
+        for stripe in stripes {
+            guards.push(self.0[stripe].lock().await);
+        }
+        guards
+    }
+}
+
+/// A frame of a request, checked and ready to be sealed.
+struct Draft {
+    frame: FrameId,
+    condition: Condition,
+    digest: [u8; 32],
+    session: Option<[u8; 16]>,
+    expires_ms: u64,
+    body: FrameBody,
+    vectors: Vec<f32>,
+}
+
+impl Shard {
+    /// Stores frames; each is stored or refused by itself.
+    pub async fn write(&self, request: node_v1::WriteRequest) -> Result<node_v1::WriteReply, Refusal> {
+        self.must_lead()?;
+        let collection = self.collection(request.epoch, request.collection)?;
+        let request_id = parse_request_id(&request.request_id)?;
+        let tags = self.shared.keyring.tags(&collection)?;
+        let drafts: Vec<Result<Draft, Problem>> =
+            request.frames.into_iter().map(|frame| draft(frame, &collection, &tags)).collect();
+        let ready: Vec<&Draft> = drafts.iter().filter_map(|draft| draft.as_ref().ok()).collect();
+
+        // Frames that only ever create an id of their own cannot race: no need to wait for each other.
+        let contended = ready.iter().filter(|draft| draft.condition != Condition::Create).map(|draft| draft.frame);
+        let guards = self.locks.lock(contended).await;
+        let (outcomes, index) = self.store(&collection, request_id, &ready).await?;
+        drop(guards);
+
+        let mut outcomes = outcomes.into_iter();
+        let outcomes = drafts
+            .iter()
+            .map(|draft| match draft {
+                Ok(_) => to_wire(outcomes.next().expect("one outcome for each ready draft")),
+                Err(problem) => refused(problem.clone()),
+            })
+            .collect();
+        Ok(node_v1::WriteReply { outcomes, index })
+    }
+
+    /// Proposes drafts until each has a final outcome; also returns the log position of the last round.
+    async fn store(
+        &self,
+        collection: &CollectionRecord,
+        request_id: RequestId,
+        drafts: &[&Draft],
+    ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
+        let mut outcomes = vec![StoreOutcome::Raced(0); drafts.len()];
+        let mut index = self.group.reader().applied_index();
+        for round in 0..MAX_ROUNDS {
+            let open: Vec<usize> =
+                (0..drafts.len()).filter(|&at| matches!(outcomes[at], StoreOutcome::Raced(_))).collect();
+            if open.is_empty() {
+                break;
+            }
+            let round_drafts: Vec<&Draft> = open.iter().map(|&at| drafts[at]).collect();
+            let (answers, at_index) = self.propose(collection, round_id(request_id, round), &round_drafts).await?;
+            for (at, outcome) in open.into_iter().zip(answers) {
+                outcomes[at] = outcome;
+            }
+            index = at_index;
+        }
+        Ok((outcomes, index))
+    }
+
+    async fn propose(
+        &self,
+        collection: &CollectionRecord,
+        request_id: RequestId,
+        drafts: &[&Draft],
+    ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
+        let payload = command::encode(&ShardCommand::Store(self.seal(collection, drafts)?));
+        // Sealing twice gives different bytes, so what tells a retry from another request is what the caller said.
+        let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| draft.digest).collect();
+        let proposed =
+            self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
+        match command::decode(&proposed.response).map_err(refuse_engine)? {
+            ShardAnswer::Store(outcomes) if outcomes.len() == drafts.len() => Ok((outcomes, proposed.index)),
+            other => Err(Problem::internal(format!("a store was answered with {other:?}")).into()),
+        }
+    }
+
+    fn seal(&self, collection: &CollectionRecord, drafts: &[&Draft]) -> Result<Vec<StoreFrame>, Refusal> {
+        let key = self.shared.keyring.current(collection)?;
+        let versions = self.current_versions(collection, drafts)?;
+        let mut rng = rand::rngs::StdRng::from_os_rng();
+        let sealed = drafts.iter().zip(versions).map(|(draft, current)| {
+            let version = current + 1;
+            let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };
+            let vectors = match draft.vectors.is_empty() {
+                true => Bytes::new(),
+                false => place.seal_vectors(&key, &draft.vectors, &mut rng).into(),
+            };
+            StoreFrame {
+                collection: collection.id,
+                frame: draft.frame,
+                version,
+                condition: draft.condition,
+                digest: draft.digest,
+                session: draft.session,
+                expires_ms: draft.expires_ms,
+                passages: (draft.vectors.len() / collection.dim as usize) as u32,
+                body: place.seal_body(&key, &draft.body, &mut rng).into(),
+                vectors,
+            }
+        });
+        Ok(sealed.collect())
+    }
+
+    fn current_versions(&self, collection: &CollectionRecord, drafts: &[&Draft]) -> Result<Vec<u64>, Refusal> {
+        let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection.id, draft.frame)).collect();
+        let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
+        stored
+            .into_iter()
+            .map(|stored| Ok(stored.map(|stored| FrameRecord::decode(&stored)).transpose()?.map_or(0, |old| old.version)))
+            .collect::<Result<_, _>>()
+            .map_err(refuse_engine)
+    }
+
+    /// Removes frames by id, of a session, or all of a collection; at most
+    /// [`limits::MAX_FORGET_STEP`] of them, and says whether there are more.
+    pub async fn forget(&self, request: node_v1::ForgetRequest) -> Result<node_v1::ForgetReply, Refusal> {
+        self.must_lead()?;
+        let collection = self.collection(request.epoch, request.collection)?;
+        let request_id = parse_request_id(&request.request_id)?;
+        let step = limits::MAX_FORGET_STEP;
+        let frames: Vec<FrameId> = if request.all {
+            read::frames_of_collection(&self.group.reader(), collection.id, step).map_err(refuse_engine)?
+        } else if !request.session.is_empty() {
+            let tag = self.session_tag(&collection, &request.session)?;
+            read::frames_of_session(&self.group.reader(), collection.id, &tag, step).map_err(refuse_engine)?
+        } else {
+            request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?
+        };
+        if frames.is_empty() {
+            let index = self.group.read_index().await.map_err(super::refuse_read)?;
+            return Ok(node_v1::ForgetReply { removed: Vec::new(), index, more: false });
+        }
+        let more = frames.len() == step && request.ids.is_empty();
+        let fingerprint: Vec<u8> = match request.ids.is_empty() {
+            true => [&[u8::from(request.all)], request.session.as_bytes()].concat(),
+            false => request.ids.concat(),
+        };
+        let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames });
+        let proposed =
+            self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
+        match command::decode(&proposed.response).map_err(refuse_engine)? {
+            ShardAnswer::Forget(removed) => Ok(node_v1::ForgetReply {
+                removed: removed.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
+                index: proposed.index,
+                more,
+            }),
+            other => Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
+        }
+    }
+
+    /// Removes what a dropped collection left.
+    pub async fn purge(&self, collection: u64) -> Result<(), Refusal> {
+        let payload = command::encode(&ShardCommand::Purge { collection });
+        self.group.propose(None, payload).await.map_err(refuse_proposal)?;
+        Ok(())
+    }
+}
+
+fn parse_request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
+    let bytes = bytes.try_into().map_err(|_| Problem::invalid("a request id has 16 bytes"))?;
+    Ok(RequestId(u128::from_be_bytes(bytes)))
+}
+
+/// Request ids of later rounds: far apart from every id that a router draws at random, and the same on each retry.
+fn round_id(request: RequestId, round: u32) -> RequestId {
+    RequestId(request.0.wrapping_add((u128::from(round)) << 96))
+}
+
+/// Checks what the state machine could not refuse any more, and prepares the rest.
+fn draft(
+    frame: node_v1::FrameWrite,
+    collection: &CollectionRecord,
+    tags: &CollectionKey,
+) -> Result<Draft, Problem> {
+    let id = frame.id.as_ref().try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
+    check_sizes(&frame)?;
+    let mut vectors = Vec::new();
+    for passage in &frame.passages {
+        check_vector(&passage.vector, collection)?;
+        vectors.extend_from_slice(&passage.vector);
+    }
+    let condition = match (frame.expected_version, frame.replace) {
+        (Some(version), _) => Condition::Expect(version),
+        (None, true) => Condition::Replace,
+        (None, false) => Condition::Create,
+    };
+    let digest = digest(&frame, tags);
+    let session = (!frame.session.is_empty()).then(|| tags.tag(record::SESSION_TAG, frame.session.as_bytes()));
+    let passages = match frame.vector_given {
+        true => Vec::new(),
+        false => frame.passages.iter().map(|passage| (passage.start, passage.end)).collect(),
+    };
+    let body = FrameBody {
+        content: frame.content,
+        text: frame.text,
+        kind: frame.r#type,
+        session: frame.session,
+        role: frame.role,
+        metadata_json: frame.metadata_json,
+        passages,
+        language: frame.language,
+    };
+    Ok(Draft { frame: u128::from_be_bytes(id), condition, digest, session, expires_ms: frame.expires_ms, body, vectors })
+}
+
+/// The router refuses these with better words; a node trusts no router.
+fn check_sizes(frame: &node_v1::FrameWrite) -> Result<(), Problem> {
+    let too_large = |what: &str, size: usize, limit: usize| {
+        Err(Problem::new(Code::TooLarge, format!("{what} has {size} bytes, the limit is {limit}")))
+    };
+    if frame.content.len() > limits::MAX_CONTENT_BYTES {
+        return too_large("content", frame.content.len(), limits::MAX_CONTENT_BYTES);
+    }
+    if frame.metadata_json.len() > limits::MAX_METADATA_BYTES {
+        return too_large("metadata", frame.metadata_json.len(), limits::MAX_METADATA_BYTES);
+    }
+    if frame.passages.len() > limits::MAX_PASSAGES {
+        return Err(Problem::new(Code::TooLarge, format!("more than {} passages", limits::MAX_PASSAGES)));
+    }
+    for name in [&frame.r#type, &frame.session, &frame.role] {
+        if name.len() > limits::MAX_NAME_BYTES {
+            return too_large("a name", name.len(), limits::MAX_NAME_BYTES);
+        }
+    }
+    if frame.text && std::str::from_utf8(&frame.content).is_err() {
+        return Err(Problem::invalid("content is not valid UTF-8; send it as bytes"));
+    }
+    Ok(())
+}
+
+/// Checks one vector against its collection.
+pub fn check_vector(vector: &[f32], collection: &CollectionRecord) -> Result<(), Problem> {
+    if vector.len() != collection.dim as usize {
+        return Err(Problem::new(
+            Code::DimensionMismatch,
+            format!(
+                "the vector has {} components, collection {:?} has {}",
+                vector.len(),
+                collection.name,
+                collection.dim
+            ),
+        ));
+    }
+    if let Some(at) = vector.iter().position(|component| !component.is_finite()) {
+        return Err(Problem::invalid(format!("component {at} of the vector is not a finite number")));
+    }
+    if collection.metric == "cosine" && vector.iter().all(|&component| component == 0.0) {
+        return Err(Problem::invalid("the zero vector has no direction to compare by cosine"));
+    }
+    Ok(())
+}
+
+/// A keyed digest of what the caller said: equal for a retry, whatever was made from it.
+fn digest(frame: &node_v1::FrameWrite, tags: &CollectionKey) -> [u8; 32] {
+    let mut hasher = tags.content_hasher();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(&[u8::from(frame.text), u8::from(frame.vector_given)]);
+    field(&frame.content);
+    for text in [&frame.r#type, &frame.session, &frame.role, &frame.metadata_json] {
+        field(text.as_bytes());
+    }
+    field(&frame.expires_ms.to_le_bytes());
+    if frame.vector_given {
+        for passage in &frame.passages {
+            let bytes: Vec<u8> = passage.vector.iter().flat_map(|component| component.to_le_bytes()).collect();
+            field(&bytes);
+        }
+    }
+    hasher.finish()
+}
+
+fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
+    match outcome {
+        StoreOutcome::Stored(version) | StoreOutcome::Same(version) => {
+            node_v1::WriteOutcome { version, problem: None }
+        }
+        StoreOutcome::Conflict(version) => refused(Problem::new(
+            Code::Conflict,
+            format!("the id holds other content, version {version}; use replace or expected_version to store a new one"),
+        )),
+        StoreOutcome::Raced(version) => refused(Problem::new(
+            Code::Conflict,
+            format!("other writers keep replacing this frame (version {version} now); try again"),
+        )),
+    }
+}
+
+fn refused(problem: Problem) -> node_v1::WriteOutcome {
+    node_v1::WriteOutcome { version: 0, problem: Some(problem.into()) }
+}
