@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, LinearizableReadError, RaftError};
+use openraft::errors::{
+    ChangeMembershipError, ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError,
+};
 use openraft::metrics::RaftMetrics;
 use openraft::raft::AppendEntriesRequest;
 use openraft::type_config::alias::WatchReceiverOf;
@@ -23,9 +25,12 @@ use crate::snapshot::receive::{Finished, SnapshotReceiver};
 use crate::state::{GroupState, StateReader};
 use crate::threads::run_blocking;
 use crate::types::{
-    Fingerprint, GroupId, Node, NodeId, Proposal, RequestId, Runtime, TokioRuntime, Types, Vote, index_of,
+    Answer, Fingerprint, GroupId, Node, NodeId, Proposal, RequestId, Runtime, TokioRuntime, Types, Vote, index_of,
 };
 use crate::wire::{self, ChunkHeader, Kind, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
+
+/// Longest pause before a leader without a lease tries again.
+const LEASE_RETRY: Duration = Duration::from_millis(20);
 
 type Library<R> = Raft<Types<R>, Replica<R>>;
 
@@ -41,6 +46,9 @@ pub enum ProposeError {
     /// It may yet be applied, or have been: propose again under the same request id.
     #[error("no answer within {0:?}; the outcome is unknown")]
     Timeout(Duration),
+    /// Nothing happened: this node leads, as far as it knows, but no quorum has answered it for a while. Propose again.
+    #[error("no quorum answers the leader")]
+    NoQuorum,
     /// Leadership moved while it was under way; it may have been applied: propose again under the same request id.
     #[error("leadership moved to {leader:?}; the outcome is unknown")]
     Unknown {
@@ -293,12 +301,31 @@ impl<R: Runtime> Group<R> {
         let _counted = self.admit(&payload)?;
         let proposal = Proposal { request, time_ms: self.config().clock.now_ms(), payload };
         let timeout = self.config().timing.propose;
-        let written = match R::timeout(timeout, self.raft().client_write(proposal)).await {
-            Ok(written) => written.map_err(propose_error)?,
+        let (index, answer) = match R::timeout(timeout, self.write(proposal)).await {
+            Ok(written) => written?,
             Err(_) => return Err(ProposeError::Timeout(timeout)),
         };
-        let (index, response, replayed) = answer_parts(written.log_id.index, written.data)?;
+        let (index, response, replayed) = answer_parts(index, answer)?;
         Ok(Proposed { index, response, replayed })
+    }
+
+    /// Hands the proposal to the library; again, for a while, if it leads but no quorum has answered it lately. A leader
+    /// that was just elected is in that state until its first round trip, which is no reason to send callers away.
+    async fn write(&self, proposal: Proposal) -> Result<(u64, Answer), ProposeError> {
+        let deadline = <R::Instant as openraft::Instant>::now() + self.config().timing.election_max * 2;
+        let mut metrics = self.raft().metrics();
+        loop {
+            match self.raft().client_write(proposal.clone()).await {
+                Ok(written) => return Ok((written.log_id.index, written.data)),
+                Err(error) if !lease_expired(&error) => return Err(propose_error(error)),
+                Err(_) => {}
+            }
+            if <R::Instant as openraft::Instant>::now() >= deadline {
+                return Err(ProposeError::NoQuorum);
+            }
+            // An answer of a peer shows in the metrics; the pause is for a change that came in between.
+            let _ = R::timeout(LEASE_RETRY, metrics.changed()).await;
+        }
     }
 
     fn admit(&self, payload: &Bytes) -> Result<InFlight<'_>, ProposeError> {
@@ -392,8 +419,8 @@ impl<R: Runtime> Group<R> {
     /// Hands leadership to `target`, and returns when this node has given it up.
     ///
     /// # Errors
-    /// When this node does not lead, `target` is not another voter, or it did not take over in time (this node then
-    /// goes on).
+    /// When this node does not lead, `target` is not another voter, or it did not take over in time (then
+    /// an election follows).
     pub async fn transfer_leader(&self, target: NodeId) -> Result<(), ChangeError> {
         let status = self.status();
         if !status.is_leader() {
@@ -580,6 +607,11 @@ fn malformed(error: CodecError) -> (Status, String) {
 
 fn stopped_status(error: impl std::fmt::Display) -> (Status, String) {
     (Status::Stopped, error.to_string())
+}
+
+fn lease_expired<R: Runtime>(error: &RaftError<Types<R>, ClientWriteError<Types<R>>>) -> bool {
+    let RaftError::APIError(ClientWriteError::ForwardToLeader(to)) = error else { return false };
+    to.reason == ForwardReason::LeaseExpired
 }
 
 fn propose_error<R: Runtime>(error: RaftError<Types<R>, ClientWriteError<Types<R>>>) -> ProposeError {

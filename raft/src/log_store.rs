@@ -200,6 +200,8 @@ struct Tail {
     committed: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
+    /// Index of the first entry there is, if any. Not always the one after `purged`: a log may begin anywhere.
+    first: Option<u64>,
     /// The newest entries, without holes up to `last`.
     recent: VecDeque<Entry>,
     recent_bytes: usize,
@@ -215,16 +217,12 @@ impl Tail {
         let vote = record(Kind::Vote)?.map(|bytes| decode(&bytes, "vote")).transpose()?;
         let committed = record(Kind::Committed)?.map(|bytes| decode(&bytes, "committed position")).transpose()?;
         let purged: Option<LogId> = record(Kind::Purged)?.map(|bytes| decode(&bytes, "purged position")).transpose()?;
-        let mut newest = None;
-        let (from, to) = (key(Kind::Entry, group, 0), key(Kind::Entry, group, u64::MAX));
-        engine.scan(Bound::Included(&from), Bound::Included(&to), true, &mut |_, value| {
-            newest = Some(Bytes::copy_from_slice(value));
-            ControlFlow::Break(())
-        })?;
-        let newest = newest.map(|bytes| checked_entry(bytes, group)).transpose()?.map(|entry| entry.log_id);
+        let oldest = Self::end(engine, group, false)?;
+        let newest = Self::end(engine, group, true)?;
         Ok(Self {
             vote,
             committed,
+            first: oldest.map(|id| id.index),
             last: newest.max(purged.clone()),
             purged,
             recent: VecDeque::new(),
@@ -234,8 +232,19 @@ impl Tail {
         })
     }
 
+    /// The first or the last entry on disk.
+    fn end(engine: &dyn Engine, group: GroupId, last: bool) -> Result<Option<LogId>, EngineError> {
+        let (from, to) = (key(Kind::Entry, group, 0), key(Kind::Entry, group, u64::MAX));
+        let mut found = None;
+        engine.scan(Bound::Included(&from), Bound::Included(&to), last, &mut |_, value| {
+            found = Some(Bytes::copy_from_slice(value));
+            ControlFlow::Break(())
+        })?;
+        found.map(|bytes| Ok(checked_entry(bytes, group)?.log_id)).transpose()
+    }
+
     fn first_index(&self) -> u64 {
-        self.purged.as_ref().map_or(0, |id| id.index + 1)
+        self.first.unwrap_or(self.next_index())
     }
 
     fn next_index(&self) -> u64 {
@@ -253,6 +262,7 @@ impl Tail {
             entry.log_id,
             self.last
         );
+        self.first.get_or_insert(entry.log_id.index);
         self.last = Some(entry.log_id.clone());
         self.recent_bytes += payload_len(&entry);
         self.recent.push_back(entry);
@@ -278,7 +288,8 @@ impl Tail {
             self.recent_bytes -= payload_len(entry);
             self.recent.pop_back();
         }
-        self.last = keep.max(self.purged.clone());
+        self.first = self.first.filter(|first| Some(*first) <= keep_index);
+        self.last = keep.min(self.last.take()).max(self.purged.clone());
         self.truncations += 1;
     }
 
@@ -290,6 +301,8 @@ impl Tail {
             self.recent.pop_front();
         }
         self.last = self.last.take().max(Some(upto.clone()));
+        let last = self.last.as_ref().map(|id| id.index);
+        self.first = self.first.map(|first| first.max(upto.index + 1)).filter(|first| Some(*first) <= last);
         self.purged = Some(upto);
     }
 }
