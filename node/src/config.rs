@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use mira_crypto::ClusterKey;
-use mira_raft::{Limits, Timing};
+use mira_proto::limits;
+use mira_raft::{Limits, RequestWindow, Timing};
 
 /// How a node that belongs to no cluster yet comes to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// Defaults for a node with this folder, key and formation, on loopback.
     pub fn new(data: PathBuf, cluster_key: ClusterKey, formation: Formation) -> Self {
+        // The longest answer is a list of forgotten ids, at most 19 bytes each; it must be there for a retry.
+        let requests = RequestWindow { response_bytes: 20 * limits::MAX_FORGET_STEP, ..RequestWindow::default() };
         NodeConfig {
             data,
             listen: ([127, 0, 0, 1], 7892).into(),
@@ -72,7 +75,7 @@ impl NodeConfig {
             cluster_key,
             formation,
             timing: Timing::default(),
-            limits: Limits::default(),
+            limits: Limits { requests, ..Limits::default() },
             index_threads: 1,
             cache_bytes: 64 << 20,
         }

@@ -8,7 +8,7 @@
 //! - a frame in the tail is newer than what the index holds under its id; the index's version of it is not shown;
 //! - an entry leaves the tail only after the index holds it (or no longer holds it), and only if no newer change of the
 //!   same frame took its place meanwhile;
-//! - one worker at a time works on a shard, in the order of the log.
+//! - changes of a shard are taken one at a time, in the order of the log.
 //!
 //! When the whole state is replaced (start, snapshot) the index is built anew from the frames; until that is done a
 //! search is told to ask another replica.
@@ -107,6 +107,8 @@ pub struct ShardIndex {
     workers: Arc<dyn Workers>,
     collections: RwLock<HashMap<CollectionId, Arc<CollectionIndex>>>,
     work: Mutex<Work>,
+    /// Held by whoever takes changes into the index: the worker, or the apply loop when the worker cannot keep up.
+    turn: Mutex<()>,
     ready: AtomicBool,
     /// Counts replacements of the whole state.
     generation: AtomicU64,
@@ -216,6 +218,7 @@ impl ShardIndex {
             workers,
             collections: RwLock::default(),
             work: Mutex::default(),
+            turn: Mutex::new(()),
             ready: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -321,6 +324,7 @@ impl ShardIndex {
     }
 
     fn take_turn(&self) {
+        let _turn = self.turn.lock();
         for _ in 0..TURN {
             let Some((collection, frame, sequence)) = self.work.lock().changes.pop_front() else { return };
             let Some(index) = self.collections.read().get(&collection).cloned() else { continue };
@@ -365,6 +369,7 @@ impl ShardIndex {
 
     /// Builds every collection's index from the frames, unless the state is replaced once more meanwhile.
     fn rebuild(&self, state: &StateReader) {
+        let _turn = self.turn.lock();
         let started = std::time::Instant::now();
         match self.build_from(state) {
             Ok(frames) => {
