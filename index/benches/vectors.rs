@@ -54,6 +54,7 @@ fn main() {
     for (name, quantization) in [("mira int8", Quantization::Int8), ("mira f32", Quantization::None)] {
         let (engine, seconds) = timed(|| Mira::build(&data, quantization));
         println!("{name}: built in {seconds:.1} s, {:?}", engine.0.stats());
+        image(&engine.0);
         engines.push((name, Box::new(engine)));
     }
     if setting("MIRA_BENCH_PEER", 1) == 1 {
@@ -62,6 +63,16 @@ fn main() {
         engines.push(("hnswlib-rs", Box::new(engine)));
     }
     compare(&data, &engines);
+}
+
+/// Times an image of the index, in memory.
+fn image(index: &VectorIndex) {
+    let mut bytes = Vec::new();
+    let (written, write_seconds) = timed(|| index.write_image(&mut bytes));
+    written.expect("memory does not fail");
+    let (read, read_seconds) = timed(|| VectorIndex::read_image(bytes.as_slice()));
+    assert_eq!(read.expect("was just written").len(), index.len());
+    println!("  image: {} bytes, written in {write_seconds:.2} s, read in {read_seconds:.2} s", bytes.len());
 }
 
 /// What the sweep needs of an engine.
