@@ -1,0 +1,93 @@
+//! What all verbs share on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Args, Parser};
+
+use crate::verbs::Verb;
+
+/// Encrypted, replicated memory for AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "mira", version, styles = styles(), propagate_version = true, max_term_width = 100)]
+#[command(after_help = "\
+Start a cluster on this machine with `mira dev`, then try:
+  mira store \"The deploy key lives in the vault under ci/deploy\"
+  mira search \"where is the deploy key?\"")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+fn styles() -> Styles {
+    Styles::styled()
+        .header(AnsiColor::Yellow.on_default().bold())
+        .usage(AnsiColor::Yellow.on_default().bold())
+        .literal(AnsiColor::Green.on_default())
+        .placeholder(AnsiColor::Cyan.on_default())
+}
+
+/// Which router to ask, and how.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct Remote {
+    /// Address of a router.
+    #[arg(long, env = "MIRA_URL", hide_env_values = true, default_value = "http://127.0.0.1:7890")]
+    pub url: reqwest::Url,
+
+    /// File that holds the access token. The variable MIRA_TOKEN wins over it; without both, a router on this machine
+    /// gets the token that `mira dev` left in its data folder.
+    #[arg(long, env = "MIRA_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Give up after this long; until then busy or unreachable routers are tried again (such as 500ms, 30s, 2m).
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub timeout: Duration,
+
+    /// Print the answer as JSON.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// Reads `500ms`, `30s`, `1m 30s`, `30d`. A day has 24 hours.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let parsed = text.parse::<jiff::Span>().and_then(|span| span.to_duration(days));
+    let parsed = parsed.map_err(|_| "not a length of time; write it like 500ms, 30s, 2m or 30d".to_owned())?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be longer than nothing".to_owned()),
+    }
+}
+
+/// Where `mira dev` keeps its cluster when it is not told: `$XDG_DATA_HOME/mira/dev`, else under `~/.local/share`.
+pub fn default_data_folder() -> Option<PathBuf> {
+    let base = match std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()) {
+        Some(base) => PathBuf::from(base),
+        None => std::env::home_dir()?.join(".local/share"),
+    };
+    Some(base.join("mira/dev"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        for wrong in ["", "30", "soon", "0s", "-1s"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! From answers to text: plain functions, tested by the golden scripts of `tests/`.
+
+use std::io::{ErrorKind, Write};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use console::{Term, style};
+use mira_proto::model::{Collection, Frame, Hit, Metadata, NodeStatus, SearchReply, ShardStatus, StatusReply};
+use serde::Serialize;
+
+use crate::error::CliError;
+
+/// Width of a text cell where no terminal says how wide it is.
+const PLAIN_WIDTH: usize = 100;
+
+/// Writes to standard output. A reader that has seen enough (`mira search … | head`) is no error.
+pub fn print(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::io("standard output")(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes an answer as JSON, or as `text` renders it.
+pub fn print_answer<A: Serialize>(answer: &A, json: bool, text: impl FnOnce(&A) -> String) -> Result<(), CliError> {
+    if !json {
+        return print(&text(answer));
+    }
+    let document = serde_json::to_string_pretty(answer)
+        .map_err(|error| CliError::io("standard output")(std::io::Error::other(error)))?;
+    print(&format!("{document}\n"))
+}
+
+/// The hits of a search, best first, one line each with its id below.
+pub fn hits(reply: &SearchReply) -> String {
+    let width = line_width();
+    let mut text: String = reply.hits.iter().enumerate().map(|(at, found)| hit(at + 1, found, width)).collect();
+    if reply.hits.is_empty() {
+        text.push_str("nothing found\n");
+    }
+    if reply.degraded {
+        let missing = reply.missing_shards.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        text.push_str(&format!(
+            "{} shards {missing} did not answer: hits may be missing\n",
+            style("degraded:").yellow()
+        ));
+    }
+    text
+}
+
+fn hit(rank: usize, hit: &Hit, width: usize) -> String {
+    let head = format!("{rank:>3}  {:.3}  ", hit.score);
+    let room = width.saturating_sub(head.len()).max(20);
+    let passage = hit.why.vector.as_ref().and_then(|reason| reason.passage);
+    let shown = one_line(&matching_part(&hit.frame, passage), room);
+    let mut labels = vec![hit.frame.id.to_string(), hit.frame.kind.clone()];
+    labels.extend(hit.frame.session.iter().map(|session| format!("session {session}")));
+    labels.extend(labelled(&hit.frame.metadata));
+    format!("{}{shown}\n{:12}{}\n", style(head).green(), "", style(one_line(&labels.join(" · "), room)).dim())
+}
+
+/// The passage that matched, or the whole content when it is one.
+fn matching_part(frame: &Frame, passage: Option<(u32, u32)>) -> String {
+    let Some(content) = &frame.content else {
+        return "(bytes)".to_owned();
+    };
+    let part = passage.and_then(|(from, to)| content.get(from as usize..to as usize));
+    part.unwrap_or(content).to_owned()
+}
+
+/// Metadata that fits on a line: `name=value` of its scalars.
+fn labelled(metadata: &Metadata) -> Vec<String> {
+    let scalar = |(name, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::String(text) => Some(format!("{name}={text}")),
+        serde_json::Value::Number(_) | serde_json::Value::Bool(_) => Some(format!("{name}={value}")),
+        _ => None,
+    };
+    metadata.iter().filter_map(scalar).collect()
+}
+
+/// Frames in full.
+pub fn frames(frames: &[Frame]) -> String {
+    frames.iter().map(frame).collect::<Vec<_>>().join("\n")
+}
+
+fn frame(frame: &Frame) -> String {
+    let mut text = format!("{}\n", style(frame.id).bold());
+    let mut field = |name: &str, value: &str| text.push_str(&format!("  {:<9}{value}\n", name));
+    field("type", &frame.kind);
+    for (name, value) in [("session", &frame.session), ("role", &frame.role), ("expires", &frame.expires_at)] {
+        if let Some(value) = value {
+            field(name, value);
+        }
+    }
+    field("created", &frame.created_at);
+    if frame.version > 1 {
+        field("version", &format!("{} of {}", frame.version, frame.updated_at));
+    }
+    if !frame.metadata.is_empty() {
+        field("metadata", &serde_json::Value::Object(frame.metadata.clone()).to_string());
+    }
+    match (&frame.content, &frame.bytes) {
+        (Some(content), _) => text.push_str(&format!("{}\n", content.trim_end_matches('\n'))),
+        (None, Some(bytes)) => text.push_str(&format!("(base64) {bytes}\n")),
+        (None, None) => {}
+    }
+    text
+}
+
+/// The state of the cluster; more tables when the answer has more.
+pub fn status(reply: &StatusReply) -> String {
+    let state = match reply.state.as_str() {
+        "ok" => style(&reply.state).green(),
+        "degraded" => style(&reply.state).yellow(),
+        _ => style(&reply.state).red(),
+    };
+    let mut text = format!("cluster {} is {state}\n", reply.cluster_id);
+    let leaderless = match reply.leaderless_shards.len() {
+        0 => String::new(),
+        count => format!(", {count} without a leader"),
+    };
+    text.push_str(&format!(
+        "  {} frames in {} shards{leaderless}, map epoch {}\n",
+        reply.frames, reply.shards, reply.epoch
+    ));
+    text.push_str(&format!(
+        "  model {}\n",
+        reply.model.as_deref().unwrap_or("none: only texts with vectors can be stored")
+    ));
+    for missing in &reply.missing {
+        text.push_str(&format!("  {} {missing}\n", style("missing:").yellow()));
+    }
+    for table in [
+        Some(nodes(&reply.nodes)),
+        (!reply.groups.is_empty()).then(|| shards(&reply.groups)),
+        (!reply.collections.is_empty()).then(|| collections(&reply.collections)),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        text.push('\n');
+        text.push_str(&table);
+    }
+    text
+}
+
+/// The storage nodes as a table.
+pub fn nodes(nodes: &[NodeStatus]) -> String {
+    let mut table =
+        table(&["NODE", "ADDRESS", "STATE", "LEADS", "UP", "MEMORY", "DISK", "FREE", "VERSION"], &[3, 4, 5, 6, 7]);
+    for node in nodes {
+        let figures = [
+            uptime(node.uptime_ms),
+            bytes(node.resident_bytes),
+            bytes(node.disk_used_bytes),
+            bytes(node.disk_free_bytes),
+        ];
+        let [up, memory, disk, free] = if node.reachable { figures } else { figures.map(|_| "-".to_owned()) };
+        let state = if node.reachable { "up" } else { "unreachable" };
+        table.add_row([
+            &node.id,
+            &node.address,
+            state,
+            &node.leads.to_string(),
+            &up,
+            &memory,
+            &disk,
+            &free,
+            &node.version,
+        ]);
+    }
+    finish(&table)
+}
+
+/// One row for each replica of each Raft group.
+pub fn shards(groups: &[ShardStatus]) -> String {
+    let mut table = table(
+        &["SHARD", "NODE", "ROLE", "TERM", "APPLIED", "LAG", "FRAMES", "VECTORS", "INDEX LAG"],
+        &[3, 4, 5, 6, 7, 8],
+    );
+    for group in groups {
+        let name = group.shard.map_or("meta".to_owned(), |shard| shard.to_string());
+        for replica in &group.replicas {
+            let numbers =
+                [replica.term, replica.applied, replica.apply_lag, replica.frames, replica.vectors, replica.index_lag];
+            let row = [name.clone(), replica.node.clone(), replica.role.clone()];
+            table.add_row(row.into_iter().chain(numbers.map(|number| number.to_string())));
+        }
+    }
+    finish(&table)
+}
+
+/// Collections as a table.
+pub fn collections(collections: &[Collection]) -> String {
+    if collections.is_empty() {
+        return "no collections yet; the first store makes one\n".to_owned();
+    }
+    let mut table =
+        table(&["COLLECTION", "DIM", "METRIC", "VECTORS", "PARTITIONS", "LIFETIME", "MODEL", "CREATED"], &[1, 4]);
+    for collection in collections {
+        table.add_row([
+            collection.name.clone(),
+            collection.dim.to_string(),
+            word(&collection.metric),
+            word(&collection.quantization),
+            collection.partitions.to_string(),
+            collection.ttl_seconds.map_or("-".to_owned(), |seconds| uptime(seconds.saturating_mul(1000))),
+            collection.model.clone().unwrap_or_else(|| "-".to_owned()),
+            collection.created_at.clone(),
+        ]);
+    }
+    finish(&table)
+}
+
+fn table(header: &[&str], right_aligned: &[usize]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.to_vec());
+    for (at, column) in table.column_iter_mut().enumerate() {
+        let alignment = if right_aligned.contains(&at) { CellAlignment::Right } else { CellAlignment::Left };
+        column.set_padding((0, 2)).set_cell_alignment(alignment);
+    }
+    table
+}
+
+fn finish(table: &Table) -> String {
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// The word that an enum has in JSON.
+fn word<E: Serialize>(value: &E) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// Two units at most: `3d 4h`, `5m 2s`, `12s`.
+fn uptime(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m {seconds}s"),
+        (0, hours, minutes, _) => format!("{hours}h {minutes}m"),
+        (days, hours, _, _) => format!("{days}d {hours}h"),
+    }
+}
+
+fn line_width() -> usize {
+    match Term::stdout().size_checked() {
+        Some((_, columns)) if console::user_attended() => columns.into(),
+        _ => PLAIN_WIDTH,
+    }
+}
+
+/// White space folded, control characters dropped (stored text must not drive the terminal), cut to `width` columns.
+pub fn one_line(text: &str, width: usize) -> String {
+    let folded = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let clean: String = folded.chars().filter(|c| !c.is_control()).collect();
+    console::truncate_str(&clean, width, "…").into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_folded_cut_and_free_of_escapes() {
+        assert_eq!(one_line("a\n  b\tc", 10), "a b c");
+        assert_eq!(one_line("0123456789", 5), "0123…");
+        assert_eq!(one_line("red \u{1b}[31malert", 40), "red [31malert");
+    }
+
+    #[test]
+    fn times_have_two_units() {
+        for (seconds, text) in [(5, "5s"), (65, "1m 5s"), (3_720, "1h 2m"), (90_000, "1d 1h")] {
+            assert_eq!(uptime(seconds * 1000), text);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `mira forget`: remove memories for good.
+
+use std::io::{IsTerminal, Write};
+
+use clap::Args;
+use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
+use uuid::Uuid;
+
+use crate::args::Remote;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output;
+
+/// Remove memories for good
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mira forget 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11
+  mira forget --session release-7 --yes
+  mira forget --all --collection drafts")]
+#[group(id = "what", required = true, multiple = false, args = ["ids", "session", "all"])]
+pub struct Forget {
+    /// Ids of memories
+    #[arg(value_name = "ID")]
+    ids: Vec<Uuid>,
+    /// Every memory of this session
+    #[arg(long)]
+    session: Option<String>,
+    /// Every memory of the collection
+    #[arg(long)]
+    all: bool,
+    /// The collection they are in
+    #[arg(long)]
+    collection: Option<String>,
+    /// Do not ask; needed for --session and --all where nobody can answer
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Forget {
+    /// Asks, forgets and prints how many there were.
+    pub async fn run(self) -> Result<(), CliError> {
+        self.confirm()?;
+        let request = ForgetRequest {
+            id: if let [id] = self.ids[..] { Some(id) } else { None },
+            ids: (self.ids.len() > 1).then(|| self.ids.clone()),
+            session: self.session,
+            collection: self.collection,
+            all: self.all,
+        };
+        let reply = Client::new(&self.remote)?.forget(&request).await?;
+        output::print_answer(&reply, self.remote.json, render)
+    }
+
+    /// A person is asked; a script must have said `--yes` to anything wider than ids.
+    fn confirm(&self) -> Result<(), CliError> {
+        let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        match (self.yes, interactive) {
+            (true, _) => Ok(()),
+            (false, true) => ask(&self.question()),
+            (false, false) if self.ids.is_empty() => {
+                Err(CliError::Usage("without a terminal to ask on, --session and --all need --yes".to_owned()))
+            }
+            (false, false) => Ok(()),
+        }
+    }
+
+    fn question(&self) -> String {
+        let collection = self.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
+        match (&self.session, self.ids.len()) {
+            (Some(session), _) => format!("Forget every memory of session {session} in collection {collection}?"),
+            (None, 0) => format!("Forget every memory in collection {collection}?"),
+            (None, 1) => "Forget this memory?".to_owned(),
+            (None, count) => format!("Forget these {count} memories?"),
+        }
+    }
+}
+
+fn ask(question: &str) -> Result<(), CliError> {
+    let mut answer = String::new();
+    let mut terminal = std::io::stderr();
+    write!(terminal, "{question} [y/N] ").and_then(|()| terminal.flush()).map_err(CliError::io("the terminal"))?;
+    std::io::stdin().read_line(&mut answer).map_err(CliError::io("the terminal"))?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(CliError::Stopped("nothing was forgotten".to_owned())),
+    }
+}
+
+fn render(reply: &ForgetReply) -> String {
+    let noun = if reply.removed == 1 { "memory" } else { "memories" };
+    format!("forgot {} {noun}\n", reply.removed)
+}

@@ -1,0 +1,75 @@
+//! `mira recall`: memories by id, or a session in order.
+
+use clap::Args;
+use console::style;
+use mira_proto::model::{RecallReply, RecallRequest};
+use uuid::Uuid;
+
+use crate::args::Remote;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output;
+
+/// Read memories by id, or a session in order
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mira recall 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11
+  mira recall --session release-7
+  mira recall --session release-7 --last 5 --json")]
+pub struct Recall {
+    /// Ids of memories
+    #[arg(required_unless_present = "session", value_name = "ID")]
+    ids: Vec<Uuid>,
+    /// The memories of this session, oldest first
+    #[arg(long, conflicts_with = "ids")]
+    session: Option<String>,
+    /// Only the newest N of the session
+    #[arg(long, value_name = "N", requires = "session")]
+    last: Option<u32>,
+    /// Only the oldest N of the session
+    #[arg(long, value_name = "N", requires = "session", conflicts_with = "last")]
+    limit: Option<u32>,
+    /// Only those made at or after this RFC 3339 time
+    #[arg(long, value_name = "TIME", requires = "session")]
+    created_from: Option<String>,
+    /// Only those made before this RFC 3339 time
+    #[arg(long, value_name = "TIME", requires = "session")]
+    created_to: Option<String>,
+    /// The collection they are in
+    #[arg(long)]
+    collection: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Recall {
+    /// Recalls and prints the frames.
+    pub async fn run(self) -> Result<(), CliError> {
+        let request = RecallRequest {
+            // A single unknown id is a `not_found` problem, which is what a person who names one wants to hear.
+            id: if let [id] = self.ids[..] { Some(id) } else { None },
+            ids: (self.ids.len() > 1).then(|| self.ids.clone()),
+            session: self.session,
+            created_from: self.created_from,
+            created_to: self.created_to,
+            limit: self.last.or(self.limit),
+            last: self.last.is_some(),
+            collection: self.collection,
+            consistency: None,
+        };
+        let reply = Client::new(&self.remote)?.recall(&request).await?;
+        output::print_answer(&reply, self.remote.json, render)
+    }
+}
+
+fn render(reply: &RecallReply) -> String {
+    let mut text = output::frames(&reply.frames);
+    if reply.frames.is_empty() {
+        text.push_str("nothing there\n");
+    }
+    for id in &reply.missing {
+        text.push_str(&format!("{} {id}\n", style("not found:").yellow()));
+    }
+    text
+}

@@ -1,0 +1,98 @@
+//! `mira search`: find memories by meaning.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use mira_proto::model::{Consistency, SearchRequest};
+
+use crate::args::Remote;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output;
+
+/// Find memories by meaning
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mira search \"where is the deploy key?\"
+  mira search -k 3 --collection manuals \"recover deleted files\" --json
+  mira search --vector embedding.json --exact")]
+pub struct Search {
+    /// What to look for, in words
+    #[arg(required_unless_present = "vector")]
+    query: Option<String>,
+    /// How many hits at most
+    #[arg(short, long, default_value_t = 10)]
+    k: u32,
+    /// The collection to look in
+    #[arg(long)]
+    collection: Option<String>,
+    /// A file with an embedding of your own, as a JSON array of numbers (`-`: standard input), instead of words
+    #[arg(long, value_name = "FILE", conflicts_with = "query")]
+    vector: Option<PathBuf>,
+    /// Compare with every vector instead of walking the index: slower, never misses
+    #[arg(long)]
+    exact: bool,
+    /// Fail instead of leaving out what a shard could not answer
+    #[arg(long)]
+    strict: bool,
+    /// How fresh the answer must be
+    #[arg(long, value_enum, default_value_t)]
+    consistency: Freshness,
+    /// Only memories made at or after this RFC 3339 time
+    #[arg(long, value_name = "TIME")]
+    created_from: Option<String>,
+    /// Only memories made before this RFC 3339 time
+    #[arg(long, value_name = "TIME")]
+    created_to: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// [`Consistency`] with a help text for each value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Freshness {
+    /// Everything acknowledged before, confirmed by a majority
+    Linearizable,
+    /// What the shard's leader knows
+    #[default]
+    Leader,
+    /// What any replica knows
+    Any,
+}
+
+impl Search {
+    /// Searches and prints the hits.
+    pub async fn run(self) -> Result<(), CliError> {
+        let vector = self.vector.as_deref().map(read_vector).transpose()?;
+        let request = SearchRequest {
+            query: self.query,
+            vector,
+            k: Some(self.k),
+            collection: self.collection,
+            consistency: Some(match self.consistency {
+                Freshness::Linearizable => Consistency::Linearizable,
+                Freshness::Leader => Consistency::Leader,
+                Freshness::Any => Consistency::Any,
+            }),
+            created_from: self.created_from,
+            created_to: self.created_to,
+            strict: self.strict,
+            exact: self.exact,
+            ..SearchRequest::default()
+        };
+        let reply = Client::new(&self.remote)?.search(&request).await?;
+        output::print_answer(&reply, self.remote.json, output::hits)
+    }
+}
+
+fn read_vector(file: &Path) -> Result<Vec<f32>, CliError> {
+    let text = match file.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()).map_err(CliError::io("standard input"))?,
+        false => std::fs::read_to_string(file).map_err(CliError::io(file))?,
+    };
+    serde_json::from_str(&text).map_err(|error| CliError::BadFile {
+        path: file.into(),
+        detail: format!("not a JSON array of numbers: {error}"),
+    })
+}

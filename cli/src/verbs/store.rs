@@ -1,0 +1,108 @@
+//! `mira store`: remember one text.
+
+use std::io::Read;
+
+use clap::Args;
+use mira_proto::limits::MAX_CONTENT_BYTES;
+use mira_proto::model::{Metadata, StoreItem, StoreReply, StoreRequest};
+use uuid::Uuid;
+
+use crate::args::Remote;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output;
+
+/// Remember a text
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mira store \"The deploy key lives in the vault under ci/deploy\"
+  mira store --type insight --metadata '{\"project\": \"atlas\"}' \"Retries must be idempotent\"
+  git log -1 --format=%B | mira store - --session release-7 --role tool")]
+pub struct Store {
+    /// The text; `-` or nothing reads it from standard input
+    text: Option<String>,
+    /// What kind of memory it is: general (default), insight, conversation, code, thought, or a word of your own
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// The conversation or task it belongs to
+    #[arg(long)]
+    session: Option<String>,
+    /// Who said it: user, assistant, tool, system, or a word of your own
+    #[arg(long)]
+    role: Option<String>,
+    /// A JSON object to keep with it
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    metadata: Option<Metadata>,
+    /// The collection to put it into
+    #[arg(long)]
+    collection: Option<String>,
+    /// A UUID of your own; storing the same text under it again changes nothing
+    #[arg(long)]
+    id: Option<Uuid>,
+    /// Put a new version in place of the memory with this id
+    #[arg(long, requires = "id")]
+    replace: bool,
+    /// Store a new version only if this one is current; 0: only if the id is new
+    #[arg(long, value_name = "N", requires = "id")]
+    expected_version: Option<u64>,
+    /// Forget it at this RFC 3339 time, such as 2030-01-31T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Store {
+    /// Stores and prints the id.
+    pub async fn run(self) -> Result<(), CliError> {
+        let content = match self.text {
+            Some(text) if text != "-" => text,
+            _ => read_standard_input()?,
+        };
+        let item = StoreItem {
+            content: Some(content),
+            kind: self.kind,
+            session: self.session,
+            role: self.role,
+            metadata: self.metadata,
+            id: self.id,
+            replace: self.replace,
+            expected_version: self.expected_version,
+            expires_at: self.expires_at,
+            collection: self.collection,
+            ..StoreItem::default()
+        };
+        let reply = Client::new(&self.remote)?.store(&StoreRequest { item, items: None }).await?;
+        output::print_answer(&reply, self.remote.json, render)
+    }
+}
+
+fn render(reply: &StoreReply) -> String {
+    let id = reply.id.map(|id| id.to_string()).unwrap_or_default();
+    match reply.version {
+        Some(version) if version > 1 => format!("{id} version {version}\n"),
+        _ => format!("{id}\n"),
+    }
+}
+
+fn json_object(text: &str) -> Result<Metadata, String> {
+    serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
+}
+
+/// Reads no more than one byte over the limit: the cluster says what is too large, but not after gigabytes.
+fn read_standard_input() -> Result<String, CliError> {
+    let mut bytes = Vec::new();
+    let limit = MAX_CONTENT_BYTES as u64 + 1;
+    std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(CliError::io("standard input"))?;
+    if bytes.len() as u64 == limit {
+        let detail = format!(
+            "more than {MAX_CONTENT_BYTES} bytes, the most one memory holds; `mira import` splits longer texts"
+        );
+        return Err(CliError::BadFile { path: "standard input".into(), detail });
+    }
+    String::from_utf8(bytes).map_err(|error| CliError::BadFile {
+        path: "standard input".into(),
+        detail: format!("not UTF-8 from byte {} on", error.utf8_error().valid_up_to()),
+    })
+}

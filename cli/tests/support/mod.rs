@@ -1,0 +1,385 @@
+//! A router stand-in: the REST API over a map in memory, with faults on demand, and a way to run the program against it.
+//!
+//! It keeps the promises of the contract that the client relies on (ids are idempotent, items are answered one by one,
+//! an idempotency key is applied once) and writes down what it was asked.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use mira_proto::model::{
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, Frame, Hit, ItemResult, Metric, NodeStatus,
+    Quantization, RecallReply, RecallRequest, ReplicaStatus, SearchReply, SearchRequest, ShardStatus, StatusReply,
+    StoreItem, StoreReply, StoreRequest, Stored, VectorReason, Why,
+};
+use mira_proto::{Code, Problem};
+use serde_json::json;
+use uuid::Uuid;
+
+/// What the stand-in knows and what it was told to do wrong.
+#[derive(Default)]
+pub struct Shared {
+    pub frames: BTreeMap<Uuid, (String, Frame)>,
+    pub order: Vec<Uuid>,
+    pub collections: BTreeMap<String, Collection>,
+    /// Method, path and idempotency key of every request.
+    pub requests: Vec<(String, String, Option<String>)>,
+    /// Items of every `store` that was answered.
+    pub store_sizes: Vec<usize>,
+    pub recalled_ids: usize,
+    /// The next so many requests are answered with this problem.
+    pub failing: Option<(u32, Code)>,
+    /// After so many more stores every request is refused with `internal`.
+    pub breaks_after_stores: Option<u32>,
+    /// Every n-th request is `unavailable`.
+    pub every_nth_unavailable: Option<usize>,
+    /// More items than this take too long.
+    pub most_items_in_time: Option<usize>,
+    /// Every n-th item is `unavailable` the first time it comes.
+    pub every_nth_item_unavailable: Option<usize>,
+    pub items_seen: HashMap<Uuid, u32>,
+    pub applied: HashMap<String, StoreReply>,
+}
+
+type Fake = Arc<Mutex<Shared>>;
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// A stand-in that serves.
+pub struct Server {
+    pub address: SocketAddr,
+    shared: Fake,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Server {
+    pub fn start() -> Server {
+        Server::start_at((std::net::Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    pub fn start_at(address: SocketAddr) -> Server {
+        let shared = Fake::default();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new()
+            .route("/mcp/store", post(store))
+            .route("/mcp/search", post(search))
+            .route("/mcp/recall", post(recall))
+            .route("/mcp/forget", post(forget))
+            .route("/mcp/status", get(status))
+            .route("/collections", get(list_collections))
+            .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
+            .layer(axum::extract::DefaultBodyLimit::max(32 << 20))
+            .layer(middleware::from_fn_with_state(shared.clone(), watch))
+            .with_state(shared.clone());
+        runtime.spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Server { address, shared, _runtime: runtime }
+    }
+
+    pub fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap()
+    }
+
+    /// Runs the program against this server, in `folder`, with nothing of the caller's environment but the path.
+    pub fn mira(&self, folder: &Path, args: &[&str]) -> Output {
+        mira(self.address, folder, args)
+    }
+}
+
+pub fn mira(address: SocketAddr, folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mira"))
+        .args(args)
+        .current_dir(folder)
+        .env_clear()
+        .env("HOME", folder)
+        .env("MIRA_URL", format!("http://{address}"))
+        .env("MIRA_TOKEN", "secret")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+struct Refusal(Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Refusal(problem)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap();
+        (status, [("content-type", "application/problem+json")], self.0.to_json().to_string()).into_response()
+    }
+}
+
+/// Writes requests down and refuses those that were to be refused.
+async fn watch(State(fake): State<Fake>, request: Request, next: Next) -> Response {
+    let refused = {
+        let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+        let mut shared = fake.lock().unwrap();
+        shared.requests.push((request.method().to_string(), path, header("idempotency-key")));
+        shared.refusal(header("authorization").as_deref())
+    };
+    match refused {
+        Some(problem) => Refusal(problem).into_response(),
+        None => next.run(request).await,
+    }
+}
+
+impl Shared {
+    fn refusal(&mut self, authorization: Option<&str>) -> Option<Problem> {
+        if authorization != Some("Bearer secret") {
+            return Some(Problem::new(Code::Unauthenticated, "the token is not one of this router's"));
+        }
+        if let Some((left, code)) = &mut self.failing
+            && *left > 0
+        {
+            *left -= 1;
+            return Some(Problem::new(*code, "told to fail"));
+        }
+        if self.breaks_after_stores == Some(0) {
+            return Some(Problem::internal("told to break"));
+        }
+        let number = self.requests.len();
+        self.every_nth_unavailable.filter(|nth| number.is_multiple_of(*nth))?;
+        Some(Problem::new(Code::Unavailable, "told to be away now and then"))
+    }
+
+    fn store_one(&mut self, item: StoreItem) -> Result<Stored, Problem> {
+        let content = item.content.unwrap_or_default();
+        if content.trim().is_empty() {
+            return Err(Problem::invalid("content is empty"));
+        }
+        let id = item.id.unwrap_or_else(|| Uuid::from_u128(0x7000_8000_0000_0000_0000 + self.frames.len() as u128 + 1));
+        let seen = self.items_seen.entry(id).or_default();
+        *seen += 1;
+        if *seen == 1 && self.every_nth_item_unavailable.is_some_and(|nth| id.as_u128().is_multiple_of(nth as u128)) {
+            return Err(Problem::new(Code::Unavailable, "told to refuse this item once"));
+        }
+        let metadata = item.metadata.unwrap_or_default();
+        if let Some((_, known)) = self.frames.get_mut(&id) {
+            if known.content.as_ref() == Some(&content) && known.metadata == metadata {
+                return Ok(Stored { id, version: known.version });
+            }
+            if !item.replace {
+                return Err(Problem::new(Code::Conflict, "this id has other content"));
+            }
+            known.content = Some(content);
+            known.version += 1;
+            return Ok(Stored { id, version: known.version });
+        }
+        let frame = Frame {
+            id,
+            content: Some(content),
+            bytes: None,
+            metadata,
+            kind: item.kind.unwrap_or_else(|| "general".into()),
+            session: item.session,
+            role: item.role,
+            created_at: "2026-01-02T03:04:05Z".into(),
+            updated_at: "2026-01-02T03:04:05Z".into(),
+            expires_at: item.expires_at,
+            version: 1,
+        };
+        self.order.push(id);
+        self.frames.insert(id, (item.collection.unwrap_or_else(|| "default".into()), frame));
+        Ok(Stored { id, version: 1 })
+    }
+
+    fn in_collection(&self, collection: Option<&String>) -> impl Iterator<Item = &Frame> {
+        let wanted = collection.map_or("default", String::as_str).to_owned();
+        self.order.iter().filter_map(|id| self.frames.get(id)).filter(move |(name, _)| *name == wanted).map(|(_, f)| f)
+    }
+}
+
+async fn store(State(fake): State<Fake>, headers: HeaderMap, body: Bytes) -> Answer<StoreReply> {
+    let request: StoreRequest =
+        serde_json::from_slice(&body).map_err(|error| Problem::invalid(format!("the request is wrong: {error}")))?;
+    let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+    let mut shared = fake.lock().unwrap();
+    if let Some(reply) = shared.applied.get(&key) {
+        return Ok(Json(reply.clone()));
+    }
+    if let Some(left) = &mut shared.breaks_after_stores {
+        *left -= 1;
+    }
+    let mut reply = StoreReply { id: None, version: None, items: None, consistency_token: "t".into() };
+    match request.items {
+        Some(items) => {
+            if shared.most_items_in_time.is_some_and(|most| items.len() > most) {
+                return Err(Problem::new(Code::DeadlineExceeded, "too many items for the time given").into());
+            }
+            shared.store_sizes.push(items.len());
+            let answers = items.into_iter().map(|item| match shared.store_one(item) {
+                Ok(stored) => ItemResult::Stored(stored),
+                Err(error) => ItemResult::Refused { error },
+            });
+            reply.items = Some(answers.collect());
+        }
+        None => {
+            let stored = shared.store_one(request.item)?;
+            (reply.id, reply.version) = (Some(stored.id), Some(stored.version));
+        }
+    }
+    shared.applied.insert(key, reply.clone());
+    Ok(Json(reply))
+}
+
+async fn search(State(fake): State<Fake>, Json(request): Json<SearchRequest>) -> Answer<SearchReply> {
+    let shared = fake.lock().unwrap();
+    let query = request.query.unwrap_or_default();
+    let matching = |frame: &&Frame| {
+        query.split_whitespace().any(|word| frame.content.as_ref().is_some_and(|content| content.contains(word)))
+    };
+    let hits =
+        shared.in_collection(request.collection.as_ref()).filter(matching).take(request.k.unwrap_or(10) as usize);
+    let hits = hits.enumerate().map(|(at, frame)| Hit {
+        score: 0.9 - at as f32 / 10.0,
+        why: Why { vector: Some(VectorReason { rank: at as u32 + 1, score: 0.5, passage: None }) },
+        frame: frame.clone(),
+    });
+    Ok(Json(SearchReply { hits: hits.collect(), consistency_token: "t".into(), ..SearchReply::default() }))
+}
+
+async fn recall(State(fake): State<Fake>, Json(request): Json<RecallRequest>) -> Answer<RecallReply> {
+    let mut shared = fake.lock().unwrap();
+    let mut reply = RecallReply::default();
+    if let Some(session) = &request.session {
+        let frames = shared.in_collection(request.collection.as_ref());
+        reply.frames = frames.filter(|frame| frame.session.as_ref() == Some(session)).cloned().collect();
+        let limit = request.limit.unwrap_or(100) as usize;
+        let surplus = reply.frames.len().saturating_sub(limit);
+        if request.last {
+            drop(reply.frames.drain(..surplus))
+        } else {
+            reply.frames.truncate(limit)
+        }
+        return Ok(Json(reply));
+    }
+    let ids: Vec<Uuid> = request.id.into_iter().chain(request.ids.into_iter().flatten()).collect();
+    shared.recalled_ids += ids.len();
+    for id in ids {
+        match shared.frames.get(&id) {
+            Some((_, frame)) => reply.frames.push(frame.clone()),
+            None if request.id.is_some() => return Err(Problem::new(Code::NotFound, format!("no frame {id}")).into()),
+            None => reply.missing.push(id),
+        }
+    }
+    Ok(Json(reply))
+}
+
+async fn forget(State(fake): State<Fake>, Json(request): Json<ForgetRequest>) -> Answer<ForgetReply> {
+    let mut shared = fake.lock().unwrap();
+    let named: Vec<Uuid> = request.id.into_iter().chain(request.ids.into_iter().flatten()).collect();
+    let wanted = |frame: &&Frame| {
+        request.all || named.contains(&frame.id) || (request.session.is_some() && frame.session == request.session)
+    };
+    let ids: Vec<Uuid> =
+        shared.in_collection(request.collection.as_ref()).filter(wanted).map(|frame| frame.id).collect();
+    for id in &ids {
+        shared.frames.remove(id);
+    }
+    Ok(Json(ForgetReply { removed: ids.len() as u64, ids, consistency_token: "t".into() }))
+}
+
+async fn status(State(fake): State<Fake>, request: Request) -> Answer<StatusReply> {
+    let shared = fake.lock().unwrap();
+    let detailed = request.uri().query() == Some("detailed=true");
+    let node = |id: &str, port: u16, reachable| NodeStatus {
+        id: id.into(),
+        address: format!("127.0.0.1:{port}"),
+        reachable,
+        version: "0.1.0".into(),
+        uptime_ms: 3_723_000,
+        resident_bytes: 120 << 20,
+        disk_used_bytes: 3 << 30,
+        disk_free_bytes: 70 << 30,
+        leads: 8,
+    };
+    let replica = |node: &str, role: &str, applied| ReplicaStatus {
+        node: node.into(),
+        role: role.into(),
+        term: 3,
+        applied,
+        apply_lag: 0,
+        frames: 5,
+        vectors: 6,
+        index_lag: 0,
+    };
+    let replicas = vec![replica("00000000000000aa", "leader", 42), replica("00000000000000bb", "unreachable", 0)];
+    Ok(Json(StatusReply {
+        state: "degraded".into(),
+        cluster_id: "6d697261".into(),
+        version: "0.1.0".into(),
+        epoch: 7,
+        shards: 16,
+        frames: shared.frames.len() as u64,
+        model: Some("all-MiniLM-L6-v2".into()),
+        nodes: vec![node("00000000000000aa", 7892, true), node("00000000000000bb", 7902, false)],
+        groups: if detailed {
+            vec![ShardStatus { shard: Some(0), leader: Some("00000000000000aa".into()), replicas }]
+        } else {
+            Vec::new()
+        },
+        missing: vec!["node 00000000000000bb".into()],
+        ..StatusReply::default()
+    }))
+}
+
+async fn list_collections(State(fake): State<Fake>) -> Json<serde_json::Value> {
+    let shared = fake.lock().unwrap();
+    Json(json!({ "collections": shared.collections.values().collect::<Vec<_>>() }))
+}
+
+type Name = axum::extract::Path<String>;
+
+async fn get_collection(State(fake): State<Fake>, name: Name) -> Answer<Collection> {
+    let found = fake.lock().unwrap().collections.get(&name.0).cloned();
+    found.map(Json).ok_or_else(|| Problem::new(Code::NotFound, format!("no collection {}", name.0)).into())
+}
+
+async fn put_collection(
+    State(fake): State<Fake>,
+    name: Name,
+    Json(settings): Json<CollectionSettings>,
+) -> Answer<Collection> {
+    let collection = Collection {
+        name: name.0.clone(),
+        dim: settings.dim.unwrap_or(384),
+        metric: settings.metric,
+        quantization: settings.quantization,
+        partitions: settings.partitions.unwrap_or(1),
+        ttl_seconds: settings.ttl_seconds,
+        created_at: "2026-01-02T03:04:05Z".into(),
+        model: (settings.metric == Metric::Cosine && settings.quantization == Quantization::Int8)
+            .then(|| "MiniLM".into()),
+    };
+    fake.lock().unwrap().collections.insert(name.0, collection.clone());
+    Ok(Json(collection))
+}
+
+async fn delete_collection(State(fake): State<Fake>, name: Name) -> Result<StatusCode, Refusal> {
+    match fake.lock().unwrap().collections.remove(&name.0) {
+        Some(_) => Ok(StatusCode::NO_CONTENT),
+        None => Err(Problem::new(Code::NotFound, format!("no collection {}", name.0)).into()),
+    }
+}
