@@ -1,0 +1,224 @@
+//! JSON Lines: one object a line, with the fields of `store`.
+
+use std::io::{BufRead, Read};
+use std::sync::Arc;
+
+use mira_proto::model::StoreItem;
+use serde_json::Value;
+
+use crate::import::record::{Place, Position, Record, RecordError};
+use crate::import::source::Source;
+
+/// The longest line: a content of 1 MiB with every character escaped, beside metadata and a vector.
+const MAX_LINE_BYTES: usize = 8 << 20;
+
+/// The fields of [`StoreItem`]; a test compares them with its schema.
+const FIELDS: [&str; 12] = [
+    "content",
+    "bytes",
+    "type",
+    "session",
+    "role",
+    "metadata",
+    "vector",
+    "id",
+    "replace",
+    "expected_version",
+    "expires_at",
+    "collection",
+];
+
+/// Reads records line by line; blank lines are none.
+pub struct JsonLines<R> {
+    input: R,
+    source: Arc<Source>,
+    position: Position,
+    lenient: bool,
+    line: Vec<u8>,
+    ended: bool,
+}
+
+impl<R: BufRead> JsonLines<R> {
+    /// Reads `input`, which stands at `position` of `source`. With `lenient`, unknown fields become metadata.
+    pub fn new(input: R, source: Arc<Source>, position: Position, lenient: bool) -> Self {
+        JsonLines { input, source, position, lenient, line: Vec::new(), ended: false }
+    }
+
+    /// Reads the next line into `self.line`; none at the end.
+    fn read_line(&mut self) -> Option<Result<(), RecordError>> {
+        self.line.clear();
+        let mut limited = (&mut self.input).take(MAX_LINE_BYTES as u64 + 1);
+        match limited.read_until(b'\n', &mut self.line) {
+            Ok(0) => None,
+            Ok(_) if self.line.len() > MAX_LINE_BYTES && !self.line.ends_with(b"\n") => Some(self.skip_rest()),
+            Ok(_) => {
+                self.position = self.position.after(&self.line);
+                Some(Ok(()))
+            }
+            Err(error) => {
+                self.ended = true;
+                Some(Err(error.into()))
+            }
+        }
+    }
+
+    /// Reads past the rest of a line that is too long, without keeping it.
+    fn skip_rest(&mut self) -> Result<(), RecordError> {
+        self.position.bytes += self.line.len() as u64;
+        loop {
+            let buffer = self.input.fill_buf()?;
+            let end = buffer.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            let length = end.unwrap_or(buffer.len());
+            self.position = self.position.after(&buffer[..length]);
+            self.input.consume(length);
+            if end.is_some() || length == 0 {
+                return Err(RecordError::TooLong(MAX_LINE_BYTES));
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for JsonLines<R> {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        while !self.ended {
+            let place = Place { source: self.source.clone(), line: self.position.lines + 1 };
+            let first = self.position.bytes == 0;
+            let item = match self.read_line()? {
+                Ok(()) => {
+                    let line = without_byte_order_mark(&self.line, first).trim_ascii();
+                    if line.is_empty() {
+                        continue;
+                    }
+                    parse(line, self.lenient)
+                }
+                Err(error) => Err(error),
+            };
+            return Some(Record { place, next: self.position, item });
+        }
+        None
+    }
+}
+
+fn without_byte_order_mark(line: &[u8], first: bool) -> &[u8] {
+    line.strip_prefix("\u{feff}".as_bytes()).filter(|_| first).unwrap_or(line)
+}
+
+/// One line, not blank.
+fn parse(line: &[u8], lenient: bool) -> Result<StoreItem, RecordError> {
+    let text = std::str::from_utf8(line).map_err(|error| RecordError::Utf8(error.valid_up_to()))?;
+    if !text.starts_with('{') {
+        return Err(RecordError::NotAnObject);
+    }
+    if !lenient {
+        return serde_json::from_str(text).map_err(json_error);
+    }
+    let object = serde_json::from_str(text).map_err(json_error)?;
+    serde_json::from_value(Value::Object(tuck_away(object)?)).map_err(json_error)
+}
+
+/// Moves fields that a memory has not into its metadata.
+fn tuck_away(object: serde_json::Map<String, Value>) -> Result<serde_json::Map<String, Value>, RecordError> {
+    let (mut known, unknown): (serde_json::Map<_, _>, serde_json::Map<_, _>) =
+        object.into_iter().partition(|(name, _)| FIELDS.contains(&name.as_str()));
+    if unknown.is_empty() {
+        return Ok(known);
+    }
+    let metadata = known.entry("metadata").or_insert_with(|| Value::Object(Default::default()));
+    if metadata.is_null() {
+        *metadata = Value::Object(Default::default());
+    }
+    let Value::Object(metadata) = metadata else {
+        return Err(RecordError::Json("metadata is not an object".to_owned()));
+    };
+    for (name, value) in unknown {
+        if metadata.contains_key(&name) {
+            return Err(RecordError::TwoValues(name));
+        }
+        metadata.insert(name, value);
+    }
+    Ok(known)
+}
+
+/// The parser's words with the column alone: it always speaks of line 1.
+fn json_error(error: serde_json::Error) -> RecordError {
+    let text = error.to_string();
+    let message = text.split(" at line ").next().unwrap_or(&text);
+    RecordError::Json(match error.column() {
+        0 => message.to_owned(),
+        column => format!("{message} (column {column})"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::source::Format;
+
+    fn read(bytes: &[u8], lenient: bool) -> Vec<(u64, u64, Result<StoreItem, String>)> {
+        let source = Source { name: "in.jsonl".into(), path: None, format: Format::Jsonl, length: 0 };
+        JsonLines::new(bytes, Arc::new(source), Position::default(), lenient)
+            .map(|record| (record.place.line, record.next.bytes, record.item.map_err(|error| error.to_string())))
+            .collect()
+    }
+
+    #[test]
+    fn the_list_of_fields_is_that_of_the_contract() {
+        let unknown = serde_json::from_str::<StoreItem>(r#"{"?": 1}"#).unwrap_err().to_string();
+        let (_, list) = unknown.split_once("expected one of ").unwrap();
+        let (list, _) = list.split_once(" at line").unwrap();
+        let names: Vec<_> = list.split(", ").map(|name| name.trim_matches('`')).collect();
+        assert_eq!(names, FIELDS);
+    }
+
+    #[test]
+    fn lines_are_numbered_and_blank_ones_skipped() {
+        let records = read("\u{feff}{\"content\": \"a\"}\r\n\n  \n{\"content\": \"b\"}".as_bytes(), false);
+        assert_eq!(records.iter().map(|(line, ..)| *line).collect::<Vec<_>>(), [1, 4]);
+        assert!(records.iter().all(|(.., item)| item.is_ok()), "{records:?}");
+        assert_eq!(records[1].1, 41);
+    }
+
+    #[test]
+    fn each_fault_is_named_and_the_rest_is_read() {
+        let input = b"{\"contents\": \"a\"}\n{\"content\": \"\xff\"}\n[1]\n{\"content\": \n{\"content\": 1}\n{\"content\": \"ok\"}\n";
+        let records = read(input, false);
+        let faults: Vec<_> = records.iter().filter_map(|(line, _, item)| Some((*line, item.as_ref().err()?))).collect();
+        let starts = [
+            (1, "unknown field `contents`, expected one of"),
+            (2, "not UTF-8 from byte 13"),
+            (3, "not a JSON object"),
+            (4, "EOF while parsing"),
+            (5, "invalid type: integer `1`, expected a string"),
+        ];
+        assert_eq!(faults.len(), starts.len(), "{faults:?}");
+        for ((line, fault), (expected_line, start)) in faults.iter().zip(starts) {
+            assert_eq!(*line, expected_line);
+            assert!(fault.starts_with(start), "{fault}");
+        }
+        assert!(records[5].2.is_ok());
+    }
+
+    #[test]
+    fn lenient_puts_unknown_fields_into_metadata() {
+        let input = br#"{"content": "a", "author": "x", "metadata": {"year": 1}}
+{"content": "a", "year": 2, "metadata": {"year": 1}}
+{"content": "a", "year": 2, "metadata": []}"#;
+        let records = read(input, true);
+        let metadata = records[0].2.as_ref().unwrap().metadata.clone().unwrap();
+        assert_eq!(Value::Object(metadata), serde_json::json!({"author": "x", "year": 1}));
+        assert_eq!(records[1].2.as_ref().unwrap_err(), "field `year` stands beside `metadata` and in it");
+        assert_eq!(records[2].2.as_ref().unwrap_err(), "metadata is not an object");
+    }
+
+    #[test]
+    fn a_line_without_end_is_skipped_without_keeping_it() {
+        let mut input = vec![b'x'; MAX_LINE_BYTES + 3];
+        input.extend_from_slice(b"\n{\"content\": \"after\"}\n");
+        let records = read(&input, false);
+        assert_eq!(records[0].2.as_ref().unwrap_err(), &format!("longer than {MAX_LINE_BYTES} bytes"));
+        assert_eq!(records[1].0, 2);
+        assert_eq!(records[1].1, input.len() as u64);
+    }
+}

@@ -1,0 +1,25 @@
+//! Importing: files in, memories out, in bounded space.
+//!
+//! ```text
+//! source      files and folders named on the command line, sorted
+//!   └ reader  one thread: JSON Lines, text or Markdown -> records, with the place each came from
+//!       └ pipeline   batches -> `writers` requests at a time -> outcomes
+//!           └ writer one batch: drop what is there already, store the rest, say what was refused
+//!               └ checkpoint  how far each file is done (only with `--state`)
+//! ```
+//!
+//! A record without an id gets one made from what it says ([`identity`]), so a second run finds everything there and
+//! adds nothing, whatever stopped the first. A record that cannot be read or stored is reported with its place and
+//! counted; the others go on.
+
+pub mod checkpoint;
+pub mod identity;
+pub mod jsonl;
+pub mod markdown;
+pub mod pipeline;
+pub mod progress;
+pub mod reader;
+pub mod record;
+pub mod source;
+pub mod text;
+pub mod writer;

@@ -1,0 +1,207 @@
+//! One thread that reads all sources in order and hands on batches of records with their ids.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use mira_proto::model::StoreItem;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::import::checkpoint::Checkpoint;
+use crate::import::identity::{Origin, derive_id};
+use crate::import::jsonl::JsonLines;
+use crate::import::markdown;
+use crate::import::record::{Place, Position, Record, RecordError};
+use crate::import::source::{Format, Source};
+use crate::import::text::TextParts;
+
+/// Content of one batch, bytes: well within one message, and so is an answer that holds the same content.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+
+/// Ids remembered, so that a repeated record is not sent twice: 32 bytes each.
+const MAX_RECENT: usize = 1 << 18;
+
+/// What the command line says about every record.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// Most records of a batch.
+    pub batch: usize,
+    /// Collection of records that name none.
+    pub collection: Option<String>,
+    /// Type of records that name none.
+    pub kind: Option<String>,
+    /// Session of records that name none.
+    pub session: Option<String>,
+    /// Unknown fields become metadata.
+    pub lenient: bool,
+}
+
+/// Records that go to the cluster together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What to store, each with an id.
+    pub items: Vec<Prepared>,
+    /// What could not be read.
+    pub unreadable: Vec<(Place, RecordError)>,
+    /// Records that were in this import already.
+    pub repeated: u64,
+    /// Where each source stands once this batch and all before it are done.
+    pub reached: Vec<(Arc<Source>, Position)>,
+    /// Content bytes.
+    bytes: usize,
+}
+
+impl Batch {
+    /// Records in it.
+    pub fn len(&self) -> usize {
+        self.items.len() + self.unreadable.len() + self.repeated as usize
+    }
+
+    fn is_full(&self, records: usize) -> bool {
+        self.len() >= records || self.bytes >= MAX_BATCH_BYTES
+    }
+
+    fn reach(&mut self, source: &Arc<Source>, position: Position) {
+        match self.reached.last_mut() {
+            Some((last, at)) if Arc::ptr_eq(last, source) => *at = position,
+            _ => self.reached.push((source.clone(), position)),
+        }
+    }
+}
+
+/// A record ready to be stored.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Where it came from.
+    pub place: Place,
+    /// The item, with an id.
+    pub item: StoreItem,
+    /// Whether the id was made from the content, so that a memory with this id is this memory.
+    pub derived: bool,
+}
+
+/// Reads everything into batches until the end or until nobody takes them any more.
+pub fn read_all(
+    sources: &[Arc<Source>],
+    checkpoint: &Checkpoint,
+    options: &ReadOptions,
+    batches: &mpsc::Sender<Batch>,
+) {
+    let mut recent = Recent::default();
+    let mut batch = Batch::default();
+    for source in sources {
+        for record in records(source, checkpoint, options) {
+            batch.reach(source, record.next);
+            match record.item {
+                Ok(item) => prepare(item, record.place, options, &mut recent, &mut batch),
+                Err(error) => batch.unreadable.push((record.place, error)),
+            }
+            if batch.is_full(options.batch) && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
+                return;
+            }
+        }
+    }
+    // The receiver may be gone: then the import was stopped and nobody misses the last batch.
+    let _ = batches.blocking_send(batch);
+}
+
+fn prepare(mut item: StoreItem, place: Place, options: &ReadOptions, recent: &mut Recent, batch: &mut Batch) {
+    item.collection = item.collection.or_else(|| options.collection.clone());
+    item.kind = item.kind.or_else(|| options.kind.clone());
+    item.session = item.session.or_else(|| options.session.clone());
+    let derived = item.id.is_none();
+    if derived {
+        let origin = if place.source.format == Format::Jsonl { Origin::Record } else { Origin::File };
+        let id = derive_id(&item, origin);
+        if !recent.insert(id) {
+            batch.repeated += 1;
+            return;
+        }
+        item.id = Some(id);
+    }
+    batch.bytes += item.content.as_ref().or(item.bytes.as_ref()).map_or(0, String::len);
+    batch.items.push(Prepared { place, item, derived });
+}
+
+/// The last ids seen.
+#[derive(Default)]
+struct Recent {
+    ids: HashSet<Uuid>,
+    order: VecDeque<Uuid>,
+}
+
+impl Recent {
+    /// Whether the id is new.
+    fn insert(&mut self, id: Uuid) -> bool {
+        if !self.ids.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > MAX_RECENT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// The records of one source that are not done yet.
+fn records(
+    source: &Arc<Source>,
+    checkpoint: &Checkpoint,
+    options: &ReadOptions,
+) -> Box<dyn Iterator<Item = Record> + Send> {
+    let Some(path) = &source.path else {
+        let input = BufReader::new(std::io::stdin());
+        return parsed(input, source.clone(), Position::default(), options);
+    };
+    match open(path, source, checkpoint) {
+        Ok((input, position)) => parsed(input, source.clone(), position, options),
+        Err(error) => {
+            let place = Place { source: source.clone(), line: 1 };
+            Box::new(std::iter::once(Record { place, next: Position::default(), item: Err(error.into()) }))
+        }
+    }
+}
+
+/// Opens a file where an earlier import stopped.
+fn open(path: &Path, source: &Source, checkpoint: &Checkpoint) -> std::io::Result<(BufReader<File>, Position)> {
+    let mut file = File::open(path)?;
+    let position = checkpoint.resume(source, &mut file)?;
+    // A document is parsed as a whole; its reader leaves out the sections that are done.
+    let start = if source.format == Format::Markdown { 0 } else { position.bytes };
+    file.seek(SeekFrom::Start(start))?;
+    Ok((BufReader::with_capacity(1 << 16, file), position))
+}
+
+fn parsed(
+    input: impl BufRead + Send + 'static,
+    source: Arc<Source>,
+    position: Position,
+    options: &ReadOptions,
+) -> Box<dyn Iterator<Item = Record> + Send> {
+    match source.format {
+        Format::Jsonl => Box::new(JsonLines::new(input, source, position, options.lenient)),
+        Format::Text => Box::new(TextParts::new(input, source, position)),
+        Format::Markdown => markdown::read(input, source, position.bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recent_ids_are_bounded() {
+        let mut recent = Recent::default();
+        let id = |number: usize| Uuid::from_u128(number as u128);
+        assert!((0..=MAX_RECENT).all(|number| recent.insert(id(number))));
+        assert_eq!(recent.ids.len(), MAX_RECENT);
+        assert!(recent.insert(id(0)), "the oldest was dropped");
+        assert!(!recent.insert(id(2)));
+    }
+}

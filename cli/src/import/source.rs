@@ -1,0 +1,125 @@
+//! What to import: from paths to a sorted list of files with their formats.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use walkdir::{DirEntry, WalkDir};
+
+use crate::error::CliError;
+
+/// How a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One JSON object a line, with the fields of `store`
+    Jsonl,
+    /// The whole file is one text, split only where it is over the limit
+    Text,
+    /// One text for each section under a heading
+    Markdown,
+}
+
+impl Format {
+    /// By the ending of the name; none when it says nothing.
+    fn of(path: &Path) -> Option<Format> {
+        let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+        match ending.as_str() {
+            "jsonl" | "ndjson" => Some(Format::Jsonl),
+            "md" | "markdown" | "mdown" | "mkd" => Some(Format::Markdown),
+            "txt" | "text" | "rst" | "adoc" | "org" | "log" => Some(Format::Text),
+            _ => None,
+        }
+    }
+}
+
+/// A file to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// How messages and metadata name it: as the caller wrote it.
+    pub name: String,
+    /// Where it lies; none is standard input.
+    pub path: Option<PathBuf>,
+    /// How it is read.
+    pub format: Format,
+    /// Bytes; 0 where that cannot be known.
+    pub length: u64,
+}
+
+/// What was found under the paths.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// To import, in the order named, folders sorted by name.
+    pub sources: Vec<Arc<Source>>,
+    /// Files in folders whose format nothing tells.
+    pub skipped: u64,
+}
+
+/// Finds what to read. Hidden files and folders are left out, and so are links, which may lead in circles.
+pub fn find(paths: &[PathBuf], format: Option<Format>) -> Result<Found, CliError> {
+    let mut found = Found::default();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            let format = format.unwrap_or(Format::Jsonl);
+            found.sources.push(Arc::new(Source { name: "-".to_owned(), path: None, format, length: 0 }));
+        } else if std::fs::metadata(path).map_err(CliError::io(path))?.is_dir() {
+            walk(path, format, &mut found)?;
+        } else {
+            let format = format.or_else(|| Format::of(path)).ok_or_else(|| unknown_format(path))?;
+            found.sources.push(Arc::new(source(path, format)?));
+        }
+    }
+    Ok(found)
+}
+
+fn walk(folder: &Path, format: Option<Format>, found: &mut Found) -> Result<(), CliError> {
+    let hidden = |entry: &DirEntry| entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
+    for entry in WalkDir::new(folder).sort_by_file_name().into_iter().filter_entry(|entry| !hidden(entry)) {
+        let entry = entry.map_err(|error| CliError::io(folder)(error.into()))?;
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        match format.or_else(|| Format::of(entry.path())) {
+            Some(format) => found.sources.push(Arc::new(source(entry.path(), format)?)),
+            None => found.skipped += 1,
+        }
+    }
+    Ok(())
+}
+
+fn source(path: &Path, format: Format) -> Result<Source, CliError> {
+    let length = std::fs::metadata(path).map_err(CliError::io(path))?.len();
+    Ok(Source { name: path.display().to_string(), path: Some(path.to_owned()), format, length })
+}
+
+fn unknown_format(path: &Path) -> CliError {
+    CliError::Usage(format!(
+        "{}: its name does not tell its format; say --format jsonl, text or markdown",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_walked_in_order_without_hidden_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.md", "a.txt", "c.png", ".hidden.md", "sub/d.jsonl", ".git/e.md"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let found = find(&[folder.path().to_owned()], None).unwrap();
+        let names: Vec<_> = found.sources.iter().map(|s| s.name.rsplit('/').next().unwrap().to_owned()).collect();
+        assert_eq!(names, ["a.txt", "b.md", "d.jsonl"]);
+        assert_eq!(found.skipped, 1);
+    }
+
+    #[test]
+    fn a_file_of_unknown_format_is_wrong_usage() {
+        let file = tempfile::Builder::new().suffix(".bin").tempfile().unwrap();
+        assert!(matches!(find(&[file.path().to_owned()], None), Err(CliError::Usage(_))));
+        assert_eq!(find(&[file.path().to_owned()], Some(Format::Text)).unwrap().sources.len(), 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! One batch into the cluster: what is there already is left out, the rest stored, refusals reported.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mira_proto::model::{Consistency, ItemResult, RecallRequest, StoreItem, StoreRequest};
+use mira_proto::{Code, Problem};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::backoff::backoff;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::import::reader::{Batch, Prepared};
+
+/// A request should take about this long: short enough to stay far from deadlines while others queue for the same
+/// embedder, long enough that the way there and back does not count.
+const REQUEST_TIME: Duration = Duration::from_secs(4);
+
+/// Items of the first request, before anything is known of the cluster's speed.
+const FIRST_REQUEST: usize = 16;
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Stored now.
+    pub added: u64,
+    /// There already, from an earlier import or from earlier in this one.
+    pub present: u64,
+    /// Refused, with the place and the reason.
+    pub refused: Vec<(String, String)>,
+}
+
+/// Stores batches; shared by all that are under way.
+#[derive(Debug)]
+pub struct Writer {
+    client: Client,
+    /// Items of the next request.
+    request_items: AtomicUsize,
+    max_items: usize,
+    timeout: Duration,
+}
+
+impl Writer {
+    /// A writer that puts at most `max_items` into a request and tries each for `timeout`.
+    pub fn new(client: Client, max_items: usize, timeout: Duration) -> Self {
+        Writer { client, request_items: AtomicUsize::new(FIRST_REQUEST.min(max_items)), max_items, timeout }
+    }
+
+    /// Stores a batch. An error means that the cluster took no more; what it had taken is safe.
+    pub async fn write(&self, batch: Batch) -> Result<Outcome, CliError> {
+        let mut outcome = Outcome { present: batch.repeated, ..Outcome::default() };
+        outcome.refused =
+            batch.unreadable.iter().map(|(place, error)| (place.to_string(), error.to_string())).collect();
+        let present = self.present(&batch.items).await?;
+        let mut waiting: Vec<Prepared> = Vec::with_capacity(batch.items.len());
+        for prepared in batch.items {
+            match prepared.item.id {
+                Some(id) if prepared.derived && present.contains(&id) => outcome.present += 1,
+                _ => waiting.push(prepared),
+            }
+        }
+        self.store_all(waiting, &mut outcome).await?;
+        Ok(outcome)
+    }
+
+    /// Which of the derived ids the cluster has. Asking costs a read; storing again would cost an embedding.
+    async fn present(&self, items: &[Prepared]) -> Result<HashSet<Uuid>, CliError> {
+        let mut by_collection: BTreeMap<Option<&str>, Vec<Uuid>> = BTreeMap::new();
+        for prepared in items.iter().filter(|prepared| prepared.derived) {
+            by_collection.entry(prepared.item.collection.as_deref()).or_default().extend(prepared.item.id);
+        }
+        let mut present = HashSet::new();
+        for (collection, ids) in by_collection {
+            let request = RecallRequest {
+                ids: Some(ids),
+                collection: collection.map(str::to_owned),
+                consistency: Some(Consistency::Leader),
+                ..RecallRequest::default()
+            };
+            match self.client.recall(&request).await {
+                Ok(reply) => present.extend(reply.frames.iter().map(|frame| frame.id)),
+                // The collection is made by the first store.
+                Err(CliError::Problem(problem)) if problem.code == Code::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(present)
+    }
+
+    /// Stores in requests of a size that the cluster answers in good time.
+    async fn store_all(&self, mut waiting: Vec<Prepared>, outcome: &mut Outcome) -> Result<(), CliError> {
+        let mut deadline = Instant::now() + self.timeout;
+        let mut attempt = 0;
+        while !waiting.is_empty() {
+            let size = self.request_items.load(Ordering::Relaxed).min(waiting.len());
+            let items: Vec<StoreItem> = waiting[..size].iter().map(|prepared| prepared.item.clone()).collect();
+            let started = Instant::now();
+            let answered = self.client.store(&StoreRequest { item: StoreItem::default(), items: Some(items) }).await;
+            self.adapt(size, started.elapsed(), &answered);
+            let results = match answered {
+                Ok(reply) => reply.items.unwrap_or_default(),
+                Err(CliError::Problem(problem)) if problem.code == Code::DeadlineExceeded && size > 1 => continue,
+                Err(error) => return Err(error),
+            };
+            if results.len() != size {
+                let detail = format!("{} answers for {size} items", results.len());
+                return Err(Problem::internal(detail).into());
+            }
+            let rest = waiting.split_off(size);
+            let sent = std::mem::replace(&mut waiting, rest);
+            let again = settle(sent, results, outcome);
+            if again.len() < size {
+                (deadline, attempt) = (Instant::now() + self.timeout, 0);
+            }
+            if let Some((_, problem)) = again.first() {
+                let pause = backoff(attempt, rand::random());
+                attempt += 1;
+                if Instant::now() + pause >= deadline {
+                    return Err(problem.clone().into());
+                }
+                tokio::time::sleep(pause).await;
+            }
+            waiting.extend(again.into_iter().map(|(prepared, _)| prepared));
+        }
+        Ok(())
+    }
+
+    fn adapt(&self, size: usize, took: Duration, answered: &Result<impl Sized, CliError>) {
+        let in_time = !matches!(answered, Err(CliError::Problem(problem)) if problem.code == Code::DeadlineExceeded);
+        let next = next_size(size, in_time.then_some(took), self.max_items);
+        // A small last request of a batch says nothing against larger ones.
+        if next > size || size >= self.request_items.load(Ordering::Relaxed) {
+            self.request_items.store(next.max(1), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Items of the next request after one of `size` items took `took`, or ran into its deadline (none).
+fn next_size(size: usize, took: Option<Duration>, max: usize) -> usize {
+    let next = match took {
+        None => size / 2,
+        Some(took) if took > REQUEST_TIME => size * 3 / 4,
+        Some(took) if took < REQUEST_TIME / 4 => size * 2,
+        Some(_) => size,
+    };
+    next.clamp(1, max)
+}
+
+/// Counts what is settled; gives back what another try may store.
+fn settle(sent: Vec<Prepared>, results: Vec<ItemResult>, outcome: &mut Outcome) -> Vec<(Prepared, Problem)> {
+    let mut again = Vec::new();
+    for (prepared, result) in sent.into_iter().zip(results) {
+        match result {
+            ItemResult::Stored(_) => outcome.added += 1,
+            ItemResult::Refused { error } => match error.code {
+                Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::DeadlineExceeded => {
+                    again.push((prepared, error));
+                }
+                // The id was made from the content, so the memory is there; only notes such as its path differ.
+                Code::Conflict if prepared.derived => outcome.present += 1,
+                _ => outcome.refused.push((prepared.place.to_string(), error.to_string())),
+            },
+        }
+    }
+    again
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_shrink_when_slow_and_grow_when_quick() {
+        let seconds = |seconds: f64| Some(Duration::from_secs_f64(seconds));
+        for (size, took, expected) in [
+            (16, seconds(0.2), 32),
+            (64, seconds(0.2), 100),
+            (16, seconds(2.0), 16),
+            (16, seconds(9.0), 12),
+            (16, None, 8),
+            (1, None, 1),
+            (1, seconds(9.0), 1),
+        ] {
+            assert_eq!(next_size(size, took, 100), expected, "{size} items in {took:?}");
+        }
+    }
+}

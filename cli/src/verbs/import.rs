@@ -1,0 +1,111 @@
+//! `mira import`: files into memory.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mira_proto::limits::MAX_BATCH_ITEMS;
+
+use crate::args::Remote;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::import::checkpoint::Checkpoint;
+use crate::import::pipeline::{self, Options, Summary};
+use crate::import::reader::ReadOptions;
+use crate::import::source::{self, Format};
+use crate::import::writer::Writer;
+use crate::output;
+
+/// Import JSON Lines, text and Markdown
+///
+/// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, id,
+/// expires_at, collection. Markdown is split at its headings. What has no id gets one made from its content, so
+/// importing the same thing again adds nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mira import notes/ --collection notes
+  mira import chat.jsonl --session chat-7 --type conversation
+  mira import big.jsonl --state big.state --writers 16
+  zcat dump.jsonl.gz | mira import - --lenient")]
+pub struct Import {
+    /// Files and folders; `-` is standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// How to read them; otherwise the ending of a file's name tells
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Collection of records that name none
+    #[arg(long)]
+    collection: Option<String>,
+    /// Type of records that name none
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Session of records that name none
+    #[arg(long)]
+    session: Option<String>,
+    /// Put fields that a memory has not into its metadata instead of refusing the record
+    #[arg(long)]
+    lenient: bool,
+    /// Stop at the first record that is refused
+    #[arg(long)]
+    strict: bool,
+    /// Note in this file how far each input is done, and skip that much next time
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Requests under way at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    writers: u16,
+    /// Most records of a request; fewer are sent while the cluster is slow
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH_ITEMS as i64))]
+    batch: u16,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Import {
+    /// Imports and prints a summary.
+    pub async fn run(self) -> Result<(), CliError> {
+        let found = source::find(&self.paths, self.format)?;
+        let checkpoint = Checkpoint::load(self.state.as_deref(), &self.target())?;
+        let writer = Writer::new(Client::new(&self.remote)?, self.batch.into(), self.remote.timeout);
+        let options = Options {
+            read: ReadOptions {
+                batch: self.batch.into(),
+                collection: self.collection,
+                kind: self.kind,
+                session: self.session,
+                lenient: self.lenient,
+            },
+            writers: self.writers.into(),
+            strict: self.strict,
+        };
+        let (mut summary, ended) = pipeline::run(found.sources, writer, checkpoint, options).await;
+        summary.skipped_files = found.skipped;
+        output::print_answer(&summary, self.remote.json, render)?;
+        ended?;
+        match summary.refused {
+            0 => Ok(()),
+            refused => Err(CliError::Refused { refused, seen: summary.seen() }),
+        }
+    }
+
+    /// What must be the same for the state of an earlier import to mean anything.
+    fn target(&self) -> String {
+        let names = [&self.collection, &self.kind, &self.session].map(|name| name.as_deref().unwrap_or_default());
+        format!("{} {names:?}", self.remote.url)
+    }
+}
+
+fn render(summary: &Summary) -> String {
+    let mut text = format!(
+        "added {}, already there {}, refused {} in {:.1} s ({:.0} documents/s)\n",
+        summary.added, summary.already_there, summary.refused, summary.seconds, summary.docs_per_second
+    );
+    if summary.skipped_files > 0 {
+        text.push_str(&format!(
+            "skipped {} files of other kinds; --format text takes them too\n",
+            summary.skipped_files
+        ));
+    }
+    text
+}

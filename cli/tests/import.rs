@@ -1,0 +1,216 @@
+//! `mira import` against a router that has good and bad days.
+
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::{Value, json};
+use support::{Server, text};
+
+fn lines(count: usize) -> String {
+    (0..count).map(|number| format!("{}\n", json!({"content": format!("text {number}")}))).collect()
+}
+
+struct Import {
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+impl Import {
+    fn new() -> Self {
+        Import { server: Server::start(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let all: Vec<&str> = ["import", "--json"].into_iter().chain(args.iter().copied()).collect();
+        self.server.mira(self.folder.path(), &all)
+    }
+
+    /// Added, already there, refused of a run that must have printed them.
+    fn counts(output: &Output) -> (u64, u64, u64) {
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let count = |name: &str| summary[name].as_u64().unwrap();
+        (count("added"), count("already_there"), count("refused"))
+    }
+
+    fn contents(&self) -> Vec<String> {
+        let shared = self.server.shared();
+        let mut contents: Vec<_> = shared.frames.values().map(|(_, frame)| frame.content.clone().unwrap()).collect();
+        contents.sort();
+        contents
+    }
+}
+
+fn sorted(count: usize) -> Vec<String> {
+    let mut texts: Vec<_> = (0..count).map(|number| format!("text {number}")).collect();
+    texts.sort();
+    texts
+}
+
+#[test]
+fn a_second_run_adds_nothing() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(500) + &lines(20));
+    let first = import.run(&["a.jsonl"]);
+    assert!(first.status.success(), "{first:?}");
+    assert_eq!(Import::counts(&first), (500, 20, 0));
+    assert_eq!(import.contents(), sorted(500));
+
+    let stores = import.server.shared().store_sizes.len();
+    let second = import.run(&["a.jsonl"]);
+    assert_eq!(Import::counts(&second), (0, 520, 0));
+    assert_eq!(import.server.shared().store_sizes.len(), stores, "nothing was sent again to be embedded");
+}
+
+#[test]
+fn the_same_text_elsewhere_is_another_memory() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(5));
+    for (flags, added) in
+        [(&["a.jsonl"][..], 5), (&["a.jsonl", "--session", "s"], 5), (&["a.jsonl", "--collection", "c"], 5)]
+    {
+        assert_eq!(Import::counts(&import.run(flags)).0, added, "{flags:?}");
+    }
+    assert_eq!(import.contents().len(), 15);
+}
+
+#[test]
+fn bad_records_are_named_counted_and_passed_over() {
+    let import = Import::new();
+    let mut input = lines(2).into_bytes();
+    input.extend_from_slice(
+        b"{\"content\": \"\xff\"}\n{\"contnet\": \"x\"}\n{\"content\": \" \"}\n{\"content\": \"last\"}\n",
+    );
+    import.write("a.jsonl", input);
+    let output = import.run(&["a.jsonl"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(Import::counts(&output), (3, 0, 3));
+    let errors = text(&output.stderr);
+    for expected in [
+        "refused a.jsonl:3: not UTF-8 from byte 13 of the record on",
+        "refused a.jsonl:4: unknown field `contnet`, expected one of",
+        "refused a.jsonl:5: invalid_argument: content is empty",
+        "error: 3 of 6 records were refused",
+    ] {
+        assert!(errors.contains(expected), "{errors}");
+    }
+}
+
+#[test]
+fn strict_stops_at_the_first_refusal() {
+    let import = Import::new();
+    import.write("a.jsonl", "{\"contnet\": 1}\n".to_owned() + &lines(5_000));
+    let output = import.run(&["a.jsonl", "--strict", "--batch", "10", "--writers", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(import.contents().len() < 100, "{}", import.contents().len());
+}
+
+#[test]
+fn an_import_that_was_cut_off_goes_on_where_it_was() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(400));
+    import.server.shared().breaks_after_stores = Some(12);
+    let flags = ["a.jsonl", "--state", "state", "--batch", "20", "--writers", "3"];
+    let output = import.run(&flags);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("error[internal]: told to break"), "{output:?}");
+    let stored = import.contents().len();
+    assert!((100..400).contains(&stored), "{stored}");
+
+    import.server.shared().breaks_after_stores = None;
+    import.server.shared().recalled_ids = 0;
+    let output = import.run(&flags);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(import.contents(), sorted(400));
+    let asked = import.server.shared().recalled_ids;
+    assert!(asked < 350, "what was done was skipped without asking: {asked}");
+
+    import.server.shared().recalled_ids = 0;
+    assert_eq!(Import::counts(&import.run(&flags)), (0, 0, 0));
+    import.write("a.jsonl", lines(402));
+    assert_eq!(Import::counts(&import.run(&flags)), (2, 0, 0), "a file that grew");
+}
+
+#[test]
+fn a_cluster_that_comes_and_goes_loses_and_doubles_nothing() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(300));
+    import.server.shared().every_nth_unavailable = Some(3);
+    import.server.shared().every_nth_item_unavailable = Some(5);
+    let output = import.run(&["a.jsonl", "--batch", "25", "--writers", "4"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(Import::counts(&output), (300, 0, 0));
+    assert_eq!(import.contents(), sorted(300));
+}
+
+#[test]
+fn requests_shrink_until_a_slow_cluster_can_answer_them() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(200));
+    import.server.shared().most_items_in_time = Some(7);
+    let output = import.run(&["a.jsonl"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(import.contents(), sorted(200));
+    assert!(import.server.shared().store_sizes.iter().all(|size| *size <= 7));
+}
+
+#[test]
+fn a_router_that_starts_late_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    // Bound and let go, so that it is free and nobody listens there yet.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let path = folder.path().to_owned();
+    let client = std::thread::spawn(move || support::mira(address, &path, &["store", "tea"]));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let _server = Server::start_at(address);
+    let output = client.join().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn folders_of_documents_become_sections_and_may_move() {
+    let import = Import::new();
+    import.write("docs/a.md", "# One\nfirst\n\n## Two\nsecond\n");
+    import.write("docs/sub/b.txt", "plain text\n");
+    import.write("docs/c.png", "x");
+    import.write("docs/copy.txt", "plain text\n");
+    let output = import.run(&["docs"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(Import::counts(&output), (3, 1, 0));
+    assert_eq!(import.contents(), ["# One\nfirst\n\n", "## Two\nsecond\n", "plain text\n"]);
+    let metadata: Vec<Value> =
+        import.server.shared().frames.values().map(|(_, frame)| Value::Object(frame.metadata.clone())).collect();
+    assert!(metadata.contains(&json!({"path": "docs/a.md", "title": "One > Two", "line": 4})), "{metadata:?}");
+
+    std::fs::rename(import.folder.path().join("docs"), import.folder.path().join("moved")).unwrap();
+    assert_eq!(Import::counts(&import.run(&["moved"])), (0, 4, 0));
+}
+
+#[test]
+fn lenient_keeps_unknown_fields_as_metadata() {
+    let import = Import::new();
+    import.write("a.jsonl", r#"{"content": "x", "author": "y"}"#);
+    assert_eq!(import.run(&["a.jsonl"]).status.code(), Some(1));
+    assert!(import.run(&["a.jsonl", "--lenient"]).status.success());
+    let shared = import.server.shared();
+    let (_, frame) = shared.frames.values().next().unwrap();
+    assert_eq!(Value::Object(frame.metadata.clone()), json!({"author": "y"}));
+}
+
+#[test]
+fn state_of_another_import_is_refused() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(3));
+    assert!(import.run(&["a.jsonl", "--state", "s"]).status.success());
+    let output = import.run(&["a.jsonl", "--state", "s", "--collection", "other"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("belongs to an import with another"), "{output:?}");
+    assert!(Path::new(&import.folder.path().join("s")).exists());
+}
