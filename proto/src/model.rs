@@ -63,6 +63,8 @@ pub struct StoreItem {
 /// `store`: one item in place, or up to 1,000 under `items`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "serde_json::Map<String, serde_json::Value>")]
+// The schema is that of the fields, not of the map they are read from.
+#[schemars(!try_from, extend("additionalProperties" = false))]
 pub struct StoreRequest {
     /// The one item.
     #[serde(flatten)]

@@ -198,6 +198,9 @@ impl Cluster {
             .await
             .map_err(|_| Status::deadline_exceeded("no answer"))??
             .into_inner();
+        if map.shards.is_empty() {
+            return Err(Status::unavailable("the node belongs to no cluster yet"));
+        }
         let epoch = map.epoch;
         self.install(map);
         Ok(epoch)
@@ -205,9 +208,6 @@ impl Cluster {
 
     /// Takes a map over, unless it is older than ours or not of our cluster.
     fn install(&self, map: node_v1::ClusterMap) {
-        if map.shards.is_empty() {
-            return; // a node that belongs to no cluster yet
-        }
         let old = self.view();
         if let Some(old) = old.as_ref().filter(|old| old.cluster_id != map.cluster_id) {
             return warn!(ours = old.cluster_id, other = map.cluster_id, "a node of another cluster answered");

@@ -36,6 +36,12 @@ struct Gathered {
     missing: BTreeMap<ShardId, Problem>,
 }
 
+/// All candidates best first, of whom winners are taken from the front, and the shards that failed so far.
+struct Ranked {
+    waiting: std::vec::IntoIter<Candidate>,
+    missing: BTreeMap<ShardId, Problem>,
+}
+
 impl ClusterMemory {
     pub(crate) async fn search_request(
         &self,
@@ -142,12 +148,13 @@ impl ClusterMemory {
         route: &Arc<CollectionRoute>,
         gathered: Gathered,
     ) -> Result<SearchReply, Problem> {
-        let Gathered { lists, seen, mut missing } = gathered;
+        let Gathered { lists, seen, missing } = gathered;
         let context = context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
-        let ranked = merge(lists);
+        let mut ranked = Ranked { waiting: merge(lists).into_iter(), missing };
         self.metrics.merged(started.elapsed());
-        let hits = self.fetch_winners(&context, query, route, ranked, &mut missing).await?;
+        let hits = self.fetch_winners(&context, query, route, &mut ranked).await?;
+        let missing = ranked.missing;
         let all_missing = missing.len() == route.partitioning().shards().len();
         if let Some((shard, problem)) = missing.first_key_value().filter(|_| all_missing || query.strict) {
             let detail = format!("shard {shard} did not answer the search: {}", problem.detail);
@@ -170,18 +177,16 @@ impl ClusterMemory {
         context: &RequestContext,
         query: &Query,
         route: &CollectionRoute,
-        ranked: Vec<Candidate>,
-        missing: &mut BTreeMap<ShardId, Problem>,
+        ranked: &mut Ranked,
     ) -> Result<Vec<Hit>, Problem> {
-        let mut waiting = ranked.into_iter();
         let mut winners: Vec<(Candidate, node_v1::Frame)> = Vec::new();
         for _ in 0..=MAX_REFILLS {
             let wanted = query.k as usize - winners.len();
-            let picked: Vec<Candidate> = waiting.by_ref().take(wanted).collect();
+            let picked: Vec<Candidate> = ranked.waiting.by_ref().take(wanted).collect();
             if picked.is_empty() {
                 break;
             }
-            let mut frames = self.frames_of(context, route, &picked, missing).await?;
+            let mut frames = self.frames_of(context, route, &picked, &mut ranked.missing).await?;
             winners.extend(picked.into_iter().filter_map(|mut candidate| {
                 let frame = candidate.frame.take().or_else(|| frames.remove(&candidate.id))?;
                 Some((candidate, frame))

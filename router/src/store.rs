@@ -23,8 +23,17 @@ use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert};
 /// How often items are routed anew when their collection moves under them.
 const MAX_REROUTES: usize = 4;
 
-/// One outcome for each item, in order.
-type Outcomes = Vec<Option<Result<Stored, Problem>>>;
+/// What is known so far: one outcome for each item, in order, and what the shards have applied.
+struct Answers {
+    outcomes: Vec<Option<Result<Stored, Problem>>>,
+    token: ConsistencyToken,
+}
+
+impl Answers {
+    fn settle(&mut self, at: usize, outcome: Result<Stored, Problem>) {
+        self.outcomes[at] = Some(outcome);
+    }
+}
 
 /// An item on its way to a shard.
 struct Pending {
@@ -74,45 +83,38 @@ impl ClusterMemory {
         items: Vec<StoreItem>,
     ) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
         let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-        let mut outcomes: Outcomes = vec![None; items.len()];
+        let mut answers = Answers { outcomes: vec![None; items.len()], token: context.token.clone() };
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
             match validate::item(item, now_ms) {
                 Ok(draft) => by_collection.entry(draft.collection.clone()).or_default().push((at, draft)),
-                Err(problem) => outcomes[at] = Some(Err(problem)),
+                Err(problem) => answers.settle(at, Err(problem)),
             }
         }
-        let mut token = context.token.clone();
         for (collection, drafts) in by_collection {
-            self.store_in(context, &collection, drafts, (&mut outcomes, &mut token)).await;
+            self.store_in(context, &collection, drafts, &mut answers).await;
         }
         let lost = || Err(Problem::internal("an item was neither stored nor refused"));
-        (outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), token)
+        (answers.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), answers.token)
     }
 
     /// Stores the drafts of one collection, notes their outcomes and what shards have applied.
-    async fn store_in(
-        &self,
-        context: &RequestContext,
-        name: &str,
-        drafts: Vec<(usize, Draft)>,
-        (outcomes, token): (&mut Outcomes, &mut ConsistencyToken),
-    ) {
+    async fn store_in(&self, context: &RequestContext, name: &str, drafts: Vec<(usize, Draft)>, answers: &mut Answers) {
         let route = match self.collection_for(context, name, &drafts).await {
             Ok(route) => route,
-            Err(problem) => return drafts.iter().for_each(|(at, _)| outcomes[*at] = Some(Err(problem.clone()))),
+            Err(problem) => return drafts.iter().for_each(|(at, _)| answers.settle(*at, Err(problem.clone()))),
         };
-        let mut pending = self.embed_drafts(context, &route, drafts, outcomes).await;
+        let mut pending = self.embed_drafts(context, &route, drafts, answers).await;
         let mut route = Some(route);
         for _ in 0..MAX_REROUTES {
             let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
-            pending = self.write_shards(context, &current, pending, (outcomes, token)).await;
+            pending = self.write_shards(context, &current, pending, answers).await;
             if !pending.is_empty() {
                 route = self.find_collection(context, name).await.ok().flatten();
             }
         }
         let moved = Problem::from(CallError::Moved);
-        pending.iter().for_each(|item| outcomes[item.at] = Some(Err(moved.clone())));
+        pending.iter().for_each(|item| answers.settle(item.at, Err(moved.clone())));
     }
 
     /// The collection, made on first use: with the model's dimension, or without a model that of the first vector.
@@ -141,7 +143,7 @@ impl ClusterMemory {
         context: &RequestContext,
         route: &CollectionRoute,
         drafts: Vec<(usize, Draft)>,
-        outcomes: &mut Outcomes,
+        answers: &mut Answers,
     ) -> Vec<Pending> {
         let texts: Vec<String> = drafts
             .iter()
@@ -158,7 +160,7 @@ impl ClusterMemory {
         for (at, draft) in drafts {
             let passages = match &mut embedded {
                 _ if !needs_embedding(&draft) => given_passages(&draft, route),
-                Ok(answers) => answers.next().unwrap_or_else(|| Err(Problem::internal("a text was not embedded"))),
+                Ok(embedded) => embedded.next().unwrap_or_else(|| Err(Problem::internal("a text was not embedded"))),
                 Err(problem) => Err(problem.clone()),
             };
             match passages {
@@ -166,7 +168,7 @@ impl ClusterMemory {
                     let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
                     pending.push(Pending { at, id, frame: frame_write(id, draft, passages) });
                 }
-                Err(problem) => outcomes[at] = Some(Err(problem)),
+                Err(problem) => answers.settle(at, Err(problem)),
             }
         }
         pending
@@ -178,18 +180,18 @@ impl ClusterMemory {
         context: &RequestContext,
         route: &Arc<CollectionRoute>,
         pending: Vec<Pending>,
-        (outcomes, token): (&mut Outcomes, &mut ConsistencyToken),
+        answers: &mut Answers,
     ) -> Vec<Pending> {
         let mut by_shard: BTreeMap<ShardId, Vec<Pending>> = BTreeMap::new();
         for item in pending {
             by_shard.entry(route.partitioning().shard_of(item.id.as_u128())).or_default().push(item);
         }
         let writes = by_shard.into_iter().map(|(shard, items)| self.write_chunks(context, route, shard, items));
-        let mut answers = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
+        let mut written = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
         let mut moved = Vec::new();
-        while let Some(answer) = answers.next().await {
-            answer.done.into_iter().for_each(|(at, outcome)| outcomes[at] = Some(outcome));
-            token.note(answer.shard, answer.index);
+        while let Some(answer) = written.next().await {
+            answer.done.into_iter().for_each(|(at, outcome)| answers.settle(at, outcome));
+            answers.token.note(answer.shard, answer.index);
             moved.extend(answer.moved);
         }
         moved

@@ -4,8 +4,6 @@
 //! wrong, the limit, and never the content. What depends on the collection (its dimension, whether it exists) is
 //! checked where the collection is known, by [`vector_fits`].
 
-use std::collections::HashSet;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -337,12 +335,6 @@ fn id_list(ids: Vec<Uuid>, limit: usize) -> Result<Vec<Uuid>, Problem> {
         have if have > limit => Err(too_large(format!("ids has {have} entries, the limit is {limit}"))),
         _ => Ok(ids),
     }
-}
-
-/// Whether no id appears twice.
-pub fn all_different(ids: &[Uuid]) -> bool {
-    let mut seen = HashSet::with_capacity(ids.len());
-    ids.iter().all(|id| seen.insert(id))
 }
 
 /// Checks the settings of a new collection against a cluster of `shard_count` shards.

@@ -305,7 +305,7 @@ fn status_text(reply: &StatusReply) -> String {
     let reachable = reply.nodes.iter().filter(|node| node.reachable).count();
     let missing = reply.missing.iter().map(|what| format!("\nMissing: {what}"));
     format!(
-        "MIRA is {}: {} of {} nodes reachable, {} shards ({} without a leader), {} memories.{}",
+        "MIRA is {}: {} of {} nodes reachable, {} shards ({} without a leader); memories: {}.{}",
         reply.state,
         reachable,
         reply.nodes.len(),

@@ -57,6 +57,7 @@ struct State {
     seen: Vec<Seen>,
     clock_ms: u64,
     forget_step: usize,
+    vanishing: Option<Vec<u8>>,
 }
 
 struct Kept {
@@ -110,10 +111,6 @@ impl Fake {
         self.nodes.iter().map(|(_, address)| address.to_string()).collect()
     }
 
-    pub fn shards(&self) -> u32 {
-        self.shards
-    }
-
     pub fn fault(&self, node: NodeId, change: impl FnOnce(&mut Faults)) {
         change(self.state.lock().faults.entry(node).or_default());
     }
@@ -151,6 +148,11 @@ impl Fake {
         let state = self.state.lock();
         let info = &state.collections[collection];
         mira_proto::placement::shards_of_collection(info.id, info.partitions, self.shards)
+    }
+
+    /// Forgets this frame just before frames are fetched next.
+    pub fn vanish_at_fetch(&self, id: &str) {
+        self.state.lock().vanishing = Some(id.parse::<uuid::Uuid>().unwrap().into_bytes().to_vec());
     }
 
     /// Copies every frame of a shard to another, as while a shard is moving.
@@ -452,6 +454,9 @@ impl Node for FakeNode {
         let mut state = self.state.lock();
         let seen = self.seen("fetch", request.shard, request.level);
         self.check(&mut state, seen, request.epoch)?;
+        if let Some(gone) = state.vanishing.take() {
+            state.frames.retain(|(_, _, id), _| *id != gone);
+        }
         let key = |id: &Bytes| (request.collection, request.shard, id.to_vec());
         let frames = request.ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
         Ok(Response::new(wire::FetchReply { frames, applied: state.index(request.shard) }))

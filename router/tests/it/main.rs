@@ -1,5 +1,9 @@
 //! The router against a cluster in memory, over real sockets.
 
 mod client;
+mod errors;
 mod fake;
+mod faults;
+mod grpc;
+mod mcp;
 mod operations;

@@ -1,0 +1,374 @@
+//! What each operation does when nodes fail, move, or forget who leads.
+
+use std::time::{Duration, Instant};
+
+use axum::http::{Method, StatusCode};
+use mira_proto::node_v1::read_level::Kind;
+use mira_proto::v1::memory_client::MemoryClient;
+use mira_proto::{Code, Problem, limits, v1};
+use mira_router::{Router, StartError};
+use serde_json::{Value, json};
+
+use crate::client::{World, config};
+use crate::errors::authorized;
+use crate::fake::Fake;
+
+/// A world with a collection over all four shards and twelve frames in it.
+async fn wide() -> World {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    let texts: Vec<String> = (0..12).map(|n| format!("frame number {n}")).collect();
+    world.store_all("wide", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    world.fake.clear_seen();
+    world
+}
+
+/// The shard and leader of the default collection, after a first frame.
+async fn one_shard(world: &World) -> (u32, u64) {
+    world.store_all("default", &["first"]).await;
+    world.fake.clear_seen();
+    let shard = world.fake.shards_of("default")[0];
+    (shard, world.fake.leader(shard))
+}
+
+fn search_wide() -> Value {
+    json!({ "query": "frame number 3", "k": 50, "collection": "wide" })
+}
+
+#[tokio::test]
+async fn a_write_follows_the_leader_with_the_same_request_id() {
+    let world = World::new().await;
+    let (shard, leader) = one_shard(&world).await;
+    let next = leader % 3 + 1;
+    world.fake.set_leader(shard, Some(next));
+    world.post("/mcp/store", json!({ "content": "second" })).await.ok();
+    let seen = world.fake.seen("write");
+    assert_eq!(seen.iter().map(|seen| seen.node).collect::<Vec<_>>(), [leader, next]);
+    assert_eq!(seen[0].request_id, seen[1].request_id);
+    assert_eq!(seen[0].request_id.len(), 16);
+    world.fake.clear_seen();
+    world.post("/mcp/store", json!({ "content": "third" })).await.ok();
+    assert_eq!(world.fake.seen("write").len(), 1, "the new leader is remembered");
+}
+
+#[tokio::test]
+async fn a_write_waits_for_an_election() {
+    let world = World::new().await;
+    let (shard, leader) = one_shard(&world).await;
+    world.fake.set_leader(shard, None);
+    let write = world.post("/mcp/store", json!({ "content": "second" }));
+    let elect = async {
+        while world.fake.seen("write").len() < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world.fake.set_leader(shard, Some(leader % 3 + 1));
+    };
+    let (answer, ()) = tokio::join!(write, elect);
+    answer.ok();
+    let seen = world.fake.seen("write");
+    assert!(seen.iter().all(|try_| try_.request_id == seen[0].request_id));
+    let nodes: std::collections::BTreeSet<u64> = seen.iter().map(|seen| seen.node).collect();
+    assert_eq!(nodes.len(), 3, "every replica was asked");
+}
+
+#[tokio::test]
+async fn a_write_with_an_old_map_fetches_the_new_one_and_is_sent_again() {
+    let world = World::new().await;
+    one_shard(&world).await;
+    world.fake.bump_epoch();
+    world.post("/mcp/store", json!({ "content": "second" })).await.ok();
+    let seen = world.fake.seen("write");
+    assert!(seen.iter().all(|try_| try_.request_id == seen[0].request_id));
+    assert_eq!(world.fake.frame_count(), 2);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_and_applied_once() {
+    let world = World::new().await;
+    let (_, leader) = one_shard(&world).await;
+    world.fake.fault(leader, |faults| faults.lost_answers = 2);
+    let id = "01999999-0000-7000-8000-000000000001";
+    let item = json!({ "content": "second", "id": id, "expected_version": 0 });
+    let reply = world.post("/mcp/store", item).await.ok();
+    assert_eq!(reply["version"], 1, "the first try is remembered, or this would be a conflict");
+    assert!(world.fake.seen("write").len() >= 3);
+    assert_eq!(world.fake.frame_count(), 2);
+}
+
+#[tokio::test]
+async fn when_nobody_leads_a_write_says_so_at_its_deadline() {
+    let world = World::new().await;
+    let (shard, _) = one_shard(&world).await;
+    world.fake.set_leader(shard, None);
+    let started = Instant::now();
+    let answer = world.post_with("/mcp/store", json!({ "content": "second" }), &[("x-mira-timeout-ms", "400")]).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "unavailable"));
+    assert!(answer.detail().contains("no replica leads"), "{}", answer.detail());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(world.fake.frame_count(), 1);
+}
+
+#[tokio::test]
+async fn when_outcomes_stay_unknown_a_write_says_that_it_may_have_happened() {
+    let world = World::new().await;
+    one_shard(&world).await;
+    (1..=3).for_each(|node| world.fake.fault(node, |faults| faults.down = true));
+    let answer = world.post_with("/mcp/store", json!({ "content": "second" }), &[("x-mira-timeout-ms", "300")]).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded"));
+    assert!(answer.detail().contains("may still take effect"), "{}", answer.detail());
+}
+
+#[tokio::test]
+async fn an_idempotency_key_makes_a_repeated_request_the_same_request() {
+    let world = World::new().await;
+    one_shard(&world).await;
+    let key = [("idempotency-key", "import-7")];
+    let store = async |content: &str| world.post_with("/mcp/store", json!({ "content": content }), &key).await;
+    let (first, second) = (store("twice").await.ok(), store("twice").await.ok());
+    assert_eq!(first, second);
+    assert_eq!(world.fake.frame_count(), 2);
+    let seen = world.fake.seen("write");
+    assert_eq!(seen[0].request_id, seen[1].request_id);
+    assert_eq!(store("something else").await.code(), "conflict", "a used key does not hide other content");
+    let other = world.post_with("/mcp/store", json!({ "content": "twice" }), &[("idempotency-key", "8")]).await.ok();
+    assert_ne!(other["id"], first["id"]);
+}
+
+#[tokio::test]
+async fn a_read_goes_on_to_the_next_replica() {
+    let world = wide().await;
+    for fault in ["down", "not_ready"] {
+        world.fake.fault(2, |faults| (faults.down, faults.not_ready) = (fault == "down", fault == "not_ready"));
+        let mut any = search_wide();
+        any["consistency"] = "any".into();
+        for _ in 0..5 {
+            let found = world.post("/mcp/search", any.clone()).await.ok();
+            assert_eq!(found["hits"].as_array().unwrap().len(), 12, "{fault}");
+            assert!(found.get("degraded").is_none());
+        }
+    }
+    assert!(world.fake.seen("search").iter().all(|seen| seen.node != 2));
+}
+
+#[tokio::test]
+async fn a_slow_replica_is_left_for_another() {
+    let world = wide().await;
+    world.fake.fault(2, |faults| faults.slow = Some(Duration::from_secs(60)));
+    let mut any = search_wide();
+    any["consistency"] = "any".into();
+    let started = Instant::now();
+    for _ in 0..3 {
+        let found = world.post("/mcp/search", any.clone()).await.ok();
+        assert_eq!(found["hits"].as_array().unwrap().len(), 12);
+    }
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_shard_without_a_leader_makes_a_search_degraded_or_strict_refuse() {
+    let world = wide().await;
+    let lost = world.fake.shards_of("wide")[1];
+    world.fake.set_leader(lost, None);
+    let timeout = [("x-mira-timeout-ms", "700")];
+    let found = world.post_with("/mcp/search", search_wide(), &timeout).await.ok();
+    assert_eq!((&found["degraded"], &found["missing_shards"]), (&json!(true), &json!([lost])));
+    let hits = found["hits"].as_array().unwrap().len();
+    assert!(hits > 0 && hits < 12, "{hits}");
+    let mut strict = search_wide();
+    strict["strict"] = true.into();
+    let refused = world.post_with("/mcp/search", strict, &timeout).await;
+    assert_eq!(refused.code(), "unavailable");
+    assert!(refused.detail().contains(&format!("shard {lost}")), "{}", refused.detail());
+    let metrics = world.get("/metrics").await.text;
+    assert!(metrics.contains("mira_router_degraded_answers_total 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_search_that_no_shard_answers_is_unavailable() {
+    let world = wide().await;
+    (0..4).for_each(|shard| world.fake.set_leader(shard, None));
+    let answer = world.post_with("/mcp/search", search_wide(), &[("x-mira-timeout-ms", "400")]).await;
+    assert_eq!(answer.code(), "unavailable");
+    let mut any = search_wide();
+    any["consistency"] = "any".into();
+    assert_eq!(world.post("/mcp/search", any).await.ok()["hits"].as_array().unwrap().len(), 12, "any replica answers");
+}
+
+#[tokio::test]
+async fn a_recall_answers_whole_or_not_at_all() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    let texts: Vec<String> = (0..12).map(|n| format!("frame number {n}")).collect();
+    let ids = world.store_all("wide", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    world.fake.set_leader(world.fake.shards_of("wide")[1], None);
+    let request = json!({ "ids": ids, "collection": "wide" });
+    let answer = world.post_with("/mcp/recall", request, &[("x-mira-timeout-ms", "400")]).await;
+    assert_eq!(answer.code(), "unavailable");
+}
+
+#[tokio::test]
+async fn reads_ask_for_what_they_promise() {
+    let world = wide().await;
+    let stored = world.post("/mcp/store", json!({ "content": "x", "collection": "wide" })).await.ok();
+    let id = stored["id"].clone();
+    let recall = async |consistency: Option<&str>| {
+        world.fake.clear_seen();
+        let mut request = json!({ "id": id, "collection": "wide" });
+        if let Some(consistency) = consistency {
+            request["consistency"] = consistency.into();
+        }
+        world.post("/mcp/recall", request).await.ok();
+        world.fake.seen("fetch").last().unwrap().kind
+    };
+    assert_eq!(recall(None).await, Kind::Linearizable as i32);
+    assert_eq!(recall(Some("leader")).await, Kind::Leader as i32);
+    assert_eq!(recall(Some("any")).await, Kind::Any as i32);
+    world.post("/mcp/search", search_wide()).await.ok();
+    assert_eq!(world.fake.seen("search").last().unwrap().kind, Kind::Leader as i32);
+}
+
+#[tokio::test]
+async fn a_consistency_token_keeps_reads_from_lagging_replicas() {
+    let world = World::new().await;
+    one_shard(&world).await;
+    let stored = world.post("/mcp/store", json!({ "content": "second" })).await;
+    let token = stored.headers["x-mira-consistency-token"].to_str().unwrap().to_owned();
+    (1..=2).for_each(|node| world.fake.fault(node, |faults| faults.lags = true));
+    let request = json!({ "id": stored.ok()["id"], "consistency": "any" });
+    world.post_with("/mcp/recall", request, &[("x-mira-consistency-token", &token)]).await.ok();
+    let last = world.fake.seen("fetch").last().unwrap().clone();
+    assert_eq!((last.node, last.at_least), (3, 2));
+}
+
+#[tokio::test]
+async fn a_collection_that_was_made_again_is_not_read_as_the_old_one() {
+    let world = wide().await;
+    let other = Router::start(config(&world.fake)).await.unwrap();
+    // Another router does both; ours learns of it from a refusal.
+    let url = |path: &str| format!("http://{}{path}", other.http_addr);
+    for (method, status) in [(Method::DELETE, StatusCode::NO_CONTENT), (Method::PUT, StatusCode::OK)] {
+        let request = axum::http::Request::builder().method(method).uri(url("/collections/wide"));
+        let request = request.header("content-type", "application/json").body(r#"{"partitions": 2}"#.into()).unwrap();
+        assert_eq!(world.send(request).await.status, status);
+    }
+    assert_eq!(world.post("/mcp/search", search_wide()).await.ok()["hits"], json!([]));
+    world.store_all("wide", &["anew"]).await;
+    assert_eq!(world.post("/mcp/search", search_wide()).await.ok()["hits"].as_array().unwrap().len(), 1);
+    other.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_collection_whose_removal_was_not_confirmed_is_removed() {
+    let world = wide().await;
+    (1..=3).for_each(|node| world.fake.fault(node, |faults| faults.lost_answers = 1));
+    let answer = world.request(Method::DELETE, "/collections/wide", "", &[]).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+}
+
+#[tokio::test]
+async fn status_names_what_it_could_not_reach() {
+    let world = wide().await;
+    world.fake.fault(2, |faults| faults.down = true);
+    let unled: Vec<u32> = (0..4).filter(|&shard| world.fake.leader(shard) == 2).collect();
+    unled.iter().for_each(|&shard| world.fake.set_leader(shard, None));
+    let status = world.get("/mcp/status?detailed=true").await.ok();
+    assert_eq!((&status["state"], &status["leaderless_shards"]), (&json!("unavailable"), &json!(unled)));
+    assert_eq!(status["nodes"][1]["reachable"], false);
+    assert!(status["missing"][0].as_str().unwrap().contains("0000000000000002"), "{status}");
+    unled.iter().for_each(|&shard| world.fake.set_leader(shard, Some(3)));
+    let status = world.get("/mcp/status").await.ok();
+    assert_eq!((&status["state"], &status["frames"]), (&json!("degraded"), &json!(12)));
+    world.fake.fault(3, |faults| faults.slow = Some(Duration::from_secs(30)));
+    let started = Instant::now();
+    world.get("/mcp/status").await.ok();
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn without_any_node_requests_are_refused_and_the_router_is_not_ready() {
+    let fake = Fake::start(1, 1).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let world = World::new().await;
+    let lonely = {
+        let mut config = config(&fake);
+        config.nodes = vec![nobody.to_string()];
+        Router::start(config).await.unwrap()
+    };
+    let get = |path: &str| axum::http::Request::get(format!("http://{}{path}", lonely.http_addr));
+    let ready = world.send(get("/readyz").body("".into()).unwrap()).await;
+    assert_eq!((ready.status, &ready.json()["ready"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)));
+    assert_eq!(world.send(get("/healthz").body("".into()).unwrap()).await.status, StatusCode::OK);
+    let list = get("/collections").header("x-mira-timeout-ms", "200").body("".into()).unwrap();
+    let answer = world.send(list).await;
+    assert_eq!(answer.code(), "unavailable");
+    assert!(answer.detail().contains(&nobody.to_string()), "{}", answer.detail());
+    let status = world.send(get("/mcp/status").body("".into()).unwrap()).await.ok();
+    assert_eq!(status["state"], "unavailable");
+}
+
+#[tokio::test]
+async fn a_router_starts_only_with_what_it_needs() {
+    let fake = Fake::start(1, 1).await;
+    let mut no_token = config(&fake);
+    no_token.tokens.clear();
+    assert!(matches!(Router::start(no_token).await, Err(StartError::NoToken)));
+    let mut no_node = config(&fake);
+    no_node.nodes.clear();
+    assert!(matches!(Router::start(no_node).await, Err(StartError::NoNode)));
+    let running = Router::start(config(&fake)).await.unwrap();
+    let mut taken = config(&fake);
+    taken.http = running.http_addr;
+    assert!(matches!(Router::start(taken).await, Err(StartError::Listen { .. })));
+}
+
+#[tokio::test]
+async fn a_stopping_router_finishes_what_it_began() {
+    let World { fake, router, .. } = World::new().await;
+    let url = format!("http://{}/mcp/store", router.http_addr);
+    let helper = World::new().await;
+    (1..=3).for_each(|node| fake.fault(node, |faults| faults.slow = Some(Duration::from_millis(150))));
+    let request = axum::http::Request::post(url).header("content-type", "application/json");
+    let write = helper.send(request.body(r#"{"content": "last words"}"#.into()).unwrap());
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        router.shutdown().await;
+    };
+    let (answer, ()) = tokio::join!(write, stop);
+    answer.ok();
+    assert_eq!(fake.frame_count(), 1);
+}
+
+#[tokio::test]
+async fn more_requests_than_the_limit_are_told_so_at_once() {
+    let world = World::new().await;
+    one_shard(&world).await;
+    (1..=3).for_each(|node| world.fake.fault(node, |faults| faults.slow = Some(Duration::from_secs(1))));
+    let client = MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap();
+    let search = || v1::SearchRequest { query: "a".into(), ..Default::default() };
+    let calls = (0..limits::MAX_REQUESTS_IN_FLIGHT + 20).map(|_| {
+        let mut client = client.clone();
+        async move { client.search(authorized(search())).await }
+    });
+    let answers = futures::future::join_all(calls).await;
+    let refused: Vec<Problem> = answers.into_iter().filter_map(|answer| answer.err().map(Problem::from)).collect();
+    assert_eq!(refused.len(), 20, "{refused:?}");
+    assert!(refused.iter().all(|problem| problem.code == Code::Overloaded), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_winner_that_vanishes_before_it_is_fetched_makes_room_for_the_next() {
+    let world = wide().await;
+    let ask = json!({ "query": "frame number 3", "k": 3, "collection": "wide" });
+    let before = world.post("/mcp/search", ask.clone()).await.ok();
+    let ids = |reply: &Value| -> Vec<String> {
+        reply["hits"].as_array().unwrap().iter().map(|hit| hit["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let best = ids(&before)[0].clone();
+    world.fake.vanish_at_fetch(&best);
+    let after = world.post("/mcp/search", ask).await.ok();
+    assert_eq!(after["hits"].as_array().unwrap().len(), 3);
+    assert_eq!(ids(&after)[..2], ids(&before)[1..]);
+    let ranks: Vec<u64> =
+        after["hits"].as_array().unwrap().iter().map(|hit| hit["why"]["vector"]["rank"].as_u64().unwrap()).collect();
+    assert_eq!(ranks, [1, 2, 3]);
+}

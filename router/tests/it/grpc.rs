@@ -1,0 +1,114 @@
+//! gRPC: the operations, and streaming ingest.
+
+use mira_proto::v1;
+use mira_proto::v1::admin_client::AdminClient;
+use mira_proto::v1::memory_client::MemoryClient;
+use tonic::transport::Channel;
+
+use crate::client::World;
+use crate::errors::authorized;
+
+async fn client(world: &World) -> MemoryClient<Channel> {
+    MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap()
+}
+
+fn item(content: &str) -> v1::StoreRequest {
+    v1::StoreRequest { content: Some(content.into()), ..Default::default() }
+}
+
+#[tokio::test]
+async fn what_grpc_stores_grpc_finds_recalls_and_forgets() {
+    let world = World::new().await;
+    let mut client = client(&world).await;
+    let tea = v1::StoreRequest { metadata_json: r#"{"n":1}"#.into(), session: "s".into(), ..item("green tea") };
+    let stored = client.store(authorized(tea)).await.unwrap().into_inner();
+    assert_eq!(stored.version, 1);
+    let search = v1::SearchRequest { query: "tea".into(), ..Default::default() };
+    let found = client.search(authorized(search)).await.unwrap().into_inner();
+    let frame = found.hits[0].frame.clone().unwrap();
+    assert_eq!((frame.id.as_str(), frame.content.as_deref()), (stored.id.as_str(), Some("green tea")));
+    assert_eq!((frame.metadata_json.as_str(), frame.session.as_str()), (r#"{"n":1}"#, "s"));
+    assert_eq!(found.hits[0].vector.as_ref().unwrap().rank, 1);
+    let recall = v1::RecallRequest { session: "s".into(), ..Default::default() };
+    assert_eq!(client.recall(authorized(recall)).await.unwrap().into_inner().frames, [frame]);
+    let forget = v1::ForgetRequest { ids: vec![stored.id.clone()], ..Default::default() };
+    assert_eq!(client.forget(authorized(forget)).await.unwrap().into_inner().ids, [stored.id]);
+    let status = client.status(authorized(v1::StatusRequest::default())).await.unwrap().into_inner();
+    let status: serde_json::Value = serde_json::from_str(&status.status_json).unwrap();
+    assert_eq!((&status["state"], &status["frames"]), (&"ok".into(), &0.into()));
+}
+
+#[tokio::test]
+async fn bytes_stay_bytes() {
+    let world = World::new().await;
+    let mut client = client(&world).await;
+    let opaque = v1::StoreRequest { bytes: Some(vec![0, 255, 1].into()), ..Default::default() };
+    let id = client.store(authorized(opaque)).await.unwrap().into_inner().id;
+    let recall = v1::RecallRequest { ids: vec![id], ..Default::default() };
+    let frames = client.recall(authorized(recall)).await.unwrap().into_inner().frames;
+    assert_eq!((frames[0].bytes.as_deref(), frames[0].content.as_deref()), (Some(&[0, 255, 1][..]), None));
+}
+
+#[tokio::test]
+async fn a_batch_says_which_items_failed() {
+    let world = World::new().await;
+    let mut client = client(&world).await;
+    let items = vec![item("a"), item(""), v1::StoreRequest { id: "7".into(), ..item("b") }, item("c")];
+    let reply = client.store_batch(authorized(v1::StoreBatchRequest { items })).await.unwrap().into_inner();
+    let codes: Vec<_> =
+        reply.items.iter().map(|item| item.problem.as_ref().map_or("", |problem| problem.code.as_str())).collect();
+    assert_eq!(codes, ["", "invalid_argument", "invalid_argument", ""]);
+    assert_eq!(world.fake.frame_count(), 2);
+}
+
+#[tokio::test]
+async fn a_stream_of_any_length_is_stored_and_answered_in_order() {
+    let world = World::new().await;
+    let mut client = client(&world).await;
+    let count = 1_500;
+    let items = (0..count).map(|n| if n % 100 == 7 { item(" ") } else { item(&format!("item {n}")) });
+    let replies = client.ingest(authorized(tokio_stream::iter(items))).await.unwrap().into_inner();
+    let replies: Vec<v1::ItemReply> = tokio_stream::StreamExt::collect::<Result<_, _>>(replies).await.unwrap();
+    assert_eq!(replies.len(), count);
+    for (n, reply) in replies.iter().enumerate() {
+        assert_eq!(reply.problem.is_some(), n % 100 == 7, "{n}: {reply:?}");
+    }
+    assert_eq!(world.fake.frame_count(), count - 15);
+    let ids = [0, 500, 1_499].map(|n: usize| replies[n].id.clone()).to_vec();
+    let recall = v1::RecallRequest { ids, ..Default::default() };
+    let frames = client.recall(authorized(recall)).await.unwrap().into_inner().frames;
+    let contents: Vec<_> = frames.iter().map(|frame| frame.content.as_deref().unwrap()).collect();
+    assert_eq!(contents, ["item 0", "item 500", "item 1499"]);
+}
+
+#[tokio::test]
+async fn a_stream_sent_again_under_its_key_adds_nothing() {
+    let world = World::new().await;
+    let mut client = client(&world).await;
+    let mut ids: Vec<Vec<String>> = Vec::new();
+    for _ in 0..2 {
+        let mut request = authorized(tokio_stream::iter((0..600).map(|n| item(&format!("item {n}")))));
+        request.metadata_mut().insert("idempotency-key", "stream-1".parse().unwrap());
+        let replies = client.ingest(request).await.unwrap().into_inner();
+        let replies: Vec<v1::ItemReply> = tokio_stream::StreamExt::collect::<Result<_, _>>(replies).await.unwrap();
+        assert!(replies.iter().all(|reply| reply.version == 1), "{replies:?}");
+        ids.push(replies.into_iter().map(|reply| reply.id).collect());
+    }
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(world.fake.frame_count(), 600);
+}
+
+#[tokio::test]
+async fn collections_are_managed_over_grpc() {
+    let world = World::new().await;
+    let mut admin = AdminClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap();
+    let put = v1::PutCollectionRequest { name: "c".into(), dim: 4, metric: "dot".into(), ..Default::default() };
+    let made = admin.put_collection(authorized(put)).await.unwrap().into_inner();
+    assert_eq!((made.dim, made.metric.as_str(), made.quantization.as_str()), (4, "dot", "int8"));
+    let get = v1::GetCollectionRequest { name: "c".into() };
+    assert_eq!(admin.get_collection(authorized(get.clone())).await.unwrap().into_inner(), made);
+    let list = admin.list_collections(authorized(v1::ListCollectionsRequest {})).await.unwrap().into_inner();
+    assert_eq!(list.collections, [made]);
+    admin.delete_collection(authorized(v1::DeleteCollectionRequest { name: "c".into() })).await.unwrap();
+    assert_eq!(admin.get_collection(authorized(get)).await.unwrap_err().code(), tonic::Code::NotFound);
+}
