@@ -12,12 +12,9 @@ use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
 use crate::ids::{self, WriteIdentity};
-use crate::memory::no_collection;
+use crate::memory::{MAX_REROUTES, no_collection};
 use crate::validate::{self, Doomed};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext};
-
-/// How often a `forget` starts over because its collection moved.
-const MAX_REROUTES: usize = 4;
 
 /// What went, and from where.
 #[derive(Default)]

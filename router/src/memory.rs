@@ -26,6 +26,9 @@ use crate::metrics::Metrics;
 /// this long to do so.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+/// How often an operation starts over because its collection moved under it.
+pub(crate) const MAX_REROUTES: usize = 4;
+
 /// The operations of MIRA.
 #[async_trait]
 pub trait Memory: Send + Sync {

@@ -59,7 +59,8 @@ mod tests {
         fn equals_the_oracle_however_the_hits_are_spread(
             hits in prop::collection::vec((0u128..40, 0u8..12, 0u32..5), 0..120)
         ) {
-            let hits: Vec<_> = hits.into_iter().map(|(id, score, shard)| candidate(id, f32::from(score) / 4.0, shard)).collect();
+            let hit = |(id, score, shard): (u128, u8, u32)| candidate(id, f32::from(score) / 4.0, shard);
+            let hits: Vec<_> = hits.into_iter().map(hit).collect();
             let lists = (0..5).map(|shard| hits.iter().filter(|hit| hit.shard == shard).cloned().collect());
             let merged: Vec<_> = merge(lists).into_iter().map(|hit| (hit.id, hit.score)).collect();
             prop_assert_eq!(&merged, &oracle(hits.clone()));

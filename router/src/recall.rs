@@ -12,13 +12,10 @@ use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
-use crate::memory::no_collection;
+use crate::memory::{MAX_REROUTES, no_collection};
 use crate::search::read_call;
 use crate::validate::{self, Wanted};
 use crate::{ClusterMemory, RequestContext, convert};
-
-/// How often a recall starts over because its collection moved.
-const MAX_REROUTES: usize = 4;
 
 impl ClusterMemory {
     pub(crate) async fn recall_request(

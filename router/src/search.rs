@@ -17,13 +17,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
-use crate::memory::no_collection;
+use crate::memory::{MAX_REROUTES, no_collection};
 use crate::merge::{Candidate, merge};
 use crate::validate::{self, Probe, Query};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids};
-
-/// How often a search starts over because its collection moved.
-const MAX_REROUTES: usize = 4;
 
 /// How often winners that vanished are replaced by the next in line.
 const MAX_REFILLS: usize = 3;

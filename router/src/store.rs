@@ -1,10 +1,10 @@
 //! `store`: from items to frames on a majority of their shards' replicas.
 //!
 //! Each item of a batch is answered by itself: refused by validation, by its collection, by the embedder or by its
-//! shard, it leaves the others alone. The way of a batch: validate every item → name it → look up or make the
-//! collections → embed all texts at once → group by shard → send each shard its chunks, shards side by side, the chunks
-//! of one shard one after the other so that items with the same id take effect in their order → put the outcomes in
-//! the order of the items.
+//! shard, it leaves the others alone. The way of a batch: validate every item, look up or make the collections, embed
+//! all texts at once, group by shard, send each shard its chunks, and put the outcomes in the order of the items. Shards
+//! work side by side; the chunks of one shard go one after the other, so that items with the same id take effect in
+//! their order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,9 @@ use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
 use crate::ids::{self, WriteIdentity};
+use crate::memory::MAX_REROUTES;
 use crate::validate::{self, Draft};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert};
-
-/// How often items are routed anew when their collection moves under them.
-const MAX_REROUTES: usize = 4;
 
 /// What is known so far: one outcome for each item, in order, and what the shards have applied.
 struct Answers {

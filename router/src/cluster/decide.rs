@@ -107,7 +107,8 @@ pub fn next_replica(replicas: &[NodeId], tries: &Tries, hint: Option<NodeId>) ->
     hint.filter(|hint| hint != last).or(in_turn)
 }
 
-/// How long to wait before try `count`, growing a little, spread by `jitter` in 0..1 so that routers do not march in step.
+/// How long to wait before try `count`: growing a little, spread by `jitter` in 0..1 so that routers do not march in
+/// step.
 pub fn pause(count: u32, jitter: f64) -> Duration {
     let pauses = (1.0 + 0.25 * f64::from(count)).min(MAX_PAUSES);
     limits::RETRY_PAUSE.mul_f64(pauses * (0.5 + jitter))
