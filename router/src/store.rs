@@ -2,9 +2,9 @@
 //!
 //! Each item of a batch is answered by itself: refused by validation, by its collection, by the embedder or by its
 //! shard, it leaves the others alone. The way of a batch: validate every item, look up or make the collections, embed
-//! all texts at once, group by shard, send each shard its chunks, and put the outcomes in the order of the items. Shards
-//! work side by side; the chunks of one shard go one after the other, so that items with the same id take effect in
-//! their order.
+//! all texts at once, group by shard, send each shard its chunks, and put the outcomes in the order of the items.
+//! Shards work side by side; the chunks of one shard go one after the other, so that items with the same id take effect
+//! in their order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
