@@ -103,7 +103,7 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
         ProposeError::Timeout(_) | ProposeError::Unknown { .. } => Refusal::Unknown(error.to_string()),
-        ProposeError::Stopped(_) | ProposeError::Overloaded => Refusal::NotReady(error.to_string()),
+        ProposeError::Stopped(_) | ProposeError::Overloaded | ProposeError::NoQuorum => Refusal::NotReady(error.to_string()),
         ProposeError::RequestIdReused => problem(
             Code::Conflict,
             "the idempotency key was used before for another request; use a new key".into(),

@@ -323,4 +323,48 @@ mod tests {
         drop(rocks);
         assert_eq!(view.multi_get(&[b"d".to_vec(), b"c".to_vec()]).unwrap(), [Some(Bytes::from_static(&[1])), None]);
     }
+
+    /// On a file system of a few dozen megabytes, for instance `mount -t tmpfs -o size=32m tmpfs DIR`.
+    #[test]
+    #[ignore = "needs a small file system: MIRA_SMALL_DISK=DIR"]
+    fn a_full_disk_is_named_and_left_behind() {
+        let disk = std::path::PathBuf::from(std::env::var_os("MIRA_SMALL_DISK").expect("MIRA_SMALL_DISK"));
+        for role in [Role::Log, Role::State] {
+            let folder = tempfile::tempdir_in(&disk).unwrap();
+            let filler = folder.path().join("filler");
+            std::fs::write(&filler, vec![1; 12 << 20]).unwrap();
+            let options = EngineOptions { memtable_bytes: 1 << 20, ..EngineOptions::new(role) };
+            let engine = RocksEngine::open(&folder.path().join("db"), options).unwrap();
+            let value = |n: u64| {
+                // Incompressible, so that the disk fills.
+                let mut bytes = vec![0; 32 << 10];
+                blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut bytes);
+                bytes
+            };
+            let write = |n: u64| {
+                let mut batch = Batch::default();
+                batch.put(n.to_be_bytes(), value(n));
+                engine.write(&batch, Durability::Synced)
+            };
+            let mut n = 0;
+            let refused = loop {
+                match write(n) {
+                    Ok(()) => n += 1,
+                    Err(error) => break error,
+                }
+                assert!(n < 10_000, "the disk is not small");
+            };
+            assert!(matches!(refused, EngineError::DiskFull(_)), "{role:?}: {refused}");
+            assert_eq!(engine.get(&0u64.to_be_bytes()).unwrap().as_deref(), Some(&value(0)[..]), "reads go on");
+            std::fs::remove_file(&filler).unwrap();
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while let Err(error) = write(n) {
+                assert!(std::time::Instant::now() < deadline, "{role:?}: {error}");
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            for key in 0..=n {
+                assert_eq!(engine.get(&key.to_be_bytes()).unwrap().as_deref(), Some(&value(key)[..]), "{role:?}");
+            }
+        }
+    }
 }

@@ -1,0 +1,126 @@
+//! `mira dev` for real: a cluster in one process that keeps what it was told over a restart.
+
+#![cfg(feature = "server")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running `mira dev`, killed when the test ends.
+struct Dev {
+    child: Child,
+    url: String,
+    data: PathBuf,
+}
+
+fn mira(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mira"));
+    command.env_clear().env("HOME", data).env("MIRA_MODEL_DIR", data.join("no-model")).stdin(Stdio::null());
+    command
+}
+
+impl Dev {
+    /// Starts on free ports and waits until it says that it is ready.
+    fn start(data: &Path) -> Dev {
+        let mut command = mira(data);
+        command.args(["dev", "--http", "127.0.0.1:0", "--data"]).arg(data.join("cluster"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut url = None;
+        for line in lines.map(Result::unwrap) {
+            if let Some((url_before, _)) = line.trim().strip_prefix("MCP").and_then(|rest| rest.trim().split_once("/mcp")) {
+                url = Some(url_before.to_owned());
+            }
+            if line.starts_with("Ctrl-C stops it") {
+                break;
+            }
+        }
+        Dev { child, url: url.expect("it says where MCP is"), data: data.to_owned() }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let token = self.data.join("cluster/token");
+        let mut command = mira(&self.data);
+        command.args(args).current_dir(&self.data).env("MIRA_URL", &self.url).env("MIRA_TOKEN_FILE", token);
+        command.output().unwrap()
+    }
+
+    /// What a command prints; it must succeed.
+    fn says(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Asks it to end, as a service manager would.
+    fn stop(mut self) {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it did not end within half a minute");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_local_cluster_keeps_what_it_was_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = r#"{"content": "north", "session": "s", "vector": [1, 0, 0, 0]}
+{"content": "east", "session": "s", "vector": [0, 1, 0, 0]}
+{"content": "north-east", "session": "s", "vector": [0.8, 0.6, 0, 0]}
+"#;
+    std::fs::write(folder.path().join("records.jsonl"), records).unwrap();
+    std::fs::write(folder.path().join("query.json"), "[1, 0.1, 0, 0]").unwrap();
+
+    let dev = Dev::start(folder.path());
+    dev.says(&["admin", "collections", "create", "ways", "--dim", "4"]);
+    let import = ["import", "records.jsonl", "--collection", "ways"];
+    assert!(dev.says(&import).starts_with("added 3, already there 0, refused 0"));
+    let search = ["search", "--vector", "query.json", "--collection", "ways", "-k", "2"];
+    let found = dev.says(&search);
+    assert!(found.find("north").unwrap() < found.find("north-east").unwrap(), "{found}");
+    assert_eq!(dev.run(&["store", "a text", "--collection", "ways"]).status.code(), Some(1), "there is no model");
+    dev.stop();
+
+    let started = Instant::now();
+    let dev = Dev::start(folder.path());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert!(dev.says(&import).starts_with("added 0, already there 3, refused 0"));
+    assert_eq!(dev.says(&search), found);
+    let session = dev.says(&["recall", "--session", "s", "--collection", "ways"]);
+    assert!(["north", "east", "north-east"].iter().all(|text| session.contains(&format!("\n{text}\n"))), "{session}");
+    assert!(dev.says(&["status"]).contains("is ok"));
+    dev.stop();
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("cluster/cluster.key");
+    std::fs::create_dir(key.parent().unwrap()).unwrap();
+    std::fs::write(&key, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = mira(folder.path());
+    command.args(["dev", "--http", "127.0.0.1:0", "--data"]).arg(folder.path().join("cluster"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let status = child.wait().unwrap();
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert!(error.contains("others can read this secret"), "{error}");
+}
