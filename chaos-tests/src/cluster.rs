@@ -146,7 +146,9 @@ impl Cluster {
             let status = client.call("status", &serde_json::json!({ "detailed": true })).await;
             match status {
                 Ok(status) if condition(&status) => return status,
-                last if started.elapsed() > READY => panic!("not in time: {what}; last status {last:?}; {}", self.logs()),
+                last if started.elapsed() > READY => {
+                    panic!("not in time: {what}; last status {last:?}; {}", self.logs())
+                }
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }

@@ -66,9 +66,7 @@ async fn killing_any_node_during_an_import_loses_and_doubles_nothing() {
             async move { import(&client, start..start + 300).await }
         });
         // In the middle: some frames are stored, many are not.
-        cluster
-            .wait_status("an import under way", |status| status["frames"].as_u64() > Some(start as u64 + 50))
-            .await;
+        cluster.wait_status("an import under way", |status| status["frames"].as_u64() > Some(start as u64 + 50)).await;
         cluster.kill_node(victim);
         ids.extend(importing.await.expect("the import ends without an error"));
         cluster.restart_node(victim);
@@ -146,7 +144,8 @@ async fn a_node_away_for_ten_thousand_writes_catches_up_by_snapshot() {
     assert_eq!(status["state"], "ok");
     // What the log still holds is far less than what the node missed: it came by snapshot.
     let metrics = cluster.node_metrics(2).await;
-    let purged = metrics.lines().find_map(|line| line.strip_prefix("mira_raft_group{group=\"1\",what=\"snapshot_index\"} "));
+    let purged =
+        metrics.lines().find_map(|line| line.strip_prefix("mira_raft_group{group=\"1\",what=\"snapshot_index\"} "));
     assert!(purged.is_some_and(|index| index.parse::<u64>().unwrap() > 5_000), "no snapshot: {purged:?}");
 }
 

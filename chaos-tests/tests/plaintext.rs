@@ -49,7 +49,8 @@ async fn no_byte_on_disk_betrays_what_was_stored() {
     client.store(&other).await.expect("stored");
     let items = json!({ "items": [{ "content": "zebra-batch-content-4711", "vector": vector(4.0) }] });
     client.call("store", &items).await.expect("stored");
-    let replaced = json!({ "id": id, "replace": true, "content": "zebra-replaced-content-4711", "vector": vector(5.0) });
+    let replaced =
+        json!({ "id": id, "replace": true, "content": "zebra-replaced-content-4711", "vector": vector(5.0) });
     client.store(&replaced).await.expect("replaced");
     mcp_store(&cluster, "zebra-mcp-content-4711").await;
     grpc_store(&cluster).await;

@@ -30,7 +30,9 @@ impl Dev {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut url = None;
         for line in lines.map(Result::unwrap) {
-            if let Some((url_before, _)) = line.trim().strip_prefix("MCP").and_then(|rest| rest.trim().split_once("/mcp")) {
+            if let Some((url_before, _)) =
+                line.trim().strip_prefix("MCP").and_then(|rest| rest.trim().split_once("/mcp"))
+            {
                 url = Some(url_before.to_owned());
             }
             if line.starts_with("Ctrl-C stops it") {

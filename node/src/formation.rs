@@ -43,7 +43,8 @@ async fn bootstrap(node: &Arc<Node>, shape: Shape, me: &NodeRecord) {
             tracing::debug!(%error, "meta group not initialized now");
         }
         let Shape { shards, replication, expect } = shape;
-        let commands = [MetaCommand::Form { cluster_id, shards, replication, expect }, MetaCommand::PutNode(me.clone())];
+        let commands =
+            [MetaCommand::Form { cluster_id, shards, replication, expect }, MetaCommand::PutNode(me.clone())];
         match propose_all(node, &commands).await {
             Ok(()) => break,
             Err(error) => tracing::debug!(%error, "cluster not formed yet"),

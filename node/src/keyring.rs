@@ -62,9 +62,8 @@ impl Keyring {
     /// Fresh keys for a new collection, wrapped, by version.
     pub fn new_collection_keys(&self, id: CollectionId) -> BTreeMap<u32, Vec<u8>> {
         let mut rng = mira_crypto::os_rng();
-        let mut wrap = |version| {
-            CollectionKey::generate(id, version, &mut rng).wrap(&self.cluster, &mut rng).as_bytes().to_vec()
-        };
+        let mut wrap =
+            |version| CollectionKey::generate(id, version, &mut rng).wrap(&self.cluster, &mut rng).as_bytes().to_vec();
         [TAG_KEY, FIRST_KEY].into_iter().map(|version| (version, wrap(version))).collect()
     }
 
@@ -83,10 +82,8 @@ impl Keyring {
         if let Some(key) = self.keys.read().get(&(collection.id, version)) {
             return Ok(key.clone());
         }
-        let wrapped = collection
-            .wrapped_keys
-            .get(&version)
-            .ok_or(KeyError::Unknown { collection: collection.id, version })?;
+        let wrapped =
+            collection.wrapped_keys.get(&version).ok_or(KeyError::Unknown { collection: collection.id, version })?;
         let key = CollectionKey::unwrap(&WrappedKey::from_bytes(wrapped)?, collection.id, version, &self.cluster)?;
         let key = Arc::new(key);
         self.keys.write().insert((collection.id, version), key.clone());

@@ -5,7 +5,9 @@
 use std::{sync::Arc, time::Duration};
 
 use mira_raft::LogObserver;
-use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use crate::{node::Node, service::role_name, system};
 
@@ -40,7 +42,8 @@ impl NodeMetrics {
             HistogramOpts::new("mira_raft_log_sync_seconds", "Write and sync of one batch of log entries")
                 .buckets(BUCKETS.to_vec()),
         );
-        let gauges = |name, help, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels).expect("valid names");
+        let gauges =
+            |name, help, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels).expect("valid names");
         let counter = |name, help| IntCounter::new(name, help).expect("valid names");
         let metrics = NodeMetrics {
             operations: operations.expect("valid names"),

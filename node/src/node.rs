@@ -32,7 +32,9 @@ use crate::{
     peers::AddressBook,
     reconcile::{self, Action, Situation},
     service,
-    shard::{Shard, Shared, indexer::IndexThreads, indexer::ShardIndex, machine::ShardMachine, record, refuse_proposal},
+    shard::{
+        Shard, Shared, indexer::IndexThreads, indexer::ShardIndex, machine::ShardMachine, record, refuse_proposal,
+    },
 };
 
 /// The meta group; shard `n` is group `n + 1`.

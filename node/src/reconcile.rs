@@ -97,9 +97,11 @@ fn plan_meta(situation: &Situation<'_>) -> Vec<Action> {
 fn meta_voters(cluster: &ClusterState, meta: &GroupStatus) -> BTreeSet<NodeId> {
     let wanted = cluster.header.replication.max(1) as usize;
     let ready = meta.learners.iter().filter(|node| {
-        cluster.nodes.contains_key(node) && meta.lag.get(node).is_some_and(|lag| lag.is_some_and(|lag| lag <= CAUGHT_UP))
+        cluster.nodes.contains_key(node)
+            && meta.lag.get(node).is_some_and(|lag| lag.is_some_and(|lag| lag <= CAUGHT_UP))
     });
-    let mut voters: Vec<NodeId> = meta.voters.iter().chain(ready).copied().take(wanted.max(meta.voters.len())).collect();
+    let mut voters: Vec<NodeId> =
+        meta.voters.iter().chain(ready).copied().take(wanted.max(meta.voters.len())).collect();
     if voters.len().is_multiple_of(2) && voters.len() > meta.voters.len() {
         voters.pop();
     }

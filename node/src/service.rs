@@ -63,11 +63,7 @@ impl NodeService {
     }
 
     /// Times an operation of a shard and turns its refusal into a status.
-    async fn timed<T>(
-        &self,
-        operation: &str,
-        work: impl Future<Output = Result<T, Refusal>>,
-    ) -> Answer<T> {
+    async fn timed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Answer<T> {
         let started = Instant::now();
         let result = work.await;
         self.0.metrics.operation("shard", operation, started.elapsed());
@@ -86,19 +82,24 @@ impl NodeService {
             return Err(Problem::new(Code::UnsupportedVersion, detail).into());
         }
         if !request.cluster_id.is_empty() && request.cluster_id != own {
-            let detail = format!("the joiner belongs to cluster {}, this is {own}; empty its data folder first", request.cluster_id);
+            let detail = format!(
+                "the joiner belongs to cluster {}, this is {own}; empty its data folder first",
+                request.cluster_id
+            );
             return Err(Problem::invalid(detail).into());
         }
         let joiner: NodeRecord = request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?.into();
-        self.0.check_join_proof(&joiner, &request.proof).map_err(|_| {
-            Problem::new(Code::PermissionDenied, "the joiner does not hold this cluster's key")
-        })?;
+        self.0
+            .check_join_proof(&joiner, &request.proof)
+            .map_err(|_| Problem::new(Code::PermissionDenied, "the joiner does not hold this cluster's key"))?;
         if let Some(leader) = self.0.meta().status().leader.filter(|&leader| leader != self.0.id()) {
             let mut client = self.0.peers().client_of(leader)?;
             return Ok(client.join(request).await?.into_inner());
         }
         if cluster.nodes.len() >= limits::MAX_NODES && !cluster.nodes.contains_key(&joiner.id) {
-            return Err(Problem::new(Code::TooLarge, format!("a cluster has at most {} nodes", limits::MAX_NODES)).into());
+            return Err(
+                Problem::new(Code::TooLarge, format!("a cluster has at most {} nodes", limits::MAX_NODES)).into()
+            );
         }
         self.0.propose_meta(&MetaCommand::PutNode(joiner)).await?;
         Ok(node_v1::JoinReply { cluster_id: own, map: Some(self.map()) })
@@ -121,9 +122,11 @@ impl NodeService {
         match (answer, made) {
             (MetaAnswer::Done, Some(made)) => Ok(made.to_wire()),
             (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted, if_absent),
-            (MetaAnswer::Full, _) => {
-                Err(Problem::new(Code::TooLarge, format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS)).into())
-            }
+            (MetaAnswer::Full, _) => Err(Problem::new(
+                Code::TooLarge,
+                format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS),
+            )
+            .into()),
             // Dropped by someone else in the same moment.
             _ => Err(Refusal::NotReady("the collection vanished while it was made".into())),
         }
@@ -239,7 +242,8 @@ fn existing_collection(
     if if_absent || existing.same_settings(wanted) {
         return Ok(existing.to_wire());
     }
-    let detail = format!("collection {:?} exists with other settings; delete it first or use another name", wanted.name);
+    let detail =
+        format!("collection {:?} exists with other settings; delete it first or use another name", wanted.name);
     Err(Problem::new(Code::AlreadyExists, detail).into())
 }
 

@@ -216,8 +216,11 @@ async fn a_batch_stores_the_good_and_names_the_bad() {
     broken.content = vec![0xff, 0xfe].into();
     let zero = frame(5, "x", [0.0; 4]);
     let reply = shard.write(vec![frame(1, "good", EAST), short, nan, broken, zero]).await.unwrap();
-    let codes: Vec<String> =
-        reply.outcomes.iter().map(|outcome| outcome.problem.as_ref().map_or(String::new(), |p| p.code.clone())).collect();
+    let codes: Vec<String> = reply
+        .outcomes
+        .iter()
+        .map(|outcome| outcome.problem.as_ref().map_or(String::new(), |p| p.code.clone()))
+        .collect();
     assert_eq!(codes, ["", "dimension_mismatch", "invalid_argument", "invalid_argument", "invalid_argument"]);
     assert_eq!(shard.fetch(&[1, 2, 3, 4, 5]).await.len(), 1);
     node.shutdown().await;
@@ -280,9 +283,8 @@ async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
     let again = Shard::new(shard.client.clone(), "c").await;
     assert_ne!(again.collection, shard.collection);
     assert_eq!(again.search(EAST, 5).await.unwrap(), []);
-    let status = || async {
-        shard.client.clone().status(node_v1::StatusRequest { detailed: true }).await.unwrap().into_inner()
-    };
+    let status =
+        || async { shard.client.clone().status(node_v1::StatusRequest { detailed: true }).await.unwrap().into_inner() };
     let purged = async {
         while node.node().shards().iter().any(|(_, open)| open.index().stats().vectors > 0) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -313,7 +315,10 @@ async fn collections_have_typed_refusals() {
         (node_v1::CreateCollectionRequest { name: "a/b".into(), ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 0, ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 4_097, ..good.clone() }, Code::InvalidArgument),
-        (node_v1::CreateCollectionRequest { name: "d".into(), metric: "manhattan".into(), ..good.clone() }, Code::InvalidArgument),
+        (
+            node_v1::CreateCollectionRequest { name: "d".into(), metric: "manhattan".into(), ..good.clone() },
+            Code::InvalidArgument,
+        ),
         (node_v1::CreateCollectionRequest { name: "d".into(), partitions: 99, ..good }, Code::InvalidArgument),
     ];
     for (request, code) in bad {

@@ -253,12 +253,7 @@ impl ShardIndex {
         Ok(Found { hits: merge_top_k(lists, query.k), searched: indexed + in_tail, tail: in_tail })
     }
 
-    fn search_tail(
-        &self,
-        collection: &CollectionRecord,
-        query: &Query,
-        tail: &Tail,
-    ) -> Result<Vec<Hit>, IndexError> {
+    fn search_tail(&self, collection: &CollectionRecord, query: &Query, tail: &Tail) -> Result<Vec<Hit>, IndexError> {
         let documents = tail.iter().filter_map(|(&frame, pending)| {
             let stored = pending.stored.as_deref().filter(|stored| stored.times.within(query))?;
             let vectors = self.open(collection, frame, stored)?;
@@ -409,16 +404,19 @@ impl ShardIndex {
                 self.collections.write().entry(id).or_default().clone()
             };
             let mut failed = None;
-            view.scan_prefix(&record::collection_prefix(b'f', id), false, &mut |key, value| {
-                match self.build_one(&view, &index, record, (key, value)) {
-                    Ok(added) => {
-                        frames += u64::from(added);
-                        ControlFlow::Continue(())
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
+            view.scan_prefix(&record::collection_prefix(b'f', id), false, &mut |key, value| match self.build_one(
+                &view,
+                &index,
+                record,
+                (key, value),
+            ) {
+                Ok(added) => {
+                    frames += u64::from(added);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
                 }
             })?;
             failed.map_or(Ok(()), Err)?;

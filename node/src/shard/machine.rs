@@ -199,7 +199,8 @@ fn add_to_count(collection: CollectionId, change: i64, txn: &mut Txn<'_>) -> Res
     }
     let key = record::count_key(collection);
     let count = decode_count(txn.get(&key)?.as_deref())?;
-    let count = count.checked_add_signed(change).ok_or_else(|| EngineError::Damaged("frame count below zero".into()))?;
+    let count =
+        count.checked_add_signed(change).ok_or_else(|| EngineError::Damaged("frame count below zero".into()))?;
     txn.put(&key, count.to_be_bytes().to_vec());
     Ok(())
 }

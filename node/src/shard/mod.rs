@@ -70,7 +70,9 @@ impl Shard {
             return Ok(collection.clone());
         }
         match epoch.cmp(&cluster.header.epoch) {
-            std::cmp::Ordering::Greater => Err(Refusal::NotReady("this node has not heard of the collection yet".into())),
+            std::cmp::Ordering::Greater => {
+                Err(Refusal::NotReady("this node has not heard of the collection yet".into()))
+            }
             _ => Err(Refusal::StaleMap { epoch: cluster.header.epoch }),
         }
     }
@@ -103,11 +105,12 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
         ProposeError::Timeout(_) | ProposeError::Unknown { .. } => Refusal::Unknown(error.to_string()),
-        ProposeError::Stopped(_) | ProposeError::Overloaded | ProposeError::NoQuorum => Refusal::NotReady(error.to_string()),
-        ProposeError::RequestIdReused => problem(
-            Code::Conflict,
-            "the idempotency key was used before for another request; use a new key".into(),
-        ),
+        ProposeError::Stopped(_) | ProposeError::Overloaded | ProposeError::NoQuorum => {
+            Refusal::NotReady(error.to_string())
+        }
+        ProposeError::RequestIdReused => {
+            problem(Code::Conflict, "the idempotency key was used before for another request; use a new key".into())
+        }
         ProposeError::AppliedBefore { .. } => problem(Code::Conflict, error.to_string()),
         ProposeError::TooLarge { .. } => problem(Code::TooLarge, error.to_string()),
         ProposeError::DiskFull => problem(

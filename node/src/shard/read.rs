@@ -69,7 +69,11 @@ impl Shard {
             k: request.k as usize,
             ef: (request.ef > 0).then_some(request.ef as usize),
             exact: request.exact,
-            created_ms: request.created_from_ms..if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms },
+            created_ms: request.created_from_ms..if request.created_to_ms == 0 {
+                u64::MAX
+            } else {
+                request.created_to_ms
+            },
             now_ms: self.shared.clock.now_ms(),
         };
         let (index, record) = (self.index.clone(), collection.clone());
@@ -145,11 +149,7 @@ impl Shard {
         })
     }
 
-    fn key_of(
-        &self,
-        collection: &CollectionRecord,
-        sealed: &[u8],
-    ) -> Result<std::sync::Arc<CollectionKey>, Refusal> {
+    fn key_of(&self, collection: &CollectionRecord, sealed: &[u8]) -> Result<std::sync::Arc<CollectionKey>, Refusal> {
         let version = mira_crypto::frame::key_version(sealed)
             .map_err(|error| Problem::new(Code::Damaged, format!("a frame cannot be opened: {error}")))?;
         Ok(self.shared.keyring.version(collection, version)?)

@@ -123,8 +123,7 @@ impl Shard {
         let payload = command::encode(&ShardCommand::Store(self.seal(collection, drafts)?));
         // Sealing twice gives different bytes, so what tells a retry from another request is what the caller said.
         let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| draft.digest).collect();
-        let proposed =
-            self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
+        let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(refuse_engine)? {
             ShardAnswer::Store(outcomes) if outcomes.len() == drafts.len() => Ok((outcomes, proposed.index)),
             other => Err(Problem::internal(format!("a store was answered with {other:?}")).into()),
@@ -163,7 +162,9 @@ impl Shard {
         let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
         stored
             .into_iter()
-            .map(|stored| Ok(stored.map(|stored| FrameRecord::decode(&stored)).transpose()?.map_or(0, |old| old.version)))
+            .map(|stored| {
+                Ok(stored.map(|stored| FrameRecord::decode(&stored)).transpose()?.map_or(0, |old| old.version))
+            })
             .collect::<Result<_, _>>()
             .map_err(refuse_engine)
     }
@@ -193,8 +194,7 @@ impl Shard {
             false => request.ids.concat(),
         };
         let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames });
-        let proposed =
-            self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
+        let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(refuse_engine)? {
             ShardAnswer::Forget(removed) => Ok(node_v1::ForgetReply {
                 removed: removed.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
@@ -224,11 +224,7 @@ fn round_id(request: RequestId, round: u32) -> RequestId {
 }
 
 /// Checks what the state machine could not refuse any more, and prepares the rest.
-fn draft(
-    frame: node_v1::FrameWrite,
-    collection: &CollectionRecord,
-    tags: &CollectionKey,
-) -> Result<Draft, Problem> {
+fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &CollectionKey) -> Result<Draft, Problem> {
     let id = frame.id.as_ref().try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
     check_sizes(&frame)?;
     let mut vectors = Vec::new();
@@ -257,7 +253,15 @@ fn draft(
         passages,
         language: frame.language,
     };
-    Ok(Draft { frame: u128::from_be_bytes(id), condition, digest, session, expires_ms: frame.expires_ms, body, vectors })
+    Ok(Draft {
+        frame: u128::from_be_bytes(id),
+        condition,
+        digest,
+        session,
+        expires_ms: frame.expires_ms,
+        body,
+        vectors,
+    })
 }
 
 /// The router refuses these with better words; a node trusts no router.
@@ -331,12 +335,12 @@ fn digest(frame: &node_v1::FrameWrite, tags: &CollectionKey) -> [u8; 32] {
 
 fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
     match outcome {
-        StoreOutcome::Stored(version) | StoreOutcome::Same(version) => {
-            node_v1::WriteOutcome { version, problem: None }
-        }
+        StoreOutcome::Stored(version) | StoreOutcome::Same(version) => node_v1::WriteOutcome { version, problem: None },
         StoreOutcome::Conflict(version) => refused(Problem::new(
             Code::Conflict,
-            format!("the id holds other content, version {version}; use replace or expected_version to store a new one"),
+            format!(
+                "the id holds other content, version {version}; use replace or expected_version to store a new one"
+            ),
         )),
         StoreOutcome::Raced(version) => refused(Problem::new(
             Code::Conflict,
