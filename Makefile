@@ -63,6 +63,10 @@ MCP_TEST := chaos-tests/python/run.sh
 test-mcp: build ## Talk to a cluster with the official Python MCP client
 	MIRA_BIN="$(call target_dir)/debug/mira" $(MCP_TEST)
 
+.PHONY: chaos
+chaos: build ## Kill real processes and scan real disks (minutes)
+	MIRA_BIN="$(call target_dir)/debug/mira" $(CARGO) test --locked --package mira-chaos-tests -- --ignored --test-threads 1
+
 .PHONY: verify
 verify: deps ## Check format, lints, docs, licences and dependencies; changes nothing
 	$(CARGO) fmt --all --check

@@ -106,7 +106,8 @@ mod tests {
                 let folder = tempfile::tempdir().unwrap();
                 fs::write(folder.path().join("file"), &sample).unwrap();
                 let seen = scan(folder.path(), &[mark]).unwrap();
-                assert_eq!(seen.findings.len(), 1, "lead {lead:?}: {}", sample.escape_ascii());
+                // One order of UTF-16, a byte later, reads as the other.
+                assert!(!seen.findings.is_empty(), "lead {lead:?}: {}", sample.escape_ascii());
             }
         }
     }

@@ -54,6 +54,7 @@ async fn assert_all_there(client: &Client, ids: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn killing_any_node_during_an_import_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);
@@ -76,6 +77,7 @@ async fn killing_any_node_during_an_import_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn killing_all_nodes_at_once_keeps_every_acknowledged_frame() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);
@@ -97,6 +99,7 @@ async fn killing_all_nodes_at_once_keeps_every_acknowledged_frame() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn another_router_answers_the_same() {
     let mut cluster = Cluster::start(Shape { routers: 2, ..Shape::default() }).await;
     let first = cluster.client(0);
@@ -112,6 +115,7 @@ async fn another_router_answers_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn a_node_away_for_ten_thousand_writes_catches_up_by_snapshot() {
     let mut cluster = Cluster::start(Shape { shards: 1, ..Shape::default() }).await;
     let client = cluster.client(0);
@@ -150,6 +154,7 @@ async fn a_node_away_for_ten_thousand_writes_catches_up_by_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn a_minority_refuses_writes_and_linearizable_reads() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let mut client = cluster.client(0);
@@ -182,6 +187,7 @@ async fn a_minority_refuses_writes_and_linearizable_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn a_node_that_is_asked_to_stop_hands_over_and_comes_back() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);

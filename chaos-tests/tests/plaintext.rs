@@ -31,6 +31,7 @@ fn vector(seed: f32) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn no_byte_on_disk_betrays_what_was_stored() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);
