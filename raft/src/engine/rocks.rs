@@ -7,7 +7,7 @@
 //! itself once there is some, so the caller only has to try again.
 
 use std::ops::{Bound, ControlFlow};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -54,6 +54,8 @@ const BLOB_BYTES: u64 = 4096;
 /// A RocksDB database as an [`Engine`].
 pub struct RocksEngine {
     db: Arc<DB>,
+    path: PathBuf,
+    memtable_bytes: usize,
 }
 
 impl RocksEngine {
@@ -63,7 +65,7 @@ impl RocksEngine {
     /// When it is in use, damaged, or the folder cannot be written.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Self, EngineError> {
         let db = DB::open(&database_options(options), path).map_err(engine_error)?;
-        Ok(Self { db: Arc::new(db) })
+        Ok(Self { db: Arc::new(db), path: path.into(), memtable_bytes: options.memtable_bytes })
     }
 
     /// Writes memtables to files and compacts everything: for benchmarks and tests of what lies on disk.
@@ -73,6 +75,16 @@ impl RocksEngine {
     pub fn compact(&self) -> Result<(), EngineError> {
         self.db.flush().map_err(engine_error)?;
         self.db.compact_range::<&[u8], &[u8]>(None, None);
+        Ok(())
+    }
+
+    /// Fails if the disk has no room for what the memtables hold.
+    fn check_room(&self) -> Result<(), EngineError> {
+        let disk = rustix::fs::statvfs(&self.path).map_err(|error| EngineError::Io(error.to_string()))?;
+        let (left, needed) = (disk.f_bavail * disk.f_frsize, 2 * self.memtable_bytes as u64);
+        if left < needed {
+            return Err(EngineError::DiskFull(format!("writes have stopped and {left} bytes are left")));
+        }
         Ok(())
     }
 
@@ -115,18 +127,19 @@ fn database_options(options: EngineOptions) -> Options {
 
 impl Engine for RocksEngine {
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError> {
-        let mut writes = WriteBatch::default();
-        for op in &batch.ops {
-            match op {
-                Op::Put { key, value } => writes.put(key, value),
-                Op::Delete { key } => writes.delete(key),
-                Op::DeleteRange { from, to } if from < to => writes.delete_range(from, to),
-                Op::DeleteRange { .. } => {}
-            }
-        }
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
-        self.db.write_opt(writes, &options).map_err(engine_error)
+        // When memtables cannot be flushed for want of room, RocksDB holds writers up instead of failing them. So the
+        // first try does not wait, and only a stall with room on the disk is sat out.
+        options.set_no_slowdown(true);
+        match self.db.write_opt(writes_of(batch), &options) {
+            Err(error) if error.kind() == ErrorKind::Incomplete => {
+                self.check_room()?;
+                options.set_no_slowdown(false);
+                self.db.write_opt(writes_of(batch), &options).map_err(engine_error)
+            }
+            result => result.map_err(engine_error),
+        }
     }
 
     fn sync(&self) -> Result<(), EngineError> {
@@ -205,6 +218,19 @@ impl Read for RocksView {
         options.fill_cache(false);
         scan(&self.db, options, (from, to), reverse, visit)
     }
+}
+
+fn writes_of(batch: &Batch) -> WriteBatch {
+    let mut writes = WriteBatch::default();
+    for op in &batch.ops {
+        match op {
+            Op::Put { key, value } => writes.put(key, value),
+            Op::Delete { key } => writes.delete(key),
+            Op::DeleteRange { from, to } if from < to => writes.delete_range(from, to),
+            Op::DeleteRange { .. } => {}
+        }
+    }
+    writes
 }
 
 fn read_options() -> ReadOptions {
