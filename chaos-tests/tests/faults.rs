@@ -95,7 +95,6 @@ async fn killing_all_nodes_at_once_keeps_every_acknowledged_frame() {
     assert_all_there(&client, &ids).await;
     let after = client.call("search", &question).await.expect("a search");
     assert_eq!(before["hits"], after["hits"], "the same question has the same answer");
-    assert_eq!(after["hits"][0]["content"], "frame number 42");
 }
 
 #[tokio::test(flavor = "multi_thread")]
