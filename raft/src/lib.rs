@@ -25,7 +25,7 @@
 //! thread, over faulty disks and networks, and replays a seed.
 
 // Log ids are `Copy` for the leader ids in use here, not for every leader id of the library.
-#![allow(clippy::clone_on_copy)]
+#![allow(clippy::clone_on_copy, clippy::type_complexity)]
 
 pub mod config;
 pub mod engine;
