@@ -10,10 +10,15 @@ set -euo pipefail
 # A C++20 compiler, for RocksDB.
 has_cxx() { echo 'int main() { return 0; }' | "${CXX:-g++}" -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; }
 
-# libclang, with which bindgen reads RocksDB's C header.
+# libclang, with which bindgen reads RocksDB's C header. libclang-cpp, which other packages bring, is not it.
 has_libclang() {
-    [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-        compgen -G '/usr/lib*/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null
+    local folder
+    [ -z "${LIBCLANG_PATH:-}" ] || return 0
+    for folder in /usr/lib/llvm-*/lib /usr/lib /usr/lib64 /usr/lib/*-linux-gnu; do
+        ! compgen -G "$folder/libclang.so*" >/dev/null || return 0
+        ! compgen -G "$folder/libclang-[0-9]*.so*" >/dev/null || return 0
+    done
+    return 1
 }
 
 # pip, with which the embedding model is fetched; not needed once the model is there.
