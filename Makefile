@@ -65,7 +65,7 @@ test-mcp: build ## Talk to a cluster with the official Python MCP client
 
 .PHONY: chaos
 chaos: build ## Kill real processes and scan real disks (minutes)
-	MIRA_BIN="$(call target_dir)/debug/mira" $(CARGO) test --locked --package mira-chaos-tests -- --ignored --test-threads 1
+	MIRA_BIN="$(call target_dir)/debug/mira" $(CARGO) test --locked --package mira-chaos-tests -- --test-threads 1
 
 .PHONY: verify
 verify: deps ## Check format, lints, docs, licences and dependencies; changes nothing

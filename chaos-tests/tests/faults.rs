@@ -54,7 +54,6 @@ async fn assert_all_there(client: &Client, ids: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn killing_any_node_during_an_import_loses_and_doubles_nothing() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);
@@ -77,7 +76,6 @@ async fn killing_any_node_during_an_import_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn killing_all_nodes_at_once_keeps_every_acknowledged_frame() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);
@@ -98,7 +96,6 @@ async fn killing_all_nodes_at_once_keeps_every_acknowledged_frame() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn another_router_answers_the_same() {
     let mut cluster = Cluster::start(Shape { routers: 2, ..Shape::default() }).await;
     let first = cluster.client(0);
@@ -114,7 +111,6 @@ async fn another_router_answers_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn a_node_away_for_ten_thousand_writes_catches_up_by_snapshot() {
     let mut cluster = Cluster::start(Shape { shards: 1, ..Shape::default() }).await;
     let client = cluster.client(0);
@@ -153,7 +149,6 @@ async fn a_node_away_for_ten_thousand_writes_catches_up_by_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn a_minority_refuses_writes_and_linearizable_reads() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let mut client = cluster.client(0);
@@ -186,7 +181,6 @@ async fn a_minority_refuses_writes_and_linearizable_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn a_node_that_is_asked_to_stop_hands_over_and_comes_back() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);

@@ -31,7 +31,6 @@ fn vector(seed: f32) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet proven on every machine; run by `make chaos`"]
 async fn no_byte_on_disk_betrays_what_was_stored() {
     let mut cluster = Cluster::start(Shape::default()).await;
     let client = cluster.client(0);
@@ -75,7 +74,8 @@ async fn no_byte_on_disk_betrays_what_was_stored() {
     assert_eq!(seen.findings, [], "plaintext on disk");
     assert!(seen.bytes > 1_000_000, "only {} bytes in {} files: is this the data?", seen.bytes, seen.files);
     let control = scan(cluster.folder(), &["node_id"]).expect("a scan");
-    assert_eq!(control.findings.len(), 3, "the scan finds what is there in clear");
+    let identities = control.findings.iter().filter(|finding| finding.file.ends_with("identity.json"));
+    assert_eq!(identities.count(), 3, "the scan finds what is there in clear");
 }
 
 async fn mcp_store(cluster: &Cluster, content: &str) {
