@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, RecallReply, RecallRequest, SearchReply, SearchRequest,
-    StatusReply, StatusRequest, StoreReply, StoreRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
 };
 use mira_proto::{Code, Problem};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -109,6 +109,16 @@ impl Client {
         let key = idempotency_key();
         let url = self.url(&["collections", name]);
         self.send(|| self.http.delete(url.clone()).header("idempotency-key", &key)).await.map(drop)
+    }
+
+    /// Adds, drains, replaces or removes a storage node, or says what that would move.
+    pub async fn change_node(&self, change: &NodeChange) -> Result<NodeChangeReply, CliError> {
+        self.write(Method::POST, &["admin", "nodes"], Some(change)).await
+    }
+
+    /// Stops moves of replicas for now, or lets them go on.
+    pub async fn set_moves(&self, setting: &MovesSetting) -> Result<MovesSetting, CliError> {
+        self.write(Method::POST, &["admin", "moves"], Some(setting)).await
     }
 
     async fn write<Q: Serialize, A: DeserializeOwned>(

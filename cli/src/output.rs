@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
-use mira_proto::model::{Collection, Frame, Hit, Metadata, NodeStatus, SearchReply, ShardStatus, StatusReply};
+use mira_proto::model::{
+    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchReply, ShardStatus, StatusReply,
+};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -146,8 +148,10 @@ pub fn status(reply: &StatusReply) -> String {
 
 /// The storage nodes as a table.
 pub fn nodes(nodes: &[NodeStatus]) -> String {
-    let mut table =
-        table(&["NODE", "ADDRESS", "STATE", "LEADS", "UP", "MEMORY", "DISK", "FREE", "VERSION"], &[3, 4, 5, 6, 7]);
+    let mut table = table(
+        &["NODE", "ADDRESS", "STATE", "PHASE", "LEADS", "UP", "MEMORY", "DISK", "FREE", "VERSION"],
+        &[4, 5, 6, 7, 8],
+    );
     for node in nodes {
         let figures = [
             uptime(node.uptime_ms),
@@ -161,6 +165,7 @@ pub fn nodes(nodes: &[NodeStatus]) -> String {
             &node.id,
             &node.address,
             state,
+            &node.phase,
             &node.leads.to_string(),
             &up,
             &memory,
@@ -168,6 +173,19 @@ pub fn nodes(nodes: &[NodeStatus]) -> String {
             &free,
             &node.version,
         ]);
+    }
+    finish(&table)
+}
+
+/// Moves of replicas, if there are any.
+pub fn moves(moves: &[ReplicaMove]) -> String {
+    if moves.is_empty() {
+        return String::new();
+    }
+    let mut table = table(&["SHARD", "FROM", "TO", "STEP"], &[0]);
+    for found in moves {
+        let from = found.from.as_deref().unwrap_or("-");
+        table.add_row([&found.shard.to_string(), from, &found.to, &found.step]);
     }
     finish(&table)
 }

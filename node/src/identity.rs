@@ -69,13 +69,16 @@ impl Identity {
                 }
                 Ok(identity)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Identity { format: FORMAT, node_id: new_id(), cluster_id: 0 };
-                identity.save(folder)?;
-                Ok(identity)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Identity::renew(folder, new_id),
             Err(source) => Err(IdentityError::Io { path, source }),
         }
+    }
+
+    /// Makes a new identity in place of one whose data is lost.
+    pub fn renew(folder: &Path, new_id: impl FnOnce() -> NodeId) -> Result<Self, IdentityError> {
+        let identity = Identity { format: FORMAT, node_id: new_id(), cluster_id: 0 };
+        identity.save(folder)?;
+        Ok(identity)
     }
 
     /// Keeps the identity: written beside, synced, renamed over, so that a crash leaves the old file or the new one.

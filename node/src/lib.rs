@@ -5,7 +5,7 @@
 //!        │                                                            │ changes
 //!        ├─────────▶ shard::read  ◀── frames, opened                  ▼
 //!        └─────────▶ shard::indexer: tail ∪ index ◀─────────── background worker
-//!  formation, reconcile: coming to a cluster, opening shards, spreading leadership
+//!  formation, reconcile, rebalance: coming to a cluster, opening shards, moving replicas, spreading leadership
 //!  meta: nodes, shard map, collections and their wrapped keys, replicated to every node
 //! ```
 //!
@@ -21,6 +21,7 @@ pub mod meta;
 mod metrics;
 pub mod node;
 mod peers;
+pub mod rebalance;
 pub mod reconcile;
 mod service;
 pub mod shard;

@@ -1,20 +1,20 @@
 //! A storage node put together: engines, Raft host, meta group, shards, servers, and the loop that keeps them in line.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use mira_crypto::{CryptoError, os_rng};
-use mira_proto::{CollectionId, NodeId, Refusal, ShardId, node_v1};
+use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
-    ChangeError, Group, GroupId, HostConfig, HostError, RaftHost, Role, SystemClock,
+    ChangeError, Group, GroupId, HostConfig, HostError, Others, RaftHost, Role, SystemClock,
     engine::{EngineOptions, RocksEngine, Role as EngineRole},
     transport::grpc::{GrpcOptions, GrpcTransport},
 };
@@ -22,12 +22,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    config::NodeConfig,
+    config::{Formation, NodeConfig},
     formation::{self, JOIN_PROOF},
     http,
     identity::{Identity, IdentityError},
     keyring::Keyring,
-    meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, NodeRecord},
+    meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, MoveStep, NodeRecord},
     metrics::NodeMetrics,
     peers::AddressBook,
     reconcile::{self, Action, Situation},
@@ -41,6 +41,10 @@ use crate::{
 pub const META_GROUP: GroupId = 0;
 /// Between two plans when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
+/// Between two plans while replicas move.
+const MOVING_TICK: Duration = Duration::from_millis(100);
+/// For the last readers of a stopping node's data to end.
+const CLOSE: Duration = Duration::from_secs(5);
 /// Least time between two hand-overs of one shard to its preferred leader: a leader that just came back stays a while.
 const PREFER_EVERY: Duration = Duration::from_secs(3);
 
@@ -72,9 +76,49 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// A member's log is gone, and the node was told to make a new cluster.
+    #[error(
+        "the log of node {0:016x} is gone, but it belongs to a cluster: start it with --join or --peers, and it becomes a \
+         new node of that cluster"
+    )]
+    LostLog(NodeId),
     /// Background threads cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+}
+
+/// The two engines of a data folder.
+struct Engines {
+    log: RocksEngine,
+    state: RocksEngine,
+}
+
+impl Engines {
+    fn open(config: &NodeConfig) -> Result<Self, StartError> {
+        let state_options = EngineOptions { cache_bytes: config.cache_bytes, ..EngineOptions::new(EngineRole::State) };
+        Ok(Engines {
+            log: RocksEngine::open(&config.data.join("log"), EngineOptions::new(EngineRole::Log))?,
+            state: RocksEngine::open(&config.data.join("state"), state_options)?,
+        })
+    }
+
+    /// Whether votes that this node gave, or entries it acknowledged, are gone.
+    fn lost_log(&self, identity: &Identity) -> Result<bool, StartError> {
+        let expected = (identity.cluster_id != 0).then_some(META_GROUP);
+        Ok(mira_raft::has_lost_log(&self.log, &self.state, expected)?)
+    }
+}
+
+fn new_node_id() -> NodeId {
+    rand::random_range(1..=u64::MAX)
+}
+
+/// Moves what is left of a lost node's data out of the way; an operator may look at it, and remove it.
+fn set_aside(data: &std::path::Path, lost: NodeId) -> io::Result<()> {
+    for name in ["log", "state"] {
+        fs::rename(data.join(name), data.join(format!("{name}.lost-{lost:016x}")))?;
+    }
+    Ok(())
 }
 
 /// A storage node.
@@ -87,6 +131,8 @@ pub struct Node {
     peers: Arc<AddressBook>,
     index_threads: Arc<IndexThreads>,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    /// Shards of which there is data here, open or not.
+    present: Mutex<BTreeSet<ShardId>>,
     preferred_at: Mutex<BTreeMap<ShardId, Instant>>,
     leaving: AtomicBool,
     started: Instant,
@@ -99,22 +145,35 @@ impl Node {
     async fn open(config: NodeConfig) -> Result<(Arc<Self>, NodeConfigRest), StartError> {
         let data_error = |source| StartError::Data { path: config.data.display().to_string(), source };
         fs::create_dir_all(&config.data).map_err(data_error)?;
-        let identity = Identity::load_or_create(&config.data, || rand::random_range(1..=u64::MAX))?;
+        let mut identity = Identity::load_or_create(&config.data, new_node_id)?;
+        let mut engines = Engines::open(&config)?;
+        if engines.lost_log(&identity)? {
+            let lost = identity.node_id;
+            if matches!(config.formation, Formation::Bootstrap(_)) {
+                return Err(StartError::LostLog(lost));
+            }
+            tracing::error!(node = %format_args!("{lost:016x}"), "this node's log is gone: it joins as a new node");
+            drop(engines);
+            set_aside(&config.data, lost).map_err(data_error)?;
+            identity = Identity::renew(&config.data, new_node_id)?;
+            engines = Engines::open(&config)?;
+        }
         let node_id = identity.node_id;
-        let log = RocksEngine::open(&config.data.join("log"), EngineOptions::new(EngineRole::Log))?;
-        let state_options = EngineOptions { cache_bytes: config.cache_bytes, ..EngineOptions::new(EngineRole::State) };
-        let state = RocksEngine::open(&config.data.join("state"), state_options)?;
+        let (log, state) = (Arc::new(engines.log), Arc::new(engines.state));
+        let engines = vec![Arc::downgrade(&log), Arc::downgrade(&state)];
 
         let keyring = Arc::new(Keyring::new(config.cluster_key));
         let (meta_machine, cluster) = MetaMachine::new(keyring.meta_sealer().clone());
         let peers = AddressBook::new(cluster.clone());
         let metrics = NodeMetrics::new();
         let transport = GrpcTransport::new(peers.clone(), GrpcOptions::default());
-        let mut host_config = HostConfig::new(node_id, Arc::new(log), Arc::new(state), transport);
+        let mut host_config = HostConfig::new(node_id, log, state, transport);
         host_config.timing = config.timing;
         host_config.limits = config.limits;
         host_config.observer = metrics.clone();
         let host = RaftHost::open(host_config).await?;
+        let present =
+            host.existing_groups()?.into_iter().filter_map(|group| group.checked_sub(META_GROUP + 1)).collect();
         let meta = host.open_group(META_GROUP, meta_machine).await?;
         let node = Arc::new(Node {
             data: config.data,
@@ -125,6 +184,7 @@ impl Node {
             peers,
             index_threads: IndexThreads::start(config.index_threads.max(1)).map_err(StartError::Thread)?,
             shards: RwLock::default(),
+            present: Mutex::new(present),
             preferred_at: Mutex::default(),
             leaving: AtomicBool::new(false),
             started: Instant::now(),
@@ -136,6 +196,7 @@ impl Node {
             advertise: config.advertise,
             zone: config.zone,
             formation: config.formation,
+            engines,
         };
         Ok((node, rest))
     }
@@ -229,12 +290,27 @@ impl Node {
             && shards.iter().all(|(_, shard)| shard.group().status().leader.is_some() && shard.index().stats().ready)
     }
 
-    /// Has a meta command applied; on the meta leader only.
+    /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
-        let sealed = command.seal(self.shared.keyring.meta_sealer(), &mut os_rng());
-        let proposed = self.meta.propose(None, sealed.into()).await.map_err(refuse_proposal)?;
-        postcard::from_bytes(&proposed.response)
-            .map_err(|error| mira_proto::Problem::internal(format!("meta answer: {error}")).into())
+        let sealed: bytes::Bytes = command.seal(self.shared.keyring.meta_sealer(), &mut os_rng()).into();
+        let answer = match self.meta.status().leader {
+            Some(leader) if leader != self.id() => {
+                let mut client = self.peers.client_of(leader)?;
+                let asked = client.propose_meta(node_v1::ProposeMetaRequest { sealed });
+                let reply = tokio::time::timeout(limits::WRITE_TRY, asked).await;
+                reply.map_err(|_| Refusal::Unknown("the meta leader did not answer".into()))??.into_inner().answer
+            }
+            _ => self.propose_sealed(sealed).await?,
+        };
+        postcard::from_bytes(&answer).map_err(|error| Problem::internal(format!("meta answer: {error}")).into())
+    }
+
+    /// Has a sealed meta command applied; on the meta leader only. One that does not open was sealed by nobody of this
+    /// cluster and is refused before it reaches the log.
+    pub async fn propose_sealed(&self, sealed: bytes::Bytes) -> Result<bytes::Bytes, Refusal> {
+        MetaCommand::open(self.shared.keyring.meta_sealer(), &sealed)
+            .map_err(|error| Problem::new(Code::PermissionDenied, format!("meta command: {error}")))?;
+        Ok(self.meta.propose(None, sealed).await.map_err(refuse_proposal)?.response)
     }
 
     /// Shows that this node holds the cluster key, bound to who and where it is.
@@ -252,10 +328,48 @@ impl Node {
         let cluster = self.shared.cluster.clone();
         let index = ShardIndex::new(id, self.shared.keyring.clone(), cluster, self.index_threads.clone());
         let machine = Arc::new(ShardMachine::new(Arc::new(index.clone())));
+        self.present.lock().insert(id);
         let group = self.host.open_group(id + 1, machine).await?;
         let shard = Arc::new(Shard::new(id, group, index, self.shared.clone()));
         self.shards.write().insert(id, shard);
         Ok(())
+    }
+
+    /// Closes a shard and removes all this node has of it.
+    async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
+        self.shards.write().remove(&id);
+        self.host.destroy_group(id + 1).await.map_err(|error| error.to_string())?;
+        self.present.lock().remove(&id);
+        tracing::info!(shard = id, "replica removed");
+        Ok(())
+    }
+
+    /// Whether the cluster, as a quorum of the meta group knows it, gives this node a replica of the shard.
+    ///
+    /// What this node has applied may be older than what it once knew: the state is not synced, only its log. So
+    /// nothing is destroyed on its word alone.
+    async fn confirmed_to_hold(&self, shard: ShardId) -> Result<bool, String> {
+        let leader = self.meta.status().leader.ok_or("the meta group has no leader")?;
+        let request = node_v1::GetMapRequest { linearizable: true, ..Default::default() };
+        let map = match leader == self.id() {
+            true => {
+                self.meta.read_index().await.map_err(|error| error.to_string())?;
+                self.map()
+            }
+            false => {
+                let mut client = self.peers.client_of(leader).map_err(|status| status.message().to_owned())?;
+                let asked = tokio::time::timeout(limits::READ_TRY, client.get_map(request)).await;
+                asked.map_err(|_| "no answer")?.map_err(|status| status.message().to_owned())?.into_inner()
+            }
+        };
+        let placed = map.shards.get(shard as usize).is_none_or(|info| info.replicas.contains(&self.id()));
+        let moved = map.moves.iter().find(|found| found.shard == shard && found.to == self.id());
+        Ok(moved.map_or(placed, |found| found.step != "clearing"))
+    }
+
+    /// The map as routers get it.
+    pub fn map(&self) -> node_v1::ClusterMap {
+        self.cluster().to_map(|shard| self.host.group(shard + 1)?.status().leader)
     }
 
     /// Dropped collections that still have frames in shards that this node leads.
@@ -280,8 +394,15 @@ impl Node {
         let meta = self.meta.status();
         let shards = self.shards().into_iter().map(|(id, shard)| (id, shard.group().status())).collect();
         let leftovers = self.leftovers(&cluster);
-        let situation =
-            Situation { me: self.id(), cluster: &cluster, meta: &meta, shards: &shards, leftovers: &leftovers };
+        let present = self.present.lock().clone();
+        let situation = Situation {
+            me: self.id(),
+            cluster: &cluster,
+            meta: &meta,
+            shards: &shards,
+            present: &present,
+            leftovers: &leftovers,
+        };
         for action in reconcile::plan(&situation) {
             if let Err(error) = self.perform(&action).await {
                 tracing::debug!(?action, error, "not done now");
@@ -296,12 +417,26 @@ impl Node {
             Action::InitializeShard(shard, voters) => {
                 self.shard_group(*shard)?.initialize(voters.clone()).await.map_err(text)
             }
-            Action::AddMetaLearner(node) => self.meta.add_learner(*node).await.map_err(text),
-            Action::SetMetaVoters(voters) => self.meta.change_voters(voters.clone()).await.map_err(text),
-            Action::PlaceShards(plan) => {
-                let command = MetaCommand::PlaceShards(plan.clone());
-                self.propose_meta(&command).await.map(drop).map_err(|error| error.to_string())
+            Action::DestroyShard(shard) => match self.confirmed_to_hold(*shard).await? {
+                true => Err("the cluster gives this node a replica: its own map is behind".into()),
+                false => self.destroy_shard(*shard).await,
+            },
+            Action::ClearShard(shard) => {
+                if self.confirmed_to_hold(*shard).await? {
+                    return Err("its own map is behind".into());
+                }
+                self.destroy_shard(*shard).await?;
+                let (shard, to, step) = (*shard, self.id(), MoveStep::Joining);
+                self.propose_checked(&MetaCommand::StepMove { shard, to, step }).await
             }
+            Action::AddLearner(group, node) => self.group(*group)?.add_learner(*node).await.map_err(text),
+            Action::SetVoters(group, voters) => {
+                let others = if *group == reconcile::Group::Meta { Others::Learn } else { Others::Leave };
+                self.group(*group)?.change_voters(voters.clone(), others).await.map_err(text)
+            }
+            Action::RemoveLearner(group, node) => self.group(*group)?.remove_learner(*node).await.map_err(text),
+            Action::HandTo(group, target) => self.group(*group)?.transfer_leader(*target).await.map_err(text),
+            Action::Propose(command) => self.propose_checked(command).await,
             Action::Prefer(shard, target) => self.prefer(*shard, *target).await,
             Action::Purge(shard, collection) => {
                 let shard = self.shard(*shard).map_err(|error| error.to_string())?;
@@ -312,6 +447,17 @@ impl Node {
 
     fn shard_group(&self, shard: ShardId) -> Result<Group, String> {
         self.host.group(shard + 1).ok_or_else(|| format!("shard {shard} is not open"))
+    }
+
+    fn group(&self, group: reconcile::Group) -> Result<Group, String> {
+        match group {
+            reconcile::Group::Meta => Ok(self.meta.clone()),
+            reconcile::Group::Shard(shard) => self.shard_group(shard),
+        }
+    }
+
+    async fn propose_checked(&self, command: &MetaCommand) -> Result<(), String> {
+        self.propose_meta(command).await.map(drop).map_err(|error| error.to_string())
     }
 
     /// Hands a shard to its preferred leader, if that node answers and the last try is a while ago.
@@ -325,12 +471,17 @@ impl Node {
             self.preferred_at.lock().insert(shard, last.expect("it was there"));
             return Ok(());
         }
-        let mut client = self.peers.client_of(target).map_err(|status| status.message().to_owned())?;
-        let answer = tokio::time::timeout(TICK, client.identify(node_v1::IdentifyRequest {})).await;
-        if !matches!(answer, Ok(Ok(identity)) if identity.get_ref().node_id == target) {
-            return Err(format!("node {target} does not answer"));
+        if !self.answers(target).await {
+            return Err(format!("node {target:016x} does not answer"));
         }
         self.shard_group(shard)?.transfer_leader(target).await.map_err(|error| error.to_string())
+    }
+
+    /// Whether a node of the cluster answers, under its own id.
+    pub async fn answers(&self, node: NodeId) -> bool {
+        let Ok(mut client) = self.peers.client_of(node) else { return false };
+        let answer = tokio::time::timeout(TICK, client.identify(node_v1::IdentifyRequest {})).await;
+        matches!(answer, Ok(Ok(identity)) if identity.get_ref().node_id == node)
     }
 
     /// Gives every leadership to another voter, best informed first; returns how many were given away.
@@ -363,7 +514,8 @@ struct NodeConfigRest {
     http_listen: SocketAddr,
     advertise: Option<String>,
     zone: String,
-    formation: crate::config::Formation,
+    formation: Formation,
+    engines: Vec<Weak<RocksEngine>>,
 }
 
 /// A node that serves. Dropping it stops it hard; [`RunningNode::shutdown`] stops it in order.
@@ -373,6 +525,7 @@ pub struct RunningNode {
     http_address: SocketAddr,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
+    engines: Vec<Weak<RocksEngine>>,
 }
 
 impl RunningNode {
@@ -400,7 +553,7 @@ impl RunningNode {
             })),
         ];
         tracing::info!(node = %format_args!("{:016x}", node.id()), grpc = %grpc_address, http = %http_address, "node started");
-        Ok(RunningNode { node, grpc_address, http_address, tasks, stop })
+        Ok(RunningNode { node, grpc_address, http_address, tasks, stop, engines: rest.engines })
     }
 
     /// The node.
@@ -428,14 +581,29 @@ impl RunningNode {
         tokio::time::timeout(timeout, ready).await.is_ok()
     }
 
-    /// Hands leadership over, answers what is under way, and makes everything durable.
+    /// Hands leadership over, answers what is under way, makes everything durable, and lets the data folder go.
     pub async fn shutdown(mut self) {
+        let engines = std::mem::take(&mut self.engines);
+        self.stop().await;
+        drop(self);
+        // The engine's own threads must end before the process does, and whoever opens the folder next must find it free.
+        let closed = async {
+            while engines.iter().any(|engine| engine.strong_count() > 0) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(CLOSE, closed).await {
+            Ok(()) => tracing::info!("node stopped"),
+            Err(_) => tracing::warn!("node stopped, but something still reads its data"),
+        }
+    }
+
+    async fn stop(&mut self) {
         let moved = self.node.hand_over().await;
         tracing::info!(moved, "leadership handed over");
         self.stop.send_replace(true);
         futures::future::join_all(self.tasks.drain(..)).await;
         self.node.host.shutdown().await;
-        tracing::info!("node stopped");
     }
 }
 
@@ -471,9 +639,10 @@ async fn keep_in_line(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
     let mut cluster = node.watch_cluster();
     loop {
         node.reconcile().await;
+        let pause = if node.cluster().moves.is_empty() { TICK } else { MOVING_TICK };
         tokio::select! {
             changed = cluster.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(pause) => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
     }

@@ -1,19 +1,20 @@
-//! Bringing what is in line with what should be: a pure plan, made again every half second and after every change of
-//! the cluster.
+//! Bringing what is in line with what should be: a pure plan, made again every tick and after every change of the
+//! cluster.
 //!
-//! Every node opens its shards; the first replica of a shard's plan starts its Raft group; the meta leader takes new
-//! nodes into the meta group and places the shards; a shard's leader hands over to the preferred one and purges dropped
-//! collections. Each action may be repeated or lost at any point: the next plan starts from what is.
+//! Every node opens the shards it is to hold and destroys those it holds no more; the first replica of a new shard's
+//! plan starts its Raft group; the meta leader takes nodes into the meta group, places the shards and starts moves
+//! ([`crate::rebalance`]). A shard's leader brings the group's members in line with the map
+//! ([`ClusterState::wanted_members`]): learners first, votes once they have caught up, then it says that the move is done.
+//! It hands over to the preferred leader, and purges dropped collections. Each action may be repeated or lost at any
+//! point: the next plan starts from what is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mira_proto::{CollectionId, NodeId, ShardId, placement};
+use mira_proto::{CollectionId, NodeId, ShardId, limits};
 use mira_raft::{GroupStatus, Role};
 
-use crate::meta::ClusterState;
-
-/// Most entries a replica may lack to be handed leadership or a vote.
-const CAUGHT_UP: u64 = 100;
+use crate::meta::{ClusterState, MetaCommand, Move, MoveStep, NodePhase};
+use crate::rebalance;
 
 /// Something to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,16 +23,33 @@ pub enum Action {
     OpenShard(ShardId),
     /// Start the shard's group with these voters.
     InitializeShard(ShardId, BTreeSet<NodeId>),
-    /// Take a node into the meta group, without a vote.
-    AddMetaLearner(NodeId),
-    /// Let these nodes vote in the meta group.
-    SetMetaVoters(BTreeSet<NodeId>),
-    /// Decide where the shards live.
-    PlaceShards(Vec<Vec<NodeId>>),
+    /// Remove this node's replica, after the meta leader has confirmed that it is to hold none.
+    DestroyShard(ShardId),
+    /// Remove this node's damaged replica, which has left its group, and say so: it then joins anew.
+    ClearShard(ShardId),
+    /// Take a node into a group, without a vote.
+    AddLearner(Group, NodeId),
+    /// Let these nodes vote; of the meta group the others stay as learners.
+    SetVoters(Group, BTreeSet<NodeId>),
+    /// Put a learner out of a group.
+    RemoveLearner(Group, NodeId),
+    /// Have the meta group change what the cluster is.
+    Propose(MetaCommand),
+    /// Hand leadership to another voter.
+    HandTo(Group, NodeId),
     /// Hand a shard to its preferred leader.
     Prefer(ShardId, NodeId),
     /// Remove what a dropped collection left in a shard.
     Purge(ShardId, CollectionId),
+}
+
+/// A Raft group of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The meta group.
+    Meta,
+    /// A shard's.
+    Shard(ShardId),
 }
 
 /// What the plan is made from.
@@ -44,6 +62,8 @@ pub struct Situation<'a> {
     pub meta: &'a GroupStatus,
     /// The shards open here.
     pub shards: &'a BTreeMap<ShardId, GroupStatus>,
+    /// The shards of which this node has data, open or not.
+    pub present: &'a BTreeSet<ShardId>,
     /// Dropped collections that still have frames in shards that this node leads.
     pub leftovers: &'a [(ShardId, CollectionId)],
 }
@@ -51,25 +71,101 @@ pub struct Situation<'a> {
 /// What to do.
 pub fn plan(situation: &Situation<'_>) -> Vec<Action> {
     let mut actions = plan_meta(situation);
-    for (shard, replicas) in (0..).zip(&situation.cluster.placement) {
-        if replicas.contains(&situation.me) {
-            actions.extend(plan_shard(situation, shard, replicas));
+    for shard in 0..situation.cluster.placement.len() as ShardId {
+        if situation.cluster.holds(situation.me, shard) {
+            actions.extend(plan_shard(situation, shard));
         }
     }
+    actions.extend(plan_removals(situation));
     actions.extend(situation.leftovers.iter().map(|&(shard, collection)| Action::Purge(shard, collection)));
     actions
 }
 
-fn plan_shard(situation: &Situation<'_>, shard: ShardId, replicas: &[NodeId]) -> Option<Action> {
+/// What this node holds and should not.
+fn plan_removals(situation: &Situation<'_>) -> Vec<Action> {
+    let (cluster, me) = (situation.cluster, situation.me);
+    if cluster.placement.is_empty() {
+        return Vec::new();
+    }
+    let clears = |found: &Move| found.to == me && found.step == MoveStep::Clearing;
+    let clearing: BTreeSet<ShardId> =
+        cluster.moves.iter().filter(|(_, found)| clears(found)).map(|(&shard, _)| shard).collect();
+    let gone = situation.present.iter().filter(|&&shard| !cluster.holds(me, shard) && !clearing.contains(&shard));
+    clearing
+        .iter()
+        .map(|&shard| Action::ClearShard(shard))
+        .chain(gone.map(|&shard| Action::DestroyShard(shard)))
+        .collect()
+}
+
+fn plan_shard(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
+    let (cluster, me) = (situation.cluster, situation.me);
     let Some(status) = situation.shards.get(&shard) else { return Some(Action::OpenShard(shard)) };
+    let replicas = cluster.replicas(shard);
     let unborn = status.voters.is_empty() && status.last_log_index == 0 && status.term == 0;
-    if unborn && replicas[0] == situation.me {
+    // A replica that was cleared is empty too, but its group is alive elsewhere: only a shard that never moved is born.
+    if unborn && replicas.first() == Some(&me) && !cluster.moves.contains_key(&shard) {
         return Some(Action::InitializeShard(shard, replicas.iter().copied().collect()));
     }
-    let preferred = replicas[0];
-    let caught_up = status.lag.get(&preferred).is_some_and(|lag| lag.is_some_and(|lag| lag <= CAUGHT_UP));
-    let movable = status.is_leader() && preferred != situation.me && status.voters.contains(&preferred) && caught_up;
+    if !status.is_leader() {
+        return None;
+    }
+    match lead_towards(Group::Shard(shard), status, &cluster.wanted_members(shard), me) {
+        Course::There => {}
+        Course::Wait => return None,
+        Course::Do(action) => return Some(action),
+    }
+    if let Some(found) = cluster.moves.get(&shard) {
+        return after_members(shard, found);
+    }
+    let &preferred = replicas.first()?;
+    let movable = preferred != me && status.voters.contains(&preferred) && caught_up(status, preferred);
     movable.then_some(Action::Prefer(shard, preferred))
+}
+
+/// How a group comes to the members it should have.
+enum Course {
+    /// It has them.
+    There,
+    /// Someone has to catch up first.
+    Wait,
+    /// By doing this next.
+    Do(Action),
+}
+
+/// The next step from the members a group has to those it should have. Learners that are not wanted stay until the
+/// votes are right.
+fn lead_towards(group: Group, status: &GroupStatus, wanted: &BTreeSet<NodeId>, me: NodeId) -> Course {
+    let members: BTreeSet<NodeId> = status.voters.union(&status.learners).copied().collect();
+    if let Some(&missing) = wanted.difference(&members).next() {
+        return Course::Do(Action::AddLearner(group, missing));
+    }
+    if status.voters != *wanted || status.joint {
+        if !wanted.difference(&status.voters).all(|&node| caught_up(status, node)) {
+            return Course::Wait;
+        }
+        if !wanted.contains(&me) {
+            let heir = status.voters.intersection(wanted).find(|&&node| caught_up(status, node));
+            return heir.map_or(Course::Wait, |&heir| Course::Do(Action::HandTo(group, heir)));
+        }
+        return Course::Do(Action::SetVoters(group, wanted.clone()));
+    }
+    status.learners.first().map_or(Course::There, |&learner| Course::Do(Action::RemoveLearner(group, learner)))
+}
+
+/// The group's members are as its move wants them: what follows.
+fn after_members(shard: ShardId, found: &Move) -> Option<Action> {
+    let to = found.to;
+    match found.step {
+        MoveStep::Leaving => Some(Action::Propose(MetaCommand::StepMove { shard, to, step: MoveStep::Clearing })),
+        // Its node says when it is done.
+        MoveStep::Clearing => None,
+        MoveStep::Joining => Some(Action::Propose(MetaCommand::FinishMove { shard, to })),
+    }
+}
+
+fn caught_up(status: &GroupStatus, node: NodeId) -> bool {
+    status.lag.get(&node).is_some_and(|lag| lag.is_some_and(|lag| lag <= limits::CAUGHT_UP_ENTRIES))
 }
 
 fn plan_meta(situation: &Situation<'_>) -> Vec<Action> {
@@ -78,30 +174,42 @@ fn plan_meta(situation: &Situation<'_>) -> Vec<Action> {
         return Vec::new();
     }
     let known: BTreeSet<NodeId> = meta.voters.union(&meta.learners).copied().collect();
-    let mut actions: Vec<Action> =
-        cluster.nodes.keys().filter(|node| !known.contains(node)).map(|&node| Action::AddMetaLearner(node)).collect();
+    let mut actions: Vec<Action> = cluster
+        .nodes
+        .keys()
+        .filter(|node| !known.contains(node))
+        .map(|&node| Action::AddLearner(Group::Meta, node))
+        .collect();
     let voters = meta_voters(cluster, meta);
     if voters != meta.voters {
-        actions.push(Action::SetMetaVoters(voters));
+        if voters.contains(&situation.me) {
+            actions.push(Action::SetVoters(Group::Meta, voters));
+        } else if let Some(&heir) = meta.voters.intersection(&voters).find(|&&node| caught_up(meta, node)) {
+            actions.push(Action::HandTo(Group::Meta, heir));
+        }
+    } else if let Some(&gone) = meta.learners.iter().find(|node| !cluster.nodes.contains_key(node)) {
+        actions.push(Action::RemoveLearner(Group::Meta, gone));
     }
     if cluster.placement.is_empty() && cluster.nodes.len() >= cluster.header.expect.max(1) as usize {
-        let nodes: Vec<NodeId> = cluster.nodes.keys().copied().collect();
-        let plan = placement::plan_replicas(cluster.header.shards, &nodes, cluster.header.replication);
-        actions.push(Action::PlaceShards(plan));
+        actions.push(Action::Propose(MetaCommand::PlaceShards(rebalance::target(cluster))));
     }
+    actions.extend(rebalance::next(cluster).into_iter().map(Action::Propose));
     actions
 }
 
-/// Present voters stay; learners that have caught up join them, up to the replication factor, and always an odd number:
-/// an even one survives no more failures and costs a bigger quorum.
+/// Present voters stay while they are active; active learners that have caught up join them, up to the replication
+/// factor, and always an odd number: an even one survives no more failures and costs a bigger quorum. Without enough
+/// active ones the others keep their votes: losing a voter that still answers is worse than keeping one that will go.
 fn meta_voters(cluster: &ClusterState, meta: &GroupStatus) -> BTreeSet<NodeId> {
-    let wanted = cluster.header.replication.max(1) as usize;
-    let ready = meta.learners.iter().filter(|node| {
-        cluster.nodes.contains_key(node)
-            && meta.lag.get(node).is_some_and(|lag| lag.is_some_and(|lag| lag <= CAUGHT_UP))
-    });
-    let mut voters: Vec<NodeId> =
-        meta.voters.iter().chain(ready).copied().take(wanted.max(meta.voters.len())).collect();
+    let active =
+        |node: &&NodeId| cluster.nodes.contains_key(node) && matches!(cluster.phase(**node), NodePhase::Active { .. });
+    let wanted = (cluster.header.replication.max(1) as usize).max(meta.voters.len());
+    let stay = meta.voters.iter().filter(active);
+    let ready = meta.learners.iter().filter(active).filter(|&&node| caught_up(meta, node));
+    let mut voters: Vec<NodeId> = stay.chain(ready).copied().take(wanted).collect();
+    let going = meta.voters.iter().filter(|node| !active(node));
+    let needed = meta.voters.len().saturating_sub(voters.len());
+    voters.extend(going.take(needed));
     if voters.len().is_multiple_of(2) && voters.len() > meta.voters.len() {
         voters.pop();
     }
@@ -112,6 +220,8 @@ fn meta_voters(cluster: &ClusterState, meta: &GroupStatus) -> BTreeSet<NodeId> {
 mod tests {
     use super::*;
     use crate::meta::{NodeRecord, state::Header};
+
+    const S: Group = Group::Shard(0);
 
     fn node(id: NodeId) -> (NodeId, NodeRecord) {
         let record = NodeRecord {
@@ -145,6 +255,7 @@ mod tests {
             snapshot_index: 0,
             purged: 0,
             voters: voters.iter().copied().collect(),
+            joint: false,
             learners: learners.iter().copied().collect(),
             lag: lag.iter().copied().collect(),
             quorum_age: None,
@@ -152,22 +263,25 @@ mod tests {
     }
 
     fn plan_for(cluster: &ClusterState, meta: &GroupStatus, shards: &[(ShardId, GroupStatus)]) -> Vec<Action> {
-        let shards = shards.iter().cloned().collect();
-        plan(&Situation { me: 1, cluster, meta, shards: &shards, leftovers: &[] })
+        let shards: BTreeMap<ShardId, GroupStatus> = shards.iter().cloned().collect();
+        let present = shards.keys().copied().collect();
+        plan(&Situation { me: 1, cluster, meta, shards: &shards, present: &present, leftovers: &[] })
     }
 
     #[test]
     fn a_growing_cluster_goes_from_one_meta_voter_to_three_and_then_places_its_shards() {
         let two = cluster(&[1, 2], vec![]);
         let meta = status(Role::Leader, &[1], &[], &[]);
-        assert_eq!(plan_for(&two, &meta, &[]), [Action::AddMetaLearner(2)]);
+        assert_eq!(plan_for(&two, &meta, &[]), [Action::AddLearner(Group::Meta, 2)]);
         let meta = status(Role::Leader, &[1], &[2], &[(2, Some(0))]);
         assert_eq!(plan_for(&two, &meta, &[]), [], "two voters survive no more failures than one");
         let three = cluster(&[1, 2, 3], vec![]);
         let meta = status(Role::Leader, &[1], &[2, 3], &[(2, Some(0)), (3, Some(4))]);
         let actions = plan_for(&three, &meta, &[]);
-        assert_eq!(actions[0], Action::SetMetaVoters([1, 2, 3].into()));
-        assert!(matches!(&actions[1], Action::PlaceShards(plan) if plan.len() == 2 && plan[0].len() == 3));
+        assert_eq!(actions[0], Action::SetVoters(Group::Meta, [1, 2, 3].into()));
+        assert!(
+            matches!(&actions[1], Action::Propose(MetaCommand::PlaceShards(plan)) if plan.len() == 2 && plan[0].len() == 3)
+        );
     }
 
     #[test]
@@ -190,5 +304,85 @@ mod tests {
             let actions = plan_for(&placed, &meta, &[(0, follows.clone()), (1, leading(lag))]);
             assert_eq!(actions == [Action::Prefer(1, 2)], moves, "lag {lag:?}");
         }
+    }
+
+    /// Shard 0 on 1, 2, 3 with a move, node 1 leading; what it does next.
+    fn moving(found: Move, status: GroupStatus, me: NodeId) -> Vec<Action> {
+        let mut cluster = cluster(&[1, 2, 3, 4], vec![vec![1, 2, 3]]);
+        cluster.moves.insert(0, found);
+        let meta = GroupStatus { role: Role::Follower, ..status.clone() };
+        let shards = [(0, status)].into();
+        let present = [0].into();
+        plan(&Situation { me, cluster: &cluster, meta: &meta, shards: &shards, present: &present, leftovers: &[] })
+    }
+
+    #[test]
+    fn a_move_adds_a_learner_waits_votes_it_in_and_says_so() {
+        let found = Move { from: Some(3), to: 4, step: MoveStep::Joining };
+        let lead = |voters: &[NodeId], learners: &[NodeId], lag| {
+            status(Role::Leader, voters, learners, &[(2, Some(0)), (3, Some(0)), (4, lag)])
+        };
+        let table = [
+            (lead(&[1, 2, 3], &[], None), vec![Action::AddLearner(S, 4)]),
+            (lead(&[1, 2, 3], &[4], None), vec![]),
+            (lead(&[1, 2, 3], &[4], Some(5_000)), vec![]),
+            (lead(&[1, 2, 3], &[4], Some(3)), vec![Action::SetVoters(S, [1, 2, 4].into())]),
+            (lead(&[1, 2, 4], &[3], Some(0)), vec![Action::RemoveLearner(S, 3)]),
+            (lead(&[1, 2, 4], &[], Some(0)), vec![Action::Propose(MetaCommand::FinishMove { shard: 0, to: 4 })]),
+        ];
+        for (status, expected) in table {
+            assert_eq!(moving(found, status.clone(), 1), expected, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_goes_hands_over_first() {
+        let found = Move { from: Some(1), to: 4, step: MoveStep::Joining };
+        let status = status(Role::Leader, &[1, 2, 3], &[4], &[(2, Some(5_000)), (3, Some(0)), (4, Some(0))]);
+        assert_eq!(moving(found, status, 1), [Action::HandTo(S, 3)], "to one that has caught up");
+    }
+
+    #[test]
+    fn a_damaged_replica_leaves_is_cleared_and_joins_anew() {
+        let at = |step| Move { from: Some(3), to: 3, step };
+        let lead = |voters: &[NodeId], learners: &[NodeId]| {
+            status(Role::Leader, voters, learners, &[(2, Some(0)), (3, Some(0))])
+        };
+        assert_eq!(moving(at(MoveStep::Leaving), lead(&[1, 2, 3], &[]), 1), [Action::SetVoters(S, [1, 2].into())]);
+        assert_eq!(
+            moving(at(MoveStep::Leaving), lead(&[1, 2], &[]), 1),
+            [Action::Propose(MetaCommand::StepMove { shard: 0, to: 3, step: MoveStep::Clearing })]
+        );
+        let stopped = status(Role::Stopped("damaged".into()), &[1, 2, 3], &[], &[]);
+        assert_eq!(moving(at(MoveStep::Leaving), stopped.clone(), 3), [], "it waits until it is out");
+        assert_eq!(moving(at(MoveStep::Clearing), stopped, 3), [Action::ClearShard(0)]);
+        assert_eq!(moving(at(MoveStep::Joining), lead(&[1, 2], &[]), 1), [Action::AddLearner(S, 3)]);
+    }
+
+    #[test]
+    fn a_cleared_replica_never_starts_a_group_of_its_own() {
+        let unborn = GroupStatus { term: 0, last_log_index: 0, ..status(Role::Learner, &[], &[], &[]) };
+        let found = Move { from: Some(1), to: 1, step: MoveStep::Joining };
+        assert_eq!(moving(found, unborn, 1), []);
+    }
+
+    #[test]
+    fn a_replica_that_is_elsewhere_now_is_destroyed() {
+        let placed = cluster(&[1, 2, 3, 4], vec![vec![2, 3, 4]]);
+        let follows = status(Role::Follower, &[1, 2, 3], &[], &[]);
+        assert_eq!(plan_for(&placed, &follows, &[(0, follows.clone())]), [Action::DestroyShard(0)]);
+    }
+
+    #[test]
+    fn a_node_that_goes_gives_its_meta_vote_to_one_that_stays() {
+        let mut four = cluster(&[1, 2, 3, 4], vec![vec![1, 2, 4]]);
+        four.phases.insert(3, NodePhase::Draining);
+        let follows = status(Role::Follower, &[1, 2, 4], &[], &[]);
+        let meta = status(Role::Leader, &[1, 2, 3], &[4], &[(2, Some(0)), (3, Some(0)), (4, Some(0))]);
+        four.moves_paused = true;
+        let actions = plan_for(&four, &meta, &[(0, follows.clone())]);
+        assert_eq!(actions, [Action::SetVoters(Group::Meta, [1, 2, 4].into())]);
+        four.phases.insert(4, NodePhase::Standby);
+        assert_eq!(plan_for(&four, &meta, &[(0, follows)]), [], "nobody could take it");
     }
 }

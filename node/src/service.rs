@@ -17,7 +17,8 @@ use tonic::{Request, Response, Status};
 use crate::{
     meta::{CollectionRecord, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text},
     node::{META_GROUP, Node},
-    shard::{machine, record},
+    rebalance::{self, NodeChange, Planned},
+    shard::{machine, record, refuse_read},
     system,
 };
 
@@ -101,12 +102,46 @@ impl NodeService {
                 Problem::new(Code::TooLarge, format!("a cluster has at most {} nodes", limits::MAX_NODES)).into()
             );
         }
-        self.0.propose_meta(&MetaCommand::PutNode(joiner)).await?;
-        Ok(node_v1::JoinReply { cluster_id: own, map: Some(self.map()) })
+        match self.0.propose_meta(&MetaCommand::PutNode(joiner.clone())).await? {
+            MetaAnswer::Refused => {
+                let detail = format!(
+                    "node {:016x} was removed from this cluster: empty its data folder, and it joins as a new one",
+                    joiner.id
+                );
+                Err(Problem::new(Code::PermissionDenied, detail).into())
+            }
+            _ => Ok(node_v1::JoinReply { cluster_id: own, map: Some(self.0.map()) }),
+        }
     }
 
-    fn map(&self) -> node_v1::ClusterMap {
-        self.0.cluster().to_map(|shard| self.0.host().group(shard + 1)?.status().leader)
+    async fn change(&self, request: node_v1::ChangeNodeRequest) -> Result<node_v1::ChangeNodeReply, Refusal> {
+        self.meta_leader()?;
+        self.0.meta().read_index().await.map_err(refuse_read)?;
+        let change = node_change(&request)?;
+        let cluster = self.0.cluster();
+        let command = rebalance::decide(&cluster, change)?;
+        if let NodeChange::Replace { dead, .. } = change
+            && self.0.answers(dead).await
+        {
+            let detail = format!("node {dead:016x} answers: drain it instead of replacing it");
+            return Err(Problem::new(Code::Conflict, detail).into());
+        }
+        let planned = rebalance::pending(&rebalance::after(&cluster, &command));
+        if !request.dry_run && self.0.propose_meta(&command).await? == MetaAnswer::Refused {
+            return Err(Problem::new(Code::Conflict, "the cluster changed meanwhile: ask again").into());
+        }
+        Ok(node_v1::ChangeNodeReply {
+            moves: planned
+                .into_iter()
+                .map(|Planned { shard, from, to }| node_v1::Move {
+                    shard,
+                    from: from.unwrap_or_default(),
+                    to,
+                    step: "planned".into(),
+                })
+                .collect(),
+            epoch: self.0.cluster().header.epoch,
+        })
     }
 
     async fn create(&self, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
@@ -234,6 +269,17 @@ pub fn role_name(role: &Role) -> &'static str {
     }
 }
 
+fn node_change(request: &node_v1::ChangeNodeRequest) -> Result<NodeChange, Problem> {
+    use node_v1::change_node_request::Action;
+    match request.action() {
+        Action::Add => Ok(NodeChange::Add(request.node)),
+        Action::Drain => Ok(NodeChange::Drain(request.node)),
+        Action::Replace => Ok(NodeChange::Replace { dead: request.node, by: request.by }),
+        Action::Remove => Ok(NodeChange::Remove(request.node)),
+        Action::Unspecified => Err(Problem::invalid("say whether to add, drain, replace or remove the node")),
+    }
+}
+
 fn existing_collection(
     existing: &CollectionRecord,
     wanted: &CollectionRecord,
@@ -251,13 +297,17 @@ fn existing_collection(
 impl node_server::Node for NodeService {
     async fn get_map(&self, request: Request<node_v1::GetMapRequest>) -> Answer<node_v1::ClusterMap> {
         let request = request.into_inner();
+        if request.linearizable {
+            self.meta_leader()?;
+            self.0.meta().read_index().await.map_err(refuse_read)?;
+        }
         if request.wait {
             let mut cluster = self.0.watch_cluster();
             let newer = cluster.wait_for(|cluster| cluster.header.epoch > request.newer_than);
             // The same map after the wait is an answer too.
             let _ = tokio::time::timeout(limits::MAP_WAIT, newer).await;
         }
-        Ok(Response::new(self.map()))
+        Ok(Response::new(self.0.map()))
     }
 
     async fn join(&self, request: Request<node_v1::JoinRequest>) -> Answer<node_v1::JoinReply> {
@@ -330,6 +380,22 @@ impl node_server::Node for NodeService {
             disk_free_bytes: space,
             groups: self.group_statuses(),
         }))
+    }
+
+    async fn change_node(&self, request: Request<node_v1::ChangeNodeRequest>) -> Answer<node_v1::ChangeNodeReply> {
+        Ok(Response::new(self.change(request.into_inner()).await?))
+    }
+
+    async fn pause_moves(&self, request: Request<node_v1::PauseMovesRequest>) -> Answer<node_v1::PauseMovesReply> {
+        self.meta_leader()?;
+        self.0.propose_meta(&MetaCommand::PauseMoves(request.into_inner().paused)).await?;
+        Ok(Response::new(node_v1::PauseMovesReply { epoch: self.0.cluster().header.epoch }))
+    }
+
+    async fn propose_meta(&self, request: Request<node_v1::ProposeMetaRequest>) -> Answer<node_v1::ProposeMetaReply> {
+        self.meta_leader()?;
+        let answer = self.0.propose_sealed(request.into_inner().sealed).await?;
+        Ok(Response::new(node_v1::ProposeMetaReply { answer }))
     }
 
     async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {

@@ -72,3 +72,7 @@ pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
 pub const MAP_WAIT: Duration = Duration::from_secs(20);
 /// Changes of a shard that wait for its indexer; more slow the apply loop down instead of filling memory.
 pub const MAX_INDEX_TAIL: usize = 100_000;
+/// Replicas of a cluster that move at once: copying is to stay small beside serving.
+pub const MAX_MOVES: usize = 4;
+/// Entries a replica may lack to be handed leadership or a vote: less than a heartbeat's worth under load.
+pub const CAUGHT_UP_ENTRIES: u64 = 100;

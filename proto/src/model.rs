@@ -424,6 +424,8 @@ pub struct NodeStatus {
     pub address: String,
     /// Whether it answered.
     pub reachable: bool,
+    /// standby (joined, holds nothing), active, draining, drained or lost.
+    pub phase: String,
     /// Its build.
     pub version: String,
     /// Milliseconds since it started.
@@ -494,6 +496,12 @@ pub struct StatusReply {
     pub model: Option<String>,
     /// The storage nodes.
     pub nodes: Vec<NodeStatus>,
+    /// Replicas on their way from node to node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<ReplicaMove>,
+    /// Whether an operator has stopped moves for now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moves_paused: bool,
     /// With `detailed`: every Raft group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<ShardStatus>,
@@ -503,6 +511,65 @@ pub struct StatusReply {
     /// Whether parts could not be asked, and which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+}
+
+/// What to do with a storage node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeAction {
+    /// Give a node that has joined its share of the replicas; one that is being drained keeps what it has.
+    Add,
+    /// Move every replica away from it.
+    Drain,
+    /// Rebuild what a dead node held on another that has joined and holds nothing.
+    Replace,
+    /// Forget a node that holds nothing; its id is never let in again.
+    Remove,
+}
+
+/// A change of the cluster's nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeChange {
+    /// What to do.
+    pub action: NodeAction,
+    /// With which node: its id or its address.
+    pub node: String,
+    /// With `replace`: who takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Only say what would move.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What a change of nodes moves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeChangeReply {
+    /// The replicas that will move, or would.
+    pub moves: Vec<ReplicaMove>,
+}
+
+/// A replica that moves from node to node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplicaMove {
+    /// The shard.
+    pub shard: u32,
+    /// Whose replica goes; absent when the shard gets one more, the same as `to` when a damaged replica is made anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Who gets one.
+    pub to: String,
+    /// planned, joining (it is being copied), leaving or clearing (of a damaged replica).
+    pub step: String,
+}
+
+/// Stops moves of replicas for now, or lets them go on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MovesSetting {
+    /// Whether moves wait.
+    pub paused: bool,
 }
 
 #[cfg(test)]

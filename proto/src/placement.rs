@@ -5,24 +5,33 @@
 //! nothing because writers and readers follow the map's epoch, not this file). Routers and nodes must agree on every
 //! result, so a change here is a change of protocol: the tests pin samples.
 
+use std::collections::BTreeMap;
+
 use consistent_hash::{DefaultHash, Node, StaticHashRing};
 
 use crate::{CollectionId, FrameId, NodeId, ShardId};
 
-/// Points of each member on the ring. 128 keep the largest share within about a fifth of the mean.
-const VIRTUAL_NODES: usize = 128;
+/// Points of each shard on the ring of a collection's frames. 128 keep the largest share within about a fifth of the
+/// mean.
+const SHARD_POINTS: usize = 128;
+/// Points of each node on the ring of shards: more, because a cluster has few nodes and a node's share is its load.
+const NODE_POINTS: usize = 1_024;
 
 type Ring<K> = StaticHashRing<'static, K, (), DefaultHash>;
 
-fn ring<K: std::hash::Hash + Eq + Ord>(members: impl IntoIterator<Item = K>) -> Ring<K> {
-    StaticHashRing::new(DefaultHash, members.into_iter().map(|key| Node::new(key).quantity(VIRTUAL_NODES)))
+fn ring<K: std::hash::Hash + Eq + Ord>(members: impl IntoIterator<Item = K>, points: usize) -> Ring<K> {
+    StaticHashRing::new(DefaultHash, members.into_iter().map(|key| Node::new(key).quantity(points)))
 }
 
 /// The shards that hold a collection, in an order that only grows at its end as `partitions` grows.
 ///
 /// `partitions` above the number of shards means all of them.
 pub fn shards_of_collection(collection: CollectionId, partitions: u32, shard_count: u32) -> Vec<ShardId> {
-    ring(0..shard_count).calc_candidates(&collection).map(|node| node.key).take(partitions.max(1) as usize).collect()
+    ring(0..shard_count, SHARD_POINTS)
+        .calc_candidates(&collection)
+        .map(|node| node.key)
+        .take(partitions.max(1) as usize)
+        .collect()
 }
 
 /// Decides which of a collection's shards holds a frame. Building it costs a sort, so callers keep it.
@@ -35,7 +44,7 @@ impl Partitioning {
     /// For the collection's shards as [`shards_of_collection`] gives them; at least one.
     pub fn new(shards: Vec<ShardId>) -> Self {
         assert!(!shards.is_empty(), "a collection lies on at least one shard");
-        let ring = ring(shards.iter().copied());
+        let ring = ring(shards.iter().copied(), SHARD_POINTS);
         Partitioning { shards, ring }
     }
 
@@ -53,18 +62,38 @@ impl Partitioning {
     }
 }
 
-/// Plans the replicas of every shard: `replication` different nodes each (all of them if there are fewer), the first
-/// one being the preferred leader.
+/// A node's place in the plan.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seat {
+    /// Where it stands on the ring: its own id, or that of the node it replaced, whose replicas it then inherits
+    /// without moving any other.
+    pub ring: u64,
+    /// The node.
+    pub node: NodeId,
+    /// Its failure domain; empty = one of its own.
+    pub zone: String,
+}
+
+impl Seat {
+    /// The seat of a node that replaced nobody, in no zone.
+    pub fn of(node: NodeId) -> Self {
+        Seat { ring: node, node, zone: String::new() }
+    }
+}
+
+/// Plans the replicas of every shard: `replication` different nodes each (all of them if there are fewer), in as many
+/// different zones as there are, the first one being the preferred leader.
 ///
 /// Replicas follow the ring; the leader is the replica that leads fewest shards so far, because a leader does more
 /// work than a follower and a bare hash of few shards over few nodes is uneven.
-pub fn plan_replicas(shard_count: u32, nodes: &[NodeId], replication: u32) -> Vec<Vec<NodeId>> {
-    let ring = ring(nodes.iter().copied());
-    let mut leads: std::collections::BTreeMap<NodeId, u32> = nodes.iter().map(|&node| (node, 0)).collect();
+pub fn plan_replicas(shard_count: u32, seats: &[Seat], replication: u32) -> Vec<Vec<NodeId>> {
+    let by_ring: BTreeMap<u64, &Seat> = seats.iter().map(|seat| (seat.ring, seat)).collect();
+    let ring = ring(by_ring.keys().copied(), NODE_POINTS);
+    let mut leads: BTreeMap<NodeId, u32> = seats.iter().map(|seat| (seat.node, 0)).collect();
     (0..shard_count)
         .map(|shard| {
-            let mut replicas: Vec<NodeId> =
-                ring.calc_candidates(&shard).map(|node| node.key).take(replication as usize).collect();
+            let order: Vec<&Seat> = ring.calc_candidates(&shard).map(|node| by_ring[&node.key]).collect();
+            let mut replicas = spread(&order, replication as usize);
             if let Some(leader) = (0..replicas.len()).min_by_key(|&at| (leads[&replicas[at]], at)) {
                 replicas.swap(0, leader);
                 *leads.get_mut(&replicas[0]).expect("a replica is a node") += 1;
@@ -72,6 +101,25 @@ pub fn plan_replicas(shard_count: u32, nodes: &[NodeId], replication: u32) -> Ve
             replicas
         })
         .collect()
+}
+
+/// Takes nodes in their order, first one of each zone, then a second of each, until there are enough.
+fn spread(order: &[&Seat], wanted: usize) -> Vec<NodeId> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut ranked: Vec<(usize, NodeId)> = Vec::with_capacity(order.len());
+    for seat in order {
+        let round = match seat.zone.as_str() {
+            "" => 0,
+            zone => {
+                let count = seen.entry(zone).or_default();
+                *count += 1;
+                *count - 1
+            }
+        };
+        ranked.push((round, seat.node));
+    }
+    ranked.sort_by_key(|&(round, _)| round);
+    ranked.into_iter().take(wanted).map(|(_, node)| node).collect()
 }
 
 #[cfg(test)]
@@ -113,7 +161,7 @@ mod tests {
 
     #[test]
     fn replicas_are_different_nodes_and_leaders_are_spread() {
-        let plan = plan_replicas(16, &[11, 22, 33], 3);
+        let plan = plan_replicas(16, &[11, 22, 33].map(Seat::of), 3);
         for replicas in &plan {
             let mut sorted = replicas.clone();
             sorted.sort();
@@ -123,6 +171,48 @@ mod tests {
             let leads = plan.iter().filter(|replicas| replicas[0] == node).count();
             assert!((5..=6).contains(&leads), "node {node} leads {leads}");
         }
-        assert_eq!(plan_replicas(2, &[7], 3), [[7], [7]]);
+        assert_eq!(plan_replicas(2, &[Seat::of(7)], 3), [[7], [7]]);
+    }
+
+    #[test]
+    fn replicas_of_a_shard_lie_in_different_zones_while_there_are_some() {
+        let seats: Vec<Seat> =
+            (1..=9).map(|node| Seat { zone: format!("zone {}", node % 3), ..Seat::of(node) }).collect();
+        for replicas in plan_replicas(64, &seats, 3) {
+            let zones: std::collections::BTreeSet<u64> = replicas.iter().map(|node| node % 3).collect();
+            assert_eq!(zones.len(), 3, "{replicas:?}");
+        }
+        let two_zones: Vec<Seat> =
+            (1..=4).map(|node| Seat { zone: format!("zone {}", node % 2), ..Seat::of(node) }).collect();
+        for replicas in plan_replicas(64, &two_zones, 3) {
+            let even = replicas.iter().filter(|&node| node % 2 == 0).count();
+            assert!((1..=2).contains(&even), "{replicas:?}");
+        }
+    }
+
+    #[test]
+    fn a_replacement_inherits_what_its_predecessor_held_and_moves_nothing_else() {
+        let before = plan_replicas(64, &[1, 2, 3, 4].map(Seat::of), 3);
+        let seats = [Seat::of(1), Seat { ring: 2, ..Seat::of(9) }, Seat::of(3), Seat::of(4)];
+        for (before, after) in before.iter().zip(plan_replicas(64, &seats, 3)) {
+            let expected: Vec<NodeId> = before.iter().map(|&node| if node == 2 { 9 } else { node }).collect();
+            assert_eq!(after, expected);
+        }
+    }
+
+    #[test]
+    fn a_new_node_takes_about_its_share_and_nothing_moves_between_the_others() {
+        let (shards, replication) = (1_024, 3);
+        let before = plan_replicas(shards, &[1, 2, 3, 4, 5].map(Seat::of), replication);
+        let after = plan_replicas(shards, &[1, 2, 3, 4, 5, 6].map(Seat::of), replication);
+        let mut moved = 0;
+        for (before, after) in before.iter().zip(&after) {
+            let added: Vec<_> = after.iter().filter(|node| !before.contains(node)).collect();
+            assert!(added.iter().all(|&&node| node == 6), "{before:?} became {after:?}");
+            moved += added.len();
+        }
+        let ideal = shards as f64 * replication as f64 / 6.0;
+        let share = moved as f64 / ideal;
+        assert!((0.9..=1.1).contains(&share), "{moved} replicas moved, {ideal} would be ideal");
     }
 }

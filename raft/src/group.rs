@@ -137,6 +137,15 @@ pub struct Proposed {
     pub replayed: bool,
 }
 
+/// What becomes of voters that are not to vote any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// They leave the group.
+    Leave,
+    /// They stay as learners.
+    Learn,
+}
+
 /// What a replica is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -173,8 +182,10 @@ pub struct GroupStatus {
     pub snapshot_index: u64,
     /// The last entry removed from its log.
     pub purged: u64,
-    /// Those who vote.
+    /// Those who vote; during a joint change, of the old and of the new members.
     pub voters: BTreeSet<NodeId>,
+    /// Whether a change of voters is half done: it takes majorities of both sets until it is finished.
+    pub joint: bool,
     /// Those who follow without a vote.
     pub learners: BTreeSet<NodeId>,
     /// On the leader: how many entries each other member lacks. `None`: not known yet.
@@ -404,14 +415,27 @@ impl<R: Runtime> Group<R> {
         Ok(())
     }
 
-    /// Makes `voters` those who vote, by a joint change; who is not among them leaves the group. New ones must be
-    /// learners before.
+    /// Makes `voters` those who vote, by a joint change. New ones must be learners before. What becomes of voters that
+    /// are not among them, `others` says.
     ///
     /// # Errors
     /// See [`ChangeError`].
-    pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ChangeError> {
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, others: Others) -> Result<(), ChangeError> {
         let timeout = self.config().timing.propose * 2;
-        let changed = R::timeout(timeout, self.raft().change_membership(voters, false)).await;
+        let retain = others == Others::Learn;
+        let changed = R::timeout(timeout, self.raft().change_membership(voters, retain)).await;
+        changed.map_err(|_| ChangeError::Timeout(timeout))?.map_err(change_error)?;
+        Ok(())
+    }
+
+    /// Puts a learner out of the group. One that is no member is out already.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; a voter is refused.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), ChangeError> {
+        let timeout = self.config().timing.propose;
+        let change = openraft::ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+        let changed = R::timeout(timeout, self.raft().change_membership(change, true)).await;
         changed.map_err(|_| ChangeError::Timeout(timeout))?.map_err(change_error)?;
         Ok(())
     }
@@ -589,6 +613,7 @@ fn status_of<R: Runtime>(group: GroupId, metrics: &RaftMetrics<Types<R>>, applie
         snapshot_index: index_of(metrics.snapshot.as_ref()),
         purged: index_of(metrics.purged.as_ref()),
         voters: metrics.membership_config.membership().voter_ids().collect(),
+        joint: metrics.membership_config.membership().get_joint_config().len() > 1,
         learners: metrics.membership_config.membership().learner_ids().collect(),
         lag: lag
             .map(|(node, matched)| (*node, matched.as_ref().map(|id| last_log_index.saturating_sub(id.index))))

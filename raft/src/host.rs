@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use tracing::{info, warn};
 
 use crate::config::HostConfig;
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::group::{Group, GroupParts};
 use crate::log_store::LogStore;
 use crate::network::{Links, Wires};
@@ -42,6 +42,18 @@ pub enum HostError {
     NotStarted(GroupId, String),
 }
 
+/// Whether a node's log has lost its memory: there is state of a group without its log, or no log of `expected`, a group
+/// the node is known to be a member of. Such a node must never vote under its old id.
+///
+/// # Errors
+/// When an engine cannot be read.
+pub fn has_lost_log(log: &dyn Engine, state: &dyn Engine, expected: Option<GroupId>) -> Result<bool, EngineError> {
+    let logged = crate::log_store::groups_of(log)?;
+    let mut needed = GroupState::groups(state)?;
+    needed.extend(expected);
+    Ok(needed.iter().any(|group| !logged.contains(group)))
+}
+
 /// Everything of one node. Generic over the runtime, so that the simulator runs this very code.
 pub struct RaftHost<R: Runtime = TokioRuntime> {
     config: HostConfig,
@@ -51,6 +63,7 @@ pub struct RaftHost<R: Runtime = TokioRuntime> {
     groups: RwLock<BTreeMap<GroupId, Group<R>>>,
     /// Opening, closing and destroying take turns.
     changing: futures::lock::Mutex<Phase>,
+    stopped: tokio::sync::watch::Sender<bool>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -79,6 +92,7 @@ impl<R: Runtime> RaftHost<R> {
             state_full: Arc::default(),
             groups: RwLock::default(),
             changing: futures::lock::Mutex::new(Phase::Serving),
+            stopped: tokio::sync::watch::Sender::new(false),
         }))
     }
 
@@ -200,6 +214,11 @@ impl<R: Runtime> RaftHost<R> {
         }
     }
 
+    /// Becomes true when the host has been shut down.
+    pub fn stopped(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.stopped.subscribe()
+    }
+
     /// Stops every group, writes what waits, and makes the state durable.
     pub async fn shutdown(&self) {
         let mut phase = self.changing.lock().await;
@@ -215,5 +234,6 @@ impl<R: Runtime> RaftHost<R> {
         if let Err(error) = run_blocking(self.config.threads.as_ref(), move || state.sync()).await {
             warn!(%error, "state not synced at shutdown");
         }
+        self.stopped.send_replace(true);
     }
 }

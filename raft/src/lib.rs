@@ -47,8 +47,8 @@ mod wire;
 
 pub use config::{Clock, HostConfig, Limits, SystemClock, Timing};
 pub use engine::EngineError;
-pub use group::{ChangeError, Group, GroupStatus, ProposeError, Proposed, ReadError, Role, StatusWatch};
-pub use host::{HostError, RaftHost};
+pub use group::{ChangeError, Group, GroupStatus, Others, ProposeError, Proposed, ReadError, Role, StatusWatch};
+pub use host::{HostError, RaftHost, has_lost_log};
 pub use log_store::{LogObserver, NoObserver};
 pub use requests::RequestWindow;
 pub use state::{StateReader, Txn};

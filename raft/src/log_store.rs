@@ -133,15 +133,7 @@ impl<R: Runtime> LogStore<R> {
 
     /// The groups this node has a log of, in order.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, EngineError> {
-        let mut groups = Vec::new();
-        let (from, to) = ([Kind::Exists as u8], [Kind::Exists as u8 + 1]);
-        self.engine.scan(Bound::Included(&from), Bound::Excluded(&to), false, &mut |key, _| {
-            if let Some(group) = key.get(1..5) {
-                groups.push(GroupId::from_be_bytes(group.try_into().expect("four bytes")));
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(groups)
+        groups_of(self.engine.as_ref())
     }
 
     /// Opens one group's log, making it if it is new.
@@ -188,6 +180,19 @@ impl<R: Runtime> LogStore<R> {
         self.enqueue(Request { ops, synced: true, done: Done::Reply(done), ..Request::empty() }).await?;
         result.await.map_err(|_| stopped())?
     }
+}
+
+/// The groups that have a log in an engine, in order.
+pub(crate) fn groups_of(engine: &dyn Engine) -> Result<Vec<GroupId>, EngineError> {
+    let mut groups = Vec::new();
+    let (from, to) = ([Kind::Exists as u8], [Kind::Exists as u8 + 1]);
+    engine.scan(Bound::Included(&from), Bound::Excluded(&to), false, &mut |key, _| {
+        if let Some(group) = key.get(1..5) {
+            groups.push(GroupId::from_be_bytes(group.try_into().expect("four bytes")));
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(groups)
 }
 
 fn stopped() -> EngineError {

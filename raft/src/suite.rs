@@ -75,24 +75,44 @@ mod on_disk {
     use super::*;
     use crate::engine::{EngineOptions, RocksEngine, Role};
 
-    struct OnDisk;
+    /// Opens stores in folders of their own, and remembers the engines: a process that ends while a thread still closes
+    /// one aborts.
+    #[derive(Default)]
+    struct OnDisk {
+        engines: parking_lot::Mutex<Vec<std::sync::Weak<RocksEngine>>>,
+    }
 
-    impl StoreBuilder<T, GroupLog<TokioRuntime>, Replica<TokioRuntime>, tempfile::TempDir> for OnDisk {
+    impl OnDisk {
+        fn open(&self, folder: &std::path::Path, name: &str, role: Role) -> Arc<RocksEngine> {
+            let engine = Arc::new(RocksEngine::open(&folder.join(name), EngineOptions::new(role)).unwrap());
+            self.engines.lock().push(Arc::downgrade(&engine));
+            engine
+        }
+
+        async fn closed(&self) {
+            while self.engines.lock().iter().any(|engine| engine.strong_count() > 0) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    impl StoreBuilder<T, GroupLog<TokioRuntime>, Replica<TokioRuntime>, tempfile::TempDir> for Arc<OnDisk> {
         async fn build(
             &self,
         ) -> Result<(tempfile::TempDir, GroupLog<TokioRuntime>, Replica<TokioRuntime>), StorageError<T>> {
             let folder = tempfile::tempdir().unwrap();
-            let open =
-                |name: &str, role| RocksEngine::open(&folder.path().join(name), EngineOptions::new(role)).unwrap();
-            let (log, state) = (open("log", Role::Log), open("state", Role::State));
-            let (log, replica) = stores(Arc::new(log), Arc::new(state)).await;
+            let (log, state) =
+                (self.open(folder.path(), "log", Role::Log), self.open(folder.path(), "state", Role::State));
+            let (log, replica) = stores(log, state).await;
             Ok((folder, log, replica))
         }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn library_suite_on_rocksdb() {
-        Suite::test_all(OnDisk).await.unwrap();
+        let disks = Arc::new(OnDisk::default());
+        Suite::test_all(disks.clone()).await.unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(30), disks.closed()).await.expect("every engine is closed");
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mira_raft::engine::Fault;
-use mira_raft::{ChangeError, EngineError, Limits, ProposeError, ReadError, RequestId, Role, TransportError};
+use mira_raft::{ChangeError, EngineError, Limits, Others, ProposeError, ReadError, RequestId, Role, TransportError};
 use support::{Cluster, GROUP, SECONDS, set};
 
 /// Snapshots and trimming early, chunks small: every path in few writes.
@@ -242,7 +242,7 @@ async fn members_join_and_leave() {
     let leader = cluster.leader().await;
     cluster.write_many("k", 100).await;
     assert!(matches!(
-        cluster.group(leader).change_voters(BTreeSet::from([1, 2, 9])).await,
+        cluster.group(leader).change_voters(BTreeSet::from([1, 2, 9]), Others::Leave).await,
         Err(ChangeError::Refused(_))
     ));
     cluster.group(leader).add_learner(4).await.unwrap();
@@ -251,7 +251,7 @@ async fn members_join_and_leave() {
     assert_eq!(status.learners, BTreeSet::from([4]));
     let leaving = (1..=3).find(|node| *node != leader).unwrap();
     let voters: BTreeSet<u64> = (1..=4).filter(|node| *node != leaving).collect();
-    cluster.group(leader).change_voters(voters.clone()).await.unwrap();
+    cluster.group(leader).change_voters(voters.clone(), Others::Leave).await.unwrap();
     assert_eq!(cluster.group(leader).status().voters, voters);
     cluster.host(leaving).destroy_group(GROUP).await.unwrap();
     assert!(cluster.host(leaving).existing_groups().unwrap().is_empty());

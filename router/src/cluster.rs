@@ -164,7 +164,8 @@ impl Cluster {
             // A router that lacks a leader somewhere asks often; one that knows everything waits for news.
             let settled = self.view().is_some_and(|view| self.leaderless(&view).is_empty());
             let newer_than = self.view().map_or(0, |view| view.epoch);
-            let outcome = self.fetch_map(address, GetMapRequest { newer_than, wait: settled }).await;
+            let outcome =
+                self.fetch_map(address, GetMapRequest { newer_than, wait: settled, linearizable: false }).await;
             if let Err(error) = &outcome {
                 debug!(address, %error, "no map");
                 turn += 1;
@@ -183,7 +184,7 @@ impl Cluster {
             return true;
         }
         for address in self.addresses() {
-            let request = GetMapRequest { newer_than: 0, wait: false };
+            let request = GetMapRequest::default();
             if self.fetch_map(&address, request).await.is_ok_and(|epoch| epoch >= at_least) {
                 return true;
             }

@@ -110,7 +110,8 @@ impl ClusterMemory {
     }
 }
 
-fn meta_call(context: &RequestContext, operation: &'static str) -> Call<'static> {
+/// A request to the meta group's leader.
+pub(crate) fn meta_call(context: &RequestContext, operation: &'static str) -> Call<'static> {
     Call {
         operation,
         group: Group::Meta,

@@ -22,6 +22,7 @@ mod collections;
 mod convert;
 mod forget;
 mod ids;
+mod nodes;
 mod recall;
 mod search;
 mod server;

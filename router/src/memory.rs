@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, RecallReply, RecallRequest, SearchReply, SearchRequest,
-    StatusReply, StatusRequest, StoreReply, StoreRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, NodeChange, NodeChangeReply, RecallReply,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::sync::Semaphore;
@@ -55,6 +55,10 @@ pub trait Memory: Send + Sync {
     ) -> Result<Collection, Problem>;
     /// Removes a collection with all its frames.
     async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem>;
+    /// Adds, drains, replaces or removes a storage node, or says what that would move.
+    async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem>;
+    /// Stops moves of replicas for now, or lets them go on.
+    async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem>;
 }
 
 /// [`Memory`] over a cluster of storage nodes.
@@ -165,5 +169,13 @@ impl Memory for ClusterMemory {
 
     async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
         self.bounded("delete_collection", context.deadline, self.drop_collection(context, name)).await
+    }
+
+    async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem> {
+        self.bounded("change_node", context.deadline, self.node_change(context, change)).await
+    }
+
+    async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
+        self.bounded("set_moves", context.deadline, self.pause_moves(context, paused)).await
     }
 }

@@ -81,6 +81,8 @@ fn summary(view: &View, answers: &Answers) -> StatusReply {
         frames: view.shard_ids().map(|shard| frames(answers, shard + 1)).sum(),
         nodes: view.nodes().map(|node| node_status(node, answers, &leaders)).collect(),
         missing,
+        moves: view.moves.iter().map(crate::nodes::replica_move).collect(),
+        moves_paused: view.moves_paused,
         ..Default::default()
     }
 }
@@ -111,6 +113,7 @@ fn node_status(node: &node_v1::NodeInfo, answers: &Answers, leaders: &BTreeMap<S
         id: format!("{:016x}", node.id),
         address: node.address.clone(),
         reachable: answer.is_some(),
+        phase: node.phase.clone(),
         version: if answer.is_some() { said.version } else { node.version.clone() },
         uptime_ms: said.uptime_ms,
         resident_bytes: said.resident_bytes,

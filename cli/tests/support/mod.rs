@@ -308,6 +308,7 @@ async fn status(State(fake): State<Fake>, request: Request) -> Answer<StatusRepl
         id: id.into(),
         address: format!("127.0.0.1:{port}"),
         reachable,
+        phase: "active".into(),
         version: "0.1.0".into(),
         uptime_ms: 3_723_000,
         resident_bytes: 120 << 20,

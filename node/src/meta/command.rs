@@ -4,10 +4,10 @@
 //! the log holds no collection name and no address. Each is safe to propose twice.
 
 use mira_crypto::{CryptoRng, MetaSealer};
-use mira_proto::{CollectionId, NodeId};
+use mira_proto::{CollectionId, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
-use super::state::{CollectionRecord, NodeRecord};
+use super::state::{CollectionRecord, MoveStep, NodePhase, NodeRecord};
 
 const VERSION: u8 = 1;
 const ASSOCIATED: &[u8] = b"mira meta command";
@@ -41,6 +41,46 @@ pub enum MetaCommand {
         /// Its number, so that a retry does not drop a successor.
         id: CollectionId,
     },
+    /// Says what nodes are to the placement from now on, all at once.
+    SetPhases(Vec<(NodeId, NodePhase)>),
+    /// Removes a node that holds nothing, for good.
+    RemoveNode(NodeId),
+    /// Starts to move a replica, unless the shard has a move already.
+    StartMove {
+        /// The shard.
+        shard: ShardId,
+        /// Whose replica goes; see [`super::state::Move::from`].
+        from: Option<NodeId>,
+        /// Who gets one.
+        to: NodeId,
+    },
+    /// A move to `to` has come as far as this step.
+    StepMove {
+        /// The shard.
+        shard: ShardId,
+        /// Who gets the replica.
+        to: NodeId,
+        /// The step that begins.
+        step: MoveStep,
+    },
+    /// The move to `to` is done: the map follows.
+    FinishMove {
+        /// The shard.
+        shard: ShardId,
+        /// Who got the replica.
+        to: NodeId,
+    },
+    /// Gives a move up: its target will not come.
+    CancelMove {
+        /// The shard.
+        shard: ShardId,
+        /// Who was to get the replica.
+        to: NodeId,
+    },
+    /// Names the preferred leader of every shard; one that is no replica is passed over.
+    PreferLeaders(Vec<NodeId>),
+    /// Forbids or allows moves other than those that mend damage.
+    PauseMoves(bool),
 }
 
 /// What every replica of the meta group answers to a command.
@@ -54,6 +94,8 @@ pub enum MetaAnswer {
     Missing,
     /// There is no room for more.
     Full,
+    /// It does not fit what is now; nothing changed.
+    Refused,
 }
 
 impl MetaCommand {

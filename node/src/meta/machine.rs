@@ -10,6 +10,10 @@
 //! | `p` | the placement: replicas of every shard |
 //! | `c` + collection number (8) | [`CollectionRecord`] |
 //! | `d` + collection number (8) | empty: the collection was dropped |
+//! | `s` + node id (8) | [`NodePhase`]: what the node is to the placement |
+//! | `m` + shard (8) | [`Move`]: a replica on its way |
+//! | `r` + node id (8) | empty: the node was removed for good |
+//! | `b` | whether moves are paused |
 //!
 //! Each record is a version byte and postcard.
 
@@ -25,13 +29,14 @@ use tokio::sync::watch;
 
 use super::{
     command::{MetaAnswer, MetaCommand},
-    state::{ClusterState, CollectionRecord, Header, NodeRecord},
+    state::{ClusterState, CollectionRecord, Header, Move, MoveStep, NodePhase, NodeRecord},
 };
 
 const VERSION: u8 = 1;
 const MAX_RECORD_BYTES: usize = 4 << 20;
 const HEADER: &[u8] = b"h";
 const PLACEMENT: &[u8] = b"p";
+const PAUSED: &[u8] = b"b";
 
 /// Applies meta commands and publishes the [`ClusterState`] after each batch.
 pub struct MetaMachine {
@@ -94,14 +99,6 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
             header = Header { cluster_id, epoch: 0, shards, replication, expect };
             MetaAnswer::Done
         }
-        MetaCommand::PutNode(node) => {
-            let key = numbered(b'n', node.id);
-            if records.get::<NodeRecord>(&key)?.as_ref() == Some(&node) {
-                return Ok(MetaAnswer::Done);
-            }
-            records.put(&key, &node)?;
-            MetaAnswer::Done
-        }
         MetaCommand::PlaceShards(placement) => {
             if records.get::<Vec<Vec<u64>>>(PLACEMENT)?.is_some() {
                 return Ok(MetaAnswer::Exists);
@@ -109,23 +106,142 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
             records.put(PLACEMENT, &placement)?;
             MetaAnswer::Done
         }
-        MetaCommand::CreateCollection(collection) => match create(collection, now_ms, records)? {
-            MetaAnswer::Done => MetaAnswer::Done,
-            refused => return Ok(refused),
-        },
-        MetaCommand::DropCollection { name, id } => {
-            let key = numbered(b'c', id);
-            if records.get::<CollectionRecord>(&key)?.is_none_or(|collection| collection.name != name) {
-                return Ok(MetaAnswer::Missing);
+        MetaCommand::PutNode(node) => put_node(&node, records)?,
+        MetaCommand::CreateCollection(collection) => create(collection, now_ms, records)?,
+        MetaCommand::DropCollection { name, id } => drop_collection(&name, id, records)?,
+        MetaCommand::SetPhases(phases) => set_phases(&phases, records)?,
+        MetaCommand::RemoveNode(node) => remove_node(node, records)?,
+        MetaCommand::StartMove { shard, from, to } => start_move(shard, from, to, records)?,
+        MetaCommand::StepMove { shard, to, step } => step_move(shard, to, step, records)?,
+        MetaCommand::FinishMove { shard, to } => finish_move(shard, to, records)?,
+        MetaCommand::CancelMove { shard, to } => match records.move_to(shard, to)? {
+            Some(_) => {
+                records.txn.delete(&numbered(b'm', shard.into()));
+                MetaAnswer::Done
             }
-            records.txn.delete(&key);
-            records.put(&numbered(b'd', id), &())?;
+            None => MetaAnswer::Missing,
+        },
+        MetaCommand::PreferLeaders(leaders) => {
+            let mut placement = records.placement()?;
+            for (replicas, leader) in placement.iter_mut().zip(leaders) {
+                if let Some(at) = replicas.iter().position(|&node| node == leader) {
+                    replicas.swap(0, at);
+                }
+            }
+            records.put(PLACEMENT, &placement)?;
+            MetaAnswer::Done
+        }
+        MetaCommand::PauseMoves(paused) => {
+            records.put(PAUSED, &paused)?;
             MetaAnswer::Done
         }
     };
-    header.epoch += 1;
-    records.put(HEADER, &header)?;
+    // A change that was not made is no reason for every router to fetch the map.
+    if answer == MetaAnswer::Done {
+        header.epoch += 1;
+        records.put(HEADER, &header)?;
+    }
     Ok(answer)
+}
+
+fn put_node(node: &NodeRecord, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    if records.get::<()>(&numbered(b'r', node.id))?.is_some() {
+        return Ok(MetaAnswer::Refused);
+    }
+    let key = numbered(b'n', node.id);
+    let known: Option<NodeRecord> = records.get(&key)?;
+    if known.as_ref() == Some(node) {
+        return Ok(MetaAnswer::Exists);
+    }
+    // Who comes after the shards were placed holds none until an operator says so.
+    if known.is_none() && records.get::<Vec<Vec<u64>>>(PLACEMENT)?.is_some() {
+        records.put(&numbered(b's', node.id), &NodePhase::Standby)?;
+    }
+    records.put(&key, node)?;
+    Ok(MetaAnswer::Done)
+}
+
+fn drop_collection(name: &str, id: u64, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    let key = numbered(b'c', id);
+    if records.get::<CollectionRecord>(&key)?.is_none_or(|collection| collection.name != name) {
+        return Ok(MetaAnswer::Missing);
+    }
+    records.txn.delete(&key);
+    records.put(&numbered(b'd', id), &())?;
+    Ok(MetaAnswer::Done)
+}
+
+fn set_phases(phases: &[(u64, NodePhase)], records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    for (node, _) in phases {
+        if records.get::<NodeRecord>(&numbered(b'n', *node))?.is_none() {
+            return Ok(MetaAnswer::Missing);
+        }
+    }
+    for (node, phase) in phases {
+        records.put(&numbered(b's', *node), phase)?;
+    }
+    Ok(MetaAnswer::Done)
+}
+
+fn remove_node(node: u64, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    if records.get::<NodeRecord>(&numbered(b'n', node))?.is_none() {
+        return Ok(MetaAnswer::Missing);
+    }
+    let holds = records.placement()?.iter().any(|replicas| replicas.contains(&node));
+    let moves: Vec<Move> = records.all(b'm')?;
+    if holds || moves.iter().any(|found| found.to == node || found.from == Some(node)) {
+        return Ok(MetaAnswer::Refused);
+    }
+    records.txn.delete(&numbered(b'n', node));
+    records.txn.delete(&numbered(b's', node));
+    records.put(&numbered(b'r', node), &())?;
+    Ok(MetaAnswer::Done)
+}
+
+fn start_move(
+    shard: u32,
+    from: Option<u64>,
+    to: u64,
+    records: &mut Records<'_, '_>,
+) -> Result<MetaAnswer, EngineError> {
+    let key = numbered(b'm', shard.into());
+    if records.get::<Move>(&key)?.is_some() {
+        return Ok(MetaAnswer::Exists);
+    }
+    let placement = records.placement()?;
+    let Some(replicas) = placement.get(shard as usize) else { return Ok(MetaAnswer::Missing) };
+    let mends = from == Some(to);
+    let fits = from.is_none_or(|from| replicas.contains(&from)) && replicas.contains(&to) == mends;
+    if !fits || records.get::<NodeRecord>(&numbered(b'n', to))?.is_none() {
+        return Ok(MetaAnswer::Refused);
+    }
+    let step = if mends { MoveStep::Leaving } else { MoveStep::Joining };
+    records.put(&key, &Move { from, to, step })?;
+    Ok(MetaAnswer::Done)
+}
+
+fn step_move(shard: u32, to: u64, step: MoveStep, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    match records.move_to(shard, to)? {
+        Some(found) if found.step < step => {
+            records.put(&numbered(b'm', shard.into()), &Move { step, ..found })?;
+            Ok(MetaAnswer::Done)
+        }
+        Some(_) => Ok(MetaAnswer::Exists),
+        None => Ok(MetaAnswer::Missing),
+    }
+}
+
+fn finish_move(shard: u32, to: u64, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    let Some(found) = records.move_to(shard, to)? else { return Ok(MetaAnswer::Missing) };
+    if found.step != MoveStep::Joining {
+        return Ok(MetaAnswer::Refused);
+    }
+    let state = ClusterState { placement: records.placement()?, moves: [(shard, found)].into(), ..Default::default() };
+    let mut placement = state.placement.clone();
+    placement[shard as usize] = state.replicas_after_move(shard);
+    records.put(PLACEMENT, &placement)?;
+    records.txn.delete(&numbered(b'm', shard.into()));
+    Ok(MetaAnswer::Done)
 }
 
 fn create(
@@ -165,6 +281,15 @@ impl Records<'_, '_> {
             ControlFlow::Continue(())
         })?;
         found.into_iter().collect()
+    }
+
+    fn placement(&self) -> Result<Vec<Vec<u64>>, EngineError> {
+        Ok(self.get(PLACEMENT)?.unwrap_or_default())
+    }
+
+    /// The shard's move, if it is one to that node.
+    fn move_to(&self, shard: u32, to: u64) -> Result<Option<Move>, EngineError> {
+        Ok(self.get::<Move>(&numbered(b'm', shard.into()))?.filter(|found| found.to == to))
     }
 
     fn put(&mut self, key: &[u8], value: &impl Serialize) -> Result<(), EngineError> {
@@ -214,12 +339,27 @@ fn take(state: &mut ClusterState, sealer: &MetaSealer, key: &[u8], sealed: &[u8]
             state.collections.insert(collection.id, collection);
         }
         Some(b'd') => {
-            let id = key[1..].try_into().map_err(|_| EngineError::Damaged("short collection number".into()))?;
-            state.dropped.insert(u64::from_be_bytes(id));
+            state.dropped.insert(number_of(key)?);
         }
+        Some(b's') => {
+            state.phases.insert(number_of(key)?, open(sealer, key, sealed)?);
+        }
+        Some(b'm') => {
+            let shard = u32::try_from(number_of(key)?).map_err(|error| EngineError::Damaged(error.to_string()))?;
+            state.moves.insert(shard, open(sealer, key, sealed)?);
+        }
+        Some(b'r') => {
+            state.removed.insert(number_of(key)?);
+        }
+        Some(b'b') => state.moves_paused = open(sealer, key, sealed)?,
         _ => return Err(EngineError::Damaged(format!("unknown meta record {}", key.escape_ascii()))),
     }
     Ok(())
+}
+
+fn number_of(key: &[u8]) -> Result<u64, EngineError> {
+    let number = key[1..].try_into().map_err(|_| EngineError::Damaged("short number in a meta key".into()))?;
+    Ok(u64::from_be_bytes(number))
 }
 
 fn numbered(kind: u8, id: u64) -> Vec<u8> {

@@ -38,6 +38,46 @@ pub struct NodeRecord {
     pub version: String,
 }
 
+/// What a node is to the placement of shards. A node without a record of it is active on a seat of its own: those that
+/// were there when the shards were placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodePhase {
+    /// It has joined and holds nothing until it is added.
+    Standby,
+    /// It holds replicas, at this place of the hash ring.
+    Active {
+        /// Its own id, or that of the node it replaced.
+        ring: u64,
+    },
+    /// Its replicas move away.
+    Draining,
+    /// It is gone for good; its replicas move to others without its help.
+    Lost,
+}
+
+/// One replica of a shard on its way. There is at most one for each shard, and every step is safe to repeat, so
+/// whatever crashes, the move goes on where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Whose replica goes; none when the shard gets one more; `to` itself when a damaged replica is made anew.
+    pub from: Option<NodeId>,
+    /// Who gets one.
+    pub to: NodeId,
+    /// How far it has come.
+    pub step: MoveStep,
+}
+
+/// The steps of a move. A plain move begins with the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum MoveStep {
+    /// The damaged replica leaves its group, so that its lost memory can never vote.
+    Leaving,
+    /// It has left; its node removes what it has of the shard.
+    Clearing,
+    /// `to` follows as a learner, is brought up to date, gets its vote, and `from` leaves.
+    Joining,
+}
+
 /// A collection: its settings and its wrapped keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionRecord {
@@ -86,12 +126,66 @@ pub struct ClusterState {
     pub collections: BTreeMap<CollectionId, CollectionRecord>,
     /// Numbers of collections that were dropped; their frames are being purged or gone.
     pub dropped: BTreeSet<CollectionId>,
+    /// What nodes are to the placement, where that was ever said.
+    pub phases: BTreeMap<NodeId, NodePhase>,
+    /// Moves under way, by shard.
+    pub moves: BTreeMap<ShardId, Move>,
+    /// Nodes that were removed for good; their ids are never let in again.
+    pub removed: BTreeSet<NodeId>,
+    /// Whether nothing but damage may start a move.
+    pub moves_paused: bool,
 }
 
 impl ClusterState {
     /// The collection of a name.
     pub fn collection_named(&self, name: &str) -> Option<&CollectionRecord> {
         self.collections.values().find(|collection| collection.name == name)
+    }
+
+    /// What a node is to the placement.
+    pub fn phase(&self, node: NodeId) -> NodePhase {
+        self.phases.get(&node).copied().unwrap_or(NodePhase::Active { ring: node })
+    }
+
+    /// Whether a node is to have a replica of a shard now: it is one of its replicas, or becomes one.
+    pub fn holds(&self, node: NodeId, shard: ShardId) -> bool {
+        let joins = |found: &Move| found.to == node && found.step != MoveStep::Clearing;
+        match self.moves.get(&shard) {
+            Some(found) if found.to == node => joins(found),
+            _ => self.replicas(shard).contains(&node),
+        }
+    }
+
+    /// Who shall be the members of a shard's group as things stand: its replicas, and of a move under way what its step
+    /// says.
+    pub fn wanted_members(&self, shard: ShardId) -> BTreeSet<NodeId> {
+        let mut wanted: BTreeSet<NodeId> = self.replicas(shard).iter().copied().collect();
+        match self.moves.get(&shard) {
+            Some(Move { step: MoveStep::Leaving | MoveStep::Clearing, to, .. }) => {
+                wanted.remove(to);
+            }
+            Some(Move { step: MoveStep::Joining, from, to }) => {
+                if let Some(from) = from {
+                    wanted.remove(from);
+                }
+                wanted.insert(*to);
+            }
+            None => {}
+        }
+        wanted
+    }
+
+    /// The replicas of a shard once its move is done.
+    pub fn replicas_after_move(&self, shard: ShardId) -> Vec<NodeId> {
+        let mut replicas = self.replicas(shard).to_vec();
+        match self.moves.get(&shard) {
+            Some(Move { from: Some(from), to, .. }) => {
+                replicas.iter_mut().filter(|node| **node == *from).for_each(|node| *node = *to);
+            }
+            Some(Move { from: None, to, .. }) => replicas.push(*to),
+            None => {}
+        }
+        replicas
     }
 
     /// The planned replicas of a shard.
@@ -105,7 +199,7 @@ impl ClusterState {
             cluster_id: cluster_id_text(self.header.cluster_id),
             epoch: self.header.epoch,
             replication: self.header.replication,
-            nodes: self.nodes.values().map(NodeRecord::to_wire).collect(),
+            nodes: self.nodes_to_wire(),
             shards: (0..)
                 .zip(&self.placement)
                 .map(|(shard, replicas)| node_v1::ShardInfo {
@@ -115,7 +209,39 @@ impl ClusterState {
                 })
                 .collect(),
             collections: self.collections.values().map(CollectionRecord::to_wire).collect(),
+            moves: self.moves.iter().map(|(&shard, found)| found.to_wire(shard)).collect(),
+            moves_paused: self.moves_paused,
         }
+    }
+
+    /// The nodes as routers and peers see them.
+    fn nodes_to_wire(&self) -> Vec<node_v1::NodeInfo> {
+        let phase = |node: &NodeRecord| match self.phase(node.id) {
+            NodePhase::Standby => "standby",
+            NodePhase::Active { .. } => "active",
+            NodePhase::Draining if self.holds_nothing(node.id) => "drained",
+            NodePhase::Draining => "draining",
+            NodePhase::Lost => "lost",
+        };
+        self.nodes.values().map(|node| node_v1::NodeInfo { phase: phase(node).to_owned(), ..node.to_wire() }).collect()
+    }
+
+    /// Whether a node is replica of no shard and becomes none.
+    pub fn holds_nothing(&self, node: NodeId) -> bool {
+        self.placement.iter().all(|replicas| !replicas.contains(&node))
+            && self.moves.values().all(|found| found.to != node)
+    }
+}
+
+impl Move {
+    /// As routers and peers see it.
+    pub fn to_wire(self, shard: ShardId) -> node_v1::Move {
+        let step = match self.step {
+            MoveStep::Leaving => "leaving",
+            MoveStep::Clearing => "clearing",
+            MoveStep::Joining => "joining",
+        };
+        node_v1::Move { shard, from: self.from.unwrap_or_default(), to: self.to, step: step.to_owned() }
     }
 }
 
@@ -133,6 +259,7 @@ impl NodeRecord {
             http_address: self.http_address.clone(),
             zone: self.zone.clone(),
             version: self.version.clone(),
+            phase: String::new(),
         }
     }
 }

@@ -338,9 +338,12 @@ async fn serve(
     answers: mpsc::Sender<Result<Envelopes, Status>>,
 ) {
     let mut handled = FuturesUnordered::new();
+    let mut stopped = host.stopped();
     loop {
         tokio::select! {
             biased;
+            // A stream has no end of its own, and would keep the host alive.
+            _ = stopped.changed() => return,
             request = requests.message(), if handled.len() < HANDLED_AT_ONCE => match request {
                 Ok(Some(request)) => handled.extend(request.envelopes.into_iter().map(|envelope| {
                     let host = host.clone();

@@ -268,6 +268,30 @@ impl Admin for Grpc {
         self.api.memory.delete_collection(&context, &request.name).await?;
         Ok(Response::new(v1::DeleteCollectionReply {}))
     }
+
+    async fn change_node(
+        &self,
+        request: Request<v1::ChangeNodeRequest>,
+    ) -> Result<Response<v1::ChangeNodeReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let action = word("action", &request.action)?.ok_or_else(|| Problem::invalid("action is missing"))?;
+        let by = (!request.by.is_empty()).then_some(request.by);
+        let change = model::NodeChange { action, node: request.node, by, dry_run: request.dry_run };
+        let reply = self.api.memory.change_node(&context, change).await?;
+        let moves = reply.moves.into_iter().map(|found| v1::ReplicaMove {
+            shard: found.shard,
+            from: found.from.unwrap_or_default(),
+            to: found.to,
+            step: found.step,
+        });
+        Ok(Response::new(v1::ChangeNodeReply { moves: moves.collect() }))
+    }
+
+    async fn set_moves(&self, request: Request<v1::SetMovesRequest>) -> Result<Response<v1::SetMovesReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        self.api.memory.set_moves(&context, request.paused).await?;
+        Ok(Response::new(v1::SetMovesReply {}))
+    }
 }
 
 fn refused(problem: Problem) -> v1::ItemReply {

@@ -1,8 +1,8 @@
 //! `/openapi.json`: REST described by the same schemas that MCP's tools carry.
 
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, RecallReply, RecallRequest, SearchReply, SearchRequest,
-    StatusReply, StatusRequest, StoreReply, StoreRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -39,6 +39,12 @@ pub fn document() -> Value {
                 "204": { "description": "Removed" }, "default": problem() } },
         }),
     );
+    let (change, changed) = (of::<NodeChange>(&mut generator), of::<NodeChangeReply>(&mut generator));
+    let summary = "Add, drain, replace or remove a storage node";
+    paths.insert("/admin/nodes".into(), json!({ "post": operation(Some(summary), Some(change), &changed) }));
+    let moves = of::<MovesSetting>(&mut generator);
+    let summary = "Stop moves of replicas for now, or let them go on";
+    paths.insert("/admin/moves".into(), json!({ "post": operation(Some(summary), Some(moves.clone()), &moves) }));
     json!({
         "openapi": "3.1.0",
         "info": { "title": "MIRA", "version": crate::VERSION, "description": "Memory for AI agents" },

@@ -15,8 +15,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, RecallReply, RecallRequest, SearchReply, SearchRequest,
-    StatusReply, StatusRequest, StoreReply, StoreRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use serde::Serialize;
@@ -36,6 +36,8 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/mcp/status", get(get_status).post(post_status))
         .route("/collections", get(list_collections))
         .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
+        .route("/admin/nodes", post(change_node))
+        .route("/admin/moves", post(set_moves))
         .route("/openapi.json", get(async || Json(openapi::document())))
         .route_layer(middleware::from_fn_with_state(api.clone(), admit));
     let metrics = Router::new().route("/metrics", get(render_metrics));
@@ -152,6 +154,23 @@ async fn delete_collection(
 ) -> Result<StatusCode, Failure> {
     api.memory.delete_collection(&context, &name).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn change_node(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Document(change): Document<NodeChange>,
+) -> Result<Json<NodeChangeReply>, Failure> {
+    Ok(Json(api.memory.change_node(&context, change).await?))
+}
+
+async fn set_moves(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Document(setting): Document<MovesSetting>,
+) -> Result<Json<MovesSetting>, Failure> {
+    api.memory.set_moves(&context, setting.paused).await?;
+    Ok(Json(setting))
 }
 
 async fn readyz(State(api): State<Arc<Api>>) -> Response {

@@ -14,6 +14,10 @@ pub struct View {
     pub cluster_id: String,
     /// The map's version.
     pub epoch: u64,
+    /// Replicas on their way.
+    pub moves: Vec<node_v1::Move>,
+    /// Whether an operator has stopped moves for now.
+    pub moves_paused: bool,
     nodes: BTreeMap<NodeId, node_v1::NodeInfo>,
     shards: BTreeMap<ShardId, Vec<NodeId>>,
     collections: BTreeMap<String, Arc<CollectionRoute>>,
@@ -59,6 +63,8 @@ impl View {
         View {
             cluster_id: map.cluster_id,
             epoch: map.epoch,
+            moves: map.moves,
+            moves_paused: map.moves_paused,
             nodes: map.nodes.into_iter().map(|node| (node.id, node)).collect(),
             shards: map.shards.into_iter().map(|shard| (shard.shard, shard.replicas)).collect(),
             collections: map.collections.into_iter().map(route).collect(),

@@ -238,6 +238,7 @@ impl FakeNode {
                 .collect(),
             collections: state.collections.values().cloned().collect(),
             replication: 3,
+            ..Default::default()
         }
     }
 }
@@ -317,6 +318,27 @@ impl Node for FakeNode {
     }
 
     async fn identify(&self, _: Request<wire::IdentifyRequest>) -> Result<Response<wire::Identity>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn change_node(
+        &self,
+        _: Request<wire::ChangeNodeRequest>,
+    ) -> Result<Response<wire::ChangeNodeReply>, Status> {
+        Err(Status::unimplemented("a fake has no nodes to move"))
+    }
+
+    async fn pause_moves(
+        &self,
+        _: Request<wire::PauseMovesRequest>,
+    ) -> Result<Response<wire::PauseMovesReply>, Status> {
+        Err(Status::unimplemented("a fake has no nodes to move"))
+    }
+
+    async fn propose_meta(
+        &self,
+        _: Request<wire::ProposeMetaRequest>,
+    ) -> Result<Response<wire::ProposeMetaReply>, Status> {
         Err(Status::unimplemented("a router does not ask"))
     }
 

@@ -1,36 +1,18 @@
-//! `mira admin`: nodes, shards and collections.
+//! `mira admin collections`: list, show, make and remove them.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use mira_proto::model::{Collection, CollectionSettings, Metric, Quantization, StatusReply, StatusRequest};
+use mira_proto::model::{Collection, CollectionSettings, Metric, Quantization};
 
 use crate::args::{Remote, duration};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
 
-/// Look after nodes, shards and collections
+/// List, show, make and remove collections
 #[derive(Debug, Args)]
-pub struct Admin {
-    #[command(subcommand)]
-    subject: Subject,
-}
-
-#[derive(Debug, Subcommand)]
-enum Subject {
-    /// List the storage nodes
-    #[command(after_help = "Examples:\n  mira admin nodes\n  mira admin nodes --json")]
-    Nodes(#[command(flatten)] Remote),
-    /// List the shards with their replicas
-    #[command(after_help = "Examples:\n  mira admin shards\n  mira admin shards --json")]
-    Shards(#[command(flatten)] Remote),
-    /// List, show, make and remove collections
-    Collections(Collections),
-}
-
-#[derive(Debug, Args)]
-struct Collections {
+pub struct Collections {
     #[command(subcommand)]
     action: Action,
 }
@@ -105,25 +87,11 @@ enum QuantizationName {
     Int8,
 }
 
-impl Admin {
+impl Collections {
     /// Asks or changes, and prints.
     pub async fn run(self) -> Result<(), CliError> {
-        match self.subject {
-            Subject::Nodes(remote) => {
-                let reply = status(&remote, false).await?;
-                output::print_answer(&reply.nodes, remote.json, |nodes| output::nodes(nodes))
-            }
-            Subject::Shards(remote) => {
-                let reply = status(&remote, true).await?;
-                output::print_answer(&reply.groups, remote.json, |groups| output::shards(groups))
-            }
-            Subject::Collections(collections) => collections.action.run().await,
-        }
+        self.action.run().await
     }
-}
-
-async fn status(remote: &Remote, detailed: bool) -> Result<StatusReply, CliError> {
-    Client::new(remote)?.status(&StatusRequest { detailed }).await
 }
 
 impl Action {
