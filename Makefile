@@ -97,6 +97,10 @@ fix: deps ## Format the code and apply what clippy can repair by itself
 bench: deps model ## Run the micro-benchmarks
 	$(CARGO) bench --locked --workspace
 
+.PHONY: bench-cluster
+bench-cluster: release ## Measure a three-node cluster on this machine, minutes (BENCH_ARGS="--only store,search")
+	MIRA_BIN="$(call target_dir)/release/mira" $(CARGO) bench --locked --package mira-benches --bench cluster -- $(BENCH_ARGS)
+
 ##@ Prepare
 
 .PHONY: setup

@@ -51,7 +51,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts all processes and waits until every router is ready.
     pub async fn start(shape: Shape) -> Cluster {
-        let folder = tempfile::tempdir().expect("a folder");
+        Cluster::start_in(shape, tempfile::tempdir().expect("a folder")).await
+    }
+
+    /// As [`Cluster::start`], with the data in a folder of the caller's choice.
+    pub async fn start_in(shape: Shape, folder: TempDir) -> Cluster {
         let key = ClusterKey::generate(&mut mira_crypto::os_rng());
         write_secret(&folder.path().join("cluster-key"), &key.to_text());
         write_secret(&folder.path().join("tokens"), TOKEN);
@@ -100,6 +104,11 @@ impl Cluster {
     /// host:port of a router's gRPC.
     pub fn router_grpc(&self, at: u8) -> String {
         format!("{}:7891", self.address(100 + at))
+    }
+
+    /// The node that others know under this address, if it is one of this cluster's.
+    pub fn node_at(&self, address: &str) -> Option<u8> {
+        (0..self.shape.nodes).find(|&at| self.node_address(at) == address)
     }
 
     /// The bearer token.
