@@ -324,7 +324,19 @@ impl Raft for RaftService {
             return Err(Status::failed_precondition(format!("this is node {}, not {target:?}", self.node)));
         }
         let (answers, stream) = mpsc::channel(STREAM_MESSAGES);
-        tokio::spawn(serve(self.host.clone(), request.into_inner(), answers));
+        let host = self.host.clone();
+        let handle = move |request| {
+            let host = host.clone();
+            async move { host.handle(request).await }
+        };
+        let mut stopped = self.host.stopped();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serve(handle, request.into_inner(), answers) => {}
+                // A stream has no end of its own, and would keep the host alive.
+                _ = stopped.changed() => {}
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
@@ -332,24 +344,27 @@ impl Raft for RaftService {
 /// Handles the requests of one stream until it ends. One task first polls each request in the order of the stream, so
 /// that pipelined appends reach their group in order; their answers go back as they come, those that are ready together
 /// in one message.
-async fn serve(
-    host: Arc<RaftHost>,
-    mut requests: Streaming<Envelopes>,
+///
+/// The order needs `unconstrained`: a task that has done much in one turn gets `Pending` from Tokio's channels although
+/// they have room, and a request that was put off that way would be overtaken by the ones behind it. After a partition
+/// hundreds of requests arrive at once.
+async fn serve<F: Future<Output = Bytes>>(
+    handle: impl Fn(Bytes) -> F,
+    mut requests: impl Stream<Item = Result<Envelopes, Status>> + Unpin,
     answers: mpsc::Sender<Result<Envelopes, Status>>,
 ) {
     let mut handled = FuturesUnordered::new();
-    let mut stopped = host.stopped();
     loop {
         tokio::select! {
             biased;
-            // A stream has no end of its own, and would keep the host alive.
-            _ = stopped.changed() => return,
-            request = requests.message(), if handled.len() < HANDLED_AT_ONCE => match request {
-                Ok(Some(request)) => handled.extend(request.envelopes.into_iter().map(|envelope| {
-                    let host = host.clone();
-                    async move { Envelope { body: host.handle(envelope.body).await, ..envelope } }
+            request = requests.next(), if handled.len() < HANDLED_AT_ONCE => match request {
+                Some(Ok(request)) => handled.extend(request.envelopes.into_iter().map(|envelope| {
+                    let reply = handle(envelope.body);
+                    tokio::task::unconstrained(async move {
+                        Envelope { id: envelope.id, body: reply.await, error: envelope.error }
+                    })
                 })),
-                Ok(None) | Err(_) => return,
+                Some(Err(_)) | None => return,
             },
             Some(answer) = handled.next() => {
                 let mut envelopes = vec![answer];
@@ -372,6 +387,36 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let counted = counted.clone().try_acquire_owned().unwrap();
         (Call { request: Bytes::from_static(b"x"), reply, counted }, answer)
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_requests_is_handled_in_its_order() {
+        const BURST: u64 = 1_000;
+        let (seen, mut order) = mpsc::channel(BURST as usize);
+        let handle = move |request: Bytes| {
+            let seen = seen.clone();
+            async move {
+                seen.send(request.clone()).await.expect("the test listens");
+                request
+            }
+        };
+        let body = |id: u64| Bytes::copy_from_slice(&id.to_be_bytes());
+        let envelope = |id| Envelope { id, body: body(id), error: String::new() };
+        let messages: Vec<_> = (0..BURST / 50)
+            .map(|message| Ok(Envelopes { envelopes: (message * 50..(message + 1) * 50).map(envelope).collect() }))
+            .collect();
+        let (answers, mut answered) = mpsc::channel(STREAM_MESSAGES);
+        // The stream stays open until all is answered.
+        let requests = futures::stream::iter(messages).chain(futures::stream::pending());
+        let serving = tokio::spawn(serve(handle, Box::pin(requests), answers));
+        let mut count = 0;
+        while count < BURST {
+            count += answered.recv().await.expect("answers").expect("no status").envelopes.len() as u64;
+        }
+        serving.abort();
+        for id in 0..BURST {
+            assert_eq!(order.recv().await, Some(body(id)));
+        }
     }
 
     #[test]
