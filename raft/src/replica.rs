@@ -83,6 +83,7 @@ impl<R: Runtime> Replica<R> {
     fn announce_restored(&self) {
         let index = index_of(self.applied.last.as_ref());
         self.parts.app.restored(StateReader::live(self.parts.state.clone()), index);
+        self.parts.state.advance(index);
         // Nobody listens before the group is open.
         let _ = self.parts.applied.lock().send(index);
     }
@@ -130,11 +131,12 @@ impl<R: Runtime> Replica<R> {
         let index = index_of(self.applied.last.as_ref());
         let mut batch = overlay.batch;
         self.applied.save(&mut batch, state.group, state.generation());
-        while let Err(error) = state.commit(&batch, index) {
+        while let Err(error) = state.commit(&batch) {
             self.wait_for_room(error).await?;
         }
         self.parts.disk_full.store(false, Ordering::Relaxed);
         self.parts.app.committed(index);
+        self.parts.state.advance(index);
         let _ = self.parts.applied.lock().send(index);
         for (responder, answer) in waiting {
             if let Some(responder) = responder {

@@ -169,15 +169,19 @@ impl GroupState {
         self.applied_index.load(Ordering::Acquire)
     }
 
-    /// Makes a batch of the live generation visible, and moves the applied index with it.
-    pub(crate) fn commit(&self, batch: &Batch, applied_index: u64) -> Result<(), EngineError> {
-        self.engine.write(batch, Durability::Buffered)?;
+    /// Makes a batch of the live generation visible. It counts as applied with [`advance`](Self::advance).
+    pub(crate) fn commit(&self, batch: &Batch) -> Result<(), EngineError> {
+        self.engine.write(batch, Durability::Buffered)
+    }
+
+    /// Lets readers that wait for `applied_index` go on. What is derived from the state must know of the change before:
+    /// a search that waits for an index expects to find what was stored there.
+    pub(crate) fn advance(&self, applied_index: u64) {
         self.applied_index.store(applied_index, Ordering::Release);
-        Ok(())
     }
 
     /// Makes `generation` the live one, durably, and drops every other. Waits for reads under way, so that none of them
-    /// sees the old generation while it goes.
+    /// sees the old generation while it goes. Its state counts as applied with [`advance`](Self::advance).
     pub(crate) fn install(&self, generation: u32) -> Result<Applied, EngineError> {
         let applied = Applied::load(self.engine.as_ref(), self.group, generation)?;
         let mut live = self.live.write();
@@ -189,7 +193,6 @@ impl GroupState {
         }
         self.engine.write(&batch, Durability::Synced)?;
         *live = generation;
-        self.applied_index.store(index_of(applied.last.as_ref()), Ordering::Release);
         Ok(applied)
     }
 

@@ -28,10 +28,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// the application; an error stops this replica of the group.
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError>;
 
-    /// Called after a batch of commands became visible to readers, the last of them at `applied_index`.
+    /// Called after a batch of commands became visible to readers, the last of them at `applied_index`, and before
+    /// readers that wait for that index go on: what is derived from the state is as new as the index says.
     fn committed(&self, applied_index: u64);
 
     /// Called when the whole state was replaced (a snapshot was installed) and once when the group is opened; readers
-    /// of `state` see the state as of `applied_index`. Derived state (indexes, caches) is made anew from it.
+    /// of `state` see the state as of `applied_index`, and those who wait for that index go on afterwards. Derived state
+    /// (indexes, caches) is made anew from it.
     fn restored(&self, state: StateReader, applied_index: u64);
 }

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ pub fn set(key: &str, value: &str) -> Bytes {
 pub struct Register {
     pub restored: AtomicUsize,
     pub committed: AtomicU64,
+    reader: Mutex<Option<StateReader>>,
 }
 
 impl StateMachine for Register {
@@ -46,10 +47,16 @@ impl StateMachine for Register {
     fn committed(&self, applied_index: u64) {
         let before = self.committed.swap(applied_index, Ordering::Relaxed);
         assert!(before < applied_index, "{before} then {applied_index}");
+        // Whoever waits for this index must not go on before the application has heard of it.
+        let reader = self.reader.lock().unwrap().clone().expect("restored comes first");
+        assert!(reader.applied_index() < applied_index);
+        assert_eq!(reader.view().unwrap().applied_index(), applied_index);
     }
 
     fn restored(&self, state: StateReader, applied_index: u64) {
-        assert_eq!(state.applied_index(), applied_index);
+        assert!(state.applied_index() <= applied_index);
+        assert_eq!(state.view().unwrap().applied_index(), applied_index);
+        *self.reader.lock().unwrap() = Some(state);
         self.committed.store(applied_index, Ordering::Relaxed);
         self.restored.fetch_add(1, Ordering::Relaxed);
     }
