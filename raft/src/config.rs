@@ -168,6 +168,9 @@ impl HostConfig {
             enable_pre_vote: Some(true),
             // A leader that was away longer than it knows must ask again: its state may be behind what it acknowledged.
             enable_leader_restore: Some(false),
+            // A follower whose damaged disk lost entries it had acknowledged is sent them again. The library's default
+            // is a panic of the leader: one bad disk would stop a healthy replica after the other.
+            allow_log_reversion: Some(true),
             backoff: "50ms 100ms 200ms ...500ms".into(),
             ..openraft::Config::default()
         }

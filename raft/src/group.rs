@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError,
@@ -395,8 +396,13 @@ impl<R: Runtime> Group<R> {
     /// This replica now.
     pub fn status(&self) -> GroupStatus {
         let metrics = self.raft().metrics();
-        let metrics = metrics.borrow_watched();
-        status_of(self.id(), &metrics, self.reader().applied_index())
+        let mut status = status_of(self.id(), &metrics.borrow_watched(), self.reader().applied_index());
+        // A task that ended by a panic leaves its last words standing, "leader" among them.
+        if !stopped(&status) && is_closed::<R>(metrics) {
+            status.role = Role::Stopped("its task has ended by a panic".into());
+            status.leader = None;
+        }
+        status
     }
 
     /// Follows this replica's status.
@@ -584,6 +590,18 @@ impl<R: Runtime> StatusWatch<R> {
             }
         });
         waited.await.ok().flatten()
+    }
+}
+
+/// Whether the task that fills these metrics is gone.
+fn is_closed<R: Runtime>(mut metrics: WatchReceiverOf<Types<R>, RaftMetrics<Types<R>>>) -> bool {
+    loop {
+        match metrics.changed().now_or_never() {
+            // A change that nobody has seen yet comes before the news of the end.
+            Some(Ok(())) => {}
+            Some(Err(_)) => return true,
+            None => return false,
+        }
     }
 }
 

@@ -104,10 +104,11 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
     let problem = |code, detail: String| Refusal::Problem(Problem::new(code, detail));
     match error {
         ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
-        ProposeError::Timeout(_) | ProposeError::Unknown { .. } => Refusal::Unknown(error.to_string()),
-        ProposeError::Stopped(_) | ProposeError::Overloaded | ProposeError::NoQuorum => {
-            Refusal::NotReady(error.to_string())
+        // A group that stops with a proposal under way may have replicated it before.
+        ProposeError::Timeout(_) | ProposeError::Unknown { .. } | ProposeError::Stopped(_) => {
+            Refusal::Unknown(error.to_string())
         }
+        ProposeError::Overloaded | ProposeError::NoQuorum => Refusal::NotReady(error.to_string()),
         ProposeError::RequestIdReused => {
             problem(Code::Conflict, "the idempotency key was used before for another request; use a new key".into())
         }
