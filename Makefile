@@ -64,8 +64,15 @@ test-mcp: build ## Talk to a cluster with the official Python MCP client
 	MIRA_BIN="$(call target_dir)/debug/mira" $(MCP_TEST)
 
 .PHONY: chaos
-chaos: build ## Kill real processes and scan real disks (minutes)
-	MIRA_BIN="$(call target_dir)/debug/mira" $(CARGO) test --locked --package mira-chaos-tests -- --test-threads 1
+chaos: build ## Break clusters of real processes for MINUTES (30), by SEED, and report in target/chaos
+	MIRA_BIN="$(call target_dir)/debug/mira" $(CARGO) run --locked --package mira-chaos-tests --bin chaos -- \
+	    --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
+
+.PHONY: chaos-containers
+chaos-containers: build ## The same on containers of the project's own image, MINUTES (5) long
+	$(CARGO) build --locked --package mira-chaos-tests --bin chaos
+	deploy/docker/chaos.sh "$(call target_dir)/debug/mira" "$(call target_dir)/debug/chaos" --out target/chaos-containers \
+	    --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 
 .PHONY: verify
 verify: deps ## Check format, lints, docs, licences and dependencies; changes nothing

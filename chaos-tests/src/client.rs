@@ -30,7 +30,68 @@ impl Failure {
     }
 }
 
+/// What one try without retries came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Attempt {
+    /// The answer.
+    Done(Value),
+    /// A problem that says that nothing was done, or no connection.
+    Refused(Failure),
+    /// A timeout, a connection lost on the way, or an internal error: it may have been done.
+    Unknown(Failure),
+}
+
+/// What travels with one try.
+#[derive(Debug, Clone, Default)]
+pub struct Try<'a> {
+    /// Which of the client's routers is asked.
+    pub router: usize,
+    /// How long the router may take.
+    pub timeout: Duration,
+    /// A consistency token to send back.
+    pub token: Option<&'a str>,
+}
+
+/// What a client waits for an answer beyond what it gave the router.
+const GRACE: Duration = Duration::from_secs(4);
+
 impl Client {
+    /// Tries once and says what is known of the outcome.
+    pub async fn attempt(&self, tool: &str, body: &Value, how: Try<'_>) -> Attempt {
+        let router = &self.routers[how.router % self.routers.len()];
+        let mut request = self
+            .http
+            .post(format!("{router}/mcp/{tool}"))
+            .bearer_auth(&self.token)
+            .timeout(how.timeout + GRACE)
+            .header("x-mira-timeout-ms", how.timeout.as_millis() as u64)
+            .json(body);
+        if let Some(token) = how.token {
+            request = request.header("x-mira-consistency-token", token);
+        }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Attempt::Refused(lost(error)),
+            Err(error) => return Attempt::Unknown(lost(error)),
+        };
+        let status = response.status().as_u16();
+        let body: Value = match response.json().await {
+            Ok(body) => body,
+            Err(error) => return Attempt::Unknown(lost(error)),
+        };
+        match status {
+            200..300 => Attempt::Done(body),
+            // The specification's promise: these did nothing.
+            400..500 | 503 => Attempt::Refused(Failure { status, problem: body }),
+            _ => Attempt::Unknown(Failure { status, problem: body }),
+        }
+    }
+
+    /// How many routers it knows.
+    pub fn routers(&self) -> usize {
+        self.routers.len()
+    }
+
     /// A client that asks the first router that answers.
     pub fn new(routers: Vec<String>, token: &str) -> Self {
         // Plain HTTP on loopback, but the client is built for TLS too. A second install in one process is refused: fine.

@@ -4,10 +4,12 @@
 //! clusters, and a restarted program comes back where it was. Dropping a cluster kills its processes.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,11 +17,18 @@ use mira_crypto::ClusterKey;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::client::Client;
+use crate::{
+    client::Client,
+    disk::SmallDisk,
+    network::{Network, Party},
+    process::{Process, Program},
+};
 
 const TOKEN: &str = "chaos-tests-token";
 /// Longest wait for a cluster to be ready on a machine that runs other tests beside.
 const READY: Duration = Duration::from_secs(90);
+/// Longest wait for a program that was asked to stop in order.
+const STOP: Duration = Duration::from_secs(20);
 
 /// The shape of a test cluster.
 #[derive(Debug, Clone, Copy)]
@@ -30,22 +39,32 @@ pub struct Shape {
     pub routers: u8,
     /// Shards; few, because tests share two cores.
     pub shards: u32,
+    /// Whether all connections to nodes go through [`Cluster::network`].
+    pub proxied: bool,
+    /// Whether the last node's data lies on a disk of its own that can be filled, if one can be mounted here.
+    pub small_disk: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { nodes: 3, routers: 1, shards: 4 }
+        Shape { nodes: 3, routers: 1, shards: 4, proxied: false, small_disk: false }
     }
 }
 
 /// A cluster of processes.
 pub struct Cluster {
-    folder: TempDir,
-    program: PathBuf,
-    network: (u8, u8),
+    nodes: Vec<Option<Process>>,
+    routers: Vec<Option<Process>>,
+    /// The wires between them, when the shape says so.
+    pub network: Network,
+    small_disk: Option<SmallDisk>,
+    /// Why there is no small disk, although one was wanted.
+    pub no_small_disk: Option<String>,
+    program: Program,
+    subnet: (u8, u8),
     shape: Shape,
-    nodes: Vec<Option<Child>>,
-    routers: Vec<Option<Child>>,
+    // Declared last, and so removed when no process writes into it any more.
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -60,25 +79,59 @@ impl Cluster {
         write_secret(&folder.path().join("cluster-key"), &key.to_text());
         write_secret(&folder.path().join("tokens"), TOKEN);
         let mut cluster = Cluster {
-            folder,
-            program: program(),
-            network: (rand::random_range(1..=254), rand::random_range(1..=254)),
-            shape,
             nodes: Vec::new(),
             routers: Vec::new(),
+            network: Network::default(),
+            small_disk: None,
+            no_small_disk: None,
+            program: Program::under_test(),
+            subnet: (rand::random_range(1..=254), rand::random_range(1..=254)),
+            shape,
+            folder,
         };
+        if shape.small_disk {
+            match SmallDisk::mount(&cluster.data(shape.nodes - 1)) {
+                Ok(disk) => cluster.small_disk = Some(disk),
+                Err(why) => cluster.no_small_disk = Some(why),
+            }
+        }
         for at in 0..shape.nodes {
-            let node = cluster.spawn_node(at);
-            cluster.nodes.push(Some(node));
+            cluster.nodes.push(None);
+            cluster.restart_node(at);
         }
         for at in 0..shape.routers {
-            let router = cluster.spawn_router(at);
-            cluster.routers.push(Some(router));
+            cluster.routers.push(None);
+            cluster.restart_router(at);
         }
         for at in 0..shape.routers {
             cluster.wait_ready(at).await;
         }
         cluster
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Where a node keeps its data.
+    pub fn data(&self, node: u8) -> PathBuf {
+        self.folder.path().join(format!("node-{node}"))
+    }
+
+    /// The last node's disk, if it has one of its own.
+    pub fn small_disk(&self) -> Option<&SmallDisk> {
+        self.small_disk.as_ref()
+    }
+
+    /// A node's process, while it is meant to run.
+    pub fn node(&mut self, at: u8) -> Option<&mut Process> {
+        self.nodes[at as usize].as_mut()
+    }
+
+    /// A router's process, while it is meant to run.
+    pub fn router(&mut self, at: u8) -> Option<&mut Process> {
+        self.routers[at as usize].as_mut()
     }
 
     /// The folder with the data and logs of all processes.
@@ -108,7 +161,7 @@ impl Cluster {
 
     /// The node that others know under this address, if it is one of this cluster's.
     pub fn node_at(&self, address: &str) -> Option<u8> {
-        (0..self.shape.nodes).find(|&at| self.node_address(at) == address)
+        (0..self.shape.nodes).find(|&at| self.advertised(at) == address)
     }
 
     /// The bearer token.
@@ -117,27 +170,68 @@ impl Cluster {
     }
 
     /// Kills a node as a power cut would: no goodbye.
-    pub fn kill_node(&mut self, at: u8) {
-        kill(self.nodes[at as usize].take());
+    pub async fn kill_node(&mut self, at: u8) {
+        self.nodes[at as usize] = None;
+        self.network.close_door(at).await;
     }
 
     /// Starts a node again, with the data it has.
     pub fn restart_node(&mut self, at: u8) {
         assert!(self.nodes[at as usize].is_none(), "node {at} is running");
-        self.nodes[at as usize] = Some(self.spawn_node(at));
+        if self.shape.proxied {
+            let (proxy, node) = (parse(&self.advertised(at)), parse(&self.node_address(at)));
+            self.network.open_door(at, proxy, node);
+        }
+        let process = self.spawn_node(at);
+        self.network.register(Party::Node(at), process.id());
+        self.nodes[at as usize] = Some(process);
     }
 
     /// Stops a node in order (SIGTERM) and waits for its end.
-    pub fn stop_node(&mut self, at: u8) {
-        let mut node = self.nodes[at as usize].take().expect("the node runs");
-        signal(&node, "TERM");
-        let status = node.wait().expect("the node ends");
-        assert!(status.success(), "node {at} ended with {status}");
+    pub async fn stop_node(&mut self, at: u8) {
+        if let Err(why) = self.try_stop_node(at).await {
+            panic!("{why}; {}", self.logs());
+        }
+    }
+
+    /// As [`stop_node`](Self::stop_node), and says what went wrong; the node is down either way.
+    pub async fn try_stop_node(&mut self, at: u8) -> Result<(), String> {
+        let node = self.nodes[at as usize].take().expect("the node runs");
+        let ended = node.stop(STOP).await;
+        self.network.close_door(at).await;
+        match ended {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(format!("node {at}, asked to stop, ended with {status}")),
+            None => Err(format!("node {at}, asked to stop, still ran after {STOP:?}")),
+        }
     }
 
     /// Kills a router.
     pub fn kill_router(&mut self, at: u8) {
-        kill(self.routers[at as usize].take());
+        self.routers[at as usize] = None;
+    }
+
+    /// Starts a router again.
+    pub fn restart_router(&mut self, at: u8) {
+        assert!(self.routers[at as usize].is_none(), "router {at} is running");
+        let process = self.spawn_router(at);
+        self.network.register(Party::Router(at), process.id());
+        self.routers[at as usize] = Some(process);
+    }
+
+    /// Which node leads which shard, as far as anybody says.
+    pub async fn leaders(&self) -> BTreeMap<u32, u8> {
+        let mut client = self.client_of_all();
+        client.patience = Duration::ZERO;
+        let status = client.call("status", &serde_json::json!({ "detailed": true })).await.unwrap_or_default();
+        let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
+        let nodes = list("nodes");
+        let at = |id: &Value| {
+            let node = nodes.iter().find(|node| node["id"] == *id)?;
+            self.node_at(node["address"].as_str()?)
+        };
+        let leader = |group: Value| Some((u32::try_from(group["shard"].as_u64()?).ok()?, at(&group["leader"])?));
+        list("groups").into_iter().filter_map(leader).collect()
     }
 
     /// Waits until a router says that it is ready: a map, and a leader for every shard.
@@ -149,15 +243,21 @@ impl Cluster {
 
     /// Waits until the detailed status satisfies a condition, and returns that status.
     pub async fn wait_status(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        match self.status_when(READY, condition).await {
+            Ok(status) => status,
+            Err(last) => panic!("not in time: {what}; last status {last}; {}", self.logs()),
+        }
+    }
+
+    /// Waits for such a status as long as `patience` says; else returns the last answer.
+    pub async fn status_when(&self, patience: Duration, condition: impl Fn(&Value) -> bool) -> Result<Value, String> {
         let client = self.client_of_all();
         let started = Instant::now();
         loop {
             let status = client.call("status", &serde_json::json!({ "detailed": true })).await;
             match status {
-                Ok(status) if condition(&status) => return status,
-                last if started.elapsed() > READY => {
-                    panic!("not in time: {what}; last status {last:?}; {}", self.logs())
-                }
+                Ok(status) if condition(&status) => return Ok(status),
+                last if started.elapsed() > patience => return Err(format!("{last:?}")),
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -177,67 +277,80 @@ impl Cluster {
         reqwest::get(url).await.expect("metrics").text().await.expect("metrics are text")
     }
 
+    /// The last lines of a program's log.
+    pub fn log_of(&self, party: Party, lines: usize) -> String {
+        let name = match party {
+            Party::Node(at) => format!("node-{at}.log"),
+            Party::Router(at) => format!("router-{at}.log"),
+        };
+        tail(&self.folder.path().join(name), lines)
+    }
+
     /// The ends of all logs, for a failing test's message.
     pub fn logs(&self) -> String {
         let mut text = String::new();
         for entry in fs::read_dir(self.folder.path()).expect("the folder").flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "log") {
-                let log = fs::read_to_string(entry.path()).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                let tail = lines[lines.len().saturating_sub(15)..].join("\n");
-                text += &format!("\n== {}\n{tail}", entry.file_name().display());
+                text += &format!("\n== {}\n{}", entry.file_name().display(), tail(&entry.path(), 15));
             }
         }
         text
     }
 
     fn address(&self, host: u8) -> String {
-        format!("127.{}.{}.{host}", self.network.0, self.network.1)
+        format!("127.{}.{}.{host}", self.subnet.0, self.subnet.1)
     }
 
     fn node_address(&self, at: u8) -> String {
         format!("{}:7892", self.address(1 + at))
     }
 
-    fn spawn_node(&self, at: u8) -> Child {
-        let mut command = self.command("node", at);
+    /// The address under which others reach a node.
+    fn advertised(&self, at: u8) -> String {
+        if self.shape.proxied { format!("{}:7892", self.address(50 + at)) } else { self.node_address(at) }
+    }
+
+    fn spawn_node(&self, at: u8) -> Process {
+        let (mut command, container) = self.command("node", at);
         command
             .arg("--data")
-            .arg(self.folder.path().join(format!("node-{at}")))
+            .arg(self.data(at))
             .arg("--cluster-key-file")
             .arg(self.folder.path().join("cluster-key"))
             .args(["--listen", &self.node_address(at)])
+            .args(["--advertise", &self.advertised(at)])
             .args(["--http", &format!("{}:7893", self.address(1 + at))])
             .args(["--shards", &self.shape.shards.to_string()])
             .args(["--replication", &self.shape.nodes.min(3).to_string()])
             .args(["--expect", &self.shape.nodes.to_string()]);
         match at {
             0 => command.arg("--bootstrap"),
-            _ => command.args(["--join", &self.node_address(0)]),
+            _ => command.args(["--join", &self.advertised(0)]),
         };
-        command.spawn().expect("a node starts")
+        Process::spawn(&mut command, container)
     }
 
-    fn spawn_router(&self, at: u8) -> Child {
-        let nodes: Vec<String> = (0..self.shape.nodes).map(|node| self.node_address(node)).collect();
-        let mut command = self.command("router", at);
+    fn spawn_router(&self, at: u8) -> Process {
+        let nodes: Vec<String> = (0..self.shape.nodes).map(|node| self.advertised(node)).collect();
+        let (mut command, container) = self.command("router", at);
         command
             .args(["--nodes", &nodes.join(",")])
             .args(["--http", &format!("{}:7890", self.address(100 + at))])
             .args(["--grpc", &self.router_grpc(at)])
             .arg("--token-file")
             .arg(self.folder.path().join("tokens"));
-        command.spawn().expect("a router starts")
+        Process::spawn(&mut command, container)
     }
 
     /// `mira ROLE` with its log in the folder.
-    fn command(&self, role: &str, at: u8) -> Command {
+    fn command(&self, role: &str, at: u8) -> (Command, Option<String>) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.folder.path().join(format!("{role}-{at}.log")))
             .expect("a log file");
-        let mut command = Command::new(&self.program);
+        let name = format!("mira-chaos-{}-{}-{role}-{at}", self.subnet.0, self.subnet.1);
+        let (mut command, container) = self.program.command(&name, self.folder.path());
         command
             .arg(role)
             .env("RUST_LOG", "info")
@@ -245,43 +358,21 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file"))
             .stderr(log);
-        command
+        (command, container)
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for process in self.nodes.drain(..).chain(self.routers.drain(..)) {
-            kill(process);
-        }
-    }
+fn tail(path: &Path, lines: usize) -> String {
+    let log = fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<&str> = log.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// The program under test: `MIRA_BIN`, or the one built beside the tests.
-fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("MIRA_BIN") {
-        return path.into();
-    }
-    let tests = std::env::current_exe().expect("this test's path");
-    let path = tests.parent().and_then(Path::parent).expect("a target folder").join("mira");
-    assert!(path.exists(), "{} is missing: build it first (make build)", path.display());
-    path
+fn parse(address: &str) -> SocketAddr {
+    address.parse().expect("an address")
 }
 
 fn write_secret(path: &Path, text: &str) {
     fs::write(path, text).expect("a secret is written");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("a secret is closed");
-}
-
-fn kill(process: Option<Child>) {
-    if let Some(mut process) = process {
-        // It may have ended by itself; waiting reaps it either way.
-        let _ = process.kill();
-        let _ = process.wait();
-    }
-}
-
-fn signal(process: &Child, name: &str) {
-    let status = Command::new("kill").arg(format!("-{name}")).arg(process.id().to_string()).status();
-    assert!(status.is_ok_and(|status| status.success()), "signal {name} could not be sent");
 }

@@ -67,7 +67,7 @@ async fn killing_any_node_during_an_import_loses_and_doubles_nothing() {
         });
         // In the middle: some frames are stored, many are not.
         cluster.wait_status("an import under way", |status| status["frames"].as_u64() > Some(start as u64 + 50)).await;
-        cluster.kill_node(victim);
+        cluster.kill_node(victim).await;
         ids.extend(importing.await.expect("the import ends without an error"));
         cluster.restart_node(victim);
         cluster.wait_status("all nodes back", |status| status["state"] == "ok").await;
@@ -84,7 +84,7 @@ async fn killing_all_nodes_at_once_keeps_every_acknowledged_frame() {
     let question = json!({ "vector": vector(42), "k": 5 });
     let before = client.call("search", &question).await.expect("a search");
     for node in 0..3 {
-        cluster.kill_node(node);
+        cluster.kill_node(node).await;
     }
     for node in 0..3 {
         cluster.restart_node(node);
@@ -116,7 +116,7 @@ async fn a_node_away_for_ten_thousand_writes_catches_up_by_snapshot() {
     let client = cluster.client(0);
     vectors_collection(&client, 1).await;
     import(&client, 0..10).await;
-    cluster.kill_node(2);
+    cluster.kill_node(2).await;
     // One proposal for each frame, so that the log grows by more entries than it keeps.
     let mut stored = 10;
     let writers = (0..32).map(|writer| {
@@ -154,8 +154,8 @@ async fn a_minority_refuses_writes_and_linearizable_reads() {
     let mut client = cluster.client(0);
     vectors_collection(&client, 4).await;
     let ids = import(&client, 0..40).await;
-    cluster.kill_node(1);
-    cluster.kill_node(2);
+    cluster.kill_node(1).await;
+    cluster.kill_node(2).await;
     client.patience = std::time::Duration::ZERO;
     let impatient = |body: Value| {
         let client = client.clone();
@@ -190,7 +190,7 @@ async fn a_node_that_is_asked_to_stop_hands_over_and_comes_back() {
         async move { import(&client, 0..400).await }
     });
     for node in 0..3 {
-        cluster.stop_node(node);
+        cluster.stop_node(node).await;
         cluster.restart_node(node);
         cluster.wait_status("the node is back", |status| status["state"] == "ok").await;
     }

@@ -66,7 +66,7 @@ async fn no_byte_on_disk_betrays_what_was_stored() {
     let status = client.call("status", &json!({})).await.expect("a status");
     assert!(status["frames"].as_u64().unwrap() > 2_000);
     for node in 0..3 {
-        cluster.stop_node(node);
+        cluster.stop_node(node).await;
     }
     cluster.kill_router(0);
 

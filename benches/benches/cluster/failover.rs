@@ -79,7 +79,7 @@ async fn kill_leaders(bench: &Bench, cluster: &mut Cluster) -> Result<Vec<Instan
         let victim = leader_of(&status, shard).and_then(|address| cluster.node_at(&address));
         let victim = victim.ok_or_else(|| BenchError::Wrong(format!("shard {shard} has no leader to kill")))?;
         kills.push(Instant::now());
-        cluster.kill_node(victim);
+        cluster.kill_node(victim).await;
         sleep(aftermath).await;
         cluster.restart_node(victim);
         wait_until_whole(caller).await?;
