@@ -60,9 +60,9 @@ impl Identity {
     /// Reads the identity of a data folder, or makes one with `new_id` in a folder that has none.
     pub fn load_or_create(folder: &Path, new_id: impl FnOnce() -> NodeId) -> Result<Self, IdentityError> {
         let path = folder.join(FILE);
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let identity: Identity = serde_json::from_str(&text)
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let identity: Identity = serde_json::from_slice(&bytes)
                     .map_err(|error| IdentityError::Damaged { path: path.clone(), why: error.to_string() })?;
                 if identity.format != FORMAT {
                     return Err(IdentityError::UnknownVersion { path, found: identity.format });
@@ -130,11 +130,13 @@ mod tests {
     fn a_damaged_or_newer_file_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        for (text, newer) in [("{\"format\": 1", false), (r#"{"format":9,"node_id":1,"cluster_id":""}"#, true)] {
-            fs::write(&path, text).unwrap();
+        let files: [(&[u8], bool); 3] =
+            [(br#"{"format": 1"#, false), (b"\xff{}", false), (br#"{"format":9,"node_id":1,"cluster_id":""}"#, true)];
+        for (bytes, newer) in files {
+            fs::write(&path, bytes).unwrap();
             let error = Identity::load_or_create(folder.path(), || 1).unwrap_err();
             assert_eq!(matches!(error, IdentityError::UnknownVersion { .. }), newer, "{error}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::read(&path).unwrap(), bytes);
         }
     }
 }
