@@ -133,6 +133,8 @@ pub struct Node {
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
     /// Shards of which there is data here, open or not.
     present: Mutex<BTreeSet<ShardId>>,
+    /// Shards that could not be opened, and why.
+    unopened: Mutex<BTreeMap<ShardId, String>>,
     preferred_at: Mutex<BTreeMap<ShardId, Instant>>,
     leaving: AtomicBool,
     started: Instant,
@@ -185,6 +187,7 @@ impl Node {
             index_threads: IndexThreads::start(config.index_threads.max(1)).map_err(StartError::Thread)?,
             shards: RwLock::default(),
             present: Mutex::new(present),
+            unopened: Mutex::default(),
             preferred_at: Mutex::default(),
             leaving: AtomicBool::new(false),
             started: Instant::now(),
@@ -329,10 +332,25 @@ impl Node {
         let index = ShardIndex::new(id, self.shared.keyring.clone(), cluster, self.index_threads.clone());
         let machine = Arc::new(ShardMachine::new(Arc::new(index.clone())));
         self.present.lock().insert(id);
-        let group = self.host.open_group(id + 1, machine).await?;
+        let opened = self.host.open_group(id + 1, machine).await;
+        self.note_opening(id, opened.as_ref().err());
+        let group = opened?;
         let shard = Arc::new(Shard::new(id, group, index, self.shared.clone()));
         self.shards.write().insert(id, shard);
         Ok(())
+    }
+
+    /// Says that a shard cannot be opened, once for each reason: it is tried again every half second.
+    fn note_opening(&self, shard: ShardId, error: Option<&HostError>) {
+        let mut unopened = self.unopened.lock();
+        match error.map(ToString::to_string) {
+            None => drop(unopened.remove(&shard)),
+            Some(error) if unopened.get(&shard) == Some(&error) => {}
+            Some(error) => {
+                tracing::error!(shard, error, "shard cannot be opened, this replica is out of service");
+                unopened.insert(shard, error);
+            }
+        }
     }
 
     /// Closes a shard and removes all this node has of it.
