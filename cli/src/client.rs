@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
+    VerifyRequest,
 };
 use mira_proto::{Code, Problem};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -119,6 +120,11 @@ impl Client {
     /// Stops moves of replicas for now, or lets them go on.
     pub async fn set_moves(&self, setting: &MovesSetting) -> Result<MovesSetting, CliError> {
         self.write(Method::POST, &["admin", "moves"], Some(setting)).await
+    }
+
+    /// Compares what the replicas of shards hold.
+    pub async fn verify(&self, request: &VerifyRequest) -> Result<VerifyReply, CliError> {
+        self.read(Method::POST, &["admin", "shards", "verify"], Some(request)).await
     }
 
     async fn write<Q: Serialize, A: DeserializeOwned>(

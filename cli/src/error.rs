@@ -50,6 +50,14 @@ pub enum CliError {
         /// What is wrong with it, and what to do.
         detail: String,
     },
+    /// A verification found replicas that do not hold the same, or could not ask all of them.
+    #[error("{unsound} of {seen} shards are not sound")]
+    Unsound {
+        /// How many.
+        unsound: usize,
+        /// Of how many.
+        seen: usize,
+    },
     /// An import went through, but not with every record.
     #[error("{refused} of {seen} records were refused; each is named above")]
     Refused {

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
 use mira_proto::model::{
-    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchReply, ShardStatus, StatusReply,
+    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchReply, ShardStatus, ShardVerification, StatusReply,
 };
 use serde::Serialize;
 
@@ -186,6 +186,27 @@ pub fn moves(moves: &[ReplicaMove]) -> String {
     for found in moves {
         let from = found.from.as_deref().unwrap_or("-");
         table.add_row([&found.shard.to_string(), from, &found.to, &found.step]);
+    }
+    finish(&table)
+}
+
+/// One row for each replica that was verified.
+pub fn verifications(shards: &[ShardVerification]) -> String {
+    let mut table = table(&["SHARD", "STATE", "NODE", "REPLICA", "INDEX", "RECORDS", "DIGEST", ""], &[0, 4, 5]);
+    for shard in shards {
+        for replica in &shard.replicas {
+            let note = if replica.mending { "being made anew" } else { &replica.error };
+            table.add_row([
+                &shard.shard.to_string(),
+                &shard.state,
+                &replica.node,
+                &replica.state,
+                &replica.index.to_string(),
+                &replica.records.to_string(),
+                replica.digest.get(..16).unwrap_or("-"),
+                note,
+            ]);
+        }
     }
     finish(&table)
 }

@@ -14,7 +14,7 @@ use std::{
 use mira_crypto::{CryptoError, os_rng};
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
-    ChangeError, Group, GroupId, HostConfig, HostError, Others, RaftHost, Role, SystemClock,
+    ChangeError, EngineError, Group, GroupId, HostConfig, HostError, Others, RaftHost, Role, SystemClock,
     engine::{EngineOptions, RocksEngine, Role as EngineRole},
     transport::grpc::{GrpcOptions, GrpcTransport},
 };
@@ -135,6 +135,8 @@ pub struct Node {
     present: Mutex<BTreeSet<ShardId>>,
     /// Shards that could not be opened, and why.
     unopened: Mutex<BTreeMap<ShardId, String>>,
+    /// Those of them whose data is damaged.
+    damaged: Mutex<BTreeSet<ShardId>>,
     preferred_at: Mutex<BTreeMap<ShardId, Instant>>,
     leaving: AtomicBool,
     started: Instant,
@@ -188,6 +190,7 @@ impl Node {
             shards: RwLock::default(),
             present: Mutex::new(present),
             unopened: Mutex::default(),
+            damaged: Mutex::default(),
             preferred_at: Mutex::default(),
             leaving: AtomicBool::new(false),
             started: Instant::now(),
@@ -331,17 +334,20 @@ impl Node {
         let cluster = self.shared.cluster.clone();
         let index = ShardIndex::new(id, self.shared.keyring.clone(), cluster, self.index_threads.clone());
         let machine = Arc::new(ShardMachine::new(Arc::new(index.clone())));
+        let verifier = machine.verifier().clone();
         self.present.lock().insert(id);
         let opened = self.host.open_group(id + 1, machine).await;
         self.note_opening(id, opened.as_ref().err());
-        let group = opened?;
-        let shard = Arc::new(Shard::new(id, group, index, self.shared.clone()));
+        let shard = Arc::new(Shard::new(id, opened?, index, verifier, self.shared.clone()));
         self.shards.write().insert(id, shard);
         Ok(())
     }
 
     /// Says that a shard cannot be opened, once for each reason: it is tried again every half second.
     fn note_opening(&self, shard: ShardId, error: Option<&HostError>) {
+        if let Some(HostError::Engine(EngineError::Damaged(_))) = error {
+            self.damaged.lock().insert(shard);
+        }
         let mut unopened = self.unopened.lock();
         match error.map(ToString::to_string) {
             None => drop(unopened.remove(&shard)),
@@ -353,11 +359,21 @@ impl Node {
         }
     }
 
+    /// Shards whose replica here cannot be opened or read, or has stopped.
+    pub fn damaged_shards(&self) -> BTreeSet<ShardId> {
+        let mut damaged = self.damaged.lock().clone();
+        let unsound =
+            |shard: &Shard| shard.verifier().damaged() || matches!(shard.group().status().role, Role::Stopped(_));
+        damaged.extend(self.shards().into_iter().filter(|(_, shard)| unsound(shard)).map(|(id, _)| id));
+        damaged
+    }
+
     /// Closes a shard and removes all this node has of it.
     async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
         self.shards.write().remove(&id);
         self.host.destroy_group(id + 1).await.map_err(|error| error.to_string())?;
         self.present.lock().remove(&id);
+        self.damaged.lock().remove(&id);
         tracing::info!(shard = id, "replica removed");
         Ok(())
     }
@@ -413,12 +429,14 @@ impl Node {
         let shards = self.shards().into_iter().map(|(id, shard)| (id, shard.group().status())).collect();
         let leftovers = self.leftovers(&cluster);
         let present = self.present.lock().clone();
+        let damaged = self.damaged_shards();
         let situation = Situation {
             me: self.id(),
             cluster: &cluster,
             meta: &meta,
             shards: &shards,
             present: &present,
+            damaged: &damaged,
             leftovers: &leftovers,
         };
         for action in reconcile::plan(&situation) {

@@ -64,6 +64,8 @@ pub struct Situation<'a> {
     pub shards: &'a BTreeMap<ShardId, GroupStatus>,
     /// The shards of which this node has data, open or not.
     pub present: &'a BTreeSet<ShardId>,
+    /// The shards whose replica here cannot be opened or read, or has stopped.
+    pub damaged: &'a BTreeSet<ShardId>,
     /// Dropped collections that still have frames in shards that this node leads.
     pub leftovers: &'a [(ShardId, CollectionId)],
 }
@@ -100,8 +102,11 @@ fn plan_removals(situation: &Situation<'_>) -> Vec<Action> {
 
 fn plan_shard(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
     let (cluster, me) = (situation.cluster, situation.me);
-    let Some(status) = situation.shards.get(&shard) else { return Some(Action::OpenShard(shard)) };
     let replicas = cluster.replicas(shard);
+    if situation.damaged.contains(&shard) && replicas.len() > 1 {
+        return mend(situation, shard);
+    }
+    let Some(status) = situation.shards.get(&shard) else { return Some(Action::OpenShard(shard)) };
     let unborn = status.voters.is_empty() && status.last_log_index == 0 && status.term == 0;
     // A replica that was cleared is empty too, but its group is alive elsewhere: only a shard that never moved is born.
     if unborn && replicas.first() == Some(&me) && !cluster.moves.contains_key(&shard) {
@@ -121,6 +126,18 @@ fn plan_shard(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
     let &preferred = replicas.first()?;
     let movable = preferred != me && status.voters.contains(&preferred) && caught_up(status, preferred);
     movable.then_some(Action::Prefer(shard, preferred))
+}
+
+/// A replica that is damaged leaves its group and is made anew from the others; first it gives leadership away. The
+/// only replica of a shard has nothing to be made from, and serves what it can.
+fn mend(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
+    let me = situation.me;
+    if let Some(status) = situation.shards.get(&shard).filter(|status| status.is_leader()) {
+        let heir = status.voters.iter().find(|&&node| node != me && caught_up(status, node))?;
+        return Some(Action::HandTo(Group::Shard(shard), *heir));
+    }
+    let start = MetaCommand::StartMove { shard, from: Some(me), to: me };
+    (!situation.cluster.moves.contains_key(&shard)).then_some(Action::Propose(start))
 }
 
 /// How a group comes to the members it should have.
@@ -265,7 +282,9 @@ mod tests {
     fn plan_for(cluster: &ClusterState, meta: &GroupStatus, shards: &[(ShardId, GroupStatus)]) -> Vec<Action> {
         let shards: BTreeMap<ShardId, GroupStatus> = shards.iter().cloned().collect();
         let present = shards.keys().copied().collect();
-        plan(&Situation { me: 1, cluster, meta, shards: &shards, present: &present, leftovers: &[] })
+        let stopped = |status: &GroupStatus| matches!(status.role, Role::Stopped(_));
+        let damaged = shards.iter().filter(|(_, status)| stopped(status)).map(|(&shard, _)| shard).collect();
+        plan(&Situation { me: 1, cluster, meta, shards: &shards, present: &present, damaged: &damaged, leftovers: &[] })
     }
 
     #[test]
@@ -313,7 +332,16 @@ mod tests {
         let meta = GroupStatus { role: Role::Follower, ..status.clone() };
         let shards = [(0, status)].into();
         let present = [0].into();
-        plan(&Situation { me, cluster: &cluster, meta: &meta, shards: &shards, present: &present, leftovers: &[] })
+        let damaged = BTreeSet::new();
+        plan(&Situation {
+            me,
+            cluster: &cluster,
+            meta: &meta,
+            shards: &shards,
+            present: &present,
+            damaged: &damaged,
+            leftovers: &[],
+        })
     }
 
     #[test]
@@ -357,6 +385,17 @@ mod tests {
         assert_eq!(moving(at(MoveStep::Leaving), stopped.clone(), 3), [], "it waits until it is out");
         assert_eq!(moving(at(MoveStep::Clearing), stopped, 3), [Action::ClearShard(0)]);
         assert_eq!(moving(at(MoveStep::Joining), lead(&[1, 2], &[]), 1), [Action::AddLearner(S, 3)]);
+    }
+
+    #[test]
+    fn a_stopped_replica_asks_to_be_made_anew_unless_it_is_the_only_one() {
+        let follows = status(Role::Follower, &[2], &[], &[]);
+        let stopped = status(Role::Stopped("damaged".into()), &[1, 2, 3], &[], &[]);
+        let three = cluster(&[1, 2, 3], vec![vec![1, 2, 3]]);
+        let start = MetaCommand::StartMove { shard: 0, from: Some(1), to: 1 };
+        assert_eq!(plan_for(&three, &follows, &[(0, stopped.clone())]), [Action::Propose(start)]);
+        let alone = cluster(&[1], vec![vec![1]]);
+        assert_eq!(plan_for(&alone, &follows, &[(0, stopped)]), []);
     }
 
     #[test]

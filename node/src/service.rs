@@ -392,6 +392,29 @@ impl node_server::Node for NodeService {
         Ok(Response::new(node_v1::PauseMovesReply { epoch: self.0.cluster().header.epoch }))
     }
 
+    async fn verify_shard(&self, request: Request<node_v1::VerifyShardRequest>) -> Answer<node_v1::VerifyShardReply> {
+        let node_v1::VerifyShardRequest { shard, nonce, begin } = request.into_inner();
+        let shard = self.0.shard(shard)?;
+        if begin {
+            shard.verify(nonce).await?;
+        }
+        Ok(Response::new(shard.verifier().report(nonce)))
+    }
+
+    async fn mend_replica(&self, request: Request<node_v1::MendReplicaRequest>) -> Answer<node_v1::MendReplicaReply> {
+        self.meta_leader()?;
+        let node_v1::MendReplicaRequest { shard, node } = request.into_inner();
+        let command = MetaCommand::StartMove { shard, from: Some(node), to: node };
+        let refused = match self.0.propose_meta(&command).await? {
+            MetaAnswer::Done => {
+                return Ok(Response::new(node_v1::MendReplicaReply { epoch: self.0.cluster().header.epoch }));
+            }
+            MetaAnswer::Exists => format!("a replica of shard {shard} is moving already: wait until it is done"),
+            _ => format!("node {node:016x} has no replica of shard {shard}"),
+        };
+        Err(Refusal::from(Problem::new(Code::Conflict, refused)).into())
+    }
+
     async fn propose_meta(&self, request: Request<node_v1::ProposeMetaRequest>) -> Answer<node_v1::ProposeMetaReply> {
         self.meta_leader()?;
         let answer = self.0.propose_sealed(request.into_inner().sealed).await?;

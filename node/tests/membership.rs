@@ -219,6 +219,26 @@ impl Cluster {
         }
     }
 
+    /// What each replica of a shard holds as of one command.
+    async fn digests(&self, shard: u32) -> BTreeMap<NodeId, node_v1::VerifyShardReply> {
+        let nonce = rand::random();
+        let begin = node_v1::VerifyShardRequest { shard, nonce, begin: true };
+        self.ask("a verification", |mut client| async move { client.verify_shard(begin).await }).await;
+        let started = Instant::now();
+        loop {
+            let mut found = BTreeMap::new();
+            for (&at, node) in &self.nodes {
+                let open = node.node().shard(shard).expect("a replica");
+                found.insert(self.id(at), open.verifier().report(nonce));
+            }
+            if found.values().all(|reply| reply.state == "done") {
+                return found;
+            }
+            assert!(started.elapsed() < PATIENCE, "not verified: {found:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Stops every node.
     async fn stop(mut self) {
         let nodes = std::mem::take(&mut self.nodes);
@@ -376,6 +396,29 @@ async fn a_node_that_lost_its_log_never_votes_again_under_its_id() {
     let replace = node_v1::ChangeNodeRequest { by: new, ..request(Action::Replace, lost) };
     cluster.change(replace).await.expect("it takes its old place");
     cluster.settled_on(&[0, 1, 2]).await;
+    cluster.assert_all_there().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_compared_and_one_that_is_made_anew_holds_the_same_again() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.store_some().await;
+    let (sick, shard) = (cluster.id(1), 2);
+    let before = cluster.digests(shard).await;
+    assert_eq!(before.len(), 3);
+    assert!(before.values().all(|reply| reply.digest == before[&sick].digest && reply.index == before[&sick].index));
+    let mend = node_v1::MendReplicaRequest { shard, node: sick };
+    let epoch = cluster
+        .ask("a repair", |mut client| async move { client.mend_replica(mend).await.map(tonic::Response::into_inner) })
+        .await
+        .epoch;
+    let map = cluster.wait("it was made anew", |map| map.epoch > epoch && map.moves.is_empty()).await;
+    assert!(map.shards[shard as usize].replicas.contains(&sick));
+    cluster.settled_on(&[0, 1, 2]).await;
+    cluster.store_some().await;
+    let after = cluster.digests(shard).await;
+    assert!(after.values().all(|reply| reply.digest == after[&sick].digest && reply.pairs > before[&sick].pairs));
     cluster.assert_all_there().await;
     cluster.stop().await;
 }

@@ -76,6 +76,8 @@ pub struct Limits {
     pub log_kept: u64,
     /// Bytes of one chunk of a snapshot.
     pub chunk_bytes: usize,
+    /// Bytes per second of one snapshot on its way, so that bringing a replica up disturbs others little.
+    pub snapshot_bytes_per_second: u64,
     /// Longest payload of a proposal.
     pub payload_bytes: usize,
     /// Proposals under way at once; more are refused.
@@ -92,6 +94,7 @@ impl Default for Limits {
             snapshot_every: 5_000,
             log_kept: 1_000,
             chunk_bytes: 1 << 20,
+            snapshot_bytes_per_second: 64 << 20,
             payload_bytes: 8 << 20,
             in_flight: 4_096,
             requests: RequestWindow::default(),

@@ -145,6 +145,7 @@ impl<R: Runtime> RaftHost<R> {
             group: id,
             keeper,
             chunk_bytes: self.config.limits.chunk_bytes,
+            snapshot_bytes_per_second: self.config.limits.snapshot_bytes_per_second.max(1),
             append_timeout: self.config.timing.append,
         });
         let raft = openraft::Raft::new(self.config.node_id, self.library.clone(), links, log, replica)

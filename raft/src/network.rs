@@ -42,6 +42,7 @@ pub(crate) struct Wires {
     pub group: GroupId,
     pub keeper: Arc<SnapshotKeeper>,
     pub chunk_bytes: usize,
+    pub snapshot_bytes_per_second: u64,
     /// Least time given to a request with entries: it waits for a sync there.
     pub append_timeout: Duration,
 }

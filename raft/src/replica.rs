@@ -210,7 +210,9 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
             let (entry, responder) = next?;
             let answer = self.apply_entry(&entry, &mut overlay).map_err(io_error)?;
             waiting.push((responder, answer));
-            if overlay.bytes >= BATCH_BYTES || waiting.len() >= BATCH_ENTRIES {
+            let ends =
+                matches!(&entry.payload, Payload::Normal(proposal) if self.parts.app.ends_batch(&proposal.payload));
+            if ends || overlay.bytes >= BATCH_BYTES || waiting.len() >= BATCH_ENTRIES {
                 let full = (std::mem::take(&mut overlay), std::mem::take(&mut waiting));
                 self.commit(full.0, full.1).await.map_err(io_error)?;
             }

@@ -28,6 +28,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// the application; an error stops this replica of the group.
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError>;
 
+    /// Whether `payload` ends its batch, so that [`committed`](Self::committed) sees the state as of this very command on
+    /// every replica, however their batches fall.
+    fn ends_batch(&self, _payload: &[u8]) -> bool {
+        false
+    }
+
     /// Called after a batch of commands became visible to readers, the last of them at `applied_index`, and before
     /// readers that wait for that index go on: what is derived from the state is as new as the index says.
     fn committed(&self, applied_index: u64);

@@ -29,6 +29,7 @@ mod server;
 mod status;
 mod store;
 mod token;
+mod verify;
 
 pub use config::RouterConfig;
 pub use context::RequestContext;

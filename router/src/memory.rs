@@ -11,7 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
+    VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::sync::Semaphore;
@@ -59,6 +60,8 @@ pub trait Memory: Send + Sync {
     async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem>;
     /// Stops moves of replicas for now, or lets them go on.
     async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem>;
+    /// Compares what the replicas of shards hold.
+    async fn verify(&self, context: &RequestContext, request: VerifyRequest) -> Result<VerifyReply, Problem>;
 }
 
 /// [`Memory`] over a cluster of storage nodes.
@@ -177,5 +180,9 @@ impl Memory for ClusterMemory {
 
     async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
         self.bounded("set_moves", context.deadline, self.pause_moves(context, paused)).await
+    }
+
+    async fn verify(&self, context: &RequestContext, request: VerifyRequest) -> Result<VerifyReply, Problem> {
+        self.bounded("verify", context.deadline, self.verify_shards(context, request)).await
     }
 }

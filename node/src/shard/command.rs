@@ -27,6 +27,11 @@ pub enum ShardCommand {
         /// Which.
         collection: CollectionId,
     },
+    /// Has every replica read and digest its whole state as of this command.
+    Verify {
+        /// Names the verification.
+        nonce: u64,
+    },
 }
 
 /// When an existing frame may be replaced.
@@ -87,6 +92,15 @@ pub enum ShardAnswer {
     Forget(Vec<FrameId>),
     /// Everything of the collection is gone.
     Purge,
+    /// The verification has begun.
+    Verify,
+}
+
+/// Whether a payload is a [`ShardCommand::Verify`], read off its first bytes: asked of every entry that is applied.
+pub fn is_verify(payload: &[u8]) -> bool {
+    /// The variant's place in [`ShardCommand`], as postcard writes it.
+    const VERIFY: u8 = 3;
+    payload.first_chunk() == Some(&[VERSION, VERIFY])
 }
 
 /// Encodes a command or an answer.
@@ -102,5 +116,23 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, EngineError> {
         }
         Some((version, _)) => Err(EngineError::Damaged(format!("shard command of unknown version {version}"))),
         None => Err(EngineError::Damaged("empty shard command".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verification_is_known_by_its_first_bytes() {
+        assert!(is_verify(&encode(&ShardCommand::Verify { nonce: 300 })));
+        for other in [
+            ShardCommand::Store(Vec::new()),
+            ShardCommand::Forget { collection: 1, frames: vec![1] },
+            ShardCommand::Purge { collection: 3 },
+        ] {
+            assert!(!is_verify(&encode(&other)), "{other:?}");
+        }
+        assert!(!is_verify(&[]));
     }
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::{
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
     record::{self, FrameRecord},
+    verify::Verifier,
 };
 
 /// A change that derived state has to follow.
@@ -60,12 +61,20 @@ pub struct ShardMachine {
     follower: Arc<dyn Follower>,
     /// Changes of the batch that is being applied.
     pending: Mutex<Vec<Change>>,
+    /// The verification that the batch ends with.
+    verification: Mutex<Option<u64>>,
+    verifier: Arc<Verifier>,
 }
 
 impl ShardMachine {
     /// A machine that reports to `follower`.
     pub fn new(follower: Arc<dyn Follower>) -> Self {
-        ShardMachine { follower, pending: Mutex::default() }
+        ShardMachine { follower, pending: Mutex::default(), verification: Mutex::default(), verifier: Arc::default() }
+    }
+
+    /// What verifications of this replica find.
+    pub fn verifier(&self) -> &Arc<Verifier> {
+        &self.verifier
     }
 }
 
@@ -87,18 +96,31 @@ impl StateMachine for ShardMachine {
                 changes.push(Change::Purged { collection });
                 ShardAnswer::Purge
             }
+            ShardCommand::Verify { nonce } => {
+                *self.verification.lock() = Some(nonce);
+                ShardAnswer::Verify
+            }
         };
         self.pending.lock().append(&mut changes);
         Ok(command::encode(&answer))
     }
 
+    fn ends_batch(&self, payload: &[u8]) -> bool {
+        command::is_verify(payload)
+    }
+
     fn committed(&self, applied_index: u64) {
+        if let Some(nonce) = self.verification.lock().take() {
+            self.verifier.begin(nonce, applied_index);
+        }
         let changes = std::mem::take(&mut *self.pending.lock());
         self.follower.changed(changes, applied_index);
     }
 
     fn restored(&self, state: StateReader, applied_index: u64) {
         self.pending.lock().clear();
+        self.verification.lock().take();
+        self.verifier.state_is(state.clone());
         self.follower.replaced(state, applied_index);
     }
 }

@@ -8,6 +8,7 @@ pub mod indexer;
 pub mod machine;
 pub mod read;
 pub mod record;
+pub mod verify;
 pub mod write;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::{
 };
 
 use indexer::ShardIndex;
+use verify::Verifier;
 
 /// What every shard of a node shares.
 #[derive(Clone)]
@@ -41,14 +43,15 @@ pub struct Shard {
     id: ShardId,
     group: Group,
     index: Arc<ShardIndex>,
+    verifier: Arc<Verifier>,
     shared: Shared,
     locks: write::FrameLocks,
 }
 
 impl Shard {
     /// Over a running group and the index that follows it.
-    pub fn new(id: ShardId, group: Group, index: Arc<ShardIndex>, shared: Shared) -> Self {
-        Shard { id, group, index, shared, locks: write::FrameLocks::default() }
+    pub fn new(id: ShardId, group: Group, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
+        Shard { id, group, index, verifier, shared, locks: write::FrameLocks::default() }
     }
 
     /// Its Raft group.
@@ -59,6 +62,25 @@ impl Shard {
     /// Its index.
     pub fn index(&self) -> &Arc<ShardIndex> {
         &self.index
+    }
+
+    /// What verifications of this replica found.
+    pub fn verifier(&self) -> &Arc<Verifier> {
+        &self.verifier
+    }
+
+    /// Has every replica digest its state as of one command; on the leader only.
+    pub async fn verify(&self, nonce: u64) -> Result<(), Refusal> {
+        self.must_lead()?;
+        let payload = command::encode(&command::ShardCommand::Verify { nonce });
+        self.group.propose(None, payload).await.map_err(refuse_proposal)?;
+        Ok(())
+    }
+
+    /// The refusal of a read that met an error of the engine; damage is noted.
+    fn unreadable(&self, error: mira_raft::EngineError) -> Refusal {
+        self.verifier.met(&error);
+        refuse_engine(error)
     }
 
     /// The collection a router means, if the router's map is as new as ours.

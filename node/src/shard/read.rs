@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use mira_crypto::{CollectionKey, CryptoError};
+use mira_crypto::CollectionKey;
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 
@@ -109,7 +109,7 @@ impl Shard {
         ids: &[FrameId],
     ) -> Result<Vec<Option<node_v1::Frame>>, Refusal> {
         let keys: Vec<_> = ids.iter().map(|&id| record::frame_key(collection.id, id)).collect();
-        let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
+        let stored = self.group.reader().multi_get(&keys).map_err(|error| self.unreadable(error))?;
         let now_ms = self.shared.clock.now_ms();
         let mut frames = Vec::with_capacity(ids.len());
         for (&id, stored) in ids.iter().zip(stored) {
@@ -117,7 +117,7 @@ impl Shard {
                 frames.push(None);
                 continue;
             };
-            let record = FrameRecord::decode(&stored).map_err(refuse_engine)?;
+            let record = FrameRecord::decode(&stored).map_err(|error| self.unreadable(error))?;
             frames.push(if record.expired(now_ms) { None } else { Some(self.open_frame(collection, id, record)?) });
         }
         Ok(frames)
@@ -131,7 +131,10 @@ impl Shard {
     ) -> Result<node_v1::Frame, Refusal> {
         let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
         let key = self.key_of(collection, &record.body)?;
-        let body = place.open_body(&key, &record.body).map_err(|error| damaged(id, &error))?;
+        // The same bytes open on a sound replica: this one is to be made anew, and another asked.
+        let body = place
+            .open_body(&key, &record.body)
+            .map_err(|error| self.unreadable(EngineError::Damaged(format!("frame {id:032x}: {error}"))))?;
         Ok(node_v1::Frame {
             id: id.to_be_bytes().to_vec().into(),
             content: body.content,
@@ -159,11 +162,6 @@ impl Shard {
     pub(super) fn session_tag(&self, collection: &CollectionRecord, session: &str) -> Result<[u8; 16], Refusal> {
         Ok(self.shared.keyring.tags(collection)?.tag(record::SESSION_TAG, session.as_bytes()))
     }
-}
-
-fn damaged(id: FrameId, error: &CryptoError) -> Refusal {
-    tracing::error!(frame = %uuid::Uuid::from_u128(id), %error, "a frame cannot be opened");
-    Problem::new(Code::Damaged, format!("frame {} cannot be opened: {error}", uuid::Uuid::from_u128(id))).into()
 }
 
 fn refuse_index(error: IndexError) -> Refusal {

@@ -40,6 +40,9 @@ impl SnapshotSender<'_> {
             match self.ask::<R>(request.freeze()).await? {
                 SnapshotReply::Continue { chunks, chain } if chunks == seq + 1 && chain == chunk.mark.chain => {
                     (seq, mark) = (chunks, chunk.mark);
+                    // Foreground work comes first: copying takes no more than its share of disk and network.
+                    let pace = chunk.body.len() as f64 / self.link.wires.snapshot_bytes_per_second as f64;
+                    R::sleep(Duration::from_secs_f64(pace)).await;
                 }
                 SnapshotReply::Installed(vote) | SnapshotReply::HigherVote(vote) => return Ok(vote),
                 other => return Err(self.out_of_step(&other)),

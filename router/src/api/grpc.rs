@@ -287,6 +287,30 @@ impl Admin for Grpc {
         Ok(Response::new(v1::ChangeNodeReply { moves: moves.collect() }))
     }
 
+    async fn verify_shards(
+        &self,
+        request: Request<v1::VerifyShardsRequest>,
+    ) -> Result<Response<v1::VerifyShardsReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let shards = (!request.shards.is_empty()).then_some(request.shards);
+        let reply = self.api.memory.verify(&context, model::VerifyRequest { shards, mend: request.mend }).await?;
+        let replica = |replica: model::ReplicaVerification| v1::ReplicaVerification {
+            node: replica.node,
+            state: replica.state,
+            index: replica.index,
+            records: replica.records,
+            digest: replica.digest,
+            error: replica.error,
+            mending: replica.mending,
+        };
+        let shards = reply.shards.into_iter().map(|shard| v1::ShardVerification {
+            shard: shard.shard,
+            state: shard.state,
+            replicas: shard.replicas.into_iter().map(replica).collect(),
+        });
+        Ok(Response::new(v1::VerifyShardsReply { shards: shards.collect() }))
+    }
+
     async fn set_moves(&self, request: Request<v1::SetMovesRequest>) -> Result<Response<v1::SetMovesReply>, Status> {
         let (context, request) = self.enter(request)?;
         self.api.memory.set_moves(&context, request.paused).await?;

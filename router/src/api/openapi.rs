@@ -2,7 +2,8 @@
 
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
+    VerifyRequest,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -45,6 +46,9 @@ pub fn document() -> Value {
     let moves = of::<MovesSetting>(&mut generator);
     let summary = "Stop moves of replicas for now, or let them go on";
     paths.insert("/admin/moves".into(), json!({ "post": operation(Some(summary), Some(moves.clone()), &moves) }));
+    let (verify, verified) = (of::<VerifyRequest>(&mut generator), of::<VerifyReply>(&mut generator));
+    let summary = "Compare what the replicas of shards hold";
+    paths.insert("/admin/shards/verify".into(), json!({ "post": operation(Some(summary), Some(verify), &verified) }));
     json!({
         "openapi": "3.1.0",
         "info": { "title": "MIRA", "version": crate::VERSION, "description": "Memory for AI agents" },

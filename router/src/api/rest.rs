@@ -16,7 +16,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
+    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
+    VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use serde::Serialize;
@@ -38,6 +39,7 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
         .route("/admin/nodes", post(change_node))
         .route("/admin/moves", post(set_moves))
+        .route("/admin/shards/verify", post(verify))
         .route("/openapi.json", get(async || Json(openapi::document())))
         .route_layer(middleware::from_fn_with_state(api.clone(), admit));
     let metrics = Router::new().route("/metrics", get(render_metrics));
@@ -171,6 +173,14 @@ async fn set_moves(
 ) -> Result<Json<MovesSetting>, Failure> {
     api.memory.set_moves(&context, setting.paused).await?;
     Ok(Json(setting))
+}
+
+async fn verify(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Document(request): Document<VerifyRequest>,
+) -> Result<Json<VerifyReply>, Failure> {
+    Ok(Json(api.memory.verify(&context, request).await?))
 }
 
 async fn readyz(State(api): State<Arc<Api>>) -> Response {

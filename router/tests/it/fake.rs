@@ -335,6 +335,20 @@ impl Node for FakeNode {
         Err(Status::unimplemented("a fake has no nodes to move"))
     }
 
+    async fn verify_shard(
+        &self,
+        _: Request<wire::VerifyShardRequest>,
+    ) -> Result<Response<wire::VerifyShardReply>, Status> {
+        Err(Status::unimplemented("a fake has no replicas"))
+    }
+
+    async fn mend_replica(
+        &self,
+        _: Request<wire::MendReplicaRequest>,
+    ) -> Result<Response<wire::MendReplicaReply>, Status> {
+        Err(Status::unimplemented("a fake has no replicas"))
+    }
+
     async fn propose_meta(
         &self,
         _: Request<wire::ProposeMetaRequest>,
