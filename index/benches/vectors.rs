@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use half::f16;
 use hnswlib_rs::{Hnsw, HnswConfig, InnerProduct, NodeId, VectorStore, VectorStoreMut};
-use mira_index::{Config, Isa, Metric, Quantization, SearchParams, VectorIndex, exact_top_k};
+use mira_index::{Config, Isa, Metric, Quantization, RowStorage, SearchParams, VectorIndex, exact_top_k};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -70,7 +70,7 @@ fn image(index: &VectorIndex) {
     let mut bytes = Vec::new();
     let (written, write_seconds) = timed(|| index.write_image(&mut bytes));
     written.expect("memory does not fail");
-    let (read, read_seconds) = timed(|| VectorIndex::read_image(bytes.as_slice()));
+    let (read, read_seconds) = timed(|| VectorIndex::read_image(bytes.as_slice(), &RowStorage::Memory));
     assert_eq!(read.expect("was just written").len(), index.len());
     println!("  image: {} bytes, written in {write_seconds:.2} s, read in {read_seconds:.2} s", bytes.len());
 }

@@ -5,7 +5,7 @@
 //! sum, one constant per query and one multiplication. L2 also wants `‖x‖²`, kept as a second number per vector. A
 //! stored vector becomes a query by `r = c - 64`, so linking needs nothing but codes.
 //!
-//! **Full** keeps f32 and compares exactly.
+//! **Full** keeps f32 and compares exactly. **Binary** is in `binary`.
 //!
 //! **Inner product** is no metric: the best match of a vector need not be the vector itself, and a graph linked by it
 //! strands short vectors. So nodes are *linked* as if lifted to the sphere of the longest vector (Bachrach et al. 2014:
@@ -15,9 +15,14 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::arena::Records;
+use crate::binary::BinaryCodes;
 use crate::config::{Config, Metric, Quantization};
 use crate::kernels::{self, CODE_BLOCK, Isa};
 use crate::rows::Row;
+use crate::search::DEFAULT_EF;
+
+/// Fewest documents rescored.
+const MIN_RESCORED: usize = 20;
 
 /// Vectors by slot, comparable with a prepared query.
 pub(crate) trait Space: Sync {
@@ -37,25 +42,25 @@ pub(crate) trait Space: Sync {
     fn is_same(&self, a: u32, b: u32) -> bool;
 }
 
-/// `s` and the second number of a vector, before its components.
-const PREFIX: usize = 2;
+/// Two numbers of a vector, before its components.
+pub(crate) const PREFIX: usize = 2;
 
 /// The longest vector so far, squared. Bits of non-negative floats order like the floats.
 #[derive(Default)]
-struct Longest(AtomicU32);
+pub(crate) struct Longest(AtomicU32);
 
 impl Longest {
-    fn add(&self, norm_squared: f32) {
+    pub(crate) fn add(&self, norm_squared: f32) {
         self.0.fetch_max(norm_squared.to_bits(), Ordering::Relaxed);
     }
 
-    fn get(&self) -> f32 {
+    pub(crate) fn get(&self) -> f32 {
         f32::from_bits(self.0.load(Ordering::Relaxed))
     }
 }
 
 /// The extra component that lifts a vector of this squared norm to the sphere.
-fn lift(longest: f32, norm_squared: f32) -> f32 {
+pub(crate) fn lift(longest: f32, norm_squared: f32) -> f32 {
     (longest - norm_squared).max(0.0).sqrt()
 }
 
@@ -284,6 +289,8 @@ pub(crate) enum Codes {
     Int8(Int8Codes),
     /// f32.
     Full(FullCodes),
+    /// One-bit codes.
+    Binary(BinaryCodes),
 }
 
 /// Runs the same expression on whichever space the index has.
@@ -292,6 +299,7 @@ macro_rules! with_space {
         match $codes {
             $crate::codes::Codes::Int8($space) => $body,
             $crate::codes::Codes::Full($space) => $body,
+            $crate::codes::Codes::Binary($space) => $body,
         }
     };
 }
@@ -302,6 +310,25 @@ impl Codes {
         match config.quantization {
             Quantization::Int8 => Codes::Int8(Int8Codes::new(config)),
             Quantization::None => Codes::Full(FullCodes::new(config)),
+            Quantization::Binary => Codes::Binary(BinaryCodes::new(config)),
+        }
+    }
+
+    /// How many times the documents wanted are scored again from full-precision rows, and at least how many: what the
+    /// codes rank among the best must hold the true best.
+    pub(crate) fn rescored(&self, k: usize, ef: usize) -> usize {
+        match self {
+            Codes::Full(_) | Codes::Int8(_) => (2 * k).max(MIN_RESCORED),
+            // One bit ranks roughly: everything that the beam found.
+            Codes::Binary(_) => ef.max(4 * k),
+        }
+    }
+
+    /// The beam where the caller names none.
+    pub(crate) fn default_ef(&self) -> usize {
+        match self {
+            Codes::Full(_) | Codes::Int8(_) => DEFAULT_EF,
+            Codes::Binary(_) => 2 * DEFAULT_EF,
         }
     }
 
@@ -322,6 +349,7 @@ impl Codes {
         match self {
             Codes::Int8(space) if space.metric == Metric::Dot => space.longest.add(f32::from_bits(payload[1])),
             Codes::Full(space) if space.metric == Metric::Dot => space.longest.add(f32::from_bits(payload[0])),
+            Codes::Binary(space) if space.metric == Metric::Dot => space.longest.add(f32::from_bits(payload[1])),
             _ => {}
         }
         self.records().write(slot, payload);
@@ -332,6 +360,7 @@ impl Codes {
         match self {
             Codes::Int8(space) => PREFIX + space.padded / 4,
             Codes::Full(space) => PREFIX + space.dim,
+            Codes::Binary(space) => space.payload_words(),
         }
     }
 
@@ -378,7 +407,7 @@ mod tests {
     #[test]
     fn linking_is_symmetric_and_a_vector_is_nearest_to_itself() {
         for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
-            for quantization in [Quantization::Int8, Quantization::None] {
+            for quantization in [Quantization::Int8, Quantization::None, Quantization::Binary] {
                 let codes = Codes::new(&config(metric, quantization));
                 for slot in 0..30 {
                     codes.push(slot, &vector(u64::from(slot) + 1));
@@ -392,7 +421,8 @@ mod tests {
                             space.probe_slot(b, &mut other);
                             let (ab, ba) = (space.similarity(&probe, b), space.similarity(&other, a));
                             assert!((ab - ba).abs() < 1e-4, "{metric:?} {ab} {ba}");
-                            if metric != Metric::Cosine {
+                            // Signs estimate: only of real distances is a vector's own the least for certain.
+                            if metric != Metric::Cosine && quantization != Quantization::Binary {
                                 assert!(ab <= own + 1e-4);
                             }
                         }

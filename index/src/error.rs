@@ -80,18 +80,15 @@ pub enum IndexError {
     Rows(#[from] RowsError),
 }
 
-/// Why full-precision rows could not be read or written. In-memory stores only fail on a slot never written.
+/// Why full-precision rows could not be read. Rows in memory only fail on a slot never written.
 #[derive(Debug, thiserror::Error)]
 pub enum RowsError {
     /// The slot holds no row: the index and its rows disagree, rebuild the index.
     #[error("slot {0} holds no row")]
     Missing(u32),
-    /// Reading or writing the medium failed.
+    /// The source of rows could not read them.
     #[error("{0}")]
-    Io(#[from] std::io::Error),
-    /// A stored row failed its check.
-    #[error("slot {0} is damaged")]
-    Damaged(u32),
+    Source(String),
 }
 
 /// Why an image could not be written or read.
@@ -103,7 +100,7 @@ pub enum ImageError {
     /// The bytes do not begin like an index image.
     #[error("not an index image")]
     NotAnImage,
-    /// The image was written by a newer release.
+    /// The image was written by another release: rebuild the index.
     #[error("index image version {0} is not supported")]
     UnsupportedVersion(u32),
     /// The image ends early: rebuild the index.

@@ -12,15 +12,17 @@
 //!
 //! ```text
 //! shape   = dim:u32 metric:u8 quantization:u8 m:u32 ef_construction:u32 exact_below:u64 seed:u64 slots:u32
-//! slot*   = 0:u8 (holds nothing) | (1:u8 (live) | 2:u8 (dead)) id:u128 first:u32 count:u32 codes
-//! row*    = 1:u8 f32* | 2:u8 scale:f32 f16*               of live slots in order; absent without quantisation
+//!           rows:u8 (0 the codes are the rows, 1 in the image, 2 elsewhere)
+//! slot*   = 0:u8 (holds nothing) | (1:u8 (live) | 2:u8 (dead)) id:u128 first:u32 count:u32 created:u64 expires:u64 codes
+//! row*    = scale:f32 f16*                                of live slots in order, if in the image
 //! graph   = 0:u8 | 1:u8 unlinked_from:u32 unlinked_to:u32 top* links*
 //! top*    = 0..=15 (a node's highest layer) | 254 (a twin) | 255 (not in the graph): u8   of every slot
 //! links*  = (count:u8 slot:u32*) of every layer of a node from the bottom, then twin:u32 (slot + 1, 0 for none)
 //!           of nodes and twins in order
 //! ```
 //!
-//! Dead slots keep their codes, because the graph leads through them, but not their rows.
+//! Dead slots keep their codes, because the graph leads through them, but not their rows. An index can always be made
+//! again from its documents, so images of other versions are refused, not converted.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -28,19 +30,17 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 
 use crate::arena::WRITTEN;
-use crate::config::{Config, MAX_SLOTS, Metric, Quantization};
+use crate::config::{Config, MAX_PASSAGES, MAX_SLOTS, Metric, Quantization};
 use crate::error::{ImageError, RowsError};
 use crate::graph::{Graph, MAX_LAYER};
 use crate::index::VectorIndex;
-use crate::rows::Row;
+use crate::rows::{Row, RowStorage, Rows};
 use crate::segment::{Segment, View};
-use crate::table::Label;
+use crate::table::{Label, Times};
 
 const MAGIC: [u8; 8] = *b"MIRAVIDX";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHUNK: usize = 256 * 1024;
-/// Rows fetched at once.
-const ROW_BATCH: usize = 256;
 const TWIN: u8 = 254;
 const ABSENT: u8 = 255;
 
@@ -66,11 +66,15 @@ impl VectorIndex {
         self.snapshot().write(writer)
     }
 
-    /// Reads an image back, with rows in memory. Nothing is linked again, so it takes about as long as copying.
-    pub fn read_image(reader: impl Read) -> Result<VectorIndex, ImageError> {
+    /// Reads an image back, whose rows lay where `storage` says. Nothing is linked again, so it takes about as long as
+    /// copying.
+    pub fn read_image(reader: impl Read, storage: &RowStorage) -> Result<VectorIndex, ImageError> {
         let mut source = ChunkReader::open(reader)?;
         let (config, slots) = read_shape(&mut source)?;
-        let segment = Segment::new(config, None);
+        let segment = Segment::new(config, storage);
+        if source.u8()? != rows_code(&segment.rows) {
+            return Err(ImageError::Damaged("place of rows"));
+        }
         let kinds = read_slots(&mut source, &segment, slots)?;
         read_rows(&mut source, &segment, &kinds)?;
         read_graph(&mut source, &segment, &kinds)?;
@@ -100,7 +104,8 @@ impl Snapshot {
         sink.u32(config.ef_construction as u32)?;
         sink.put(&(config.exact_below as u64).to_le_bytes())?;
         sink.put(&config.seed.to_le_bytes())?;
-        sink.u32(self.view.slots)
+        sink.u32(self.view.slots)?;
+        sink.put(&[rows_code(&self.segment.rows)])
     }
 
     /// Writes labels and codes, and returns what each slot holds.
@@ -119,20 +124,19 @@ impl Snapshot {
             sink.put(&label.id.to_le_bytes())?;
             sink.u32(label.first)?;
             sink.u32(label.count)?;
+            sink.put(&label.times.created_ms.to_le_bytes())?;
+            sink.put(&label.times.expires_ms.to_le_bytes())?;
             sink.put(bytemuck::cast_slice(codes))?;
         }
         Ok(kinds)
     }
 
     fn write_rows(&self, sink: &mut ChunkWriter<'_, impl Write>, kinds: &[u8]) -> Result<(), ImageError> {
-        if self.segment.rows.is_none() {
-            return Ok(());
-        }
-        let live: Vec<u32> = (0..self.view.slots).filter(|slot| kinds[*slot as usize] == 1).collect();
-        for batch in live.chunks(ROW_BATCH) {
-            let mut rows = vec![Vec::new(); batch.len()];
-            self.segment.fetch(batch, &mut |position, row| rows[position] = encode_row(row))?;
-            rows.iter().try_for_each(|row| sink.put(row))?;
+        let Rows::Memory(rows) = &self.segment.rows else { return Ok(()) };
+        for slot in (0..self.view.slots).filter(|slot| kinds[*slot as usize] == 1) {
+            let Some(Row::Half { bits, scale }) = rows.row(slot) else { return Err(RowsError::Missing(slot).into()) };
+            sink.put(&scale.to_le_bytes())?;
+            sink.put(bytemuck::cast_slice(bits))?;
         }
         Ok(())
     }
@@ -179,13 +183,15 @@ fn quantization_code(quantization: Quantization) -> u8 {
     match quantization {
         Quantization::None => 0,
         Quantization::Int8 => 1,
+        Quantization::Binary => 2,
     }
 }
 
-fn encode_row(row: Row<'_>) -> Vec<u8> {
-    match row {
-        Row::Full(values) => [&[1u8], bytemuck::cast_slice::<f32, u8>(values)].concat(),
-        Row::Half { bits, scale } => [&[2u8], &scale.to_le_bytes()[..], bytemuck::cast_slice(bits)].concat(),
+fn rows_code(rows: &Rows) -> u8 {
+    match rows {
+        Rows::Codes => 0,
+        Rows::Memory(_) => 1,
+        Rows::Source(_) => 2,
     }
 }
 
@@ -200,6 +206,7 @@ fn read_shape(source: &mut ChunkReader<impl Read>) -> Result<(Config, u32), Imag
     let quantization = match source.u8()? {
         0 => Quantization::None,
         1 => Quantization::Int8,
+        2 => Quantization::Binary,
         _ => return Err(ImageError::Damaged("quantisation")),
     };
     let (m, ef_construction) = (source.u32()? as usize, source.u32()? as usize);
@@ -226,9 +233,11 @@ fn read_slots(source: &mut ChunkReader<impl Read>, segment: &Segment, slots: u32
         }
         let mut id = [0; 16];
         source.take(&mut id)?;
-        let label = Label { id: u128::from_le_bytes(id), first: source.u32()?, count: source.u32()? };
+        let (first, count) = (source.u32()?, source.u32()?);
+        let times = Times { created_ms: source.u64()?, expires_ms: source.u64()? };
+        let label = Label { id: u128::from_le_bytes(id), first, count, times };
         let end = u64::from(label.first) + u64::from(label.count);
-        if label.first > slot || u64::from(slot) >= end || end > u64::from(slots) {
+        if label.first > slot || u64::from(slot) >= end || end > u64::from(slots) || count > MAX_PASSAGES as u32 {
             return Err(ImageError::Damaged("passages"));
         }
         source.take(bytemuck::cast_slice_mut(&mut codes))?;
@@ -242,24 +251,12 @@ fn read_slots(source: &mut ChunkReader<impl Read>, segment: &Segment, slots: u32
 }
 
 fn read_rows(source: &mut ChunkReader<impl Read>, segment: &Segment, kinds: &[u8]) -> Result<(), ImageError> {
-    if segment.rows.is_none() {
-        return Ok(());
-    }
-    let (mut full, mut half) = (vec![0f32; segment.config.dim], vec![0u16; segment.config.dim]);
+    let Rows::Memory(_) = &segment.rows else { return Ok(()) };
+    let mut half = vec![0u16; segment.config.dim];
     for (slot, _) in (0u32..).zip(kinds).filter(|(_, kind)| **kind == 1) {
-        let row = match source.u8()? {
-            1 => {
-                source.take(bytemuck::cast_slice_mut(&mut full))?;
-                Row::Full(&full)
-            }
-            2 => {
-                let scale = f32::from_bits(source.u32()?);
-                source.take(bytemuck::cast_slice_mut(&mut half))?;
-                Row::Half { bits: &half, scale }
-            }
-            _ => return Err(ImageError::Damaged("kind of row")),
-        };
-        segment.push_row(slot, row)?;
+        let scale = f32::from_bits(source.u32()?);
+        source.take(bytemuck::cast_slice_mut(&mut half))?;
+        segment.rows.push(slot, Row::Half { bits: &half, scale });
     }
     Ok(())
 }

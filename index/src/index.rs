@@ -8,9 +8,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{self, Config};
 use crate::error::IndexError;
-use crate::rows::Rows;
+use crate::rows::RowStorage;
 use crate::search::{Explain, Search, SearchParams};
 use crate::segment::Segment;
+use crate::table::{Document, Times};
 use crate::topk::Hit;
 
 /// Dead slots below this number are not worth a compaction.
@@ -45,9 +46,9 @@ pub struct Stats {
     pub code_bytes: usize,
     /// Bytes of links.
     pub graph_bytes: usize,
-    /// Bytes of full-precision rows in memory.
+    /// Bytes of full-precision rows in memory, without those in a shared cache.
     pub row_bytes: usize,
-    /// Bytes of frame ids, both ways.
+    /// Bytes of ids, both ways, and times.
     pub id_bytes: usize,
 }
 
@@ -55,14 +56,13 @@ impl VectorIndex {
     /// An empty index with rows in memory.
     pub fn new(config: Config) -> Result<Self, IndexError> {
         config.check()?;
-        Ok(Self::from_segment(Segment::new(config, None)))
+        Self::with_storage(config, &RowStorage::Memory)
     }
 
-    /// An empty index that keeps its full-precision rows in an empty store of the caller's. Without quantisation there is
-    /// no separate store, and `rows` is dropped.
-    pub fn with_rows(config: Config, rows: Box<dyn Rows>) -> Result<Self, IndexError> {
+    /// An empty index with rows elsewhere. Without quantisation the codes are the rows, and `storage` is ignored.
+    pub fn with_storage(config: Config, storage: &RowStorage) -> Result<Self, IndexError> {
         config.check()?;
-        Ok(Self::from_segment(Segment::new(config, Some(rows))))
+        Ok(Self::from_segment(Segment::new(config, storage)))
     }
 
     pub(crate) fn from_segment(segment: Segment) -> Self {
@@ -82,10 +82,22 @@ impl VectorIndex {
     ///
     /// When it returns, every search finds the document. Linking one 384-d vector into a graph takes 100 to 300 µs.
     pub fn upsert(&self, id: u128, vectors: &[f32]) -> Result<(), IndexError> {
+        self.upsert_timed(id, Times::default(), vectors)
+    }
+
+    /// As [`upsert`](Self::upsert), with times for filters.
+    pub fn upsert_timed(&self, id: u128, times: Times, vectors: &[f32]) -> Result<(), IndexError> {
         let _writing = self.gate.read();
         let segment = self.segment.load();
         config::check_document(segment.config.metric, segment.config.dim, vectors)?;
-        segment.upsert(id, vectors)
+        segment.upsert(id, times, vectors)
+    }
+
+    /// The documents held, in no order; some of those that come or go meanwhile.
+    pub fn documents(&self) -> Vec<Document> {
+        let segment = self.segment.load();
+        let slots = segment.table.slots();
+        slots.into_iter().filter_map(|slot| segment.labels.get(slot)).map(|label| label.document()).collect()
     }
 
     /// Removes a document; false if there is none. Its memory is freed by the next [`compact`](Self::compact).
@@ -154,7 +166,7 @@ impl VectorIndex {
             unlinked_vectors: segment.unlinked().len(),
             code_bytes: segment.codes.records().bytes(slots),
             graph_bytes: segment.graph.get().map_or(0, |graph| graph.bytes(slots)),
-            row_bytes: segment.rows.as_ref().map_or(0, |rows| rows.bytes(slots)),
+            row_bytes: segment.rows.bytes(slots),
             id_bytes: segment.labels.bytes(slots) + segment.table.bytes(),
         }
     }
@@ -180,8 +192,7 @@ impl VectorIndex {
     }
 
     fn rebuild(&self, old: &Segment, threads: usize, abort: &(dyn Fn() -> bool + Sync)) -> Result<(), IndexError> {
-        let rows = old.rows.as_ref().map(|rows| rows.empty_like()).transpose()?;
-        let fresh = Segment::new(old.config, rows);
+        let fresh = Segment::new(old.config, &old.rows.storage());
         if old.clock.lock().live as usize > old.config.exact_below {
             fresh.start_graph();
         }

@@ -8,10 +8,11 @@
 //! - `search`: one search, from plan to ranked hits. `topk`: ranked lists and merging them. `exact`: without an index.
 //! - `segment`: slots, stamps and who sees what; `table`: ids and slots.
 //! - `graph`: HNSW. `scratch`: a walk's working memory.
-//! - `codes`: what the graph compares; `rows`: what hits are scored from.
+//! - `codes`, `binary`: what the graph compares; `rows`: what hits are scored from, in memory or elsewhere.
 //! - `arena`: memory that grows without moving. `kernels`: distances in vector instructions.
 //!
-//! `unsafe` is confined to `kernels` and `arena`. `docs/adr/0002-own-hnsw-graph.md` says why the graph is our own.
+//! `unsafe` is confined to `kernels` and `arena`. `docs/adr/0002-own-hnsw-graph.md` says why the graph is our own,
+//! `docs/adr/0005-rows-on-disk.md` where rows are.
 
 #![deny(unsafe_code)]
 
@@ -20,6 +21,7 @@ compile_error!("codes, rows and images are laid out in little-endian order");
 
 #[allow(unsafe_code, reason = "shares records between threads without locks; every block says why it is sound")]
 mod arena;
+mod binary;
 mod codes;
 mod config;
 mod error;
@@ -42,6 +44,7 @@ pub use exact::exact_top_k;
 pub use image::Snapshot;
 pub use index::{Stats, VectorIndex};
 pub use kernels::Isa;
-pub use rows::{HalfRows, Row, Rows};
+pub use rows::{Passage, RowCache, RowSource, RowStorage};
 pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams};
+pub use table::{Document, Times};
 pub use topk::{Hit, merge_top_k};

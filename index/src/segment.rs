@@ -23,9 +23,9 @@ use crate::codes::{Codes, with_space};
 use crate::config::{self, Config, MAX_SLOTS, Quantization};
 use crate::error::{IndexError, RowsError};
 use crate::graph::Graph;
-use crate::rows::{HalfRows, Row, Rows};
+use crate::rows::{Row, RowStorage, Rows};
 use crate::scratch;
-use crate::table::{Label, Labels, Table};
+use crate::table::{Label, Labels, Table, Times};
 
 /// Backlog slots that each insert links beside its own: the backlog is gone after `exact_below / 4` inserts.
 const BACKLOG_PER_INSERT: usize = 4;
@@ -46,8 +46,7 @@ pub(crate) struct Clock {
 pub(crate) struct Segment {
     pub(crate) config: Config,
     pub(crate) codes: Codes,
-    /// `None` without quantisation: the codes are the rows.
-    pub(crate) rows: Option<Box<dyn Rows>>,
+    pub(crate) rows: Rows,
     pub(crate) labels: Labels,
     pub(crate) table: Table,
     pub(crate) clock: Mutex<Clock>,
@@ -81,12 +80,14 @@ enum Source<'a> {
 }
 
 impl Segment {
-    /// An empty segment; `rows` is ignored without quantisation.
-    pub(crate) fn new(config: Config, rows: Option<Box<dyn Rows>>) -> Self {
-        let half = || Box::new(HalfRows::new(config.dim)) as Box<dyn Rows>;
+    /// An empty segment; `storage` is ignored without quantisation.
+    pub(crate) fn new(config: Config, storage: &RowStorage) -> Self {
         Segment {
             codes: Codes::new(&config),
-            rows: (config.quantization != Quantization::None).then(|| rows.unwrap_or_else(half)),
+            rows: match config.quantization {
+                Quantization::None => Rows::Codes,
+                Quantization::Int8 | Quantization::Binary => Rows::new(config.dim, storage),
+            },
             labels: Labels::new(),
             table: Table::new(),
             clock: Mutex::new(Clock { stamp: WRITTEN, next_slot: 0, documents: 0, live: 0, dead: 0, journal: None }),
@@ -128,15 +129,15 @@ impl Segment {
     }
 
     /// Adds or replaces a document whose vectors were checked.
-    pub(crate) fn upsert(&self, id: u128, vectors: &[f32]) -> Result<(), IndexError> {
+    pub(crate) fn upsert(&self, id: u128, times: Times, vectors: &[f32]) -> Result<(), IndexError> {
         let count = vectors.len() / self.config.dim;
-        self.insert(id, count as u32, Source::Vectors(vectors))
+        self.insert(Label { id, times, first: 0, count: count as u32 }, Source::Vectors(vectors))
     }
 
     /// Brings a document to the state it has in `old`.
     pub(crate) fn adopt(&self, old: &Segment, id: u128) -> Result<(), IndexError> {
         match old.table.get(&old.labels, id) {
-            Some(label) => self.insert(id, label.count, Source::Segment(old, label.first)),
+            Some(label) => self.insert(label, Source::Segment(old, label.first)),
             None => {
                 self.remove(id);
                 Ok(())
@@ -144,9 +145,11 @@ impl Segment {
         }
     }
 
-    fn insert(&self, id: u128, count: u32, source: Source<'_>) -> Result<(), IndexError> {
+    /// Inserts a document at slots that it is given here, whatever its label says.
+    fn insert(&self, label: Label, source: Source<'_>) -> Result<(), IndexError> {
+        let count = label.count;
         let (first, link) = self.allocate(count)?;
-        let label = Label { id, first, count };
+        let label = Label { first, ..label };
         if let Err(error) = self.write(label, source) {
             // Never born, so never seen; the next compaction drops it.
             self.clock.lock().dead += count;
@@ -194,24 +197,16 @@ impl Segment {
                     let start = (slot - label.first) as usize * self.config.dim;
                     config::prepare(self.config.metric, &vectors[start..start + self.config.dim], &mut prepared);
                     self.codes.push(slot, &prepared);
-                    self.push_row(slot, Row::Full(&prepared))?;
+                    self.rows.push(slot, Row::Full(&prepared));
                 }
                 Source::Segment(old, first) => {
                     let from = first + (slot - label.first);
                     self.codes.push_payload(slot, old.codes.payload(from).ok_or(RowsError::Missing(from))?);
-                    let mut pushed = Ok(());
-                    if let Some(rows) = &old.rows {
-                        rows.fetch(&[from], &mut |_, row| pushed = self.push_row(slot, row))?;
-                    }
-                    pushed?;
+                    self.rows.adopt(slot, &old.rows, from)?;
                 }
             }
         }
         Ok(())
-    }
-
-    pub(crate) fn push_row(&self, slot: u32, row: Row<'_>) -> Result<(), RowsError> {
-        self.rows.as_ref().map_or(Ok(()), |rows| rows.push(slot, row))
     }
 
     fn link(&self, slot: u32) {
@@ -293,15 +288,22 @@ impl Segment {
         self.graph.get_or_init(|| graph);
     }
 
-    /// Calls `visit` with the full-precision row of each slot, once, in any order.
-    pub(crate) fn fetch(&self, slots: &[u32], visit: &mut dyn FnMut(usize, Row<'_>)) -> Result<(), RowsError> {
+    /// Calls `visit` with the full-precision row of each slot that has one, once, in any order. `keep` says whether rows
+    /// that had to be read are likely to be wanted again.
+    pub(crate) fn fetch(
+        &self,
+        slots: &[u32],
+        keep: bool,
+        visit: &mut dyn FnMut(usize, Row<'_>),
+    ) -> Result<(), RowsError> {
         match (&self.rows, &self.codes) {
-            (Some(rows), _) => rows.fetch(slots, visit),
-            (None, Codes::Full(space)) => slots.iter().enumerate().try_for_each(|(position, slot)| {
+            (Rows::Memory(rows), _) => rows.fetch(slots, visit),
+            (Rows::Source(rows), _) => rows.fetch((self.config.metric, &self.labels), slots, keep, visit),
+            (Rows::Codes, Codes::Full(space)) => slots.iter().enumerate().try_for_each(|(position, slot)| {
                 visit(position, space.row(*slot).ok_or(RowsError::Missing(*slot))?);
                 Ok(())
             }),
-            (None, Codes::Int8(_)) => unreachable!("quantised segments have rows"),
+            (Rows::Codes, _) => unreachable!("quantised segments have rows"),
         }
     }
 }

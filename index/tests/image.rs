@@ -3,7 +3,7 @@
 mod common;
 
 use common::Clusters;
-use mira_index::{Config, ImageError, Metric, Quantization, SearchParams, VectorIndex};
+use mira_index::{Config, ImageError, Metric, Quantization, RowStorage, SearchParams, VectorIndex};
 use proptest::prelude::*;
 
 const DIM: usize = 12;
@@ -34,7 +34,7 @@ fn bytes(index: &VectorIndex) -> Vec<u8> {
 }
 
 fn read(bytes: &[u8]) -> Result<VectorIndex, ImageError> {
-    VectorIndex::read_image(bytes)
+    VectorIndex::read_image(bytes, &RowStorage::Memory)
 }
 
 fn assert_same_answers(a: &VectorIndex, b: &VectorIndex) {
@@ -51,7 +51,7 @@ fn assert_same_answers(a: &VectorIndex, b: &VectorIndex) {
 #[test]
 fn answers_survive_a_round_trip() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
-        for quantization in [Quantization::None, Quantization::Int8] {
+        for quantization in [Quantization::None, Quantization::Int8, Quantization::Binary] {
             for (exact_below, documents) in [(0, 0), (0, 1), (0, 3_000), (600, 700), (10_000, 500)] {
                 let index = sample(metric, quantization, exact_below, documents);
                 let image = bytes(&index);
@@ -108,8 +108,10 @@ fn foreign_and_future_images_are_refused() {
     assert!(matches!(read(b"not an index image at all"), Err(ImageError::NotAnImage)));
     assert!(matches!(read(b""), Err(ImageError::Truncated)));
     let mut future = image.clone();
-    future[8] = 2;
-    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(2))));
+    future[8] = 3;
+    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(3))));
+    let past = include_bytes!("samples/version-1.image");
+    assert!(matches!(read(past), Err(ImageError::UnsupportedVersion(1))));
 }
 
 proptest! {
@@ -143,10 +145,10 @@ fn line() -> VectorIndex {
     index
 }
 
-/// Images of every released version stay readable, and the layout does not change without a new version.
+/// The layout does not change without a new version.
 #[test]
-fn the_committed_sample_of_version_1_reads() {
-    let sample = include_bytes!("samples/version-1.image");
+fn the_committed_sample_of_version_2_reads() {
+    let sample = include_bytes!("samples/version-2.image");
     let index = read(sample).unwrap();
     let hits = index.search(&SearchParams::new(&[5.0, 1.0], 3)).unwrap();
     let found: Vec<_> = hits.iter().map(|hit| (hit.id, hit.score)).collect();
@@ -160,5 +162,5 @@ fn the_committed_sample_of_version_1_reads() {
 #[test]
 #[ignore = "writes the sample"]
 fn write_the_sample() {
-    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-1.image"), bytes(&line())).unwrap();
+    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-2.image"), bytes(&line())).unwrap();
 }

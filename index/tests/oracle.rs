@@ -5,7 +5,9 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Clusters, mean_recall, recall};
-use mira_index::{Config, Filter, Hit, Metric, Quantization, SearchParams, VectorIndex, exact_top_k, merge_top_k};
+use mira_index::{
+    Config, Document, Filter, Hit, Metric, Quantization, SearchParams, VectorIndex, exact_top_k, merge_top_k,
+};
 use proptest::prelude::*;
 
 const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::L2];
@@ -62,7 +64,7 @@ proptest! {
         steps in steps(),
         queries in proptest::collection::vec(vectors(), 4),
         metric in proptest::sample::select(METRICS.to_vec()),
-        quantization in proptest::sample::select(vec![Quantization::None, Quantization::Int8]),
+        quantization in proptest::sample::select(vec![Quantization::None, Quantization::Int8, Quantization::Binary]),
         exact_below in proptest::sample::select(vec![0usize, 40, 10_000]),
         k in 1usize..20,
     ) {
@@ -86,6 +88,7 @@ proptest! {
         let vectors: usize = model.values().map(|vectors| vectors.len() / DIM).sum();
         prop_assert_eq!(index.stats().live_vectors, vectors);
         let even = |id: u128| id.is_multiple_of(2);
+        let is_even = |document: &Document| even(document.id);
         let listed: Vec<u128> = (0..300).step_by(3).collect();
         for query in queries {
             let query = to_f32(&query[..DIM]);
@@ -94,7 +97,7 @@ proptest! {
                 exact_top_k(metric, DIM, &query, kept, k).unwrap()
             };
             let params = SearchParams::new(&query, k);
-            let filter = Some(Filter { matches: &even, selectivity: Some(0.5) });
+            let filter = Some(Filter { matches: &is_even, selectivity: Some(0.5) });
             let filtered = SearchParams { filter, ..params };
             let exact = index.search_exact(&params).unwrap();
             prop_assert!(same(metric, &exact, &expect(&|_| true)), "{:?}", exact);
@@ -213,7 +216,7 @@ fn filters_keep_recall_at_any_selectivity() {
             for selectivity in [None, Some(1.0 / divisor as f64)] {
                 let mut total = 0.0;
                 for query in &queries {
-                    let filter = Some(Filter { matches: &matches, selectivity });
+                    let filter = Some(Filter { matches: &|document: &Document| matches(document.id), selectivity });
                     let params = SearchParams { filter, ef: Some(96), ..SearchParams::new(query, 10) };
                     let found = index.search(&params).unwrap();
                     assert!(found.iter().all(|hit| matches(hit.id)));

@@ -104,10 +104,12 @@ impl NodeMetrics {
             set("lag", stats.lag);
             set("ready", u64::from(stats.ready));
             set("damaged", stats.damaged);
+            set("from_images", stats.from_images);
         }
         let set = |what: &str, value: u64| self.process.with_label_values(&[what]).set(value as i64);
         set("resident_bytes", system::resident_bytes());
         set("disk_free_bytes", system::disk_space(node.data()));
+        set("row_cache_bytes", node.row_cache().bytes() as u64);
         set("uptime_seconds", node.uptime().as_secs());
         set("ready", u64::from(node.ready()));
         let mut text = Vec::new();

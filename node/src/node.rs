@@ -12,6 +12,7 @@ use std::{
 };
 
 use mira_crypto::{CryptoError, os_rng};
+use mira_index::RowCache;
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
     ChangeError, EngineError, Group, GroupId, HostConfig, HostError, Others, RaftHost, Role, SystemClock,
@@ -33,7 +34,11 @@ use crate::{
     reconcile::{self, Action, Situation},
     service,
     shard::{
-        Shard, Shared, indexer::IndexThreads, indexer::ShardIndex, machine::ShardMachine, record, refuse_proposal,
+        Shard, Shared,
+        image::ImageFolder,
+        indexer::{IndexParts, IndexThreads, ShardIndex},
+        machine::ShardMachine,
+        record, refuse_proposal,
     },
 };
 
@@ -130,6 +135,7 @@ pub struct Node {
     shared: Shared,
     peers: Arc<AddressBook>,
     index_threads: Arc<IndexThreads>,
+    row_cache: Arc<RowCache>,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
     /// Shards of which there is data here, open or not.
     present: Mutex<BTreeSet<ShardId>>,
@@ -187,6 +193,7 @@ impl Node {
             shared: Shared { node_id, keyring, cluster, clock: Arc::new(SystemClock) },
             peers,
             index_threads: IndexThreads::start(config.index_threads.max(1)).map_err(StartError::Thread)?,
+            row_cache: RowCache::new(config.row_cache_bytes),
             shards: RwLock::default(),
             present: Mutex::new(present),
             unopened: Mutex::default(),
@@ -264,6 +271,11 @@ impl Node {
         &self.data
     }
 
+    /// Vectors of all shards that were read last.
+    pub fn row_cache(&self) -> &RowCache {
+        &self.row_cache
+    }
+
     /// Time since the start.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
@@ -331,8 +343,14 @@ impl Node {
     }
 
     async fn open_shard(self: &Arc<Self>, id: ShardId) -> Result<(), HostError> {
-        let cluster = self.shared.cluster.clone();
-        let index = ShardIndex::new(id, self.shared.keyring.clone(), cluster, self.index_threads.clone());
+        let parts = IndexParts {
+            keyring: self.shared.keyring.clone(),
+            cluster: self.shared.cluster.clone(),
+            workers: self.index_threads.clone(),
+            cache: self.row_cache.clone(),
+        };
+        let index = ShardIndex::new(id, parts, &self.data);
+        self.index_threads.look_after(&index);
         let machine = Arc::new(ShardMachine::new(Arc::new(index.clone())));
         let verifier = machine.verifier().clone();
         self.present.lock().insert(id);
@@ -370,8 +388,12 @@ impl Node {
 
     /// Closes a shard and removes all this node has of it.
     async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
-        self.shards.write().remove(&id);
+        if let Some(shard) = self.shards.write().remove(&id) {
+            shard.index().discard();
+        }
         self.host.destroy_group(id + 1).await.map_err(|error| error.to_string())?;
+        // Also those of a shard that was not opened since the start.
+        ImageFolder::new(&self.data, id).delete_all().map_err(|error| error.to_string())?;
         self.present.lock().remove(&id);
         self.damaged.lock().remove(&id);
         tracing::info!(shard = id, "replica removed");
@@ -640,6 +662,14 @@ impl RunningNode {
         self.stop.send_replace(true);
         futures::future::join_all(self.tasks.drain(..)).await;
         self.node.host.shutdown().await;
+        // Nothing is applied any more, so the images are those of the state.
+        let node = self.node.clone();
+        let saved = tokio::task::spawn_blocking(move || {
+            node.shards().iter().for_each(|(_, shard)| shard.index().save_images());
+        });
+        if let Err(error) = saved.await {
+            tracing::error!(%error, "index images not written");
+        }
     }
 }
 

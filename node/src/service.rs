@@ -182,9 +182,9 @@ impl NodeService {
         if !["cosine", "dot", "l2"].contains(&request.metric.as_str()) {
             return Err(Problem::invalid(format!("metric is {:?}, allowed are cosine, dot and l2", request.metric)));
         }
-        if !["none", "int8"].contains(&request.quantization.as_str()) {
+        if !["none", "int8", "binary"].contains(&request.quantization.as_str()) {
             let found = request.quantization;
-            return Err(Problem::invalid(format!("quantization is {found:?}, allowed are none and int8")));
+            return Err(Problem::invalid(format!("quantization is {found:?}, allowed are none, int8 and binary")));
         }
         if request.partitions == 0 || request.partitions > shards {
             return Err(Problem::invalid(format!("partitions is {}, allowed are 1 to {shards}", request.partitions)));

@@ -76,3 +76,9 @@ pub const MAX_INDEX_TAIL: usize = 100_000;
 pub const MAX_MOVES: usize = 4;
 /// Entries a replica may lack to be handed leadership or a vote: less than a heartbeat's worth under load.
 pub const CAUGHT_UP_ENTRIES: u64 = 100;
+/// Vectors of a collection in a shard from which on its index is kept as an image: fewer are indexed again in a second.
+pub const MIN_IMAGE_VECTORS: usize = 2_000;
+/// Changes below which no image is written, however small the index.
+pub const MIN_IMAGE_CHANGES: u64 = 1_000;
+/// Least time between two images of one index: an import would write little else.
+pub const IMAGE_PAUSE: Duration = Duration::from_secs(60);

@@ -76,6 +76,9 @@ struct NodeSettings {
     /// MiB of block cache [default: 64]
     #[arg(long, env = "MIRA_CACHE_MIB", hide_env_values = true, value_name = "N")]
     cache_mib: Option<usize>,
+    /// MiB of vectors kept in memory for scoring [default: 64]
+    #[arg(long, env = "MIRA_ROW_CACHE_MIB", hide_env_values = true, value_name = "N")]
+    row_cache_mib: Option<usize>,
     /// How log lines look [default: text]
     #[arg(long, env = "MIRA_LOG_FORMAT", hide_env_values = true, value_enum)]
     log_format: Option<LogFormat>,
@@ -98,6 +101,7 @@ impl Layer for NodeSettings {
             zone: self.zone.or(below.zone),
             index_threads: self.index_threads.or(below.index_threads),
             cache_mib: self.cache_mib.or(below.cache_mib),
+            row_cache_mib: self.row_cache_mib.or(below.row_cache_mib),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -126,6 +130,7 @@ impl NodeSettings {
         config.zone = self.zone.unwrap_or_default();
         config.index_threads = self.index_threads.unwrap_or(config.index_threads).max(1);
         config.cache_bytes = self.cache_mib.map_or(config.cache_bytes, |mib| mib << 20);
+        config.row_cache_bytes = self.row_cache_mib.map_or(config.row_cache_bytes, |mib| mib << 20);
         if self.advertise.is_none() && config.listen.ip().is_unspecified() {
             let listen = config.listen;
             return Err(CliError::Usage(format!(

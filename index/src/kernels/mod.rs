@@ -23,7 +23,7 @@ pub(crate) const CODE_BLOCK: usize = 32;
 pub enum Isa {
     /// Plain Rust.
     Portable,
-    /// AVX2 with FMA and half-float conversion.
+    /// AVX2 with FMA, half-float conversion and POPCNT.
     Avx2,
     /// As AVX2, and AVX-512 VNNI for codes.
     Avx512Vnni,
@@ -43,7 +43,11 @@ impl Isa {
         #[allow(unused_mut, reason = "stays as it is where there is no vector unit")]
         let mut found = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("popcnt")
+        {
             found.push(Isa::Avx2);
             let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             if wide && is_x86_feature_detected!("avx512vnni") {
@@ -61,10 +65,10 @@ impl Isa {
 macro_rules! dispatch {
     ($isa:expr, $name:ident ( $($arg:expr),* ), avx512 = $avx512:ident) => {
         match $isa {
-            // SAFETY: `Isa::available` saw avx512f, avx512bw, avx512vnni, avx2, fma and f16c.
+            // SAFETY: `Isa::available` saw avx512f, avx512bw, avx512vnni, avx2, fma, f16c and popcnt.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => unsafe { x86::$avx512($($arg),*) },
-            // SAFETY: `Isa::available` saw avx2, fma and f16c.
+            // SAFETY: `Isa::available` saw avx2, fma, f16c and popcnt.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { x86::$name($($arg),*) },
             // SAFETY: NEON is part of the aarch64 base architecture.
@@ -80,6 +84,13 @@ macro_rules! dispatch {
 pub(crate) fn dot_u7(isa: Isa, codes: &[u8], query: &[i8]) -> i32 {
     assert!(codes.len() == query.len() && codes.len().is_multiple_of(CODE_BLOCK));
     dispatch!(isa, dot_u7(codes, query), avx512 = dot_u7_vnni)
+}
+
+/// Σ bit · query, the query as [`PLANES`](crate::binary::PLANES) planes of as many words, in two's complement.
+#[inline]
+pub(crate) fn dot_bits(isa: Isa, bits: &[u64], planes: &[u64]) -> i32 {
+    assert_eq!(bits.len() * crate::binary::PLANES, planes.len());
+    dispatch!(isa, dot_bits(bits, planes), avx512 = dot_bits)
 }
 
 /// Inner product of two f32 vectors of the same length.
@@ -155,6 +166,25 @@ mod tests {
             let expected: i32 = codes.iter().zip(&query).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum();
             for isa in Isa::available() {
                 prop_assert_eq!(dot_u7(isa, &codes, &query), expected, "{:?}", isa);
+            }
+        }
+
+        #[test]
+        fn bit_kernels_equal_the_sum(words in 1usize..70, seed in any::<u64>()) {
+            let mut state = seed | 1;
+            let mut next = || { state ^= state << 13; state ^= state >> 7; state ^= state << 17; state };
+            let bits: Vec<u64> = (0..words).map(|_| next()).collect();
+            let query: Vec<i32> = (0..words * 64).map(|_| (next() % 16) as i32 - 8).collect();
+            let mut planes = vec![0u64; 4 * words];
+            for (at, value) in query.iter().enumerate() {
+                for plane in 0..4 {
+                    planes[plane * words + at / 64] |= u64::from((value >> plane) & 1 == 1) << (at % 64);
+                }
+            }
+            let is_set = |at: &usize| bits[at / 64] >> (at % 64) & 1 == 1;
+            let expected: i32 = (0..words * 64).filter(is_set).map(|at| query[at]).sum();
+            for isa in Isa::available() {
+                prop_assert_eq!(dot_bits(isa, &bits, &planes), expected, "{:?}", isa);
             }
         }
 

@@ -20,6 +20,11 @@ pub(super) fn dot_u7(codes: &[u8], query: &[i8]) -> i32 {
 }
 
 #[target_feature(enable = "neon")]
+pub(super) fn dot_bits(bits: &[u64], planes: &[u64]) -> i32 {
+    super::portable::dot_bits(bits, planes)
+}
+
+#[target_feature(enable = "neon")]
 pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [vdupq_n_f32(0.0); 4];
     let whole = a.len() / 16 * 16;

@@ -64,6 +64,11 @@ pub(super) fn dot_u7_vnni(codes: &[u8], query: &[i8]) -> i32 {
     _mm512_reduce_add_epi32(sum)
 }
 
+#[target_feature(enable = "popcnt,avx2")]
+pub(super) fn dot_bits(bits: &[u64], planes: &[u64]) -> i32 {
+    super::portable::dot_bits(bits, planes)
+}
+
 /// Sums `term` over blocks of eight lanes in four accumulators; `tail` gives single components of the rest.
 macro_rules! sum_blocks {
     ($length:expr, $term:expr, $tail:expr) => {{

@@ -89,7 +89,7 @@ pub struct CollectionRecord {
     pub dim: u32,
     /// cosine, dot or l2.
     pub metric: String,
-    /// none or int8.
+    /// none, int8 or binary.
     pub quantization: String,
     /// Shards it is spread over.
     pub partitions: u32,

@@ -10,22 +10,32 @@
 //!   same frame took its place meanwhile;
 //! - changes of a shard are taken one at a time, in the order of the log.
 //!
-//! When the whole state is replaced (start, snapshot) the index is built anew from the frames; until that is done a
-//! search is told to ask another replica.
+//! When the whole state is replaced (start, snapshot) the index is made anew (`build`), from its last image and the frames
+//! that changed since; until that is done a search is told to ask another replica. Images and compaction happen in the
+//! background (`upkeep`). The index has codes, graph and times of its frames; full-precision vectors stay in the state
+//! ([`super::rows`]).
+
+mod build;
+mod upkeep;
 
 use std::{
     collections::{HashMap, VecDeque},
-    ops::{ControlFlow, Range},
+    ops::Range,
+    path::Path,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
-use mira_index::{Config, Filter, Hit, Metric, Quantization, SearchParams, VectorIndex, exact_top_k, merge_top_k};
+use mira_index::{
+    Config, Document, Filter, Hit, Metric, Quantization, RowCache, RowStorage, SearchParams, Times, VectorIndex,
+    exact_top_k, merge_top_k,
+};
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
-use mira_raft::{EngineError, StateReader};
+use mira_raft::StateReader;
 use parking_lot::{Mutex, RwLock};
 use rpds::RedBlackTreeMapSync;
 use tokio::sync::watch;
@@ -36,9 +46,12 @@ use crate::{
 };
 
 use super::{
+    image::ImageFolder,
     machine::{Change, Follower},
-    record::{self, FramePlace, FrameRecord},
+    rows::{Opener, StateRows},
 };
+
+pub use upkeep::IndexThreads;
 
 /// Changes a worker takes before it lets another shard have its turn.
 const TURN: usize = 64;
@@ -89,7 +102,7 @@ pub enum IndexError {
 pub struct IndexStats {
     /// Vectors that can be found.
     pub vectors: u64,
-    /// Memory of codes, graph, rows and ids.
+    /// Memory of codes, graph and ids (and of vectors, where they are not quantised).
     pub bytes: u64,
     /// Changes in the tail.
     pub lag: u64,
@@ -97,14 +110,36 @@ pub struct IndexStats {
     pub ready: bool,
     /// Frames whose vectors could not be opened.
     pub damaged: u64,
+    /// Frames that came from an image when the index was last made.
+    pub from_images: u64,
+}
+
+/// What the indexes of a node's shards share.
+#[derive(Clone)]
+pub struct IndexParts {
+    /// The node's keys.
+    pub keyring: Arc<Keyring>,
+    /// Collections and their keys.
+    pub cluster: watch::Receiver<Arc<ClusterState>>,
+    /// Runs what is to be done.
+    pub workers: Arc<dyn Workers>,
+    /// Vectors read last.
+    pub cache: Arc<RowCache>,
 }
 
 /// The indexes of one shard.
 pub struct ShardIndex {
     shard: ShardId,
-    keyring: Arc<Keyring>,
-    cluster: watch::Receiver<Arc<ClusterState>>,
-    workers: Arc<dyn Workers>,
+    parts: IndexParts,
+    opener: Opener,
+    images: ImageFolder,
+    /// Held while an image is put into its place or taken away.
+    placing: Mutex<()>,
+    /// Held by whoever compacts or writes images.
+    upkeep: Mutex<()>,
+    stopping: AtomicBool,
+    /// The state, live, once it is known.
+    state: Mutex<Option<StateReader>>,
     collections: RwLock<HashMap<CollectionId, Arc<CollectionIndex>>>,
     work: Mutex<Work>,
     /// Held by whoever takes changes into the index: the worker, or the apply loop when the worker cannot keep up.
@@ -112,14 +147,25 @@ pub struct ShardIndex {
     ready: AtomicBool,
     /// Counts replacements of the whole state.
     generation: AtomicU64,
-    damaged: AtomicU64,
+    from_images: AtomicU64,
     sequence: AtomicU64,
+}
+
+/// A change that the worker has not taken yet.
+struct Queued {
+    collection: CollectionId,
+    frame: FrameId,
+    sequence: u64,
+    /// A log position before it, and at or after every change handed over before its batch.
+    after: u64,
 }
 
 /// What waits for the worker.
 #[derive(Default)]
 struct Work {
-    changes: VecDeque<(CollectionId, FrameId, u64)>,
+    changes: VecDeque<Queued>,
+    /// The last log position whose changes were handed over.
+    handed: u64,
     /// Build everything from this state first.
     rebuild: Option<StateReader>,
     /// A worker has the shard or is about to.
@@ -137,26 +183,20 @@ pub trait Workers: Send + Sync + 'static {
 struct CollectionIndex {
     /// Made when the collection's settings are known.
     vectors: OnceLock<VectorIndex>,
-    /// Times of the frames in `vectors`, for filters.
-    times: RwLock<HashMap<FrameId, Times>>,
     /// Whether any frame ever had an expiry.
     expiring: AtomicBool,
     tail: Mutex<Tail>,
+    /// Changes that `vectors` took since the last image.
+    unsaved: AtomicU64,
+    /// When the last image was written.
+    saved_at: Mutex<Option<Instant>>,
 }
 
 /// Changes not yet in the index. Persistent, so that a search takes a copy of this moment in no time.
 type Tail = RedBlackTreeMapSync<FrameId, Pending>;
 
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    created_ms: u64,
-    expires_ms: u64,
-}
-
-impl Times {
-    fn within(&self, query: &Query) -> bool {
-        query.created_ms.contains(&self.created_ms) && (self.expires_ms == 0 || self.expires_ms > query.now_ms)
-    }
+fn is_within(times: &Times, query: &Query) -> bool {
+    query.created_ms.contains(&times.created_ms) && (times.expires_ms == 0 || times.expires_ms > query.now_ms)
 }
 
 /// A change that the index does not have yet.
@@ -175,13 +215,11 @@ struct Stored {
 }
 
 impl Follower for Arc<ShardIndex> {
-    fn changed(&self, changes: Vec<Change>, _applied_index: u64) {
-        if changes.is_empty() {
-            return;
-        }
+    fn changed(&self, changes: Vec<Change>, applied_index: u64) {
         let mut work = self.work.lock();
+        let after = std::mem::replace(&mut work.handed, applied_index);
         for change in changes {
-            self.enqueue(change, &mut work);
+            self.enqueue(change, after, &mut work);
         }
         let behind = work.changes.len() > limits::MAX_INDEX_TAIL;
         self.schedule(&mut work);
@@ -192,8 +230,10 @@ impl Follower for Arc<ShardIndex> {
         }
     }
 
-    fn replaced(&self, state: StateReader, _applied_index: u64) {
+    fn replaced(&self, state: StateReader, applied_index: u64) {
         let mut work = self.work.lock();
+        work.handed = applied_index;
+        *self.state.lock() = Some(state.clone());
         self.ready.store(false, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
         work.changes.clear();
@@ -204,24 +244,24 @@ impl Follower for Arc<ShardIndex> {
 }
 
 impl ShardIndex {
-    /// An index that is not ready until the state machine has reported the state it starts from.
-    pub fn new(
-        shard: ShardId,
-        keyring: Arc<Keyring>,
-        cluster: watch::Receiver<Arc<ClusterState>>,
-        workers: Arc<dyn Workers>,
-    ) -> Arc<Self> {
+    /// An index that is not ready until the state machine has reported the state it starts from. Images lie in the
+    /// node's data folder.
+    pub fn new(shard: ShardId, parts: IndexParts, data: &Path) -> Arc<Self> {
         Arc::new(ShardIndex {
             shard,
-            keyring,
-            cluster,
-            workers,
+            opener: Opener { shard, keyring: parts.keyring.clone(), damaged: Arc::default() },
+            parts,
+            images: ImageFolder::new(data, shard),
+            placing: Mutex::new(()),
+            upkeep: Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            state: Mutex::default(),
             collections: RwLock::default(),
             work: Mutex::default(),
             turn: Mutex::new(()),
             ready: AtomicBool::new(false),
             generation: AtomicU64::new(0),
-            damaged: AtomicU64::new(0),
+            from_images: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
         })
     }
@@ -255,7 +295,7 @@ impl ShardIndex {
 
     fn search_tail(&self, collection: &CollectionRecord, query: &Query, tail: &Tail) -> Result<Vec<Hit>, IndexError> {
         let documents = tail.iter().filter_map(|(&frame, pending)| {
-            let stored = pending.stored.as_deref().filter(|stored| stored.times.within(query))?;
+            let stored = pending.stored.as_deref().filter(|stored| is_within(&stored.times, query))?;
             let vectors = self.open(collection, frame, stored)?;
             Some((frame, vectors))
         });
@@ -264,24 +304,16 @@ impl ShardIndex {
 
     /// The vectors of a frame in the tail, opened once; `None` (counted, logged) if they cannot be.
     fn open<'a>(&self, collection: &CollectionRecord, frame: FrameId, stored: &'a Stored) -> Option<&'a [f32]> {
-        let opened = stored.opened.get_or_init(|| {
-            let place = FramePlace { collection: collection.id, shard: self.shard, frame, version: stored.version };
-            let vectors = open_vectors(&self.keyring, collection, &place, &stored.sealed);
-            vectors.map_err(|error| self.report_damage(frame, &error)).ok()
-        });
+        let opened = stored.opened.get_or_init(|| self.opener.open(collection, frame, stored.version, &stored.sealed));
         opened.as_deref()
     }
 
-    fn report_damage(&self, frame: FrameId, error: &str) {
-        self.damaged.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(shard = self.shard, frame = %uuid::Uuid::from_u128(frame), error, "vectors cannot be opened");
-    }
-
-    fn enqueue(&self, change: Change, work: &mut Work) {
+    fn enqueue(&self, change: Change, after: u64, work: &mut Work) {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let (collection, frame, stored) = match change {
             Change::Purged { collection } => {
                 self.collections.write().remove(&collection);
+                self.delete_image(collection);
                 return;
             }
             Change::Removed { collection, frame } => (collection, frame, None),
@@ -293,13 +325,13 @@ impl ShardIndex {
         };
         let index = self.collections.write().entry(collection).or_default().clone();
         index.tail.lock().insert_mut(frame, Pending { sequence, stored });
-        work.changes.push_back((collection, frame, sequence));
+        work.changes.push_back(Queued { collection, frame, sequence, after });
     }
 
     fn schedule(self: &Arc<Self>, work: &mut Work) {
         if !work.scheduled && (work.rebuild.is_some() || !work.changes.is_empty()) {
             work.scheduled = true;
-            self.workers.schedule(self.clone());
+            self.parts.workers.schedule(self.clone());
         }
     }
 
@@ -312,7 +344,6 @@ impl ShardIndex {
             Some(state) => self.rebuild(&state),
             None => self.take_turn(),
         }
-        self.compact();
         let mut work = self.work.lock();
         work.scheduled = false;
         self.schedule(&mut work);
@@ -321,14 +352,15 @@ impl ShardIndex {
     fn take_turn(&self) {
         let _turn = self.turn.lock();
         for _ in 0..TURN {
-            let Some((collection, frame, sequence)) = self.work.lock().changes.pop_front() else { return };
+            let Some(queued) = self.work.lock().changes.pop_front() else { return };
+            let Queued { collection, frame, sequence, .. } = queued;
             let Some(index) = self.collections.read().get(&collection).cloned() else { continue };
             let pending = index.tail.lock().get(&frame).cloned();
             // A newer change of the same frame is further back in the queue.
             let Some(pending) = pending.filter(|pending| pending.sequence == sequence) else { continue };
             let Some(record) = self.settings(collection) else {
                 // The meta group has not told this node yet (or the collection is dropped and its purge will follow).
-                self.work.lock().changes.push_back((collection, frame, sequence));
+                self.work.lock().changes.push_back(queued);
                 std::thread::sleep(UNKNOWN_PAUSE);
                 return;
             };
@@ -341,7 +373,7 @@ impl ShardIndex {
     }
 
     fn settings(&self, collection: CollectionId) -> Option<CollectionRecord> {
-        self.cluster.borrow().collections.get(&collection).cloned()
+        self.parts.cluster.borrow().collections.get(&collection).cloned()
     }
 
     fn index_one(&self, index: &CollectionIndex, record: &CollectionRecord, frame: FrameId, pending: &Pending) {
@@ -349,121 +381,50 @@ impl ShardIndex {
         let vectors = stored.and_then(|stored| Some((stored.times, self.open(record, frame, stored)?)));
         match vectors {
             Some((times, vectors)) => {
-                if let Err(error) = insert(index, record, frame, times, vectors) {
-                    self.report_damage(frame, &error);
-                }
+                self.insert(index, record, (frame, times), vectors);
             }
             None => {
-                if let Some(vectors) = index.vectors.get() {
-                    vectors.remove(frame);
+                if index.vectors.get().is_some_and(|vectors| vectors.remove(frame)) {
+                    index.unsaved.fetch_add(1, Ordering::Relaxed);
                 }
-                index.times.write().remove(&frame);
             }
         }
     }
 
-    /// Builds every collection's index from the frames, unless the state is replaced once more meanwhile.
-    fn rebuild(&self, state: &StateReader) {
-        let _turn = self.turn.lock();
-        let started = std::time::Instant::now();
-        match self.build_from(state) {
-            Ok(frames) => {
-                let work = self.work.lock();
-                if work.rebuild.is_none() {
-                    self.ready.store(true, Ordering::Release);
-                }
-                let millis = started.elapsed().as_millis() as u64;
-                tracing::info!(shard = self.shard, frames, millis, "vector index built");
-            }
-            Err(BuildError::Replaced) => {}
-            Err(BuildError::UnknownCollection(collection)) => {
-                tracing::debug!(shard = self.shard, collection, "collection not known here yet, building later");
-                std::thread::sleep(UNKNOWN_PAUSE);
-                self.work.lock().rebuild.get_or_insert_with(|| state.clone());
-            }
-            Err(BuildError::Engine(error)) => {
-                tracing::error!(shard = self.shard, %error, "vector index cannot be built");
-            }
-        }
-    }
-
-    fn build_from(&self, state: &StateReader) -> Result<u64, BuildError> {
-        let view = state.view()?;
-        let mut frames = 0;
-        for id in collections_of(&view)? {
-            let cluster = self.cluster.borrow().clone();
-            if cluster.dropped.contains(&id) {
-                continue;
-            }
-            let record = cluster.collections.get(&id).ok_or(BuildError::UnknownCollection(id))?;
-            let index = {
-                let work = self.work.lock();
-                if work.rebuild.is_some() {
-                    return Err(BuildError::Replaced);
-                }
-                self.collections.write().entry(id).or_default().clone()
-            };
-            let mut failed = None;
-            view.scan_prefix(&record::collection_prefix(b'f', id), false, &mut |key, value| match self.build_one(
-                &view,
-                &index,
-                record,
-                (key, value),
-            ) {
-                Ok(added) => {
-                    frames += u64::from(added);
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            })?;
-            failed.map_or(Ok(()), Err)?;
-        }
-        Ok(frames)
-    }
-
-    fn build_one(
+    /// Puts a frame into the index; false (counted, logged) if that cannot be.
+    fn insert(
         &self,
-        view: &StateReader,
         index: &CollectionIndex,
         record: &CollectionRecord,
-        (key, value): (&[u8], &[u8]),
-    ) -> Result<bool, EngineError> {
-        let Some((_, frame)) = record::parse_pair_key(key) else { return Ok(false) };
-        let header = FrameRecord::decode(value)?;
-        if header.passages == 0 {
-            return Ok(false);
+        (frame, times): (FrameId, Times),
+        vectors: &[f32],
+    ) -> bool {
+        if times.expires_ms != 0 {
+            index.expiring.store(true, Ordering::Relaxed);
         }
-        let Some(sealed) = view.get(&record::vectors_key(record.id, frame))? else {
-            return Err(EngineError::Damaged(format!("frame {frame:032x} has lost its vectors")));
+        let inserted = match index.vectors.get() {
+            Some(into) => into.upsert_timed(frame, times, vectors),
+            None => VectorIndex::with_storage(config(record), &self.storage(record))
+                .and_then(|made| index.vectors.get_or_init(|| made).upsert_timed(frame, times, vectors)),
         };
-        let place = FramePlace { collection: record.id, shard: self.shard, frame, version: header.version };
-        let times = Times { created_ms: header.created_ms, expires_ms: header.expires_ms };
-        let inserted = open_vectors(&self.keyring, record, &place, &sealed)
-            .and_then(|vectors| insert(index, record, frame, times, &vectors));
-        if let Err(error) = &inserted {
-            self.report_damage(frame, error);
-        }
-        Ok(inserted.is_ok())
+        index.unsaved.fetch_add(1, Ordering::Relaxed);
+        inserted.map_err(|error| self.opener.report(frame, &error.to_string())).is_ok()
     }
 
-    fn compact(&self) {
-        let collections: Vec<_> = self.collections.read().values().cloned().collect();
-        for index in collections {
-            let Some(vectors) = index.vectors.get().filter(|vectors| vectors.needs_compaction()) else { continue };
-            if let Err(error) = vectors.compact(1, &|| false) {
-                tracing::warn!(shard = self.shard, %error, "vector index cannot be compacted");
-            }
-        }
+    /// Where the rows of a collection are: in the state.
+    fn storage(&self, record: &CollectionRecord) -> RowStorage {
+        let state = self.state.lock().clone().expect("an index is made from a state");
+        let (cluster, opener) = (self.parts.cluster.clone(), self.opener.clone());
+        let rows = StateRows { state, cluster, collection: record.id, opener };
+        RowStorage::Source(Arc::new(rows), self.parts.cache.clone())
     }
 
     /// Sizes and state.
     pub fn stats(&self) -> IndexStats {
         let mut stats = IndexStats {
             ready: self.ready.load(Ordering::Acquire),
-            damaged: self.damaged.load(Ordering::Relaxed),
+            damaged: self.opener.damaged.load(Ordering::Relaxed),
+            from_images: self.from_images.load(Ordering::Relaxed),
             ..IndexStats::default()
         };
         for index in self.collections.read().values() {
@@ -477,27 +438,6 @@ impl ShardIndex {
     }
 }
 
-/// Why an index was not built.
-#[derive(Debug, thiserror::Error)]
-enum BuildError {
-    #[error("the state was replaced")]
-    Replaced,
-    #[error("collection {0} is not known here yet")]
-    UnknownCollection(CollectionId),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
-
-/// The collections that have frames in this state.
-fn collections_of(view: &StateReader) -> Result<Vec<CollectionId>, EngineError> {
-    let mut collections = Vec::new();
-    view.scan_prefix(b"n", false, &mut |key, _| {
-        collections.extend(key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes));
-        ControlFlow::Continue(())
-    })?;
-    Ok(collections)
-}
-
 fn search_indexed(
     index: &CollectionIndex,
     vectors: &VectorIndex,
@@ -505,11 +445,8 @@ fn search_indexed(
     tail: &Tail,
 ) -> Result<Vec<Hit>, IndexError> {
     let by_time = query.created_ms != (0..u64::MAX) || index.expiring.load(Ordering::Relaxed);
-    let times = by_time.then(|| index.times.read());
-    let matches = |frame: FrameId| {
-        !tail.contains_key(&frame)
-            && times.as_ref().is_none_or(|times| times.get(&frame).is_some_and(|times| times.within(query)))
-    };
+    let matches =
+        |document: &Document| !tail.contains_key(&document.id) && (!by_time || is_within(&document.times, query));
     let filtered = by_time || !tail.is_empty();
     let params = SearchParams {
         ef: query.ef,
@@ -520,41 +457,12 @@ fn search_indexed(
     hits.map_err(refuse)
 }
 
-fn insert(
-    index: &CollectionIndex,
-    record: &CollectionRecord,
-    frame: FrameId,
-    times: Times,
-    vectors: &[f32],
-) -> Result<(), String> {
-    let into = match index.vectors.get() {
-        Some(into) => into,
-        None => {
-            let made = VectorIndex::new(config(record)).map_err(|error| error.to_string())?;
-            index.vectors.get_or_init(|| made)
-        }
-    };
-    if times.expires_ms != 0 {
-        index.expiring.store(true, Ordering::Relaxed);
-    }
-    // Times first: a frame that the index shows must have them.
-    index.times.write().insert(frame, times);
-    into.upsert(frame, vectors).map_err(|error| error.to_string())
-}
-
-fn open_vectors(
-    keyring: &Keyring,
-    record: &CollectionRecord,
-    place: &FramePlace,
-    sealed: &[u8],
-) -> Result<Vec<f32>, String> {
-    let version = mira_crypto::frame::key_version(sealed).map_err(|error| error.to_string())?;
-    let key = keyring.version(record, version).map_err(|error| error.to_string())?;
-    place.open_vectors(&key, sealed).map_err(|error| error.to_string())
-}
-
 fn config(record: &CollectionRecord) -> Config {
-    let quantization = if record.quantization == "none" { Quantization::None } else { Quantization::Int8 };
+    let quantization = match record.quantization.as_str() {
+        "none" => Quantization::None,
+        "binary" => Quantization::Binary,
+        _ => Quantization::Int8,
+    };
     Config { quantization, ..Config::new(record.dim as usize, metric(record)) }
 }
 
@@ -568,33 +476,4 @@ fn metric(record: &CollectionRecord) -> Metric {
 
 fn refuse(error: mira_index::IndexError) -> IndexError {
     Problem::new(Code::InvalidArgument, error.to_string()).into()
-}
-
-/// Background threads of a node, shared by its shards.
-pub struct IndexThreads(std::sync::mpsc::Sender<Arc<ShardIndex>>);
-
-impl IndexThreads {
-    /// Starts `count` threads; they end when this and every index that uses it are gone.
-    pub fn start(count: usize) -> std::io::Result<Arc<Self>> {
-        let (sender, receiver) = std::sync::mpsc::channel::<Arc<ShardIndex>>();
-        let receiver = Arc::new(Mutex::new(receiver));
-        for number in 0..count {
-            let receiver = receiver.clone();
-            std::thread::Builder::new().name(format!("indexer-{number}")).spawn(move || {
-                loop {
-                    let next = receiver.lock().recv();
-                    let Ok(index) = next else { return };
-                    index.work();
-                }
-            })?;
-        }
-        Ok(Arc::new(IndexThreads(sender)))
-    }
-}
-
-impl Workers for IndexThreads {
-    fn schedule(&self, index: Arc<ShardIndex>) {
-        // The receivers live as long as this sender does.
-        let _ = self.0.send(index);
-    }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
-    record::{self, FrameRecord},
+    record::{self, FrameHead, FrameRecord},
     verify::Verifier,
 };
 
@@ -83,14 +83,15 @@ impl StateMachine for ShardMachine {
         let mut changes = Vec::new();
         let answer = match command::decode(command.payload)? {
             ShardCommand::Store(frames) => {
-                let store = |frame| store(frame, command.time_ms, txn, &mut changes);
+                let now = (command.index, command.time_ms);
+                let store = |frame| store(frame, now, txn, &mut changes);
                 ShardAnswer::Store(frames.into_iter().map(store).collect::<Result<_, _>>()?)
             }
             ShardCommand::Forget { collection, frames } => {
                 ShardAnswer::Forget(forget(collection, frames, txn, &mut changes)?)
             }
             ShardCommand::Purge { collection } => {
-                for table in *b"fvsn" {
+                for table in *b"fhvsn" {
                     txn.delete_prefix(&record::collection_prefix(table, collection));
                 }
                 changes.push(Change::Purged { collection });
@@ -140,7 +141,7 @@ fn decide(condition: Condition, same: bool, current: u64) -> Result<(), StoreOut
 
 fn store(
     new: StoreFrame,
-    now_ms: u64,
+    (index, now_ms): (u64, u64),
     txn: &mut Txn<'_>,
     changes: &mut Vec<Change>,
 ) -> Result<StoreOutcome, EngineError> {
@@ -166,7 +167,7 @@ fn store(
     }
     let vectors_key = record::vectors_key(new.collection, new.frame);
     if !new.vectors.is_empty() {
-        txn.put(&vectors_key, new.vectors.clone());
+        txn.put(&vectors_key, record::encode_vectors(new.version, &new.vectors));
     } else if old.is_some_and(|old| old.passages > 0) {
         txn.delete(&vectors_key);
     }
@@ -181,6 +182,8 @@ fn store(
         body: new.body,
     };
     txn.put(&key, record.encode());
+    let head = FrameHead { changed: index, created_ms, expires_ms: new.expires_ms, passages: new.passages };
+    txn.put(&record::head_key(new.collection, new.frame), head.encode());
     changes.push(Change::Stored {
         collection: new.collection,
         frame: new.frame,
@@ -204,6 +207,7 @@ fn forget(
         let Some(stored) = txn.get(&key)? else { continue };
         let old = FrameRecord::decode(&stored)?;
         txn.delete(&key);
+        txn.delete(&record::head_key(collection, frame));
         txn.delete(&record::vectors_key(collection, frame));
         if let Some(session) = &old.session {
             txn.delete(&record::session_key(collection, session, old.created_ms, frame));

@@ -4,10 +4,12 @@
 //! follows. *Search*: [`Shard::search`] asks the index and the tail. *Recall*: [`Shard::fetch`] opens frames.
 
 pub mod command;
+pub mod image;
 pub mod indexer;
 pub mod machine;
 pub mod read;
 pub mod record;
+pub mod rows;
 pub mod verify;
 pub mod write;
 

@@ -3,12 +3,13 @@
 //! | key (big-endian numbers) | value |
 //! |---|---|
 //! | `f` collection 8, frame 16 | [`FrameRecord`]: what replicas must know in clear, and the sealed body |
-//! | `v` collection 8, frame 16 | the sealed vectors, if the frame has any |
+//! | `h` collection 8, frame 16 | [`FrameHead`]: what the vector index must know, so that it need not read bodies |
+//! | `v` collection 8, frame 16 | frame version 8 (little-endian), then the sealed vectors, if the frame has any |
 //! | `s` collection 8, session tag 16, created 8, frame 16 | empty: frames of a session in order |
 //! | `n` collection 8 | number of frames, 8 bytes |
 //!
-//! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed. Each value
-//! begins with a version byte. Session tags and digests are keyed with the collection's tag key, which no rotation
+//! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed. Each value but
+//! the count begins with a version byte. Session tags and digests are keyed with the collection's tag key, which no rotation
 //! changes, so that they stay equal.
 
 use bytes::Bytes;
@@ -20,6 +21,8 @@ use serde::{Deserialize, Serialize};
 const RECORD_VERSION: u8 = 1;
 const BODY_VERSION: u8 = 1;
 const VECTORS_VERSION: u8 = 1;
+const HEAD_VERSION: u8 = 1;
+const STORED_VECTORS_VERSION: u8 = 1;
 
 /// Room for everything of a frame beside its content.
 const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + (64 << 10);
@@ -67,6 +70,50 @@ impl FrameRecord {
     pub fn expired(&self, now_ms: u64) -> bool {
         self.expires_ms != 0 && self.expires_ms <= now_ms
     }
+}
+
+/// What the vector index must know of a frame; every frame has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameHead {
+    /// Log position of the change that made it what it is. A frame that was forgotten and stored anew has another, though
+    /// its version may be the same.
+    pub changed: u64,
+    /// As in [`FrameRecord`].
+    pub created_ms: u64,
+    /// As in [`FrameRecord`].
+    pub expires_ms: u64,
+    /// As in [`FrameRecord`].
+    pub passages: u32,
+}
+
+impl FrameHead {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![HEAD_VERSION]).expect("a head is plain data")
+    }
+
+    /// Reads the stored form.
+    pub fn decode(stored: &[u8]) -> Result<Self, EngineError> {
+        match stored.split_first() {
+            Some((&HEAD_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("frame head: {error}")))
+            }
+            _ => Err(EngineError::Damaged("frame head of unknown version".into())),
+        }
+    }
+}
+
+/// The stored form of a frame's sealed vectors.
+pub fn encode_vectors(frame_version: u64, sealed: &[u8]) -> Vec<u8> {
+    [&[STORED_VECTORS_VERSION], &frame_version.to_le_bytes()[..], sealed].concat()
+}
+
+/// The frame's version and its sealed vectors.
+pub fn decode_vectors(stored: &[u8]) -> Result<(u64, &[u8]), EngineError> {
+    let damaged = || EngineError::Damaged("stored vectors of unknown version or too short".into());
+    let rest = stored.strip_prefix(&[STORED_VECTORS_VERSION]).ok_or_else(damaged)?;
+    let (version, sealed) = rest.split_first_chunk().ok_or_else(damaged)?;
+    Ok((u64::from_le_bytes(*version), sealed))
 }
 
 /// The sealed part of a frame.
@@ -151,6 +198,11 @@ pub fn frame_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
     pair_key(b'f', collection, frame)
 }
 
+/// Key of a frame's head.
+pub fn head_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
+    pair_key(b'h', collection, frame)
+}
+
 /// Key of a frame's sealed vectors.
 pub fn vectors_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
     pair_key(b'v', collection, frame)
@@ -163,7 +215,7 @@ fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
     key
 }
 
-/// Start of all keys of a collection in a table (`f`, `v`, `s`, `n`).
+/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `n`).
 pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
     let mut key = [table; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());
@@ -199,7 +251,7 @@ pub fn parse_session_key(key: &[u8]) -> Option<(u64, FrameId)> {
     Some((u64::from_be_bytes(created), u128::from_be_bytes(frame)))
 }
 
-/// Collection and frame of a [`frame_key`] or [`vectors_key`].
+/// Collection and frame of a [`frame_key`], [`head_key`] or [`vectors_key`].
 pub fn parse_pair_key(key: &[u8]) -> Option<(CollectionId, FrameId)> {
     let collection = key.get(1..9)?.try_into().ok()?;
     let frame = key.get(9..25)?.try_into().ok()?;

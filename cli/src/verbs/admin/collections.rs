@@ -85,6 +85,7 @@ enum QuantizationName {
     None,
     #[default]
     Int8,
+    Binary,
 }
 
 impl Collections {
@@ -131,6 +132,7 @@ impl Create {
             quantization: match self.quantization {
                 QuantizationName::None => Quantization::None,
                 QuantizationName::Int8 => Quantization::Int8,
+                QuantizationName::Binary => Quantization::Binary,
             },
             partitions: self.partitions,
             ttl_seconds: self.lifetime.map(|lifetime| lifetime.as_secs().max(1)),

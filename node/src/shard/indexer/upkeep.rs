@@ -1,0 +1,257 @@
+//! What keeps indexes in shape beside searches and writes: compaction, and images for the next start.
+//!
+//! One thread of low priority per node looks after all its shards, so that neither delays the workers that bring changes
+//! into the indexes. An image is taken at one moment between two changes (which costs nothing) and written from there.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use mira_index::{Snapshot, VectorIndex};
+use mira_proto::{CollectionId, limits};
+use parking_lot::Mutex;
+
+use super::{CollectionIndex, ShardIndex, Workers};
+use crate::shard::image::Span;
+
+/// Between two rounds.
+const ROUND: Duration = Duration::from_secs(1);
+/// What a thread that yields to others adds to its niceness.
+const NICER: i32 = 10;
+
+/// Whether a collection's image is worth writing: fewer changes are replayed sooner than an image is written.
+///
+/// `since` is the time since the last image; `None` if there is none, or the node is stopping and there is no later.
+fn is_due(vectors: usize, unsaved: u64, since: Option<Duration>) -> bool {
+    let few = unsaved < (vectors as u64 / 100).max(limits::MIN_IMAGE_CHANGES);
+    let many = unsaved >= (vectors as u64 / 10).max(limits::MIN_IMAGE_CHANGES);
+    match since {
+        _ if few || vectors < limits::MIN_IMAGE_VECTORS => false,
+        None => true,
+        Some(since) => since >= limits::IMAGE_PAUSE && (many || since >= 10 * limits::IMAGE_PAUSE),
+    }
+}
+
+impl ShardIndex {
+    /// One round: compacts what needs it and writes the images that are due. Blocks for as long as that takes.
+    pub fn upkeep(&self) {
+        if !self.ready.load(Ordering::Acquire) {
+            return;
+        }
+        let _alone = self.upkeep.lock();
+        for (collection, index) in self.with_vectors() {
+            if self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            self.compact(&index);
+            let since = index.saved_at.lock().map(|at| at.elapsed());
+            self.save_if_due(collection, &index, since);
+        }
+    }
+
+    /// Writes images for the next start. The node is stopping: nothing is compacted any more.
+    pub fn save_images(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if !self.ready.load(Ordering::Acquire) {
+            return;
+        }
+        let _alone = self.upkeep.lock();
+        for (collection, index) in self.with_vectors() {
+            self.save_if_due(collection, &index, None);
+        }
+    }
+
+    /// The shard is not here any more: ends upkeep, and with it what might write an image now.
+    pub fn discard(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.ready.store(false, Ordering::Release);
+        self.collections.write().clear();
+        // Whoever was about to put an image into its place has done so, or sees that it is not wanted.
+        drop(self.placing.lock());
+    }
+
+    fn with_vectors(&self) -> Vec<(CollectionId, Arc<CollectionIndex>)> {
+        let collections = self.collections.read();
+        let mut all: Vec<_> = collections.iter().map(|(id, index)| (*id, index.clone())).collect();
+        all.retain(|(_, index)| index.vectors.get().is_some());
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
+    }
+
+    fn compact(&self, index: &CollectionIndex) {
+        let Some(vectors) = index.vectors.get().filter(|vectors| vectors.needs_compaction()) else { return };
+        let is_stopping = || self.stopping.load(Ordering::Relaxed);
+        match vectors.compact(1, &is_stopping) {
+            Err(error) if !is_stopping() => {
+                tracing::warn!(shard = self.shard, %error, "vector index cannot be compacted");
+            }
+            _ => {}
+        }
+    }
+
+    fn save_if_due(&self, collection: CollectionId, index: &Arc<CollectionIndex>, since: Option<Duration>) {
+        let vectors = index.vectors.get().map_or(0, VectorIndex::len);
+        let unsaved = index.unsaved.load(Ordering::Relaxed);
+        if !is_due(vectors, unsaved, since) {
+            return;
+        }
+        let started = Instant::now();
+        let saved = self.save(collection, index);
+        // Tried or done: not again at once.
+        *index.saved_at.lock() = Some(Instant::now());
+        let millis = started.elapsed().as_millis() as u64;
+        match saved {
+            Ok(Some(bytes)) => {
+                tracing::info!(shard = self.shard, collection, vectors, bytes, millis, "index image written");
+            }
+            Ok(None) => {}
+            Err(error) => {
+                index.unsaved.fetch_add(unsaved, Ordering::Relaxed);
+                tracing::warn!(shard = self.shard, collection, error, "index image not written");
+            }
+        }
+    }
+
+    /// Writes one image; `None` if the index was replaced meanwhile.
+    fn save(&self, collection: CollectionId, index: &Arc<CollectionIndex>) -> Result<Option<u64>, String> {
+        let Some(record) = self.settings(collection) else { return Ok(None) };
+        let key = self.parts.keyring.current(&record).map_err(|error| error.to_string())?;
+        let Some((span, snapshot)) = self.moment(collection, index) else { return Ok(None) };
+        let is_replaced = || !self.is_current(collection, index);
+        let new = match self.images.write(&key, span, &snapshot, &is_replaced) {
+            Err(_) if is_replaced() => return Ok(None),
+            written => written.map_err(|error| error.to_string())?,
+        };
+        // Between the question and the answer nobody deletes: what is put into its place belongs there.
+        let _placing = self.placing.lock();
+        if is_replaced() {
+            return Ok(None);
+        }
+        new.keep().map_err(|error| error.to_string())?;
+        let written = std::fs::metadata(self.images.path(collection)).map_or(0, |file| file.len());
+        Ok(Some(written))
+    }
+
+    /// The index between two changes, and the log positions it stands for there.
+    fn moment(&self, collection: CollectionId, index: &Arc<CollectionIndex>) -> Option<(Span, Snapshot)> {
+        // With the turn nobody is in the midst of a change: it is in the index or in the queue.
+        let _turn = self.turn.lock();
+        let work = self.work.lock();
+        if work.rebuild.is_some() || !self.ready.load(Ordering::Acquire) || !self.is_current(collection, index) {
+            return None;
+        }
+        let from = work.changes.iter().map(|queued| queued.after).min().unwrap_or(work.handed);
+        let snapshot = index.vectors.get()?.snapshot();
+        index.unsaved.store(0, Ordering::Relaxed);
+        Some((Span { from, upto: work.handed }, snapshot))
+    }
+
+    fn is_current(&self, collection: CollectionId, index: &Arc<CollectionIndex>) -> bool {
+        self.collections.read().get(&collection).is_some_and(|current| Arc::ptr_eq(current, index))
+    }
+
+    /// Deletes the image of a collection that is gone, or whose image is of no use.
+    pub(super) fn delete_image(&self, collection: CollectionId) {
+        let _placing = self.placing.lock();
+        if let Err(error) = self.images.delete(collection) {
+            tracing::error!(shard = self.shard, collection, %error, "index image cannot be deleted");
+        }
+    }
+}
+
+/// Lets the calling thread, for good, run after all others.
+pub(super) fn yield_to_others() {
+    // Not allowed, it runs like the others.
+    let _ = rustix::process::nice(NICER);
+}
+
+/// Background threads of a node, shared by its shards.
+pub struct IndexThreads {
+    changes: Sender<Arc<ShardIndex>>,
+    looked_after: Sender<Weak<ShardIndex>>,
+}
+
+impl IndexThreads {
+    /// Starts `count` threads for changes and one for upkeep; they end when this and every index that uses it are gone.
+    pub fn start(count: usize) -> std::io::Result<Arc<Self>> {
+        let (changes, receiver) = channel::<Arc<ShardIndex>>();
+        let receiver = Arc::new(Mutex::new(receiver));
+        for number in 0..count {
+            let receiver = receiver.clone();
+            std::thread::Builder::new().name(format!("indexer-{number}")).spawn(move || {
+                loop {
+                    let next = receiver.lock().recv();
+                    let Ok(index) = next else { return };
+                    index.work();
+                }
+            })?;
+        }
+        let (looked_after, newcomers) = channel();
+        std::thread::Builder::new().name("upkeep".into()).spawn(move || {
+            yield_to_others();
+            look_after(&newcomers);
+        })?;
+        Ok(Arc::new(IndexThreads { changes, looked_after }))
+    }
+
+    /// Compacts the index and writes its images, from time to time, as long as it lives.
+    pub fn look_after(&self, index: &Arc<ShardIndex>) {
+        // The receiver lives as long as this sender does.
+        let _ = self.looked_after.send(Arc::downgrade(index));
+    }
+}
+
+impl Workers for IndexThreads {
+    fn schedule(&self, index: Arc<ShardIndex>) {
+        // The receivers live as long as this sender does.
+        let _ = self.changes.send(index);
+    }
+}
+
+/// Rounds over all indexes until nobody can hand over another.
+fn look_after(newcomers: &Receiver<Weak<ShardIndex>>) {
+    let mut indexes: Vec<Weak<ShardIndex>> = Vec::new();
+    loop {
+        match newcomers.recv_timeout(ROUND) {
+            Ok(index) => {
+                indexes.push(index);
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        indexes.retain(|index| index.strong_count() > 0);
+        indexes.iter().filter_map(Weak::upgrade).for_each(|index| index.upkeep());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_written_when_they_save_more_than_they_cost() {
+        let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+        // vectors, changes since, time since, due?
+        let table = [
+            (100, 100, None, false),
+            (10_000, 10_000, None, true),
+            (10_000, 10, None, false),
+            (1_000_000, 1_000, None, false),
+            (1_000_000, 20_000, None, true),
+            (1_000_000, 200_000, minutes(0), false),
+            (1_000_000, 200_000, minutes(2), true),
+            (1_000_000, 20_000, minutes(2), false),
+            (1_000_000, 20_000, minutes(11), true),
+            (1_000_000, 1_000, minutes(600), false),
+        ];
+        for (vectors, unsaved, since, due) in table {
+            assert_eq!(is_due(vectors, unsaved, since), due, "{vectors} {unsaved} {since:?}");
+        }
+    }
+}

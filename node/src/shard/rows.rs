@@ -1,0 +1,93 @@
+//! Full-precision vectors for the index, read from the shard's state: they lie there sealed anyway, so the index keeps
+//! only those used last in memory (`index/src/rows.rs`).
+//!
+//! The state may be ahead of the index. A frame that changed since is in the tail, which a search asks first, so what is
+//! found here for it does not matter; one that is gone is passed over.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use mira_index::{Passage, RowSource, RowsError};
+use mira_proto::{CollectionId, FrameId, ShardId};
+use mira_raft::StateReader;
+use tokio::sync::watch;
+
+use crate::{
+    keyring::Keyring,
+    meta::{ClusterState, CollectionRecord},
+};
+
+use super::record::{self, FramePlace};
+
+/// Opens sealed vectors of one shard.
+#[derive(Clone)]
+pub struct Opener {
+    /// The shard.
+    pub shard: ShardId,
+    /// The node's keys.
+    pub keyring: Arc<Keyring>,
+    /// Frames whose vectors could not be opened.
+    pub damaged: Arc<AtomicU64>,
+}
+
+impl Opener {
+    /// The vectors of a frame; `None` (counted, logged) if they cannot be opened.
+    pub fn open(&self, collection: &CollectionRecord, frame: FrameId, version: u64, sealed: &[u8]) -> Option<Vec<f32>> {
+        let place = FramePlace { collection: collection.id, shard: self.shard, frame, version };
+        let opened = mira_crypto::frame::key_version(sealed)
+            .map_err(|error| error.to_string())
+            .and_then(|version| self.keyring.version(collection, version).map_err(|error| error.to_string()))
+            .and_then(|key| place.open_vectors(&key, sealed).map_err(|error| error.to_string()));
+        opened.map_err(|error| self.report(frame, &error)).ok()
+    }
+
+    /// The vectors of a frame as they are stored.
+    pub fn open_stored(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<Vec<f32>> {
+        match record::decode_vectors(stored) {
+            Ok((version, sealed)) => self.open(collection, frame, version, sealed),
+            Err(error) => {
+                self.report(frame, &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Counts and logs a frame whose vectors are of no use.
+    pub fn report(&self, frame: FrameId, error: &str) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(shard = self.shard, frame = %uuid::Uuid::from_u128(frame), error, "vectors cannot be indexed");
+    }
+}
+
+/// The vectors of one collection in a shard's state.
+pub struct StateRows {
+    /// The state, live.
+    pub state: StateReader,
+    /// Collections and their keys.
+    pub cluster: watch::Receiver<Arc<ClusterState>>,
+    /// Which collection.
+    pub collection: CollectionId,
+    /// How its vectors are opened.
+    pub opener: Opener,
+}
+
+impl RowSource for StateRows {
+    fn read(&self, wanted: &[Passage], visit: &mut dyn FnMut(usize, &[f32])) -> Result<(), RowsError> {
+        let cluster = self.cluster.borrow().clone();
+        let Some(collection) = cluster.collections.get(&self.collection) else { return Ok(()) };
+        let keys: Vec<_> = wanted.iter().map(|wanted| record::vectors_key(self.collection, wanted.id)).collect();
+        let stored = self.state.multi_get(&keys).map_err(|error| RowsError::Source(error.to_string()))?;
+        for (position, (wanted, stored)) in wanted.iter().zip(stored).enumerate() {
+            let opened = stored.and_then(|stored| self.opener.open_stored(collection, wanted.id, &stored));
+            let passage = opened
+                .as_deref()
+                .and_then(|vectors| vectors.chunks_exact(collection.dim as usize).nth(wanted.passage as usize));
+            if let Some(vector) = passage {
+                visit(position, vector);
+            }
+        }
+        Ok(())
+    }
+}

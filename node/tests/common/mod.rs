@@ -1,0 +1,155 @@
+//! A node alone, and one of its shards as a router uses it.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::{path::Path, time::Duration};
+
+use mira_crypto::ClusterKey;
+use mira_node::{Formation, NodeConfig, RunningNode, Shape};
+use mira_proto::{Refusal, node_v1, node_v1::node_client::NodeClient};
+use tonic::transport::Channel;
+
+pub const DIM: u32 = 4;
+pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub const ALONE: Shape = Shape { shards: 2, replication: 1, expect: 1 };
+
+pub fn config(folder: &Path, formation: Formation) -> NodeConfig {
+    let key = ClusterKey::from_text(KEY).expect("a key");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    NodeConfig { listen: any, http_listen: any, ..NodeConfig::new(folder.to_owned(), key, formation) }
+}
+
+pub async fn start(folder: &Path) -> (RunningNode, NodeClient<Channel>) {
+    let node = RunningNode::start(config(folder, Formation::Bootstrap(ALONE))).await.expect("the node starts");
+    assert!(node.wait_ready(Duration::from_secs(30)).await, "the node is not ready");
+    let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.expect("a connection");
+    (node, client)
+}
+
+/// A collection on shard `shard`, as its leader.
+pub struct Shard {
+    pub client: NodeClient<Channel>,
+    pub collection: u64,
+    pub shard: u32,
+    pub epoch: u64,
+}
+
+impl Shard {
+    pub async fn new(client: NodeClient<Channel>, name: &str) -> Shard {
+        Shard::quantised(client, name, "int8").await
+    }
+
+    pub async fn quantised(mut client: NodeClient<Channel>, name: &str, quantization: &str) -> Shard {
+        let request = node_v1::CreateCollectionRequest {
+            name: name.into(),
+            dim: DIM,
+            metric: "cosine".into(),
+            quantization: quantization.into(),
+            partitions: 1,
+            if_absent: true,
+            ..Default::default()
+        };
+        let collection = client.create_collection(request).await.expect("a collection").into_inner();
+        let map = client.get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
+        Shard { client, collection: collection.id, shard: 0, epoch: map.epoch }
+    }
+
+    pub async fn write(&self, frames: Vec<node_v1::FrameWrite>) -> Result<node_v1::WriteReply, Refusal> {
+        self.write_as(rand::random(), frames).await
+    }
+
+    pub async fn write_as(
+        &self,
+        request_id: u128,
+        frames: Vec<node_v1::FrameWrite>,
+    ) -> Result<node_v1::WriteReply, Refusal> {
+        let request = node_v1::WriteRequest {
+            epoch: self.epoch,
+            shard: self.shard,
+            collection: self.collection,
+            request_id: request_id.to_be_bytes().to_vec().into(),
+            frames,
+        };
+        Ok(self.client.clone().write(request).await?.into_inner())
+    }
+
+    pub async fn one(&self, frame: node_v1::FrameWrite) -> Result<u64, mira_proto::Problem> {
+        let reply = self.write(vec![frame]).await.expect("an answer");
+        let outcome = reply.outcomes.into_iter().next().expect("one outcome");
+        outcome.problem.map_or(Ok(outcome.version), |problem| Err(problem.into()))
+    }
+
+    pub async fn search(&self, vector: [f32; 4], k: u32) -> Result<Vec<(u128, f32)>, Refusal> {
+        self.search_as(vector, k, false).await
+    }
+
+    pub async fn search_as(&self, vector: [f32; 4], k: u32, exact: bool) -> Result<Vec<(u128, f32)>, Refusal> {
+        let request = node_v1::SearchRequest {
+            epoch: self.epoch,
+            shard: self.shard,
+            collection: self.collection,
+            vector: vector.to_vec(),
+            k,
+            exact,
+            ..Default::default()
+        };
+        let reply = self.client.clone().search(request).await?.into_inner();
+        Ok(reply.hits.into_iter().map(|hit| (number(&hit.id), hit.score)).collect())
+    }
+
+    pub async fn fetch(&self, ids: &[u128]) -> Vec<node_v1::Frame> {
+        let request = node_v1::FetchRequest {
+            epoch: self.epoch,
+            shard: self.shard,
+            collection: self.collection,
+            ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
+            level: Some(node_v1::ReadLevel { kind: node_v1::read_level::Kind::Linearizable as i32, at_least: 0 }),
+        };
+        self.client.clone().fetch(request).await.expect("an answer").into_inner().frames
+    }
+
+    pub async fn forget(&self, request: node_v1::ForgetRequest) -> Vec<u128> {
+        let request = node_v1::ForgetRequest {
+            epoch: self.epoch,
+            shard: self.shard,
+            collection: self.collection,
+            request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+            ..request
+        };
+        let reply = self.client.clone().forget(request).await.expect("an answer").into_inner();
+        reply.removed.iter().map(|id| number(id)).collect()
+    }
+
+    pub async fn session(&self, limit: u32, last: bool) -> Vec<u128> {
+        let request = node_v1::SessionRequest {
+            epoch: self.epoch,
+            shard: self.shard,
+            collection: self.collection,
+            session: "talk".into(),
+            limit,
+            last,
+            ..Default::default()
+        };
+        let reply = self.client.clone().session(request).await.expect("an answer").into_inner();
+        reply.frames.iter().map(|frame| number(&frame.id)).collect()
+    }
+}
+
+pub fn number(id: &[u8]) -> u128 {
+    u128::from_be_bytes(id.try_into().expect("16 bytes"))
+}
+
+pub fn frame(id: u128, content: &str, vector: [f32; 4]) -> node_v1::FrameWrite {
+    node_v1::FrameWrite {
+        id: id.to_be_bytes().to_vec().into(),
+        content: content.to_owned().into_bytes().into(),
+        text: true,
+        r#type: "general".into(),
+        metadata_json: r#"{"n":1}"#.into(),
+        passages: vec![node_v1::Passage { start: 0, end: 0, vector: vector.to_vec() }],
+        vector_given: true,
+        ..Default::default()
+    }
+}
+
+pub const EAST: [f32; 4] = [1.0, 0.0, 0.0, 0.0];
+pub const NORTH: [f32; 4] = [0.0, 1.0, 0.0, 0.0];
