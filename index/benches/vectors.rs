@@ -6,14 +6,24 @@
 //!   random vectors in clusters are made, which are harder than real embeddings.
 //! - `MIRA_BENCH_VECTORS` (50,000): rows; beyond those of the file, rows are copied with noise.
 //! - `MIRA_BENCH_PEER=0` leaves hnswlib-rs out. `MIRA_BENCH_ROUNDS` (5).
+//! - `MIRA_BENCH_ROWS=disk` keeps full-precision rows in a file, read and opened one by one behind a cache of
+//!   `MIRA_BENCH_ROW_CACHE_MIB` (64), as a node has them.
+//! - `MIRA_BENCH_SERVE=int8|binary|none` builds one index and then answers beam widths on standard input with a line of
+//!   JSON each: `peers/compare.py` compares with engines from PyPI that way.
 
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use half::f16;
 use hnswlib_rs::{Hnsw, HnswConfig, InnerProduct, NodeId, VectorStore, VectorStoreMut};
-use mira_index::{Config, Isa, Metric, Quantization, RowStorage, SearchParams, VectorIndex, exact_top_k};
+use mira_index::{
+    Config, Isa, Metric, Passage, Quantization, RowCache, RowSource, RowStorage, RowsError, SearchParams, VectorIndex,
+    exact_top_k,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -44,6 +54,9 @@ fn setting(name: &str, default: usize) -> usize {
 }
 
 fn main() {
+    if let Ok(quantization) = std::env::var("MIRA_BENCH_SERVE") {
+        return serve(&quantization);
+    }
     let wanted = setting("MIRA_BENCH_VECTORS", 50_000);
     let data = load(wanted);
     println!("{} vectors of {DIM}, {} queries, k = {K}, cosine", data.rows(), data.queries.len() / DIM);
@@ -51,10 +64,12 @@ fn main() {
     println!("m = 16, ef_construction = 128, built by {THREADS} threads, searched by one; hnswlib-rs 0.8.0, f32\n");
 
     let mut engines: Vec<(&str, Box<dyn Engine + '_>)> = Vec::new();
-    for (name, quantization) in [("mira int8", Quantization::Int8), ("mira f32", Quantization::None)] {
+    for (name, quantization) in
+        [("mira int8", Quantization::Int8), ("mira binary", Quantization::Binary), ("mira f32", Quantization::None)]
+    {
         let (engine, seconds) = timed(|| Mira::build(&data, quantization));
         println!("{name}: built in {seconds:.1} s, {:?}", engine.0.stats());
-        image(&engine.0);
+        image(&engine.0, &storage(&data));
         engines.push((name, Box::new(engine)));
     }
     if setting("MIRA_BENCH_PEER", 1) == 1 {
@@ -66,13 +81,72 @@ fn main() {
 }
 
 /// Times an image of the index, in memory.
-fn image(index: &VectorIndex) {
+fn image(index: &VectorIndex, storage: &RowStorage) {
     let mut bytes = Vec::new();
     let (written, write_seconds) = timed(|| index.write_image(&mut bytes));
     written.expect("memory does not fail");
-    let (read, read_seconds) = timed(|| VectorIndex::read_image(bytes.as_slice(), &RowStorage::Memory));
+    let (read, read_seconds) = timed(|| VectorIndex::read_image(bytes.as_slice(), storage));
     assert_eq!(read.expect("was just written").len(), index.len());
     println!("  image: {} bytes, written in {write_seconds:.2} s, read in {read_seconds:.2} s", bytes.len());
+}
+
+/// Builds one index and answers beam widths with measurements, line by line.
+fn serve(quantization: &str) {
+    let quantization = match quantization {
+        "int8" => Quantization::Int8,
+        "binary" => Quantization::Binary,
+        "none" => Quantization::None,
+        other => panic!("MIRA_BENCH_SERVE is {other}, allowed are int8, binary and none"),
+    };
+    let data = load(setting("MIRA_BENCH_VECTORS", 50_000));
+    let (engine, seconds) = timed(|| Mira::build(&data, quantization));
+    let stats = engine.0.stats();
+    let parts = [stats.code_bytes, stats.graph_bytes, stats.id_bytes, stats.row_bytes];
+    let [codes, graph, ids, rows] = parts.map(|bytes| bytes / data.rows());
+    let sum = parts.iter().sum::<usize>() as f64 / data.rows() as f64;
+    println!(
+        r#"{{"seconds": {seconds}, "bytes_per_vector": {sum}, "parts": "codes {codes}, graph {graph}, ids {ids}, rows {rows}, {:?}"}}"#,
+        Isa::detected()
+    );
+    for line in std::io::stdin().lines() {
+        let ef = line.expect("readable").trim().parse().expect("a beam width");
+        let Point { recall, best, latencies } = measure(&data, &engine, ef);
+        let qps = latencies.len() as f64 / best.as_secs_f64();
+        let micros = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+        let (p50, p99) = (micros(0.5), micros(0.99));
+        println!(r#"{{"recall": {recall}, "qps": {qps}, "p50": {p50}, "p99": {p99}}}"#);
+    }
+}
+
+/// Rows in a file of half floats.
+struct RowFile {
+    file: std::fs::File,
+}
+
+impl RowSource for RowFile {
+    fn read(&self, wanted: &[Passage], visit: &mut dyn FnMut(usize, &[f32])) -> Result<(), RowsError> {
+        let mut bytes = [0u8; 2 * DIM];
+        for (position, wanted) in wanted.iter().enumerate() {
+            let offset = wanted.id as u64 * bytes.len() as u64;
+            self.file.read_exact_at(&mut bytes, offset).map_err(|error| RowsError::Source(error.to_string()))?;
+            visit(position, &floats(&bytes));
+        }
+        Ok(())
+    }
+}
+
+/// Where an index over this data has its rows.
+fn storage(data: &Data) -> RowStorage {
+    if std::env::var("MIRA_BENCH_ROWS").is_ok_and(|rows| rows == "disk") {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        for row in data.base.chunks_exact(DIM) {
+            let bytes: Vec<u8> = row.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
+            file.write_all(&bytes).expect("room for the rows");
+        }
+        let cache = RowCache::new(setting("MIRA_BENCH_ROW_CACHE_MIB", 64) << 20);
+        return RowStorage::Source(Arc::new(RowFile { file }), cache);
+    }
+    RowStorage::Memory
 }
 
 /// What the sweep needs of an engine.
@@ -86,7 +160,7 @@ struct Mira(VectorIndex);
 impl Mira {
     fn build(data: &Data, quantization: Quantization) -> Self {
         let config = Config { quantization, exact_below: 0, ..Config::new(DIM, Metric::Cosine) };
-        let index = VectorIndex::new(config).expect("a valid shape");
+        let index = VectorIndex::with_storage(config, &storage(data)).expect("a valid shape");
         in_threads(data.rows(), |row| index.upsert(row as u128, data.row(row)).expect("a valid vector"));
         Mira(index)
     }
@@ -243,7 +317,7 @@ fn load(wanted: usize) -> Data {
         Some(folder) => (read(folder.as_ref(), ".base.f16"), read(folder.as_ref(), ".query.f16")),
         None => clustered(wanted),
     };
-    println!("data: {}", folder.as_deref().map_or("made, in clusters", |_| "embeddings from files"));
+    eprintln!("data: {}", folder.as_deref().map_or("made, in clusters", |_| "embeddings from files"));
     let mut random = StdRng::seed_from_u64(1);
     let rows = base.len() / DIM;
     base.truncate(wanted * DIM);
@@ -263,6 +337,10 @@ fn read(folder: &Path, suffix: &str) -> Vec<f32> {
     let mut paths = entries.map(|entry| entry.expect("readable").path());
     let path = paths.find(|path| path.to_string_lossy().ends_with(suffix)).expect("a file of this suffix");
     let bytes = std::fs::read(path).expect("the file is readable");
+    floats(&bytes)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]]).to_f32()).collect()
 }
 

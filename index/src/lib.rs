@@ -12,7 +12,7 @@
 //! - `arena`: memory that grows without moving. `kernels`: distances in vector instructions.
 //!
 //! `unsafe` is confined to `kernels` and `arena`. `docs/adr/0002-own-hnsw-graph.md` says why the graph is our own,
-//! `docs/adr/0005-rows-on-disk.md` where rows are.
+//! `docs/adr/0004-rows-on-disk.md` where rows are.
 
 #![deny(unsafe_code)]
 

@@ -179,7 +179,6 @@ pub trait Workers: Send + Sync + 'static {
 }
 
 /// One collection's part.
-#[derive(Default)]
 struct CollectionIndex {
     /// Made when the collection's settings are known.
     vectors: OnceLock<VectorIndex>,
@@ -188,8 +187,20 @@ struct CollectionIndex {
     tail: Mutex<Tail>,
     /// Changes that `vectors` took since the last image.
     unsaved: AtomicU64,
-    /// When the last image was written.
-    saved_at: Mutex<Option<Instant>>,
+    /// When this was made, or its last image written.
+    saved_at: Mutex<Instant>,
+}
+
+impl Default for CollectionIndex {
+    fn default() -> Self {
+        CollectionIndex {
+            vectors: OnceLock::new(),
+            expiring: AtomicBool::new(false),
+            tail: Mutex::default(),
+            unsaved: AtomicU64::new(0),
+            saved_at: Mutex::new(Instant::now()),
+        }
+    }
 }
 
 /// Changes not yet in the index. Persistent, so that a search takes a copy of this moment in no time.

@@ -255,7 +255,6 @@ impl ShardIndex {
             return Err(format!("it goes up to log position {}, the state to {applied}", span.upto));
         }
         index.vectors.set(vectors).map_err(|_| "the index is made already".to_owned())?;
-        *index.saved_at.lock() = Some(Instant::now());
         Ok(span)
     }
 }

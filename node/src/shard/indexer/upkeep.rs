@@ -26,7 +26,8 @@ const NICER: i32 = 10;
 
 /// Whether a collection's image is worth writing: fewer changes are replayed sooner than an image is written.
 ///
-/// `since` is the time since the last image; `None` if there is none, or the node is stopping and there is no later.
+/// `since` is the time since the last image, or since there is the index; `None` if the node is stopping and there is no
+/// later.
 fn is_due(vectors: usize, unsaved: u64, since: Option<Duration>) -> bool {
     let few = unsaved < (vectors as u64 / 100).max(limits::MIN_IMAGE_CHANGES);
     let many = unsaved >= (vectors as u64 / 10).max(limits::MIN_IMAGE_CHANGES);
@@ -49,8 +50,8 @@ impl ShardIndex {
                 return;
             }
             self.compact(&index);
-            let since = index.saved_at.lock().map(|at| at.elapsed());
-            self.save_if_due(collection, &index, since);
+            let since = index.saved_at.lock().elapsed();
+            self.save_if_due(collection, &index, Some(since));
         }
     }
 
@@ -103,7 +104,7 @@ impl ShardIndex {
         let started = Instant::now();
         let saved = self.save(collection, index);
         // Tried or done: not again at once.
-        *index.saved_at.lock() = Some(Instant::now());
+        *index.saved_at.lock() = Instant::now();
         let millis = started.elapsed().as_millis() as u64;
         match saved {
             Ok(Some(bytes)) => {
