@@ -266,7 +266,7 @@ async fn images_survive_kill_9() {
             .spawn()
             .unwrap();
         let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        let over = lines.by_ref().map_while(Result::ok).filter(|line| line.contains("round over")).next();
+        let over = lines.by_ref().map_while(Result::ok).find(|line| line.contains("round over"));
         assert!(over.is_some(), "the child ended");
         // Any moment of the next rounds will do: storing, writing, renaming.
         std::thread::sleep(Duration::from_millis(kill * 37));

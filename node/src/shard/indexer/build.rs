@@ -135,7 +135,7 @@ impl ShardIndex {
             let compare = Compare { index: &index, from, known: known.into_iter().peekable(), removed: 0, kept: 0 };
             let scanned = self.scan_heads(view, record.id, compare, sender);
             let joined = workers.into_iter().map(|worker| worker.join().expect("indexing does not panic"));
-            (scanned, joined.fold(Ok(0), |sum: Result<u64, EngineError>, one| Ok(sum? + one?)))
+            (scanned, joined.sum::<Result<u64, EngineError>>())
         });
         let (indexed, (kept, removed)) = (indexed?, scanned?);
         if known_count > 0 {
