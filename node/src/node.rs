@@ -304,6 +304,7 @@ impl Node {
         let mine = cluster.placement.iter().filter(|replicas| replicas.contains(&self.id())).count();
         let shards = self.shards();
         !cluster.placement.is_empty()
+            && self.meta.status().leader.is_some()
             && shards.len() == mine
             && shards.iter().all(|(_, shard)| shard.group().status().leader.is_some() && shard.index().stats().ready)
     }

@@ -21,6 +21,8 @@ use crate::shard::image::Span;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
+/// For waiting changes when the node stops.
+const LAST_TURNS: Duration = Duration::from_secs(3);
 /// What a thread that yields to others adds to its niceness.
 const NICER: i32 = 10;
 
@@ -61,9 +63,19 @@ impl ShardIndex {
         if !self.ready.load(Ordering::Acquire) {
             return;
         }
+        self.catch_up();
         let _alone = self.upkeep.lock();
         for (collection, index) in self.with_vectors() {
             self.save_if_due(collection, &index, None);
+        }
+    }
+
+    /// Brings waiting changes into the indexes, so that an image holds all there is; whatever is left after
+    /// [`LAST_TURNS`] is found from the state at the next start.
+    fn catch_up(&self) {
+        let until = Instant::now() + LAST_TURNS;
+        while Instant::now() < until && !self.work.lock().changes.is_empty() {
+            self.take_turn();
         }
     }
 
