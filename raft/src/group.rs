@@ -50,7 +50,8 @@ pub enum ProposeError {
     /// Nothing happened: this node leads, as far as it knows, but no quorum has answered it for a while. Propose again.
     #[error("no quorum answers the leader")]
     NoQuorum,
-    /// Leadership moved while it was under way; it may have been applied: propose again under the same request id.
+    /// Leadership moved, or this replica stopped, while it was under way; it may have been applied: propose again under
+    /// the same request id.
     #[error("leadership moved to {leader:?}; the outcome is unknown")]
     Unknown {
         /// The leader this node knows.
@@ -79,7 +80,7 @@ pub enum ProposeError {
     /// Nothing happened; this node's disk has no room.
     #[error("the disk is full")]
     DiskFull,
-    /// This replica has stopped.
+    /// Nothing happened: this replica had stopped before.
     #[error("the group has stopped here: {0}")]
     Stopped(String),
 }
@@ -228,6 +229,8 @@ struct Inner<R: Runtime> {
     receiver: Arc<SnapshotReceiver>,
     /// Messages of an incoming snapshot are handled one at a time.
     receiving: futures::lock::Mutex<()>,
+    /// So are changes of the membership.
+    changing: futures::lock::Mutex<()>,
     in_flight: AtomicUsize,
 }
 
@@ -243,8 +246,8 @@ impl Drop for InFlight<'_> {
 impl<R: Runtime> Group<R> {
     pub(crate) fn new(parts: GroupParts<R>) -> Self {
         let receiver = Arc::new(SnapshotReceiver::new(parts.state.clone()));
-        let receiving = futures::lock::Mutex::new(());
-        Self { inner: Arc::new(Inner { parts, receiver, receiving, in_flight: AtomicUsize::new(0) }) }
+        let (receiving, changing) = Default::default();
+        Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight: AtomicUsize::new(0) }) }
     }
 
     fn raft(&self) -> &Library<R> {
@@ -327,16 +330,24 @@ impl<R: Runtime> Group<R> {
         let deadline = <R::Instant as openraft::Instant>::now() + self.config().timing.election_max * 2;
         let mut metrics = self.raft().metrics();
         loop {
+            let (ran, answered) = {
+                let metrics = metrics.borrow_watched();
+                (metrics.running_state.is_ok(), metrics.last_quorum_acked)
+            };
             match self.raft().client_write(proposal.clone()).await {
                 Ok(written) => return Ok((written.log_id.index, written.data)),
-                Err(error) if !lease_expired(&error) => return Err(propose_error(error)),
+                Err(error) if !lease_expired(&error) => return Err(propose_error(error, ran)),
                 Err(_) => {}
             }
             if <R::Instant as openraft::Instant>::now() >= deadline {
                 return Err(ProposeError::NoQuorum);
             }
-            // An answer of a peer shows in the metrics; the pause is for a change that came in between.
-            let _ = R::timeout(LEASE_RETRY, metrics.changed()).await;
+            // Until a quorum has answered again. Any other news is passed over: trying makes news by itself, and waking
+            // up for that would try again at once, for ever. The time is for an answer that came in between.
+            let quorum = async {
+                while metrics.changed().await.is_ok() && metrics.borrow_watched().last_quorum_acked == answered {}
+            };
+            let _ = R::timeout(LEASE_RETRY, quorum).await;
         }
     }
 
@@ -415,6 +426,7 @@ impl<R: Runtime> Group<R> {
     /// # Errors
     /// See [`ChangeError`].
     pub async fn add_learner(&self, node: NodeId) -> Result<(), ChangeError> {
+        let _turn = self.may_change().await?;
         let timeout = self.config().timing.propose;
         let added = R::timeout(timeout, self.raft().add_learner(node, Node::default(), false)).await;
         added.map_err(|_| ChangeError::Timeout(timeout))?.map_err(change_error)?;
@@ -427,6 +439,7 @@ impl<R: Runtime> Group<R> {
     /// # Errors
     /// See [`ChangeError`].
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>, others: Others) -> Result<(), ChangeError> {
+        let _turn = self.may_change().await?;
         let timeout = self.config().timing.propose * 2;
         let retain = others == Others::Learn;
         let changed = R::timeout(timeout, self.raft().change_membership(voters, retain)).await;
@@ -439,11 +452,23 @@ impl<R: Runtime> Group<R> {
     /// # Errors
     /// See [`ChangeError`]; a voter is refused.
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), ChangeError> {
+        let _turn = self.may_change().await?;
         let timeout = self.config().timing.propose;
         let change = openraft::ChangeMembers::RemoveNodes(BTreeSet::from([node]));
         let changed = R::timeout(timeout, self.raft().change_membership(change, true)).await;
         changed.map_err(|_| ChangeError::Timeout(timeout))?.map_err(change_error)?;
         Ok(())
+    }
+
+    /// Waits for the end of a change made here before. A leader that has proposed to leave goes on leading until that is
+    /// committed, but must not change the membership any more: the library does not expect it and stops.
+    async fn may_change(&self) -> Result<futures::lock::MutexGuard<'_, ()>, ChangeError> {
+        let turn = self.inner.changing.lock().await;
+        let status = self.status();
+        match status.is_leader() && !status.voters.contains(&self.config().node_id) {
+            true => Err(ChangeError::InProgress("this leader is leaving the group".into())),
+            false => Ok(turn),
+        }
     }
 
     /// Hands leadership to `target`, and returns when this node has given it up.
@@ -490,6 +515,8 @@ impl<R: Runtime> Group<R> {
     pub(crate) async fn stop(&self) {
         // It has stopped one way or the other; a panic in its task was logged there.
         let _ = self.raft().shutdown().await;
+        // Its worker may still be about to apply.
+        self.inner.parts.state.close();
     }
 
     /// Answers another replica's message.
@@ -657,12 +684,14 @@ fn lease_expired<R: Runtime>(error: &RaftError<Types<R>, ClientWriteError<Types<
     to.reason == ForwardReason::LeaseExpired
 }
 
-fn propose_error<R: Runtime>(error: RaftError<Types<R>, ClientWriteError<Types<R>>>) -> ProposeError {
+/// `ran`: the replica had not stopped when the proposal was handed in, so that it may be in the log here and elsewhere.
+fn propose_error<R: Runtime>(error: RaftError<Types<R>, ClientWriteError<Types<R>>>, ran: bool) -> ProposeError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => ProposeError::NotLeader { leader: to.leader_id },
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(to)) => ProposeError::Unknown { leader: to.leader_id },
         // Only membership changes and conditional writes are refused otherwise.
         RaftError::APIError(other) => ProposeError::Stopped(other.to_string()),
+        RaftError::Fatal(_) if ran => ProposeError::Unknown { leader: None },
         RaftError::Fatal(fatal) => ProposeError::Stopped(fatal.to_string()),
     }
 }

@@ -29,6 +29,7 @@
 
 pub mod config;
 pub mod engine;
+pub mod inspect;
 pub mod state_machine;
 pub mod threads;
 pub mod transport;

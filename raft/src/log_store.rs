@@ -61,6 +61,26 @@ fn key(kind: Kind, group: GroupId, index: u64) -> Vec<u8> {
     key
 }
 
+/// The key of a group's entry.
+pub(crate) fn entry_key(group: GroupId, index: u64) -> Vec<u8> {
+    key(Kind::Entry, group, index)
+}
+
+/// The group whose entry lies at `key`, if one does.
+pub(crate) fn entry_of(key: &[u8]) -> Option<GroupId> {
+    group_of(Kind::Entry, key)
+}
+
+/// The group whose vote lies at `key`, if one does.
+pub(crate) fn vote_of(key: &[u8]) -> Option<GroupId> {
+    group_of(Kind::Vote, key)
+}
+
+fn group_of(kind: Kind, key: &[u8]) -> Option<GroupId> {
+    let group = key.strip_prefix(&[kind as u8])?.get(..4)?;
+    Some(GroupId::from_be_bytes(group.try_into().ok()?))
+}
+
 /// Told of every batch the log writer makes durable.
 pub trait LogObserver: Send + Sync + 'static {
     /// A batch of `entries` entries in `bytes` bytes was written; `took` is the time of write and sync together,
@@ -138,6 +158,8 @@ impl<R: Runtime> LogStore<R> {
 
     /// Opens one group's log, making it if it is new.
     pub(crate) async fn group(self: &Arc<Self>, group: GroupId) -> Result<GroupLog<R>, EngineError> {
+        // What the group's last life here appended may still be on its way to the disk.
+        self.enqueue_and_wait(Vec::new()).await?;
         let tail = Tail::load(self.engine.as_ref(), group)?;
         let log = GroupLog { store: self.clone(), group, tail: Arc::new(Mutex::new(tail)) };
         let exists = key(Kind::Exists, group, 0);

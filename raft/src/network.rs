@@ -18,8 +18,8 @@ use futures::{Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{RaftNetworkV2, Snapshot};
 use serde::de::DeserializeOwned;
@@ -28,7 +28,7 @@ use crate::codec::to_postcard;
 use crate::snapshot::send::SnapshotSender;
 use crate::snapshot::{SnapshotData, SnapshotKeeper};
 use crate::transport::{Transport, TransportError};
-use crate::types::{GroupId, Node, NodeId, Runtime, Types, Vote};
+use crate::types::{GroupId, LogId, Node, NodeId, Runtime, Types, Vote};
 use crate::wire::{self, Append, Kind, Status};
 
 /// Requests to one follower that may be under way at once.
@@ -143,6 +143,9 @@ type Answered<R> = Result<(StreamAppendResult<Types<R>>, bool), RPCError<Types<R
 
 /// Answers in order, with up to [`PIPELINE`] requests ahead of them. It ends after the first failure: what was sent
 /// behind it has no ground to stand on.
+///
+/// A request that overtook its predecessor on the way was refused for want of what the predecessor then brought. That is
+/// no conflict, which the library would take for a follower that lost entries it had acknowledged, but a failed call.
 fn pipeline<'s, R, S>(
     link: Link,
     input: S,
@@ -153,6 +156,7 @@ where
     S: Stream<Item = AppendEntriesRequest<Types<R>>> + Send + Unpin + 'static,
 {
     let mut input = input.fuse();
+    let mut acknowledged: Option<LogId> = None;
     let mut under_way: FuturesOrdered<BoxFuture<'static, Answered<R>>> = FuturesOrdered::new();
     let mut ended = false;
     Box::pin(futures::stream::poll_fn(move |context| {
@@ -168,8 +172,16 @@ where
             }
         }
         match Pin::new(&mut under_way).poll_next(context) {
+            Poll::Ready(Some(Ok((Err(StreamAppendError::Conflict(at)), _)))) if Some(&at) <= acknowledged.as_ref() => {
+                ended = true;
+                let error = NetworkError::from_string(format!("the request after {at} overtook the one before it"));
+                Poll::Ready(Some(Err(RPCError::Network(error))))
+            }
             Poll::Ready(Some(Ok((result, goes_on)))) => {
                 ended = !goes_on;
+                if let Ok(reached) = &result {
+                    acknowledged = acknowledged.take().max(reached.clone());
+                }
                 Poll::Ready(Some(Ok(result)))
             }
             Poll::Ready(Some(Err(error))) => {

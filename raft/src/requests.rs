@@ -26,6 +26,9 @@ pub struct RequestWindow {
     pub count: usize,
     /// For how long, in log-carried milliseconds.
     pub millis: u64,
+    /// How many of the newest are remembered whatever the time: when a leader's clock jumps ahead, everything is old at
+    /// once, and a request that is being retried would be applied a second time.
+    pub kept: usize,
     /// Longest answer kept for replay; a longer one is answered with the position only.
     pub response_bytes: usize,
 }
@@ -33,7 +36,7 @@ pub struct RequestWindow {
 impl Default for RequestWindow {
     fn default() -> Self {
         // Ten minutes outlast any sane retry; the count bounds what a busy group's state carries to a few megabytes.
-        Self { count: 32_768, millis: 10 * 60 * 1000, response_bytes: 16 << 10 }
+        Self { count: 32_768, millis: 10 * 60 * 1000, kept: 4_096, response_bytes: 16 << 10 }
     }
 }
 
@@ -122,7 +125,8 @@ impl RequestMemory {
     /// on the same entry on every replica, however entries are batched.
     pub(crate) fn forget(&mut self, overlay: &mut Overlay, now_ms: u64) {
         while let Some((index, queued)) = self.queue.front()
-            && (self.queue.len() > self.window.count || queued.time_ms.saturating_add(self.window.millis) < now_ms)
+            && (self.queue.len() > self.window.count
+                || self.queue.len() > self.window.kept && queued.time_ms.saturating_add(self.window.millis) < now_ms)
         {
             overlay.delete(self.record_key(queued.id));
             overlay.delete(self.queue_key(*index));

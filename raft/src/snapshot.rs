@@ -148,7 +148,7 @@ pub(crate) fn copy_into(view: &SnapshotView, state: &GroupState) -> Result<u32, 
     while let Some(chunk) = view.chunk(seq, &mark, BYTES)? {
         let mut batch = Batch::default();
         put_pairs(&mut batch, &prefix, chunk.body).expect("a chunk made here is well formed");
-        state.engine.write(&batch, Durability::Buffered)?;
+        state.write(&batch, Durability::Buffered)?;
         (seq, mark) = (seq + 1, chunk.mark);
     }
     Ok(generation)

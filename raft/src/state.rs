@@ -102,6 +102,12 @@ pub(crate) fn damaged_unless<T>(result: Result<T, crate::codec::CodecError>, wha
     result.map_err(|error| EngineError::Damaged(format!("{what}: {error}")))
 }
 
+/// The number of the live generation, if the group exists.
+pub(crate) fn live_generation(engine: &dyn Read, group: GroupId) -> Result<Option<u32>, EngineError> {
+    let bytes = engine.get(&control_key(group, LIVE))?;
+    bytes.map(|bytes| damaged_unless(decode_record(&bytes), "live generation")).transpose()
+}
+
 /// One group's state in the engine, shared by the applier and all readers.
 pub(crate) struct GroupState {
     pub engine: Arc<dyn Engine>,
@@ -110,14 +116,16 @@ pub(crate) struct GroupState {
     live: RwLock<u32>,
     /// Apart from the lock: applying must not wait for a long scan.
     applied_index: AtomicU64,
+    /// Whether the group was closed. Held shared by every write, so that none ends after [`Self::close`] returned.
+    closed: RwLock<bool>,
 }
 
 impl GroupState {
     /// Opens the group's state, making it if it is new, and removes what an interrupted install left behind.
     pub(crate) fn open(engine: Arc<dyn Engine>, group: GroupId) -> Result<Arc<Self>, EngineError> {
         let mut batch = Batch::default();
-        let generation = match engine.get(&control_key(group, LIVE))? {
-            Some(bytes) => damaged_unless(decode_record(&bytes), "live generation")?,
+        let generation = match live_generation(engine.as_ref(), group)? {
+            Some(generation) => generation,
             None => {
                 batch.put(control_key(group, LIVE), encode_record(&1u32));
                 1
@@ -130,7 +138,8 @@ impl GroupState {
         engine.write(&batch, Durability::Buffered)?;
         let applied = Applied::load(engine.as_ref(), group, generation)?;
         let applied_index = AtomicU64::new(index_of(applied.last.as_ref()));
-        Ok(Arc::new(Self { engine, group, live: RwLock::new(generation), applied_index }))
+        let live = RwLock::new(generation);
+        Ok(Arc::new(Self { engine, group, live, applied_index, closed: RwLock::new(false) }))
     }
 
     /// The groups with a state in `engine`, in order.
@@ -169,9 +178,24 @@ impl GroupState {
         self.applied_index.load(Ordering::Acquire)
     }
 
+    /// Writes to the engine, unless the group was closed.
+    pub(crate) fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError> {
+        let closed = self.closed.read();
+        match *closed {
+            false => self.engine.write(batch, durability),
+            true => Err(EngineError::Io(format!("group {} is closed", self.group))),
+        }
+    }
+
+    /// Ends all writing. Whoever opens the group again finds a state that only it changes: a replica that was waiting
+    /// for room on a full disk would otherwise write an old batch over it.
+    pub(crate) fn close(&self) {
+        *self.closed.write() = true;
+    }
+
     /// Makes a batch of the live generation visible. It counts as applied with [`advance`](Self::advance).
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), EngineError> {
-        self.engine.write(batch, Durability::Buffered)
+        self.write(batch, Durability::Buffered)
     }
 
     /// Lets readers that wait for `applied_index` go on. What is derived from the state must know of the change before:
@@ -191,7 +215,7 @@ impl GroupState {
         for (from, to) in leftovers(self.group, generation, None) {
             batch.delete_range(from, to);
         }
-        self.engine.write(&batch, Durability::Synced)?;
+        self.write(&batch, Durability::Synced)?;
         *live = generation;
         Ok(applied)
     }

@@ -133,7 +133,7 @@ async fn a_retry_is_applied_once_whoever_leads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_forgotten_by_count_and_by_log_carried_time() {
-    let window = mira_raft::RequestWindow { count: 3, millis: 1_000, response_bytes: 4 };
+    let window = mira_raft::RequestWindow { count: 3, millis: 1_000, kept: 0, response_bytes: 4 };
     let cluster = Cluster::start(1, Limits { requests: window, ..Limits::default() }).await;
     let group = cluster.group(cluster.leader().await);
     for id in 0..4u128 {
@@ -156,6 +156,17 @@ async fn requests_are_forgotten_by_count_and_by_log_carried_time() {
             .await
             .is_err_and(|error| error != ProposeError::Overloaded)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jump_of_the_clock_forgets_no_request_that_may_be_tried_again() {
+    let cluster = Cluster::start(1, Limits::default()).await;
+    let group = cluster.group(cluster.leader().await);
+    group.propose(Some(RequestId(1)), set("a", "1")).await.unwrap();
+    let day = 24 * 60 * 60 * 1000;
+    cluster.clock.fetch_add(day, Ordering::Relaxed);
+    group.propose(Some(RequestId(2)), set("a", "2")).await.unwrap();
+    assert!(group.propose(Some(RequestId(1)), set("a", "1")).await.unwrap().replayed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,10 +298,12 @@ async fn a_failing_device_stops_the_group_and_says_so() {
     let group = cluster.group(cluster.leader().await).clone();
     let [log, _] = cluster.engines(1);
     log.set_faults(Some(Arc::new(|_, _| Some(Fault::Torn(EngineError::Io("test".into()))))));
-    let refused = group.propose(None, set("a", "1")).await.unwrap_err();
-    assert!(matches!(refused, ProposeError::Stopped(_)), "{refused:?}");
+    let torn = group.propose(None, set("a", "1")).await.unwrap_err();
+    assert_eq!(torn, ProposeError::Unknown { leader: None }, "the write may have survived");
     let stopped = group.watch().wait_for(SECONDS, |status| matches!(status.role, Role::Stopped(_))).await;
     assert!(stopped.is_some());
+    let refused = group.propose(None, set("b", "1")).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::Stopped(_)), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,7 @@ impl SnapshotReceiver {
         }
         let incoming = Incoming { snapshot, generation, chunks: 0, pairs: 0, chain: [0; 16] };
         incoming.save(&mut batch, self.state.group);
-        self.state.engine.write(&batch, Durability::Buffered)?;
+        self.state.write(&batch, Durability::Buffered)?;
         Ok(progress(&incoming))
     }
 
@@ -75,7 +75,7 @@ impl SnapshotReceiver {
         incoming.pairs += header.pairs;
         incoming.chain = chain;
         incoming.save(&mut batch, self.state.group);
-        self.state.engine.write(&batch, Durability::Buffered)?;
+        self.state.write(&batch, Durability::Buffered)?;
         Ok(progress(&incoming))
     }
 
