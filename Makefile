@@ -74,6 +74,13 @@ chaos-containers: build ## The same on containers of the project's own image, MI
 	deploy/docker/chaos.sh "$(call target_dir)/debug/mira" "$(call target_dir)/debug/chaos" --out target/chaos-containers \
 	    --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 
+SEEDS ?= 1000
+FROM ?= 0
+.PHONY: sim
+sim: deps ## Simulate clusters under faults (SEEDS=1000 FROM=0), or replay one with its trace (SEED=123)
+	@$(CARGO) run --locked --quiet --package mira-chaos-tests --bin mira-sim -- $(if $(SEED),--seed $(SEED),\
+	    --seeds $(SEEDS) --from $(FROM) --report "$(call target_dir)/sim-report.json")
+
 .PHONY: verify
 verify: deps ## Check format, lints, docs, licences and dependencies; changes nothing
 	$(CARGO) fmt --all --check

@@ -7,7 +7,8 @@
 //! - [`nemesis`]: the faults, by a schedule that a seed decides;
 //! - [`checker`]: whether a history keeps MIRA's promises;
 //! - [`round`]: all of these together, once; [`report`]: what came of many rounds;
-//! - [`scan`]: searches every byte on disk for text that must not be there.
+//! - [`scan`]: searches every byte on disk for text that must not be there;
+//! - [`sim`]: the same code without processes: a deterministic simulation of a cluster.
 //!
 //! Each cluster takes loopback addresses of its own, so that tests run side by side and a restarted process finds its
 //! port free.
@@ -23,4 +24,5 @@ pub mod process;
 pub mod report;
 pub mod round;
 pub mod scan;
+pub mod sim;
 pub mod workload;

@@ -27,7 +27,7 @@ use super::{
 /// Locks of a shard. Two frames may share one; that costs time, never correctness.
 const STRIPES: usize = 256;
 /// Rounds of sealing again before a writer is told that others keep winning. Only a change of leader makes a second.
-const MAX_ROUNDS: u32 = 16;
+pub const MAX_ROUNDS: u32 = 16;
 
 /// Keeps writers of one frame apart while they seal and propose.
 pub struct FrameLocks(Vec<Mutex<()>>);
@@ -219,7 +219,7 @@ fn parse_request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
 }
 
 /// Request ids of later rounds: far apart from every id that a router draws at random, and the same on each retry.
-fn round_id(request: RequestId, round: u32) -> RequestId {
+pub fn round_id(request: RequestId, round: u32) -> RequestId {
     RequestId(request.0.wrapping_add((u128::from(round)) << 96))
 }
 

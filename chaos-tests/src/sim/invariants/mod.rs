@@ -1,0 +1,65 @@
+//! What must hold, one invariant per file.
+//!
+//! Each is a small memory of what was seen and a rule over it. They are fed while the run goes on, so that the trace
+//! ends where a rule was broken, and none of them asks the code under test for its opinion where the disk can be asked.
+
+pub mod acknowledged;
+pub mod applied_once;
+pub mod convergence;
+pub mod election_safety;
+pub mod leader_completeness;
+pub mod linearizable;
+pub mod log_matching;
+pub mod map_epochs;
+pub mod replicas_live;
+pub mod shard_rules;
+pub mod state_machine_safety;
+
+use mira_raft::GroupId;
+
+/// All of them.
+#[derive(Default)]
+pub struct Invariants {
+    /// A leader id is won once.
+    pub election_safety: election_safety::ElectionSafety,
+    /// Logs that agree on an entry agree on all before it.
+    pub log_matching: log_matching::LogMatching,
+    /// Leaders have what was committed before them.
+    pub leader_completeness: leader_completeness::LeaderCompleteness,
+    /// Replicas at the same index hold the same bytes.
+    pub state_machine_safety: state_machine_safety::StateMachineSafety,
+    /// The shard's machine follows its rules.
+    pub shard_rules: shard_rules::ShardRules,
+    /// A request takes effect once.
+    pub applied_once: applied_once::AppliedOnce,
+    /// Acknowledged is kept, refused is undone.
+    pub acknowledged: acknowledged::Acknowledged,
+    /// Reads are never stale.
+    pub linearizable: linearizable::Linearizable,
+    /// Maps only get newer.
+    pub map_epochs: map_epochs::MapEpochs,
+    /// Replicas stop for a reason.
+    pub replicas_live: replicas_live::ReplicasLive,
+}
+
+impl Invariants {
+    /// A shard's replica applied a command: what the invariants of shards find, if it was the first replica to do so.
+    pub fn shard_applied(
+        &mut self,
+        group: GroupId,
+        index: u64,
+        payload: &[u8],
+        answer: &[u8],
+    ) -> Vec<(&'static str, Result<(), String>)> {
+        let (effect, rules) = match self.shard_rules.applied(group, index, payload, answer) {
+            Ok(Some(effect)) => (effect, Ok(())),
+            Ok(None) => return Vec::new(),
+            Err(error) => return vec![("shard rules", Err(error))],
+        };
+        vec![
+            ("shard rules", rules),
+            ("applied once", self.applied_once.applied(group, index, &effect)),
+            ("acknowledged", self.acknowledged.applied(group, index, &effect, answer)),
+        ]
+    }
+}

@@ -1,0 +1,268 @@
+//! A cluster in one thread, on virtual time, broken in every way we could think of, the same way again for the same seed.
+//!
+//! # What is real
+//!
+//! Replication ([`mira_raft`]: hosts, groups, log store, snapshots), the state machines of shards and of the meta group,
+//! the plan that brings a cluster in line ([`mira_node::reconcile`]), the placement of frames, and the router's retry
+//! decisions ([`mira_router::cluster::decide`]) are production's code. It takes clock, randomness, network, disks and
+//! threads by injection; here they get simulated ones.
+//!
+//! # What is simulated
+//!
+//! - [`runtime`]: one thread; time jumps to the next timer, so that minutes pass in milliseconds;
+//! - [`network`]: messages are cut off, lost, late, out of order, double;
+//! - [`disk`]: a crash loses what was not synced, or some of it; writes fail, tear, find no room; a sync takes time;
+//! - [`node`]: a process on its disks, which may be killed at any moment, and the thin parts of a node that are bound to
+//!   sockets in production;
+//! - [`client`]: callers that fight over a few frames.
+//!
+//! [`plan`] draws a cluster and a mix of faults from the seed, [`nemesis`] causes them. After a few (virtual) seconds
+//! everything is healed and the cluster has to come back by itself.
+//!
+//! # What is checked
+//!
+//! [`invariants`], one a file, while the run goes on. The main idea: the log gives an order to everything, so a check of
+//! linearizability needs no search. [`observer`] watches each replica apply; the first to apply an index writes the
+//! history, every other must agree with it; what clients are told is held against that history.
+//!
+//! # Determinism
+//!
+//! Nothing reads a real clock, thread or generator; maps are sorted wherever their order reaches an effect. The trace has
+//! a line for every message, write and decision; its digest is the same for the same seed (`tests/sim.rs` runs seeds
+//! twice). A violation prints its seed, and the seed replays it.
+//!
+//! # Does it find anything?
+//!
+//! [`plan::Bug`] puts mistakes in, two of them ones that this code had; the tests show that each is noticed within a few
+//! seeds. What the simulator found so far has a test of its own in `raft/tests/found.rs`.
+
+pub mod client;
+pub mod disk;
+pub mod invariants;
+pub mod many;
+pub mod nemesis;
+pub mod network;
+pub mod node;
+pub mod observer;
+pub mod plan;
+pub mod report;
+pub mod runtime;
+pub mod world;
+
+mod panics;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mira_node::meta::{ClusterState, MetaCommand};
+use mira_proto::{NodeId, ShardId};
+use mira_raft::GroupId;
+use parking_lot::Mutex;
+
+use client::Client;
+use invariants::convergence::{self, Progress};
+use nemesis::Nemesis;
+use network::Network;
+use node::Process;
+use plan::{Bug, Plan};
+use report::Outcome;
+use world::World;
+
+/// A cluster without faults forms in this time.
+const FORMS_WITHIN: Duration = Duration::from_secs(20);
+/// A healed cluster takes writes again in this time, and its replicas are equal in this time after that.
+const HEALS_WITHIN: Duration = Duration::from_secs(15);
+/// A healed cluster has finished all moves of replicas in this time.
+const MOVES_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs a seed, with a mistake put in or none; `echo` prints the trace as it goes.
+pub fn run(seed: u64, bug: Option<Bug>, echo: bool) -> Outcome {
+    let world = World::new(Plan::of(seed, bug), echo);
+    let network = Network::new(world.clone());
+    panics::caught(
+        || runtime::block_on(seed, Scenario::new(&world, &network).run()),
+        |message| {
+            world.check("no panic", Err(message));
+        },
+    );
+    // Processes and network know each other: let go, or every run would stay in memory.
+    world.plan.nodes.iter().for_each(|&node| network.disconnect(node));
+    let (trace, trace_lines, trace_digest) = world.trace();
+    let figures = world.figures.lock().clone();
+    Outcome { seed, bug, violation: world.violation(), figures, trace, trace_lines, trace_digest }
+}
+
+/// The course of a run.
+struct Scenario {
+    world: Arc<World>,
+    network: Arc<Network>,
+    nemesis: Arc<Nemesis>,
+}
+
+impl Scenario {
+    fn new(world: &Arc<World>, network: &Arc<Network>) -> Self {
+        Scenario { world: world.clone(), network: network.clone(), nemesis: Nemesis::new(world, network) }
+    }
+
+    async fn run(self) {
+        self.world.note(format_args!("{:?}", self.world.plan));
+        for &node in &self.world.plan.nodes {
+            self.nemesis.start(node).await;
+        }
+        if self.form().await {
+            self.break_things().await;
+            self.nemesis.heal().await;
+            self.recover().await;
+        }
+        self.world.figures.lock().virtual_time = runtime::now();
+    }
+
+    /// Waits until `condition` holds; a violation if it does not in time, `false` if there is one.
+    async fn until<F: Future<Output = bool>>(&self, within: Duration, what: &str, condition: impl Fn() -> F) -> bool {
+        let deadline = runtime::now() + within;
+        while !condition().await {
+            if self.world.violation().is_some() {
+                return false;
+            }
+            if runtime::now() > deadline {
+                self.world.check("convergence", Err(format!("{what} takes longer than {within:?}")));
+                return false;
+            }
+            runtime::sleep(LOOK_EVERY).await;
+        }
+        true
+    }
+
+    /// Forms the cluster as its first node does, and waits until every shard is led.
+    async fn form(&self) -> bool {
+        let plan = &self.world.plan;
+        let Some(first) = self.network.process(plan.nodes[0]) else { return false };
+        let Some(meta) = first.meta() else { return false };
+        if let Err(error) = meta.initialize(BTreeSet::from([first.node])).await {
+            self.world.check("convergence", Err(format!("the meta group does not start: {error}")));
+            return false;
+        }
+        let form = MetaCommand::Form {
+            cluster_id: 1,
+            shards: plan.shards,
+            replication: plan.replication,
+            expect: plan.nodes.len() as u32,
+        };
+        let joins = plan.nodes.iter().map(|&node| MetaCommand::PutNode(Process::record(node)));
+        for command in std::iter::once(form).chain(joins) {
+            let proposed = || async { self.propose_meta(&command).await };
+            if !self.until(FORMS_WITHIN, "forming the cluster", proposed).await {
+                return false;
+            }
+        }
+        let led = || async { (0..plan.shards).all(|shard| self.leader(shard + 1).is_some()) };
+        self.until(FORMS_WITHIN, "starting the shards", led).await
+    }
+
+    async fn propose_meta(&self, command: &MetaCommand) -> bool {
+        for process in self.network.processes() {
+            if process.propose_meta(command, &self.network).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn leader(&self, group: GroupId) -> Option<Arc<Process>> {
+        let leads = |process: &Arc<Process>| process.host.group(group).is_some_and(|group| group.status().is_leader());
+        self.network.processes().into_iter().find(leads)
+    }
+
+    async fn break_things(&self) {
+        let running = Arc::new(Mutex::new(true));
+        for number in 0..self.world.plan.clients {
+            let client = Client::new(&self.world, &self.network, number);
+            self.world.spawn("client", client.run(running.clone()));
+        }
+        self.world.spawn("nemesis", self.nemesis.clone().run(running.clone()));
+        let end = runtime::now() + self.world.plan.chaos;
+        while runtime::now() < end && self.world.violation().is_none() {
+            runtime::sleep(LOOK_EVERY).await;
+        }
+        *running.lock() = false;
+    }
+
+    async fn recover(&self) {
+        let healed = runtime::now();
+        self.world.note(format_args!("healed"));
+        for shard in 0..self.world.plan.shards {
+            let mut probe = Client::new(&self.world, &self.network, 100 + u64::from(shard));
+            let Some(frame) = (0..).find(|&frame| client::shard_of(&self.world.plan, frame) == shard) else { return };
+            if !probe.probe(frame, healed + HEALS_WITHIN).await && self.world.violation().is_none() {
+                let late = format!("shard {shard} takes no writes within {HEALS_WITHIN:?} of healing");
+                self.world.check("convergence", Err(late));
+            }
+            let took = runtime::now() - healed;
+            let mut figures = self.world.figures.lock();
+            figures.longest_recovery = figures.longest_recovery.max(took);
+        }
+        let restored = || self.nemesis.restore_members();
+        if !self.until(HEALS_WITHIN, "activating every node", restored).await {
+            return;
+        }
+        let settled = || async { (0..=self.world.plan.shards).all(|group| self.settled(group)) };
+        if !self.until(MOVES_WITHIN, "coming to rest", settled).await {
+            for group in 0..=self.world.plan.shards {
+                self.world.note(format_args!("group {group}: {:?}", self.progress(group)));
+            }
+            self.world.note(format_args!("{:?}", self.newest_map()));
+            return;
+        }
+        for shard in 0..self.world.plan.shards {
+            self.compare(shard);
+        }
+    }
+
+    fn newest_map(&self) -> Option<Arc<ClusterState>> {
+        let maps = self.network.processes().into_iter().map(|process| process.cluster.borrow().clone());
+        maps.max_by_key(|map| map.header.epoch)
+    }
+
+    /// How far the members of a group are, as their leader counts them.
+    fn progress(&self, group: GroupId) -> (Vec<Progress>, usize) {
+        let Some(status) = self.leader(group).and_then(|leader| Some(leader.host.group(group)?.status())) else {
+            return (Vec::new(), 0);
+        };
+        let members: BTreeSet<NodeId> = status.voters.union(&status.learners).copied().collect();
+        let progress = members.iter().filter_map(|&node| {
+            let status = self.network.process(node)?.host.group(group)?.status();
+            Some(Progress { node, last: status.last_log_index, applied: status.applied, leads: status.is_leader() })
+        });
+        (progress.collect(), members.len())
+    }
+
+    /// Whether a group has the members that the map wants, all of them at the same place.
+    fn settled(&self, group: GroupId) -> bool {
+        let Some(map) = self.newest_map() else { return false };
+        let (progress, members) = self.progress(group);
+        let wanted = match group.checked_sub(1) {
+            Some(shard) if map.moves.is_empty() => map.wanted_members(shard),
+            Some(_) => return false,
+            None => map.nodes.keys().copied().collect(),
+        };
+        let there: BTreeSet<NodeId> = progress.iter().map(|member| member.node).collect();
+        there == wanted && convergence::settled(&progress, members)
+    }
+
+    /// Every replica of a shard holds what the history says.
+    fn compare(&self, shard: ShardId) {
+        let (progress, _) = self.progress(shard + 1);
+        for member in progress {
+            let Some(group) = self.network.process(member.node).and_then(|process| process.shard(shard)) else {
+                continue;
+            };
+            let plan = &self.world.plan;
+            let frames = (0..plan.frames).filter(|&frame| client::shard_of(plan, frame) == shard);
+            let invariants = self.world.invariants.lock();
+            let holds = convergence::holds(&group, (member.node, shard + 1), frames, &invariants.shard_rules);
+            self.world.check("convergence", holds);
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! A simulated node: two disks that outlive it, and the process that runs on them.
+//!
+//! The process is production's replication and state machines. What stands around them in production and is bound to
+//! sockets and threads is made anew here, as thin as it can be: the loop that performs what [`reconcile::plan`] decides,
+//! and the service that answers clients by the same rules as `mira_node::shard`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mira_crypto::ClusterKey;
+use mira_node::keyring::Keyring;
+use mira_node::meta::{ClusterState, MetaCommand, MetaMachine, MoveStep, NodeRecord};
+use mira_node::reconcile::{self, Action, Situation};
+use mira_node::shard::command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
+use mira_node::shard::machine::{Change, Follower, ShardMachine};
+use mira_node::shard::record::{self, FrameRecord};
+use mira_node::shard::write::{MAX_ROUNDS, round_id};
+use mira_node::shard::{refuse_engine, refuse_proposal, refuse_read};
+use mira_proto::{CollectionId, FrameId, NodeId, Refusal, ShardId};
+use mira_raft::{
+    Clock, Group, GroupId, GroupStatus, HostConfig, HostError, Limits, NoObserver, Others, ProposeError, RaftHost,
+    RequestId, RequestWindow, Role, StateReader, Timing,
+};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+
+use super::disk::{Disk, SlowThreads};
+use super::network::Network;
+use super::observer::{Observed, watch_group};
+use super::plan::Bug;
+use super::runtime::{self, Sim};
+use super::world::World;
+
+/// The meta group; shard `n` is group `n + 1`, as in production.
+pub const META_GROUP: GroupId = 0;
+/// The only collection.
+pub const COLLECTION: CollectionId = 7;
+const TICK: Duration = Duration::from_millis(500);
+const PREFER_EVERY: Duration = Duration::from_secs(3);
+
+/// What a client asks of a node.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// The cluster as the node knows it; or, confirmed by a quorum, as the meta group does.
+    Map {
+        /// Whether to have it confirmed.
+        confirmed: bool,
+    },
+    /// To have a sealed meta command applied.
+    Propose(Bytes),
+    /// To change a frame.
+    Write(Write),
+    /// What a frame is.
+    Read {
+        /// The map it was routed by.
+        epoch: u64,
+        /// Where.
+        shard: ShardId,
+        /// Which.
+        frame: FrameId,
+        /// Confirmed by a quorum; else the replica's own state, at this index or later.
+        at_least: Option<u64>,
+    },
+}
+
+/// A write, the same at every try.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The map it was routed by.
+    pub epoch: u64,
+    /// Where.
+    pub shard: ShardId,
+    /// Names the request.
+    pub request: RequestId,
+    /// The operation in the history.
+    pub operation: u64,
+    /// Which frame.
+    pub frame: FrameId,
+    /// What to do with it.
+    pub change: FrameChange,
+}
+
+/// A change of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameChange {
+    /// Stores this content under a condition.
+    Store(u8, Condition),
+    /// Removes it.
+    Forget,
+}
+
+/// A node's answer.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// To [`Ask::Map`].
+    Map(Arc<ClusterState>),
+    /// To [`Ask::Propose`].
+    Proposed,
+    /// To [`Ask::Write`]: the position of the last round, the answer there, and what it comes to.
+    Written {
+        /// Position in the log.
+        index: u64,
+        /// As encoded by the state machine.
+        response: Vec<u8>,
+    },
+    /// To [`Ask::Read`]: the record, in the state as of `applied`.
+    Read {
+        /// Position of the state.
+        applied: u64,
+        /// The frame's version, and the operation that stored it.
+        found: Option<(u64, u64)>,
+    },
+}
+
+/// The body of a frame here: which operation stored it. In production this is sealed.
+pub fn body_of(operation: u64, round: u32) -> Vec<u8> {
+    [&operation.to_le_bytes()[..], &round.to_le_bytes()].concat()
+}
+
+/// The operation and round in a body.
+pub fn operation_of(body: &[u8]) -> (u64, u32) {
+    let (operation, round) = body.split_at(8);
+    (
+        u64::from_le_bytes(operation.try_into().expect("eight bytes")),
+        u32::from_le_bytes(round.try_into().expect("four bytes")),
+    )
+}
+
+/// A node's machine: what a power cut leaves.
+pub struct Machine {
+    /// Its id.
+    pub node: NodeId,
+    /// The log's disk and the state's disk.
+    pub disks: [Disk; 2],
+    /// Mean time of a sync.
+    pub latency: Arc<Mutex<Duration>>,
+    /// How often it was started.
+    pub lives: u64,
+}
+
+/// A running process.
+pub struct Process {
+    /// Its node.
+    pub node: NodeId,
+    /// Which of the node's processes, in order.
+    pub life: u64,
+    /// Replication.
+    pub host: Arc<RaftHost<Sim>>,
+    /// The disks as this process sees them.
+    pub disks: [Disk; 2],
+    /// The cluster as it knows it.
+    pub cluster: watch::Receiver<Arc<ClusterState>>,
+    world: Arc<World>,
+    keyring: Keyring,
+    preferred_at: Mutex<BTreeMap<ShardId, Duration>>,
+}
+
+struct NodeClock(Arc<World>, NodeId);
+
+impl Clock for NodeClock {
+    fn now_ms(&self) -> u64 {
+        self.0.wall_clock_ms(self.1)
+    }
+}
+
+/// Nothing is derived from frames here.
+struct NoFollower;
+
+impl Follower for NoFollower {
+    fn changed(&self, _: Vec<Change>, _: u64) {}
+    fn replaced(&self, _: StateReader, _: u64) {}
+}
+
+fn keyring() -> Keyring {
+    Keyring::new(ClusterKey::generate(&mut StdRng::seed_from_u64(1)))
+}
+
+fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) -> HostConfig {
+    let plan = &world.plan;
+    let mut requests = RequestWindow::default();
+    if world.has(Bug::ClockForgetsRequests) {
+        requests.kept = 0;
+    }
+    let (drawing, life) = (world.clone(), machine.lives);
+    HostConfig {
+        node_id: machine.node,
+        log: Arc::new(machine.disks[0].clone()),
+        state: Arc::new(machine.disks[1].clone()),
+        transport: network.transport(machine.node, life),
+        threads: Arc::new(SlowThreads { world: world.clone(), latency: machine.latency.clone() }),
+        clock: Arc::new(NodeClock(world.clone(), machine.node)),
+        randomness: Arc::new(move || drawing.draw(|rng| rng.random())),
+        observer: Arc::new(NoObserver),
+        timing: Timing {
+            propose: Duration::from_secs(2),
+            snapshot_message: Duration::from_secs(2),
+            ..Timing::default()
+        },
+        limits: Limits {
+            snapshot_every: plan.snapshot_every,
+            log_kept: plan.log_kept,
+            chunk_bytes: plan.chunk_bytes,
+            requests,
+            // Small enough that old entries are read back from the disk.
+            recent_log_bytes: 600,
+            ..Limits::default()
+        },
+    }
+}
+
+impl Machine {
+    /// A machine that was never started.
+    pub fn new(world: &Arc<World>, node: NodeId) -> Self {
+        let disks = ["log", "state"].map(|name| Disk::new(world.clone(), node, name));
+        Machine { node, disks, latency: Arc::new(Mutex::new(Duration::from_micros(800))), lives: 0 }
+    }
+
+    /// Starts a process on what the disks hold.
+    pub async fn start(&mut self, world: &Arc<World>, network: &Arc<Network>) -> Result<Arc<Process>, HostError> {
+        self.lives += 1;
+        let keyring = keyring();
+        let (machine, cluster) = MetaMachine::new(keyring.meta_sealer().clone());
+        let host = RaftHost::<Sim>::open(host_config(world, self, network)).await?;
+        let process = Arc::new(Process {
+            node: self.node,
+            life: self.lives,
+            host,
+            disks: self.disks.clone(),
+            cluster,
+            world: world.clone(),
+            keyring,
+            preferred_at: Mutex::default(),
+        });
+        process.open_group(META_GROUP, machine, network).await?;
+        world.note(format_args!("n{} starts, life {}", self.node, self.lives));
+        network.connect(&process);
+        let (reconciling, network) = (process.clone(), network.clone());
+        world.spawn("reconcile", async move { reconciling.reconcile_for_life(&network).await });
+        Ok(process)
+    }
+}
+
+impl Process {
+    async fn open_group(
+        self: &Arc<Self>,
+        id: GroupId,
+        machine: Arc<dyn mira_raft::StateMachine>,
+        network: &Arc<Network>,
+    ) -> Result<(), HostError> {
+        let observed = Observed::new(self.world.clone(), (self.node, id), self.disks[1].clone(), machine);
+        let group = self.host.open_group(id, Arc::new(observed)).await?;
+        watch_group(&self.world, network, self.clone(), group);
+        Ok(())
+    }
+
+    /// Opens a shard's replica, if it is not open.
+    pub async fn open_shard(self: &Arc<Self>, shard: ShardId, network: &Arc<Network>) -> Result<(), HostError> {
+        let machine = Arc::new(ShardMachine::new(Arc::new(NoFollower)));
+        match self.open_group(shard + 1, machine, network).await {
+            Ok(()) | Err(HostError::AlreadyOpen(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A shard's group, if it is open here.
+    pub fn shard(&self, shard: ShardId) -> Option<Group<Sim>> {
+        self.host.group(shard + 1)
+    }
+
+    /// The meta group.
+    pub fn meta(&self) -> Option<Group<Sim>> {
+        self.host.group(META_GROUP)
+    }
+
+    /// Whether a disk of this process failed for good.
+    pub fn disk_failed(&self) -> bool {
+        self.disks.iter().any(Disk::failed)
+    }
+
+    /// Has a meta command applied, here or by the leader that this node knows.
+    pub async fn propose_meta(&self, command: &MetaCommand, network: &Arc<Network>) -> Result<(), String> {
+        let mut rng = self.world.draw(|rng| StdRng::seed_from_u64(rng.random()));
+        let sealed: Bytes = command.seal(self.keyring.meta_sealer(), &mut rng).into();
+        self.ask_meta(Ask::Propose(sealed), network).await.map(drop)
+    }
+
+    async fn ask_meta(&self, ask: Ask, network: &Arc<Network>) -> Result<Answer, String> {
+        let leader = self.meta().and_then(|meta| meta.status().leader).ok_or("the meta group has no leader")?;
+        let asked = async {
+            match leader == self.node {
+                true => self.serve(ask).await,
+                false => network.ask(self.node, leader, ask).await,
+            }
+        };
+        let answer = runtime::timeout(mira_proto::limits::READ_TRY, asked).await.ok_or("no answer")?;
+        answer.map_err(|refusal| refusal.to_string())
+    }
+
+    /// Whether a quorum of the meta group says that this node is to have a replica: only then may one be destroyed.
+    async fn confirmed_to_hold(&self, shard: ShardId, network: &Arc<Network>) -> Result<bool, String> {
+        match self.ask_meta(Ask::Map { confirmed: true }, network).await? {
+            Answer::Map(map) => Ok(map.placement.is_empty() || map.holds(self.node, shard)),
+            other => Err(format!("a map was answered with {other:?}")),
+        }
+    }
+
+    async fn destroy_shard(&self, shard: ShardId, network: &Arc<Network>) -> Result<(), String> {
+        match self.confirmed_to_hold(shard, network).await? {
+            true => Err("its own map is behind".into()),
+            false => self.host.destroy_group(shard + 1).await.map_err(|error| error.to_string()),
+        }
+    }
+
+    /// This node's record.
+    pub fn record(node: NodeId) -> NodeRecord {
+        NodeRecord {
+            id: node,
+            address: format!("n{node}:1"),
+            http_address: format!("n{node}:2"),
+            zone: String::new(),
+            version: String::new(),
+        }
+    }
+
+    async fn reconcile_for_life(self: Arc<Self>, network: &Arc<Network>) {
+        while network.process(self.node).is_some_and(|process| process.life == self.life) {
+            self.reconcile(network).await;
+            let wait = self.world.draw(|rng| TICK.mul_f64(rng.random_range(0.8..1.2)));
+            runtime::sleep(wait).await;
+        }
+    }
+
+    async fn reconcile(self: &Arc<Self>, network: &Arc<Network>) {
+        let cluster = self.cluster.borrow().clone();
+        self.world.check("map epochs", self.world.invariants.lock().map_epochs.seen((self.node, self.life), &cluster));
+        let Some(meta) = self.meta().map(|meta| meta.status()) else { return };
+        let shards: BTreeMap<ShardId, GroupStatus> = self
+            .host
+            .groups()
+            .into_iter()
+            .filter(|group| group.id() != META_GROUP)
+            .map(|group| (group.id() - 1, group.status()))
+            .collect();
+        let Ok(groups) = self.host.existing_groups() else { return };
+        let present = groups.into_iter().filter(|group| *group != META_GROUP).map(|group| group - 1).collect();
+        let stopped = shards.iter().filter(|(_, status)| matches!(status.role, Role::Stopped(_)));
+        let damaged = stopped.map(|(&shard, _)| shard).collect();
+        let (cluster, meta, shards, present, damaged) = (&*cluster, &meta, &shards, &present, &damaged);
+        let situation = Situation { me: self.node, cluster, meta, shards, present, damaged, leftovers: &[] };
+        for action in reconcile::plan(&situation) {
+            let done = self.perform(&action, network).await;
+            self.world.note(format_args!("n{} {action:?}: {done:?}", self.node));
+        }
+    }
+
+    async fn perform(self: &Arc<Self>, action: &Action, network: &Arc<Network>) -> Result<(), String> {
+        let text = |error: mira_raft::ChangeError| error.to_string();
+        match action {
+            Action::OpenShard(shard) => self.open_shard(*shard, network).await.map_err(|error| error.to_string()),
+            Action::InitializeShard(shard, voters) => {
+                self.group(reconcile::Group::Shard(*shard))?.initialize(voters.clone()).await.map_err(text)
+            }
+            Action::DestroyShard(shard) => self.destroy_shard(*shard, network).await,
+            Action::ClearShard(shard) => {
+                self.destroy_shard(*shard, network).await?;
+                let (shard, to, step) = (*shard, self.node, MoveStep::Joining);
+                self.propose_meta(&MetaCommand::StepMove { shard, to, step }, network).await
+            }
+            Action::AddLearner(group, node) => self.group(*group)?.add_learner(*node).await.map_err(text),
+            Action::SetVoters(group, voters) => {
+                let others = if *group == reconcile::Group::Meta { Others::Learn } else { Others::Leave };
+                self.group(*group)?.change_voters(voters.clone(), others).await.map_err(text)
+            }
+            Action::RemoveLearner(group, node) => self.group(*group)?.remove_learner(*node).await.map_err(text),
+            Action::HandTo(group, target) => self.group(*group)?.transfer_leader(*target).await.map_err(text),
+            Action::Propose(command) => self.propose_meta(command, network).await,
+            Action::Prefer(shard, target) => self.prefer(*shard, *target).await,
+            Action::Purge(..) => Err("no collection is ever dropped here".into()),
+        }
+    }
+
+    fn group(&self, group: reconcile::Group) -> Result<Group<Sim>, String> {
+        let group = match group {
+            reconcile::Group::Meta => self.meta(),
+            reconcile::Group::Shard(shard) => self.shard(shard),
+        };
+        group.ok_or_else(|| "not open".to_owned())
+    }
+
+    async fn prefer(&self, shard: ShardId, target: NodeId) -> Result<(), String> {
+        let now = runtime::now();
+        let recent = |last: &Duration| now - *last < PREFER_EVERY;
+        if self.preferred_at.lock().get(&shard).is_some_and(recent) {
+            return Ok(());
+        }
+        self.preferred_at.lock().insert(shard, now);
+        let group = self.shard(shard).ok_or("not open")?;
+        group.transfer_leader(target).await.map_err(|error| error.to_string())
+    }
+
+    /// Answers a client.
+    pub async fn serve(&self, ask: Ask) -> Result<Answer, Refusal> {
+        match ask {
+            Ask::Map { confirmed } => {
+                if confirmed {
+                    let meta = self.meta().ok_or_else(|| Refusal::NotReady("not open".into()))?;
+                    meta.read_index().await.map_err(refuse_read)?;
+                }
+                Ok(Answer::Map(self.cluster.borrow().clone()))
+            }
+            Ask::Propose(sealed) => {
+                let meta = self.meta().ok_or_else(|| Refusal::NotReady("not open".into()))?;
+                meta.propose(None, sealed).await.map_err(|error| self.refuse(error))?;
+                Ok(Answer::Proposed)
+            }
+            Ask::Write(write) => {
+                let group = self.group_for(write.shard)?;
+                must_lead(&group, self.node)?;
+                self.write(&group, &write).await
+            }
+            Ask::Read { shard, frame, at_least, .. } => {
+                let group = self.group_for(shard)?;
+                match at_least {
+                    None if self.world.has(Bug::UnconfirmedReads) => must_lead(&group, self.node)?,
+                    None => drop(group.read_index().await.map_err(refuse_read)?),
+                    Some(index) => {
+                        let patience = mira_proto::limits::READ_TRY / 2;
+                        group.wait_applied(index, patience).await.map_err(refuse_read)?;
+                    }
+                }
+                read(&group.reader(), frame)
+            }
+        }
+    }
+
+    fn group_for(&self, shard: ShardId) -> Result<Group<Sim>, Refusal> {
+        let cluster = self.cluster.borrow().clone();
+        self.shard(shard).ok_or_else(|| match cluster.holds(self.node, shard) {
+            true => Refusal::NotReady(format!("shard {shard} is being opened")),
+            false => Refusal::StaleMap { epoch: cluster.header.epoch },
+        })
+    }
+
+    /// The rounds of `mira_node::shard::write`, without sealing.
+    async fn write(&self, group: &Group<Sim>, write: &Write) -> Result<Answer, Refusal> {
+        for round in 0..MAX_ROUNDS {
+            let (command, content) = command_of(&group.reader(), write, round)?;
+            let request = match self.world.has(Bug::RetriesNotRecognised) {
+                true => RequestId(self.world.draw(|rng| rng.random())),
+                false => round_id(write.request, round),
+            };
+            let proposed = group.propose_content(request, &content, command::encode(&command)).await;
+            let proposed = proposed.map_err(|error| self.refuse(error))?;
+            let answer = command::decode(&proposed.response).map_err(refuse_engine)?;
+            if !matches!(&answer, ShardAnswer::Store(outcomes) if matches!(outcomes[..], [StoreOutcome::Raced(_)])) {
+                return Ok(Answer::Written { index: proposed.index, response: proposed.response.to_vec() });
+            }
+        }
+        Err(mira_proto::Problem::new(mira_proto::Code::Conflict, "others keep winning").into())
+    }
+
+    fn refuse(&self, error: ProposeError) -> Refusal {
+        match error {
+            ProposeError::Unknown { leader: None } if self.world.has(Bug::StoppedMeansUndone) => {
+                Refusal::NotReady(error.to_string())
+            }
+            error => refuse_proposal(error),
+        }
+    }
+}
+
+fn must_lead(group: &Group<Sim>, node: NodeId) -> Result<(), Refusal> {
+    let status = group.status();
+    match status.leader == Some(node) && !matches!(status.role, Role::Stopped(_)) {
+        true => Ok(()),
+        false => Err(Refusal::NotLeader { leader: status.leader }),
+    }
+}
+
+fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardCommand, Vec<u8>), Refusal> {
+    let FrameChange::Store(content, condition) = write.change else {
+        let command = ShardCommand::Forget { collection: COLLECTION, frames: vec![write.frame] };
+        return Ok((command, write.frame.to_be_bytes().to_vec()));
+    };
+    let current = version(reader, write.frame)?.map_or(0, |record| record.version);
+    let digest = [content; 32];
+    let frame = StoreFrame {
+        collection: COLLECTION,
+        frame: write.frame,
+        version: current + 1,
+        condition,
+        digest,
+        session: content.is_multiple_of(2).then_some([content; 16]),
+        expires_ms: 0,
+        passages: u32::from(content.is_multiple_of(3)),
+        body: body_of(write.operation, round).into(),
+        vectors: if content.is_multiple_of(3) { vec![content; 16].into() } else { Vec::new().into() },
+    };
+    Ok((ShardCommand::Store(vec![frame]), digest.to_vec()))
+}
+
+fn version(reader: &StateReader, frame: FrameId) -> Result<Option<FrameRecord>, Refusal> {
+    let stored = reader.get(&record::frame_key(COLLECTION, frame)).map_err(refuse_engine)?;
+    stored.map(|stored| FrameRecord::decode(&stored)).transpose().map_err(refuse_engine)
+}
+
+fn read(reader: &StateReader, frame: FrameId) -> Result<Answer, Refusal> {
+    let view = reader.view().map_err(refuse_engine)?;
+    let found = version(&view, frame)?.map(|record| (record.version, operation_of(&record.body).0));
+    Ok(Answer::Read { applied: view.applied_index(), found })
+}
