@@ -1,6 +1,6 @@
 //! Simulated clients: a router's retry decisions around reads and writes of a few frames that everybody fights over.
 //!
-//! The loop of [`Client::call`] is that of `mira_router::cluster::Cluster::call`, and every decision in it is the
+//! The loop of `Client::call` is that of `mira_router::cluster::Cluster::call`, and every decision in it is the
 //! router's own: whom to ask first, what follows a refusal, how long to wait, what the caller is told in the end.
 
 use std::collections::BTreeMap;
