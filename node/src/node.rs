@@ -164,8 +164,9 @@ impl Node {
             }
             tracing::error!(node = %format_args!("{lost:016x}"), "this node's log is gone: it joins as a new node");
             drop(engines);
-            set_aside(&config.data, lost).map_err(data_error)?;
+            // The new identity first: a crash before the rest finds state without its log again, under another name.
             identity = Identity::renew(&config.data, new_node_id)?;
+            set_aside(&config.data, lost).map_err(data_error)?;
             engines = Engines::open(&config)?;
         }
         let node_id = identity.node_id;
@@ -396,6 +397,7 @@ impl Node {
         // Also those of a shard that was not opened since the start.
         ImageFolder::new(&self.data, id).delete_all().map_err(|error| error.to_string())?;
         self.present.lock().remove(&id);
+        self.unopened.lock().remove(&id);
         self.damaged.lock().remove(&id);
         tracing::info!(shard = id, "replica removed");
         Ok(())
