@@ -5,7 +5,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use mira_index::RowCache;
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
     ChangeError, EngineError, Group, GroupId, HostConfig, HostError, Others, RaftHost, Role, SystemClock,
-    engine::{EngineOptions, RocksEngine, Role as EngineRole},
+    engine::{Closing, EngineOptions, RocksEngine, Role as EngineRole},
     transport::grpc::{GrpcOptions, GrpcTransport},
 };
 use parking_lot::{Mutex, RwLock};
@@ -171,7 +171,7 @@ impl Node {
         }
         let node_id = identity.node_id;
         let (log, state) = (Arc::new(engines.log), Arc::new(engines.state));
-        let engines = vec![Arc::downgrade(&log), Arc::downgrade(&state)];
+        let engines = vec![log.closing(), state.closing()];
 
         let keyring = Arc::new(Keyring::new(config.cluster_key));
         let (meta_machine, cluster) = MetaMachine::new(keyring.meta_sealer().clone());
@@ -576,7 +576,7 @@ struct NodeConfigRest {
     advertise: Option<String>,
     zone: String,
     formation: Formation,
-    engines: Vec<Weak<RocksEngine>>,
+    engines: Vec<Closing>,
 }
 
 /// A node that serves. Dropping it stops it hard; [`RunningNode::shutdown`] stops it in order.
@@ -586,7 +586,7 @@ pub struct RunningNode {
     http_address: SocketAddr,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
-    engines: Vec<Weak<RocksEngine>>,
+    engines: Vec<Closing>,
 }
 
 impl RunningNode {
@@ -649,7 +649,7 @@ impl RunningNode {
         drop(self);
         // The engine's own threads must end before the process does, and whoever opens the folder next must find it free.
         let closed = async {
-            while engines.iter().any(|engine| engine.strong_count() > 0) {
+            while !engines.iter().all(Closing::is_done) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

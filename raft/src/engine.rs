@@ -19,7 +19,7 @@ mod rocks;
 
 pub use mem::{Fault, MemEngine};
 #[cfg(feature = "rocksdb")]
-pub use rocks::{EngineOptions, RocksEngine, Role};
+pub use rocks::{Closing, EngineOptions, RocksEngine, Role};
 
 /// Why the engine could not do what was asked. None of these is a result that every replica would see: the caller
 /// stops the group (or the node) rather than go on with a state it does not know.

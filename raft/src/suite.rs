@@ -73,24 +73,24 @@ async fn library_suite_in_memory() {
 #[cfg(feature = "rocksdb")]
 mod on_disk {
     use super::*;
-    use crate::engine::{EngineOptions, RocksEngine, Role};
+    use crate::engine::{Closing, EngineOptions, RocksEngine, Role};
 
     /// Opens stores in folders of their own, and remembers the engines: a process that ends while a thread still closes
     /// one aborts.
     #[derive(Default)]
     struct OnDisk {
-        engines: parking_lot::Mutex<Vec<std::sync::Weak<RocksEngine>>>,
+        engines: parking_lot::Mutex<Vec<Closing>>,
     }
 
     impl OnDisk {
         fn open(&self, folder: &std::path::Path, name: &str, role: Role) -> Arc<RocksEngine> {
             let engine = Arc::new(RocksEngine::open(&folder.join(name), EngineOptions::new(role)).unwrap());
-            self.engines.lock().push(Arc::downgrade(&engine));
+            self.engines.lock().push(engine.closing());
             engine
         }
 
         async fn closed(&self) {
-            while self.engines.lock().iter().any(|engine| engine.strong_count() > 0) {
+            while !self.engines.lock().iter().all(Closing::is_done) {
                 tokio::task::yield_now().await;
             }
         }

@@ -6,9 +6,9 @@
 //! A full disk makes writes fail with [`EngineError::DiskFull`]; RocksDB watches for room and takes writes again by
 //! itself once there is some, so the caller only has to try again.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Deref};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -51,9 +51,36 @@ impl EngineOptions {
 /// Values from this size on lie in blob files.
 const BLOB_BYTES: u64 = 4096;
 
+/// A database, and the mark that it is open.
+struct Database {
+    // Declared, and so dropped, before its mark.
+    db: DB,
+    open: Arc<()>,
+}
+
+impl Deref for Database {
+    type Target = DB;
+
+    fn deref(&self) -> &DB {
+        &self.db
+    }
+}
+
+/// Tells when a database is closed: the last user of the engine and of its views is gone, and RocksDB has let go of
+/// its threads and files. A process that ends before that may abort.
+#[derive(Debug, Clone)]
+pub struct Closing(Weak<()>);
+
+impl Closing {
+    /// Whether the database is closed.
+    pub fn is_done(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
 /// A RocksDB database as an [`Engine`].
 pub struct RocksEngine {
-    db: Arc<DB>,
+    db: Arc<Database>,
     path: PathBuf,
     memtable_bytes: usize,
 }
@@ -65,7 +92,13 @@ impl RocksEngine {
     /// When it is in use, damaged, or the folder cannot be written.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Self, EngineError> {
         let db = DB::open(&database_options(options), path).map_err(engine_error)?;
-        Ok(Self { db: Arc::new(db), path: path.into(), memtable_bytes: options.memtable_bytes })
+        let db = Arc::new(Database { db, open: Arc::default() });
+        Ok(Self { db, path: path.into(), memtable_bytes: options.memtable_bytes })
+    }
+
+    /// Something to wait on for the end of this database.
+    pub fn closing(&self) -> Closing {
+        Closing(Arc::downgrade(&self.db.open))
     }
 
     /// Writes memtables to files and compacts everything: for benchmarks and tests of what lies on disk.
@@ -175,11 +208,11 @@ impl Read for RocksEngine {
 struct RocksView {
     // Declared, and so dropped, before the database it belongs to.
     snapshot: SnapshotWithThreadMode<'static, DB>,
-    db: Arc<DB>,
+    db: Arc<Database>,
 }
 
 impl RocksView {
-    fn new(db: Arc<DB>) -> Self {
+    fn new(db: Arc<Database>) -> Self {
         let snapshot = db.snapshot();
         // SAFETY: the snapshot borrows the `DB` inside the `Arc`, whose address does not change, and which the field
         // `db` keeps alive. `snapshot` is dropped first (fields drop in order of declaration), is never moved out, and
@@ -317,6 +350,18 @@ mod tests {
         })
         .unwrap();
         keys
+    }
+
+    #[test]
+    fn a_database_is_closed_when_its_last_view_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let rocks = RocksEngine::open(folder.path(), EngineOptions::new(Role::State)).unwrap();
+        let (view, closing) = (rocks.view(), rocks.closing());
+        drop(rocks);
+        assert!(!closing.is_done());
+        drop(view);
+        assert!(closing.is_done());
+        RocksEngine::open(folder.path(), EngineOptions::new(Role::State)).unwrap();
     }
 
     #[test]
