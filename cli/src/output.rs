@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Write};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
 use mira_proto::model::{
-    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchReply, ShardStatus, ShardVerification, StatusReply,
+    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchExplain, SearchReply, ShardStatus,
+    ShardVerification, StatusReply,
 };
 use serde::Serialize;
 
@@ -47,7 +48,35 @@ pub fn hits(reply: &SearchReply) -> String {
             style("degraded:").yellow()
         ));
     }
+    if let Some(found) = &reply.explain {
+        text.push_str(&explain(found));
+    }
     text
+}
+
+/// How a search was answered: times, and a line for each shard.
+fn explain(explain: &SearchExplain) -> String {
+    let mut table = table(
+        &["SHARD", "PLAN", "EF", "FRAMES", "TAIL", "MATCHING", "COMPARED", "RESCORED", "MICROSECONDS"],
+        &[0, 2, 3, 4, 5, 6, 7, 8],
+    );
+    for shard in &explain.shards {
+        table.add_row([
+            &shard.shard.to_string(),
+            &shard.plan,
+            &shard.ef.to_string(),
+            &shard.searched.to_string(),
+            &shard.tail.to_string(),
+            &shard.matching.map_or("-".to_owned(), |matching| matching.to_string()),
+            &shard.compared.to_string(),
+            &shard.rescored.to_string(),
+            &shard.index_us.to_string(),
+        ]);
+    }
+    let SearchExplain { embed_us, shards_us, merge_us, fetch_us, .. } = explain;
+    let times =
+        format!("microseconds: embedding {embed_us}, shards {shards_us}, merging {merge_us}, frames {fetch_us}");
+    format!("\n{times}\n{}", finish(&table))
 }
 
 fn hit(rank: usize, hit: &Hit, width: usize) -> String {

@@ -376,13 +376,13 @@ impl<S: Space> Walk<'_, S> {
     /// nodes keep the graph connected.
     fn layer(&mut self, layer: usize, start: u64, ef: usize, accept: &impl Accept) -> Walked {
         let (graph, space, bounds) = (self.graph, self.space, &self.bounds);
-        let Scratch { visited, candidates, results, batch } = &mut *self.scratch;
+        let Scratch { visited, candidates, results, batch, compared } = &mut *self.scratch;
         visited.start(bounds.slots);
         visited.insert(slot_of(start));
         results.clear();
         candidates.clear();
         candidates.push(start);
-        let mut compared = graph.offer(start, ef, accept, results);
+        *compared = graph.offer(start, ef, accept, results);
         let mut expanded = 0;
         while let Some(best) = candidates.pop() {
             if results.len() >= ef && results.peek().is_some_and(|worst| best < worst.0) {
@@ -394,8 +394,8 @@ impl<S: Space> Walk<'_, S> {
             }
             batch.clear();
             batch.extend(graph.links(slot_of(best), layer).filter(|link| visited.insert(*link)));
-            compared += batch.len();
-            if compared > bounds.budget {
+            *compared += batch.len();
+            if *compared > bounds.budget {
                 return Walked::OverBudget;
             }
             batch.iter().take(PREFETCH_AHEAD).for_each(|slot| space.prefetch(*slot));
@@ -411,7 +411,7 @@ impl<S: Space> Walk<'_, S> {
                 if let Some(list) = graph.list(*slot, layer) {
                     crate::kernels::prefetch(list);
                 }
-                compared += graph.offer(found, ef, accept, results);
+                *compared += graph.offer(found, ef, accept, results);
             }
         }
         Walked::Done

@@ -15,11 +15,18 @@
 //!           rows:u8 (0 the codes are the rows, 1 in the image, 2 elsewhere)
 //! slot*   = 0:u8 (holds nothing) | (1:u8 (live) | 2:u8 (dead)) id:u128 first:u32 count:u32 created:u64 expires:u64 codes
 //! row*    = scale:f32 f16*                                of live slots in order, if in the image
+//! fields  = count:u32 (name:text dropped:u8 values:u32 value*)*
+//! value   = 0:u8 bool:u8 | (1:u8 (whole) | 2:u8 (above i64) | 3:u8 (f64)) bits:u64 | 4:u8 text
+//! text    = bytes:u32 UTF-8
+//! terms*  = partial:u8 count:u8 (value:u22 field:u10)*      of the first slots of live documents in order
 //! graph   = 0:u8 | 1:u8 unlinked_from:u32 unlinked_to:u32 top* links*
 //! top*    = 0..=15 (a node's highest layer) | 254 (a twin) | 255 (not in the graph): u8   of every slot
 //! links*  = (count:u8 slot:u32*) of every layer of a node from the bottom, then twin:u32 (slot + 1, 0 for none)
 //!           of nodes and twins in order
 //! ```
+//!
+//! Each value of a field stands once; the attributes of a document are terms, which name a field and one of its values.
+//! Of a field that takes too much nothing is kept, and no term names it.
 //!
 //! Dead slots keep their codes, because the graph leads through them, but not their rows. An index can always be made
 //! again from its documents, so images of other versions are refused, not converted.
@@ -30,6 +37,8 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 
 use crate::arena::WRITTEN;
+use crate::attributes::{MAX_FIELDS, MAX_PER_DOCUMENT, MAX_TEXT, Term};
+use crate::condition::{Number, Value};
 use crate::config::{Config, MAX_PASSAGES, MAX_SLOTS, Metric, Quantization};
 use crate::error::{ImageError, RowsError};
 use crate::graph::{Graph, MAX_LAYER};
@@ -39,10 +48,14 @@ use crate::segment::{Segment, View};
 use crate::table::{Label, Times};
 
 const MAGIC: [u8; 8] = *b"MIRAVIDX";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const CHUNK: usize = 256 * 1024;
 const TWIN: u8 = 254;
 const ABSENT: u8 = 255;
+/// Longest name of a field: metadata is bounded before it comes here.
+const MAX_NAME: usize = 1 << 20;
+/// Slots whose terms are copied at once: writers wait as long.
+const TERM_BATCH: usize = 4_096;
 
 /// The index at one point in time, while writers go on.
 ///
@@ -77,6 +90,7 @@ impl VectorIndex {
         }
         let kinds = read_slots(&mut source, &segment, slots)?;
         read_rows(&mut source, &segment, &kinds)?;
+        read_attributes(&mut source, &segment, &kinds)?;
         read_graph(&mut source, &segment, &kinds)?;
         source.finish()?;
         segment.restore(slots)?;
@@ -92,6 +106,7 @@ impl Snapshot {
         self.write_shape(&mut sink)?;
         let kinds = self.write_slots(&mut sink)?;
         self.write_rows(&mut sink, &kinds)?;
+        self.write_attributes(&mut sink, &kinds)?;
         self.write_graph(&mut sink, &kinds)?;
         sink.finish()
     }
@@ -137,6 +152,39 @@ impl Snapshot {
             let Some(Row::Half { bits, scale }) = rows.row(slot) else { return Err(RowsError::Missing(slot).into()) };
             sink.put(&scale.to_le_bytes())?;
             sink.put(bytemuck::cast_slice(bits))?;
+        }
+        Ok(())
+    }
+
+    /// Writes attributes. Terms are never taken back, so that what is copied first names whatever is copied later.
+    fn write_attributes(&self, sink: &mut ChunkWriter<'_, impl Write>, kinds: &[u8]) -> Result<(), ImageError> {
+        let postings = &self.segment.postings;
+        let count = postings.read().fields.len();
+        let mut is_dropped = Vec::with_capacity(count);
+        sink.u32(count as u32)?;
+        for number in 0..count {
+            let (name, dropped, values) = {
+                let inner = postings.read();
+                let field = &inner.fields[number];
+                (field.name.clone(), field.is_dropped, field.values.clone())
+            };
+            sink.text(&name)?;
+            sink.put(&[dropped.into()])?;
+            sink.u32(values.len() as u32)?;
+            values.iter().try_for_each(|value| sink.value(value))?;
+            is_dropped.push(dropped);
+        }
+        let firsts: Vec<u32> = firsts(&self.segment, kinds).collect();
+        for slots in firsts.chunks(TERM_BATCH) {
+            let lists: Vec<_> = {
+                let inner = postings.read();
+                slots.iter().map(|slot| (inner.is_partial(*slot), inner.terms_of(*slot))).collect()
+            };
+            for (is_partial, terms) in lists {
+                let kept: Vec<_> = terms.into_iter().filter(|term| !is_dropped[term.field()]).collect();
+                sink.put(&[is_partial.into(), kept.len() as u8])?;
+                kept.iter().try_for_each(|term| sink.u32(term.0))?;
+            }
         }
         Ok(())
     }
@@ -261,6 +309,35 @@ fn read_rows(source: &mut ChunkReader<impl Read>, segment: &Segment, kinds: &[u8
     Ok(())
 }
 
+/// The first slots of live documents.
+fn firsts<'a>(segment: &'a Segment, kinds: &'a [u8]) -> impl Iterator<Item = u32> + 'a {
+    let is_first = |slot: &u32| segment.labels.get(*slot).is_some_and(|label| label.first == *slot);
+    (0u32..).zip(kinds).filter(|(_, kind)| **kind == 1).map(|(slot, _)| slot).filter(is_first)
+}
+
+fn read_attributes(source: &mut ChunkReader<impl Read>, segment: &Segment, kinds: &[u8]) -> Result<(), ImageError> {
+    let count = source.u32()? as usize;
+    if count > MAX_FIELDS {
+        return Err(ImageError::Damaged("number of fields"));
+    }
+    let mut fields = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (name, is_dropped) = (source.text(usize::MAX)?, source.u8()? != 0);
+        let values = (0..source.u32()?).map(|_| source.value()).collect::<Result<Vec<_>, _>>()?;
+        fields.push((name, is_dropped, values));
+    }
+    let mut documents = Vec::new();
+    for slot in firsts(segment, kinds) {
+        let (is_partial, count) = (source.u8()? != 0, source.u8()?);
+        if usize::from(count) > MAX_PER_DOCUMENT {
+            return Err(ImageError::Damaged("number of attributes"));
+        }
+        let terms = (0..count).map(|_| source.u32().map(Term)).collect::<Result<Vec<_>, _>>()?;
+        documents.push((slot, is_partial, terms));
+    }
+    segment.postings.restore(fields, documents).ok_or(ImageError::Damaged("attributes"))
+}
+
 fn read_graph(source: &mut ChunkReader<impl Read>, segment: &Segment, kinds: &[u8]) -> Result<(), ImageError> {
     match source.u8()? {
         0 => return Ok(()),
@@ -350,6 +427,26 @@ impl<'a, W: Write> ChunkWriter<'a, W> {
 
     fn u32(&mut self, value: u32) -> Result<(), ImageError> {
         self.put(&value.to_le_bytes())
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), ImageError> {
+        self.u32(text.len() as u32)?;
+        self.put(text.as_bytes())
+    }
+
+    fn value(&mut self, value: &Value) -> Result<(), ImageError> {
+        match value {
+            Value::Bool(value) => self.put(&[0, u8::from(*value)]),
+            Value::Number(number) => {
+                let (kind, bits) = number.to_parts();
+                self.put(&[1 + kind])?;
+                self.put(&bits.to_le_bytes())
+            }
+            Value::Text(text) => {
+                self.put(&[4])?;
+                self.text(text)
+            }
+        }
     }
 
     fn flush(&mut self) -> Result<(), ImageError> {
@@ -457,6 +554,28 @@ impl<R: Read> ChunkReader<R> {
         let mut bytes = [0; 8];
         self.take(&mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn text(&mut self, most: usize) -> Result<String, ImageError> {
+        let length = self.u32()? as usize;
+        if length > most.min(MAX_NAME) {
+            return Err(ImageError::Damaged("length of a text"));
+        }
+        let mut bytes = vec![0; length];
+        self.take(&mut bytes)?;
+        String::from_utf8(bytes).map_err(|_| ImageError::Damaged("text"))
+    }
+
+    fn value(&mut self) -> Result<Value, ImageError> {
+        match self.u8()? {
+            0 => Ok(Value::Bool(self.u8()? != 0)),
+            kind @ 1..=3 => {
+                let number = Number::from_parts(kind - 1, self.u64()?);
+                number.map(Value::Number).ok_or(ImageError::Damaged("number"))
+            }
+            4 => Ok(Value::Text(self.text(MAX_TEXT)?.into())),
+            _ => Err(ImageError::Damaged("kind of value")),
+        }
     }
 
     /// Checks that the content ends here, properly.

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
+use crate::attributes::Postings;
+use crate::condition::{Attributes, Condition};
 use crate::config::{self, Config};
 use crate::error::IndexError;
 use crate::rows::RowStorage;
@@ -16,6 +18,8 @@ use crate::topk::Hit;
 
 /// Dead slots below this number are not worth a compaction.
 const MIN_DEAD: u32 = 256;
+/// Slots looked at to estimate how many documents match: a share of a hundredth is told within a third.
+const SAMPLE: u32 = 1_000;
 /// Documents left in the journal at which a compaction stops writers to copy the last of them.
 const LAST_CATCH_UP: usize = 64;
 
@@ -50,6 +54,8 @@ pub struct Stats {
     pub row_bytes: usize,
     /// Bytes of ids, both ways, and times.
     pub id_bytes: usize,
+    /// Bytes of attributes and the documents that have them.
+    pub attribute_bytes: usize,
 }
 
 impl VectorIndex {
@@ -82,15 +88,29 @@ impl VectorIndex {
     ///
     /// When it returns, every search finds the document. Linking one 384-d vector into a graph takes 100 to 300 µs.
     pub fn upsert(&self, id: u128, vectors: &[f32]) -> Result<(), IndexError> {
-        self.upsert_timed(id, Times::default(), vectors)
+        self.upsert_with((id, Times::default()), &Attributes::default(), vectors)
     }
 
-    /// As [`upsert`](Self::upsert), with times for filters.
-    pub fn upsert_timed(&self, id: u128, times: Times, vectors: &[f32]) -> Result<(), IndexError> {
+    /// As [`upsert`](Self::upsert), with times and attributes for filters.
+    pub fn upsert_with(
+        &self,
+        document: (u128, Times),
+        attributes: &Attributes,
+        vectors: &[f32],
+    ) -> Result<(), IndexError> {
         let _writing = self.gate.read();
         let segment = self.segment.load();
         config::check_document(segment.config.metric, segment.config.dim, vectors)?;
-        segment.upsert(id, times, vectors)
+        segment.upsert(document, attributes, vectors)
+    }
+
+    /// The fields of a condition that no document ever had, in order.
+    pub fn unknown_fields(&self, condition: &Condition) -> Vec<String> {
+        let mut unknown = Default::default();
+        self.segment.load().postings.read().unknown_fields(condition, &mut unknown);
+        let mut unknown: Vec<_> = unknown.into_iter().collect();
+        unknown.sort_unstable();
+        unknown
     }
 
     /// The documents held, in no order; some of those that come or go meanwhile.
@@ -98,6 +118,17 @@ impl VectorIndex {
         let segment = self.segment.load();
         let slots = segment.table.slots();
         slots.into_iter().filter_map(|slot| segment.labels.get(slot)).map(|label| label.document()).collect()
+    }
+
+    /// The share of documents for which `matches` holds, from a sample; at least half of what one of it stands for.
+    pub fn share(&self, matches: &dyn Fn(&Document) -> bool) -> f64 {
+        let segment = self.segment.load();
+        let slots = segment.view().slots;
+        let step = (slots / SAMPLE).max(1) as usize;
+        let sampled = (0..slots).step_by(step).filter_map(|slot| segment.labels.get(slot));
+        let (asked, held) =
+            sampled.fold((0, 0), |(asked, held), label| (asked + 1, held + usize::from(matches(&label.document()))));
+        (held as f64).max(0.5) / (asked as f64).max(1.0)
     }
 
     /// Removes a document; false if there is none. Its memory is freed by the next [`compact`](Self::compact).
@@ -125,13 +156,12 @@ impl VectorIndex {
     /// As [`search`](Self::search) by looking at every vector: the oracle.
     pub fn search_exact(&self, params: &SearchParams<'_>) -> Result<Vec<Hit>, IndexError> {
         let segment = self.segment.load();
-        let search = Search::new(&segment, params)?;
-        search.scan(0..search.view.slots)
+        Search::new(&segment, params)?.scan_exactly()
     }
 
     /// The best `k` among the documents listed, exactly; ids that the index does not hold are passed over.
     ///
-    /// The filter and the beam of `params` are not used. Cost: a table look-up and a row per document.
+    /// Filter, condition and beam of `params` are not used. Cost: a table look-up and a row per document.
     pub fn search_among(&self, ids: &[u128], params: &SearchParams<'_>) -> Result<Vec<Hit>, IndexError> {
         let segment = self.segment.load();
         let search = Search::new(&segment, params)?;
@@ -168,6 +198,7 @@ impl VectorIndex {
             graph_bytes: segment.graph.get().map_or(0, |graph| graph.bytes(slots)),
             row_bytes: segment.rows.bytes(slots),
             id_bytes: segment.labels.bytes(slots) + segment.table.bytes(),
+            attribute_bytes: segment.postings.bytes(),
         }
     }
 
@@ -192,7 +223,8 @@ impl VectorIndex {
     }
 
     fn rebuild(&self, old: &Segment, threads: usize, abort: &(dyn Fn() -> bool + Sync)) -> Result<(), IndexError> {
-        let fresh = Segment::new(old.config, &old.rows.storage());
+        let mut fresh = Segment::new(old.config, &old.rows.storage());
+        fresh.postings = Postings::like(&old.postings);
         if old.clock.lock().live as usize > old.config.exact_below {
             fresh.start_graph();
         }

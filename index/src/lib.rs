@@ -7,6 +7,7 @@
 //! - `index`: documents, compaction, statistics. `image`: the index as bytes.
 //! - `search`: one search, from plan to ranked hits. `topk`: ranked lists and merging them. `exact`: without an index.
 //! - `segment`: slots, stamps and who sees what; `table`: ids and slots.
+//! - `condition`: what a filter asks of attributes; `attributes`: which documents have them.
 //! - `graph`: HNSW. `scratch`: a walk's working memory.
 //! - `codes`, `binary`: what the graph compares; `rows`: what hits are scored from, in memory or elsewhere.
 //! - `arena`: memory that grows without moving. `kernels`: distances in vector instructions.
@@ -21,8 +22,10 @@ compile_error!("codes, rows and images are laid out in little-endian order");
 
 #[allow(unsafe_code, reason = "shares records between threads without locks; every block says why it is sound")]
 mod arena;
+mod attributes;
 mod binary;
 mod codes;
+mod condition;
 mod config;
 mod error;
 mod exact;
@@ -38,6 +41,7 @@ mod segment;
 mod table;
 mod topk;
 
+pub use condition::{Attributes, Condition, Number, Span, Test, Value};
 pub use config::{Config, MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES, Metric, Quantization};
 pub use error::{ImageError, IndexError, RowsError};
 pub use exact::exact_top_k;
@@ -45,6 +49,6 @@ pub use image::Snapshot;
 pub use index::{Stats, VectorIndex};
 pub use kernels::Isa;
 pub use rows::{Passage, RowCache, RowSource, RowStorage};
-pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams};
+pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams, Where};
 pub use table::{Document, Times};
 pub use topk::{Hit, merge_top_k};

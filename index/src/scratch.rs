@@ -25,6 +25,8 @@ pub(crate) struct Scratch {
     pub(crate) results: BinaryHeap<Reverse<u64>>,
     /// Unvisited neighbours of the node at hand.
     pub(crate) batch: Vec<u32>,
+    /// Nodes that the last walk compared.
+    pub(crate) compared: usize,
 }
 
 /// Which slots a walk has seen.

@@ -10,7 +10,8 @@
 //! empty one; slots from then on are linked before they are published, and each insert also links a few of the backlog.
 //! Searches scan what is left of the backlog. Nothing stops while the graph is built.
 //!
-//! Lock order: document shard, then clock. Searches take neither.
+//! Lock order: document shard, then clock. Searches take neither. Attributes are set before a document is published, so
+//! that a search which evaluates a condition after it took its view knows those of all documents it sees.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -19,7 +20,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use crate::arena::WRITTEN;
+use crate::attributes::Postings;
 use crate::codes::{Codes, with_space};
+use crate::condition::Attributes;
 use crate::config::{self, Config, MAX_SLOTS, Quantization};
 use crate::error::{IndexError, RowsError};
 use crate::graph::Graph;
@@ -49,6 +52,7 @@ pub(crate) struct Segment {
     pub(crate) rows: Rows,
     pub(crate) labels: Labels,
     pub(crate) table: Table,
+    pub(crate) postings: Postings,
     pub(crate) clock: Mutex<Clock>,
     /// The last stamp whose marks are all set.
     now: AtomicU32,
@@ -74,7 +78,7 @@ pub(crate) struct View {
 /// Where new vectors come from.
 enum Source<'a> {
     /// The caller, already checked.
-    Vectors(&'a [f32]),
+    Caller(&'a [f32], &'a Attributes),
     /// The same document in an older segment, at its first slot.
     Segment(&'a Segment, u32),
 }
@@ -90,6 +94,7 @@ impl Segment {
             },
             labels: Labels::new(),
             table: Table::new(),
+            postings: Postings::default(),
             clock: Mutex::new(Clock { stamp: WRITTEN, next_slot: 0, documents: 0, live: 0, dead: 0, journal: None }),
             now: AtomicU32::new(WRITTEN),
             allocated: AtomicU32::new(0),
@@ -129,9 +134,14 @@ impl Segment {
     }
 
     /// Adds or replaces a document whose vectors were checked.
-    pub(crate) fn upsert(&self, id: u128, times: Times, vectors: &[f32]) -> Result<(), IndexError> {
+    pub(crate) fn upsert(
+        &self,
+        (id, times): (u128, Times),
+        attributes: &Attributes,
+        vectors: &[f32],
+    ) -> Result<(), IndexError> {
         let count = vectors.len() / self.config.dim;
-        self.insert(Label { id, times, first: 0, count: count as u32 }, Source::Vectors(vectors))
+        self.insert(Label { id, times, first: 0, count: count as u32 }, Source::Caller(vectors, attributes))
     }
 
     /// Brings a document to the state it has in `old`.
@@ -150,10 +160,14 @@ impl Segment {
         let count = label.count;
         let (first, link) = self.allocate(count)?;
         let label = Label { first, ..label };
-        if let Err(error) = self.write(label, source) {
+        if let Err(error) = self.write(label, &source) {
             // Never born, so never seen; the next compaction drops it.
             self.clock.lock().dead += count;
             return Err(error.into());
+        }
+        match source {
+            Source::Caller(_, attributes) => self.postings.set(first, attributes),
+            Source::Segment(old, from) => self.postings.adopt(first, &old.postings, from),
         }
         if link {
             label.slots().for_each(|slot| self.link(slot));
@@ -188,12 +202,12 @@ impl Segment {
         self.graph.get_or_init(|| Graph::new(&self.config));
     }
 
-    fn write(&self, label: Label, source: Source<'_>) -> Result<(), RowsError> {
+    fn write(&self, label: Label, source: &Source<'_>) -> Result<(), RowsError> {
         let mut prepared = Vec::with_capacity(self.config.dim);
         for slot in label.slots() {
             self.labels.write(slot, label);
-            match source {
-                Source::Vectors(vectors) => {
+            match *source {
+                Source::Caller(vectors, _) => {
                     let start = (slot - label.first) as usize * self.config.dim;
                     config::prepare(self.config.metric, &vectors[start..start + self.config.dim], &mut prepared);
                     self.codes.push(slot, &prepared);

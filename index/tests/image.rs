@@ -3,7 +3,10 @@
 mod common;
 
 use common::Clusters;
-use mira_index::{Config, ImageError, Metric, Quantization, RowStorage, SearchParams, VectorIndex};
+use mira_index::{
+    Attributes, Condition, Config, Document, ImageError, Metric, Quantization, RowStorage, SearchParams, Span, Test,
+    Times, Value, VectorIndex, Where,
+};
 use proptest::prelude::*;
 
 const DIM: usize = 12;
@@ -108,10 +111,13 @@ fn foreign_and_future_images_are_refused() {
     assert!(matches!(read(b"not an index image at all"), Err(ImageError::NotAnImage)));
     assert!(matches!(read(b""), Err(ImageError::Truncated)));
     let mut future = image.clone();
-    future[8] = 3;
-    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(3))));
-    let past = include_bytes!("samples/version-1.image");
-    assert!(matches!(read(past), Err(ImageError::UnsupportedVersion(1))));
+    future[8] = 4;
+    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(4))));
+    for (version, past) in
+        [(1, &include_bytes!("samples/version-1.image")[..]), (2, include_bytes!("samples/version-2.image"))]
+    {
+        assert!(matches!(read(past), Err(ImageError::UnsupportedVersion(found)) if found == version));
+    }
 }
 
 proptest! {
@@ -134,11 +140,24 @@ proptest! {
     }
 }
 
+/// Whether a number is even, its square, and a text too long to be indexed for the last.
+fn parity(id: u128) -> Attributes {
+    let mut pairs = vec![
+        ("even".to_owned(), Value::Bool(id.is_multiple_of(2))),
+        ("square".to_owned(), Value::Number((id as i64 * id as i64).into())),
+        ("name".to_owned(), format!("n{id}").as_str().into()),
+    ];
+    if id == 11 {
+        pairs.push(("long".to_owned(), "x".repeat(1_000).as_str().into()));
+    }
+    Attributes::new(pairs)
+}
+
 /// A small index whose answers can be told by hand: points on a line.
 fn line() -> VectorIndex {
     let index = VectorIndex::new(Config { exact_below: 0, ..Config::new(2, Metric::L2) }).unwrap();
     for id in 0..12u128 {
-        index.upsert(id, &[id as f32, 1.0]).unwrap();
+        index.upsert_with((id, Times::default()), &parity(id), &[id as f32, 1.0]).unwrap();
     }
     index.upsert(20, &[3.0, 1.0, 3.0, 1.5]).unwrap();
     index.remove(5);
@@ -147,12 +166,20 @@ fn line() -> VectorIndex {
 
 /// The layout does not change without a new version.
 #[test]
-fn the_committed_sample_of_version_2_reads() {
-    let sample = include_bytes!("samples/version-2.image");
+fn the_committed_sample_of_version_3_reads() {
+    let sample = include_bytes!("samples/version-3.image");
     let index = read(sample).unwrap();
     let hits = index.search(&SearchParams::new(&[5.0, 1.0], 3)).unwrap();
     let found: Vec<_> = hits.iter().map(|hit| (hit.id, hit.score)).collect();
     assert_eq!(found, [(4, -1.0), (6, -1.0), (3, -4.0)]);
+    let even = Condition::Field("even".into(), Test::In(vec![Value::Bool(true)]));
+    let square = Span::new(Some((Value::Number(10i64.into()), true)), None).unwrap();
+    let condition = Condition::All(vec![even, Condition::Field("square".into(), Test::Within(square))]);
+    let verify = |document: &Document| document.id == 11;
+    let condition = Some(Where { condition: &condition, verify: &verify });
+    let params = SearchParams { condition, ..SearchParams::new(&[5.0, 1.0], 9) };
+    let found: Vec<_> = index.search(&params).unwrap().iter().map(|hit| hit.id).collect();
+    assert_eq!(found, [4, 6, 8, 10, 11], "11 may match, and was asked about");
     let among = index.search_among(&[20, 5], &SearchParams::new(&[3.0, 1.5], 2)).unwrap();
     assert_eq!((among.len(), among[0].id, among[0].passage, among[0].score), (1, 20, 1, 0.0));
     assert_eq!(bytes(&line()), sample, "the layout changed: raise the version and add a sample");
@@ -162,5 +189,5 @@ fn the_committed_sample_of_version_2_reads() {
 #[test]
 #[ignore = "writes the sample"]
 fn write_the_sample() {
-    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-2.image"), bytes(&line())).unwrap();
+    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-3.image"), bytes(&line())).unwrap();
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Clusters, mean_recall};
 use mira_index::{
-    Config, Document, Filter, Hit, ImageError, IndexError, Metric, Passage, Quantization, RowCache, RowSource,
-    RowStorage, RowsError, SearchParams, Times, VectorIndex, exact_top_k,
+    Attributes, Config, Document, Filter, Hit, ImageError, IndexError, Metric, Passage, Quantization, RowCache,
+    RowSource, RowStorage, RowsError, SearchParams, Times, VectorIndex, exact_top_k,
 };
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -128,7 +128,7 @@ proptest! {
                 Step::Upsert { id, vectors } => {
                     shelf.documents.lock().insert(id.into(), to_f32(&vectors));
                     let times = Times { created_ms: 1_000 + u64::from(id), expires_ms: 0 };
-                    index.upsert_timed(id.into(), times, &to_f32(&vectors)).unwrap();
+                    index.upsert_with((id.into(), times), &Attributes::default(), &to_f32(&vectors)).unwrap();
                 }
                 Step::Remove { id } => {
                     let was_there = shelf.documents.lock().remove(&id.into()).is_some();

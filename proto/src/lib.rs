@@ -1,12 +1,14 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
 //! - [`model`]: requests and answers of the operations, as JSON (MCP, REST) and the router's service trait see them;
+//! - [`filter`]: which frames a caller means, checked in one place;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
 //! - [`limits`]: every bound of the system in one file;
 //! - [`refusal`]: how a node tells a router where to go instead;
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
+pub mod filter;
 pub mod limits;
 pub mod model;
 pub mod placement;

@@ -27,12 +27,22 @@ pub const MAX_RECALL: u32 = 1_000;
 pub const DEFAULT_RECALL: u32 = 100;
 /// Frames one `forget` proposal removes; larger sets go in several.
 pub const MAX_FORGET_STEP: usize = 1_000;
+/// Frames that one step of a `forget` by filter opens and looks at: about a second.
+pub const MAX_FILTER_STEP: usize = 20_000;
 /// Components of a vector (SPEC: 384 text, 1,536 state; the largest public models have 4,096).
 pub const MAX_DIM: u32 = 4_096;
 /// Passages of one frame: 1 MiB of text at about 700 bytes a passage, with room for overlap.
 pub const MAX_PASSAGES: usize = 2_048;
 /// Query text, bytes: what does not fit one passage of the model would be cut.
 pub const MAX_QUERY_BYTES: usize = 8 << 10;
+/// Levels of a filter: what people and models write has two or three.
+pub const MAX_FILTER_DEPTH: usize = 8;
+/// Parts of a filter, its tests and what joins them: each is evaluated for every search.
+pub const MAX_FILTER_PARTS: usize = 128;
+/// Values of all `in` lists of a filter.
+pub const MAX_FILTER_VALUES: usize = 1_000;
+/// Text of a filter, bytes: a full `in` list of long names.
+pub const MAX_FILTER_BYTES: usize = 64 << 10;
 /// Collections of a cluster that the map carries to every router in one message.
 pub const MAX_COLLECTIONS: usize = 10_000;
 /// Shards of a cluster (DESIGN 3.2).

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::Problem;
+pub use crate::filter::Filter;
 
 /// The collection that a request without one means.
 pub const DEFAULT_COLLECTION: &str = "default";
@@ -180,6 +181,12 @@ pub struct SearchRequest {
     /// Compare with every vector instead of walking the index: slower, never misses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exact: bool,
+    /// Only frames that this filter means, such as {"field": "type", "eq": "insight"}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// Say how the answer came about: plan, candidates and times of each shard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub explain: bool,
 }
 
 /// A remembered frame.
@@ -261,6 +268,53 @@ pub struct SearchReply {
     pub missing_shards: Vec<u32>,
     /// The state that answered.
     pub consistency_token: String,
+    /// With `explain`: how the answer came about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explain: Option<SearchExplain>,
+}
+
+/// How a search was answered. Times are in microseconds, as the router saw them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SearchExplain {
+    /// Turning the query into a vector.
+    pub embed_us: u64,
+    /// Waiting for all shards.
+    pub shards_us: u64,
+    /// Merging what they said.
+    pub merge_us: u64,
+    /// Fetching the hits' frames that did not come along.
+    pub fetch_us: u64,
+    /// What each shard did.
+    pub shards: Vec<ShardExplain>,
+}
+
+/// What one shard did for a search.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ShardExplain {
+    /// Its number.
+    pub shard: u32,
+    /// scan (everything that matches was compared), graph (the index was walked) or graph_then_scan; absent when
+    /// nothing is indexed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub plan: String,
+    /// The beam of the walk; 0 for a scan.
+    pub ef: u32,
+    /// Frames with vectors.
+    pub searched: u64,
+    /// Of them, too new for the index: compared one by one.
+    pub tail: u64,
+    /// Vectors of the index that were compared.
+    pub compared: u64,
+    /// Of them, in full precision.
+    pub rescored: u64,
+    /// With a filter: indexed frames that may match, about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matching: Option<u64>,
+    /// Fields of the filter that no indexed frame has had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_fields: Vec<String>,
+    /// Time in the index, microseconds.
+    pub index_us: u64,
 }
 
 /// `recall`: frames by id, or a session in order.
@@ -325,6 +379,9 @@ pub struct ForgetRequest {
     /// Every frame of the collection; must be asked for in so many words.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+    /// Every frame that this filter means, as in `search`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
 }
 
 /// Answer to `forget`.

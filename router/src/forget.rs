@@ -1,4 +1,4 @@
-//! `forget`: remove frames by id, a session, or everything in a collection.
+//! `forget`: remove frames by id, a session, what a filter means, or everything in a collection.
 //!
 //! Large sets go in steps, each a write of its own; a caller that is cut off in between asks again and the rest goes.
 //! What does not exist is not removed and no problem, so that a repeated `forget` is one.
@@ -93,10 +93,10 @@ impl ClusterMemory {
             try_for: limits::WRITE_TRY,
             route: Some(route),
         };
-        let mut removed = Removed::default();
+        let (mut removed, mut after) = (Removed::default(), bytes::Bytes::new());
         for step in 0u64.. {
-            let step_request =
-                node_v1::ForgetRequest { request_id: request_id(context, &request, step), ..request.clone() };
+            let request_id = request_id(context, &request, step);
+            let step_request = node_v1::ForgetRequest { request_id, after: after.clone(), ..request.clone() };
             let reply: node_v1::ForgetReply = self
                 .cluster
                 .call(&call, |mut client, epoch| {
@@ -108,6 +108,7 @@ impl ClusterMemory {
             let mut seen = ConsistencyToken::default();
             seen.note(shard, reply.index);
             removed.add(Removed { count: reply.removed.len() as u64, ids, seen });
+            after = reply.next;
             if !reply.more {
                 break;
             }
@@ -133,6 +134,10 @@ fn requests(route: &CollectionRoute, doomed: &Doomed) -> Vec<node_v1::ForgetRequ
             let of_session = |&shard| node_v1::ForgetRequest { session: session.clone(), ..blank(shard) };
             partitioning.shards().iter().map(of_session).collect()
         }
+        Doomed::Filtered(filter_json) => {
+            let filtered = |&shard| node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank(shard) };
+            partitioning.shards().iter().map(filtered).collect()
+        }
         Doomed::All => {
             let all = |&shard| node_v1::ForgetRequest { all: true, ..blank(shard) };
             partitioning.shards().iter().map(all).collect()
@@ -142,7 +147,8 @@ fn requests(route: &CollectionRoute, doomed: &Doomed) -> Vec<node_v1::ForgetRequ
 
 fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: u64) -> bytes::Bytes {
     let step = step.to_be_bytes();
-    let mut parts: Vec<&[u8]> = vec![&step, request.session.as_bytes(), if request.all { b"all" } else { b"" }];
+    let all: &[u8] = if request.all { b"all" } else { b"" };
+    let mut parts: Vec<&[u8]> = vec![&step, request.session.as_bytes(), all, request.filter_json.as_bytes()];
     parts.extend(request.ids.iter().map(|id| &id[..]));
     let (collection, shard) = (request.collection, request.shard);
     ids::request_id(context, &WriteIdentity { operation: "forget", collection, shard, parts: &parts })

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use mira_proto::model::{Consistency, DEFAULT_COLLECTION, Hit, SearchReply, SearchRequest, VectorReason, Why};
+use mira_proto::model::{
+    Consistency, DEFAULT_COLLECTION, Hit, SearchExplain, SearchReply, SearchRequest, ShardExplain, VectorReason, Why,
+};
 use mira_proto::{Code, FrameId, Problem, ShardId, limits, node_v1};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -31,6 +33,7 @@ struct Gathered {
     lists: Vec<Vec<Candidate>>,
     seen: ConsistencyToken,
     missing: BTreeMap<ShardId, Problem>,
+    explain: SearchExplain,
 }
 
 /// All candidates best first, of whom winners are taken from the front, and the shards that failed so far.
@@ -51,9 +54,14 @@ impl ClusterMemory {
             let Some(route) = self.find_collection(&context, &query.collection).await? else {
                 return nothing_in(&query.collection, &context);
             };
+            let started = Instant::now();
             let vector = self.query_vector(&context, &query, &route).await?;
+            let embed_us = micros(started);
             match self.gather(&context, &query, &route, vector).await {
-                Ok(gathered) => return self.answer(&context, &query, &route, gathered).await,
+                Ok(mut gathered) => {
+                    gathered.explain.embed_us = embed_us;
+                    return self.answer(&context, &query, &route, gathered).await;
+                }
                 Err(CallError::Moved) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -100,7 +108,10 @@ impl ClusterMemory {
             exact: query.exact,
             created_from_ms: query.created_from_ms,
             created_to_ms: query.created_to_ms,
+            filter_json: query.filter_json.clone(),
+            explain: query.explain,
         };
+        let started = Instant::now();
         let asked = shards.iter().copied().map(|shard| {
             let request = request(shard);
             async move { (shard, self.search_shard(context, route, request).await) }
@@ -109,8 +120,10 @@ impl ClusterMemory {
         let mut gathered = Gathered::default();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
-                Ok(reply) => {
+                Ok(mut reply) => {
                     gathered.seen.note(shard, reply.applied);
+                    let explain = reply.explain.take();
+                    gathered.explain.shards.extend(explain.map(|explain| shard_explain(shard, query, &reply, explain)));
                     gathered.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?);
                 }
                 Err(CallError::Unreached(problem)) => {
@@ -119,6 +132,8 @@ impl ClusterMemory {
                 Err(error) => return Err(error),
             }
         }
+        gathered.explain.shards_us = micros(started);
+        gathered.explain.shards.sort_by_key(|explain| explain.shard);
         Ok(gathered)
     }
 
@@ -145,12 +160,15 @@ impl ClusterMemory {
         route: &Arc<CollectionRoute>,
         gathered: Gathered,
     ) -> Result<SearchReply, Problem> {
-        let Gathered { lists, seen, missing } = gathered;
+        let Gathered { lists, seen, missing, mut explain } = gathered;
         let context = context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
         let mut ranked = Ranked { waiting: merge(lists).into_iter(), missing };
         self.metrics.merged(started.elapsed());
+        explain.merge_us = micros(started);
+        let started = Instant::now();
         let hits = self.fetch_winners(&context, query, route, &mut ranked).await?;
+        explain.fetch_us = micros(started);
         let missing = ranked.missing;
         let all_missing = missing.len() == route.partitioning().shards().len();
         if let Some((shard, problem)) = missing.first_key_value().filter(|_| all_missing || query.strict) {
@@ -165,6 +183,7 @@ impl ClusterMemory {
             degraded: !missing.is_empty(),
             missing_shards: missing.into_keys().collect(),
             consistency_token: context.token.to_string(),
+            explain: query.explain.then_some(explain),
         })
     }
 
@@ -245,6 +264,30 @@ impl ClusterMemory {
                 async move { client.fetch(request).await }
             })
             .await
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    since.elapsed().as_micros() as u64
+}
+
+fn shard_explain(
+    shard: ShardId,
+    query: &Query,
+    reply: &node_v1::SearchReply,
+    explain: node_v1::SearchExplain,
+) -> ShardExplain {
+    ShardExplain {
+        shard,
+        plan: explain.plan,
+        ef: explain.ef,
+        searched: reply.searched,
+        tail: reply.tail,
+        compared: explain.compared,
+        rescored: explain.rescored,
+        matching: (!query.filter_json.is_empty()).then_some(explain.matching),
+        unknown_fields: explain.unknown_fields,
+        index_us: explain.micros,
     }
 }
 

@@ -7,7 +7,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use jiff::Timestamp;
+use mira_proto::filter::{self, Condition, Filter};
 use mira_proto::model::{
     CollectionSettings, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
     SearchRequest, StoreItem,
@@ -128,10 +128,10 @@ fn expiry(text: &str, now_ms: u64) -> Result<u64, Problem> {
 
 /// An RFC 3339 time as milliseconds since 1970.
 fn time(field: &str, text: &str) -> Result<u64, Problem> {
-    let time: Timestamp = text
-        .parse()
-        .map_err(|_| Problem::invalid(format!("{field} is not an RFC 3339 time such as 2026-11-22T10:00:00Z")))?;
-    u64::try_from(time.as_millisecond()).map_err(|_| Problem::invalid(format!("{field} lies before 1970")))
+    filter::milliseconds(text).ok_or_else(|| {
+        let example = "an RFC 3339 time such as 2026-11-22T10:00:00Z, not before 1970";
+        Problem::invalid(format!("{field} is not {example}"))
+    })
 }
 
 /// A half-open range of creation times in milliseconds, 0 = open.
@@ -220,6 +220,10 @@ pub struct Query {
     pub strict: bool,
     /// Compare with every vector.
     pub exact: bool,
+    /// Only frames that this filter means, as JSON; empty = all.
+    pub filter_json: String,
+    /// Say how the answer came about.
+    pub explain: bool,
 }
 
 /// Checks a search.
@@ -237,7 +241,15 @@ pub fn search(request: SearchRequest) -> Result<Query, Problem> {
         created_to_ms,
         strict: request.strict,
         exact: request.exact,
+        filter_json: request.filter.as_ref().map(checked_filter).transpose()?.unwrap_or_default(),
+        explain: request.explain,
     })
+}
+
+/// A filter that was checked, as the shards read it.
+fn checked_filter(filter: &Filter) -> Result<String, Problem> {
+    filter.check()?;
+    serde_json::to_string(filter).map_err(|error| Problem::internal(format!("the filter is no JSON: {error}")))
 }
 
 fn probe(query: Option<String>, vector: Option<Vec<f32>>) -> Result<Probe, Problem> {
@@ -309,6 +321,8 @@ pub enum Doomed {
     Ids(Vec<Uuid>),
     /// All of a session.
     Session(String),
+    /// All that this filter means, as JSON.
+    Filtered(String),
     /// All of the collection.
     All,
 }
@@ -316,17 +330,28 @@ pub enum Doomed {
 /// Checks a `forget`; returns the collection and what goes.
 pub fn forget(request: ForgetRequest) -> Result<(String, Doomed), Problem> {
     let collection = collection(request.collection)?;
-    let doomed = match (request.id, request.ids, request.session, request.all) {
-        (Some(id), None, None, false) => Doomed::Ids(vec![id]),
-        (None, Some(ids), None, false) => Doomed::Ids(id_list(ids, limits::MAX_FORGET_STEP)?),
-        (None, None, Some(session), false) => Doomed::Session(checked_name("session", session)?),
-        (None, None, None, true) => Doomed::All,
-        (None, None, None, false) => {
-            return Err(Problem::invalid("nothing to forget: send id, ids, session, or all: true"));
+    let doomed = match (request.id, request.ids, request.session, request.filter, request.all) {
+        (Some(id), None, None, None, false) => Doomed::Ids(vec![id]),
+        (None, Some(ids), None, None, false) => Doomed::Ids(id_list(ids, limits::MAX_FORGET_STEP)?),
+        (None, None, Some(session), None, false) => Doomed::Session(checked_name("session", session)?),
+        (None, None, None, Some(filter), false) => Doomed::Filtered(meaningful(&filter)?),
+        (None, None, None, None, true) => Doomed::All,
+        (None, None, None, None, false) => {
+            return Err(Problem::invalid("nothing to forget: send id, ids, session, filter, or all: true"));
         }
-        _ => return Err(Problem::invalid("id, ids, session and all exclude each other: send one of them")),
+        _ => return Err(Problem::invalid("id, ids, session, filter and all exclude each other: send one of them")),
     };
     Ok((collection, doomed))
+}
+
+/// A filter that leaves something out: to forget everything must be asked for in so many words.
+fn meaningful(filter: &Filter) -> Result<String, Problem> {
+    match filter.check()? {
+        Condition::All(parts) if parts.is_empty() => {
+            Err(Problem::invalid("the filter matches everything: send all: true if that is meant"))
+        }
+        _ => checked_filter(filter),
+    }
 }
 
 fn id_list(ids: Vec<Uuid>, limit: usize) -> Result<Vec<Uuid>, Problem> {

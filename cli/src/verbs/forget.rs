@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use clap::Args;
-use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
+use mira_proto::model::{DEFAULT_COLLECTION, Filter, ForgetReply, ForgetRequest};
 use uuid::Uuid;
 
 use crate::args::Remote;
@@ -17,8 +17,9 @@ use crate::output;
 Examples:
   mira forget 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11
   mira forget --session release-7 --yes
+  mira forget --filter '{\"field\": \"type\", \"eq\": \"draft\"}' --yes
   mira forget --all --collection drafts")]
-#[group(id = "what", required = true, multiple = false, args = ["ids", "session", "all"])]
+#[group(id = "what", required = true, multiple = false, args = ["ids", "session", "filter", "all"])]
 pub struct Forget {
     /// Ids of memories
     #[arg(value_name = "ID")]
@@ -26,13 +27,16 @@ pub struct Forget {
     /// Every memory of this session
     #[arg(long)]
     session: Option<String>,
+    /// Every memory that this filter means, as JSON (see `mira search --help`)
+    #[arg(long, value_name = "JSON", value_parser = super::search::parse_filter)]
+    filter: Option<Filter>,
     /// Every memory of the collection
     #[arg(long)]
     all: bool,
     /// The collection they are in
     #[arg(long)]
     collection: Option<String>,
-    /// Do not ask; needed for --session and --all where nobody can answer
+    /// Do not ask; needed for --session, --filter and --all where nobody can answer
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -49,6 +53,7 @@ impl Forget {
             session: self.session,
             collection: self.collection,
             all: self.all,
+            filter: self.filter,
         };
         let reply = Client::new(&self.remote)?.forget(&request).await?;
         output::print_answer(&reply, self.remote.json, render)
@@ -60,9 +65,9 @@ impl Forget {
         match (self.yes, interactive) {
             (true, _) => Ok(()),
             (false, true) => ask(&self.question()),
-            (false, false) if self.ids.is_empty() => {
-                Err(CliError::Usage("without a terminal to ask on, --session and --all need --yes".to_owned()))
-            }
+            (false, false) if self.ids.is_empty() => Err(CliError::Usage(
+                "without a terminal to ask on, --session, --filter and --all need --yes".to_owned(),
+            )),
             (false, false) => Ok(()),
         }
     }
@@ -71,6 +76,9 @@ impl Forget {
         let collection = self.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
         match (&self.session, self.ids.len()) {
             (Some(session), _) => format!("Forget every memory of session {session} in collection {collection}?"),
+            (None, 0) if self.filter.is_some() => {
+                format!("Forget every memory in collection {collection} that the filter means?")
+            }
             (None, 0) => format!("Forget every memory in collection {collection}?"),
             (None, 1) => "Forget this memory?".to_owned(),
             (None, count) => format!("Forget these {count} memories?"),

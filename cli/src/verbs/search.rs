@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use mira_proto::model::{Consistency, SearchRequest};
+use mira_proto::model::{Consistency, Filter, SearchRequest};
 
 use crate::args::Remote;
 use crate::client::Client;
@@ -16,6 +16,7 @@ use crate::output;
 Examples:
   mira search \"where is the deploy key?\"
   mira search -k 3 --collection manuals \"recover deleted files\" --json
+  mira search \"open questions\" --filter '{\"field\": \"metadata.project\", \"eq\": \"atlas\"}'
   mira search --vector embedding.json --exact")]
 pub struct Search {
     /// What to look for, in words
@@ -33,6 +34,12 @@ pub struct Search {
     /// Compare with every vector instead of walking the index: slower, never misses
     #[arg(long)]
     exact: bool,
+    /// Only memories that this filter means, as JSON: fields type, session, role, created_at and metadata.NAME
+    #[arg(long, value_name = "JSON", value_parser = parse_filter)]
+    filter: Option<Filter>,
+    /// Say how the answer came about: plan, candidates and times of each shard
+    #[arg(long)]
+    explain: bool,
     /// Fail instead of leaving out what a shard could not answer
     #[arg(long)]
     strict: bool,
@@ -79,11 +86,18 @@ impl Search {
             created_to: self.created_to,
             strict: self.strict,
             exact: self.exact,
+            filter: self.filter,
+            explain: self.explain,
             ..SearchRequest::default()
         };
         let reply = Client::new(&self.remote)?.search(&request).await?;
         output::print_answer(&reply, self.remote.json, output::hits)
     }
+}
+
+/// A filter from the command line; what is wrong with its meaning the router says.
+pub fn parse_filter(json: &str) -> Result<Filter, String> {
+    serde_json::from_str(json).map_err(|error| error.to_string())
 }
 
 fn read_vector(file: &Path) -> Result<Vec<f32>, CliError> {

@@ -19,10 +19,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use mira_proto::filter::Scalar;
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, Frame, Hit, ItemResult, Metric, NodeStatus,
-    Quantization, RecallReply, RecallRequest, ReplicaStatus, SearchReply, SearchRequest, ShardStatus, StatusReply,
-    StoreItem, StoreReply, StoreRequest, Stored, VectorReason, Why,
+    Quantization, RecallReply, RecallRequest, ReplicaStatus, SearchExplain, SearchReply, SearchRequest, ShardExplain,
+    ShardStatus, StatusReply, StoreItem, StoreReply, StoreRequest, Stored, VectorReason, Why,
 };
 use mira_proto::{Code, Problem};
 use serde_json::json;
@@ -247,8 +248,10 @@ async fn store(State(fake): State<Fake>, headers: HeaderMap, body: Bytes) -> Ans
 async fn search(State(fake): State<Fake>, Json(request): Json<SearchRequest>) -> Answer<SearchReply> {
     let shared = fake.lock().unwrap();
     let query = request.query.unwrap_or_default();
+    let kind = request.filter.and_then(|filter| filter.eq);
     let matching = |frame: &&Frame| {
-        query.split_whitespace().any(|word| frame.content.as_ref().is_some_and(|content| content.contains(word)))
+        kind.as_ref().is_none_or(|kind| *kind == Scalar::Text(frame.kind.clone()))
+            && query.split_whitespace().any(|word| frame.content.as_ref().is_some_and(|content| content.contains(word)))
     };
     let hits =
         shared.in_collection(request.collection.as_ref()).filter(matching).take(request.k.unwrap_or(10) as usize);
@@ -257,7 +260,11 @@ async fn search(State(fake): State<Fake>, Json(request): Json<SearchRequest>) ->
         why: Why { vector: Some(VectorReason { rank: at as u32 + 1, score: 0.5, passage: None }) },
         frame: frame.clone(),
     });
-    Ok(Json(SearchReply { hits: hits.collect(), consistency_token: "t".into(), ..SearchReply::default() }))
+    let shard = ShardExplain { shard: 3, plan: "graph".into(), ef: 64, searched: 1_000, ..ShardExplain::default() };
+    let shard = ShardExplain { compared: 900, rescored: 20, matching: Some(500), index_us: 120, ..shard };
+    let explain =
+        request.explain.then(|| SearchExplain { shards_us: 400, shards: vec![shard], ..SearchExplain::default() });
+    Ok(Json(SearchReply { hits: hits.collect(), consistency_token: "t".into(), explain, ..SearchReply::default() }))
 }
 
 async fn recall(State(fake): State<Fake>, Json(request): Json<RecallRequest>) -> Answer<RecallReply> {
@@ -291,7 +298,11 @@ async fn forget(State(fake): State<Fake>, Json(request): Json<ForgetRequest>) ->
     let mut shared = fake.lock().unwrap();
     let named: Vec<Uuid> = request.id.into_iter().chain(request.ids.into_iter().flatten()).collect();
     let wanted = |frame: &&Frame| {
-        request.all || named.contains(&frame.id) || (request.session.is_some() && frame.session == request.session)
+        let kind = request.filter.as_ref().and_then(|filter| filter.eq.as_ref());
+        kind.is_some_and(|kind| *kind == Scalar::Text(frame.kind.clone()))
+            || request.all
+            || named.contains(&frame.id)
+            || (request.session.is_some() && frame.session == request.session)
     };
     let ids: Vec<Uuid> =
         shared.in_collection(request.collection.as_ref()).filter(wanted).map(|frame| frame.id).collect();

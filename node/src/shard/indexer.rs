@@ -12,8 +12,9 @@
 //!
 //! When the whole state is replaced (start, snapshot) the index is made anew (`build`), from its last image and the frames
 //! that changed since; until that is done a search is told to ask another replica. Images and compaction happen in the
-//! background (`upkeep`). The index has codes, graph and times of its frames; full-precision vectors stay in the state
-//! ([`super::rows`]).
+//! background (`upkeep`). The index has codes, graph, times and attributes of its frames; full-precision vectors stay in
+//! the state ([`super::rows`]). So do bodies: attributes are read from there when a frame is indexed, or when a filter
+//! asks about a frame of the tail, once.
 
 mod build;
 mod upkeep;
@@ -31,8 +32,8 @@ use std::{
 
 use bytes::Bytes;
 use mira_index::{
-    Config, Document, Filter, Hit, Metric, Quantization, RowCache, RowStorage, SearchParams, Times, VectorIndex,
-    exact_top_k, merge_top_k,
+    Attributes, Condition, Config, Document, Explain, Filter, Hit, Metric, Quantization, RowCache, RowStorage,
+    SearchParams, Times, VectorIndex, Where, exact_top_k, merge_top_k,
 };
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
 use mira_raft::StateReader;
@@ -48,6 +49,7 @@ use crate::{
 use super::{
     image::ImageFolder,
     machine::{Change, Follower},
+    record,
     rows::{Opener, StateRows},
 };
 
@@ -71,8 +73,12 @@ pub struct Query {
     pub exact: bool,
     /// Only frames created in this time.
     pub created_ms: Range<u64>,
+    /// Only frames that meet this.
+    pub condition: Option<Condition>,
     /// Frames whose time is over by now are not hits.
     pub now_ms: u64,
+    /// Set when nobody waits for the answer any more.
+    pub stopped: Arc<AtomicBool>,
 }
 
 /// The answer to a [`Query`].
@@ -84,6 +90,10 @@ pub struct Found {
     pub searched: u64,
     /// Of them, in the tail.
     pub tail: u64,
+    /// What was done, if anything is indexed and the search was not to be exact.
+    pub explain: Option<Explain>,
+    /// Fields of the condition that no indexed frame has had.
+    pub unknown_fields: Vec<String>,
 }
 
 /// Why a search has no answer here.
@@ -92,6 +102,9 @@ pub enum IndexError {
     /// The index is being built; another replica may have its own.
     #[error("the index is being built")]
     Building,
+    /// Nobody waits for the answer any more.
+    #[error("the search was given up")]
+    Stopped,
     /// The caller's fault, or damage.
     #[error(transparent)]
     Refused(#[from] Problem),
@@ -223,6 +236,7 @@ struct Stored {
     times: Times,
     sealed: Bytes,
     opened: OnceLock<Option<Vec<f32>>>,
+    attributes: OnceLock<Attributes>,
 }
 
 impl Follower for Arc<ShardIndex> {
@@ -296,17 +310,29 @@ impl ShardIndex {
         // The tail first: a frame that moves to the index meanwhile is then seen twice, not missed, and counts once.
         let tail: Tail = index.tail.lock().clone();
         let mut lists = vec![self.search_tail(collection, query, &tail)?];
+        let mut found = Found::default();
         if let Some(vectors) = index.vectors.get() {
-            lists.push(search_indexed(&index, vectors, query, &tail)?);
+            let (hits, explain) = self.search_indexed((collection, &index), vectors, query, &tail)?;
+            lists.push(hits);
+            found.explain = explain;
+            found.unknown_fields =
+                query.condition.as_ref().map(|condition| vectors.unknown_fields(condition)).unwrap_or_default();
+            found.searched = vectors.len() as u64;
         }
-        let in_tail = tail.values().filter(|pending| pending.stored.is_some()).count() as u64;
-        let indexed = index.vectors.get().map_or(0, VectorIndex::len) as u64;
-        Ok(Found { hits: merge_top_k(lists, query.k), searched: indexed + in_tail, tail: in_tail })
+        found.tail = tail.values().filter(|pending| pending.stored.is_some()).count() as u64;
+        found.searched += found.tail;
+        found.hits = merge_top_k(lists, query.k);
+        Ok(found)
     }
 
     fn search_tail(&self, collection: &CollectionRecord, query: &Query, tail: &Tail) -> Result<Vec<Hit>, IndexError> {
         let documents = tail.iter().filter_map(|(&frame, pending)| {
             let stored = pending.stored.as_deref().filter(|stored| is_within(&stored.times, query))?;
+            if let Some(condition) = &query.condition
+                && !condition.matches(self.attributes_of(collection, frame, stored), &stored.times)
+            {
+                return None;
+            }
             let vectors = self.open(collection, frame, stored)?;
             Some((frame, vectors))
         });
@@ -317,6 +343,69 @@ impl ShardIndex {
     fn open<'a>(&self, collection: &CollectionRecord, frame: FrameId, stored: &'a Stored) -> Option<&'a [f32]> {
         let opened = stored.opened.get_or_init(|| self.opener.open(collection, frame, stored.version, &stored.sealed));
         opened.as_deref()
+    }
+
+    /// The attributes of a frame in the tail, read once.
+    fn attributes_of<'a>(&self, collection: &CollectionRecord, frame: FrameId, stored: &'a Stored) -> &'a Attributes {
+        stored.attributes.get_or_init(|| self.read_attributes(collection, frame).unwrap_or_default())
+    }
+
+    /// The attributes of a frame as the state has it now; `None` if it is gone or cannot be opened (counted, logged).
+    fn read_attributes(&self, collection: &CollectionRecord, frame: FrameId) -> Option<Attributes> {
+        let state = self.state.lock().clone()?;
+        let stored = match state.get(&record::frame_key(collection.id, frame)) {
+            Ok(stored) => stored?,
+            Err(error) => {
+                self.opener.report(frame, &error.to_string());
+                return None;
+            }
+        };
+        self.opener.open_attributes(collection, frame, &stored)
+    }
+
+    /// Asks the index for everything that the tail does not mention.
+    fn search_indexed(
+        &self,
+        (collection, index): (&CollectionRecord, &CollectionIndex),
+        vectors: &VectorIndex,
+        query: &Query,
+        tail: &Tail,
+    ) -> Result<(Vec<Hit>, Option<Explain>), IndexError> {
+        let is_ranged = query.created_ms != (0..u64::MAX);
+        let by_time = is_ranged || index.expiring.load(Ordering::Relaxed);
+        let matches =
+            |document: &Document| !tail.contains_key(&document.id) && (!by_time || is_within(&document.times, query));
+        let filtered = by_time || !tail.is_empty();
+        let is_stopped = || query.stopped.load(Ordering::Relaxed);
+        let verified = Mutex::new(HashMap::new());
+        let verify = |document: &Document| {
+            // Each opens a frame: nobody waits for them any more.
+            if is_stopped() {
+                return false;
+            }
+            *verified.lock().entry(document.id).or_insert_with(|| {
+                let (Some(condition), Some(attributes)) =
+                    (&query.condition, self.read_attributes(collection, document.id))
+                else {
+                    return false;
+                };
+                condition.matches(&attributes, &document.times)
+            })
+        };
+        let selectivity = is_ranged.then(|| vectors.share(&|document| is_within(&document.times, query)));
+        let params = SearchParams {
+            ef: query.ef,
+            filter: filtered.then_some(Filter { matches: &matches, selectivity }),
+            condition: query.condition.as_ref().map(|condition| Where { condition, verify: &verify }),
+            abort: Some(&is_stopped),
+            ..SearchParams::new(&query.vector, query.k)
+        };
+        let found = match query.exact {
+            true => vectors.search_exact(&params).map(|hits| (hits, None)),
+            false => vectors.search_explained(&params).map(|(hits, explain)| (hits, Some(explain))),
+        };
+        // What was passed over because nobody waits is missing from the answer.
+        if is_stopped() { Err(IndexError::Stopped) } else { found.map_err(refuse) }
     }
 
     fn enqueue(&self, change: Change, after: u64, work: &mut Work) {
@@ -330,7 +419,8 @@ impl ShardIndex {
             Change::Removed { collection, frame } => (collection, frame, None),
             Change::Stored { collection, frame, version, created_ms, expires_ms, vectors } => {
                 let times = Times { created_ms, expires_ms };
-                let stored = Stored { version, times, sealed: vectors, opened: OnceLock::new() };
+                let (opened, attributes) = Default::default();
+                let stored = Stored { version, times, sealed: vectors, opened, attributes };
                 (collection, frame, (!stored.sealed.is_empty()).then(|| Arc::new(stored)))
             }
         };
@@ -389,10 +479,11 @@ impl ShardIndex {
 
     fn index_one(&self, index: &CollectionIndex, record: &CollectionRecord, frame: FrameId, pending: &Pending) {
         let stored = pending.stored.as_deref();
-        let vectors = stored.and_then(|stored| Some((stored.times, self.open(record, frame, stored)?)));
-        match vectors {
-            Some((times, vectors)) => {
-                self.insert(index, record, (frame, times), vectors);
+        let opened = stored.and_then(|stored| Some((stored, self.open(record, frame, stored)?)));
+        match opened {
+            Some((stored, vectors)) => {
+                let attributes = self.attributes_of(record, frame, stored);
+                self.insert(index, record, (frame, stored.times), (attributes, vectors));
             }
             None => {
                 if index.vectors.get().is_some_and(|vectors| vectors.remove(frame)) {
@@ -408,15 +499,15 @@ impl ShardIndex {
         index: &CollectionIndex,
         record: &CollectionRecord,
         (frame, times): (FrameId, Times),
-        vectors: &[f32],
+        (attributes, vectors): (&Attributes, &[f32]),
     ) -> bool {
         if times.expires_ms != 0 {
             index.expiring.store(true, Ordering::Relaxed);
         }
         let inserted = match index.vectors.get() {
-            Some(into) => into.upsert_timed(frame, times, vectors),
+            Some(into) => into.upsert_with((frame, times), attributes, vectors),
             None => VectorIndex::with_storage(config(record), &self.storage(record))
-                .and_then(|made| index.vectors.get_or_init(|| made).upsert_timed(frame, times, vectors)),
+                .and_then(|made| index.vectors.get_or_init(|| made).upsert_with((frame, times), attributes, vectors)),
         };
         index.unsaved.fetch_add(1, Ordering::Relaxed);
         inserted.map_err(|error| self.opener.report(frame, &error.to_string())).is_ok()
@@ -443,29 +534,12 @@ impl ShardIndex {
             let Some(vectors) = index.vectors.get() else { continue };
             let sizes = vectors.stats();
             stats.vectors += sizes.live_vectors as u64;
-            stats.bytes += (sizes.code_bytes + sizes.graph_bytes + sizes.row_bytes + sizes.id_bytes) as u64;
+            stats.bytes +=
+                (sizes.code_bytes + sizes.graph_bytes + sizes.row_bytes + sizes.id_bytes + sizes.attribute_bytes)
+                    as u64;
         }
         stats
     }
-}
-
-fn search_indexed(
-    index: &CollectionIndex,
-    vectors: &VectorIndex,
-    query: &Query,
-    tail: &Tail,
-) -> Result<Vec<Hit>, IndexError> {
-    let by_time = query.created_ms != (0..u64::MAX) || index.expiring.load(Ordering::Relaxed);
-    let matches =
-        |document: &Document| !tail.contains_key(&document.id) && (!by_time || is_within(&document.times, query));
-    let filtered = by_time || !tail.is_empty();
-    let params = SearchParams {
-        ef: query.ef,
-        filter: filtered.then_some(Filter { matches: &matches, selectivity: None }),
-        ..SearchParams::new(&query.vector, query.k)
-    };
-    let hits = if query.exact { vectors.search_exact(&params) } else { vectors.search(&params) };
-    hits.map_err(refuse)
 }
 
 fn config(record: &CollectionRecord) -> Config {
@@ -486,5 +560,8 @@ fn metric(record: &CollectionRecord) -> Metric {
 }
 
 fn refuse(error: mira_index::IndexError) -> IndexError {
+    if let mira_index::IndexError::Aborted = error {
+        return IndexError::Stopped;
+    }
     Problem::new(Code::InvalidArgument, error.to_string()).into()
 }

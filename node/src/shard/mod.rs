@@ -4,6 +4,7 @@
 //! follows. *Search*: [`Shard::search`] asks the index and the tail. *Recall*: [`Shard::fetch`] opens frames.
 
 pub mod command;
+pub mod filter;
 pub mod image;
 pub mod indexer;
 pub mod machine;

@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use mira_index::{Passage, RowSource, RowsError};
+use mira_index::{Attributes, Passage, RowSource, RowsError};
 use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::StateReader;
 use tokio::sync::watch;
@@ -19,9 +19,12 @@ use crate::{
     meta::{ClusterState, CollectionRecord},
 };
 
-use super::record::{self, FramePlace};
+use super::{
+    filter,
+    record::{self, FrameBody, FramePlace, FrameRecord},
+};
 
-/// Opens sealed vectors of one shard.
+/// Opens sealed vectors and attributes of one shard.
 #[derive(Clone)]
 pub struct Opener {
     /// The shard.
@@ -54,10 +57,25 @@ impl Opener {
         }
     }
 
-    /// Counts and logs a frame whose vectors are of no use.
+    /// The attributes of a frame as it is stored.
+    pub fn open_attributes(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<Attributes> {
+        self.open_body(collection, frame, stored).map(|body| filter::attributes(&body))
+    }
+
+    fn open_body(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<FrameBody> {
+        let opened = FrameRecord::decode(stored).map_err(|error| error.to_string()).and_then(|record| {
+            let place = FramePlace { collection: collection.id, shard: self.shard, frame, version: record.version };
+            let version = mira_crypto::frame::key_version(&record.body).map_err(|error| error.to_string())?;
+            let key = self.keyring.version(collection, version).map_err(|error| error.to_string())?;
+            place.open_body(&key, &record.body).map_err(|error| error.to_string())
+        });
+        opened.map_err(|error| self.report(frame, &error)).ok()
+    }
+
+    /// Counts and logs a frame that is of no use to the index.
     pub fn report(&self, frame: FrameId, error: &str) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(shard = self.shard, frame = %uuid::Uuid::from_u128(frame), error, "vectors cannot be indexed");
+        tracing::error!(shard = self.shard, frame = %uuid::Uuid::from_u128(frame), error, "frame cannot be indexed");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::meta::CollectionRecord;
 use super::{
     Shard,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
-    frame_id, read, record,
+    filter, frame_id, read, record,
     record::{FrameBody, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
 };
@@ -169,14 +169,19 @@ impl Shard {
             .map_err(refuse_engine)
     }
 
-    /// Removes frames by id, of a session, or all of a collection; at most
-    /// [`limits::MAX_FORGET_STEP`] of them, and says whether there are more.
+    /// Removes frames by id, of a session, by filter, or all of a collection; at most [`limits::MAX_FORGET_STEP`] of them,
+    /// and says whether there are more.
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Result<node_v1::ForgetReply, Refusal> {
         self.must_lead()?;
         let collection = self.collection(request.epoch, request.collection)?;
         let request_id = parse_request_id(&request.request_id)?;
         let step = limits::MAX_FORGET_STEP;
-        let frames: Vec<FrameId> = if request.all {
+        let mut next = None;
+        let frames: Vec<FrameId> = if !request.filter_json.is_empty() {
+            let (frames, go_on) = self.filtered(&collection, &request)?;
+            next = go_on;
+            frames
+        } else if request.all {
             read::frames_of_collection(&self.group.reader(), collection.id, step).map_err(refuse_engine)?
         } else if !request.session.is_empty() {
             let tag = self.session_tag(&collection, &request.session)?;
@@ -184,25 +189,56 @@ impl Shard {
         } else {
             request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?
         };
+        let wire = |frame: FrameId| frame.to_be_bytes().to_vec().into();
         if frames.is_empty() {
             let index = self.group.read_index().await.map_err(super::refuse_read)?;
-            return Ok(node_v1::ForgetReply { removed: Vec::new(), index, more: false });
+            let (more, next) = (next.is_some(), next.map(wire).unwrap_or_default());
+            return Ok(node_v1::ForgetReply { removed: Vec::new(), index, more, next });
         }
-        let more = frames.len() == step && request.ids.is_empty();
+        let is_filtered = !request.filter_json.is_empty();
+        let more = if is_filtered { next.is_some() } else { frames.len() == step && request.ids.is_empty() };
         let fingerprint: Vec<u8> = match request.ids.is_empty() {
-            true => [&[u8::from(request.all)], request.session.as_bytes()].concat(),
+            true => [
+                &[u8::from(request.all)],
+                request.session.as_bytes(),
+                request.filter_json.as_bytes(),
+                &request.after[..],
+            ]
+            .concat(),
             false => request.ids.concat(),
         };
+        let wanted = frames.clone();
         let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames });
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(refuse_engine)? {
+            // Answered from what an earlier try did, or others removed some: what was found now may still be there.
+            ShardAnswer::Forget(removed) if is_filtered && removed != wanted => Ok(node_v1::ForgetReply {
+                removed: removed.into_iter().map(wire).collect(),
+                index: proposed.index,
+                more: true,
+                next: request.after,
+            }),
             ShardAnswer::Forget(removed) => Ok(node_v1::ForgetReply {
-                removed: removed.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
+                removed: removed.into_iter().map(wire).collect(),
                 index: proposed.index,
                 more,
+                next: next.map(wire).unwrap_or_default(),
             }),
             other => Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
         }
+    }
+
+    /// The next frames that a filter means. Opening them is work of up to a second, for which this thread lets its other
+    /// tasks go.
+    fn filtered(
+        &self,
+        collection: &CollectionRecord,
+        request: &node_v1::ForgetRequest,
+    ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
+        let checked = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
+        let condition = filter::condition(checked);
+        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
+        tokio::task::block_in_place(|| self.matching_frames(collection, &condition, after))
     }
 
     /// Removes what a dropped collection left.

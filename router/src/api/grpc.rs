@@ -103,6 +103,7 @@ impl MemoryService for Grpc {
             degraded: reply.degraded,
             missing_shards: reply.missing_shards,
             consistency_token: reply.consistency_token,
+            explain_json: reply.explain.map(|explain| json_of(&explain)).transpose()?.unwrap_or_default(),
         }))
     }
 
@@ -119,7 +120,8 @@ impl MemoryService for Grpc {
         let (context, request) = self.enter(request)?;
         let (id, ids) = one_or_many(request.ids)?;
         let (session, collection) = (present(request.session), present(request.collection));
-        let request = model::ForgetRequest { id, ids, session, collection, all: request.all };
+        let filter = filter_of(&request.filter_json)?;
+        let request = model::ForgetRequest { id, ids, session, collection, all: request.all, filter };
         let reply = self.api.memory.forget(&context, request).await?;
         Ok(Response::new(v1::ForgetReply {
             removed: reply.removed,
@@ -131,8 +133,7 @@ impl MemoryService for Grpc {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let (context, request) = self.enter(request)?;
         let reply = self.api.memory.status(&context, model::StatusRequest { detailed: request.detailed }).await?;
-        let status_json = serde_json::to_string(&reply).map_err(|error| Problem::internal(error.to_string()))?;
-        Ok(Response::new(v1::StatusReply { status_json }))
+        Ok(Response::new(v1::StatusReply { status_json: json_of(&reply)? }))
     }
 }
 
@@ -363,7 +364,15 @@ fn search_of(request: v1::SearchRequest) -> Result<model::SearchRequest, Problem
         created_to: present(request.created_to),
         strict: request.strict,
         exact: request.exact,
+        filter: filter_of(&request.filter_json)?,
+        explain: request.explain,
     })
+}
+
+fn filter_of(json: &str) -> Result<Option<model::Filter>, Problem> {
+    let read =
+        || serde_json::from_str(json).map_err(|error| Problem::invalid(format!("filter_json is wrong: {error}")));
+    if json.is_empty() { Ok(None) } else { read().map(Some) }
 }
 
 fn recall_of(request: v1::RecallRequest) -> Result<model::RecallRequest, Problem> {
@@ -401,6 +410,11 @@ fn word<T: DeserializeOwned>(field: &str, text: &str) -> Result<Option<T>, Probl
         return Ok(None);
     }
     serde_json::from_value(text.into()).map(Some).map_err(|error| Problem::invalid(format!("{field}: {error}")))
+}
+
+/// What gRPC carries as the JSON document that REST gives.
+fn json_of(document: &impl serde::Serialize) -> Result<String, Problem> {
+    serde_json::to_string(document).map_err(|error| Problem::internal(error.to_string()))
 }
 
 fn present(text: String) -> Option<String> {

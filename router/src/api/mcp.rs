@@ -67,7 +67,8 @@ pub(super) const TOOLS: [ToolInfo; 5] = [
         name: "search",
         title: "Find memories by meaning",
         description: "Find the memories nearest in meaning to a query in words (or to a vector). Returns the best k, \
-            best first, each with its score. `degraded` means that some could not be searched: others may exist.",
+            best first, each with its score. A filter narrows them by type, session, role, created_at or metadata, such \
+            as {\"field\": \"metadata.project\", \"eq\": \"atlas\"}. `degraded` means that some could not be searched: others may exist.",
         read_only: true,
         destructive: false,
         idempotent: true,
@@ -84,8 +85,8 @@ pub(super) const TOOLS: [ToolInfo; 5] = [
     ToolInfo {
         name: "forget",
         title: "Remove memories",
-        description: "Remove memories for good: by id or ids, a whole session, or with all: true everything in a \
-            collection. Returns how many were removed; what does not exist is not counted.",
+        description: "Remove memories for good: by id or ids, a whole session, by filter (as in search), or with \
+            all: true everything in a collection. Returns how many were removed; what does not exist is not counted.",
         read_only: false,
         destructive: true,
         idempotent: true,

@@ -112,3 +112,11 @@ fn everything_is_forgotten_only_when_asked_in_so_many_words() {
     let also = ForgetRequest { session: Some("s".into()), ..all };
     refused(forget(also), Code::InvalidArgument, "exclude");
 }
+
+#[test]
+fn a_filter_that_means_everything_forgets_nothing() {
+    let by = |filter: Filter| forget(ForgetRequest { filter: Some(filter), ..Default::default() });
+    refused(by(Filter { and: Some(vec![]), ..Default::default() }), Code::InvalidArgument, "all: true");
+    let drafts: Filter = serde_json::from_str(r#"{"field": "type", "eq": "draft"}"#).unwrap();
+    assert_eq!(by(drafts.clone()).unwrap().1, Doomed::Filtered(serde_json::to_string(&drafts).unwrap()));
+}

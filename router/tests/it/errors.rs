@@ -54,6 +54,20 @@ fn bad_inputs() -> Vec<(&'static str, &'static str, Value, &'static str, &'stati
             other,
             "created_to",
         ),
+        ("unknown filter field", "search", filtered(json!({ "field": "color", "eq": "red" })), other, "\"color\""),
+        ("filter of another kind", "search", filtered(json!({ "field": "type", "gt": 5 })), other, "a number"),
+        ("mixed range", "search", filtered(json!({ "field": "metadata.n", "gt": 5, "lt": "9" })), other, "a text"),
+        ("filter without a test", "search", filtered(json!({ "field": "role" })), other, "exactly one test"),
+        ("deep filter", "search", filtered(deep_filter()), "too_large", "8 levels"),
+        (
+            "long filter",
+            "search",
+            filtered(json!({ "field": "metadata.n", "in": vec![1; 1_001] })),
+            "too_large",
+            "1000",
+        ),
+        ("filter by everything", "forget", json!({ "filter": { "and": [] } }), other, "all: true"),
+        ("bad filter", "forget", json!({ "filter": { "field": "created_at", "eq": "noon" } }), other, "RFC 3339"),
         ("nothing to recall", "recall", json!({}), other, "nothing to recall"),
         ("unknown id", "recall", json!({ "id": id }), "not_found", id),
         ("limit without session", "recall", json!({ "id": id, "limit": 3 }), other, "session only"),
@@ -62,6 +76,14 @@ fn bad_inputs() -> Vec<(&'static str, &'static str, Value, &'static str, &'stati
         ("nothing to forget", "forget", json!({}), other, "nothing to forget"),
         ("all and id", "forget", json!({ "id": id, "all": true }), other, "exclude"),
     ]
+}
+
+fn filtered(filter: Value) -> Value {
+    json!({ "query": "a", "filter": filter })
+}
+
+fn deep_filter() -> Value {
+    (0..9).fold(json!({ "field": "type", "eq": "x" }), |inner, _| json!({ "not": inner }))
 }
 
 /// What only JSON can get wrong.
@@ -76,6 +98,13 @@ fn bad_json() -> Vec<(&'static str, &'static str, Value, &'static str)> {
         ("items and content", "store", json!({ "content": "a", "items": [{ "content": "b" }] }), "items stands alone"),
         ("k of 0", "search", json!({ "query": "a", "k": 0 }), "k is 0"),
         ("k negative", "search", json!({ "query": "a", "k": -1 }), "-1"),
+        (
+            "unknown filter word",
+            "search",
+            filtered(json!({ "field": "role", "equals": "user" })),
+            "unknown field `equals`",
+        ),
+        ("filter by a list", "search", filtered(json!({ "field": "metadata.n", "eq": [1] })), "a text, a number"),
         ("unknown mode", "search", json!({ "query": "a", "mode": "guess" }), "guess"),
         ("unknown consistency", "recall", json!({ "session": "s", "consistency": "maybe" }), "maybe"),
         ("empty ids", "recall", json!({ "ids": [] }), "ids is empty"),
@@ -176,6 +205,7 @@ fn search_of(input: &Value) -> v1::SearchRequest {
         collection: text(input, "collection"),
         created_from: text(input, "created_from"),
         created_to: text(input, "created_to"),
+        filter_json: input.get("filter").map(Value::to_string).unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -191,7 +221,8 @@ fn recall_of(input: &Value) -> v1::RecallRequest {
 
 fn forget_of(input: &Value) -> v1::ForgetRequest {
     let ids = input["id"].as_str().map(Into::into).into_iter().collect();
-    v1::ForgetRequest { ids, all: input["all"] == true, ..Default::default() }
+    let filter_json = input.get("filter").map(Value::to_string).unwrap_or_default();
+    v1::ForgetRequest { ids, all: input["all"] == true, filter_json, ..Default::default() }
 }
 
 #[tokio::test]

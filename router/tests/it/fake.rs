@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mira_proto::filter::{Condition, Filter, Scalar, Test};
 use mira_proto::node_v1::node_server::{Node, NodeServer};
 use mira_proto::node_v1::{self as wire, read_level::Kind};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId};
@@ -167,6 +168,17 @@ impl Fake {
             })
             .collect();
         state.frames.extend(copies);
+    }
+}
+
+/// The fake knows one kind of filter: a type that is one of some.
+fn is_meant(filter_json: &str, frame: &wire::Frame) -> bool {
+    let filter: Filter = serde_json::from_str(filter_json).unwrap();
+    match filter.check().unwrap() {
+        Condition::Field(field, Test::In(values)) if field == "type" => {
+            values.contains(&Scalar::Text(frame.r#type.clone()))
+        }
+        other => panic!("the fake does not know {other:?}"),
     }
 }
 
@@ -446,6 +458,7 @@ impl Node for FakeNode {
         let matches = |kept: &Kept| {
             request.all
                 || (!request.session.is_empty() && kept.frame.session == request.session)
+                || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
                 || request.ids.contains(&kept.frame.id)
         };
         let mut doomed: Vec<Bytes> = state
@@ -460,7 +473,7 @@ impl Node for FakeNode {
         }
         let index = state.indexes.entry(request.shard).or_default();
         *index += 1;
-        Ok(Response::new(wire::ForgetReply { removed: doomed, index: *index, more }))
+        Ok(Response::new(wire::ForgetReply { removed: doomed, index: *index, more, ..Default::default() }))
     }
 
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchReply>, Status> {
@@ -472,6 +485,7 @@ impl Node for FakeNode {
         let dot = |vector: &Vec<f32>| vector.iter().zip(&request.vector).map(|(a, b)| a * b).sum::<f32>();
         let mut hits: Vec<wire::Hit> = state
             .of_shard(request.collection, request.shard)
+            .filter(|kept| request.filter_json.is_empty() || is_meant(&request.filter_json, &kept.frame))
             .filter_map(|kept| {
                 let scores = kept.vectors.iter().map(dot).enumerate();
                 let (passage, score) = scores.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
@@ -481,7 +495,9 @@ impl Node for FakeNode {
             .collect();
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         hits.truncate(request.k as usize);
-        Ok(Response::new(wire::SearchReply { hits, applied: state.index(request.shard), searched: 0, tail: 0 }))
+        let applied = state.index(request.shard);
+        let explain = request.explain.then(|| wire::SearchExplain { plan: "scan".into(), ..Default::default() });
+        Ok(Response::new(wire::SearchReply { hits, applied, explain, ..Default::default() }))
     }
 
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<wire::FetchReply>, Status> {

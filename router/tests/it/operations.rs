@@ -236,3 +236,31 @@ async fn without_a_model_vectors_are_enough() {
     assert_eq!(found["hits"][0]["content"], "tea");
     assert_eq!(world.get("/collections/default").await.ok()["dim"], 3);
 }
+
+#[tokio::test]
+async fn a_filter_narrows_search_and_forget_on_every_shard() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    for n in 0..12 {
+        let kind = if n % 3 == 0 { "insight" } else { "note" };
+        let item = json!({ "content": format!("thing {n}"), "type": kind, "collection": "wide" });
+        world.post("/mcp/store", item).await.ok();
+    }
+    let search = async |filter: Value| {
+        let body = json!({ "query": "thing", "k": 50, "collection": "wide", "filter": filter, "explain": true });
+        world.post("/mcp/search", body).await.ok()
+    };
+    let insights = json!({ "field": "type", "eq": "insight" });
+    let reply = search(insights.clone()).await;
+    assert_eq!(reply["hits"].as_array().unwrap().len(), 4);
+    let shards = reply["explain"]["shards"].as_array().unwrap();
+    assert_eq!(shards.len(), 4);
+    assert!(shards.iter().all(|shard| shard["plan"] == "scan"), "{shards:?}");
+    let gone = world.post("/mcp/forget", json!({ "filter": insights, "collection": "wide" })).await.ok();
+    assert_eq!(gone["removed"], 4);
+    assert_eq!(world.fake.frame_count(), 8);
+    assert_eq!(
+        search(json!({ "field": "type", "in": ["insight", "note"] })).await["hits"].as_array().unwrap().len(),
+        8
+    );
+}

@@ -200,13 +200,17 @@ impl ShardIndex {
             let next = batches.lock().recv();
             let Ok(batch) = next else { return Ok(indexed) };
             let keys: Vec<_> = batch.iter().map(|(frame, _)| record::vectors_key(record.id, *frame)).collect();
-            for ((frame, head), stored) in batch.into_iter().zip(view.multi_get(&keys)?) {
+            let body_keys: Vec<_> = batch.iter().map(|(frame, _)| record::frame_key(record.id, *frame)).collect();
+            let stored = view.multi_get(&keys)?.into_iter().zip(view.multi_get(&body_keys)?);
+            for ((frame, head), (stored, body)) in batch.into_iter().zip(stored) {
                 let Some(stored) = stored else {
                     return Err(EngineError::Damaged(format!("frame {frame:032x} has lost its vectors")));
                 };
                 let times = Times { created_ms: head.created_ms, expires_ms: head.expires_ms };
                 let opened = self.opener.open_stored(record, frame, &stored);
-                if opened.is_some_and(|vectors| self.insert(index, record, (frame, times), &vectors)) {
+                let attributes = body.and_then(|body| self.opener.open_attributes(record, frame, &body));
+                let attributes = attributes.unwrap_or_default();
+                if opened.is_some_and(|vectors| self.insert(index, record, (frame, times), (&attributes, &vectors))) {
                     indexed += 1;
                 }
             }

@@ -1,0 +1,273 @@
+//! Conditions on attributes: the same documents as one by one, after any history, and the recall of what a planner chose.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Clusters, recall};
+use mira_index::{
+    Attributes, Condition, Config, Document, Metric, Number, Plan, Quantization, RowStorage, SearchParams, Span, Test,
+    Times, Value, VectorIndex, Where, exact_top_k,
+};
+use proptest::prelude::*;
+
+const DIM: usize = 4;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Upsert { id: u8, vector: Vec<i8>, attributes: Vec<(String, Value)> },
+    Remove { id: u8 },
+    Compact,
+    Restart,
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<bool>().prop_map(Value::Bool),
+        (-3i64..4).prop_map(|n| Value::Number(n.into())),
+        (-6i8..6).prop_map(|n| Value::Number(Number::from_f64(f64::from(n) / 2.0).unwrap())),
+        "[ab]{0,3}".prop_map(|text| Value::Text(text.into())),
+    ]
+}
+
+fn field() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["type", "n", "tag", "deep.er"]).prop_map(str::to_owned)
+}
+
+/// Some documents have a text that is too long to be indexed, or too many attributes.
+fn attributes() -> impl Strategy<Value = Vec<(String, Value)>> {
+    let usual = prop::collection::vec((field(), value()), 0..6);
+    let odd = prop_oneof![
+        12 => Just(Vec::new()),
+        1 => Just(vec![("tag".to_owned(), Value::Text("a".repeat(300).into()))]),
+        1 => Just((0..70i64).map(|n| ("n".to_owned(), Value::Number(n.into()))).collect()),
+    ];
+    (usual, odd).prop_map(|(usual, odd)| usual.into_iter().chain(odd).collect())
+}
+
+fn vector() -> impl Strategy<Value = Vec<i8>> {
+    prop::collection::vec(-2i8..=2, DIM)
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        14 => (any::<u8>(), vector(), attributes())
+            .prop_map(|(id, vector, attributes)| Step::Upsert { id, vector, attributes }),
+        4 => any::<u8>().prop_map(|id| Step::Remove { id }),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..200)
+}
+
+fn test() -> impl Strategy<Value = Test> {
+    let end = || prop::option::of((value(), any::<bool>()));
+    prop_oneof![
+        prop::collection::vec(value(), 0..4).prop_map(Test::In),
+        (end(), end()).prop_filter_map("one kind", |(lower, upper)| Some(Test::Within(Span::new(lower, upper)?))),
+        "[ab]{0,2}".prop_map(Test::Prefix),
+        Just(Test::Exists),
+    ]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let leaf = prop_oneof![
+        8 => (field(), test()).prop_map(|(field, test)| Condition::Field(field, test)),
+        1 => (0u64..300, 0u64..300).prop_map(|(from, to)| Condition::Created(from..to)),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Condition::All),
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Condition::Any),
+            inner.prop_map(|part| Condition::Not(Box::new(part))),
+        ]
+    })
+}
+
+fn to_f32(vector: &[i8]) -> Vec<f32> {
+    vector.iter().map(|value| f32::from(*value)).collect()
+}
+
+fn times(id: u8) -> Times {
+    Times { created_ms: u64::from(id), expires_ms: 0 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn conditions_find_what_matches_one_by_one(
+        steps in steps(),
+        conditions in prop::collection::vec(condition(), 6),
+        query in vector(),
+        exact_below in prop::sample::select(vec![0usize, 10_000]),
+        k in 1usize..300,
+    ) {
+        let config = Config { exact_below, ..Config::new(DIM, Metric::L2) };
+        let mut index = VectorIndex::new(config).unwrap();
+        let mut model: BTreeMap<u8, (Vec<f32>, Attributes)> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Upsert { id, vector, attributes } => {
+                    let attributes = Attributes::new(attributes);
+                    index.upsert_with((id.into(), times(id)), &attributes, &to_f32(&vector)).unwrap();
+                    model.insert(id, (to_f32(&vector), attributes));
+                }
+                Step::Remove { id } => prop_assert_eq!(index.remove(id.into()), model.remove(&id).is_some()),
+                Step::Compact => index.compact(1, &|| false).unwrap(),
+                Step::Restart => {
+                    let mut image = Vec::new();
+                    index.write_image(&mut image).unwrap();
+                    index = VectorIndex::read_image(&image[..], &RowStorage::Memory).unwrap();
+                }
+            }
+        }
+        let query = to_f32(&query);
+        for condition in conditions {
+            let matches = |id: u8| condition.matches(&model[&id].1, &times(id));
+            let kept = model.iter().filter(|(id, _)| matches(**id));
+            let kept = kept.map(|(id, (vector, _))| (u128::from(*id), vector.as_slice()));
+            let expected = exact_top_k(Metric::L2, DIM, &query, kept, k).unwrap();
+            let verify = |document: &Document| matches(document.id as u8);
+            let params = SearchParams {
+                condition: Some(Where { condition: &condition, verify: &verify }),
+                ..SearchParams::new(&query, k)
+            };
+            prop_assert_eq!(&index.search_exact(&params).unwrap(), &expected, "{:?}", &condition);
+            let found = index.search(&params).unwrap();
+            prop_assert_eq!(found.len(), expected.len(), "{:?}", &condition);
+            prop_assert!(found.iter().all(|hit| matches(hit.id as u8)));
+        }
+    }
+}
+
+/// Only documents that are not wholly indexed are asked about.
+#[test]
+fn what_the_index_knows_is_not_asked() {
+    let index = VectorIndex::new(Config::new(DIM, Metric::L2)).unwrap();
+    for id in 0..100u128 {
+        let mut pairs = vec![("n".to_owned(), Value::Number((id as i64).into()))];
+        if id % 25 == 0 {
+            pairs.push(("text".to_owned(), Value::Text("x".repeat(500).into())));
+        }
+        index.upsert_with((id, Times::default()), &Attributes::new(pairs), &[id as f32, 0.0, 0.0, 0.0]).unwrap();
+    }
+    let asked = parking_lot::Mutex::new(Vec::new());
+    let verify = |document: &Document| {
+        asked.lock().push(document.id);
+        true
+    };
+    let condition = Condition::Field("other".into(), Test::Exists);
+    let condition = Some(Where { condition: &condition, verify: &verify });
+    let query = [0.0; DIM];
+    let found = index.search(&SearchParams { condition, ..SearchParams::new(&query, 10) }).unwrap();
+    let ids: Vec<_> = found.iter().map(|hit| hit.id).collect();
+    assert_eq!(ids, [0, 25, 50, 75]);
+    let mut asked = asked.into_inner();
+    asked.dedup();
+    assert_eq!(asked, ids);
+}
+
+/// A field of too much memory is given up; what was asked of it is then asked of the caller.
+#[test]
+fn a_budget_holds_and_answers_stay_right() {
+    let index = VectorIndex::new(Config { exact_below: 100_000, ..Config::new(1, Metric::L2) }).unwrap();
+    let long = |id: u128| format!("{id:0>250}");
+    let attributes = |id: u128| {
+        Attributes::new(vec![
+            ("even".to_owned(), Value::Bool(id.is_multiple_of(2))),
+            ("name".to_owned(), Value::Text(long(id).into())),
+        ])
+    };
+    let count = 60_000u128;
+    for id in 0..count {
+        index.upsert_with((id, Times::default()), &attributes(id), &[id as f32]).unwrap();
+    }
+    let stats = index.stats();
+    assert!(stats.attribute_bytes <= (8 << 20) + 128 * count as usize, "{stats:?}");
+    let name = Condition::Field("name".into(), Test::In(vec![Value::Text(long(7).into())]));
+    let even = Condition::Field("even".into(), Test::In(vec![Value::Bool(false)]));
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let ask = |index: &VectorIndex, condition: &Condition| {
+        let verify = |document: &Document| {
+            asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            condition.matches(&attributes(document.id), &document.times)
+        };
+        let condition = Some(Where { condition, verify: &verify });
+        let found = index.search(&SearchParams { condition, ..SearchParams::new(&[0.0], 3) }).unwrap();
+        found.iter().map(|hit| hit.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(&index, &even), [1, 3, 5], "the small field is kept");
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(ask(&index, &name), [7]);
+    assert!(asked.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    assert_eq!(ask(&index, &Condition::Not(Box::new(name.clone()))), [0, 1, 2]);
+    index.compact(2, &|| false).unwrap();
+    assert_eq!(ask(&index, &name), [7]);
+    assert_eq!(ask(&index, &even), [1, 3, 5]);
+}
+
+/// From one document in a thousand to all, the attribute following the vectors or not.
+#[test]
+fn conditions_keep_recall_at_any_selectivity() {
+    const CLUSTERS: usize = 20;
+    for quantization in [Quantization::Int8, Quantization::None] {
+        let mut clusters = Clusters::new(11, 48, CLUSTERS);
+        let config = Config { quantization, exact_below: 500, ..Config::new(48, Metric::Cosine) };
+        let index = VectorIndex::new(config).unwrap();
+        for id in 0..20_000u128 {
+            let cluster = id as usize % CLUSTERS;
+            let pairs = vec![
+                ("number".to_owned(), Value::Number((id as i64 / CLUSTERS as i64).into())),
+                ("mixed".to_owned(), Value::Number(((id * 7_919 % 20_000) as i64).into())),
+                ("cluster".to_owned(), Value::Number((cluster as i64).into())),
+            ];
+            let vector = clusters.vector_near(cluster);
+            index.upsert_with((id, Times::default()), &Attributes::new(pairs), &vector).unwrap();
+        }
+        let queries: Vec<_> = (0..40).map(|number| clusters.vector_near(number % CLUSTERS)).collect();
+        let below = |field: &str, end: i64| {
+            let span = Span::new(None, Some((Value::Number(end.into()), false))).unwrap();
+            Condition::Field(field.to_owned(), Test::Within(span))
+        };
+        let among = |clusters: &[usize]| {
+            let values = clusters.iter().map(|cluster| Value::Number((*cluster as i64).into())).collect();
+            Condition::Field("cluster".to_owned(), Test::In(values))
+        };
+        for thousandths in [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000] {
+            // Spread over all clusters; in those of the query; in those far from it.
+            for correlation in ["none", "near", "far"] {
+                let (mut total, mut plans) = (0.0, BTreeMap::new());
+                for (number, query) in queries.iter().enumerate() {
+                    let shift = if correlation == "near" { 0 } else { 1 };
+                    let count = (CLUSTERS * thousandths).div_ceil(1_000);
+                    let own: Vec<usize> = (0..count).map(|at| (number + shift + at) % CLUSTERS).collect();
+                    let condition = match correlation {
+                        "none" => below("mixed", 20 * thousandths as i64),
+                        _ => Condition::All(vec![
+                            among(&own),
+                            below("number", (20 * thousandths).div_ceil(count) as i64),
+                        ]),
+                    };
+                    let verify = |_: &Document| unreachable!("all attributes are indexed");
+                    let params = SearchParams {
+                        condition: Some(Where { condition: &condition, verify: &verify }),
+                        ..SearchParams::new(query, 10)
+                    };
+                    let (found, explain) = index.search_explained(&params).unwrap();
+                    let exact = index.search_exact(&params).unwrap();
+                    assert_eq!(explain.matching.unwrap().0, 20 * thousandths, "{correlation}");
+                    *plans.entry(format!("{:?}", explain.plan)).or_insert(0) += 1;
+                    total += recall(&found, &exact);
+                    assert_eq!(found.len(), exact.len());
+                }
+                let mean = total / queries.len() as f64;
+                println!("{quantization:?} {thousandths}/1000 {correlation}: recall {mean:.4}, {plans:?}");
+                assert!(mean >= 0.95, "{quantization:?} {thousandths}/1000 {correlation}: {mean} {plans:?}");
+                if thousandths <= 10 {
+                    assert!(plans.keys().all(|plan| *plan == format!("{:?}", Plan::Scan)), "{plans:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Filters in a shard: the same frames as a model finds, through stores, replacements, removals and restarts.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Shard, frame, number, start};
+use mira_proto::{Code, Refusal, node_v1};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+
+/// What the model knows of a frame.
+#[derive(Clone)]
+struct Kept {
+    vector: [f32; 4],
+    kind: &'static str,
+    session: String,
+    metadata: Value,
+}
+
+const KINDS: [&str; 3] = ["note", "insight", "code"];
+
+impl Kept {
+    fn random(random: &mut StdRng) -> Kept {
+        let n = random.random_range(0..20);
+        let tags: Vec<&str> = ["red", "green", "blue"].into_iter().filter(|_| random.random_bool(0.4)).collect();
+        let mut metadata = json!({ "n": n, "tags": tags, "deep": { "half": f64::from(n) / 2.0 } });
+        if random.random_bool(0.3) {
+            metadata["done"] = random.random_bool(0.5).into();
+        }
+        if random.random_bool(0.05) {
+            // Too long to be indexed: the shard opens such a frame to know.
+            metadata["long"] = format!("{n}{}", "x".repeat(400)).into();
+        }
+        Kept {
+            vector: std::array::from_fn(|_| random.random_range(-1.0..1.0)),
+            kind: KINDS[random.random_range(0..3)],
+            session: if random.random_bool(0.5) { format!("s{}", random.random_range(0..4)) } else { String::new() },
+            metadata,
+        }
+    }
+
+    fn write(&self, id: u128) -> node_v1::FrameWrite {
+        node_v1::FrameWrite {
+            replace: true,
+            r#type: self.kind.into(),
+            session: self.session.clone(),
+            metadata_json: self.metadata.to_string(),
+            ..frame(id, &format!("frame {id} {}", self.metadata), self.vector)
+        }
+    }
+
+    fn n(&self) -> i64 {
+        self.metadata["n"].as_i64().unwrap()
+    }
+
+    fn has(&self, tag: &str) -> bool {
+        self.metadata["tags"].as_array().unwrap().iter().any(|have| have == tag)
+    }
+}
+
+type Matches = fn(&Kept) -> bool;
+
+/// Filters and what they mean.
+fn filters() -> Vec<(Value, Matches)> {
+    vec![
+        (json!({ "field": "type", "eq": "note" }), |kept| kept.kind == "note"),
+        (json!({ "field": "session", "prefix": "s" }), |kept| !kept.session.is_empty()),
+        (json!({ "field": "session", "exists": false }), |kept| kept.session.is_empty()),
+        (json!({ "field": "metadata.n", "gte": 5, "lt": 12.5 }), |kept| (5..=12).contains(&kept.n())),
+        (json!({ "field": "metadata.n", "eq": "5" }), |_| false),
+        (json!({ "field": "metadata.deep.half", "in": [0.5, 1, 9] }), |kept| [1, 2, 18].contains(&kept.n())),
+        (json!({ "field": "metadata.tags", "eq": "red" }), |kept| kept.has("red")),
+        (json!({ "field": "metadata.absent", "exists": true }), |_| false),
+        (json!({ "not": { "field": "metadata.absent", "exists": true } }), |_| true),
+        (json!({ "field": "metadata.long", "exists": true }), |kept| kept.metadata.get("long").is_some()),
+        (json!({ "field": "metadata.long", "prefix": "1" }), |kept| {
+            kept.metadata.get("long").is_some_and(|long| long.as_str().unwrap().starts_with('1'))
+        }),
+        (
+            json!({ "and": [
+                { "field": "type", "in": ["insight", "code"] },
+                { "or": [{ "field": "metadata.tags", "eq": "blue" }, { "field": "metadata.done", "eq": true }] },
+                { "not": { "field": "metadata.n", "lt": 3 } },
+                { "field": "created_at", "gte": "2020-01-01T00:00:00Z" },
+            ] }),
+            |kept| kept.kind != "note" && (kept.has("blue") || kept.metadata["done"] == true) && kept.n() >= 3,
+        ),
+        (
+            json!({ "or": [
+                { "field": "created_at", "lt": "2020-01-01T00:00:00Z" },
+                { "field": "metadata.done", "exists": true },
+            ] }),
+            |kept| kept.metadata.get("done").is_some(),
+        ),
+        (json!({ "field": "created_at", "lt": "2020-01-01T00:00:00Z" }), |_| false),
+    ]
+}
+
+async fn search(shard: &Shard, vector: [f32; 4], k: u32, filter: &Value) -> Result<node_v1::SearchReply, Refusal> {
+    let request = node_v1::SearchRequest {
+        epoch: shard.epoch,
+        shard: shard.shard,
+        collection: shard.collection,
+        vector: vector.to_vec(),
+        k,
+        filter_json: filter.to_string(),
+        explain: true,
+        ..Default::default()
+    };
+    Ok(shard.client.clone().search(request).await?.into_inner())
+}
+
+/// Cosine of two vectors.
+fn cosine(a: &[f32; 4], b: &[f32; 4]) -> f32 {
+    let dot = |a: &[f32; 4], b: &[f32; 4]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+async fn check(shard: &Shard, model: &BTreeMap<u128, Kept>, random: &mut StdRng) {
+    for (filter, matches) in filters() {
+        let query: [f32; 4] = std::array::from_fn(|_| random.random_range(-1.0..1.0));
+        let mut expected: Vec<(u128, f32)> = model
+            .iter()
+            .filter(|(_, kept)| matches(kept))
+            .map(|(id, kept)| (*id, cosine(&query, &kept.vector)))
+            .collect();
+        expected.sort_by(|a, b| b.1.total_cmp(&a.1));
+        // All that match: how many documents there are says whether one is missed or one too many is found.
+        let reply = search(shard, query, 1_000, &filter).await.unwrap();
+        let mut found: Vec<u128> = reply.hits.iter().map(|hit| number(&hit.id)).collect();
+        let scores = reply.hits.iter().zip(&expected);
+        assert!(scores.clone().all(|(hit, (_, score))| (hit.score - score).abs() < 2e-3), "{filter}");
+        found.sort_unstable();
+        let mut ids: Vec<u128> = expected.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        assert_eq!(found, ids, "{filter}");
+        // And the first of them are the best.
+        let best = search(shard, query, 5, &filter).await.unwrap();
+        assert_eq!(best.hits.len(), expected.len().min(5), "{filter}");
+        assert!(best.hits.iter().zip(&expected).all(|(hit, (_, score))| (hit.score - score).abs() < 2e-3));
+        let explain = best.explain.unwrap();
+        assert!(!explain.plan.is_empty() || best.searched == best.tail, "{explain:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_find_what_the_model_finds_whatever_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = StdRng::seed_from_u64(5);
+    let mut model: BTreeMap<u128, Kept> = BTreeMap::new();
+    for round in 0..3 {
+        let (node, client) = start(folder.path()).await;
+        let shard = Shard::new(client, "c").await;
+        check(&shard, &model, &mut random).await;
+        for _ in 0..6 {
+            let writes: BTreeMap<u128, Kept> =
+                (0..60).map(|_| (random.random_range(1..300), Kept::random(&mut random))).collect();
+            shard.write(writes.iter().map(|(id, kept)| kept.write(*id)).collect()).await.unwrap();
+            model.extend(writes);
+            let gone: Vec<u128> = (0..15).map(|_| random.random_range(1..300)).collect();
+            let ids = gone.iter().map(|id| id.to_be_bytes().to_vec().into()).collect();
+            shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await;
+            model.retain(|id, _| !gone.contains(id));
+            check(&shard, &model, &mut random).await;
+        }
+        // By filter: exactly those.
+        let filter = json!({ "and": [{ "field": "metadata.n", "eq": round }, { "field": "type", "eq": "code" }] });
+        let removed = forget(&shard, &filter).await;
+        let doomed = |kept: &Kept| kept.n() == round && kept.kind == "code";
+        let expected: Vec<u128> = model.iter().filter(|(_, kept)| doomed(kept)).map(|(id, _)| *id).collect();
+        assert_eq!(removed, expected);
+        model.retain(|_, kept| !doomed(kept));
+        check(&shard, &model, &mut random).await;
+        node.shutdown().await;
+    }
+}
+
+/// Removes by filter, step by step.
+async fn forget(shard: &Shard, filter: &Value) -> Vec<u128> {
+    let (mut after, mut removed) = (bytes::Bytes::new(), Vec::new());
+    loop {
+        let request = node_v1::ForgetRequest {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+            filter_json: filter.to_string(),
+            after,
+            ..Default::default()
+        };
+        let reply = shard.client.clone().forget(request).await.unwrap().into_inner();
+        removed.extend(reply.removed.iter().map(|id| number(id)));
+        if !reply.more {
+            return removed;
+        }
+        after = reply.next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_sets_are_forgotten_in_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    for chunk in (1..=2_500u128).collect::<Vec<_>>().chunks(100) {
+        let frames = chunk.iter().map(|id| node_v1::FrameWrite {
+            metadata_json: json!({ "even": id.is_multiple_of(2) }).to_string(),
+            ..frame(*id, &format!("frame {id}"), common::EAST)
+        });
+        shard.write(frames.collect()).await.unwrap();
+    }
+    let removed = forget(&shard, &json!({ "field": "metadata.even", "eq": true })).await;
+    assert_eq!(removed.len(), 1_250, "more than one step takes");
+    let left = search(&shard, common::EAST, 1_000, &json!({ "field": "metadata.even", "eq": true })).await.unwrap();
+    assert_eq!(left.hits.len(), 0);
+    assert_eq!(forget(&shard, &json!({ "field": "metadata.even", "exists": true })).await.len(), 1_250);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_checks_filters_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    shard.one(frame(1, "a", common::EAST)).await.unwrap();
+    let deep = (0..20).fold(json!({ "field": "type", "eq": "x" }), |inner, _| json!({ "not": inner }));
+    for (filter, code) in [
+        (json!({ "field": "color", "eq": 1 }), Code::InvalidArgument),
+        (json!({ "field": "type", "eq": 1 }), Code::InvalidArgument),
+        (json!([1]), Code::InvalidArgument),
+        (deep, Code::TooLarge),
+    ] {
+        let refused = search(&shard, common::EAST, 1, &filter).await.unwrap_err();
+        assert!(matches!(&refused, Refusal::Problem(problem) if problem.code == code), "{filter}: {refused:?}");
+    }
+    let unknown = search(&shard, common::EAST, 1, &json!({ "field": "metadata.colour", "eq": 1 })).await.unwrap();
+    assert_eq!(unknown.hits, []);
+    node.shutdown().await;
+}
