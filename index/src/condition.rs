@@ -68,6 +68,16 @@ impl From<u64> for Number {
     }
 }
 
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Repr::Int(value) => value.fmt(f),
+            Repr::Big(value) => value.fmt(f),
+            Repr::Float(value) => value.fmt(f),
+        }
+    }
+}
+
 impl Ord for Number {
     fn cmp(&self, other: &Self) -> Ordering {
         let whole = |repr| match repr {
@@ -148,7 +158,8 @@ impl Attributes {
         &self.0
     }
 
-    fn of<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a Value> {
+    /// The values of a field, in order.
+    pub fn of<'a>(&'a self, field: &'a str) -> impl Iterator<Item = &'a Value> {
         let first = self.0.partition_point(|(name, _)| name.as_str() < field);
         self.0[first..].iter().take_while(move |(name, _)| name == field).map(|(_, value)| value)
     }

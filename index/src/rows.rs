@@ -169,7 +169,7 @@ impl HalfRows {
 }
 
 /// Writes a row in half precision and returns its scale.
-fn halve(row: Row<'_>, halves: &mut [u16]) -> f32 {
+pub(crate) fn halve(row: Row<'_>, halves: &mut [u16]) -> f32 {
     let vector = match row {
         Row::Half { bits, scale } => {
             halves.copy_from_slice(bits);

@@ -57,6 +57,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Threads that keep indexes up to date.
     pub index_threads: usize,
+    /// One search in so many is repeated exactly in the background, to measure recall; 0 for none.
+    pub quality_sample_every: u64,
     /// Bytes of block cache of the state engine.
     pub cache_bytes: usize,
     /// Bytes of full-precision vectors kept in memory for rescoring, of all shards together. They lie in the state; more
@@ -80,6 +82,7 @@ impl NodeConfig {
             timing: Timing::default(),
             limits: Limits { requests, ..Limits::default() },
             index_threads: 1,
+            quality_sample_every: mira_proto::limits::QUALITY_SAMPLE_EVERY,
             cache_bytes: 64 << 20,
             row_cache_bytes: 64 << 20,
         }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use mira_raft::LogObserver;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::{node::Node, service::role_name, system};
@@ -26,6 +26,8 @@ pub struct NodeMetrics {
     log_bytes: IntCounter,
     groups: IntGaugeVec,
     shards: IntGaugeVec,
+    recall: GaugeVec,
+    recall_samples: IntGaugeVec,
     process: IntGaugeVec,
 }
 
@@ -52,6 +54,16 @@ impl NodeMetrics {
             log_bytes: counter("mira_raft_log_bytes_total", "Bytes of log entries written"),
             groups: gauges("mira_raft_group", "State of each Raft group on this node", &["group", "what"]),
             shards: gauges("mira_shard_index", "Index of each shard on this node", &["shard", "what"]),
+            recall: GaugeVec::new(
+                Opts::new("mira_search_recall", "Mean recall of sampled searches against the exact answer"),
+                &["collection"],
+            )
+            .expect("valid names"),
+            recall_samples: gauges(
+                "mira_search_recall_samples",
+                "Searches repeated exactly since the node started",
+                &["collection"],
+            ),
             process: gauges("mira_node", "Figures of this node", &["what"]),
             registry,
         };
@@ -60,13 +72,15 @@ impl NodeMetrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 7] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 9] = [
             Box::new(self.operations.clone()),
             Box::new(self.log_sync.clone()),
             Box::new(self.log_entries.clone()),
             Box::new(self.log_bytes.clone()),
             Box::new(self.groups.clone()),
             Box::new(self.shards.clone()),
+            Box::new(self.recall.clone()),
+            Box::new(self.recall_samples.clone()),
             Box::new(self.process.clone()),
         ];
         for collector in collectors {
@@ -105,8 +119,15 @@ impl NodeMetrics {
             set("ready", u64::from(stats.ready));
             set("damaged", stats.damaged);
             set("from_images", stats.from_images);
+            set("given_up", stats.given_up);
+        }
+        for (collection, found) in node.quality().found() {
+            let mean = found.recall / found.samples as f64;
+            self.recall.with_label_values(&[&collection]).set(mean);
+            self.recall_samples.with_label_values(&[&collection]).set(found.samples as i64);
         }
         let set = |what: &str, value: u64| self.process.with_label_values(&[what]).set(value as i64);
+        set("searches_waiting", node.searches_waiting() as u64);
         set("resident_bytes", system::resident_bytes());
         set("disk_free_bytes", system::disk_space(node.data()));
         set("row_cache_bytes", node.row_cache().bytes() as u64);

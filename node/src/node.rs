@@ -35,9 +35,11 @@ use crate::{
     service,
     shard::{
         Shard, Shared,
+        gate::SearchGate,
         image::ImageFolder,
         indexer::{IndexParts, IndexThreads, ShardIndex},
         machine::ShardMachine,
+        quality::QualityBoard,
         record, refuse_proposal,
     },
 };
@@ -191,7 +193,14 @@ impl Node {
             identity: Mutex::new(identity),
             host,
             meta,
-            shared: Shared { node_id, keyring, cluster, clock: Arc::new(SystemClock) },
+            shared: Shared {
+                node_id,
+                keyring,
+                cluster,
+                clock: Arc::new(SystemClock),
+                gate: SearchGate::new(std::thread::available_parallelism().map_or(1, usize::from)),
+                quality: Arc::new(QualityBoard::new(config.quality_sample_every)),
+            },
             peers,
             index_threads: IndexThreads::start(config.index_threads.max(1)).map_err(StartError::Thread)?,
             row_cache: RowCache::new(config.row_cache_bytes),
@@ -292,6 +301,16 @@ impl Node {
             true => Err(Refusal::NotReady(format!("shard {shard} is being opened"))),
             false => Err(Refusal::StaleMap { epoch: cluster.header.epoch }),
         }
+    }
+
+    /// How right the answers to searches are.
+    pub fn quality(&self) -> &QualityBoard {
+        &self.shared.quality
+    }
+
+    /// Searches that wait for their turn.
+    pub fn searches_waiting(&self) -> usize {
+        self.shared.gate.waiting()
     }
 
     /// The open shards.

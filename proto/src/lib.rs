@@ -2,6 +2,7 @@
 //!
 //! - [`model`]: requests and answers of the operations, as JSON (MCP, REST) and the router's service trait see them;
 //! - [`filter`]: which frames a caller means, checked in one place;
+//! - [`groups`]: what a search that groups gives out;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
 //! - [`limits`]: every bound of the system in one file;
 //! - [`refusal`]: how a node tells a router where to go instead;
@@ -9,6 +10,7 @@
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
 pub mod filter;
+pub mod groups;
 pub mod limits;
 pub mod model;
 pub mod placement;

@@ -19,6 +19,25 @@ pub const MAX_PROPOSAL_FRAMES: usize = 100;
 pub const MAX_PROPOSAL_BYTES: usize = 4 << 20;
 /// Results of one search.
 pub const MAX_K: u32 = 1_000;
+/// Most similar frames that a shard looks through for a search that ranks by more than similarity, and the deepest place
+/// that paging reaches.
+pub const MAX_POOL: usize = 10_000;
+/// As [`MAX_POOL`], where each frame of the pool is opened to learn its group.
+pub const MAX_GROUP_POOL: usize = 2_048;
+/// Memory that the searches of a node at work may take together.
+pub const SEARCH_MEMORY_BYTES: usize = 256 << 20;
+/// Searches of a node that wait for their turn: at a millisecond each on two cores, half a second.
+pub const MAX_SEARCHES_WAITING: usize = 1_024;
+/// One search in so many is repeated exactly to learn how right the answers are.
+pub const QUALITY_SAMPLE_EVERY: u64 = 1_000;
+/// Query vectors of one search: each is a search of its own.
+pub const MAX_QUERY_VECTORS: usize = 16;
+/// Searches of one batch: they share one deadline.
+pub const MAX_BATCH_SEARCHES: usize = 100;
+/// Searches of a batch at work at once: a batch is to leave room for others.
+pub const MAX_BATCH_IN_FLIGHT: usize = 8;
+/// Frames of one group.
+pub const MAX_GROUP_SIZE: u32 = 100;
 /// `k` when a search names none.
 pub const DEFAULT_K: u32 = 10;
 /// Frames of one recall.
@@ -74,6 +93,12 @@ pub const MAX_FAN_OUT: usize = 64;
 pub const STATUS_TRY: Duration = Duration::from_secs(1);
 /// Query embeddings a router remembers: agents ask the same things again, and 5,000 of 384 components are 8 MB.
 pub const QUERY_CACHE: usize = 5_000;
+/// Answers of shards that a router keeps to be confirmed: agents ask the same things again.
+pub const KEPT_ANSWERS: usize = 10_000;
+/// Bytes of all of them: a router stays under 500 MB (SPEC section 2).
+pub const KEPT_ANSWERS_BYTES: usize = 64 << 20;
+/// Bytes of one of them: a search for everything is not to push out all others.
+pub const MAX_KEPT_ANSWER_BYTES: usize = 1 << 20;
 /// An `Idempotency-Key`, bytes.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;
 /// How long a stopping router waits for requests in flight.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::Problem;
-pub use crate::filter::Filter;
+pub use crate::filter::{Filter, Scalar};
 
 /// The collection that a request without one means.
 pub const DEFAULT_COLLECTION: &str = "default";
@@ -187,6 +187,58 @@ pub struct SearchRequest {
     /// Say how the answer came about: plan, candidates and times of each shard.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub explain: bool,
+    /// Several things to look for at once, in words, instead of `query`; up to 16 with `vectors`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<Vec<String>>,
+    /// Several embeddings at once instead of `vector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<Vec<Vec<f32>>>,
+    /// With several: whether a hit's score is its best (max, default) or its mean over all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub combine: Option<Combine>,
+    /// Only hits of at least this score: all of them up to `k` (1,000 when absent), the rest by `cursor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<f32>,
+    /// Where the last page ended (its `next_cursor`): the hits after it, for the same question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Rank newer memories higher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recency: Option<Recency>,
+    /// One group for each value of this field (session, type, role, metadata.NAME): the best `k` groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_by: Option<String>,
+    /// Hits of each group, 1 to 100; 1 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<u32>,
+    /// 0 to 1: how much hits that differ from those before them are preferred to more of the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity: Option<f32>,
+    /// Several searches instead, up to 100, each answered or refused by itself; stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searches: Option<Vec<SearchRequest>>,
+}
+
+/// How the similarities to several queries make one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Combine {
+    /// The best of them.
+    #[default]
+    Max,
+    /// Their mean.
+    Mean,
+}
+
+/// Newer memories before older ones: `(1 - weight) * similarity + weight * 2^(-age / half_life)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recency {
+    /// A memory of this age gets half of what a new one gets, in seconds.
+    pub half_life_seconds: u64,
+    /// Part of the score, above 0 and up to 1; 0.2 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f32>,
 }
 
 /// A remembered frame.
@@ -250,9 +302,25 @@ pub struct Hit {
     pub score: f32,
     /// Why it was found.
     pub why: Why,
+    /// With `group_by`: the value that makes its group; absent for a memory without one, which is a group by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Scalar>,
     /// The frame.
     #[serde(flatten)]
     pub frame: Frame,
+}
+
+/// One answer of a batch of searches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum SearchResult {
+    /// Refused.
+    Refused {
+        /// Why.
+        error: Problem,
+    },
+    /// Answered.
+    Answered(Box<SearchReply>),
 }
 
 /// Answer to `search`, best hit first.
@@ -268,6 +336,12 @@ pub struct SearchReply {
     pub missing_shards: Vec<u32>,
     /// The state that answered.
     pub consistency_token: String,
+    /// One answer for each of `searches`, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<SearchResult>>,
+    /// There may be more hits: send it as `cursor` with the same question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
     /// With `explain`: how the answer came about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explain: Option<SearchExplain>,
@@ -293,6 +367,8 @@ pub struct SearchExplain {
 pub struct ShardExplain {
     /// Its number.
     pub shard: u32,
+    /// plain (nearest neighbours), filtered, or ranked (by more than similarity).
+    pub road: String,
     /// scan (everything that matches was compared), graph (the index was walked) or graph_then_scan; absent when
     /// nothing is indexed.
     #[serde(default, skip_serializing_if = "String::is_empty")]

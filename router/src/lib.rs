@@ -8,6 +8,7 @@
 //! client must carry from one request to the next travels with it as a [`ConsistencyToken`]. *Retries are safe*: every
 //! try of a write carries the same request id, so an unknown outcome is simply tried again until the deadline.
 
+mod answers;
 pub mod api;
 pub mod cluster;
 pub mod config;
@@ -20,6 +21,8 @@ pub mod validate;
 
 mod collections;
 mod convert;
+mod cursor;
+mod diversity;
 mod forget;
 mod ids;
 mod nodes;

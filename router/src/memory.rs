@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::RequestContext;
+use crate::answers::Answers;
 use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
@@ -68,6 +69,7 @@ pub trait Memory: Send + Sync {
 pub struct ClusterMemory {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) embedding: Embedding,
+    pub(crate) answers: Answers,
     pub(crate) metrics: Arc<Metrics>,
     in_flight: Semaphore,
 }
@@ -75,7 +77,14 @@ pub struct ClusterMemory {
 impl ClusterMemory {
     /// Puts the parts together.
     pub fn new(cluster: Arc<Cluster>, embedding: Embedding, metrics: Arc<Metrics>) -> Self {
-        ClusterMemory { cluster, embedding, metrics, in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT) }
+        let answers = Answers::default();
+        ClusterMemory {
+            cluster,
+            embedding,
+            answers,
+            metrics,
+            in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT),
+        }
     }
 
     /// Runs an operation within the bounds that hold for all, and measures it.

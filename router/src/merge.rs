@@ -9,12 +9,18 @@ use std::collections::HashSet;
 use mira_proto::{FrameId, ShardId, node_v1};
 
 /// A hit of one shard.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Candidate {
     /// The frame.
     pub id: FrameId,
-    /// Its similarity; a finite number, higher is nearer.
+    /// What it is ranked by; a finite number, higher is better.
     pub score: f32,
+    /// Its similarity, by the collection's metric.
+    pub similarity: f32,
+    /// The vector of its passage, when it was asked for.
+    pub vector: Vec<f32>,
+    /// The value that makes its group, as JSON; empty for none.
+    pub group_json: String,
     /// The shard that found it.
     pub shard: ShardId,
     /// Which of the frame's passages matched.
@@ -40,7 +46,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidate(id: FrameId, score: f32, shard: ShardId) -> Candidate {
-        Candidate { id, score, shard, passage: 0, frame: None }
+        Candidate { id, score, shard, ..Candidate::default() }
     }
 
     /// The slow way: again and again the best of what is left, by looking at everything.

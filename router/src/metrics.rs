@@ -25,10 +25,16 @@ pub struct Metrics {
     retries: IntCounterVec,
     degraded: IntCounter,
     query_cache: IntCounterVec,
+    answer_cache: IntCounterVec,
+    roads: IntCounterVec,
+    decisions: Histogram,
     embed_duration: Histogram,
     embedded_texts: IntCounter,
     in_flight: IntGauge,
 }
+
+/// 1 µs to 1 ms.
+const DECISION_BUCKETS: [f64; 8] = [0.000001, 0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.0005, 0.001];
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -71,6 +77,25 @@ impl Metrics {
                 "mira_router_query_cache_total",
                 "Queries whose embedding was (hit) or was not (miss) remembered",
                 &["result"],
+            ),
+            answer_cache: counters(
+                &registry,
+                "mira_router_answer_cache_total",
+                "Searches of a shard whose kept answer was confirmed or had changed, that had none (miss) or keep none",
+                &["result"],
+            ),
+            roads: counters(
+                &registry,
+                "mira_router_search_roads_total",
+                "Searches of a shard by how they are answered: cached, plain, filtered or ranked",
+                &["road"],
+            ),
+            decisions: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new("mira_router_route_decision_seconds", "Time to decide how a search is answered")
+                        .buckets(DECISION_BUCKETS.to_vec()),
+                ),
             ),
             embed_duration: register(
                 &registry,
@@ -134,6 +159,17 @@ impl Metrics {
     /// Counts a look into the query cache.
     pub(crate) fn query_cache(&self, hit: bool) {
         self.query_cache.with_label_values(&[if hit { "hit" } else { "miss" }]).inc();
+    }
+
+    /// Observes a decision how a search of a shard is answered.
+    pub(crate) fn decided(&self, road: &str, duration: Duration) {
+        self.roads.with_label_values(&[road]).inc();
+        self.decisions.observe(duration.as_secs_f64());
+    }
+
+    /// Counts what became of a look for a kept answer: confirmed, changed, miss or not_kept.
+    pub(crate) fn answer_cache(&self, outcome: &str) {
+        self.answer_cache.with_label_values(&[outcome]).inc();
     }
 
     /// Observes an embedding call.

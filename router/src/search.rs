@@ -11,19 +11,26 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
+use mira_proto::groups::first_of_groups;
 use mira_proto::model::{
-    Consistency, DEFAULT_COLLECTION, Hit, SearchExplain, SearchReply, SearchRequest, ShardExplain, VectorReason, Why,
+    Consistency, DEFAULT_COLLECTION, Hit, SearchExplain, SearchReply, SearchRequest, SearchResult, ShardExplain,
+    VectorReason, Why,
 };
 use mira_proto::{Code, FrameId, Problem, ShardId, limits, node_v1};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::answers::{self, Road};
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
+use crate::cursor::Cursor;
+use crate::diversity::diversify;
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::merge::{Candidate, merge};
 use crate::validate::{self, Probe, Query};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids};
 
+/// How many times `k` candidates a diverse answer is chosen from.
+const DIVERSE_POOL: u32 = 4;
 /// How often winners that vanished are replaced by the next in line.
 const MAX_REFILLS: usize = 3;
 
@@ -34,6 +41,8 @@ struct Gathered {
     seen: ConsistencyToken,
     missing: BTreeMap<ShardId, Problem>,
     explain: SearchExplain,
+    /// The time that ages were counted from.
+    now_ms: u64,
 }
 
 /// All candidates best first, of whom winners are taken from the front, and the shards that failed so far.
@@ -46,18 +55,50 @@ impl ClusterMemory {
     pub(crate) async fn search_request(
         &self,
         context: &RequestContext,
-        request: SearchRequest,
+        mut request: SearchRequest,
     ) -> Result<SearchReply, Problem> {
+        match request.searches.take() {
+            Some(searches) => {
+                validate::batch(&request, &searches)?;
+                self.search_all(context, searches).await
+            }
+            None => self.search_one(context, request).await,
+        }
+    }
+
+    /// Answers each by itself, some at a time.
+    async fn search_all(&self, context: &RequestContext, searches: Vec<SearchRequest>) -> Result<SearchReply, Problem> {
+        let asked = searches.into_iter().map(|request| self.search_one(context, request));
+        let results: Vec<_> = futures::stream::iter(asked).buffered(limits::MAX_BATCH_IN_FLIGHT).collect().await;
+        let mut seen = context.token.clone();
+        let mut answers = Vec::with_capacity(results.len());
+        for result in results {
+            answers.push(match result {
+                Ok(reply) => {
+                    seen.merge(&reply.consistency_token.parse().map_err(Problem::from)?);
+                    SearchResult::Answered(Box::new(reply))
+                }
+                Err(error) => SearchResult::Refused { error },
+            });
+        }
+        let consistency_token = seen.to_string();
+        Ok(SearchReply { answers: Some(answers), consistency_token, ..SearchReply::default() })
+    }
+
+    async fn search_one(&self, context: &RequestContext, request: SearchRequest) -> Result<SearchReply, Problem> {
         let context = context.reading(request.consistency.unwrap_or(Consistency::Leader));
         let query = validate::search(request)?;
         for _ in 0..MAX_REROUTES {
             let Some(route) = self.find_collection(&context, &query.collection).await? else {
                 return nothing_in(&query.collection, &context);
             };
+            if let Some(cursor) = &query.cursor {
+                cursor.belongs_to(route.info.id, query.question)?;
+            }
             let started = Instant::now();
-            let vector = self.query_vector(&context, &query, &route).await?;
+            let vectors = self.query_vectors(&context, &query, &route).await?;
             let embed_us = micros(started);
-            match self.gather(&context, &query, &route, vector).await {
+            match self.gather(&context, &query, &route, vectors).await {
                 Ok(mut gathered) => {
                     gathered.explain.embed_us = embed_us;
                     return self.answer(&context, &query, &route, gathered).await;
@@ -69,21 +110,25 @@ impl ClusterMemory {
         Err(CallError::Moved.into())
     }
 
-    async fn query_vector(
+    async fn query_vectors(
         &self,
         context: &RequestContext,
         query: &Query,
         route: &CollectionRoute,
-    ) -> Result<Vec<f32>, Problem> {
-        let vector = match &query.probe {
-            Probe::Vector(vector) => vector.clone(),
-            Probe::Text(text) => {
-                self.model_fits(route)?;
-                self.embedding.query(context, text).await?.to_vec()
-            }
-        };
-        validate::vector_fits(&vector, &query.collection, route.info.dim, convert::metric(&route.info)?)?;
-        Ok(vector)
+    ) -> Result<Vec<Vec<f32>>, Problem> {
+        let mut vectors = Vec::with_capacity(query.probes.len());
+        for probe in &query.probes {
+            let vector = match probe {
+                Probe::Vector(vector) => vector.clone(),
+                Probe::Text(text) => {
+                    self.model_fits(route)?;
+                    self.embedding.query(context, text).await?.to_vec()
+                }
+            };
+            validate::vector_fits(&vector, &query.collection, route.info.dim, convert::metric(&route.info)?)?;
+            vectors.push(vector);
+        }
+        Ok(vectors)
     }
 
     /// First phase: asks every shard of the collection at once.
@@ -92,24 +137,40 @@ impl ClusterMemory {
         context: &RequestContext,
         query: &Query,
         route: &CollectionRoute,
-        vector: Vec<f32>,
+        vectors: Vec<Vec<f32>>,
     ) -> Result<Gathered, CallError> {
         let context = &context.within(limits::SHARD_PATIENCE);
         let shards = route.partitioning().shards();
+        let (field, size) = query.group.clone().unwrap_or_default();
+        let now_ms = query.now_ms();
+        let recency = |(half_life_ms, weight)| node_v1::Recency { half_life_ms, weight, now_ms };
         let request = |shard| node_v1::SearchRequest {
             epoch: 0,
             shard,
             collection: route.info.id,
-            vector: vector.clone(),
-            k: query.k,
+            vector: vectors.first().cloned().unwrap_or_default(),
+            more_vectors: vectors.iter().skip(1).flatten().copied().collect(),
+            mean: query.is_mean,
+            min_score: query.min_score,
+            after: query.cursor.map(|cursor| node_v1::After {
+                score: cursor.score,
+                id: cursor.id.to_be_bytes().to_vec().into(),
+                seen: cursor.seen,
+            }),
+            recency: query.recency.map(recency),
+            group_field: field.clone(),
+            group_size: size,
+            with_vectors: query.diversity.is_some(),
+            k: query.pool(),
             ef: 0,
             level: Some(context.read_level(shard)),
-            with_frames: shards.len() == 1,
+            with_frames: shards.len() == 1 && query.diversity.is_none(),
             exact: query.exact,
             created_from_ms: query.created_from_ms,
             created_to_ms: query.created_to_ms,
             filter_json: query.filter_json.clone(),
             explain: query.explain,
+            unless_changed_since: None,
         };
         let started = Instant::now();
         let asked = shards.iter().copied().map(|shard| {
@@ -117,13 +178,13 @@ impl ClusterMemory {
             async move { (shard, self.search_shard(context, route, request).await) }
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered { now_ms, ..Gathered::default() };
         while let Some((shard, answer)) = answers.next().await {
             match answer {
-                Ok(mut reply) => {
+                Ok((mut reply, road)) => {
                     gathered.seen.note(shard, reply.applied);
                     let explain = reply.explain.take();
-                    gathered.explain.shards.extend(explain.map(|explain| shard_explain(shard, query, &reply, explain)));
+                    gathered.explain.shards.extend(explain.map(|explain| shard_explain(shard, road, &reply, explain)));
                     gathered.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?);
                 }
                 Err(CallError::Unreached(problem)) => {
@@ -137,11 +198,47 @@ impl ClusterMemory {
         Ok(gathered)
     }
 
+    /// Asks one shard, or has it confirm what it said before.
     async fn search_shard(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        request: node_v1::SearchRequest,
+        mut request: node_v1::SearchRequest,
+    ) -> Result<(node_v1::SearchReply, Road), CallError> {
+        let started = Instant::now();
+        let key = answers::key(&request);
+        let kept = key.and_then(|key| self.answers.position(&key));
+        let road = Road::of(&request, kept);
+        self.metrics.decided(road.name(), started.elapsed());
+        request.unless_changed_since = kept;
+        let reply = self.ask_shard(context, route, &request).await?;
+        if reply.not_modified {
+            let confirmed = key.and_then(|key| self.answers.confirmed(&key, reply.applied));
+            self.metrics.answer_cache("confirmed");
+            if let Some(reply) = confirmed {
+                return Ok((reply, road));
+            }
+            // It was pushed out while the shard was asked.
+            request.unless_changed_since = None;
+            let reply = self.ask_shard(context, route, &request).await?;
+            return Ok((reply, Road::of(&request, None)));
+        }
+        self.metrics.answer_cache(match (key, kept) {
+            (None, _) => "not_kept",
+            (_, None) => "miss",
+            (_, Some(_)) => "changed",
+        });
+        if let Some(key) = key.filter(|_| reply.as_of > 0) {
+            self.answers.keep(key, &reply);
+        }
+        Ok((reply, Road::of(&request, None)))
+    }
+
+    async fn ask_shard(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        request: &node_v1::SearchRequest,
     ) -> Result<node_v1::SearchReply, CallError> {
         let call = read_call(context, route, request.shard, "search");
         self.cluster
@@ -160,10 +257,10 @@ impl ClusterMemory {
         route: &Arc<CollectionRoute>,
         gathered: Gathered,
     ) -> Result<SearchReply, Problem> {
-        let Gathered { lists, seen, missing, mut explain } = gathered;
+        let Gathered { lists, seen, missing, mut explain, now_ms } = gathered;
         let context = context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
-        let mut ranked = Ranked { waiting: merge(lists).into_iter(), missing };
+        let mut ranked = Ranked { waiting: select(query, merge(lists)).into_iter(), missing };
         self.metrics.merged(started.elapsed());
         explain.merge_us = micros(started);
         let started = Instant::now();
@@ -179,11 +276,13 @@ impl ClusterMemory {
             self.metrics.degraded();
         }
         Ok(SearchReply {
-            hits,
             degraded: !missing.is_empty(),
             missing_shards: missing.into_keys().collect(),
             consistency_token: context.token.to_string(),
+            next_cursor: next_cursor(query, route, &hits, now_ms),
+            hits,
             explain: query.explain.then_some(explain),
+            ..SearchReply::default()
         })
     }
 
@@ -197,7 +296,7 @@ impl ClusterMemory {
     ) -> Result<Vec<Hit>, Problem> {
         let mut winners: Vec<(Candidate, node_v1::Frame)> = Vec::new();
         for _ in 0..=MAX_REFILLS {
-            let wanted = query.k as usize - winners.len();
+            let wanted = query.most_hits() - winners.len();
             let picked: Vec<Candidate> = ranked.waiting.by_ref().take(wanted).collect();
             if picked.is_empty() {
                 break;
@@ -267,25 +366,75 @@ impl ClusterMemory {
     }
 }
 
+impl Query {
+    /// How many candidates each shard names.
+    fn pool(&self) -> u32 {
+        match self.diversity {
+            Some(_) => self.k.saturating_mul(DIVERSE_POOL).clamp(self.k, limits::MAX_K),
+            None => self.k,
+        }
+    }
+
+    /// How many hits an answer has at most: with groups, `k` counts those.
+    fn most_hits(&self) -> usize {
+        self.k as usize * self.group.as_ref().map_or(1, |(_, size)| *size as usize)
+    }
+
+    /// The time that ages are counted from, the same on every page.
+    fn now_ms(&self) -> u64 {
+        let now = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+        self.cursor.map_or_else(now, |cursor| cursor.now_ms)
+    }
+}
+
+/// The candidates in the order in which they become hits.
+fn select(query: &Query, merged: Vec<Candidate>) -> Vec<Candidate> {
+    if let Some(diversity) = query.diversity {
+        return diversify(merged, query.k as usize, diversity);
+    }
+    let Some((_, size)) = &query.group else { return merged };
+    let group = |candidate: &Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
+    first_of_groups(merged, (query.k as usize, *size as usize), group)
+}
+
+/// Where the next page begins; none when the answer was not cut, or its order is not one of places.
+fn next_cursor(query: &Query, route: &CollectionRoute, hits: &[Hit], now_ms: u64) -> Option<String> {
+    let last = hits.last().filter(|_| hits.len() == query.k as usize)?;
+    if query.group.is_some() || query.diversity.is_some() {
+        return None;
+    }
+    let seen = query.cursor.map_or(0, |cursor| cursor.seen) + hits.len() as u32;
+    let cursor = Cursor {
+        collection: route.info.id,
+        question: query.question,
+        score: last.score,
+        id: last.frame.id.as_u128(),
+        seen,
+        now_ms,
+    };
+    Some(cursor.encode())
+}
+
 fn micros(since: Instant) -> u64 {
     since.elapsed().as_micros() as u64
 }
 
 fn shard_explain(
     shard: ShardId,
-    query: &Query,
+    road: Road,
     reply: &node_v1::SearchReply,
     explain: node_v1::SearchExplain,
 ) -> ShardExplain {
     ShardExplain {
         shard,
+        road: road.name().to_owned(),
         plan: explain.plan,
         ef: explain.ef,
         searched: reply.searched,
         tail: reply.tail,
         compared: explain.compared,
         rescored: explain.rescored,
-        matching: (!query.filter_json.is_empty()).then_some(explain.matching),
+        matching: (explain.matching_of > 0).then_some(explain.matching),
         unknown_fields: explain.unknown_fields,
         index_us: explain.micros,
     }
@@ -319,7 +468,16 @@ fn nothing_in(collection: &str, context: &RequestContext) -> Result<SearchReply,
 fn candidates(shard: ShardId, hits: Vec<node_v1::Hit>) -> Result<Vec<Candidate>, Problem> {
     let candidate = |hit: node_v1::Hit| {
         let id = ids::id_from_bytes(&hit.id).filter(|_| hit.score.is_finite())?;
-        Some(Candidate { id, score: hit.score, shard, passage: hit.passage, frame: hit.frame })
+        Some(Candidate {
+            id,
+            score: hit.score,
+            similarity: hit.similarity,
+            vector: hit.vector,
+            group_json: hit.group_json,
+            shard,
+            passage: hit.passage,
+            frame: hit.frame,
+        })
     };
     let odd = || Problem::internal(format!("shard {shard} returned a hit without a proper id or score"));
     hits.into_iter().map(|hit| candidate(hit).ok_or_else(odd)).collect()
@@ -342,6 +500,10 @@ fn hit(candidate: Candidate, frame: node_v1::Frame, rank: u32) -> Result<Hit, Pr
         [] | [_, _] => None,
         ref ranges => ranges.get(at).copied().zip(ranges.get(at + 1).copied()),
     };
-    let why = Why { vector: Some(VectorReason { rank, score: candidate.score, passage }) };
-    Ok(Hit { score: candidate.score, why, frame: convert::frame(frame)? })
+    let why = Why { vector: Some(VectorReason { rank, score: candidate.similarity, passage }) };
+    let group = match candidate.group_json.as_str() {
+        "" => None,
+        json => Some(serde_json::from_str(json).map_err(|_| Problem::internal("a group is no scalar"))?),
+    };
+    Ok(Hit { score: candidate.score, why, group, frame: convert::frame(frame)? })
 }

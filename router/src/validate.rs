@@ -9,12 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mira_proto::filter::{self, Condition, Filter};
 use mira_proto::model::{
-    CollectionSettings, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
-    SearchRequest, StoreItem,
+    CollectionSettings, Combine, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
+    Recency, SearchRequest, StoreItem,
 };
 use mira_proto::{Code, Problem, limits};
 use serde_json::Value;
 use uuid::Uuid;
+
+use crate::cursor::Cursor;
 
 /// An item of `store` that is worth sending to its shard.
 #[derive(Debug, Clone, PartialEq)]
@@ -206,8 +208,10 @@ pub enum Probe {
 /// A search that makes sense.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Query {
-    /// What to look for.
-    pub probe: Probe,
+    /// What to look for, one thing or several.
+    pub probes: Vec<Probe>,
+    /// Of several: whether a hit's similarity is the mean of those to all of them, not the best.
+    pub is_mean: bool,
     /// How many hits.
     pub k: u32,
     /// Where.
@@ -224,17 +228,59 @@ pub struct Query {
     pub filter_json: String,
     /// Say how the answer came about.
     pub explain: bool,
+    /// The least score.
+    pub min_score: Option<f32>,
+    /// Only what ranks after the place that this marks.
+    pub cursor: Option<Cursor>,
+    /// Half-life in milliseconds, and the bonus' part of the score.
+    pub recency: Option<(u64, f32)>,
+    /// The field that makes groups, and how many hits of each.
+    pub group: Option<(String, u32)>,
+    /// How much hits that differ are preferred to more of the same.
+    pub diversity: Option<f32>,
+    /// A digest of all this but `k`, the cursor and `explain`: a cursor goes with one question.
+    pub question: [u8; 16],
 }
+
+/// `weight` of a recency that names none.
+const RECENCY_WEIGHT: f32 = 0.2;
 
 /// Checks a search.
 pub fn search(request: SearchRequest) -> Result<Query, Problem> {
-    let k = request.k.unwrap_or(limits::DEFAULT_K);
+    if request.searches.is_some() {
+        return Err(Problem::invalid("a search of a batch has no searches of its own"));
+    }
+    let default_k = if request.min_score.is_some() { limits::MAX_K } else { limits::DEFAULT_K };
+    let k = request.k.unwrap_or(default_k);
     if k == 0 || k > limits::MAX_K {
         return Err(Problem::invalid(format!("k is {k}, it must be 1 to {}", limits::MAX_K)));
     }
+    if request.min_score.is_some_and(|score| !score.is_finite()) {
+        return Err(Problem::invalid("min_score is not a finite number"));
+    }
+    let question = question(&request);
+    let cursor = request.cursor.as_deref().map(Cursor::decode).transpose()?;
+    let group = group(request.group_by, request.group_size, k)?;
+    let diversity = request.diversity.map(|value| part("diversity", value)).transpose()?;
+    if cursor.is_some() && (group.is_some() || diversity.is_some()) {
+        return Err(Problem::invalid(
+            "cursor goes with neither group_by nor diversity, whose order is not one of places",
+        ));
+    }
+    if group.is_some() && diversity.is_some() {
+        return Err(Problem::invalid("group_by and diversity exclude each other: send one of them"));
+    }
+    if cursor.is_some_and(|cursor| cursor.seen.saturating_add(k) as usize > limits::MAX_POOL) {
+        return Err(too_large(format!("paging reaches {} hits: narrow the search by a filter", limits::MAX_POOL)));
+    }
     let (created_from_ms, created_to_ms) = range(request.created_from.as_deref(), request.created_to.as_deref())?;
+    let probes = probes(request.query, request.vector, request.queries, request.vectors)?;
+    if request.combine.is_some() && probes.len() == 1 {
+        return Err(Problem::invalid("combine goes with several queries or vectors"));
+    }
     Ok(Query {
-        probe: probe(request.query, request.vector)?,
+        is_mean: probes.len() > 1 && request.combine == Some(Combine::Mean),
+        probes,
         k,
         collection: collection(request.collection)?,
         created_from_ms,
@@ -243,7 +289,98 @@ pub fn search(request: SearchRequest) -> Result<Query, Problem> {
         exact: request.exact,
         filter_json: request.filter.as_ref().map(checked_filter).transpose()?.unwrap_or_default(),
         explain: request.explain,
+        min_score: request.min_score,
+        cursor,
+        recency: request.recency.map(recency).transpose()?,
+        group,
+        diversity,
+        question,
     })
+}
+
+/// Checks the shape of a batch of searches; each of them is checked by itself when its turn comes.
+pub fn batch(around: &SearchRequest, searches: &[SearchRequest]) -> Result<(), Problem> {
+    if *around != SearchRequest::default() {
+        return Err(Problem::invalid("searches stands alone: put everything else into the searches"));
+    }
+    match searches.len() {
+        0 => Err(Problem::invalid("searches is empty")),
+        have if have > limits::MAX_BATCH_SEARCHES => {
+            Err(too_large(format!("searches has {have} entries, the limit is {}", limits::MAX_BATCH_SEARCHES)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What stays the same from page to page.
+fn question(request: &SearchRequest) -> [u8; 16] {
+    let same =
+        SearchRequest { k: None, cursor: None, explain: false, strict: false, consistency: None, ..request.clone() };
+    let json = serde_json::to_vec(&same).unwrap_or_default();
+    blake3::hash(&json).as_bytes()[..16].try_into().expect("a hash is longer")
+}
+
+fn recency(recency: Recency) -> Result<(u64, f32), Problem> {
+    let weight = part("recency.weight", recency.weight.unwrap_or(RECENCY_WEIGHT))?;
+    if recency.half_life_seconds == 0 || weight == 0.0 {
+        return Err(Problem::invalid("recency needs a half_life_seconds and a weight above 0"));
+    }
+    Ok((recency.half_life_seconds.saturating_mul(1_000), weight))
+}
+
+/// A number from 0 to 1.
+fn part(name: &str, value: f32) -> Result<f32, Problem> {
+    match (0.0..=1.0).contains(&value) {
+        true => Ok(value),
+        false => Err(Problem::invalid(format!("{name} is {value}, it must be 0 to 1"))),
+    }
+}
+
+fn group(field: Option<String>, size: Option<u32>, k: u32) -> Result<Option<(String, u32)>, Problem> {
+    let Some(field) = field else {
+        return match size {
+            Some(_) => Err(Problem::invalid("group_size goes with group_by only")),
+            None => Ok(None),
+        };
+    };
+    let is_known = ["session", "type", "role"].contains(&field.as_str())
+        || field.strip_prefix(filter::METADATA).is_some_and(|name| !name.is_empty());
+    if !is_known || field.len() > limits::MAX_NAME_BYTES {
+        return Err(Problem::invalid("group_by is session, type, role or metadata.NAME"));
+    }
+    let size = size.unwrap_or(1);
+    if size == 0 || size > limits::MAX_GROUP_SIZE {
+        return Err(Problem::invalid(format!("group_size is {size}, it must be 1 to {}", limits::MAX_GROUP_SIZE)));
+    }
+    if k.saturating_mul(size) > limits::MAX_K {
+        return Err(too_large(format!("k times group_size is more than {} hits", limits::MAX_K)));
+    }
+    Ok(Some((field, size)))
+}
+
+/// One thing to look for, or several.
+fn probes(
+    query: Option<String>,
+    vector: Option<Vec<f32>>,
+    queries: Option<Vec<String>>,
+    vectors: Option<Vec<Vec<f32>>>,
+) -> Result<Vec<Probe>, Problem> {
+    if queries.is_none() && vectors.is_none() {
+        return Ok(vec![probe(query, vector)?]);
+    }
+    if query.is_some() || vector.is_some() {
+        return Err(Problem::invalid("query and vector exclude queries and vectors: send one or several"));
+    }
+    let texts = queries.into_iter().flatten().map(|query| probe(Some(query), None));
+    let vectors = vectors.into_iter().flatten().map(|vector| probe(None, Some(vector)));
+    let probes = texts.chain(vectors).take(limits::MAX_QUERY_VECTORS + 1).collect::<Result<Vec<_>, _>>()?;
+    match probes.len() {
+        0 => Err(Problem::invalid("nothing to look for: queries and vectors are empty")),
+        have if have > limits::MAX_QUERY_VECTORS => {
+            Err(too_large(format!("queries and vectors are more than {}", limits::MAX_QUERY_VECTORS)))
+        }
+        _ => Ok(probes),
+    }
 }
 
 /// A filter that was checked, as the shards read it.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use mira_proto::model::{Consistency, Filter, SearchRequest};
+use mira_proto::model::{Consistency, Filter, Recency, SearchRequest};
 
 use crate::args::Remote;
 use crate::client::Client;
@@ -40,6 +40,24 @@ pub struct Search {
     /// Say how the answer came about: plan, candidates and times of each shard
     #[arg(long)]
     explain: bool,
+    /// Only hits of at least this score
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    min_score: Option<f32>,
+    /// Go on where the last page of the same search ended
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// The best of each value of this field: session, type, role or metadata.NAME
+    #[arg(long, value_name = "FIELD")]
+    group_by: Option<String>,
+    /// Hits of each group
+    #[arg(long, value_name = "COUNT", requires = "group_by")]
+    group_size: Option<u32>,
+    /// Prefer hits that differ from those before them, 0 to 1
+    #[arg(long, value_name = "PART")]
+    diversity: Option<f32>,
+    /// Rank newer memories higher: a memory of this age (such as 7d) gets half of what a new one gets
+    #[arg(long, value_name = "HALF_LIFE", value_parser = crate::args::duration)]
+    recency: Option<std::time::Duration>,
     /// Fail instead of leaving out what a shard could not answer
     #[arg(long)]
     strict: bool,
@@ -88,6 +106,14 @@ impl Search {
             exact: self.exact,
             filter: self.filter,
             explain: self.explain,
+            min_score: self.min_score,
+            cursor: self.cursor,
+            group_by: self.group_by,
+            group_size: self.group_size,
+            diversity: self.diversity,
+            recency: self
+                .recency
+                .map(|half_life| Recency { half_life_seconds: half_life.as_secs().max(1), weight: None }),
             ..SearchRequest::default()
         };
         let reply = Client::new(&self.remote)?.search(&request).await?;

@@ -258,6 +258,7 @@ async fn search(State(fake): State<Fake>, Json(request): Json<SearchRequest>) ->
     let hits = hits.enumerate().map(|(at, frame)| Hit {
         score: 0.9 - at as f32 / 10.0,
         why: Why { vector: Some(VectorReason { rank: at as u32 + 1, score: 0.5, passage: None }) },
+        group: None,
         frame: frame.clone(),
     });
     let shard = ShardExplain { shard: 3, plan: "graph".into(), ef: 64, searched: 1_000, ..ShardExplain::default() };

@@ -59,6 +59,15 @@ pub struct Wanted {
     pub condition: Option<Condition>,
 }
 
+/// The first value of a field, as JSON.
+pub fn to_json(value: &Value) -> String {
+    match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::Text(text) => Json::from(text.as_ref()).to_string(),
+    }
+}
+
 /// Reads the filter of a request, `None` if it is empty. The router has checked it with better words; a node trusts no
 /// router.
 pub fn parse(json: &str) -> Result<Option<filter::Condition>, Problem> {

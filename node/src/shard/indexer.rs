@@ -33,7 +33,7 @@ use std::{
 use bytes::Bytes;
 use mira_index::{
     Attributes, Condition, Config, Document, Explain, Filter, Hit, Metric, Quantization, RowCache, RowStorage,
-    SearchParams, Times, VectorIndex, Where, exact_top_k, merge_top_k,
+    SearchParams, Times, VectorIndex, Where, indexed_top_k, merge_top_k,
 };
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
 use mira_raft::StateReader;
@@ -75,6 +75,8 @@ pub struct Query {
     pub created_ms: Range<u64>,
     /// Only frames that meet this.
     pub condition: Option<Condition>,
+    /// Only these frames, in ascending order, exactly.
+    pub among: Option<Vec<FrameId>>,
     /// Frames whose time is over by now are not hits.
     pub now_ms: u64,
     /// Set when nobody waits for the answer any more.
@@ -121,6 +123,8 @@ pub struct IndexStats {
     pub lag: u64,
     /// Whether searches are answered.
     pub ready: bool,
+    /// Searches that were given up because nobody waited any more.
+    pub given_up: u64,
     /// Frames whose vectors could not be opened.
     pub damaged: u64,
     /// Frames that came from an image when the index was last made.
@@ -160,8 +164,18 @@ pub struct ShardIndex {
     ready: AtomicBool,
     /// Counts replacements of the whole state.
     generation: AtomicU64,
+    changed: Mutex<Changed>,
     from_images: AtomicU64,
+    given_up: AtomicU64,
     sequence: AtomicU64,
+}
+
+/// Log positions at which collections last changed, as far as they are known: no later than these.
+#[derive(Default)]
+struct Changed {
+    /// Of collections that have not changed since the state was replaced.
+    at_start: u64,
+    since: HashMap<CollectionId, u64>,
 }
 
 /// A change that the worker has not taken yet.
@@ -243,6 +257,10 @@ impl Follower for Arc<ShardIndex> {
     fn changed(&self, changes: Vec<Change>, applied_index: u64) {
         let mut work = self.work.lock();
         let after = std::mem::replace(&mut work.handed, applied_index);
+        {
+            let mut changed = self.changed.lock();
+            changed.since.extend(changes.iter().map(|change| (change.collection(), applied_index)));
+        }
         for change in changes {
             self.enqueue(change, after, &mut work);
         }
@@ -258,6 +276,7 @@ impl Follower for Arc<ShardIndex> {
     fn replaced(&self, state: StateReader, applied_index: u64) {
         let mut work = self.work.lock();
         work.handed = applied_index;
+        *self.changed.lock() = Changed { at_start: applied_index, since: HashMap::new() };
         *self.state.lock() = Some(state.clone());
         self.ready.store(false, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -286,7 +305,9 @@ impl ShardIndex {
             turn: Mutex::new(()),
             ready: AtomicBool::new(false),
             generation: AtomicU64::new(0),
+            changed: Mutex::default(),
             from_images: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
         })
     }
@@ -297,12 +318,42 @@ impl ShardIndex {
         if !self.ready.load(Ordering::Acquire) {
             return Err(IndexError::Building);
         }
-        let found = self.search_parts(collection, query)?;
+        let found = self.search_parts(collection, query).inspect_err(|error| {
+            if let IndexError::Stopped = error {
+                self.given_up.fetch_add(1, Ordering::Relaxed);
+            }
+        })?;
         // The state was replaced meanwhile: what was found belongs to no one state.
         if self.generation.load(Ordering::Acquire) != generation {
             return Err(IndexError::Building);
         }
         Ok(found)
+    }
+
+    /// Whether an answer of the collection as of a log position is still what a search would give: nothing was stored or
+    /// removed since, and no frame's time runs out by itself.
+    pub fn is_unchanged_since(&self, collection: CollectionId, position: u64) -> bool {
+        let last = {
+            let changed = self.changed.lock();
+            changed.since.get(&collection).copied().unwrap_or(changed.at_start)
+        };
+        last <= position && !self.is_expiring(collection) && self.ready.load(Ordering::Acquire)
+    }
+
+    /// Vectors of a collection that can be found, about.
+    pub fn vectors(&self, collection: CollectionId) -> usize {
+        let index = self.collections.read().get(&collection).cloned();
+        index.and_then(|index| index.vectors.get().map(VectorIndex::len)).unwrap_or(0)
+    }
+
+    /// Whether frames of the collection may be over their time some day.
+    pub fn is_expiring(&self, collection: CollectionId) -> bool {
+        let index = self.collections.read().get(&collection).cloned();
+        index.is_some_and(|index| {
+            let in_tail =
+                |pending: &Pending| pending.stored.as_ref().is_some_and(|stored| stored.times.expires_ms != 0);
+            index.expiring.load(Ordering::Relaxed) || index.tail.lock().values().any(in_tail)
+        })
     }
 
     fn search_parts(&self, collection: &CollectionRecord, query: &Query) -> Result<Found, IndexError> {
@@ -327,6 +378,9 @@ impl ShardIndex {
 
     fn search_tail(&self, collection: &CollectionRecord, query: &Query, tail: &Tail) -> Result<Vec<Hit>, IndexError> {
         let documents = tail.iter().filter_map(|(&frame, pending)| {
+            if query.among.as_ref().is_some_and(|among| among.binary_search(&frame).is_err()) {
+                return None;
+            }
             let stored = pending.stored.as_deref().filter(|stored| is_within(&stored.times, query))?;
             if let Some(condition) = &query.condition
                 && !condition.matches(self.attributes_of(collection, frame, stored), &stored.times)
@@ -336,7 +390,7 @@ impl ShardIndex {
             let vectors = self.open(collection, frame, stored)?;
             Some((frame, vectors))
         });
-        exact_top_k(metric(collection), collection.dim as usize, &query.vector, documents, query.k).map_err(refuse)
+        indexed_top_k(&config(collection), &query.vector, documents, query.k).map_err(refuse)
     }
 
     /// The vectors of a frame in the tail, opened once; `None` (counted, logged) if they cannot be.
@@ -351,7 +405,7 @@ impl ShardIndex {
     }
 
     /// The attributes of a frame as the state has it now; `None` if it is gone or cannot be opened (counted, logged).
-    fn read_attributes(&self, collection: &CollectionRecord, frame: FrameId) -> Option<Attributes> {
+    pub(super) fn read_attributes(&self, collection: &CollectionRecord, frame: FrameId) -> Option<Attributes> {
         let state = self.state.lock().clone()?;
         let stored = match state.get(&record::frame_key(collection.id, frame)) {
             Ok(stored) => stored?,
@@ -400,6 +454,10 @@ impl ShardIndex {
             abort: Some(&is_stopped),
             ..SearchParams::new(&query.vector, query.k)
         };
+        if let Some(among) = &query.among {
+            let among: Vec<FrameId> = among.iter().copied().filter(|frame| !tail.contains_key(frame)).collect();
+            return vectors.search_among(&among, &params).map(|hits| (hits, None)).map_err(refuse);
+        }
         let found = match query.exact {
             true => vectors.search_exact(&params).map(|hits| (hits, None)),
             false => vectors.search_explained(&params).map(|(hits, explain)| (hits, Some(explain))),
@@ -521,12 +579,18 @@ impl ShardIndex {
         RowStorage::Source(Arc::new(rows), self.parts.cache.clone())
     }
 
+    /// What opens sealed parts of this shard's frames.
+    pub(super) fn opener(&self) -> &Opener {
+        &self.opener
+    }
+
     /// Sizes and state.
     pub fn stats(&self) -> IndexStats {
         let mut stats = IndexStats {
             ready: self.ready.load(Ordering::Acquire),
             damaged: self.opener.damaged.load(Ordering::Relaxed),
             from_images: self.from_images.load(Ordering::Relaxed),
+            given_up: self.given_up.load(Ordering::Relaxed),
             ..IndexStats::default()
         };
         for index in self.collections.read().values() {

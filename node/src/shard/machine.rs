@@ -48,6 +48,17 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The collection that changed.
+    pub fn collection(&self) -> CollectionId {
+        match self {
+            Change::Stored { collection, .. } | Change::Removed { collection, .. } | Change::Purged { collection } => {
+                *collection
+            }
+        }
+    }
+}
+
 /// Follows the changes of a shard.
 pub trait Follower: Send + Sync + 'static {
     /// These changes are visible to readers now; `applied_index` is the log position they end at.

@@ -5,9 +5,12 @@
 
 pub mod command;
 pub mod filter;
+pub mod gate;
 pub mod image;
 pub mod indexer;
 pub mod machine;
+pub mod quality;
+pub mod ranking;
 pub mod read;
 pub mod record;
 pub mod rows;
@@ -39,6 +42,10 @@ pub struct Shared {
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
+    /// Who may search now.
+    pub gate: Arc<gate::SearchGate>,
+    /// How right the answers are.
+    pub quality: Arc<quality::QualityBoard>,
 }
 
 /// A replica of a shard.

@@ -1,6 +1,7 @@
 //! Reading frames: by id, by session, and the winners of a search.
 
 use std::{
+    collections::HashMap,
     ops::{Bound, ControlFlow},
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use mira_crypto::CollectionKey;
-use mira_index::{Condition, Plan, Times};
+use mira_index::{Condition, Hit, Plan, Times, merge_top_k};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 
@@ -18,8 +19,10 @@ use crate::meta::CollectionRecord;
 
 use super::{
     Shard, filter, frame_id,
-    indexer::{Found, IndexError, Query},
-    record::{self, FrameBody, FramePlace, FrameRecord},
+    indexer::{Found, IndexError, Query, ShardIndex},
+    quality,
+    ranking::{Candidate, Ranking},
+    record::{self, FrameBody, FrameHead, FramePlace, FrameRecord},
     refuse_engine,
 };
 
@@ -71,29 +74,60 @@ impl Shard {
         if request.k == 0 || request.k > limits::MAX_K {
             return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)).into());
         }
+        // Before anything is looked at: what changes from here on is later than the answer says.
         let applied = self.group.reader().applied_index();
+        if let Some(position) = request.unless_changed_since
+            && self.index.is_unchanged_since(collection.id, position)
+        {
+            // The answer may come from a replica that was ahead of this one.
+            let applied = applied.max(position);
+            return Ok(node_v1::SearchReply { applied, not_modified: true, as_of: position, ..Default::default() });
+        }
         let created_to_ms = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
         let wanted = filter::split(filter::parse(&request.filter_json)?, request.created_from_ms..created_to_ms);
+        let ranking = Ranking::of(&request)?;
+        let vectors = query_vectors(&request, &collection)?;
         let caller = Caller::default();
         let query = Query {
-            vector: request.vector,
-            k: request.k as usize,
+            vector: Vec::new(),
+            k: ranking.first_pool(),
             ef: (request.ef > 0).then_some(request.ef as usize),
             exact: request.exact,
             created_ms: wanted.created_ms,
             condition: wanted.condition,
+            among: None,
             now_ms: self.shared.clock.now_ms(),
             stopped: caller.gone.clone(),
         };
+        let admission = self.shared.gate.enter(self.memory_of(&request, &collection, query.k)).await?;
         let started = Instant::now();
-        let (index, record) = (self.index.clone(), collection.clone());
+        let pools = Pools {
+            index: self.index.clone(),
+            state: self.group.reader(),
+            collection: collection.clone(),
+            vectors,
+            is_mean: request.mean,
+        };
         // Comparing vectors is work of up to milliseconds: not on the threads that carry heartbeats.
-        let mut found = tokio::task::spawn_blocking(move || index.search(&record, &query))
-            .await
-            .map_err(|error| Problem::internal(format!("the search failed: {error}")))?
-            .map_err(refuse_index)?;
+        let asked = query.clone();
+        let (pools, ranking, ranked) = tokio::task::spawn_blocking(move || {
+            let _admission = admission;
+            let ranked = pools.rank(&ranking, asked);
+            (pools, ranking, ranked)
+        })
+        .await
+        .map_err(|error| Problem::internal(format!("the search failed: {error}")))?;
+        let (hits, mut found) = ranked?;
+        if !request.exact && ranking.is_plain() && self.shared.quality.wants() {
+            let scores = hits.iter().map(|hit| hit.similarity).collect();
+            self.repeat_exactly(pools, query, (applied, scores));
+        }
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
-        let Found { hits, searched, tail, .. } = found;
+        let Found { searched, tail, .. } = found;
+        let vectors = match request.with_vectors {
+            true => self.vectors_of(&collection, &hits)?,
+            false => vec![Vec::new(); hits.len()],
+        };
         let frames = match request.with_frames {
             true => self.open_frames(&collection, &hits.iter().map(|hit| hit.id).collect::<Vec<_>>())?,
             false => vec![None; hits.len()],
@@ -101,16 +135,54 @@ impl Shard {
         let hits = hits
             .into_iter()
             .zip(frames)
+            .zip(vectors)
             // A frame that was forgotten since the index was asked is no hit any more.
-            .filter(|(_, frame)| !request.with_frames || frame.is_some())
-            .map(|(hit, frame)| node_v1::Hit {
+            .filter(|((_, frame), _)| !request.with_frames || frame.is_some())
+            .map(|((hit, frame), vector)| node_v1::Hit {
                 id: hit.id.to_be_bytes().to_vec().into(),
                 score: hit.score,
                 passage: hit.passage,
                 frame,
+                similarity: hit.similarity,
+                vector,
+                group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
             })
             .collect();
-        Ok(node_v1::SearchReply { hits, applied, searched, tail, explain })
+        let as_of = if self.index.is_expiring(collection.id) { 0 } else { applied };
+        Ok(node_v1::SearchReply { hits, applied, searched, tail, explain, not_modified: false, as_of })
+    }
+
+    /// What a search may take: its pool, its visited set, its query and its frames. An estimate: what most frames take.
+    fn memory_of(&self, request: &node_v1::SearchRequest, collection: &CollectionRecord, pool: usize) -> usize {
+        let per_hit = size_of::<Candidate>() + 2 * size_of::<Hit>();
+        let vectors = 4 * collection.dim as usize * (1 + usize::from(request.with_vectors) * request.k as usize);
+        let frames = if request.with_frames { TYPICAL_FRAME_BYTES * request.k as usize } else { 0 };
+        pool * per_hit + 2 * self.index.vectors(collection.id) + vectors + frames
+    }
+
+    /// Repeats a search in the background to learn how right its answer was.
+    fn repeat_exactly(&self, pools: Pools, query: Query, (applied, answer): (u64, Vec<f32>)) {
+        let quality = self.shared.quality.clone();
+        // Nobody waits for it, so nobody's leaving ends it.
+        let query = Query { exact: true, stopped: Arc::default(), ..query };
+        tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let exact = pools.nearest(&query);
+            let is_same = pools.index.is_unchanged_since(pools.collection.id, applied);
+            let recall = exact.ok().filter(|_| is_same).map(|exact| quality::recall(&answer, &exact.hits));
+            quality.done(&pools.collection.name, started.elapsed(), recall);
+        });
+    }
+
+    /// The vectors of the passages that matched; empty for frames that are gone.
+    fn vectors_of(&self, collection: &CollectionRecord, hits: &[Candidate]) -> Result<Vec<Vec<f32>>, Refusal> {
+        let keys: Vec<_> = hits.iter().map(|hit| record::vectors_key(collection.id, hit.id)).collect();
+        let stored = self.group.reader().multi_get(&keys).map_err(|error| self.unreadable(error))?;
+        let passage = |(hit, stored): (&Candidate, Option<bytes::Bytes>)| {
+            let opened = self.index.opener().open_stored(collection, hit.id, &stored?)?;
+            Some(opened.chunks_exact(collection.dim as usize).nth(hit.passage as usize)?.to_vec())
+        };
+        Ok(hits.iter().zip(stored).map(|found| passage(found).unwrap_or_default()).collect())
     }
 
     /// Reads and opens frames; `None` for those that do not exist or are over their time.
@@ -225,6 +297,110 @@ impl Shard {
     /// The keyed tag of a session's name.
     pub(super) fn session_tag(&self, collection: &CollectionRecord, session: &str) -> Result<[u8; 16], Refusal> {
         Ok(self.shared.keyring.tags(collection)?.tag(record::SESSION_TAG, session.as_bytes()))
+    }
+}
+
+/// What a frame that comes along with a hit takes in memory, most of the time.
+const TYPICAL_FRAME_BYTES: usize = 4 << 10;
+
+/// All vectors of a query, checked.
+fn query_vectors(request: &node_v1::SearchRequest, collection: &CollectionRecord) -> Result<Vec<Vec<f32>>, Problem> {
+    let more = request.more_vectors.chunks(collection.dim as usize);
+    if 1 + more.len() > limits::MAX_QUERY_VECTORS {
+        return Err(Problem::new(Code::TooLarge, format!("more than {} query vectors", limits::MAX_QUERY_VECTORS)));
+    }
+    more.clone().try_for_each(|vector| super::write::check_vector(vector, collection))?;
+    Ok(std::iter::once(&request.vector[..]).chain(more).map(<[f32]>::to_vec).collect())
+}
+
+/// Brings pools of similar frames until the answer is settled (see [`super::ranking`]).
+struct Pools {
+    index: Arc<ShardIndex>,
+    state: StateReader,
+    collection: CollectionRecord,
+    vectors: Vec<Vec<f32>>,
+    is_mean: bool,
+}
+
+impl Pools {
+    fn rank(&self, ranking: &Ranking, mut query: Query) -> Result<(Vec<Candidate>, Found), Refusal> {
+        loop {
+            let mut found = self.nearest(&query)?;
+            let is_all = found.hits.len() < query.k;
+            let least = found.hits.last().map_or(f32::NEG_INFINITY, |hit| hit.score);
+            let answer = ranking.cut(self.candidates(ranking, std::mem::take(&mut found.hits))?);
+            match ranking.next_pool(query.k) {
+                Some(larger) if !is_all && !ranking.is_settled(&answer, least) => query.k = larger,
+                _ => return Ok((answer, found)),
+            }
+        }
+    }
+
+    /// The most similar frames, by all vectors of the query.
+    fn nearest(&self, query: &Query) -> Result<Found, Refusal> {
+        let ask = |vector: &Vec<f32>, among: Option<Vec<FrameId>>| {
+            let query = Query { vector: vector.clone(), among, ..query.clone() };
+            self.index.search(&self.collection, &query).map_err(refuse_index)
+        };
+        let [first, more @ ..] = &self.vectors[..] else { return Ok(Found::default()) };
+        let mut found = ask(first, None)?;
+        if more.is_empty() {
+            return Ok(found);
+        }
+        let mut lists = vec![std::mem::take(&mut found.hits)];
+        for vector in more {
+            lists.push(ask(vector, None)?.hits);
+        }
+        if !self.is_mean {
+            found.hits = merge_top_k(lists, query.k);
+            return Ok(found);
+        }
+        // Whoever is near to one may be far from the others: each is compared with all.
+        let mut ids: Vec<FrameId> = lists.iter().flatten().map(|hit| hit.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut sums: HashMap<FrameId, (f32, Hit)> = HashMap::new();
+        for vector in &self.vectors {
+            for ids in ids.chunks(limits::MAX_POOL) {
+                let query = Query { k: ids.len(), ..query.clone() };
+                let query = Query { vector: vector.clone(), among: Some(ids.to_vec()), ..query };
+                for hit in self.index.search(&self.collection, &query).map_err(refuse_index)?.hits {
+                    let (sum, best) = sums.entry(hit.id).or_insert((0.0, hit));
+                    *sum += hit.score;
+                    if hit.score > best.score {
+                        *best = hit;
+                    }
+                }
+            }
+        }
+        let count = self.vectors.len() as f32;
+        found.hits = sums.into_values().map(|(sum, best)| Hit { score: sum / count, ..best }).collect();
+        found.hits.sort_by(Hit::rank);
+        found.hits.truncate(query.k);
+        Ok(found)
+    }
+
+    fn candidates(&self, ranking: &Ranking, hits: Vec<Hit>) -> Result<Vec<Candidate>, Refusal> {
+        let mut created = vec![0; hits.len()];
+        if ranking.recency.is_some() {
+            let keys: Vec<_> = hits.iter().map(|hit| record::head_key(self.collection.id, hit.id)).collect();
+            for (created, head) in created.iter_mut().zip(self.state.multi_get(&keys).map_err(refuse_engine)?) {
+                let head = head.map(|head| FrameHead::decode(&head)).transpose().map_err(refuse_engine)?;
+                *created = head.map_or(0, |head| head.created_ms);
+            }
+        }
+        let group = |id: FrameId| {
+            let (field, _) = ranking.group.as_ref()?;
+            self.index.read_attributes(&self.collection, id)?.of(field).next().cloned()
+        };
+        let candidate = |(hit, created_ms): (Hit, u64)| Candidate {
+            id: hit.id,
+            passage: hit.passage,
+            similarity: hit.score,
+            score: ranking.score(hit.score, created_ms),
+            group: group(hit.id),
+        };
+        Ok(hits.into_iter().zip(created).map(candidate).collect())
     }
 }
 

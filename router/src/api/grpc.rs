@@ -98,13 +98,28 @@ impl MemoryService for Grpc {
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
         let (context, request) = self.enter(request)?;
         let reply = self.api.memory.search(&context, search_of(request)?).await?;
-        Ok(Response::new(v1::SearchReply {
-            hits: reply.hits.into_iter().map(hit_to).collect::<Result<_, _>>()?,
-            degraded: reply.degraded,
-            missing_shards: reply.missing_shards,
-            consistency_token: reply.consistency_token,
-            explain_json: reply.explain.map(|explain| json_of(&explain)).transpose()?.unwrap_or_default(),
-        }))
+        Ok(Response::new(search_to(reply)?))
+    }
+
+    async fn search_batch(
+        &self,
+        request: Request<v1::SearchBatchRequest>,
+    ) -> Result<Response<v1::SearchBatchReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let searches = request.searches.into_iter().map(search_of).collect::<Result<_, _>>()?;
+        let batch = model::SearchRequest { searches: Some(searches), ..Default::default() };
+        let reply = self.api.memory.search(&context, batch).await?;
+        let answer = |result| match result {
+            model::SearchResult::Answered(reply) => {
+                Ok(v1::SearchResult { reply: Some(search_to(*reply)?), problem: None })
+            }
+            model::SearchResult::Refused { error } => {
+                let problem = v1::Problem { code: error.code.to_string(), detail: error.detail };
+                Ok(v1::SearchResult { reply: None, problem: Some(problem) })
+            }
+        };
+        let answers = reply.answers.into_iter().flatten().map(answer).collect::<Result<_, Problem>>()?;
+        Ok(Response::new(v1::SearchBatchReply { answers, consistency_token: reply.consistency_token }))
     }
 
     async fn recall(&self, request: Request<v1::RecallRequest>) -> Result<Response<v1::RecallReply>, Status> {
@@ -366,6 +381,20 @@ fn search_of(request: v1::SearchRequest) -> Result<model::SearchRequest, Problem
         exact: request.exact,
         filter: filter_of(&request.filter_json)?,
         explain: request.explain,
+        queries: (!request.queries.is_empty()).then_some(request.queries),
+        vectors: (!request.vectors.is_empty())
+            .then(|| request.vectors.into_iter().map(|vector| vector.components).collect()),
+        combine: word("combine", &request.combine)?,
+        min_score: request.min_score,
+        cursor: present(request.cursor),
+        recency: request.recency.map(|recency| model::Recency {
+            half_life_seconds: recency.half_life_seconds,
+            weight: (recency.weight != 0.0).then_some(recency.weight),
+        }),
+        group_by: present(request.group_by),
+        group_size: (request.group_size != 0).then_some(request.group_size),
+        diversity: request.diversity,
+        searches: None,
     })
 }
 
@@ -373,6 +402,17 @@ fn filter_of(json: &str) -> Result<Option<model::Filter>, Problem> {
     let read =
         || serde_json::from_str(json).map_err(|error| Problem::invalid(format!("filter_json is wrong: {error}")));
     if json.is_empty() { Ok(None) } else { read().map(Some) }
+}
+
+fn search_to(reply: model::SearchReply) -> Result<v1::SearchReply, Problem> {
+    Ok(v1::SearchReply {
+        hits: reply.hits.into_iter().map(hit_to).collect::<Result<_, _>>()?,
+        degraded: reply.degraded,
+        missing_shards: reply.missing_shards,
+        consistency_token: reply.consistency_token,
+        next_cursor: reply.next_cursor.unwrap_or_default(),
+        explain_json: reply.explain.map(|explain| json_of(&explain)).transpose()?.unwrap_or_default(),
+    })
 }
 
 fn recall_of(request: v1::RecallRequest) -> Result<model::RecallRequest, Problem> {
@@ -428,7 +468,8 @@ fn hit_to(hit: model::Hit) -> Result<v1::Hit, Problem> {
         passage_start: reason.passage.map(|(start, _)| start),
         passage_end: reason.passage.map(|(_, end)| end),
     });
-    Ok(v1::Hit { score: hit.score, frame: Some(frame_to(hit.frame)?), vector })
+    let group_json = hit.group.map(|group| json_of(&group)).transpose()?.unwrap_or_default();
+    Ok(v1::Hit { score: hit.score, frame: Some(frame_to(hit.frame)?), vector, group_json })
 }
 
 fn frame_to(frame: model::Frame) -> Result<v1::Frame, Problem> {

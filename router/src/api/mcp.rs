@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use axum::http::request::Parts;
 use mira_proto::model::{
-    ForgetReply, ForgetRequest, Frame, ItemResult, RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply,
-    StatusRequest, StoreReply, StoreRequest,
+    ForgetReply, ForgetRequest, Frame, ItemResult, RecallReply, RecallRequest, SearchReply, SearchRequest,
+    SearchResult, StatusReply, StatusRequest, StoreReply, StoreRequest,
 };
 use mira_proto::{Problem, limits};
 use rmcp::model::{
@@ -266,6 +266,15 @@ fn store_text(reply: &StoreReply) -> String {
 }
 
 fn search_text(reply: &SearchReply) -> String {
+    let Some(answers) = &reply.answers else { return hits_text(reply) };
+    let answers = answers.iter().zip(1..).map(|(answer, number)| match answer {
+        SearchResult::Answered(reply) => format!("Search {number}. {}", hits_text(reply)),
+        SearchResult::Refused { error } => format!("Search {number} was refused: {error}"),
+    });
+    answers.collect::<Vec<_>>().join("\n\n")
+}
+
+fn hits_text(reply: &SearchReply) -> String {
     let found = match reply.hits.len() {
         0 => "Nothing was found.".to_owned(),
         1 => format!("Found 1 memory. {FRAMING}"),

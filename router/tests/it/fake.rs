@@ -482,6 +482,10 @@ impl Node for FakeNode {
         let mut state = self.state.lock();
         let seen = self.seen("search", request.shard, request.level);
         self.check(&mut state, seen, request.epoch)?;
+        let as_of = 1 + state.index(request.shard);
+        if request.unless_changed_since == Some(as_of) {
+            return Ok(Response::new(wire::SearchReply { not_modified: true, as_of, ..Default::default() }));
+        }
         let dot = |vector: &Vec<f32>| vector.iter().zip(&request.vector).map(|(a, b)| a * b).sum::<f32>();
         let mut hits: Vec<wire::Hit> = state
             .of_shard(request.collection, request.shard)
@@ -490,14 +494,25 @@ impl Node for FakeNode {
                 let scores = kept.vectors.iter().map(dot).enumerate();
                 let (passage, score) = scores.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
                 let frame = request.with_frames.then(|| kept.frame.clone());
-                Some(wire::Hit { id: kept.frame.id.clone(), score, passage: passage as u32, frame })
+                let vector = if request.with_vectors { kept.vectors[passage].clone() } else { Vec::new() };
+                let group_json = match (request.group_field.as_str(), kept.frame.session.as_str()) {
+                    ("session", session) if !session.is_empty() => format!("{session:?}"),
+                    _ => String::new(),
+                };
+                let (id, passage, similarity) = (kept.frame.id.clone(), passage as u32, score);
+                Some(wire::Hit { id, score, passage, frame, similarity, vector, group_json })
+            })
+            .filter(|hit| request.min_score.is_none_or(|least| hit.score >= least))
+            .filter(|hit| match &request.after {
+                Some(after) => hit.score < after.score || (hit.score == after.score && hit.id > after.id),
+                None => true,
             })
             .collect();
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        hits.truncate(request.k as usize);
+        hits.truncate(request.k as usize * request.group_size.max(1) as usize);
         let applied = state.index(request.shard);
         let explain = request.explain.then(|| wire::SearchExplain { plan: "scan".into(), ..Default::default() });
-        Ok(Response::new(wire::SearchReply { hits, applied, explain, ..Default::default() }))
+        Ok(Response::new(wire::SearchReply { hits, applied, explain, as_of, ..Default::default() }))
     }
 
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<wire::FetchReply>, Status> {

@@ -264,3 +264,101 @@ async fn a_filter_narrows_search_and_forget_on_every_shard() {
         8
     );
 }
+
+#[tokio::test]
+async fn pages_follow_each_other_over_all_shards() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    let texts: Vec<String> = (0..23).map(|n| format!("note {n} about {}", ["tea", "bread", "trains"][n % 3])).collect();
+    world.store_all("wide", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let ask = async |more: Value| {
+        let mut body = json!({ "query": "a note about tea", "collection": "wide" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        world.post("/mcp/search", body).await
+    };
+    let all = contents(&ask(json!({ "k": 50 })).await.ok(), "hits");
+    assert_eq!(all.len(), 23);
+    let (mut paged, mut cursor) = (Vec::new(), None);
+    loop {
+        let body = cursor.take().map_or(json!({ "k": 5 }), |cursor: Value| json!({ "k": 5, "cursor": cursor }));
+        let page = ask(body).await.ok();
+        paged.extend(contents(&page, "hits"));
+        match page.get("next_cursor") {
+            Some(next) => cursor = Some(next.clone()),
+            None => break,
+        }
+    }
+    assert_eq!(paged, all, "the same order in pages of five");
+    let first = ask(json!({ "k": 5 })).await.ok()["next_cursor"].clone();
+    world.collection("other", 1).await;
+    for (what, more, word) in [
+        ("another collection", json!({ "cursor": first, "collection": "other" }), "another collection"),
+        ("another question", json!({ "cursor": first, "query": "bread" }), "another search"),
+        ("no cursor", json!({ "cursor": "abc" }), "search without it"),
+        ("a group", json!({ "cursor": first, "group_by": "type" }), "neither group_by"),
+    ] {
+        let refused = ask(more).await;
+        assert_eq!(refused.code(), "invalid_argument", "{what}");
+        assert!(refused.detail().contains(word), "{what}: {}", refused.detail());
+    }
+}
+
+#[tokio::test]
+async fn groups_diversity_and_several_queries() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    for n in 0..24 {
+        let session = format!("s{}", n % 4);
+        let item = json!({ "content": format!("turn {n} on tea"), "session": session, "collection": "wide" });
+        world.post("/mcp/store", item).await.ok();
+    }
+    let ask = async |body: Value| {
+        let mut body = body;
+        body["collection"] = "wide".into();
+        world.post("/mcp/search", body).await.ok()
+    };
+    let grouped = ask(json!({ "query": "tea", "group_by": "session", "group_size": 2, "k": 3 })).await;
+    let groups: Vec<&str> =
+        grouped["hits"].as_array().unwrap().iter().map(|hit| hit["group"].as_str().unwrap()).collect();
+    assert_eq!(groups.len(), 6);
+    let mut distinct = groups.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 3, "{groups:?}");
+    let diverse = ask(json!({ "query": "tea", "diversity": 0.7, "k": 6 })).await;
+    let plain = ask(json!({ "query": "tea", "k": 6 })).await;
+    assert_eq!(diverse["hits"].as_array().unwrap().len(), 6);
+    assert_eq!(diverse["hits"][0]["id"], plain["hits"][0]["id"], "the best comes first either way");
+    let batch = json!({ "searches": [
+        { "query": "tea", "k": 2, "collection": "wide" },
+        { "query": "tea", "k": 0, "collection": "wide" },
+        { "query": "tea", "collection": "nowhere" },
+    ] });
+    let reply = world.post("/mcp/search", batch).await.ok();
+    let answers = reply["answers"].as_array().unwrap();
+    assert_eq!(answers[0]["hits"].as_array().unwrap().len(), 2);
+    assert_eq!(answers[1]["error"]["code"], "invalid_argument");
+    assert_eq!(answers[2]["error"]["code"], "not_found");
+}
+
+#[tokio::test]
+async fn a_kept_answer_is_confirmed_and_never_given_when_something_changed() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    world.store_all("wide", &["one", "two", "three", "four", "five", "six"]).await;
+    let ask = async || {
+        let reply = world.post("/mcp/search", json!({ "query": "two", "k": 3, "collection": "wide" })).await.ok();
+        contents(&reply, "hits")
+    };
+    let first = ask().await;
+    assert_eq!(ask().await, first);
+    let metrics = async || world.get("/metrics").await.text;
+    assert!(metrics().await.contains(r#"mira_router_answer_cache_total{result="confirmed"} 4"#), "{}", metrics().await);
+    world.post("/mcp/store", json!({ "content": "two two", "collection": "wide" })).await.ok();
+    let changed = ask().await;
+    assert!(changed.contains(&"two two".to_owned()), "{changed:?}");
+    assert!(metrics().await.contains(r#"mira_router_answer_cache_total{result="changed"} 1"#), "one shard changed");
+    let gone = world.post("/mcp/search", json!({ "query": "two", "k": 1, "collection": "wide" })).await.ok();
+    world.post("/mcp/forget", json!({ "id": gone["hits"][0]["id"], "collection": "wide" })).await.ok();
+    assert!(!ask().await.contains(&gone["hits"][0]["content"].as_str().unwrap().to_owned()));
+}

@@ -1,0 +1,85 @@
+//! Searches under load: work that nobody waits for ends, and how right the answers are is known.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{ALONE, EAST, Shard, config, frame, start};
+use mira_node::{Formation, NodeConfig, RunningNode};
+use mira_proto::node_v1::{self, node_client::NodeClient};
+use serde_json::json;
+
+async fn eventually(mut holds: impl FnMut() -> bool, what: &str) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(what);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_that_nobody_waits_for_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    // Texts too long to be indexed: a filter on them has to open every frame.
+    for chunk in (1..=3_000u128).collect::<Vec<_>>().chunks(100) {
+        let frames = chunk.iter().map(|id| node_v1::FrameWrite {
+            metadata_json: json!({ "long": format!("{id}{}", "x".repeat(400)) }).to_string(),
+            ..frame(*id, &format!("frame {id}"), EAST)
+        });
+        shard.write(frames.collect()).await.unwrap();
+    }
+    let request = node_v1::SearchRequest {
+        epoch: shard.epoch,
+        shard: shard.shard,
+        collection: shard.collection,
+        vector: EAST.to_vec(),
+        k: 10,
+        filter_json: json!({ "field": "metadata.long", "prefix": "nothing begins so" }).to_string(),
+        ..Default::default()
+    };
+    let given_up = || node.node().shards().iter().map(|(_, open)| open.index().stats().given_up).sum::<u64>();
+    for _ in 0..200 {
+        let mut client = shard.client.clone();
+        // The caller leaves while frames are being opened.
+        let left = tokio::time::timeout(Duration::from_millis(3), client.search(request.clone())).await;
+        if left.is_err() && given_up() > 0 {
+            break;
+        }
+    }
+    eventually(|| given_up() > 0, "no search was given up").await;
+    // With patience it is answered.
+    let reply = shard.client.clone().search(request).await.unwrap().into_inner();
+    assert_eq!(reply.hits, []);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recall_is_measured_beside_the_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = NodeConfig { quality_sample_every: 1, ..config(folder.path(), Formation::Bootstrap(ALONE)) };
+    let node = RunningNode::start(config).await.unwrap();
+    assert!(node.wait_ready(Duration::from_secs(30)).await);
+    let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
+    let shard = Shard::new(client, "c").await;
+    let vector = |id: u128| [(id as f32 * 0.01).cos(), (id as f32 * 0.01).sin(), 0.1, 0.0];
+    for chunk in (1..=300u128).collect::<Vec<_>>().chunks(100) {
+        shard.write(chunk.iter().map(|id| frame(*id, "text", vector(*id))).collect()).await.unwrap();
+    }
+    let mut searched = 0u128;
+    let found = loop {
+        searched += 1;
+        shard.search(vector(searched % 300), 10).await.unwrap();
+        match node.node().quality().found().get("c") {
+            Some(found) if found.samples >= 3 => break *found,
+            _ if searched > 5_000 => panic!("no search was repeated"),
+            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    assert!((found.recall / found.samples as f64 - 1.0).abs() < 1e-9, "a scan misses nothing: {found:?}");
+    let metrics = node.node().metrics.scrape(node.node());
+    assert!(metrics.contains("mira_search_recall{collection=\"c\"} 1\n"), "{metrics}");
+    node.shutdown().await;
+}
