@@ -271,3 +271,46 @@ fn conditions_keep_recall_at_any_selectivity() {
         }
     }
 }
+
+/// Run by hand: `cargo test --workspace --test filters -- --ignored --nocapture`. Median times of searches at 100,000
+/// vectors of 384 components, and the memory of attributes.
+#[test]
+#[ignore = "takes minutes"]
+fn times_at_any_selectivity() {
+    const COUNT: usize = 100_000;
+    let mut clusters = Clusters::new(1, 384, 200);
+    let index = VectorIndex::new(Config::new(384, Metric::Cosine)).unwrap();
+    let started = std::time::Instant::now();
+    for id in 0..COUNT as u128 {
+        let pairs = vec![
+            ("type".to_owned(), Value::Text(["note", "insight", "code"][id as usize % 3].into())),
+            ("session".to_owned(), Value::Text(format!("session-{}", id / 20).as_str().into())),
+            ("metadata.mixed".to_owned(), Value::Number(((id * 7_919 % COUNT as u128) as i64).into())),
+            ("metadata.url".to_owned(), Value::Text(format!("https://example.org/pages/{id}").as_str().into())),
+        ];
+        index.upsert_with((id, Times::default()), &Attributes::new(pairs), &clusters.vector()).unwrap();
+    }
+    println!("{COUNT} inserts in {:?}; {:?}", started.elapsed(), index.stats());
+    let queries: Vec<_> = (0..100).map(|_| clusters.vector()).collect();
+    let verify = |_: &Document| unreachable!("all attributes are indexed");
+    for thousandths in [0, 1, 10, 50, 100, 200, 500, 1_000] {
+        let end = Value::Number((COUNT as i64 / 1_000 * thousandths).into());
+        let range = Span::new(None, Some((end, false))).unwrap();
+        let condition = Condition::Field("metadata.mixed".to_owned(), Test::Within(range));
+        let (mut times, mut total, mut plan) = (Vec::new(), 0.0, None);
+        for query in &queries {
+            let params = SearchParams {
+                condition: (thousandths > 0).then_some(Where { condition: &condition, verify: &verify }),
+                ..SearchParams::new(query, 10)
+            };
+            let started = std::time::Instant::now();
+            let (found, explain) = index.search_explained(&params).unwrap();
+            times.push(started.elapsed());
+            total += recall(&found, &index.search_exact(&params).unwrap());
+            plan = Some((explain.plan, explain.compared));
+        }
+        times.sort_unstable();
+        let share = if thousandths == 0 { "no filter".to_owned() } else { format!("{} %", thousandths as f64 / 10.0) };
+        println!("{share}: p50 {:?}, p99 {:?}, recall {:.4}, {plan:?}", times[50], times[98], total / 100.0);
+    }
+}

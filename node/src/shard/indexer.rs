@@ -349,11 +349,7 @@ impl ShardIndex {
     /// Whether frames of the collection may be over their time some day.
     pub fn is_expiring(&self, collection: CollectionId) -> bool {
         let index = self.collections.read().get(&collection).cloned();
-        index.is_some_and(|index| {
-            let in_tail =
-                |pending: &Pending| pending.stored.as_ref().is_some_and(|stored| stored.times.expires_ms != 0);
-            index.expiring.load(Ordering::Relaxed) || index.tail.lock().values().any(in_tail)
-        })
+        index.is_some_and(|index| index.expiring.load(Ordering::Relaxed))
     }
 
     fn search_parts(&self, collection: &CollectionRecord, query: &Query) -> Result<Found, IndexError> {
@@ -483,6 +479,9 @@ impl ShardIndex {
             }
         };
         let index = self.collections.write().entry(collection).or_default().clone();
+        if stored.as_ref().is_some_and(|stored| stored.times.expires_ms != 0) {
+            index.expiring.store(true, Ordering::Relaxed);
+        }
         index.tail.lock().insert_mut(frame, Pending { sequence, stored });
         work.changes.push_back(Queued { collection, frame, sequence, after });
     }
