@@ -89,6 +89,13 @@ pub enum StartError {
          new node of that cluster"
     )]
     LostLog(NodeId),
+    /// What the cluster has told this node cannot be read, nor made anew from the log.
+    #[error(
+        "this node's copy of the cluster's map is damaged ({0}) and its log does not reach back far enough to make it \
+         anew: empty the data folder, start the node with --join, and give it the place of the old one with \
+         `mira admin nodes replace`"
+    )]
+    MetaDamaged(String),
     /// Background threads cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -128,12 +135,22 @@ fn set_aside(data: &std::path::Path, lost: NodeId) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the meta group's state anew from its log, which is short and seldom trimmed.
+async fn reopen_meta(host: &RaftHost, machine: &Arc<MetaMachine>, cause: String) -> Result<Group, StartError> {
+    if !host.discard_state(META_GROUP).await? {
+        return Err(StartError::MetaDamaged(cause));
+    }
+    tracing::error!(cause, "the meta group's replica here is damaged: it is made anew from its log");
+    Ok(host.open_group(META_GROUP, machine.clone()).await?)
+}
+
 /// A storage node.
 pub struct Node {
     data: std::path::PathBuf,
     identity: Mutex<Identity>,
     host: Arc<RaftHost>,
-    meta: Group,
+    meta: RwLock<Group>,
+    meta_machine: Arc<MetaMachine>,
     shared: Shared,
     peers: Arc<AddressBook>,
     index_threads: Arc<IndexThreads>,
@@ -187,12 +204,16 @@ impl Node {
         let host = RaftHost::open(host_config).await?;
         let present =
             host.existing_groups()?.into_iter().filter_map(|group| group.checked_sub(META_GROUP + 1)).collect();
-        let meta = host.open_group(META_GROUP, meta_machine).await?;
+        let meta = match host.open_group(META_GROUP, meta_machine.clone()).await {
+            Ok(meta) => meta,
+            Err(error) => reopen_meta(&host, &meta_machine, error.to_string()).await?,
+        };
         let node = Arc::new(Node {
             data: config.data,
             identity: Mutex::new(identity),
             host,
-            meta,
+            meta: RwLock::new(meta),
+            meta_machine,
             shared: Shared {
                 node_id,
                 keyring,
@@ -257,8 +278,8 @@ impl Node {
     }
 
     /// The meta group.
-    pub fn meta(&self) -> &Group {
-        &self.meta
+    pub fn meta(&self) -> Group {
+        self.meta.read().clone()
     }
 
     /// Replication of all groups.
@@ -324,7 +345,7 @@ impl Node {
         let mine = cluster.placement.iter().filter(|replicas| replicas.contains(&self.id())).count();
         let shards = self.shards();
         !cluster.placement.is_empty()
-            && self.meta.status().leader.is_some()
+            && self.meta().status().leader.is_some()
             && shards.len() == mine
             && shards.iter().all(|(_, shard)| shard.group().status().leader.is_some() && shard.index().stats().ready)
     }
@@ -332,7 +353,7 @@ impl Node {
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
         let sealed: bytes::Bytes = command.seal(self.shared.keyring.meta_sealer(), &mut os_rng()).into();
-        let answer = match self.meta.status().leader {
+        let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
                 let mut client = self.peers.client_of(leader)?;
                 let asked = client.propose_meta(node_v1::ProposeMetaRequest { sealed });
@@ -349,7 +370,7 @@ impl Node {
     pub async fn propose_sealed(&self, sealed: bytes::Bytes) -> Result<bytes::Bytes, Refusal> {
         MetaCommand::open(self.shared.keyring.meta_sealer(), &sealed)
             .map_err(|error| Problem::new(Code::PermissionDenied, format!("meta command: {error}")))?;
-        Ok(self.meta.propose(None, sealed).await.map_err(refuse_proposal)?.response)
+        Ok(self.meta().propose(None, sealed).await.map_err(refuse_proposal)?.response)
     }
 
     /// Shows that this node holds the cluster key, bound to who and where it is.
@@ -427,11 +448,11 @@ impl Node {
     /// What this node has applied may be older than what it once knew: the state is not synced, only its log. So
     /// nothing is destroyed on its word alone.
     async fn confirmed_to_hold(&self, shard: ShardId) -> Result<bool, String> {
-        let leader = self.meta.status().leader.ok_or("the meta group has no leader")?;
+        let leader = self.meta().status().leader.ok_or("the meta group has no leader")?;
         let request = node_v1::GetMapRequest { linearizable: true, ..Default::default() };
         let map = match leader == self.id() {
             true => {
-                self.meta.read_index().await.map_err(|error| error.to_string())?;
+                self.meta().read_index().await.map_err(|error| error.to_string())?;
                 self.map()
             }
             false => {
@@ -469,7 +490,14 @@ impl Node {
     async fn reconcile(self: &Arc<Self>) {
         let cluster = self.cluster();
         self.shared.keyring.retain(&cluster);
-        let meta = self.meta.status();
+        let mut meta = self.meta().status();
+        if let Role::Stopped(cause) = &meta.role {
+            if let Err(error) = self.mend_meta(cause).await {
+                tracing::error!(%error, "the meta group is out of service here");
+                return;
+            }
+            meta = self.meta().status();
+        }
         let shards = self.shards().into_iter().map(|(id, shard)| (id, shard.group().status())).collect();
         let leftovers = self.leftovers(&cluster);
         let present = self.present.lock().clone();
@@ -488,6 +516,13 @@ impl Node {
                 tracing::debug!(?action, error, "not done now");
             }
         }
+    }
+
+    /// Opens the meta group again after it has stopped.
+    async fn mend_meta(&self, cause: &str) -> Result<(), StartError> {
+        let meta = reopen_meta(&self.host, &self.meta_machine, cause.to_owned()).await?;
+        *self.meta.write() = meta;
+        Ok(())
     }
 
     async fn perform(self: &Arc<Self>, action: &Action) -> Result<(), String> {
@@ -531,7 +566,7 @@ impl Node {
 
     fn group(&self, group: reconcile::Group) -> Result<Group, String> {
         match group {
-            reconcile::Group::Meta => Ok(self.meta.clone()),
+            reconcile::Group::Meta => Ok(self.meta()),
             reconcile::Group::Shard(shard) => self.shard_group(shard),
         }
     }

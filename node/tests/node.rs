@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::ops::{Bound, ControlFlow};
 use std::time::Duration;
 
 use common::{DIM, EAST, NORTH, Shard, frame, number, start};
 use mira_proto::{Code, Refusal, node_v1};
+use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, Read, RocksEngine, Role};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_is_found_and_read_as_soon_as_its_store_returns() {
@@ -131,6 +133,35 @@ async fn a_restart_keeps_frames_and_builds_the_index_again() {
     let after = shard.search([3.0, 100.0, 1.0, 0.0], 20).await.unwrap();
     assert_eq!(before, after);
     assert_eq!(shard.fetch(&[5, 6]).await.len(), 1);
+    node.shutdown().await;
+}
+
+/// The meta group is group 0, and its state begins with that number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_map_is_made_anew_from_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "kept").await;
+    assert_eq!(shard.one(frame(1, "kept", EAST)).await, Ok(1));
+    node.shutdown().await;
+
+    let state = RocksEngine::open(&folder.path().join("state"), EngineOptions::new(Role::State)).unwrap();
+    let (mut batch, mut damaged) = (Batch::default(), 0);
+    let end = 1u32.to_be_bytes();
+    state
+        .scan(Bound::Unbounded, Bound::Excluded(&end), false, &mut |key, _| {
+            batch.put(key, vec![0xee; 40]);
+            damaged += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(damaged > 3, "{damaged} records of the map");
+    state.write(&batch, Durability::Synced).unwrap();
+    drop(state);
+
+    let (node, client) = start(folder.path()).await;
+    let found = Shard { client, ..shard }.fetch(&[1]).await;
+    assert_eq!(found[0].content, "kept".as_bytes());
     node.shutdown().await;
 }
 

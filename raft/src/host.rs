@@ -139,6 +139,12 @@ impl<R: Runtime> RaftHost<R> {
             applied: parking_lot::Mutex::new(applied),
             disk_full: self.state_full.clone(),
         })?;
+        let (applied_index, purged) = (state.applied_index(), log.purged_index());
+        if applied_index < purged {
+            let text =
+                format!("the state of group {id} ends with entry {applied_index}, its log begins after {purged}");
+            return Err(EngineError::Damaged(text).into());
+        }
         let links = Links(Wires {
             transport: self.config.transport.clone(),
             node: self.config.node_id,
@@ -198,6 +204,25 @@ impl<R: Runtime> RaftHost<R> {
         run_blocking(self.config.threads.as_ref(), move || GroupState::destroy(state.as_ref(), id)).await?;
         self.log.destroy(id).await?;
         Ok(())
+    }
+
+    /// Stops a group and removes its state, to be made anew from the log when the group is opened again: for a state
+    /// that is damaged while the log is whole. Vote and entries stay, so others may go on relying on this replica.
+    ///
+    /// Returns false, with nothing removed, when the log does not reach back to the first entry or is damaged too.
+    ///
+    /// # Errors
+    /// When an engine fails.
+    pub async fn discard_state(&self, id: GroupId) -> Result<bool, HostError> {
+        let _phase = self.changing.lock().await;
+        self.stop_group(id).await;
+        let (log, state) = (self.log.group(id).await?, self.config.state.clone());
+        let discarded = run_blocking(self.config.threads.as_ref(), move || match log.is_whole() {
+            Ok(true) => GroupState::destroy(state.as_ref(), id).map(|()| true),
+            Ok(false) | Err(EngineError::Damaged(_)) => Ok(false),
+            Err(error) => Err(error),
+        });
+        Ok(discarded.await?)
     }
 
     /// Answers a message of another node's transport. Never fails: a refusal is a reply.

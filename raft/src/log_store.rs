@@ -353,6 +353,22 @@ impl<R: Runtime> GroupLog<R> {
         index_of(self.tail.lock().purged.as_ref())
     }
 
+    /// Whether the log has every entry since the group began, and each can be read.
+    pub(crate) fn is_whole(&self) -> Result<bool, EngineError> {
+        let (first, end) = {
+            let tail = self.tail.lock();
+            (tail.first_index(), tail.next_index())
+        };
+        let mut next = 0;
+        while first == 0 && next < end {
+            match self.read(next, end, 1 << 20)?.last() {
+                Some(last) => next = last.log_id.index + 1,
+                None => return Ok(false),
+            }
+        }
+        Ok(next > 0)
+    }
+
     async fn submit(&self, ops: Vec<Op>) -> Result<(), EngineError> {
         self.store.enqueue(Request { ops, ..Request::empty() }).await
     }

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mira_raft::engine::Fault;
-use mira_raft::{ChangeError, EngineError, Limits, Others, ProposeError, ReadError, RequestId, Role, TransportError};
-use support::{Cluster, GROUP, SECONDS, set};
+use mira_raft::engine::{Batch, Durability, Engine, Fault};
+use mira_raft::{
+    ChangeError, EngineError, HostError, Limits, Others, ProposeError, ReadError, RequestId, Role, TransportError,
+};
+use support::{Cluster, GROUP, Register, SECONDS, set};
 
 /// Snapshots and trimming early, chunks small: every path in few writes.
 fn eager() -> Limits {
@@ -194,6 +196,39 @@ async fn a_node_that_was_away_catches_up_by_snapshot_and_knows_old_requests() {
     assert!(again.replayed);
     assert_eq!(again.index, first.index);
     assert_eq!(cluster.group(away).propose(id, set("once", "2")).await.unwrap_err(), ProposeError::RequestIdReused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_is_made_anew_from_a_whole_log() {
+    let mut cluster = Cluster::start(3, Limits::default()).await;
+    let keys = cluster.write_many("k", 30).await;
+    cluster.agree().await;
+    let node = cluster.another(cluster.leader().await);
+    assert!(cluster.host(node).discard_state(GROUP).await.unwrap());
+    cluster.stop(node).await;
+    cluster.restart(node).await;
+    cluster.agree().await;
+    for key in &keys {
+        assert_eq!(cluster.times_applied(node, key), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_ends_before_its_log_begins_is_damaged() {
+    let cluster = Cluster::start(3, eager()).await;
+    cluster.write_many("k", 200).await;
+    cluster.agree().await;
+    let node = cluster.another(cluster.leader().await);
+    cluster.until(node, |status| status.purged > 0).await;
+    assert!(!cluster.host(node).discard_state(GROUP).await.unwrap(), "its log was trimmed");
+
+    let mut batch = Batch::default();
+    batch.delete_range(vec![], vec![u8::MAX; 64]);
+    cluster.engines(node)[1].write(&batch, Durability::Synced).unwrap();
+    match cluster.host(node).open_group(GROUP, Arc::new(Register::default())).await {
+        Err(HostError::Engine(EngineError::Damaged(text))) => assert!(text.contains("its log begins"), "{text}"),
+        other => panic!("{:?}", other.map(|group| group.status())),
+    }
 }
 
 /// Kind of a request, by the wire format.
