@@ -28,6 +28,28 @@ pub enum Limit {
     Operations(u64),
 }
 
+impl Limit {
+    /// A load of so many times the length.
+    #[must_use]
+    pub fn times(&self, factor: f64) -> Limit {
+        match self {
+            Limit::Stopped(stopped) => Limit::Stopped(stopped.clone()),
+            Limit::Time(time) => Limit::Time(time.mul_f64(factor)),
+            Limit::Operations(count) => Limit::Operations(((*count as f64 * factor) as u64).max(1)),
+        }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Limit::Stopped(_) => f.write_str("until stopped"),
+            Limit::Time(time) => write!(f, "{} s each", time.as_secs_f64()),
+            Limit::Operations(count) => write!(f, "{count} operations each"),
+        }
+    }
+}
+
 /// Latencies, to three digits.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use mira_proto::model::{NodeChange, NodeChangeReply};
 use serde_json::{Value, json};
 
 /// Talks to one or several routers.
@@ -147,6 +148,14 @@ impl Client {
         let request = self.http.get(format!("{}{path}", self.routers[0])).bearer_auth(&self.token);
         let response = request.send().await.map_err(lost)?;
         Ok((response.status().as_u16(), response.text().await.map_err(lost)?))
+    }
+
+    /// Asks for a change of the nodes, or, with `dry_run`, what it would move.
+    pub async fn change_node(&self, change: &NodeChange) -> Result<NodeChangeReply, Failure> {
+        let url = format!("{}/admin/nodes", self.routers[0]);
+        let reply = answer(self.http.post(url).bearer_auth(&self.token).json(change)).await?;
+        serde_json::from_value(reply)
+            .map_err(|error| Failure { status: 0, problem: json!({ "detail": error.to_string() }) })
     }
 
     /// PUT of a collection.

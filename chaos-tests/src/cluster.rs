@@ -161,7 +161,7 @@ impl Cluster {
 
     /// The node that others know under this address, if it is one of this cluster's.
     pub fn node_at(&self, address: &str) -> Option<u8> {
-        (0..self.shape.nodes).find(|&at| self.advertised(at) == address)
+        (0..self.nodes.len() as u8).find(|&at| self.advertised(at) == address)
     }
 
     /// The bearer token.
@@ -185,6 +185,14 @@ impl Cluster {
         let process = self.spawn_node(at);
         self.network.register(Party::Node(at), process.id());
         self.nodes[at as usize] = Some(process);
+    }
+
+    /// Starts one more node, which joins but holds nothing until it is told to; returns its number.
+    pub fn add_node(&mut self) -> u8 {
+        self.nodes.push(None);
+        let at = self.nodes.len() as u8 - 1;
+        self.restart_node(at);
+        at
     }
 
     /// Stops a node in order (SIGTERM) and waits for its end.
@@ -306,7 +314,7 @@ impl Cluster {
     }
 
     /// The address under which others reach a node.
-    fn advertised(&self, at: u8) -> String {
+    pub fn advertised(&self, at: u8) -> String {
         if self.shape.proxied { format!("{}:7892", self.address(50 + at)) } else { self.node_address(at) }
     }
 

@@ -88,13 +88,13 @@ pub async fn measure(bench: &mut Bench, folder: &Path) -> Result<Vec<Figure>, Be
     }
     let collection = bench.collection("beside-etcd", 1).await?;
     let load = Arc::new(Load::new(collection, bench.vectors.clone()));
-    let time = bench.scale.run;
-    put_all(&channels, time / 4, 0).await.summary("etcd warming up")?;
-    load.run(bench, writers, time / 4).await?.summary("warming up")?;
+    let limit = bench.scale.run.clone();
+    put_all(&channels, limit.times(0.25), 0).await.summary("etcd warming up")?;
+    load.run(bench, writers, limit.times(0.25)).await?.summary("warming up")?;
     let (mut ours, mut theirs) = (Outcome::default(), Outcome::default());
     for round in 1..=bench.scale.rounds {
-        theirs.then(put_all(&channels, time, round).await);
-        ours.then(load.run(bench, writers, time).await?);
+        theirs.then(put_all(&channels, limit.clone(), round).await);
+        ours.then(load.run(bench, writers, limit.clone()).await?);
     }
     let theirs = theirs.summary("etcd")?;
     let ours = ours.summary("store")?;
@@ -154,7 +154,7 @@ impl Etcd {
     }
 }
 
-async fn put_all(channels: &[Channel], time: Duration, round: usize) -> Outcome {
+async fn put_all(channels: &[Channel], limit: Limit, round: usize) -> Outcome {
     let values: Arc<Vec<Vec<u8>>> =
         Arc::new((0..512).map(|number| opaque_text(number, FRAME_BYTES).into_bytes()).collect());
     let put = move |channel: Channel, number: u64| {
@@ -162,7 +162,7 @@ async fn put_all(channels: &[Channel], time: Duration, round: usize) -> Outcome 
         let request = PutRequest { key, value: values[(number % 512) as usize].clone() };
         async move { call::<_, PutResponse>(channel, "/etcdserverpb.KV/Put", request).await.map(drop) }
     };
-    closed_loop(channels, Limit::Time(time), put).await
+    closed_loop(channels, limit, put).await
 }
 
 async fn connect(endpoint: &str) -> Result<Channel, Problem> {

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use run::{Input, Options, PartName};
+use mira_benches::input::Input;
+use run::{Options, PartName};
 
 /// Measure a three-node cluster on this machine
 #[derive(Debug, Parser)]
@@ -46,8 +47,8 @@ async fn main() -> anyhow::Result<()> {
     let chosen = |part: &PartName| arguments.only.is_empty() || arguments.only.contains(part);
     let parts = PartName::ALL.into_iter().filter(chosen).filter(|part| !arguments.skip.contains(part)).collect();
     let input = match arguments.quick {
-        true => Input::Invented,
-        false => Input::Real { embeddings: arguments.data },
+        true => Input::Invented { dim: 384 },
+        false => Input::Real { embeddings: arguments.data, model: None },
     };
     let options = Options { parts, quick: arguments.quick, input, out: arguments.out, dir: arguments.dir };
     let report = run::run(options).await?;

@@ -4,32 +4,23 @@
 mod etcd;
 #[path = "failover.rs"]
 mod failover;
+#[path = "membership.rs"]
+mod membership;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
 use mira_benches::BenchError;
 use mira_benches::caller::Target;
+use mira_benches::input::Input;
 use mira_benches::machine::{self, Machine};
 use mira_benches::report::{Figure, Report, Value};
 use mira_benches::suite::{self, Bench, Scale, wait_until_indexed};
-use mira_benches::texts::Texts;
-use mira_benches::vectors::Vectors;
 use mira_chaos_tests::cluster::{Cluster, Shape};
-use mira_embed::MiniLm;
 
-/// Texts collected for questions and imports.
-const TEXTS: usize = 3_000;
-/// Characters of each.
-const TEXT_CHARS: usize = 400;
-/// Texts that are embedded where no embeddings are given; the rest of the vectors are copies of these with noise.
-const EMBEDDED: usize = 2_200;
-/// Characters of those: enough for a subject, a quarter of the time.
-const EMBEDDED_CHARS: usize = 100;
 /// Probes of the disk.
 const PROBES: u32 = 500;
 
@@ -45,10 +36,11 @@ pub enum PartName {
     Store,
     Etcd,
     Failover,
+    Membership,
 }
 
 impl PartName {
-    pub const ALL: [PartName; 9] = [
+    pub const ALL: [PartName; 10] = [
         PartName::Import,
         PartName::Search,
         PartName::Recall,
@@ -58,20 +50,12 @@ impl PartName {
         PartName::Store,
         PartName::Etcd,
         PartName::Failover,
+        PartName::Membership,
     ];
 
     fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }
-}
-
-/// What is stored and asked.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// Texts of this machine, and embeddings of them or from a folder.
-    Real { embeddings: Option<PathBuf> },
-    /// Made up.
-    Invented,
 }
 
 /// What to run.
@@ -91,7 +75,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
     fs::create_dir_all(&options.dir).with_context(|| format!("{}", options.dir.display()))?;
     fs::create_dir_all(&options.out).with_context(|| format!("{}", options.out.display()))?;
-    let (texts, vectors) = input(&options, &scale)?;
+    let (texts, vectors) = options.input.load(scale.rows())?;
     eprintln!("input: {}; vectors: {}", texts.origin, vectors.origin);
 
     let probes = if options.quick { 20 } else { PROBES };
@@ -143,35 +127,8 @@ async fn measure(part: PartName, bench: &mut Bench, cluster: &mut Cluster) -> Re
         PartName::Store => suite::store::measure(bench).await,
         PartName::Etcd => etcd::measure(bench, cluster.folder()).await,
         PartName::Failover => failover::measure(bench, cluster).await,
+        PartName::Membership => membership::measure(bench, cluster).await,
     }
-}
-
-fn input(options: &Options, scale: &Scale) -> anyhow::Result<(Arc<Texts>, Arc<Vectors>)> {
-    let rows = scale.most_documents();
-    let Input::Real { embeddings } = &options.input else {
-        return Ok((Arc::new(Texts::invent(200, TEXT_CHARS)), Arc::new(Vectors::invent(rows, 384))));
-    };
-    let cache = cache_folder();
-    let texts = Texts::collect(TEXTS, TEXT_CHARS, &cache)?;
-    let vectors = match embeddings {
-        Some(folder) => Vectors::read(folder)?,
-        None => {
-            let model = std::env::var_os("MIRA_MODEL_DIR")
-                .map_or_else(|| cache.join("../model/all-MiniLM-L6-v2"), PathBuf::from);
-            let model = MiniLm::load(&model)?;
-            let short = texts.all().iter().take(EMBEDDED).map(|text| text.chars().take(EMBEDDED_CHARS).collect());
-            Vectors::embed(&short.collect::<Vec<String>>(), rows, &cache, &model)?
-        }
-    };
-    anyhow::ensure!(vectors.rows() >= rows, "{rows} vectors are needed, there are {}", vectors.rows());
-    Ok((Arc::new(texts), Arc::new(vectors)))
-}
-
-/// `$XDG_CACHE_HOME/mira/bench`, else under `~/.cache`.
-fn cache_folder() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = base.or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("mira/bench")
 }
 
 fn parameters(options: &Options, scale: &Scale, shape: Shape, origins: (&str, &str)) -> Vec<(String, String)> {
@@ -192,10 +149,7 @@ fn parameters(options: &Options, scale: &Scale, shape: Shape, origins: (&str, &s
         ),
         pair(
             "Requests",
-            format!(
-                "gRPC, closed loop, {} s each; collections of one partition unless said; 384 components",
-                scale.run.as_secs_f64()
-            ),
+            format!("gRPC, closed loop, {}; collections of one partition unless said; 384 components", scale.run),
         ),
         pair("Input", format!("{}; vectors: {}", origins.0, origins.1)),
     ]

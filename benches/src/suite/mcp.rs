@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -19,12 +19,12 @@ const TOOLS: [&str; 10] =
 
 /// Latencies of each tool, all agents at once.
 pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
-    let (agents, time) = (bench.scale.agents, bench.scale.run * 2);
-    load(bench, agents, time).await
+    let (agents, limit) = (bench.scale.agents, bench.scale.run.times(2.0));
+    load(bench, agents, limit).await
 }
 
-/// As [`measure`], with so many agents for so long.
-pub async fn load(bench: &mut Bench, agents: usize, time: Duration) -> Result<Vec<Figure>, BenchError> {
+/// As [`measure`], with so many agents, up to a limit.
+pub async fn load(bench: &mut Bench, agents: usize, limit: Limit) -> Result<Vec<Figure>, BenchError> {
     let collection = bench.collection("mcp", 1).await?;
     let mut callers = Vec::with_capacity(agents);
     for _ in 0..agents {
@@ -50,7 +50,7 @@ pub async fn load(bench: &mut Bench, agents: usize, time: Duration) -> Result<Ve
             Ok(())
         }
     };
-    let outcome = closed_loop(&callers, Limit::Time(time), call).await;
+    let outcome = closed_loop(&callers, limit, call).await;
     let mut figures = vec![Figure::latency(
         format!("MCP, {}, all calls", plural(agents, "agent")),
         outcome.summary("calls over MCP")?,

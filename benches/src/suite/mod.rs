@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::BenchError;
 use crate::caller::{Caller, Target};
-use crate::load::Summary;
+use crate::load::{Limit, Summary};
 use crate::texts::Texts;
 use crate::vectors::Vectors;
 
@@ -35,7 +35,7 @@ const INDEXED_WITHIN: Duration = Duration::from_secs(240);
 #[derive(Debug, Clone)]
 pub struct Scale {
     /// Length of one load.
-    pub run: Duration,
+    pub run: Limit,
     /// Writers of the store measurement.
     pub writers: Vec<usize>,
     /// Callers of the read measurements.
@@ -50,6 +50,8 @@ pub struct Scale {
     pub agents: usize,
     /// Leaders that the fail-over measurement kills.
     pub kills: usize,
+    /// Frames in the cluster while nodes come and go.
+    pub moved: usize,
     /// Rounds in which a peer and MIRA take turns.
     pub rounds: usize,
 }
@@ -58,7 +60,7 @@ impl Scale {
     /// For figures: minutes.
     pub fn full() -> Scale {
         Scale {
-            run: Duration::from_secs(6),
+            run: Limit::Time(Duration::from_secs(6)),
             writers: vec![1, 8, 64],
             callers: vec![1, 20],
             documents: vec![10_000, 50_000],
@@ -66,6 +68,7 @@ impl Scale {
             texts: 1_000,
             agents: 20,
             kills: 4,
+            moved: 100_000,
             rounds: 3,
         }
     }
@@ -73,7 +76,7 @@ impl Scale {
     /// To see that it works: seconds.
     pub fn quick() -> Scale {
         Scale {
-            run: Duration::from_millis(300),
+            run: Limit::Time(Duration::from_millis(300)),
             writers: vec![1, 8],
             callers: vec![1, 4],
             documents: vec![300],
@@ -81,13 +84,19 @@ impl Scale {
             texts: 10,
             agents: 4,
             kills: 1,
+            moved: 300,
             rounds: 1,
         }
     }
 
-    /// The largest number of documents.
+    /// The largest number of documents that are searched.
     pub fn most_documents(&self) -> usize {
         self.documents.iter().copied().max().unwrap_or(0)
+    }
+
+    /// How many vectors all measurements together need.
+    pub fn rows(&self) -> usize {
+        self.most_documents().max(self.moved)
     }
 }
 

@@ -7,7 +7,7 @@ use super::store::plural;
 use super::{Bench, document_id};
 use crate::BenchError;
 use crate::caller::Caller;
-use crate::load::{Limit, closed_loop};
+use crate::load::closed_loop;
 use crate::report::Figure;
 
 /// Latencies by number of callers.
@@ -35,7 +35,7 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
         };
         let connections = bench.callers(callers).await?;
         let what = format!("recall by id, linearizable, {}", plural(callers, "caller"));
-        let summary = closed_loop(&connections, Limit::Time(bench.scale.run), recall).await.summary(&what)?;
+        let summary = closed_loop(&connections, bench.scale.run.clone(), recall).await.summary(&what)?;
         let met = summary.p99_ms < 5.0;
         let figure = Figure::latency(what, summary);
         figures.push(if callers == 1 { figure.goal("p99 < 5 ms", met) } else { figure });

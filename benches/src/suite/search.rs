@@ -53,11 +53,36 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
     Ok(figures)
 }
 
+/// Latencies of searches with a vector given and no filter, by number of callers; and recall@10.
+pub async fn measure_with_vectors(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
+    let mut figures = Vec::new();
+    for count in bench.scale.documents.clone() {
+        let documents = bench.documents(count).await?;
+        for callers in bench.scale.callers.clone() {
+            let what = format!("search {count} vectors of {}, {}", bench.vectors.dim(), plural(callers, "caller"));
+            let summary = by_vector(bench, &documents, callers).await?.summary(&what)?;
+            let met = summary.p99_ms < 10.0;
+            let figure = Figure::latency(what, summary);
+            figures.push(if callers == 1 { figure.goal("p99 < 10 ms", met) } else { figure });
+        }
+        let recall = recall(bench, &documents).await?;
+        let what = format!("recall@10 among {count} vectors");
+        figures.push(Figure::amount(what, recall, "").goal(format!("≥ {RECALL}"), recall >= RECALL));
+    }
+    Ok(figures)
+}
+
 /// Searches with vectors.
 pub async fn by_vector(bench: &Bench, documents: &Documents, callers: usize) -> Result<Outcome, BenchError> {
     let (vectors, collection) = (bench.vectors.clone(), documents.collection.clone());
     let ask = move |number| vector_request(&collection, vectors.query(number as usize));
-    run(bench, documents, callers, ask).await
+    run(bench, documents, callers, bench.scale.run.clone(), ask).await
+}
+
+/// One caller searches with vectors until the limit.
+pub async fn one_by_one(bench: &Bench, documents: &Documents, limit: Limit) -> Result<Outcome, BenchError> {
+    let (vectors, collection) = (bench.vectors.clone(), documents.collection.clone());
+    run(bench, documents, 1, limit, move |number| vector_request(&collection, vectors.query(number as usize))).await
 }
 
 /// Searches with questions in words, from number `first` on.
@@ -69,13 +94,14 @@ pub async fn by_text(bench: &Bench, documents: &Documents, callers: usize, first
         collection: collection.clone(),
         ..Default::default()
     };
-    run(bench, documents, callers, ask).await
+    run(bench, documents, callers, bench.scale.run.clone(), ask).await
 }
 
 async fn run(
     bench: &Bench,
     documents: &Documents,
     callers: usize,
+    limit: Limit,
     ask: impl Fn(u64) -> SearchRequest + Clone + Send + 'static,
 ) -> Result<Outcome, BenchError> {
     let callers = bench.callers(callers).await?;
@@ -90,7 +116,7 @@ async fn run(
             }
         }
     };
-    Ok(closed_loop(&callers, Limit::Time(bench.scale.run), search).await)
+    Ok(closed_loop(&callers, limit, search).await)
 }
 
 /// The mean recall@10 of the judged queries, against comparing with every row.
@@ -113,6 +139,7 @@ pub async fn recall(bench: &Bench, documents: &Documents) -> Result<f64, BenchEr
     tokio::task::spawn_blocking(judge).await.map_err(|error| BenchError::Wrong(error.to_string()))
 }
 
-fn vector_request(collection: &str, query: &[f32]) -> SearchRequest {
+/// The request that searches with one vector.
+pub fn vector_request(collection: &str, query: &[f32]) -> SearchRequest {
     SearchRequest { vector: query.to_vec(), k: K as u32, collection: collection.to_owned(), ..Default::default() }
 }

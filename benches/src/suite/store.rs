@@ -1,7 +1,6 @@
 //! `store`: frames of 1 KiB, one a request, with their vectors, so that no model is measured.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use mira_proto::v1::StoreRequest;
 
@@ -42,14 +41,14 @@ impl Load {
     }
 
     /// Stores with so many writers.
-    pub async fn run(self: &Arc<Self>, bench: &Bench, writers: usize, time: Duration) -> Result<Outcome, BenchError> {
+    pub async fn run(self: &Arc<Self>, bench: &Bench, writers: usize, limit: Limit) -> Result<Outcome, BenchError> {
         let callers = bench.callers(writers).await?;
         let load = self.clone();
         let store = move |caller: crate::caller::Caller, number| {
             let frame = load.frame(number);
             async move { caller.store(frame).await.map(drop) }
         };
-        Ok(closed_loop(&callers, Limit::Time(time), store).await)
+        Ok(closed_loop(&callers, limit, store).await)
     }
 }
 
@@ -59,10 +58,10 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
     let mut figures = vec![Figure::latency("this disk: fdatasync of 1 KiB, alone", fdatasync.clone())];
     let collection = bench.collection("store", 1).await?;
     let load = Arc::new(Load::new(collection, bench.vectors.clone()));
-    load.run(bench, 8, bench.scale.run / 4).await?.summary("warming up")?;
+    load.run(bench, 8, bench.scale.run.times(0.25)).await?.summary("warming up")?;
     for writers in bench.scale.writers.clone() {
         let what = format!("store a 1 KiB frame, {}", plural(writers, "writer"));
-        let summary = load.run(bench, writers, bench.scale.run).await?.summary(&what)?;
+        let summary = load.run(bench, writers, bench.scale.run.clone()).await?.summary(&what)?;
         let limit = 2.0 * fdatasync.p50_ms;
         let met = summary.p50_ms < limit;
         let figure = Figure::latency(what, summary);
@@ -77,7 +76,7 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
     let collection = bench.collection("store-spread", partitions).await?;
     let load = Arc::new(Load::new(collection, bench.vectors.clone()));
     let what = format!("store a 1 KiB frame, {}, {partitions} partitions", plural(most, "writer"));
-    let summary = load.run(bench, most, bench.scale.run).await?.summary(&what)?;
+    let summary = load.run(bench, most, bench.scale.run.clone()).await?.summary(&what)?;
     figures.push(Figure::latency(what, summary));
     Ok(figures)
 }
