@@ -3,17 +3,19 @@
 //! - [`caller`]: one client of a router over gRPC, with the default retries of a client; [`mcp`]: one over MCP;
 //! - [`load`]: many callers at once, their latencies and their failures;
 //! - [`machine`]: what it all ran on, and what its disk can do;
-//! - [`texts`], [`vectors`]: real input, from this machine or a folder;
+//! - [`input`]: real [`texts`] and [`vectors`], from this machine or a folder;
 //! - [`suite`]: the measurements, one file each, on any running cluster;
-//! - [`report`]: figures beside the goals of SPEC section 5, as JSON and Markdown.
+//! - [`report`]: figures beside the goals of SPEC section 5, as JSON and Markdown; [`page`]: as HTML.
 //!
 //! Nothing here starts a cluster. `benches/cluster` does, with processes that it can kill; `mira benchmark` asks the one
 //! it is told. A figure from a run with a failed operation is not a figure: every measurement fails instead.
 
 pub mod caller;
+pub mod input;
 pub mod load;
 pub mod machine;
 pub mod mcp;
+pub mod page;
 pub mod report;
 pub mod suite;
 pub mod texts;

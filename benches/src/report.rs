@@ -134,6 +134,25 @@ impl Report {
         fs::write(&part, text + "\n").and_then(|()| fs::rename(&part, file)).map_err(BenchError::io(file))
     }
 
+    /// How many goals are met, and which are not, in a line.
+    pub fn verdict(&self) -> String {
+        let figures = self.parts.iter().flat_map(|part| &part.figures);
+        let goals: Vec<_> = figures.filter_map(|figure| Some((&figure.what, figure.goal.as_ref()?))).collect();
+        let missed: Vec<String> =
+            goals.iter().filter(|(_, goal)| !goal.met).map(|(what, goal)| format!("{what} ({})", goal.text)).collect();
+        match missed.is_empty() {
+            true => format!("verdict: all {} goals are met", goals.len()),
+            false => {
+                format!(
+                    "verdict: {} of {} goals are met; not: {}",
+                    goals.len() - missed.len(),
+                    goals.len(),
+                    missed.join("; ")
+                )
+            }
+        }
+    }
+
     /// As a section for a README.
     pub fn to_markdown(&self) -> String {
         let machine = &self.machine;
@@ -179,7 +198,7 @@ fn goal(figure: &Figure) -> String {
 }
 
 /// Three digits that count.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),

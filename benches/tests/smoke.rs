@@ -5,15 +5,17 @@
 #[allow(dead_code, reason = "the benchmark uses more of it")]
 mod run;
 
+use mira_benches::input::Input;
 use mira_benches::report::{Report, Value};
-use run::{Input, Options, PartName};
+use run::{Options, PartName};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_part_gives_figures() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let parts = PartName::ALL.into_iter().filter(|&part| part != PartName::Etcd).collect();
     let (out, dir) = (folder.path().join("out"), folder.path().join("data"));
-    let options = Options { parts, quick: true, input: Input::Invented, out: out.clone(), dir: dir.clone() };
+    let options =
+        Options { parts, quick: true, input: Input::Invented { dim: 384 }, out: out.clone(), dir: dir.clone() };
     let report = run::run(options).await.unwrap();
 
     assert_eq!(report.parts.len(), PartName::ALL.len() - 1);

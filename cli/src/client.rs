@@ -275,7 +275,7 @@ fn bearer(token: &str) -> Result<HeaderValue, CliError> {
 }
 
 /// MIRA_TOKEN, else the file named, else what `mira dev` left for this machine.
-fn find_token(remote: &Remote) -> Result<Option<String>, CliError> {
+pub fn find_token(remote: &Remote) -> Result<Option<String>, CliError> {
     if let Some(token) = std::env::var("MIRA_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
         return Ok(Some(token.trim().to_owned()));
     }

@@ -70,6 +70,10 @@ pub enum CliError {
     #[cfg(feature = "server")]
     #[error("{0}")]
     Start(String),
+    /// There is no figure, because something did not work.
+    #[cfg(feature = "server")]
+    #[error("{0}")]
+    NoFigure(mira_benches::BenchError),
     /// The person said no, or stopped the work.
     #[error("{0}")]
     Stopped(String),
@@ -86,6 +90,12 @@ impl CliError {
     #[cfg(feature = "server")]
     pub fn start(error: impl std::error::Error) -> CliError {
         CliError::Start(error.to_string())
+    }
+
+    /// Wraps what a measurement says.
+    #[cfg(feature = "server")]
+    pub fn bench(error: mira_benches::BenchError) -> CliError {
+        CliError::NoFigure(error)
     }
 
     /// 2 for wrong usage, 1 for everything else.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 struct Dev {
     child: Child,
     url: String,
+    grpc: String,
     data: PathBuf,
 }
 
@@ -28,24 +29,33 @@ impl Dev {
         command.args(["dev", "--http", "127.0.0.1:0", "--data"]).arg(data.join("cluster"));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut url = None;
+        let (mut url, mut grpc) = (None, None);
         for line in lines.map(Result::unwrap) {
             if let Some((url_before, _)) =
                 line.trim().strip_prefix("MCP").and_then(|rest| rest.trim().split_once("/mcp"))
             {
                 url = Some(url_before.to_owned());
             }
+            if let Some((address, _)) = line.trim().strip_prefix("gRPC").and_then(|rest| rest.trim().split_once(',')) {
+                grpc = Some(address.to_owned());
+            }
             if line.starts_with("Ctrl-C stops it") {
                 break;
             }
         }
-        Dev { child, url: url.expect("it says where MCP is"), data: data.to_owned() }
+        let (url, grpc) = (url.expect("it says where MCP is"), grpc.expect("and gRPC"));
+        Dev { child, url, grpc, data: data.to_owned() }
     }
 
     fn run(&self, args: &[&str]) -> Output {
         let token = self.data.join("cluster/token");
         let mut command = mira(&self.data);
-        command.args(args).current_dir(&self.data).env("MIRA_URL", &self.url).env("MIRA_TOKEN_FILE", token);
+        command
+            .args(args)
+            .current_dir(&self.data)
+            .env("MIRA_URL", &self.url)
+            .env("MIRA_GRPC_URL", &self.grpc)
+            .env("MIRA_TOKEN_FILE", token);
         command.output().unwrap()
     }
 
@@ -125,4 +135,42 @@ fn a_key_that_others_can_read_is_refused() {
     child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(error.contains("others can read this secret"), "{error}");
+}
+
+#[test]
+fn a_cluster_is_measured_and_the_figures_become_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start(folder.path());
+    let json = ["--report-json", "figures.json"];
+    let frames = dev.says(&[&["benchmark", "vidmem", "--operations", "20"][..], &json].concat());
+    assert!(frames.contains("| store a 1 KiB frame, 1 writer |"), "{frames}");
+    let states = ["--vector-type", "consciousness", "--dataset-size", "100", "--iterations", "20"];
+    let states = dev.says(&[&["benchmark", "chromadb"][..], &states, &json].concat());
+    assert!(states.contains("| recall@10 among 100 vectors |"), "{states}");
+    assert!(dev.says(&["admin", "collections", "list"]).starts_with("no collections yet"), "nothing is left");
+
+    let page = dev.says(&["benchmark", "report", "--output", "page.html", "figures.json"]);
+    assert_eq!(page.trim(), "page.html");
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(page.contains("<h2>vidmem</h2>") && page.contains("<h2>chromadb</h2>"), "{page}");
+    std::fs::write(folder.path().join("other.json"), "{}").unwrap();
+    let refused = dev.run(&["benchmark", "report", "other.json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not a report"), "{refused:?}");
+    dev.stop();
+}
+
+#[test]
+fn storage_speed_is_measured_on_a_cluster_that_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let output = mira(folder.path()).args(["test", "storage-speed", "--json", "--data"]).arg(&disk).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figures = report["parts"][0]["figures"].as_array().unwrap();
+    for wanted in ["fdatasync", "store a 1 KiB frame, 1 writer", "recall by id"] {
+        assert!(figures.iter().any(|figure| figure["what"].as_str().unwrap().contains(wanted)), "{wanted}: {report}");
+    }
+    assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0);
 }

@@ -66,35 +66,65 @@ impl Dev {
             return Err(CliError::Usage("mira dev serves this machine only; `mira router` serves others".to_owned()));
         }
         start_logging(LogFormat::Text, "warn")?;
-        let home = Home::prepare(self.data.clone(), self.nodes, self.http.port())?;
-        let nodes = home.start_nodes().await?;
-        let router = self.start_router(&home).await?;
-        wait_until_ready(&nodes).await?;
-        output::print(&welcome(&home, router.http_addr, started.elapsed()))?;
+        let model = self.model.or_else(default_model_folder);
+        let cluster = LocalCluster::start(self.data, self.nodes, self.http, model).await?;
+        output::print(&welcome(
+            &cluster.home,
+            (cluster.router.http_addr, cluster.router.grpc_addr),
+            started.elapsed(),
+        ))?;
         asked_to_stop().await?;
         eprintln!("stopping");
-        router.shutdown().await;
-        join_all(nodes.into_iter().map(RunningNode::shutdown)).await;
+        cluster.stop().await;
         Ok(())
     }
+}
 
-    async fn start_router(&self, home: &Home) -> Result<RunningRouter, CliError> {
-        let model_folder = self.model.clone().or_else(default_model_folder);
+/// Nodes and a router in this process.
+pub(super) struct LocalCluster {
+    home: Home,
+    nodes: Vec<RunningNode>,
+    pub(super) router: RunningRouter,
+}
+
+impl LocalCluster {
+    /// Starts them, and waits until all shards have leaders. Without a model the router takes vectors only.
+    pub(super) async fn start(
+        data: Option<PathBuf>,
+        nodes: Option<u16>,
+        http: SocketAddr,
+        model_folder: Option<PathBuf>,
+    ) -> Result<LocalCluster, CliError> {
+        let home = Home::prepare(data, nodes, http.port())?;
+        let nodes = home.start_nodes().await?;
         let embedder = match &model_folder {
             Some(folder) => load_model(folder)?,
             None => None,
         };
-        let grpc_port = if self.http.port() == 0 { 0 } else { self.http.port() + 1 };
+        let grpc_port = if http.port() == 0 { 0 } else { http.port() + 1 };
         let config = RouterConfig {
             nodes: home.nodes.iter().map(|node| node.grpc.to_string()).collect(),
-            http: self.http,
-            grpc: (self.http.ip(), grpc_port).into(),
+            http,
+            grpc: (http.ip(), grpc_port).into(),
             tokens: vec![home.token.clone()],
             embedder,
             model_folder,
             ..RouterConfig::default()
         };
-        mira_router::Router::start(config).await.map_err(CliError::start)
+        let router = mira_router::Router::start(config).await.map_err(CliError::start)?;
+        wait_until_ready(&nodes).await?;
+        Ok(LocalCluster { home, nodes, router })
+    }
+
+    /// The token its router takes.
+    pub(super) fn token(&self) -> &str {
+        &self.home.token
+    }
+
+    /// Stops them in order.
+    pub(super) async fn stop(self) {
+        self.router.shutdown().await;
+        join_all(self.nodes.into_iter().map(RunningNode::shutdown)).await;
     }
 }
 
@@ -190,7 +220,7 @@ async fn wait_until_ready(nodes: &[RunningNode]) -> Result<(), CliError> {
     }
 }
 
-fn welcome(home: &Home, http: SocketAddr, took: Duration) -> String {
+fn welcome(home: &Home, (http, grpc): (SocketAddr, SocketAddr), took: Duration) -> String {
     let folder = home.folder.display();
     let count = home.nodes.len();
     let nodes = if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
@@ -199,6 +229,7 @@ fn welcome(home: &Home, http: SocketAddr, took: Duration) -> String {
         format!("{} with {nodes} in {folder}, ready in {:.1} s\n\n", style("mira dev").bold(), took.as_secs_f64());
     text += &line("MCP", format!("http://{http}/mcp"));
     text += &line("REST", format!("http://{http}/mcp/<tool>, described at http://{http}/openapi.json"));
+    text += &line("gRPC", format!("http://{grpc}, mira.v1"));
     text += &line("token", format!("{folder}/token"));
     text += "\nAdd it to Claude Code:\n";
     text += &format!(

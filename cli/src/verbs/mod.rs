@@ -1,6 +1,8 @@
 //! The verbs, one file each: its arguments with their help, and what it does.
 
 mod admin;
+#[cfg(feature = "server")]
+mod benchmark;
 mod completions;
 #[cfg(feature = "server")]
 mod dev;
@@ -14,6 +16,8 @@ mod router;
 mod search;
 mod status;
 mod store;
+#[cfg(feature = "server")]
+mod test;
 
 use std::future::Future;
 
@@ -38,6 +42,10 @@ pub enum Verb {
     Node(node::Node),
     #[cfg(feature = "server")]
     Router(router::Router),
+    #[cfg(feature = "server")]
+    Benchmark(benchmark::Benchmark),
+    #[cfg(feature = "server")]
+    Test(test::Test),
     Completions(completions::Completions),
 }
 
@@ -57,6 +65,10 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Node(verb) => crate::server::serve(verb.run()),
         #[cfg(feature = "server")]
         Verb::Router(verb) => crate::server::serve(verb.run()),
+        #[cfg(feature = "server")]
+        Verb::Benchmark(verb) => crate::server::serve(verb.run()),
+        #[cfg(feature = "server")]
+        Verb::Test(verb) => crate::server::serve(verb.run()),
         Verb::Completions(verb) => verb.run(),
     }
 }
