@@ -8,7 +8,9 @@
 
 use std::ops::{Bound, ControlFlow, Deref};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -51,6 +53,11 @@ impl EngineOptions {
 /// Values from this size on lie in blob files.
 const BLOB_BYTES: u64 = 4096;
 
+/// Opening is said to take long after this time, and again after as much.
+const OPEN_WARNING: Duration = Duration::from_secs(5);
+/// Opening has failed after this time. Replaying what memtables held takes a second or two.
+const OPEN_LIMIT: Duration = Duration::from_secs(120);
+
 /// A database, and the mark that it is open.
 struct Database {
     // Declared, and so dropped, before its mark.
@@ -91,7 +98,9 @@ impl RocksEngine {
     /// # Errors
     /// When it is in use, damaged, or the folder cannot be written.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Self, EngineError> {
-        let db = DB::open(&database_options(options), path).map_err(engine_error)?;
+        let folder = path.to_owned();
+        let open = move || DB::open(&database_options(options), folder).map_err(engine_error);
+        let db = watched(path, (OPEN_WARNING, OPEN_LIMIT), open)?;
         let db = Arc::new(Database { db, open: Arc::default() });
         Ok(Self { db, path: path.into(), memtable_bytes: options.memtable_bytes })
     }
@@ -124,6 +133,37 @@ impl RocksEngine {
     /// A figure RocksDB keeps about itself, such as `rocksdb.total-sst-files-size`.
     pub fn figure(&self, name: &str) -> Option<u64> {
         self.db.property_int_value(name).ok().flatten()
+    }
+}
+
+/// Opens on a thread of its own. RocksDB's log reader turns in a circle for ever over some damaged records (of 80
+/// manifests with eight flipped bits, over 6), and a node must not start without a word and without an end.
+fn watched<T: Send + 'static>(
+    path: &Path,
+    (warning, limit): (Duration, Duration),
+    open: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let (done, opened) = std::sync::mpsc::channel();
+    let work = move || {
+        // Nobody listens any more after the limit.
+        let _ = done.send(open());
+    };
+    let failed = |error: std::io::Error| EngineError::Io(format!("cannot start a thread: {error}"));
+    std::thread::Builder::new().name("rocksdb-open".into()).spawn(work).map_err(failed)?;
+    let started = Instant::now();
+    loop {
+        match opened.recv_timeout(warning) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Disconnected) => return Err(EngineError::Io("opening the database panicked".into())),
+            Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {
+                let (path, seconds) = (path.display(), started.elapsed().as_secs());
+                tracing::warn!(%path, seconds, "the database is still being opened; its files may be damaged");
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let text = format!("{} was not opened within {} s", path.display(), limit.as_secs());
+                return Err(EngineError::Damaged(text));
+            }
+        }
     }
 }
 
@@ -350,6 +390,19 @@ mod tests {
         })
         .unwrap();
         keys
+    }
+
+    #[test]
+    fn a_database_that_does_not_open_is_damaged() {
+        let (warning, limit) = (Duration::from_millis(1), Duration::from_millis(20));
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let stuck = move || held.recv().map_err(|_| EngineError::Io("released".into()));
+        let failed = watched(Path::new("here"), (warning, limit), stuck);
+        assert!(matches!(failed, Err(EngineError::Damaged(_))), "{failed:?}");
+        drop(release);
+        let panicked =
+            watched(Path::new("here"), (OPEN_WARNING, OPEN_LIMIT), || -> Result<(), EngineError> { panic!("as told") });
+        assert!(matches!(panicked, Err(EngineError::Io(_))), "{panicked:?}");
     }
 
     #[test]
