@@ -272,6 +272,12 @@ impl Postings {
         self.0.read().evaluate(condition, labels)
     }
 
+    /// The first value of a document's field, in the order of values; `Some(None)` if it has none, `None` if that is not
+    /// known here.
+    pub(crate) fn first_value(&self, slot: u32, field: &str) -> Option<Option<Value>> {
+        self.0.read().first_value(slot, field)
+    }
+
     /// First slots of all documents that there were.
     pub(crate) fn count(&self) -> usize {
         self.0.read().documents.len() as usize
@@ -386,6 +392,18 @@ impl Inner {
         let start = self.starts.get(slot as usize).copied().unwrap_or(0) as usize;
         let Some(count) = self.terms.get(start).filter(|_| start > 0) else { return Vec::new() };
         self.terms[start + 1..start + 1 + *count as usize].iter().map(|term| Term(*term)).collect()
+    }
+
+    /// The first value of a document's field, `Some(None)` if it has none; `None` if the index cannot know.
+    fn first_value(&self, slot: u32, name: &str) -> Option<Option<Value>> {
+        let number = self.by_name.get(name);
+        if self.partial.contains(slot) || number.is_some_and(|number| self.fields[*number].is_dropped) {
+            return None;
+        }
+        let Some(number) = number else { return Some(None) };
+        let terms = self.terms_of(slot).into_iter().filter(|term| term.field() == *number);
+        let values = terms.filter_map(|term| self.fields[*number].values.get(term.value()));
+        Some(values.min().cloned())
     }
 
     pub(crate) fn is_partial(&self, slot: u32) -> bool {

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::attributes::Postings;
-use crate::condition::{Attributes, Condition};
+use crate::condition::{Attributes, Condition, Value};
 use crate::config::{self, Config};
 use crate::error::IndexError;
 use crate::rows::RowStorage;
@@ -118,6 +118,14 @@ impl VectorIndex {
         let segment = self.segment.load();
         let slots = segment.table.slots();
         slots.into_iter().filter_map(|slot| segment.labels.get(slot)).map(|label| label.document()).collect()
+    }
+
+    /// The first value of a document's field, in the order of values; `Some(None)` if the document has none. `None` if the
+    /// index does not hold the document or not all of its attributes.
+    pub fn first_value(&self, id: u128, field: &str) -> Option<Option<Value>> {
+        let segment = self.segment.load();
+        let label = segment.table.get(&segment.labels, id)?;
+        segment.postings.first_value(label.first, field)
     }
 
     /// The share of documents for which `matches` holds, from a sample; at least half of what one of it stands for.

@@ -122,6 +122,13 @@ proptest! {
                 }
             }
         }
+        for (id, (_, attributes)) in &model {
+            for field in ["type", "n", "tag", "deep.er", "absent"] {
+                let first = attributes.of(field).next().cloned();
+                let known = index.first_value((*id).into(), field);
+                prop_assert!(known.is_none_or(|known| known == first), "{} {}", id, field);
+            }
+        }
         let query = to_f32(&query);
         for condition in conditions {
             let matches = |id: u8| condition.matches(&model[&id].1, &times(id));

@@ -238,3 +238,43 @@ async fn a_node_checks_filters_itself() {
     assert_eq!(unknown.hits, []);
     node.shutdown().await;
 }
+
+/// Attributes come back with the image of an index, and those of frames that changed since from the frames.
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_survive_a_restart_from_an_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    let write = |id: u128, third: u128| node_v1::FrameWrite {
+        replace: true,
+        metadata_json: json!({ "third": third as u64, "name": format!("frame {id}") }).to_string(),
+        ..frame(id, &format!("frame {id}, {third}"), [(id as f32 * 0.01).cos(), (id as f32 * 0.01).sin(), 0.1, 0.0])
+    };
+    for chunk in (1..=3_000u128).collect::<Vec<_>>().chunks(100) {
+        shard.write(chunk.iter().map(|id| write(*id, id % 3)).collect()).await.unwrap();
+    }
+    node.shutdown().await;
+
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    let from_images: u64 = node.node().shards().iter().map(|(_, open)| open.index().stats().from_images).sum();
+    assert_eq!(from_images, 3_000, "nothing was built from frames");
+    let of = async |third: u64| {
+        let reply =
+            search(&shard, common::EAST, 1_000, &json!({ "field": "metadata.third", "eq": third })).await.unwrap();
+        (reply.hits.iter().map(|hit| number(&hit.id)).collect::<Vec<_>>(), reply.explain.unwrap())
+    };
+    let (found, explain) = of(1).await;
+    assert_eq!(found.len(), 1_000);
+    assert!(found.iter().all(|id| id % 3 == 1));
+    assert_eq!(explain.matching, 1_000);
+    shard.write((1..=90u128).map(|id| write(id, (id + 1) % 3)).collect()).await.unwrap();
+    let (found, _) = of(1).await;
+    assert!(found.iter().all(|id| if *id <= 90 { id % 3 == 0 } else { id % 3 == 1 }), "{found:?}");
+    let named = json!({ "field": "metadata.name", "in": ["frame 7", "frame 2999", "frame 3001"] });
+    let mut found: Vec<u128> =
+        search(&shard, common::EAST, 10, &named).await.unwrap().hits.iter().map(|hit| number(&hit.id)).collect();
+    found.sort_unstable();
+    assert_eq!(found, [7, 2_999]);
+    node.shutdown().await;
+}

@@ -22,7 +22,8 @@ pub const MAX_K: u32 = 1_000;
 /// Most similar frames that a shard looks through for a search that ranks by more than similarity, and the deepest place
 /// that paging reaches.
 pub const MAX_POOL: usize = 10_000;
-/// As [`MAX_POOL`], where each frame of the pool is opened to learn its group.
+/// As [`MAX_POOL`], where the group of each frame of the pool is looked up; frames with attributes that are not indexed are
+/// opened for it.
 pub const MAX_GROUP_POOL: usize = 2_048;
 /// Memory that the searches of a node at work may take together.
 pub const SEARCH_MEMORY_BYTES: usize = 256 << 20;

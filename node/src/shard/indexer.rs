@@ -33,7 +33,7 @@ use std::{
 use bytes::Bytes;
 use mira_index::{
     Attributes, Condition, Config, Document, Explain, Filter, Hit, Metric, Quantization, RowCache, RowStorage,
-    SearchParams, Times, VectorIndex, Where, indexed_top_k, merge_top_k,
+    SearchParams, Times, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
 };
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
 use mira_raft::StateReader;
@@ -400,8 +400,19 @@ impl ShardIndex {
         stored.attributes.get_or_init(|| self.read_attributes(collection, frame).unwrap_or_default())
     }
 
+    /// The first value of a frame's field: from the index if it knows, else from the frame.
+    pub(super) fn first_value(&self, collection: &CollectionRecord, frame: FrameId, field: &str) -> Option<Value> {
+        let index = self.collections.read().get(&collection.id).cloned()?;
+        let pending = index.tail.lock().get(&frame).cloned();
+        if let Some(stored) = pending.and_then(|pending| pending.stored) {
+            return self.attributes_of(collection, frame, &stored).of(field).next().cloned();
+        }
+        let known = index.vectors.get().and_then(|vectors| vectors.first_value(frame, field));
+        known.unwrap_or_else(|| self.read_attributes(collection, frame)?.of(field).next().cloned())
+    }
+
     /// The attributes of a frame as the state has it now; `None` if it is gone or cannot be opened (counted, logged).
-    pub(super) fn read_attributes(&self, collection: &CollectionRecord, frame: FrameId) -> Option<Attributes> {
+    fn read_attributes(&self, collection: &CollectionRecord, frame: FrameId) -> Option<Attributes> {
         let state = self.state.lock().clone()?;
         let stored = match state.get(&record::frame_key(collection.id, frame)) {
             Ok(stored) => stored?,

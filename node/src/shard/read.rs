@@ -391,7 +391,7 @@ impl Pools {
         }
         let group = |id: FrameId| {
             let (field, _) = ranking.group.as_ref()?;
-            self.index.read_attributes(&self.collection, id)?.of(field).next().cloned()
+            self.index.first_value(&self.collection, id, field)
         };
         let candidate = |(hit, created_ms): (Hit, u64)| Candidate {
             id: hit.id,
