@@ -75,14 +75,22 @@ pub async fn measure_with_vectors(bench: &mut Bench) -> Result<Vec<Figure>, Benc
 /// Searches with vectors.
 pub async fn by_vector(bench: &Bench, documents: &Documents, callers: usize) -> Result<Outcome, BenchError> {
     let (vectors, collection) = (bench.vectors.clone(), documents.collection.clone());
-    let ask = move |number| vector_request(&collection, vectors.query(number as usize));
+    let ask = move |number| vector_request(&collection, &anew(vectors.query(number as usize)));
     run(bench, documents, callers, bench.scale.run.clone(), ask).await
 }
 
 /// One caller searches with vectors until the limit.
 pub async fn one_by_one(bench: &Bench, documents: &Documents, limit: Limit) -> Result<Outcome, BenchError> {
     let (vectors, collection) = (bench.vectors.clone(), documents.collection.clone());
-    run(bench, documents, 1, limit, move |number| vector_request(&collection, vectors.query(number as usize))).await
+    run(bench, documents, 1, limit, move |number| vector_request(&collection, &anew(vectors.query(number as usize))))
+        .await
+}
+
+/// The same question in other numbers: a router gives a shard's answer to a question that it has heard before again, and
+/// what is measured here is searching. Cosine knows no length.
+fn anew(query: &[f32]) -> Vec<f32> {
+    let length = 1.0 + rand::random::<f32>();
+    query.iter().map(|component| component * length).collect()
 }
 
 /// Searches with questions in words, from number `first` on.
