@@ -12,13 +12,14 @@ use openraft::errors::{
     ChangeMembershipError, ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::metrics::RaftMetrics;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{LinearizerOption, Raft, ReadPolicy, ServerState, Snapshot};
 use serde::de::DeserializeOwned;
 
 use crate::codec::{CodecError, to_postcard};
 use crate::config::HostConfig;
+use crate::freshness::{self, Freshness, Heard};
 use crate::log_store::LogStore;
 use crate::replica::{Replica, answer_parts};
 use crate::snapshot::SnapshotData;
@@ -232,6 +233,8 @@ struct Inner<R: Runtime> {
     /// So are changes of the membership.
     changing: futures::lock::Mutex<()>,
     in_flight: AtomicUsize,
+    heard: Heard,
+    opened: R::Instant,
 }
 
 /// Counts a proposal as long as it is under way.
@@ -246,8 +249,9 @@ impl Drop for InFlight<'_> {
 impl<R: Runtime> Group<R> {
     pub(crate) fn new(parts: GroupParts<R>) -> Self {
         let receiver = Arc::new(SnapshotReceiver::new(parts.state.clone()));
-        let (receiving, changing) = Default::default();
-        Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight: AtomicUsize::new(0) }) }
+        let (receiving, changing, in_flight, heard) = Default::default();
+        let opened = <R::Instant as openraft::Instant>::now();
+        Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, heard, opened }) }
     }
 
     fn raft(&self) -> &Library<R> {
@@ -404,6 +408,24 @@ impl<R: Runtime> Group<R> {
         StateReader::live(self.inner.parts.state.clone())
     }
 
+    /// How old what this replica shows may be. The leader's own state is current as long as it has a quorum.
+    pub fn freshness(&self) -> Freshness {
+        let status = self.status();
+        let knows = {
+            let metrics = self.raft().metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.last_applied.as_ref().is_some_and(|at| at.leader_id.term == metrics.current_term)
+        };
+        // A leader that has applied nothing of its own yet may lack what its predecessor acknowledged.
+        if !status.is_leader() || !knows {
+            let now = openraft::Instant::elapsed(&self.inner.opened);
+            return self.inner.heard.freshness(status.applied, now);
+        }
+        let lease = self.config().timing.election_max;
+        let age = status.quorum_age.map(|age| if age <= lease { Duration::ZERO } else { age });
+        Freshness { age, behind: status.committed.saturating_sub(status.applied) }
+    }
+
     /// This replica now.
     pub fn status(&self) -> GroupStatus {
         let metrics = self.raft().metrics();
@@ -525,13 +547,23 @@ impl<R: Runtime> Group<R> {
         match kind {
             Kind::Append => {
                 let append = wire::decode_append(body).map_err(malformed)?;
+                let (quorum_age, committed) = (append.quorum_age, append.commit.clone());
+                // A new leader does not know how far its predecessor had got until an entry of its own is committed.
+                let knows = committed.as_ref().is_some_and(|at| at.leader_id.term == append.vote.leader_id.term);
+                let received = openraft::Instant::elapsed(&self.inner.opened);
                 let rpc = AppendEntriesRequest {
                     vote: append.vote,
                     prev_log_id: append.prev,
                     leader_commit: append.commit,
                     entries: append.entries,
                 };
-                raft.append_entries(rpc).await.map(|reply| to_postcard(&reply)).map_err(stopped_status)
+                let reply = raft.append_entries(rpc).await.map_err(stopped_status)?;
+                if knows && !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+                    let as_of = freshness::as_of(received, quorum_age, self.config().timing.election_max);
+                    let applied = self.reader().applied_index();
+                    self.inner.heard.hear(as_of, index_of(committed.as_ref()), applied);
+                }
+                Ok(to_postcard(&reply))
             }
             Kind::Vote => raft.vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped_status),
             Kind::PreVote => {
@@ -663,8 +695,20 @@ fn status_of<R: Runtime>(group: GroupId, metrics: &RaftMetrics<Types<R>>, applie
         lag: lag
             .map(|(node, matched)| (*node, matched.as_ref().map(|id| last_log_index.saturating_sub(id.index))))
             .collect(),
-        quorum_age: metrics.last_quorum_acked.as_ref().map(|at| openraft::Instant::elapsed(&**at)),
+        quorum_age: age_of_quorum(metrics),
     }
+}
+
+/// On the leader: how long ago a quorum last answered. A leader that is its own quorum needs no answer.
+pub(crate) fn age_of_quorum<R: Runtime>(metrics: &RaftMetrics<Types<R>>) -> Option<Duration> {
+    if metrics.state != ServerState::Leader {
+        return None;
+    }
+    let mut voters = metrics.membership_config.membership().voter_ids();
+    if voters.next() == Some(metrics.id) && voters.next().is_none() {
+        return Some(Duration::ZERO);
+    }
+    metrics.last_quorum_acked.as_ref().map(|at| openraft::Instant::elapsed(&**at))
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, (Status, String)> {

@@ -1,19 +1,19 @@
 //! One node's replication: its log store, its state engine, its groups.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use openraft::async_runtime::Watch;
+use openraft::async_runtime::{Watch, WatchReceiver};
 use parking_lot::RwLock;
 use tracing::{info, warn};
 
 use crate::config::HostConfig;
 use crate::engine::{Engine, EngineError};
-use crate::group::{Group, GroupParts};
+use crate::group::{Group, GroupParts, age_of_quorum};
 use crate::log_store::LogStore;
-use crate::network::{Links, Wires};
+use crate::network::{Links, QuorumAge, Wires};
 use crate::replica::{Replica, ReplicaParts};
 use crate::snapshot::SnapshotKeeper;
 use crate::state::GroupState;
@@ -145,6 +145,7 @@ impl<R: Runtime> RaftHost<R> {
                 format!("the state of group {id} ends with entry {applied_index}, its log begins after {purged}");
             return Err(EngineError::Damaged(text).into());
         }
+        let quorum_age: Arc<OnceLock<QuorumAge>> = Arc::default();
         let links = Links(Wires {
             transport: self.config.transport.clone(),
             node: self.config.node_id,
@@ -153,10 +154,13 @@ impl<R: Runtime> RaftHost<R> {
             chunk_bytes: self.config.limits.chunk_bytes,
             snapshot_bytes_per_second: self.config.limits.snapshot_bytes_per_second.max(1),
             append_timeout: self.config.timing.append,
+            quorum_age: quorum_age.clone(),
         });
         let raft = openraft::Raft::new(self.config.node_id, self.library.clone(), links, log, replica)
             .await
             .map_err(|error| HostError::NotStarted(id, error.to_string()))?;
+        let metrics = raft.metrics();
+        let _ = quorum_age.set(Box::new(move || age_of_quorum(&metrics.borrow_watched())));
         Ok(Group::new(GroupParts {
             id,
             raft,

@@ -35,6 +35,7 @@ pub mod threads;
 pub mod transport;
 
 mod codec;
+mod freshness;
 mod group;
 mod host;
 mod log_store;
@@ -48,6 +49,7 @@ mod wire;
 
 pub use config::{Clock, HostConfig, Limits, SystemClock, Timing};
 pub use engine::EngineError;
+pub use freshness::Freshness;
 pub use group::{ChangeError, Group, GroupStatus, Others, ProposeError, Proposed, ReadError, Role, StatusWatch};
 pub use host::{HostError, RaftHost, has_lost_log};
 pub use log_store::{LogObserver, NoObserver};

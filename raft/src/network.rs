@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -45,7 +45,12 @@ pub(crate) struct Wires {
     pub snapshot_bytes_per_second: u64,
     /// Least time given to a request with entries: it waits for a sync there.
     pub append_timeout: Duration,
+    /// How long ago a quorum answered this node as leader; known once the group runs.
+    pub quorum_age: Arc<OnceLock<QuorumAge>>,
 }
+
+/// Says how long ago a quorum last answered this node; `None` if it does not lead.
+pub(crate) type QuorumAge = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 /// Makes the links of one group.
 #[derive(Clone)]
@@ -120,7 +125,15 @@ impl Link {
         ttl: Duration,
     ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
         let timeout = if rpc.entries.is_empty() { ttl } else { ttl.max(self.wires.append_timeout) };
-        let append = Append { vote: rpc.vote, prev: rpc.prev_log_id, commit: rpc.leader_commit, entries: rpc.entries };
+        // Who does not know is not believed.
+        let quorum_age = self.wires.quorum_age.get().and_then(|age| age()).unwrap_or(Duration::MAX);
+        let append = Append {
+            vote: rpc.vote,
+            prev: rpc.prev_log_id,
+            commit: rpc.leader_commit,
+            quorum_age,
+            entries: rpc.entries,
+        };
         let request = wire::encode_append(self.wires.group, &append);
         self.ask(request, RPCTypes::AppendEntries, timeout).await
     }

@@ -4,6 +4,8 @@
 //! Bodies are postcard, except that log entries and snapshot chunks follow their header as raw bytes, so that they are
 //! neither copied nor re-encoded.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -104,6 +106,8 @@ struct AppendHeader {
     vote: Vote,
     prev: Option<LogId>,
     commit: Option<LogId>,
+    /// Milliseconds since a quorum last answered the sender.
+    quorum_age_ms: u32,
     entries: u32,
 }
 
@@ -112,6 +116,8 @@ pub(crate) struct Append {
     pub vote: Vote,
     pub prev: Option<LogId>,
     pub commit: Option<LogId>,
+    /// How long ago a quorum last answered the sender.
+    pub quorum_age: Duration,
     pub entries: Vec<Entry>,
 }
 
@@ -120,6 +126,7 @@ pub(crate) fn encode_append(group: GroupId, append: &Append) -> Bytes {
         vote: append.vote,
         prev: append.prev.clone(),
         commit: append.commit.clone(),
+        quorum_age_ms: u32::try_from(append.quorum_age.as_millis()).unwrap_or(u32::MAX),
         entries: append.entries.len() as u32,
     };
     let mut out = request(Kind::Append, group, &to_postcard(&header));
@@ -142,7 +149,8 @@ pub(crate) fn decode_append(body: Bytes) -> Result<Append, CodecError> {
         }
         entries.push(decode_entry(rest.split_to(length))?);
     }
-    Ok(Append { vote: header.vote, prev: header.prev, commit: header.commit, entries })
+    let quorum_age = Duration::from_millis(header.quorum_age_ms.into());
+    Ok(Append { vote: header.vote, prev: header.prev, commit: header.commit, quorum_age, entries })
 }
 
 /// A postcard header, and the raw bytes after it.
@@ -222,9 +230,11 @@ mod tests {
             log_id: crate::types::LogId { leader_id: vote.leader_id, index: 4 },
             payload: crate::types::Payload::Blank,
         };
-        let append = Append { vote, prev: None, commit: None, entries: vec![entry] };
+        let append =
+            Append { vote, prev: None, commit: None, quorum_age: Duration::from_millis(70), entries: vec![entry] };
         let body = encode_append(3, &append).slice(HEADER..);
-        assert_eq!(decode_append(body.clone()).unwrap().entries, append.entries);
+        let decoded = decode_append(body.clone()).unwrap();
+        assert_eq!((decoded.entries, decoded.quorum_age), (append.entries.clone(), append.quorum_age));
         for length in 0..body.len() {
             assert!(decode_append(body.slice(..length)).is_err(), "cut at {length}");
         }

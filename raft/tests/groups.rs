@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use mira_raft::engine::{Batch, Durability, Engine, Fault};
 use mira_raft::{
-    ChangeError, EngineError, HostError, Limits, Others, ProposeError, ReadError, RequestId, Role, TransportError,
+    ChangeError, EngineError, Freshness, Group, HostError, Limits, Others, ProposeError, ReadError, RequestId, Role,
+    TransportError,
 };
 use support::{Cluster, GROUP, Register, SECONDS, set};
 
@@ -303,6 +304,66 @@ async fn members_join_and_leave() {
     assert!(cluster.host(leaving).existing_groups().unwrap().is_empty());
     assert!(cluster.engines(leaving).iter().all(|engine| engine.is_empty()), "nothing of it is left");
     cluster.write_many("without", 5).await;
+}
+
+/// Waits until a replica's age is as `wanted` has it.
+async fn until_fresh(group: &Group, wanted: impl Fn(Freshness) -> bool) -> Freshness {
+    let deadline = tokio::time::Instant::now() + SECONDS;
+    loop {
+        let freshness = group.freshness();
+        if wanted(freshness) {
+            return freshness;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{freshness:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_knows_how_old_it_is() {
+    let cluster = Cluster::start(3, Limits::default()).await;
+    let leader = cluster.leader().await;
+    cluster.write_many("before", 10).await;
+    let young = |freshness: Freshness| freshness.age.is_some_and(|age| age < Duration::from_millis(500));
+    for node in cluster.nodes() {
+        let freshness = until_fresh(cluster.group(node), |freshness| young(freshness) && freshness.behind == 0).await;
+        assert!(node != leader || freshness.age == Some(Duration::ZERO), "{freshness:?}");
+    }
+    // A follower that hears nothing grows older, however often it is asked, until it hears again.
+    let follower = cluster.another(leader);
+    let cut = move |from: u64, to: u64, _: &Bytes| match from == follower || to == follower {
+        true => Err(TransportError::Lost("cut".into())),
+        false => Ok(()),
+    };
+    cluster.network.set_gate(Some(Arc::new(cut)));
+    cluster.write_many("without", 10).await;
+    let old = |freshness: Freshness| freshness.age.is_some_and(|age| age > Duration::from_secs(1));
+    until_fresh(cluster.group(follower), old).await;
+    assert!(young(cluster.group(cluster.leader().await).freshness()));
+    cluster.network.set_gate(None);
+    until_fresh(cluster.group(follower), young).await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_with_a_learner_does_not_keep_it_young() {
+    let cluster = Cluster::start(4, Limits::default()).await;
+    let leader = cluster.leader().await;
+    cluster.group(leader).add_learner(4).await.unwrap();
+    cluster.write_many("before", 10).await;
+    let young = |freshness: Freshness| freshness.age.is_some_and(|age| age < Duration::from_millis(500));
+    until_fresh(cluster.group(4), young).await;
+    // Leader and learner on one side, the other two voters on the other, where they elect a leader and go on.
+    let cut = move |from: u64, to: u64, _: &Bytes| match (from == leader || from == 4) == (to == leader || to == 4) {
+        true => Ok(()),
+        false => Err(TransportError::Lost("cut".into())),
+    };
+    cluster.network.set_gate(Some(Arc::new(cut)));
+    let old = |freshness: Freshness| freshness.age.is_some_and(|age| age > Duration::from_secs(2));
+    until_fresh(cluster.group(4), old).await;
+    until_fresh(cluster.group(leader), old).await;
+    cluster.network.set_gate(None);
+    until_fresh(cluster.group(4), young).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
