@@ -1,7 +1,8 @@
 //! Who this node is: an id made once, and the cluster it belongs to, kept in a small file of the data folder.
 //!
 //! A folder without the file is a new node, whatever address it runs under: an emptied disk never votes with a memory
-//! it no longer has.
+//! it no longer has. A file that is half written or was altered is not believed either: it carries a checksum of what it
+//! says, because one wrong digit would be another node's vote.
 
 use std::{
     fs, io,
@@ -15,16 +16,31 @@ use serde::{Deserialize, Serialize};
 const FILE: &str = "identity.json";
 const FORMAT: u32 = 1;
 
-/// The contents of `identity.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    format: u32,
     /// Made once, at random; never 0.
     pub node_id: NodeId,
     /// The cluster it joined; 0 = none yet.
-    #[serde(with = "cluster_id")]
     pub cluster_id: u128,
+}
+
+/// The contents of `identity.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u32,
+    node_id: NodeId,
+    #[serde(with = "cluster_id")]
+    cluster_id: u128,
+    /// BLAKE3 over the numbers above, big-endian and in their order: the first 16 hex digits.
+    checksum: String,
+}
+
+/// What tells a file of another format from a damaged one.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// Why the identity cannot be read or kept.
@@ -61,22 +77,35 @@ impl Identity {
     pub fn load_or_create(folder: &Path, new_id: impl FnOnce() -> NodeId) -> Result<Self, IdentityError> {
         let path = folder.join(FILE);
         match fs::read(&path) {
-            Ok(bytes) => {
-                let identity: Identity = serde_json::from_slice(&bytes)
-                    .map_err(|error| IdentityError::Damaged { path: path.clone(), why: error.to_string() })?;
-                if identity.format != FORMAT {
-                    return Err(IdentityError::UnknownVersion { path, found: identity.format });
-                }
-                Ok(identity)
-            }
+            Ok(bytes) => Identity::parse(&bytes, &path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Identity::renew(folder, new_id),
             Err(source) => Err(IdentityError::Io { path, source }),
         }
     }
 
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self, IdentityError> {
+        let damaged = |why: String| IdentityError::Damaged { path: path.to_owned(), why };
+        let Format { format } = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        if format != FORMAT {
+            return Err(IdentityError::UnknownVersion { path: path.to_owned(), found: format });
+        }
+        let stored: Stored = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        let identity = Identity { node_id: stored.node_id, cluster_id: stored.cluster_id };
+        match stored.checksum == identity.checksum() && identity.node_id != 0 {
+            true => Ok(identity),
+            false => Err(damaged("its checksum does not fit".into())),
+        }
+    }
+
+    fn checksum(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("mira 2026 node identity");
+        hasher.update(&FORMAT.to_be_bytes()).update(&self.node_id.to_be_bytes()).update(&self.cluster_id.to_be_bytes());
+        hasher.finalize().to_hex()[..16].to_owned()
+    }
+
     /// Makes a new identity in place of one whose data is lost.
     pub fn renew(folder: &Path, new_id: impl FnOnce() -> NodeId) -> Result<Self, IdentityError> {
-        let identity = Identity { format: FORMAT, node_id: new_id(), cluster_id: 0 };
+        let identity = Identity { node_id: new_id(), cluster_id: 0 };
         identity.save(folder)?;
         Ok(identity)
     }
@@ -87,7 +116,9 @@ impl Identity {
         let write = || -> io::Result<()> {
             let beside = folder.join("identity.json.new");
             let mut file = fs::File::create(&beside)?;
-            file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
+            let Identity { node_id, cluster_id } = *self;
+            let stored = Stored { format: FORMAT, node_id, cluster_id, checksum: self.checksum() };
+            file.write_all(serde_json::to_string_pretty(&stored)?.as_bytes())?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
             fs::File::open(folder)?.sync_all()
@@ -138,5 +169,32 @@ mod tests {
             assert_eq!(matches!(error, IdentityError::UnknownVersion { .. }), newer, "{error}");
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
+    }
+
+    /// Every file of a folder's past that a crash or a disk may have left: cut anywhere, or with one byte altered.
+    #[test]
+    fn a_half_written_or_altered_file_is_damaged_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let identity = Identity { node_id: 77, cluster_id: 5 };
+        identity.save(folder.path()).unwrap();
+        let good = fs::read(&path).unwrap();
+        assert_eq!(Identity::parse(&good, &path).unwrap(), identity);
+        let refused = |bytes: &[u8], what: &str| match Identity::parse(bytes, &path) {
+            Err(IdentityError::Damaged { .. } | IdentityError::UnknownVersion { .. }) => {}
+            // White space may change without changing what the file says.
+            Ok(same) => assert!(same == identity && what.starts_with("byte"), "{what}"),
+            Err(other) => panic!("{what}: {other}"),
+        };
+        (0..good.len()).for_each(|length| refused(&good[..length], "cut"));
+        for at in 0..good.len() {
+            for flip in [0x01, 0x10, 0x80] {
+                let mut altered = good.clone();
+                altered[at] ^= flip;
+                refused(&altered, &format!("byte {at}"));
+            }
+        }
+        let other_node = String::from_utf8(good).unwrap().replace("77", "78");
+        assert!(matches!(Identity::parse(other_node.as_bytes(), &path), Err(IdentityError::Damaged { .. })));
     }
 }
