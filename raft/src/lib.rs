@@ -61,4 +61,6 @@ pub use transport::{Transport, TransportError};
 pub use types::{GroupId, NodeId, RequestId, Runtime, TokioRuntime};
 
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod suite;

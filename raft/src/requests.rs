@@ -142,3 +142,16 @@ impl RequestMemory {
         join(&join(&self.prefix, b"q"), &index.to_be_bytes())
     }
 }
+
+/// One of each record of this memory: its name, its stored form, and whether that is read as it was meant.
+#[cfg(test)]
+pub(crate) fn samples() -> Vec<(&'static str, Bytes, Box<dyn Fn(&[u8]) -> bool>)> {
+    let response = Some(Bytes::from_static(b"answer"));
+    let remembered = Remembered { index: 7, time_ms: 1_800_000_000_123, digest: [9; 16], response };
+    let queued = Queued { id: RequestId(0x0102_0304), time_ms: 1_800_000_000_123 };
+    let (written, also) = (encode_record(&remembered), encode_record(&queued));
+    vec![
+        ("request_remembered", written, Box::new(move |bytes| decode_record(bytes) == Ok(remembered.clone()))),
+        ("request_queued", also, Box::new(move |bytes| decode_record(bytes) == Ok(queued))),
+    ]
+}
