@@ -70,6 +70,11 @@ fn requests_forgotten_by_a_jump_of_the_clock_are_noticed() {
 }
 
 #[test]
+fn frames_taken_over_before_they_were_released_are_noticed() {
+    found(Bug::OpensUnreleased, 100, &["one owner"]);
+}
+
+#[test]
 fn writes_called_undone_because_a_replica_stopped_are_noticed() {
     found(Bug::StoppedMeansUndone, 600, &["acknowledged"]);
 }

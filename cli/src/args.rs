@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
+use mira_proto::model::Consistency;
 
 use crate::verbs::Verb;
 
@@ -50,6 +51,40 @@ pub struct Remote {
     /// Print the answer as JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+}
+
+/// What a read must have seen.
+#[derive(Debug, Clone, Args)]
+pub struct Freshness {
+    /// How fresh the answer must be [default: that of the operation].
+    #[arg(long, value_enum)]
+    consistency: Option<Level>,
+
+    /// A consistency token from an earlier answer: this answer has seen at least what that one had.
+    #[arg(long, value_name = "TOKEN")]
+    pub at_least: Option<String>,
+}
+
+/// [`Consistency`] with a help text for each value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// Everything acknowledged before, confirmed by a majority
+    Linearizable,
+    /// What the shard's leader knows
+    Leader,
+    /// What any replica knows; the answer says how old that is
+    Any,
+}
+
+impl Freshness {
+    /// The level that was asked for.
+    pub fn consistency(&self) -> Option<Consistency> {
+        self.consistency.map(|level| match level {
+            Level::Linearizable => Consistency::Linearizable,
+            Level::Leader => Consistency::Leader,
+            Level::Any => Consistency::Any,
+        })
+    }
 }
 
 /// Reads `500ms`, `30s`, `1m 30s`, `30d`. A day has 24 hours.

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
-    VerifyRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
+    NodeChangeReply, RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -28,6 +28,9 @@ use crate::error::CliError;
 /// The header that bounds a request's time in the cluster, in milliseconds.
 const TIMEOUT_MS: &str = "x-mira-timeout-ms";
 
+/// The header with what a reader has seen.
+const CONSISTENCY_TOKEN: &str = "x-mira-consistency-token";
+
 /// How much longer an answer may take to arrive than the cluster may take to give it.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,8 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     timeout: Duration,
+    /// What a read must have seen.
+    seen: Option<HeaderValue>,
 }
 
 impl Client {
@@ -60,7 +65,14 @@ impl Client {
         }
         let http =
             builder.build().map_err(|error| CliError::Usage(format!("cannot set up HTTP: {}", innermost(&error))))?;
-        Ok(Client { http, base, timeout: remote.timeout })
+        Ok(Client { http, base, timeout: remote.timeout, seen: None })
+    }
+
+    /// The same, reading no older state than the one this consistency token names.
+    pub fn having_seen(self, token: Option<&str>) -> Result<Self, CliError> {
+        let seen = token.map(HeaderValue::from_str).transpose();
+        let seen = seen.map_err(|_| CliError::Usage("a consistency token is a word of letters and digits".into()))?;
+        Ok(Client { seen, ..self })
     }
 
     /// Stores one item or a batch.
@@ -105,6 +117,11 @@ impl Client {
         self.write(Method::PUT, &["collections", name], Some(settings)).await
     }
 
+    /// Spreads a collection over more shards, or says what that means.
+    pub async fn grow_collection(&self, name: &str, request: &GrowRequest) -> Result<GrowReply, CliError> {
+        self.write(Method::POST, &["collections", name, "grow"], Some(request)).await
+    }
+
     /// Removes a collection with everything in it.
     pub async fn delete_collection(&self, name: &str) -> Result<(), CliError> {
         let key = idempotency_key();
@@ -146,7 +163,11 @@ impl Client {
         body: Option<&Q>,
     ) -> Result<A, CliError> {
         let url = self.url(path);
-        self.answer(|| with_body(self.http.request(method.clone(), url.clone()), body)).await
+        self.answer(|| {
+            let request = with_body(self.http.request(method.clone(), url.clone()), body);
+            self.seen.iter().fold(request, |request, seen| request.header(CONSISTENCY_TOKEN, seen))
+        })
+        .await
     }
 
     async fn answer<A: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<A, CliError> {

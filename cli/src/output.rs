@@ -51,6 +51,7 @@ pub fn hits(reply: &SearchReply) -> String {
     if let Some(found) = &reply.explain {
         text.push_str(&explain(found));
     }
+    text.push_str(&staleness(reply.staleness_ms, reply.lagging));
     text
 }
 
@@ -77,6 +78,20 @@ fn explain(explain: &SearchExplain) -> String {
     let times =
         format!("microseconds: embedding {embed_us}, shards {shards_us}, merging {merge_us}, frames {fetch_us}");
     format!("\n{times}\n{}", finish(&table))
+}
+
+/// How old an answer of any replica may be; nothing for other answers.
+pub fn staleness(milliseconds: Option<u64>, lagging: bool) -> String {
+    let mark = if lagging {
+        format!("{} no replica answered that is up to date; ", style("lagging:").yellow())
+    } else {
+        String::new()
+    };
+    match (milliseconds, lagging) {
+        (Some(milliseconds), _) => format!("{mark}as of {milliseconds} ms ago or later\n"),
+        (None, true) => format!("{mark}how old this is, is not known\n"),
+        (None, false) => String::new(),
+    }
 }
 
 fn hit(rank: usize, hit: &Hit, width: usize) -> String {

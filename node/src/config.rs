@@ -6,6 +6,8 @@ use mira_crypto::ClusterKey;
 use mira_proto::limits;
 use mira_raft::{Limits, RequestWindow, Timing};
 
+use crate::verification::Verification;
+
 /// How a node that belongs to no cluster yet comes to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Formation {
@@ -64,6 +66,8 @@ pub struct NodeConfig {
     /// Bytes of full-precision vectors kept in memory for rescoring, of all shards together. They lie in the state; more
     /// saves reading and opening them (some 10 µs each, 20 a search).
     pub row_cache_bytes: usize,
+    /// Comparing replicas in the background.
+    pub verification: Verification,
 }
 
 impl NodeConfig {
@@ -85,6 +89,7 @@ impl NodeConfig {
             quality_sample_every: mira_proto::limits::QUALITY_SAMPLE_EVERY,
             cache_bytes: 64 << 20,
             row_cache_bytes: 64 << 20,
+            verification: Verification::default(),
         }
     }
 }

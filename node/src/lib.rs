@@ -6,6 +6,7 @@
 //!        ├─────────▶ shard::read  ◀── frames, opened                  ▼
 //!        └─────────▶ shard::indexer: tail ∪ index ◀─────────── background worker
 //!  formation, reconcile, rebalance: coming to a cluster, opening shards, moving replicas, spreading leadership
+//!  grow: frames on their way to the shards that a growing collection adds
 //!  meta: nodes, shard map, collections and their wrapped keys, replicated to every node
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 pub mod config;
 mod formation;
+pub mod grow;
 mod http;
 pub mod identity;
 pub mod keyring;
@@ -26,6 +28,8 @@ pub mod reconcile;
 mod service;
 pub mod shard;
 mod system;
+mod verification;
 
 pub use config::{Formation, NodeConfig, Shape};
 pub use node::{Node, RunningNode, StartError};
+pub use verification::Verification;

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use mira_raft::LogObserver;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::{node::Node, service::role_name, system};
@@ -24,6 +25,8 @@ pub struct NodeMetrics {
     log_sync: Histogram,
     log_entries: IntCounter,
     log_bytes: IntCounter,
+    verifications: IntCounterVec,
+    mended: IntCounter,
     groups: IntGaugeVec,
     shards: IntGaugeVec,
     recall: GaugeVec,
@@ -52,6 +55,12 @@ impl NodeMetrics {
             log_sync: log_sync.expect("valid names"),
             log_entries: counter("mira_raft_log_entries_total", "Log entries written"),
             log_bytes: counter("mira_raft_log_bytes_total", "Bytes of log entries written"),
+            verifications: IntCounterVec::new(
+                Opts::new("mira_node_verifications_total", "Shards verified in the background, by what was found"),
+                &["verdict"],
+            )
+            .expect("valid names"),
+            mended: counter("mira_node_replicas_mended_total", "Replicas made anew because they differed"),
             groups: gauges("mira_raft_group", "State of each Raft group on this node", &["group", "what"]),
             shards: gauges("mira_shard_index", "Index of each shard on this node", &["shard", "what"]),
             recall: GaugeVec::new(
@@ -72,11 +81,13 @@ impl NodeMetrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 9] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 11] = [
             Box::new(self.operations.clone()),
             Box::new(self.log_sync.clone()),
             Box::new(self.log_entries.clone()),
             Box::new(self.log_bytes.clone()),
+            Box::new(self.verifications.clone()),
+            Box::new(self.mended.clone()),
             Box::new(self.groups.clone()),
             Box::new(self.shards.clone()),
             Box::new(self.recall.clone()),
@@ -91,6 +102,16 @@ impl NodeMetrics {
     /// An operation took this long.
     pub fn operation(&self, storage_type: &str, operation: &str, took: Duration) {
         self.operations.with_label_values(&[storage_type, operation]).observe(took.as_secs_f64());
+    }
+
+    /// The replicas of a shard were compared.
+    pub fn verified(&self, verdict: &str) {
+        self.verifications.with_label_values(&[verdict]).inc();
+    }
+
+    /// A replica that was wrong is made anew.
+    pub fn mended(&self) {
+        self.mended.inc();
     }
 
     /// The text that a scrape gets.

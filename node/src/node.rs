@@ -25,7 +25,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     config::{Formation, NodeConfig},
     formation::{self, JOIN_PROOF},
-    http,
+    grow, http,
     identity::{Identity, IdentityError},
     keyring::Keyring,
     meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, MoveStep, NodeRecord},
@@ -41,6 +41,7 @@ use crate::{
         machine::ShardMachine,
         quality::QualityBoard,
         record, refuse_proposal,
+        tenure::Tenure,
     },
 };
 
@@ -240,6 +241,7 @@ impl Node {
             advertise: config.advertise,
             zone: config.zone,
             formation: config.formation,
+            verification: config.verification,
             engines,
         };
         Ok((node, rest))
@@ -480,7 +482,8 @@ impl Node {
             }
             let reader = shard.group().reader();
             let full = |collection: &&CollectionId| {
-                reader.get(&record::count_key(**collection)).is_ok_and(|count| count.is_some())
+                let keys = [record::count_key(**collection), Tenure::key(**collection)];
+                reader.multi_get(&keys).is_ok_and(|found| found.iter().any(Option::is_some))
             };
             found.extend(cluster.dropped.iter().filter(full).map(|&collection| (id, collection)));
         }
@@ -631,6 +634,7 @@ struct NodeConfigRest {
     zone: String,
     formation: Formation,
     engines: Vec<Closing>,
+    verification: crate::verification::Verification,
 }
 
 /// A node that serves. Dropping it stops it hard; [`RunningNode::shutdown`] stops it in order.
@@ -662,6 +666,8 @@ impl RunningNode {
             tokio::spawn(service::serve(node.clone(), grpc_listener, stopped.clone())),
             tokio::spawn(http::serve(node.clone(), http_listener, stopped.clone())),
             tokio::spawn(keep_in_line(node.clone(), stopped.clone())),
+            tokio::spawn(grow::drive(node.clone(), stopped.clone())),
+            tokio::spawn(crate::verification::drive(node.clone(), rest.verification, stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();
                 async move { formation::form(&node, &rest.formation, &me).await }

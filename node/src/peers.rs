@@ -13,6 +13,9 @@ use crate::meta::ClusterState;
 /// Time to connect to a peer, and between two signs of life on an idle connection.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// A node's client.
+pub type Client = NodeClient<Channel>;
+
 /// Finds nodes by id in the replicated cluster state.
 pub struct AddressBook {
     cluster: watch::Receiver<Arc<ClusterState>>,
@@ -27,7 +30,7 @@ impl AddressBook {
     }
 
     /// A client for a node by its address; connects when it is first used.
-    pub fn client(&self, address: &str) -> Result<NodeClient<Channel>, tonic::Status> {
+    pub fn client(&self, address: &str) -> Result<Client, tonic::Status> {
         let mut clients = self.clients.lock();
         let channel = match clients.get(address) {
             Some(channel) => channel.clone(),
@@ -45,7 +48,7 @@ impl AddressBook {
     }
 
     /// A client for a node by its id.
-    pub fn client_of(&self, node: NodeId) -> Result<NodeClient<Channel>, tonic::Status> {
+    pub fn client_of(&self, node: NodeId) -> Result<Client, tonic::Status> {
         let known = self.cluster.borrow().nodes.get(&node).map(|record| record.address.clone());
         self.client(&known.ok_or_else(|| tonic::Status::unavailable(format!("node {node} is unknown")))?)
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mira_crypto::ClusterKey;
-use mira_node::{Formation, NodeConfig, RunningNode, Shape, StartError};
+use mira_node::{Formation, NodeConfig, RunningNode, Shape, StartError, Verification};
 use mira_proto::{
     Code, NodeId, Problem, Refusal,
     node_v1::{self, change_node_request::Action, node_client::NodeClient},
@@ -33,16 +33,30 @@ async fn start(folder: &Path, formation: Formation) -> Result<RunningNode, Start
     start_at(folder, formation, (any, any)).await
 }
 
-/// Starts a node; waits until an earlier one in this process has let its folder go.
 async fn start_at(
     folder: &Path,
     formation: Formation,
+    addresses: (SocketAddr, SocketAddr),
+) -> Result<RunningNode, StartError> {
+    start_with(folder, formation, addresses, Verification { every: None, mends: false }).await
+}
+
+/// Starts a node; waits until an earlier one in this process has let its folder go.
+async fn start_with(
+    folder: &Path,
+    formation: Formation,
     (listen, http_listen): (SocketAddr, SocketAddr),
+    verification: Verification,
 ) -> Result<RunningNode, StartError> {
     let started = Instant::now();
     loop {
         let key = ClusterKey::from_text(KEY).expect("a key");
-        let config = NodeConfig { listen, http_listen, ..NodeConfig::new(folder.to_owned(), key, formation.clone()) };
+        let config = NodeConfig {
+            listen,
+            http_listen,
+            verification,
+            ..NodeConfig::new(folder.to_owned(), key, formation.clone())
+        };
         match RunningNode::start(config).await {
             Err(StartError::Engine(error))
                 if error.to_string().contains("lock hold") && started.elapsed() < PATIENCE =>
@@ -56,13 +70,18 @@ async fn start_at(
 
 impl Cluster {
     async fn of(count: usize) -> Cluster {
+        Cluster::verifying(count, Verification { every: None, mends: false }).await
+    }
+
+    async fn verifying(count: usize, verification: Verification) -> Cluster {
         let mut cluster = Cluster { nodes: BTreeMap::new(), folders: Vec::new(), collection: 0, stored: 0 };
         let shape = Shape { shards: SHARDS, replication: 3, expect: count as u32 };
         for at in 0..count {
             cluster.folders.push(tempfile::tempdir().expect("a folder"));
             let formation = if at == 0 { Formation::Bootstrap(shape) } else { cluster.join() };
-            let node = start(cluster.folders[at].path(), formation).await.expect("the node starts");
-            cluster.nodes.insert(at, node);
+            let any = "127.0.0.1:0".parse().expect("an address");
+            let node = start_with(cluster.folders[at].path(), formation, (any, any), verification).await;
+            cluster.nodes.insert(at, node.expect("the node starts"));
         }
         for node in cluster.nodes.values() {
             assert!(node.wait_ready(PATIENCE).await, "not ready");
@@ -207,7 +226,12 @@ impl Cluster {
                 shard,
                 collection: self.collection,
                 ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
-                level: Some(node_v1::ReadLevel { kind: node_v1::read_level::Kind::Linearizable as i32, at_least: 0 }),
+                level: Some(node_v1::ReadLevel {
+                    kind: node_v1::read_level::Kind::Linearizable as i32,
+                    at_least: 0,
+                    last_resort: false,
+                }),
+                growing: None,
             };
             let reply = self
                 .ask("a fetch", |mut client| {
@@ -419,6 +443,113 @@ async fn replicas_are_compared_and_one_that_is_made_anew_holds_the_same_again() 
     cluster.store_some().await;
     let after = cluster.digests(shard).await;
     assert!(after.values().all(|reply| reply.digest == after[&sick].digest && reply.pairs > before[&sick].pairs));
+    cluster.assert_all_there().await;
+    cluster.stop().await;
+}
+
+/// One read at level `any` of shard 0, from the last node that is left.
+async fn read_any(cluster: &Cluster, last_resort: bool) -> Result<node_v1::FetchReply, Refusal> {
+    let node = cluster.nodes.values().next().expect("a node");
+    let request = node_v1::FetchRequest {
+        epoch: u64::MAX,
+        shard: 0,
+        collection: cluster.collection,
+        ids: vec![1u128.to_be_bytes().to_vec().into()],
+        level: Some(node_v1::ReadLevel { kind: node_v1::read_level::Kind::Any as i32, at_least: 0, last_resort }),
+        growing: None,
+    };
+    node.node().shard(0)?.fetch(request).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_hears_no_leader_is_read_only_as_the_last_resort() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.store_some().await;
+    let fresh = cluster.clients().await;
+    assert_eq!(fresh.len(), 3);
+    let started = Instant::now();
+    loop {
+        match read_any(&cluster, false).await {
+            Ok(reply) if reply.frames.len() == 1 => {
+                let freshness = reply.freshness.expect("an answer of any replica has an age");
+                assert!(!freshness.lagging && freshness.staleness_ms <= 3_000, "{freshness:?}");
+                break;
+            }
+            other => assert!(started.elapsed() < PATIENCE, "{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for at in [1, 2] {
+        cluster.nodes.remove(&at).expect("a node").shutdown().await;
+    }
+    let staleness_ms = loop {
+        match read_any(&cluster, false).await {
+            Err(Refusal::Lagging { staleness_ms }) => break staleness_ms,
+            other => assert!(started.elapsed() < PATIENCE, "{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(staleness_ms > 3_000, "{staleness_ms}");
+    let reply = read_any(&cluster, true).await.expect("better an old answer than none");
+    let freshness = reply.freshness.expect("it has an age");
+    assert!(freshness.lagging && freshness.staleness_ms >= staleness_ms && reply.frames.len() == 1, "{freshness:?}");
+    cluster.stop().await;
+}
+
+/// Puts a record into the state of a stopped node that no other replica has: every checksum fits, and it is wrong.
+fn tamper(folder: &Path, group: u32) {
+    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, RocksEngine, Role};
+    let started = Instant::now();
+    let engine = loop {
+        match RocksEngine::open(&folder.join("state"), EngineOptions::new(Role::State)) {
+            Ok(engine) => break engine,
+            Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // Group, generation 1, the application's table: `raft/src/state.rs`.
+    let mut key = group.to_be_bytes().to_vec();
+    key.extend(1u32.to_be_bytes());
+    key.extend([1, b'z']);
+    let mut batch = Batch::default();
+    batch.put(key, b"nobody wrote this".to_vec());
+    engine.write(&batch, Durability::Synced).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_differs_is_found_and_made_anew_in_the_background() {
+    let mut cluster = Cluster::verifying(3, Verification { every: Some(Duration::from_secs(2)), mends: true }).await;
+    cluster.store_some().await;
+    let (sick, shard) = (2, 1);
+    let addresses = (cluster.nodes[&sick].grpc_address(), cluster.nodes[&sick].http_address());
+    let verified = |cluster: &Cluster, verdict: &str| {
+        let line = format!("mira_node_verifications_total{{verdict=\"{verdict}\"}}");
+        cluster.nodes.values().any(|node| node.node().metrics.scrape(node.node()).contains(&line))
+    };
+    let started = Instant::now();
+    while !verified(&cluster, "sound") {
+        assert!(started.elapsed() < PATIENCE, "nobody verifies");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!verified(&cluster, "differs"));
+    cluster.nodes.remove(&sick).expect("a node").shutdown().await;
+    tamper(cluster.folders[sick].path(), shard + 1);
+    let formation = Formation::Join(Vec::new());
+    let node = start_at(cluster.folders[sick].path(), formation, addresses).await.expect("it starts again");
+    cluster.nodes.insert(sick, node);
+    let mended = |cluster: &Cluster| {
+        let line = "mira_node_replicas_mended_total 1";
+        cluster.nodes.values().any(|node| node.node().metrics.scrape(node.node()).contains(line))
+    };
+    while !(verified(&cluster, "differs") && mended(&cluster)) {
+        assert!(started.elapsed() < PATIENCE, "the difference is not found");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.settled_on(&[0, 1, 2]).await;
+    let after = cluster.digests(shard).await;
+    let digests: BTreeSet<Vec<u8>> = after.values().map(|reply| reply.digest.to_vec()).collect();
+    assert_eq!(digests.len(), 1, "{after:?}");
+    cluster.store_some().await;
     cluster.assert_all_there().await;
     cluster.stop().await;
 }

@@ -85,6 +85,12 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 pub const READ_TRY: Duration = Duration::from_secs(2);
 /// A try of one leader for a write before the map is asked again.
 pub const WRITE_TRY: Duration = Duration::from_secs(5);
+/// State older than this is not what a read at level `any` is answered from while another replica answers: longer than
+/// an election, in which nobody knows better.
+pub const MAX_STALENESS: Duration = Duration::from_secs(3);
+/// Entries that a replica may lack, as far as it knows, and still be asked by a read at level `any`: a second of a busy
+/// shard.
+pub const MAX_READ_LAG: u64 = 5_000;
 /// How long a search waits for a shard whose replicas refuse before its answer goes out without it: longer than an
 /// election, shorter than a caller's patience.
 pub const SHARD_PATIENCE: Duration = Duration::from_secs(5);
@@ -112,6 +118,29 @@ pub const MAX_INDEX_TAIL: usize = 100_000;
 pub const MAX_MOVES: usize = 4;
 /// Entries a replica may lack to be handed leadership or a vote: less than a heartbeat's worth under load.
 pub const CAUGHT_UP_ENTRIES: u64 = 100;
+/// Collections that grow at once.
+pub const MAX_GROWTHS: usize = 16;
+/// Frames of one page that moves from shard to shard while a collection grows; one proposal takes them.
+pub const GROWTH_PAGE_FRAMES: usize = 100;
+/// Bytes of such a page, unless one frame alone has more.
+pub const GROWTH_PAGE_BYTES: usize = 1 << 20;
+/// Frames looked at for one page: a pass over what has not changed is quick, and still yields to others.
+pub const GROWTH_PAGE_HEADS: usize = 5_000;
+/// Bytes per second that move from shard to shard for one node's heirs, so that copying stays small beside serving.
+pub const GROWTH_BYTES_PER_SECOND: usize = 16 << 20;
+/// Passes over a source's frames before the last one is begun, however much still changes: each is shorter than the one
+/// before unless writers outrun it, and then waiting helps nobody.
+pub const GROWTH_PASSES: u32 = 5;
+/// Frames that changed during a pass, at most, for the next one to be the last: writers of moving frames wait for that.
+pub const GROWTH_LAST_FRAMES: u64 = 200;
+/// How long after a growth retries of earlier writes are still sent to where they were first written: as long as a shard
+/// remembers requests.
+pub const GROWTH_MEMORY: Duration = Duration::from_secs(600);
+/// How often the replicas of a shard are compared in the background: damage is found while other replicas are whole, and
+/// reading everything once a day is little beside serving.
+pub const VERIFY_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How long a verification in the background waits for the slowest replica: it reads at no more than 200 MB/s.
+pub const VERIFY_PATIENCE: Duration = Duration::from_secs(3600);
 /// Vectors of a collection in a shard from which on its index is kept as an image: fewer are indexed again in a second.
 pub const MIN_IMAGE_VECTORS: usize = 2_000;
 /// Changes below which no image is written, however small the index.

@@ -334,6 +334,12 @@ pub struct SearchReply {
     /// The shards that did not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_shards: Vec<u32>,
+    /// At consistency `any`: everything acknowledged this many milliseconds ago, and earlier, was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness_ms: Option<u64>,
+    /// At consistency `any`: no up-to-date replica of some shard answered, so one that lags did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lagging: bool,
     /// The state that answered.
     pub consistency_token: String,
     /// One answer for each of `searches`, in order.
@@ -434,6 +440,12 @@ pub struct RecallReply {
     /// Ids that name no frame, when several were asked for; a single unknown id is a `not_found` problem.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Uuid>,
+    /// At consistency `any`: everything acknowledged this many milliseconds ago, and earlier, was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness_ms: Option<u64>,
+    /// At consistency `any`: no up-to-date replica of some shard answered, so one that lags did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lagging: bool,
 }
 
 /// `forget`: remove frames.
@@ -539,6 +551,49 @@ pub struct Collection {
     /// The embedding model its texts go through; absent when callers give all vectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// How far it is on its way to more partitions; absent when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<GrowthStatus>,
+}
+
+/// How far a collection is on its way to more partitions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GrowthStatus {
+    /// Partitions it had.
+    pub from: u32,
+    /// Partitions it gets.
+    pub to: u32,
+    /// copying (frames move to the added shards), clearing (every frame is where it belongs, copies are removed) or
+    /// remembering (all is done, but retries of earlier writes still go where they were first written; for ten minutes).
+    pub step: String,
+    /// Shards that have done their part of this step.
+    pub done: u32,
+    /// Shards that have a part in this step.
+    pub of: u32,
+}
+
+/// Spreads a collection over more shards.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrowRequest {
+    /// Partitions that it is to have: more than now, at most the cluster's number of shards.
+    pub partitions: u32,
+    /// Only say what would move.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What a growth means.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GrowReply {
+    /// Partitions now.
+    pub from: u32,
+    /// Partitions after.
+    pub to: u32,
+    /// Shards that hold the collection now.
+    pub shards: Vec<u32>,
+    /// Shards that are added, to each of which every other gives a share of its frames.
+    pub added_shards: Vec<u32>,
 }
 
 /// `status`.

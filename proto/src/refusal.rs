@@ -1,6 +1,6 @@
 //! How a storage node refuses a request of a router, and what the router does about it.
 //!
-//! A refusal travels as a gRPC status whose details hold a `mira.node.v1.Problem`. Three kinds are between router and
+//! A refusal travels as a gRPC status whose details hold a `mira.node.v1.Problem`. Four kinds are between router and
 //! node only and never reach a caller: they say where to go instead.
 
 use prost::Message;
@@ -24,6 +24,13 @@ pub enum Refusal {
         /// The node's epoch.
         epoch: u64,
     },
+    /// The replica is further behind than one that is asked should be: ask another, and if there is none, this one again as
+    /// the last resort. Nothing was done.
+    #[error("this replica lags: its state is {} old", age_text(*staleness_ms))]
+    Lagging {
+        /// How old its state is; `u64::MAX` if it does not know.
+        staleness_ms: u64,
+    },
     /// The replica is not ready for this yet (opening, rebuilding, behind); ask another or again soon. Nothing was done.
     #[error("not ready: {0}")]
     NotReady(String),
@@ -38,6 +45,7 @@ pub enum Refusal {
 
 const NOT_LEADER: &str = "not_leader";
 const STALE_MAP: &str = "stale_map";
+const LAGGING: &str = "lagging";
 const NOT_READY: &str = "not_ready";
 const UNKNOWN: &str = "unknown_outcome";
 
@@ -49,6 +57,10 @@ impl From<Refusal> for tonic::Status {
                 (tonic::Code::Unavailable, wire(NOT_LEADER, &detail, leader.unwrap_or_default(), 0))
             }
             Refusal::StaleMap { epoch } => (tonic::Code::Unavailable, wire(STALE_MAP, &detail, 0, epoch)),
+            Refusal::Lagging { staleness_ms } => {
+                let problem = node_v1::Problem { staleness_ms, ..wire(LAGGING, &detail, 0, 0) };
+                (tonic::Code::Unavailable, problem)
+            }
             Refusal::NotReady(why) => (tonic::Code::Unavailable, wire(NOT_READY, &why, 0, 0)),
             Refusal::Unknown(why) => (tonic::Code::Unavailable, wire(UNKNOWN, &why, 0, 0)),
             Refusal::Problem(problem) => (problem.code.grpc(), problem.into()),
@@ -67,6 +79,7 @@ impl From<tonic::Status> for Refusal {
         match problem.code.as_str() {
             NOT_LEADER => Refusal::NotLeader { leader: (problem.leader != 0).then_some(problem.leader) },
             STALE_MAP => Refusal::StaleMap { epoch: problem.epoch },
+            LAGGING => Refusal::Lagging { staleness_ms: problem.staleness_ms },
             NOT_READY => Refusal::NotReady(problem.detail),
             UNKNOWN => Refusal::Unknown(problem.detail),
             _ => Refusal::Problem(problem.into()),
@@ -82,7 +95,12 @@ fn bare(status: tonic::Status) -> Refusal {
 }
 
 fn wire(code: &str, detail: &str, leader: NodeId, epoch: u64) -> node_v1::Problem {
-    node_v1::Problem { code: code.into(), detail: detail.into(), leader, epoch }
+    node_v1::Problem { code: code.into(), detail: detail.into(), leader, epoch, staleness_ms: 0 }
+}
+
+/// An age for people.
+fn age_text(staleness_ms: u64) -> String {
+    if staleness_ms == u64::MAX { "not known how".to_owned() } else { format!("{staleness_ms} ms") }
 }
 
 impl From<Problem> for node_v1::Problem {
@@ -107,6 +125,8 @@ mod tests {
             Refusal::NotLeader { leader: Some(7) },
             Refusal::NotLeader { leader: None },
             Refusal::StaleMap { epoch: 12 },
+            Refusal::Lagging { staleness_ms: 7_000 },
+            Refusal::Lagging { staleness_ms: u64::MAX },
             Refusal::NotReady("opening".into()),
             Refusal::Unknown("connection lost".into()),
             Refusal::Problem(Problem::invalid("k is 0")),

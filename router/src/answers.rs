@@ -134,7 +134,10 @@ mod tests {
         let same = [
             node_v1::SearchRequest { epoch: 7, ..base.clone() },
             node_v1::SearchRequest { unless_changed_since: Some(9), ..base.clone() },
-            node_v1::SearchRequest { level: Some(node_v1::ReadLevel { kind: 1, at_least: 5 }), ..base.clone() },
+            node_v1::SearchRequest {
+                level: Some(node_v1::ReadLevel { kind: 1, at_least: 5, last_resort: true }),
+                ..base.clone()
+            },
         ];
         assert!(same.iter().all(|other| key(other) == key(&base)));
         let others = [

@@ -33,7 +33,7 @@ use tracing::{debug, info, warn};
 use crate::metrics::Metrics;
 use channels::Channels;
 use decide::Step;
-pub use view::{CollectionRoute, View};
+pub use view::{CollectionRoute, Stays, View};
 
 /// A node's client.
 pub type Client = NodeClient<Channel>;
@@ -71,6 +71,17 @@ pub struct Call<'a> {
     pub try_for: Duration,
     /// The collection that the group was chosen for; when it moves, so must the caller.
     pub route: Option<&'a CollectionRoute>,
+    /// What of the collection's places the request depends on.
+    pub stays: Stays,
+}
+
+/// What one try of a call says beside its request.
+#[derive(Debug, Clone, Copy)]
+pub struct Try {
+    /// The map's version.
+    pub epoch: u64,
+    /// Whether a replica that lags may answer.
+    pub last_resort: bool,
 }
 
 /// Why a call ended without an answer.
@@ -251,23 +262,25 @@ impl Cluster {
 
     /// Asks a group until there is an answer, a problem for the caller, or the deadline.
     ///
-    /// `send` makes one try with the client and the map's epoch; it must send the same request each time.
+    /// `send` makes one try with the client; it must send the same request each time, with what the try says.
     pub async fn call<T, F, Fut>(&self, call: &Call<'_>, send: F) -> Result<T, CallError>
     where
-        F: Fn(Client, u64) -> Fut,
+        F: Fn(Client, Try) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let mut tries = decide::Tries::default();
         loop {
             let view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
-            if call.route.is_some_and(|route| !view.still_at(route)) {
+            if call.route.is_some_and(|route| !view.still_at(route, call.stays)) {
                 return Err(if tries.unknown_outcome { tries.unreached(call.group) } else { CallError::Moved });
             }
             let replicas = view.replicas(call.group);
-            let Some(node) = decide::next_replica(&replicas, &tries, self.hint(call, &replicas)) else {
+            let Some(node) = decide::next_replica(&replicas, &tries, self.hint(call, &replicas, &tries)) else {
                 return Err(tries.unreached(call.group));
             };
-            let refusal = match self.attempt(call, &view, node, &send).await {
+            let last_resort = tries.last_resort(replicas.len());
+            let with_client = |client| send(client, Try { epoch: view.epoch, last_resort });
+            let refusal = match self.attempt(call, &view, node, with_client).await {
                 Ok(answer) => {
                     self.answered(call, node);
                     return Ok(answer);
@@ -298,15 +311,15 @@ impl Cluster {
         }
     }
 
-    async fn attempt<T, F, Fut>(&self, call: &Call<'_>, view: &View, node: NodeId, send: &F) -> Result<T, Refusal>
+    async fn attempt<T, F, Fut>(&self, call: &Call<'_>, view: &View, node: NodeId, send: F) -> Result<T, Refusal>
     where
-        F: Fn(Client, u64) -> Fut,
+        F: FnOnce(Client) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let client = self.client_of(view, node).map_err(|status| Refusal::NotReady(status.message().to_owned()))?;
         let started = Instant::now();
         let try_for = call.try_for.min(call.deadline.saturating_duration_since(started));
-        let outcome = timeout(try_for, send(client, view.epoch)).await;
+        let outcome = timeout(try_for, send(client)).await;
         self.metrics.storage(call.operation, started.elapsed());
         match outcome {
             Ok(Ok(response)) => Ok(response.into_inner()),
@@ -315,11 +328,11 @@ impl Cluster {
         }
     }
 
-    fn hint(&self, call: &Call<'_>, replicas: &[NodeId]) -> Option<NodeId> {
+    fn hint(&self, call: &Call<'_>, replicas: &[NodeId], tries: &decide::Tries) -> Option<NodeId> {
         match call.want {
             Want::Leader => self.hints.lock().get(&call.group).copied(),
-            // Any replica will do: spread the load.
-            Want::Any if replicas.is_empty() => None,
+            // Any replica will do: spread the load. After a refusal they are asked in turn, so that none is left out.
+            Want::Any if replicas.is_empty() || tries.count > 0 => None,
             Want::Any => Some(replicas[rand::random_range(0..replicas.len())]),
         }
     }

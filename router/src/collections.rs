@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use mira_proto::model::{Collection, CollectionSettings};
-use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionRequest};
+use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest};
+use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionRequest, GrowCollectionRequest};
 use mira_proto::{Code, Problem, limits};
 use tokio::time::sleep;
 
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
+use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::memory::no_collection;
 use crate::{ClusterMemory, RequestContext, convert, validate};
 
@@ -66,6 +66,26 @@ impl ClusterMemory {
         convert::collection(&made)
     }
 
+    pub(crate) async fn grow(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        request: GrowRequest,
+    ) -> Result<GrowReply, Problem> {
+        let GrowRequest { partitions, dry_run } = request;
+        let grow = GrowCollectionRequest { name: name.to_owned(), partitions, dry_run };
+        let call = meta_call(context, "grow_collection");
+        let reply = self
+            .cluster
+            .call(&call, |mut client, _| {
+                let grow = grow.clone();
+                async move { client.grow_collection(grow).await }
+            })
+            .await?;
+        self.cluster.refresh(reply.epoch).await;
+        Ok(GrowReply { from: reply.from, to: reply.to, shards: reply.sources, added_shards: reply.heirs })
+    }
+
     pub(crate) async fn drop_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
         let Some(doomed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
         let call = meta_call(context, "drop_collection");
@@ -119,5 +139,6 @@ pub(crate) fn meta_call(context: &RequestContext, operation: &'static str) -> Ca
         deadline: context.deadline,
         try_for: limits::WRITE_TRY,
         route: None,
+        stays: Stays::Whole,
     }
 }

@@ -60,7 +60,7 @@ impl RequestContext {
             Consistency::Linearizable => node_v1::read_level::Kind::Linearizable,
             Consistency::Any => node_v1::read_level::Kind::Any,
         };
-        node_v1::ReadLevel { kind: kind.into(), at_least: self.token.at_least(shard) }
+        node_v1::ReadLevel { kind: kind.into(), at_least: self.token.at_least(shard), last_resort: false }
     }
 
     /// Time left, zero when the deadline has passed.

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use mira_proto::model::{Collection, Frame, Metadata, Metric, Quantization};
+use mira_proto::model::{Collection, Frame, GrowthStatus, Metadata, Metric, Quantization};
 use mira_proto::{Code, Problem, node_v1};
 use uuid::Uuid;
 
@@ -52,7 +52,18 @@ pub fn collection(info: &node_v1::Collection) -> Result<Collection, Problem> {
         ttl_seconds: (info.ttl_seconds != 0).then_some(info.ttl_seconds),
         created_at: rfc3339(info.created_ms),
         model: present(info.model.clone()),
+        growth: info.growth.as_ref().map(growth),
     })
+}
+
+fn growth(growth: &node_v1::Growth) -> GrowthStatus {
+    let heirs = growth.to.saturating_sub(growth.from);
+    let (done, of) = match growth.step.as_str() {
+        "copying" => (growth.done.len() as u32, heirs),
+        "clearing" => (growth.done.len() as u32, growth.from),
+        _ => (0, 0),
+    };
+    GrowthStatus { from: growth.from, to: growth.to, step: growth.step.clone(), done, of }
 }
 
 /// How vectors of the collection are compared.

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use futures::stream::{StreamExt, TryStreamExt};
 use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
+use mira_proto::placement::Partitioning;
 use mira_proto::{Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
 
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
+use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::validate::{self, Doomed};
@@ -22,6 +23,10 @@ struct Removed {
     count: u64,
     ids: Vec<Uuid>,
     seen: ConsistencyToken,
+    /// Ids that other shards decide about.
+    moved: Vec<Uuid>,
+    /// Shards that have taken frames over, and from which.
+    released: BTreeMap<ShardId, Vec<ShardId>>,
 }
 
 impl Removed {
@@ -30,6 +35,13 @@ impl Removed {
         self.ids.extend(other.ids);
         self.ids.truncate(limits::MAX_FORGET_STEP);
         self.seen.merge(&other.seen);
+        self.moved.extend(other.moved);
+        for (heir, sources) in other.released {
+            let known = self.released.entry(heir).or_default();
+            known.extend(sources);
+            known.sort_unstable();
+            known.dedup();
+        }
     }
 }
 
@@ -39,7 +51,7 @@ impl ClusterMemory {
         context: &RequestContext,
         request: ForgetRequest,
     ) -> Result<ForgetReply, Problem> {
-        let (collection, doomed) = validate::forget(request)?;
+        let (collection, mut doomed) = validate::forget(request)?;
         let mut removed = Removed::default();
         for _ in 0..MAX_REROUTES {
             let Some(route) = self.find_collection(context, &collection).await? else {
@@ -49,10 +61,17 @@ impl ClusterMemory {
                 };
             };
             match self.forget_in(context, &route, &doomed).await {
-                Ok(more) => {
+                Ok(mut more) => {
+                    let moved = std::mem::take(&mut more.moved);
                     removed.add(more);
-                    removed.ids.sort();
-                    return Ok(reply(context, removed));
+                    if moved.is_empty() {
+                        removed.ids.sort();
+                        return Ok(reply(context, removed));
+                    }
+                    // This router has not heard of the growth that moved them.
+                    doomed = Doomed::Ids(moved);
+                    let epoch = self.cluster.view().map_or(0, |view| view.epoch);
+                    self.cluster.refresh(epoch + 1).await;
                 }
                 Err(CallError::Moved) => {}
                 Err(error) => return Err(error.into()),
@@ -61,13 +80,44 @@ impl ClusterMemory {
         Err(CallError::Moved.into())
     }
 
+    /// Asks every shard that may hold such frames. While the collection grows, first those where they lay before, then those
+    /// that have taken some over: each shard says for itself what it does not decide about any more.
     async fn forget_in(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
         doomed: &Doomed,
     ) -> Result<Removed, CallError> {
-        let parts = requests(route, doomed).into_iter().map(|request| self.forget_shard(context, route, request));
+        let before = route.before_growth();
+        let first = requests(route, before.unwrap_or(route.partitioning()), doomed);
+        // Ids that have moved are named by the shard; of a session it can only say that some may have, and so the map must be
+        // new enough to know.
+        let stays = if matches!(doomed, Doomed::Ids(_)) { Stays::Before } else { Stays::Whole };
+        let mut removed = self.forget_all(context, route, (first, stays)).await?;
+        let heirs = match (before, doomed) {
+            (None, _) => Vec::new(),
+            (Some(_), Doomed::Ids(_)) => {
+                requests(route, route.partitioning(), &Doomed::Ids(std::mem::take(&mut removed.moved)))
+            }
+            (Some(_), _) => {
+                let of_heir = |(&heir, sources): (&ShardId, &Vec<ShardId>)| {
+                    let request = requests_of(route, &[heir], doomed).next();
+                    request.map(|request| node_v1::ForgetRequest { opened: sources.clone(), ..request })
+                };
+                removed.released.iter().filter_map(of_heir).collect()
+            }
+        };
+        removed.add(self.forget_all(context, route, (heirs, Stays::After)).await?);
+        Ok(removed)
+    }
+
+    async fn forget_all(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        (requests, stays): (Vec<node_v1::ForgetRequest>, Stays),
+    ) -> Result<Removed, CallError> {
+        let parts = requests.into_iter().map(|request| self.forget_shard(context, (route, stays), request));
         futures::stream::iter(parts)
             .buffer_unordered(limits::MAX_FAN_OUT)
             .try_fold(Removed::default(), |mut all, part| async move {
@@ -81,7 +131,7 @@ impl ClusterMemory {
     async fn forget_shard(
         &self,
         context: &RequestContext,
-        route: &CollectionRoute,
+        (route, stays): (&CollectionRoute, Stays),
         request: node_v1::ForgetRequest,
     ) -> Result<Removed, CallError> {
         let shard = request.shard;
@@ -92,6 +142,7 @@ impl ClusterMemory {
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: Some(route),
+            stays,
         };
         let (mut removed, mut after) = (Removed::default(), bytes::Bytes::new());
         for step in 0u64.. {
@@ -99,15 +150,21 @@ impl ClusterMemory {
             let step_request = node_v1::ForgetRequest { request_id, after: after.clone(), ..request.clone() };
             let reply: node_v1::ForgetReply = self
                 .cluster
-                .call(&call, |mut client, epoch| {
-                    let request = node_v1::ForgetRequest { epoch, ..step_request.clone() };
+                .call(&call, |mut client, attempt| {
+                    let request = node_v1::ForgetRequest { epoch: attempt.epoch, ..step_request.clone() };
                     async move { client.forget(request).await }
                 })
                 .await?;
             let ids = reply.removed.iter().filter_map(|id| Uuid::from_slice(id).ok()).collect();
             let mut seen = ConsistencyToken::default();
             seen.note(shard, reply.index);
-            removed.add(Removed { count: reply.removed.len() as u64, ids, seen });
+            removed.add(Removed {
+                count: reply.removed.len() as u64,
+                ids,
+                seen,
+                moved: reply.moved.iter().filter_map(|id| Uuid::from_slice(id).ok()).collect(),
+                released: reply.released.into_iter().map(|heir| (heir, vec![shard])).collect(),
+            });
             after = reply.next;
             if !reply.more {
                 break;
@@ -117,32 +174,33 @@ impl ClusterMemory {
     }
 }
 
-/// What each shard is asked to remove.
-fn requests(route: &CollectionRoute, doomed: &Doomed) -> Vec<node_v1::ForgetRequest> {
-    let partitioning = route.partitioning();
-    let blank = |shard| node_v1::ForgetRequest { shard, collection: route.info.id, ..Default::default() };
-    match doomed {
-        Doomed::Ids(ids) => {
-            let mut by_shard: BTreeMap<ShardId, node_v1::ForgetRequest> = BTreeMap::new();
-            for id in ids {
-                let shard = partitioning.shard_of(id.as_u128());
-                by_shard.entry(shard).or_insert_with(|| blank(shard)).ids.push(ids::id_bytes(*id));
-            }
-            by_shard.into_values().collect()
-        }
-        Doomed::Session(session) => {
-            let of_session = |&shard| node_v1::ForgetRequest { session: session.clone(), ..blank(shard) };
-            partitioning.shards().iter().map(of_session).collect()
-        }
-        Doomed::Filtered(filter_json) => {
-            let filtered = |&shard| node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank(shard) };
-            partitioning.shards().iter().map(filtered).collect()
-        }
-        Doomed::All => {
-            let all = |&shard| node_v1::ForgetRequest { all: true, ..blank(shard) };
-            partitioning.shards().iter().map(all).collect()
-        }
+/// What each shard is asked to remove, when frames lie as `homes` says.
+fn requests(route: &CollectionRoute, homes: &Partitioning, doomed: &Doomed) -> Vec<node_v1::ForgetRequest> {
+    let Doomed::Ids(ids) = doomed else { return requests_of(route, homes.shards(), doomed).collect() };
+    let mut by_shard: BTreeMap<ShardId, node_v1::ForgetRequest> = BTreeMap::new();
+    for id in ids {
+        let shard = homes.shard_of(id.as_u128());
+        let blank = || node_v1::ForgetRequest { shard, collection: route.info.id, ..Default::default() };
+        by_shard.entry(shard).or_insert_with(blank).ids.push(ids::id_bytes(*id));
     }
+    by_shard.into_values().collect()
+}
+
+/// What these shards are asked to remove of a session, or of everything.
+fn requests_of<'a>(
+    route: &'a CollectionRoute,
+    shards: &'a [ShardId],
+    doomed: &'a Doomed,
+) -> impl Iterator<Item = node_v1::ForgetRequest> + 'a {
+    shards.iter().filter_map(|&shard| {
+        let blank = node_v1::ForgetRequest { shard, collection: route.info.id, ..Default::default() };
+        match doomed {
+            Doomed::Ids(_) => None,
+            Doomed::Session(session) => Some(node_v1::ForgetRequest { session: session.clone(), ..blank }),
+            Doomed::Filtered(filter_json) => Some(node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank }),
+            Doomed::All => Some(node_v1::ForgetRequest { all: true, ..blank }),
+        }
+    })
 }
 
 fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: u64) -> bytes::Bytes {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
-    VerifyRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, NodeChange, NodeChangeReply,
+    RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
+    VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::sync::Semaphore;
@@ -57,6 +57,13 @@ pub trait Memory: Send + Sync {
     ) -> Result<Collection, Problem>;
     /// Removes a collection with all its frames.
     async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem>;
+    /// Spreads a collection over more shards, or says what that means.
+    async fn grow_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        request: GrowRequest,
+    ) -> Result<GrowReply, Problem>;
     /// Adds, drains, replaces or removes a storage node, or says what that would move.
     async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem>;
     /// Stops moves of replicas for now, or lets them go on.
@@ -181,6 +188,15 @@ impl Memory for ClusterMemory {
 
     async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
         self.bounded("delete_collection", context.deadline, self.drop_collection(context, name)).await
+    }
+
+    async fn grow_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        request: GrowRequest,
+    ) -> Result<GrowReply, Problem> {
+        self.bounded("grow_collection", context.deadline, self.grow(context, name, request)).await
     }
 
     async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem> {

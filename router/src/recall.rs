@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::search::read_call;
+use crate::search::{Round, Staleness, TakenOver, level_of, read_call};
 use crate::validate::{self, Wanted};
 use crate::{ClusterMemory, RequestContext, convert};
 
@@ -49,18 +49,51 @@ impl ClusterMemory {
         route: &CollectionRoute,
         ids: &[Uuid],
     ) -> Result<RecallReply, CallError> {
-        let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
-        for &id in ids {
-            let asked = by_shard.entry(route.partitioning().shard_of(id.as_u128())).or_default();
-            asked.push(id);
+        let before = route.before_growth().filter(|_| route.is_copying());
+        // Where a frame is now, and where it will be.
+        let homes = |id: &Uuid| {
+            let home = route.partitioning().shard_of(id.as_u128());
+            (before.map_or(home, |before| before.shard_of(id.as_u128())), home)
+        };
+        let (moving, staying): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| homes(id).0 != homes(id).1);
+        let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
+        if !moving.is_empty() {
+            let found = self.fetch_all(context, route, moving.iter().map(|&id| (homes(&id).1, id))).await?;
+            for (shard, reply) in found {
+                taken_over.note(shard, &reply.opened);
+                replies.push(reply);
+            }
         }
-        let asked = by_shard.into_iter().map(|(shard, ids)| self.fetch_from(context, route, shard, ids));
-        let replies: Vec<node_v1::FetchReply> =
-            futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await?;
+        let left = moving.into_iter().filter(|id| !taken_over.has(homes(id).0, homes(id).1)).chain(staying);
+        let found = self.fetch_all(context, route, left.map(|id| (homes(&id).0, id))).await?;
+        replies.extend(found.into_iter().map(|(_, reply)| reply));
+        let staleness = staleness_of(&replies);
         let found = frames(replies).map_err(CallError::Unreached)?;
         let found: HashMap<Uuid, Frame> = found.into_iter().map(|frame| (frame.id, frame)).collect();
         let (known, missing): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| found.contains_key(id));
-        Ok(RecallReply { frames: known.iter().map(|id| found[id].clone()).collect(), missing })
+        Ok(RecallReply {
+            frames: known.iter().map(|id| found[id].clone()).collect(),
+            missing,
+            staleness_ms: staleness.milliseconds(),
+            lagging: staleness.lagging,
+        })
+    }
+
+    /// Asks each shard for its frames at once.
+    async fn fetch_all(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        wanted: impl Iterator<Item = (ShardId, Uuid)>,
+    ) -> Result<Vec<(ShardId, node_v1::FetchReply)>, CallError> {
+        let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
+        wanted.for_each(|(shard, id)| by_shard.entry(shard).or_default().push(id));
+        let growing = if route.is_copying() { route.growing([]) } else { None };
+        let asked = by_shard.into_iter().map(|(shard, ids)| {
+            let question = (shard, growing.clone());
+            async move { self.fetch_from(context, route, question, ids).await.map(|reply| (shard, reply)) }
+        });
+        futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await
     }
 
     async fn recall_session(
@@ -72,25 +105,40 @@ impl ClusterMemory {
         let Wanted::Session { session, from_ms, to_ms, limit, last } = wanted else {
             return Ok(RecallReply::default());
         };
-        let asked = route.partitioning().shards().iter().copied().map(|shard| {
-            let request = node_v1::SessionRequest {
-                epoch: 0,
-                shard,
-                collection: route.info.id,
-                session: session.clone(),
-                level: Some(context.read_level(shard)),
-                created_from_ms: *from_ms,
-                created_to_ms: *to_ms,
-                limit: *limit,
-                last: *last,
-            };
-            self.session_from(context, route, request)
-        });
-        let replies: Vec<node_v1::FetchReply> =
-            futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await?;
+        let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
+        for round in Round::of(route) {
+            let asked = round.shards(route, &taken_over).into_iter().map(|(shard, growing)| {
+                let request = node_v1::SessionRequest {
+                    epoch: 0,
+                    shard,
+                    collection: route.info.id,
+                    session: session.clone(),
+                    level: Some(context.read_level(shard)),
+                    created_from_ms: *from_ms,
+                    created_to_ms: *to_ms,
+                    limit: *limit,
+                    last: *last,
+                    growing,
+                };
+                async move { self.session_from(context, route, request).await.map(|reply| (shard, reply)) }
+            });
+            let answers: Vec<(ShardId, node_v1::FetchReply)> =
+                futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await?;
+            for (shard, reply) in answers {
+                taken_over.note(shard, &reply.opened);
+                replies.push(reply);
+            }
+        }
+        let staleness = staleness_of(&replies);
         let merged = merge_session(replies, *limit as usize, *last);
-        let frames = frames([node_v1::FetchReply { frames: merged, applied: 0 }]).map_err(CallError::Unreached)?;
-        Ok(RecallReply { frames, missing: Vec::new() })
+        let frames =
+            frames([node_v1::FetchReply { frames: merged, ..Default::default() }]).map_err(CallError::Unreached)?;
+        Ok(RecallReply {
+            frames,
+            missing: Vec::new(),
+            staleness_ms: staleness.milliseconds(),
+            lagging: staleness.lagging,
+        })
     }
 
     async fn session_from(
@@ -101,12 +149,19 @@ impl ClusterMemory {
     ) -> Result<node_v1::FetchReply, CallError> {
         let call = read_call(context, route, request.shard, "session");
         self.cluster
-            .call(&call, |mut client, epoch| {
-                let request = node_v1::SessionRequest { epoch, ..request.clone() };
+            .call(&call, |mut client, attempt| {
+                let level = level_of(request.level, attempt);
+                let request = node_v1::SessionRequest { epoch: attempt.epoch, level, ..request.clone() };
                 async move { client.session(request).await }
             })
             .await
     }
+}
+
+fn staleness_of(replies: &[node_v1::FetchReply]) -> Staleness {
+    let mut staleness = Staleness::default();
+    replies.iter().for_each(|reply| staleness.note(reply.freshness));
+    staleness
 }
 
 /// The first (or last) `limit` frames of all shards in order of creation, ties by id.
@@ -143,7 +198,7 @@ fn nothing_in(collection: &str, wanted: Wanted) -> Result<RecallReply, Problem> 
     }
     match wanted {
         Wanted::One(id) => Err(no_frame(id)),
-        Wanted::Many(missing) => Ok(RecallReply { frames: Vec::new(), missing }),
+        Wanted::Many(missing) => Ok(RecallReply { missing, ..RecallReply::default() }),
         Wanted::Session { .. } => Ok(RecallReply::default()),
     }
 }
@@ -162,7 +217,7 @@ mod tests {
 
     fn reply(frames: &[(u8, u64)]) -> node_v1::FetchReply {
         let frames = frames.iter().map(|&(id, created_ms)| frame(id, created_ms)).collect();
-        node_v1::FetchReply { frames, applied: 0 }
+        node_v1::FetchReply { frames, ..Default::default() }
     }
 
     #[test]

@@ -4,6 +4,11 @@
 //! Then the frames of the winners are fetched from their shards. A collection on one shard needs no merge and sends
 //! its frames along at once. A winner that was forgotten in between is left out, and the next one moves up.
 //!
+//! While a collection grows, a frame may be on two shards, and only one of them decides about it. The shards that are added
+//! are asked first: each says which shards' frames it has taken over. Then the others are asked, each without the frames
+//! that have been taken over from it. In this order nothing is missed: a frame that is taken over between the two
+//! questions is still on its old shard, as it was when the search began.
+//!
 //! A shard that no replica answers for within [`limits::SHARD_PATIENCE`] is left out and named: the answer is
 //! `degraded`, unless the caller asked for all or nothing (`strict`), or no shard answered at all.
 
@@ -16,12 +21,13 @@ use mira_proto::model::{
     Consistency, DEFAULT_COLLECTION, Hit, SearchExplain, SearchReply, SearchRequest, SearchResult, ShardExplain,
     VectorReason, Why,
 };
+use mira_proto::placement::Partitioning;
 use mira_proto::{Code, FrameId, Problem, ShardId, limits, node_v1};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::answers::{self, Road};
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
+use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Try, Want};
 use crate::cursor::Cursor;
 use crate::diversity::diversify;
 use crate::memory::{MAX_REROUTES, no_collection};
@@ -34,11 +40,99 @@ const DIVERSE_POOL: u32 = 4;
 /// How often winners that vanished are replaced by the next in line.
 const MAX_REFILLS: usize = 3;
 
+/// How old the state was that answered, at level `any`: that of the oldest answer.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Staleness {
+    staleness_ms: Option<u64>,
+    /// Some answer came from a replica that lags, for want of another.
+    pub lagging: bool,
+}
+
+impl Staleness {
+    /// Notes what one answer says of itself.
+    pub fn note(&mut self, freshness: Option<node_v1::Freshness>) {
+        if let Some(node_v1::Freshness { staleness_ms, lagging }) = freshness {
+            self.staleness_ms = self.staleness_ms.max(Some(staleness_ms));
+            self.lagging |= lagging;
+        }
+    }
+
+    /// As callers see it: absent at other levels, and when a replica did not know.
+    pub fn milliseconds(&self) -> Option<u64> {
+        self.staleness_ms.filter(|&staleness_ms| staleness_ms != u64::MAX)
+    }
+}
+
+/// Shards that are asked at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// All that hold the collection.
+    All,
+    /// Those that a growth adds.
+    Added,
+    /// Those that held the collection before.
+    Before,
+}
+
+/// Which shards have taken frames over, from which.
+#[derive(Debug, Default)]
+pub(crate) struct TakenOver {
+    by: BTreeMap<ShardId, Vec<ShardId>>,
+    unknown: Vec<ShardId>,
+}
+
+impl TakenOver {
+    /// An added shard says whose frames it has.
+    pub fn note(&mut self, shard: ShardId, from: &[ShardId]) {
+        if !from.is_empty() {
+            self.by.insert(shard, from.to_vec());
+        }
+    }
+
+    /// An added shard does not answer: what the others have of its frames may be old, and is not shown.
+    pub fn unknown(&mut self, shard: ShardId) {
+        self.unknown.push(shard);
+    }
+
+    /// Whether a shard's frame has gone to an added one.
+    pub fn has(&self, source: ShardId, heir: ShardId) -> bool {
+        self.by.get(&heir).is_some_and(|sources| sources.contains(&source)) || self.unknown.contains(&heir)
+    }
+}
+
+impl Round {
+    /// The rounds of a read of a whole collection.
+    pub fn of(route: &CollectionRoute) -> &'static [Round] {
+        if route.is_copying() { &[Round::Added, Round::Before] } else { &[Round::All] }
+    }
+
+    /// Whom to ask, each with what it must know of a growth.
+    pub fn shards(self, route: &CollectionRoute, taken_over: &TakenOver) -> Vec<(ShardId, Option<node_v1::Growing>)> {
+        let added = route.added();
+        let before = route.before_growth().map_or(&[][..], Partitioning::shards);
+        let without = |source| {
+            let gone = added.iter().copied().filter(move |&heir| taken_over.has(source, heir));
+            (source, route.growing(gone))
+        };
+        match self {
+            Round::Added => added.iter().map(|&shard| (shard, route.growing([]))).collect(),
+            Round::Before => before.iter().map(|&source| without(source)).collect(),
+            // Every frame is where it belongs; copies that are not removed yet are left out.
+            Round::All if route.is_clearing() => {
+                let old = before.iter().map(|&source| (source, route.growing(added.iter().copied())));
+                old.chain(added.iter().map(|&shard| (shard, None))).collect()
+            }
+            Round::All => route.partitioning().shards().iter().map(|&shard| (shard, None)).collect(),
+        }
+    }
+}
+
 /// What the shards said in a phase.
 #[derive(Default)]
 struct Gathered {
     lists: Vec<Vec<Candidate>>,
     seen: ConsistencyToken,
+    staleness: Staleness,
     missing: BTreeMap<ShardId, Problem>,
     explain: SearchExplain,
     /// The time that ages were counted from.
@@ -48,6 +142,7 @@ struct Gathered {
 /// All candidates best first, of whom winners are taken from the front, and the shards that failed so far.
 struct Ranked {
     waiting: std::vec::IntoIter<Candidate>,
+    staleness: Staleness,
     missing: BTreeMap<ShardId, Problem>,
 }
 
@@ -98,13 +193,17 @@ impl ClusterMemory {
             let started = Instant::now();
             let vectors = self.query_vectors(&context, &query, &route).await?;
             let embed_us = micros(started);
-            match self.gather(&context, &query, &route, vectors).await {
+            let gathered = self.gather(&context, &query, &route, vectors).await;
+            let answer = match gathered {
                 Ok(mut gathered) => {
                     gathered.explain.embed_us = embed_us;
-                    return self.answer(&context, &query, &route, gathered).await;
+                    self.answer(&context, &query, &route, gathered).await
                 }
+                Err(error) => Err(error),
+            };
+            match answer {
                 Err(CallError::Moved) => {}
-                Err(error) => return Err(error.into()),
+                other => return Ok(other?),
             }
         }
         Err(CallError::Moved.into())
@@ -144,9 +243,10 @@ impl ClusterMemory {
         let (field, size) = query.group.clone().unwrap_or_default();
         let now_ms = query.now_ms();
         let recency = |(half_life_ms, weight)| node_v1::Recency { half_life_ms, weight, now_ms };
-        let request = |shard| node_v1::SearchRequest {
+        let request = |(shard, growing)| node_v1::SearchRequest {
             epoch: 0,
             shard,
+            growing,
             collection: route.info.id,
             vector: vectors.first().cloned().unwrap_or_default(),
             more_vectors: vectors.iter().skip(1).flatten().copied().collect(),
@@ -173,24 +273,31 @@ impl ClusterMemory {
             unless_changed_since: None,
         };
         let started = Instant::now();
-        let asked = shards.iter().copied().map(|shard| {
-            let request = request(shard);
-            async move { (shard, self.search_shard(context, route, request).await) }
-        });
-        let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
         let mut gathered = Gathered { now_ms, ..Gathered::default() };
-        while let Some((shard, answer)) = answers.next().await {
-            match answer {
-                Ok((mut reply, road)) => {
-                    gathered.seen.note(shard, reply.applied);
-                    let explain = reply.explain.take();
-                    gathered.explain.shards.extend(explain.map(|explain| shard_explain(shard, road, &reply, explain)));
-                    gathered.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?);
+        let mut taken_over = TakenOver::default();
+        for questions in Round::of(route) {
+            let asked = questions.shards(route, &taken_over).into_iter().map(|question| {
+                let request = request(question);
+                async move { (request.shard, self.search_shard(context, route, request).await) }
+            });
+            let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
+            while let Some((shard, answer)) = answers.next().await {
+                match answer {
+                    Ok((mut reply, road)) => {
+                        let explain = reply.explain.take();
+                        let explain = explain.map(|explain| shard_explain(shard, road, &reply, explain));
+                        gathered.explain.shards.extend(explain);
+                        taken_over.note(shard, &reply.opened);
+                        gathered.seen.note(shard, reply.applied);
+                        gathered.staleness.note(reply.freshness);
+                        gathered.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?);
+                    }
+                    Err(CallError::Unreached(problem)) => {
+                        taken_over.unknown(shard);
+                        gathered.missing.insert(shard, problem);
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(CallError::Unreached(problem)) => {
-                    gathered.missing.insert(shard, problem);
-                }
-                Err(error) => return Err(error),
             }
         }
         gathered.explain.shards_us = micros(started);
@@ -215,8 +322,9 @@ impl ClusterMemory {
         if reply.not_modified {
             let confirmed = key.and_then(|key| self.answers.confirmed(&key, reply.applied));
             self.metrics.answer_cache("confirmed");
-            if let Some(reply) = confirmed {
-                return Ok((reply, road));
+            if let Some(kept) = confirmed {
+                // As old as the replica that confirmed it, not as the one that said it first.
+                return Ok((node_v1::SearchReply { freshness: reply.freshness, ..kept }, road));
             }
             // It was pushed out while the shard was asked.
             request.unless_changed_since = None;
@@ -242,8 +350,9 @@ impl ClusterMemory {
     ) -> Result<node_v1::SearchReply, CallError> {
         let call = read_call(context, route, request.shard, "search");
         self.cluster
-            .call(&call, |mut client, epoch| {
-                let request = node_v1::SearchRequest { epoch, ..request.clone() };
+            .call(&call, |mut client, attempt| {
+                let level = level_of(request.level, attempt);
+                let request = node_v1::SearchRequest { epoch: attempt.epoch, level, ..request.clone() };
                 async move { client.search(request).await }
             })
             .await
@@ -256,21 +365,21 @@ impl ClusterMemory {
         query: &Query,
         route: &Arc<CollectionRoute>,
         gathered: Gathered,
-    ) -> Result<SearchReply, Problem> {
-        let Gathered { lists, seen, missing, mut explain, now_ms } = gathered;
+    ) -> Result<SearchReply, CallError> {
+        let Gathered { lists, seen, missing, staleness, mut explain, now_ms } = gathered;
         let context = context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
-        let mut ranked = Ranked { waiting: select(query, merge(lists)).into_iter(), missing };
+        let mut ranked = Ranked { waiting: select(query, merge(lists)).into_iter(), staleness, missing };
         self.metrics.merged(started.elapsed());
         explain.merge_us = micros(started);
         let started = Instant::now();
         let hits = self.fetch_winners(&context, query, route, &mut ranked).await?;
         explain.fetch_us = micros(started);
-        let missing = ranked.missing;
+        let Ranked { staleness, missing, .. } = ranked;
         let all_missing = missing.len() == route.partitioning().shards().len();
         if let Some((shard, problem)) = missing.first_key_value().filter(|_| all_missing || query.strict) {
             let detail = format!("shard {shard} did not answer the search: {}", problem.detail);
-            return Err(Problem::new(Code::Unavailable, detail));
+            return Err(CallError::Unreached(Problem::new(Code::Unavailable, detail)));
         }
         if !missing.is_empty() {
             self.metrics.degraded();
@@ -278,6 +387,8 @@ impl ClusterMemory {
         Ok(SearchReply {
             degraded: !missing.is_empty(),
             missing_shards: missing.into_keys().collect(),
+            staleness_ms: staleness.milliseconds(),
+            lagging: staleness.lagging,
             consistency_token: context.token.to_string(),
             next_cursor: next_cursor(query, route, &hits, now_ms),
             hits,
@@ -293,7 +404,7 @@ impl ClusterMemory {
         query: &Query,
         route: &CollectionRoute,
         ranked: &mut Ranked,
-    ) -> Result<Vec<Hit>, Problem> {
+    ) -> Result<Vec<Hit>, CallError> {
         let mut winners: Vec<(Candidate, node_v1::Frame)> = Vec::new();
         for _ in 0..=MAX_REFILLS {
             let wanted = query.most_hits() - winners.len();
@@ -301,14 +412,15 @@ impl ClusterMemory {
             if picked.is_empty() {
                 break;
             }
-            let mut frames = self.frames_of(context, route, &picked, &mut ranked.missing).await?;
+            let mut frames = self.frames_of(context, route, &picked, ranked).await?;
             winners.extend(picked.into_iter().filter_map(|mut candidate| {
                 let frame = candidate.frame.take().or_else(|| frames.remove(&candidate.id))?;
                 Some((candidate, frame))
             }));
         }
-        bounded(&winners)?;
-        winners.into_iter().zip(1..).map(|((candidate, frame), rank)| hit(candidate, frame, rank)).collect()
+        bounded(&winners).map_err(CallError::Unreached)?;
+        let hits = winners.into_iter().zip(1..).map(|((candidate, frame), rank)| hit(candidate, frame, rank));
+        hits.collect::<Result<_, _>>().map_err(CallError::Unreached)
     }
 
     /// Fetches the frames that did not come along with the first phase.
@@ -317,25 +429,29 @@ impl ClusterMemory {
         context: &RequestContext,
         route: &CollectionRoute,
         picked: &[Candidate],
-        missing: &mut BTreeMap<ShardId, Problem>,
-    ) -> Result<HashMap<FrameId, node_v1::Frame>, Problem> {
+        ranked: &mut Ranked,
+    ) -> Result<HashMap<FrameId, node_v1::Frame>, CallError> {
         let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
         for candidate in picked.iter().filter(|candidate| candidate.frame.is_none()) {
             by_shard.entry(candidate.shard).or_default().push(Uuid::from_u128(candidate.id));
         }
-        let asked = by_shard
-            .into_iter()
-            .map(|(shard, ids)| async move { (shard, self.fetch_from(context, route, shard, ids).await) });
+        let asked = by_shard.into_iter().map(|(shard, ids)| async move {
+            (shard, self.fetch_from(context, route, (shard, route.growing([])), ids).await)
+        });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
         let mut frames = HashMap::new();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
-                Ok(reply) => frames
-                    .extend(reply.frames.into_iter().filter_map(|frame| Some((ids::id_from_bytes(&frame.id)?, frame)))),
-                Err(CallError::Unreached(problem)) => {
-                    missing.insert(shard, problem);
+                Ok(reply) => {
+                    ranked.staleness.note(reply.freshness);
+                    frames.extend(
+                        reply.frames.into_iter().filter_map(|frame| Some((ids::id_from_bytes(&frame.id)?, frame))),
+                    );
                 }
-                Err(error) => return Err(error.into()),
+                Err(CallError::Unreached(problem)) => {
+                    ranked.missing.insert(shard, problem);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(frames)
@@ -346,7 +462,7 @@ impl ClusterMemory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        shard: ShardId,
+        (shard, growing): (ShardId, Option<node_v1::Growing>),
         ids: Vec<Uuid>,
     ) -> Result<node_v1::FetchReply, CallError> {
         let request = node_v1::FetchRequest {
@@ -355,11 +471,13 @@ impl ClusterMemory {
             collection: route.info.id,
             ids: ids.into_iter().map(ids::id_bytes).collect(),
             level: Some(context.read_level(shard)),
+            growing,
         };
         let call = read_call(context, route, shard, "fetch");
         self.cluster
-            .call(&call, |mut client, epoch| {
-                let request = node_v1::FetchRequest { epoch, ..request.clone() };
+            .call(&call, |mut client, attempt| {
+                let level = level_of(request.level, attempt);
+                let request = node_v1::FetchRequest { epoch: attempt.epoch, level, ..request.clone() };
                 async move { client.fetch(request).await }
             })
             .await
@@ -454,7 +572,13 @@ pub(crate) fn read_call<'a>(
         deadline: context.deadline,
         try_for: limits::READ_TRY,
         route: Some(route),
+        stays: Stays::Whole,
     }
+}
+
+/// The level of a read as one try asks for it.
+pub(crate) fn level_of(level: Option<node_v1::ReadLevel>, attempt: Try) -> Option<node_v1::ReadLevel> {
+    level.map(|level| node_v1::ReadLevel { last_resort: attempt.last_resort, ..level })
 }
 
 /// The default collection exists for every caller, made or not.

@@ -5,6 +5,11 @@
 //! all texts at once, group by shard, send each shard its chunks, and put the outcomes in the order of the items.
 //! Shards work side by side; the chunks of one shard go one after the other, so that items with the same id take effect
 //! in their order.
+//!
+//! While a collection grows, a write goes first to where its frame lay before. That shard applies it, or remembers it as
+//! applied, or says that the frame has moved; only then it goes to where the frame lies now. So a retry finds the shard that
+//! remembers the first try, whatever has moved meanwhile. Once every frame is where it belongs, writes that nobody can have
+//! tried before (they come without an `Idempotency-Key`) go straight there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +20,7 @@ use mira_proto::node_v1::{FrameWrite, Passage, WriteReply, WriteRequest};
 use mira_proto::{Code, Problem, ShardId, limits};
 use uuid::Uuid;
 
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Want};
+use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::MAX_REROUTES;
 use crate::validate::{self, Draft};
@@ -39,6 +44,8 @@ struct Pending {
     at: usize,
     id: Uuid,
     frame: FrameWrite,
+    /// Where the frame lay before has said that it has moved.
+    moved: bool,
 }
 
 impl ClusterMemory {
@@ -108,6 +115,11 @@ impl ClusterMemory {
             let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
             pending = self.write_shards(context, &current, pending, answers).await;
             if !pending.is_empty() {
+                if pending.iter().any(|item| item.moved) && current.info.growth.is_none() {
+                    // This router has not heard of the growth yet.
+                    let epoch = self.cluster.view().map_or(0, |view| view.epoch);
+                    self.cluster.refresh(epoch + 1).await;
+                }
                 route = self.find_collection(context, name).await.ok().flatten();
             }
         }
@@ -164,7 +176,7 @@ impl ClusterMemory {
             match passages {
                 Ok(passages) => {
                     let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
-                    pending.push(Pending { at, id, frame: frame_write(id, draft, passages) });
+                    pending.push(Pending { at, id, frame: frame_write(id, draft, passages), moved: false });
                 }
                 Err(problem) => answers.settle(at, Err(problem)),
             }
@@ -180,11 +192,18 @@ impl ClusterMemory {
         pending: Vec<Pending>,
         answers: &mut Answers,
     ) -> Vec<Pending> {
-        let mut by_shard: BTreeMap<ShardId, Vec<Pending>> = BTreeMap::new();
+        // The order of the request, also for what comes back from several shards.
+        let mut pending = pending;
+        pending.sort_by_key(|item| item.at);
+        let mut by_place: BTreeMap<(ShardId, bool), Vec<Pending>> = BTreeMap::new();
         for item in pending {
-            by_shard.entry(route.partitioning().shard_of(item.id.as_u128())).or_default().push(item);
+            let (shard, stays) = place_of(route, &item, context.idempotency_key.is_some());
+            by_place.entry((shard, stays == Stays::After)).or_default().push(item);
         }
-        let writes = by_shard.into_iter().map(|(shard, items)| self.write_chunks(context, route, shard, items));
+        let writes = by_place.into_iter().map(|((shard, after), items)| {
+            let stays = if after { Stays::After } else { Stays::Before };
+            self.write_chunks(context, route, (shard, stays), items)
+        });
         let mut written = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
         let mut moved = Vec::new();
         while let Some(answer) = written.next().await {
@@ -200,29 +219,38 @@ impl ClusterMemory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        shard: ShardId,
+        (shard, stays): (ShardId, Stays),
         items: Vec<Pending>,
     ) -> ShardAnswer {
-        let mut answer = ShardAnswer { shard, index: 0, done: Vec::with_capacity(items.len()), moved: Vec::new() };
+        let mut answer =
+            ShardAnswer { shard, index: 0, done: Vec::with_capacity(items.len()), moved: Vec::new(), gone: false };
         for chunk in chunks(items) {
-            if !answer.moved.is_empty() {
+            if answer.gone {
                 answer.moved.extend(chunk);
                 continue;
             }
             let frames = chunk.iter().map(|item| item.frame.clone()).collect();
-            match self.write_chunk(context, route, shard, frames).await {
+            match self.write_chunk(context, route, (shard, stays), frames).await {
                 Ok(reply) if reply.outcomes.len() == chunk.len() => {
                     answer.index = answer.index.max(reply.index);
-                    answer.done.extend(chunk.iter().zip(reply.outcomes).map(|(item, outcome)| {
+                    for (item, outcome) in chunk.into_iter().zip(reply.outcomes) {
+                        if outcome.moved {
+                            answer.moved.push(Pending { moved: true, ..item });
+                            continue;
+                        }
                         let stored = Stored { id: item.id, version: outcome.version };
-                        (item.at, outcome.problem.map_or(Ok(stored), |problem| Err(problem.into())))
-                    }));
+                        let outcome = outcome.problem.map_or(Ok(stored), |problem| Err(problem.into()));
+                        answer.done.push((item.at, outcome));
+                    }
                 }
                 Ok(_) => {
                     let odd = Problem::internal(format!("shard {shard} answered for another number of frames"));
                     answer.done.extend(chunk.iter().map(|item| (item.at, Err(odd.clone()))));
                 }
-                Err(CallError::Moved) => answer.moved = chunk,
+                Err(CallError::Moved) => {
+                    answer.gone = true;
+                    answer.moved.extend(chunk);
+                }
                 Err(error) => {
                     let problem = Problem::from(error);
                     answer.done.extend(chunk.iter().map(|item| (item.at, Err(problem.clone()))));
@@ -236,7 +264,7 @@ impl ClusterMemory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        shard: ShardId,
+        (shard, stays): (ShardId, Stays),
         frames: Vec<FrameWrite>,
     ) -> Result<WriteReply, CallError> {
         let parts: Vec<&[u8]> = frames
@@ -253,10 +281,11 @@ impl ClusterMemory {
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: Some(route),
+            stays,
         };
         self.cluster
-            .call(&call, |mut client, epoch| {
-                let write = WriteRequest { epoch, ..write.clone() };
+            .call(&call, |mut client, attempt| {
+                let write = WriteRequest { epoch: attempt.epoch, ..write.clone() };
                 async move { client.write(write).await }
             })
             .await
@@ -289,6 +318,19 @@ struct ShardAnswer {
     index: u64,
     done: Vec<(usize, Result<Stored, Problem>)>,
     moved: Vec<Pending>,
+    /// The collection is not where it was: what was not sent yet is not sent there.
+    gone: bool,
+}
+
+/// Where a write goes, and what of the collection's places that depends on.
+fn place_of(route: &CollectionRoute, item: &Pending, may_be_retry: bool) -> (ShardId, Stays) {
+    let frame = item.id.as_u128();
+    match route.before_growth() {
+        Some(before) if !item.moved && (route.is_copying() || may_be_retry) => (before.shard_of(frame), Stays::Before),
+        Some(_) => (route.partitioning().shard_of(frame), Stays::After),
+        // A growth that begins while the write is under way does not change where it goes first.
+        None => (route.partitioning().shard_of(frame), Stays::Before),
+    }
 }
 
 fn needs_embedding(draft: &Draft) -> bool {
@@ -351,7 +393,7 @@ mod tests {
 
     fn pending(at: usize, bytes: usize) -> Pending {
         let frame = FrameWrite { content: vec![b'x'; bytes].into(), ..Default::default() };
-        Pending { at, id: Uuid::nil(), frame }
+        Pending { at, id: Uuid::nil(), frame, moved: false }
     }
 
     #[test]

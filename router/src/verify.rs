@@ -1,18 +1,18 @@
 //! Verifying shards: every replica digests its state as of the same command, and the digests are compared.
 //!
 //! The shard's leader writes the command to the log; then each replica is asked for its digest until it has one or the
-//! deadline is near. What differs from the majority is wrong; without a majority nobody is accused.
+//! deadline is near. Who is wrong, [`mira_proto::verification`] says.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
 use mira_proto::model::{ReplicaVerification, ShardVerification, VerifyReply, VerifyRequest};
 use mira_proto::node_v1::{MendReplicaRequest, VerifyShardReply, VerifyShardRequest};
+use mira_proto::verification::{verdict, wrong};
 use mira_proto::{NodeId, Problem, ShardId, limits};
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Call, Group, View, Want};
+use crate::cluster::{Call, Group, Stays, View, Want};
 use crate::collections::meta_call;
 use crate::{ClusterMemory, RequestContext};
 
@@ -79,6 +79,7 @@ impl ClusterMemory {
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: None,
+            stays: Stays::Whole,
         };
         let begin = VerifyShardRequest { shard, nonce, begin: true };
         self.cluster.call(&call, |mut client, _| async move { client.verify_shard(begin).await }).await?;
@@ -128,44 +129,7 @@ fn unreachable(why: &str) -> VerifyShardReply {
     VerifyShardReply { state: "unreachable".to_owned(), error: why.to_owned(), ..Default::default() }
 }
 
-/// What a replica holds, for comparing: where it was digested counts too.
-type Held<'a> = (u64, &'a [u8]);
-
-/// What most of all replicas hold, if that is more than half of them.
-fn majority(replies: &[(NodeId, VerifyShardReply)]) -> Option<Held<'_>> {
-    let mut counts: BTreeMap<Held<'_>, usize> = BTreeMap::new();
-    for (_, reply) in replies.iter().filter(|(_, reply)| reply.state == "done") {
-        *counts.entry((reply.index, &reply.digest[..])).or_default() += 1;
-    }
-    counts.into_iter().find(|(_, count)| 2 * count > replies.len()).map(|(held, _)| held)
-}
-
-/// The replicas that are wrong for sure: they hold something else than the majority, or cannot be read.
-fn wrong(replies: &[(NodeId, VerifyShardReply)]) -> Vec<NodeId> {
-    let Some(held) = majority(replies) else { return Vec::new() };
-    let differs = |reply: &VerifyShardReply| match reply.state.as_str() {
-        "done" => (reply.index, &reply.digest[..]) != held,
-        "failed" => true,
-        _ => false,
-    };
-    replies.iter().filter(|(_, reply)| differs(reply)).map(|(node, _)| *node).collect()
-}
-
 fn compare(shard: ShardId, replies: &[(NodeId, VerifyShardReply)]) -> ShardVerification {
-    let mut held: Vec<Held<'_>> = replies
-        .iter()
-        .filter(|(_, reply)| reply.state == "done")
-        .map(|(_, reply)| (reply.index, &reply.digest[..]))
-        .collect();
-    held.sort_unstable();
-    held.dedup();
-    let any = |state: &str| replies.iter().any(|(_, reply)| reply.state == state);
-    let state = match held.len() {
-        2.. => "differs",
-        _ if any("failed") => "damaged",
-        _ if replies.iter().all(|(_, reply)| reply.state == "done") => "sound",
-        _ => "incomplete",
-    };
     let replica = |(node, reply): &(NodeId, VerifyShardReply)| ReplicaVerification {
         node: format!("{node:016x}"),
         state: reply.state.clone(),
@@ -175,36 +139,5 @@ fn compare(shard: ShardId, replies: &[(NodeId, VerifyShardReply)]) -> ShardVerif
         error: reply.error.clone(),
         mending: false,
     };
-    ShardVerification { shard, state: state.to_owned(), replicas: replies.iter().map(replica).collect() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn done(digest: u8) -> VerifyShardReply {
-        VerifyShardReply { state: "done".into(), index: 7, digest: vec![digest].into(), ..Default::default() }
-    }
-
-    fn failed() -> VerifyShardReply {
-        VerifyShardReply { state: "failed".into(), error: "damaged".into(), ..Default::default() }
-    }
-
-    #[test]
-    fn who_differs_from_the_majority_is_wrong_and_without_one_nobody_is() {
-        let table = [
-            ([done(1), done(1), done(1)], "sound", vec![]),
-            ([done(1), done(2), done(1)], "differs", vec![2]),
-            ([done(1), done(2), done(3)], "differs", vec![]),
-            ([done(1), failed(), done(1)], "damaged", vec![2]),
-            ([done(1), unreachable("gone"), done(1)], "incomplete", vec![]),
-            ([done(1), unreachable("gone"), done(2)], "differs", vec![]),
-            ([failed(), failed(), done(1)], "damaged", vec![]),
-        ];
-        for (replies, state, accused) in table {
-            let replies: Vec<(NodeId, VerifyShardReply)> = (1..).zip(replies).collect();
-            assert_eq!(compare(0, &replies).state, state, "{replies:?}");
-            assert_eq!(wrong(&replies), accused, "{replies:?}");
-        }
-    }
+    ShardVerification { shard, state: verdict(replies).to_owned(), replicas: replies.iter().map(replica).collect() }
 }

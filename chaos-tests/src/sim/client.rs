@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mira_node::meta::ClusterState;
+use mira_node::meta::{ClusterState, GrowthStep};
 use mira_node::shard::command::{self, Condition, ShardAnswer, StoreOutcome};
 use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{Code, FrameId, NodeId, Refusal, ShardId, limits};
@@ -27,9 +27,16 @@ use super::world::World;
 /// How long a client tries.
 const DEADLINE: Duration = Duration::from_secs(4);
 
-/// The shard that holds a frame.
-pub fn shard_of(plan: &Plan, frame: FrameId) -> ShardId {
-    Partitioning::new(shards_of_collection(COLLECTION, plan.shards, plan.shards)).shard_of(frame)
+/// The shard that holds a frame of a collection of so many partitions.
+pub fn shard_of(plan: &Plan, partitions: u32, frame: FrameId) -> ShardId {
+    Partitioning::new(shards_of_collection(COLLECTION, partitions, plan.shards)).shard_of(frame)
+}
+
+/// What of the map an operation depends on (`mira_router::cluster::Stays`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stays {
+    Whole,
+    Shard,
 }
 
 /// One client.
@@ -43,6 +50,8 @@ pub struct Client {
     versions: BTreeMap<FrameId, u64>,
     /// The newest index of its own writes, by shard: its consistency token.
     token: BTreeMap<ShardId, u64>,
+    /// Where its own writes are in the histories of their frames.
+    own: BTreeMap<FrameId, usize>,
     operations: u64,
 }
 
@@ -57,6 +66,7 @@ impl Client {
             hints: BTreeMap::new(),
             versions: BTreeMap::new(),
             token: BTreeMap::new(),
+            own: BTreeMap::new(),
             operations: 0,
         }
     }
@@ -96,28 +106,65 @@ impl Client {
         }
     }
 
+    /// Where the frame was before a growth, and where it is after one, as far as this client knows.
+    fn homes(&self, frame: FrameId) -> (ShardId, ShardId) {
+        let plan = &self.world.plan;
+        let now = self.map.collections.get(&COLLECTION).map_or(plan.partitions, |collection| collection.partitions);
+        let (from, to) = self.map.growths.get(&COLLECTION).map_or((now, now), |growth| (growth.from, growth.to));
+        (shard_of(plan, from, frame), shard_of(plan, to, frame))
+    }
+
+    fn growth_step(&self) -> Option<GrowthStep> {
+        self.map.growths.get(&COLLECTION).map(|growth| growth.step)
+    }
+
+    /// To where the frame was first; only when that says that it has moved, to where it is.
     async fn write(&mut self, frame: FrameId, change: FrameChange) -> bool {
         self.operations += 1;
         let operation = (self.number << 32) | self.operations;
-        let shard = shard_of(&self.world.plan, frame);
+        let first = self.homes(frame).0;
+        let request = (u128::from(self.number) << 64) | u128::from(self.operations);
+        match self.write_to(first, (operation, request), frame, change).await {
+            Some(done) => done,
+            None => {
+                if self.growth_step().is_none() {
+                    self.refresh(self.map.header.epoch + 1).await;
+                }
+                let home = self.homes(frame).1;
+                let again = self.write_to(home, (operation, request | (1 << 120)), frame, change).await;
+                if again.is_none() {
+                    self.world.figures.lock().operation("moved", false);
+                }
+                again.unwrap_or(false)
+            }
+        }
+    }
+
+    /// Whether it was acknowledged; `None` if the frame has moved.
+    async fn write_to(
+        &mut self,
+        shard: ShardId,
+        (operation, request): (u64, u128),
+        frame: FrameId,
+        change: FrameChange,
+    ) -> Option<bool> {
         let floor = self.world.invariants.lock().linearizable.begins(shard + 1);
-        let request = RequestId((u128::from(self.number) << 64) | u128::from(self.operations));
+        let request = RequestId(request);
         self.world.note(format_args!("c{} #{operation:x} {change:?} frame {frame} of shard {shard}", self.number));
         let ask = |epoch| Ask::Write(Write { epoch, shard, request, operation, frame, change });
-        let told = self.call(shard, true, limits::WRITE_TRY, ask).await;
+        let told = self.call((shard, Stays::Shard), true, limits::WRITE_TRY, ask).await;
         self.world.note(format_args!("c{} #{operation:x} {told:?}", self.number));
         match told {
             Ok(Answer::Written { index, response }) => {
-                self.acknowledged((operation, shard, floor), (frame, change), index, &response);
-                true
+                self.acknowledged((operation, shard, floor), (frame, change), index, &response)
             }
             Ok(other) => {
                 self.world.check("clients", Err(format!("a write was answered with {other:?}")));
-                false
+                Some(false)
             }
             Err(error) => {
                 self.failed(operation, change, &error);
-                false
+                Some(false)
             }
         }
     }
@@ -128,7 +175,7 @@ impl Client {
         (frame, change): (FrameId, FrameChange),
         index: u64,
         response: &[u8],
-    ) {
+    ) -> Option<bool> {
         let mut invariants = self.world.invariants.lock();
         // What a forget removed is all there is to tell one from another.
         if change != FrameChange::Forget {
@@ -137,9 +184,19 @@ impl Client {
         }
         let wrote = invariants.linearizable.wrote(shard + 1, floor, index);
         self.world.check("linearizable", wrote);
+        let answer = command::decode(response);
+        if matches!(&answer, Ok(ShardAnswer::Store(outcomes)) if outcomes[..] == [StoreOutcome::Moved])
+            || matches!(&answer, Ok(ShardAnswer::Forget { moved, .. }) if !moved.is_empty())
+        {
+            return None;
+        }
+        if matches!(&answer, Ok(ShardAnswer::Store(outcomes)) if matches!(outcomes[..], [StoreOutcome::Stored(_)])) {
+            let at = invariants.one_owner.told(frame, operation);
+            self.own.insert(frame, at);
+        }
         drop(invariants);
         self.token.insert(shard, index);
-        let outcome = match command::decode(response) {
+        let outcome = match answer {
             Ok(ShardAnswer::Store(outcomes)) => match outcomes[..] {
                 [StoreOutcome::Stored(version)] => self.learn(frame, version, "stored"),
                 [StoreOutcome::Same(version)] => self.learn(frame, version, "same"),
@@ -150,6 +207,7 @@ impl Client {
             Err(_) => "unreadable",
         };
         self.world.figures.lock().operation(outcome, true);
+        Some(true)
     }
 
     fn learn(&mut self, frame: FrameId, version: u64, outcome: &'static str) -> &'static str {
@@ -170,44 +228,88 @@ impl Client {
         self.world.figures.lock().operation(if unknown { "unknown" } else { "refused" }, false);
     }
 
+    /// While the collection grows, where the frame will be is asked first; only if that does not decide about it yet, where
+    /// it was.
     async fn read(&mut self, frame: FrameId, linearizable: bool) {
-        let shard = shard_of(&self.world.plan, frame);
+        let floor = match linearizable {
+            true => self.world.invariants.lock().one_owner.begins(frame),
+            false => self.own.get(&frame).copied().unwrap_or(0),
+        };
+        for _ in 0..4 {
+            let (source, home) = self.homes(frame);
+            let copying = self.growth_step() == Some(GrowthStep::Copying) && source != home;
+            let shards = if copying { vec![home, source] } else { vec![home] };
+            let mut moved = false;
+            for shard in shards {
+                match self.read_from(shard, frame, (linearizable, copying)).await {
+                    Ok(Some(found)) => return self.saw(frame, (floor, linearizable), found),
+                    Ok(None) => {}
+                    Err(CallError::Moved) => {
+                        moved = true;
+                        break;
+                    }
+                    Err(_) => return self.world.figures.lock().operation("read failed", false),
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.world.figures.lock().operation("read failed", false);
+    }
+
+    fn saw(&mut self, frame: FrameId, (floor, linearizable): (usize, bool), found: Option<(u64, u64)>) {
+        let seen = self.world.invariants.lock().one_owner.read(frame, floor, found, linearizable);
+        self.world.check("one owner", seen);
+        self.versions.insert(frame, found.map_or(0, |(version, _)| version));
+        let outcome = if linearizable { "read" } else { "read at token" };
+        self.world.figures.lock().operation(outcome, true);
+    }
+
+    /// What one shard says; `None` if it does not decide about the frame.
+    async fn read_from(
+        &mut self,
+        shard: ShardId,
+        frame: FrameId,
+        (linearizable, growing): (bool, bool),
+    ) -> Result<Option<Option<(u64, u64)>>, CallError> {
         let token = self.token.get(&shard).copied().unwrap_or(0);
         let floor = match linearizable {
             true => self.world.invariants.lock().linearizable.begins(shard + 1),
             false => token,
         };
         let at_least = (!linearizable).then_some(token);
-        let ask = |epoch| Ask::Read { epoch, shard, frame, at_least };
-        let told = self.call(shard, linearizable, limits::READ_TRY, ask).await;
-        self.world.note(format_args!("c{} read frame {frame} from {floor} {at_least:?}: {told:?}", self.number));
-        let outcome = match told {
-            Ok(Answer::Read { applied, found }) => {
+        let ask = |epoch| Ask::Read { epoch, shard, frame, at_least, growing };
+        let told = self.call((shard, Stays::Whole), linearizable, limits::READ_TRY, ask).await;
+        self.world.note(format_args!(
+            "c{} read frame {frame} of shard {shard} from {floor} {at_least:?}: {told:?}",
+            self.number
+        ));
+        match told? {
+            Answer::Read { applied, found, mine } => {
                 let mut invariants = self.world.invariants.lock();
                 let invariants = &mut *invariants;
                 let seen = Seen { frame, applied, found };
                 let group = (shard + 1, floor);
                 let finding = invariants.linearizable.read(group, &seen, linearizable, &invariants.shard_rules);
                 self.world.check("linearizable", finding);
-                self.versions.insert(frame, found.map_or(0, |(version, _)| version));
-                if linearizable { "read" } else { "read at token" }
+                Ok(mine.then_some(found))
             }
-            Ok(other) => {
+            other => {
                 self.world.check("clients", Err(format!("a read was answered with {other:?}")));
-                return;
+                Ok(None)
             }
-            Err(_) => "read failed",
-        };
-        self.world.figures.lock().operation(outcome, outcome != "read failed");
+        }
     }
 
     async fn call(
         &mut self,
-        shard: ShardId,
+        (shard, stays): (ShardId, Stays),
         of_leader: bool,
         try_for: Duration,
         ask: impl Fn(u64) -> Ask,
     ) -> Result<Answer, CallError> {
+        let begun_at = self.growth_step();
         let group = Group::Shard(shard);
         let deadline = runtime::now() + DEADLINE;
         let mut tries = Tries::default();
@@ -217,6 +319,9 @@ impl Client {
             }
         }
         loop {
+            if stays == Stays::Whole && self.growth_step() != begun_at {
+                return Err(CallError::Moved);
+            }
             let (epoch, replicas) = (self.map.header.epoch, self.map.replicas(shard).to_vec());
             let hint = match of_leader {
                 true => self.hints.get(&shard).copied(),

@@ -55,7 +55,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mira_node::meta::{ClusterState, MetaCommand};
+use mira_node::meta::{ClusterState, GrowthStep, MetaCommand};
 use mira_proto::{NodeId, ShardId};
 use mira_raft::GroupId;
 use parking_lot::Mutex;
@@ -64,7 +64,7 @@ use client::Client;
 use invariants::convergence::{self, Progress};
 use nemesis::Nemesis;
 use network::Network;
-use node::Process;
+use node::{COLLECTION, Process};
 use plan::{Bug, Plan};
 use report::Outcome;
 use world::World;
@@ -151,7 +151,8 @@ impl Scenario {
             expect: plan.nodes.len() as u32,
         };
         let joins = plan.nodes.iter().map(|&node| MetaCommand::PutNode(Process::record(node)));
-        for command in std::iter::once(form).chain(joins) {
+        let made = MetaCommand::CreateCollection(node::collection(plan.partitions));
+        for command in std::iter::once(form).chain(joins).chain([made]) {
             let proposed = || async { self.propose_meta(&command).await };
             if !self.until(FORMS_WITHIN, "forming the cluster", proposed).await {
                 return false;
@@ -182,19 +183,44 @@ impl Scenario {
             self.world.spawn("client", client.run(running.clone()));
         }
         self.world.spawn("nemesis", self.nemesis.clone().run(running.clone()));
-        let end = runtime::now() + self.world.plan.chaos;
-        while runtime::now() < end && self.world.violation().is_none() {
+        let begun = runtime::now();
+        let mut grows_after = self.world.plan.grows_after;
+        while runtime::now() < begun + self.world.plan.chaos && self.world.violation().is_none() {
+            if grows_after.is_some_and(|after| runtime::now() >= begun + after) {
+                grows_after = None;
+                let asked = self.propose_meta(&self.growth()).await;
+                self.world.note(format_args!("operator: grow: {asked}"));
+            }
             runtime::sleep(LOOK_EVERY).await;
         }
         *running.lock() = false;
     }
 
+    fn growth(&self) -> MetaCommand {
+        MetaCommand::StartGrowth { collection: COLLECTION, to: self.world.plan.shards }
+    }
+
+    /// How far the growth is, as the newest map says.
+    fn growth_step(&self) -> Option<GrowthStep> {
+        self.newest_map()?.growths.get(&COLLECTION).map(|growth| growth.step)
+    }
+
     async fn recover(&self) {
         let healed = runtime::now();
         self.world.note(format_args!("healed"));
+        if self.world.plan.grows_after.is_some() {
+            let begun = || async { self.growth_step().is_some() || self.propose_meta(&self.growth()).await };
+            if !self.until(HEALS_WITHIN, "beginning to grow", begun).await {
+                return;
+            }
+        }
         for shard in 0..self.world.plan.shards {
             let mut probe = Client::new(&self.world, &self.network, 100 + u64::from(shard));
-            let Some(frame) = (0..).find(|&frame| client::shard_of(&self.world.plan, frame) == shard) else { return };
+            let Some(frame) =
+                (0..).find(|&frame| client::shard_of(&self.world.plan, self.world.plan.shards, frame) == shard)
+            else {
+                return;
+            };
             if !probe.probe(frame, healed + HEALS_WITHIN).await && self.world.violation().is_none() {
                 let late = format!("shard {shard} takes no writes within {HEALS_WITHIN:?} of healing");
                 self.world.check("convergence", Err(late));
@@ -206,6 +232,13 @@ impl Scenario {
         let restored = || self.nemesis.restore_members();
         if !self.until(HEALS_WITHIN, "activating every node", restored).await {
             return;
+        }
+        if self.world.plan.grows_after.is_some() {
+            let grown = || async { self.growth_step() == Some(GrowthStep::Remembering) };
+            if !self.until(MOVES_WITHIN, "growing", grown).await {
+                self.world.note(format_args!("{:?}", self.newest_map()));
+                return;
+            }
         }
         let settled = || async { (0..=self.world.plan.shards).all(|group| self.settled(group)) };
         if !self.until(MOVES_WITHIN, "coming to rest", settled).await {
@@ -259,10 +292,21 @@ impl Scenario {
                 continue;
             };
             let plan = &self.world.plan;
-            let frames = (0..plan.frames).filter(|&frame| client::shard_of(plan, frame) == shard);
             let invariants = self.world.invariants.lock();
-            let holds = convergence::holds(&group, (member.node, shard + 1), frames, &invariants.shard_rules);
+            let rules = &invariants.shard_rules;
+            let holds = convergence::holds(&group, (member.node, shard + 1), 0..plan.frames, rules);
             self.world.check("convergence", holds);
+            // Where it belongs, a frame is what it became last; elsewhere it is not.
+            for frame in 0..plan.frames {
+                let here = client::shard_of(plan, plan.shards, frame) == shard;
+                let found = rules.frame_at(shard + 1, frame, u64::MAX).map(|frame| (frame.version, frame.operation));
+                let expected = if here { invariants.one_owner.now(frame) } else { None };
+                let once = match found == expected {
+                    true => Ok(()),
+                    false => Err(format!("frame {frame} is {found:?} in shard {shard}, should be {expected:?}")),
+                };
+                self.world.check("one owner", once);
+            }
         }
     }
 }

@@ -10,18 +10,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mira_crypto::ClusterKey;
+use mira_node::grow::{self, Task};
 use mira_node::keyring::Keyring;
 use mira_node::meta::{ClusterState, MetaCommand, MetaMachine, MoveStep, NodeRecord};
+use mira_node::meta::{CollectionRecord, Growth};
 use mira_node::reconcile::{self, Action, Situation};
-use mira_node::shard::command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
+use mira_node::shard::command::{
+    self, AdoptedFrame, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
+};
+use mira_node::shard::grow::{Listed, list_gone, list_moved, list_moving, tenure_of};
 use mira_node::shard::machine::{Change, Follower, ShardMachine};
 use mira_node::shard::record::{self, FrameRecord};
+use mira_node::shard::tenure::{Claim, Homes, Span, Tenure};
 use mira_node::shard::write::{MAX_ROUNDS, round_id};
 use mira_node::shard::{refuse_engine, refuse_proposal, refuse_read};
 use mira_proto::{CollectionId, FrameId, NodeId, Refusal, ShardId};
 use mira_raft::{
-    Clock, Group, GroupId, GroupStatus, HostConfig, HostError, Limits, NoObserver, Others, ProposeError, RaftHost,
-    RequestId, RequestWindow, Role, StateReader, Timing,
+    Clock, EngineError, Group, GroupId, GroupStatus, HostConfig, HostError, Limits, NoObserver, Others, ProposeError,
+    RaftHost, RequestId, RequestWindow, Role, StateReader, Timing,
 };
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -64,6 +70,36 @@ pub enum Ask {
         frame: FrameId,
         /// Confirmed by a quorum; else the replica's own state, at this index or later.
         at_least: Option<u64>,
+        /// The reader knows that the collection grows, and that this shard may not have the frame yet, or not any more.
+        growing: bool,
+    },
+    /// As `BeginPass` of the node's service.
+    BeginPass {
+        /// The source.
+        shard: ShardId,
+        /// The growth.
+        span: Span,
+        /// Its epoch.
+        epoch: u64,
+        /// Who asks.
+        heir: ShardId,
+        /// Whether to release its frames.
+        release: bool,
+    },
+    /// As `Export` of the node's service.
+    Export {
+        /// The source.
+        shard: ShardId,
+        /// The growth.
+        span: Span,
+        /// Who asks.
+        heir: ShardId,
+        /// The state must be at least this new.
+        start: u64,
+        /// Changes after this are sent.
+        since: u64,
+        /// Where the page begins.
+        after: Option<FrameId>,
     },
 }
 
@@ -113,7 +149,30 @@ pub enum Answer {
         applied: u64,
         /// The frame's version, and the operation that stored it.
         found: Option<(u64, u64)>,
+        /// Whether this shard decides about the frame, as far as the replica knows.
+        mine: bool,
     },
+    /// To [`Ask::BeginPass`].
+    Start(u64),
+    /// To [`Ask::Export`].
+    Page(Arc<Listed>, Vec<AdoptedFrame>),
+}
+
+/// The record of the only collection.
+pub fn collection(partitions: u32) -> CollectionRecord {
+    CollectionRecord {
+        id: COLLECTION,
+        name: "only".into(),
+        dim: 4,
+        metric: "cosine".into(),
+        quantization: "int8".into(),
+        partitions,
+        ttl_seconds: 0,
+        created_ms: 0,
+        model: String::new(),
+        key_version: 1,
+        wrapped_keys: BTreeMap::new(),
+    }
 }
 
 /// The body of a frame here: which operation stored it. In production this is sealed.
@@ -239,7 +298,9 @@ impl Machine {
         world.note(format_args!("n{} starts, life {}", self.node, self.lives));
         network.connect(&process);
         let (reconciling, network) = (process.clone(), network.clone());
+        let (growing, also) = (process.clone(), network.clone());
         world.spawn("reconcile", async move { reconciling.reconcile_for_life(&network).await });
+        world.spawn("grow", async move { growing.grow_for_life(&also).await });
         Ok(process)
     }
 }
@@ -422,7 +483,16 @@ impl Process {
                 must_lead(&group, self.node)?;
                 self.write(&group, &write).await
             }
-            Ask::Read { shard, frame, at_least, .. } => {
+            Ask::BeginPass { shard, span, epoch, heir, release } => {
+                self.begin_pass(shard, (span, epoch), heir, release).await
+            }
+            Ask::Export { shard, span, heir, start, since, after } => {
+                let group = self.group_for(shard)?;
+                let patience = mira_proto::limits::READ_TRY / 2;
+                group.wait_applied(start, patience).await.map_err(refuse_read)?;
+                export(&group.reader(), span, heir, (after, since)).map_err(refuse_engine)
+            }
+            Ask::Read { epoch, shard, frame, at_least, growing } => {
                 let group = self.group_for(shard)?;
                 match at_least {
                     None if self.world.has(Bug::UnconfirmedReads) => must_lead(&group, self.node)?,
@@ -432,7 +502,18 @@ impl Process {
                         group.wait_applied(index, patience).await.map_err(refuse_read)?;
                     }
                 }
-                read(&group.reader(), frame)
+                let plan = &self.world.plan;
+                // A reader that knows of the growth says so; of the others this node knows for itself.
+                let is_heir = match growing {
+                    true => super::client::shard_of(plan, plan.partitions, frame) != shard,
+                    false => self
+                        .cluster
+                        .borrow()
+                        .growths
+                        .get(&COLLECTION)
+                        .is_some_and(|growth| growth.shards(COLLECTION, plan.shards).1.contains(&shard)),
+                };
+                read(&group.reader(), (frame, shard, is_heir), (epoch, growing))
             }
         }
     }
@@ -447,8 +528,13 @@ impl Process {
 
     /// The rounds of `mira_node::shard::write`, without sealing.
     async fn write(&self, group: &Group<Sim>, write: &Write) -> Result<Answer, Refusal> {
+        if claim(&group.reader(), write.frame)? == Claim::NotYet {
+            return Err(Refusal::NotReady("the frame is still on its way to this shard".into()));
+        }
+        // Rounds where the frame has moved to are others than those where it was.
+        let first = if write.request.0 >> 120 == 0 { 0 } else { MAX_ROUNDS };
         for round in 0..MAX_ROUNDS {
-            let (command, content) = command_of(&group.reader(), write, round)?;
+            let (command, content) = command_of(&group.reader(), write, first + round)?;
             let request = match self.world.has(Bug::RetriesNotRecognised) {
                 true => RequestId(self.world.draw(|rng| rng.random())),
                 false => round_id(write.request, round),
@@ -508,8 +594,200 @@ fn version(reader: &StateReader, frame: FrameId) -> Result<Option<FrameRecord>, 
     stored.map(|stored| FrameRecord::decode(&stored)).transpose().map_err(refuse_engine)
 }
 
-fn read(reader: &StateReader, frame: FrameId) -> Result<Answer, Refusal> {
+/// As `mira_node::shard::read`, with what a growth means for it.
+fn read(
+    reader: &StateReader,
+    (frame, shard, is_heir): (FrameId, ShardId, bool),
+    (epoch, growing): (u64, bool),
+) -> Result<Answer, Refusal> {
     let view = reader.view().map_err(refuse_engine)?;
+    let tenure = tenure_of(&view, COLLECTION).map_err(refuse_engine)?;
+    if let Some(tenure) = tenure.as_ref().filter(|tenure| tenure.min_epoch > epoch) {
+        return Err(Refusal::StaleMap { epoch: tenure.min_epoch });
+    }
+    // An heir shows only what it has opened; a source shows what it holds, and the reader knows whom to ask first.
+    let mine = match tenure {
+        None => !is_heir,
+        Some(tenure) => {
+            let homes = Homes::new(COLLECTION, tenure.span);
+            homes.of(frame).0 == shard || tenure.claim(&homes, frame) == Claim::Mine
+        }
+    };
+    if !mine && !growing {
+        return Err(Refusal::NotReady("frames of the collection are still on their way here".into()));
+    }
     let found = version(&view, frame)?.map(|record| (record.version, operation_of(&record.body).0));
-    Ok(Answer::Read { applied: view.applied_index(), found })
+    Ok(Answer::Read { applied: view.applied_index(), found, mine })
+}
+
+fn claim(reader: &StateReader, frame: FrameId) -> Result<Claim, Refusal> {
+    let tenure = tenure_of(reader, COLLECTION).map_err(refuse_engine)?;
+    Ok(tenure.map_or(Claim::Mine, |tenure| tenure.claim(&Homes::new(COLLECTION, tenure.span), frame)))
+}
+
+/// A page of two frames at most, so that even few frames make several.
+fn export(
+    reader: &StateReader,
+    span: Span,
+    heir: ShardId,
+    (after, since): (Option<FrameId>, u64),
+) -> Result<Answer, EngineError> {
+    let view = reader.view()?;
+    let homes = Homes::new(COLLECTION, span);
+    let listed = list_moving(&view, COLLECTION, &homes, (heir, 2), (after, since))?;
+    let mut frames = Vec::new();
+    for &frame in &listed.changed {
+        let keys = [record::frame_key(COLLECTION, frame), record::vectors_key(COLLECTION, frame)];
+        let stored = view.multi_get(&keys)?;
+        let lost = || EngineError::Damaged("a head without a frame".into());
+        let record = FrameRecord::decode(stored[0].as_ref().ok_or_else(lost)?)?;
+        let vectors = match &stored[1] {
+            Some(stored) => Bytes::copy_from_slice(record::decode_vectors(stored)?.1),
+            None => Bytes::new(),
+        };
+        frames.push(AdoptedFrame { frame, record, vectors });
+    }
+    Ok(Answer::Page(Arc::new(listed), frames))
+}
+
+/// Driving growths: the steps of `mira_node::grow`, performed here over the simulated network.
+impl Process {
+    async fn grow_for_life(self: Arc<Self>, network: &Arc<Network>) {
+        let mut cleared: BTreeMap<ShardId, FrameId> = BTreeMap::new();
+        while network.process(self.node).is_some_and(|process| process.life == self.life) {
+            let cluster = self.cluster.borrow().clone();
+            if let Some(growth) = cluster.growths.get(&COLLECTION) {
+                for shard in 0..cluster.header.shards {
+                    let done = self.grow(&cluster, growth, shard, (network, &mut cleared)).await;
+                    if let Err(error) = done {
+                        self.world.note(format_args!("n{} s{shard} does not grow: {error}", self.node));
+                    }
+                }
+            }
+            let wait = self.world.draw(|rng| Duration::from_millis(rng.random_range(20..80)));
+            runtime::sleep(wait).await;
+        }
+    }
+
+    async fn grow(
+        &self,
+        cluster: &ClusterState,
+        growth: &Growth,
+        shard: ShardId,
+        (network, cleared): (&Arc<Network>, &mut BTreeMap<ShardId, FrameId>),
+    ) -> Result<(), String> {
+        let Some(group) = self.shard(shard).filter(|group| group.status().is_leader()) else { return Ok(()) };
+        let text = |error: EngineError| error.to_string();
+        let shards = cluster.header.shards;
+        let span = Span { from: growth.from, to: growth.to, shards };
+        let homes = Homes::new(COLLECTION, span);
+        let tenure = tenure_of(&group.reader(), COLLECTION).map_err(text)?;
+        let next = grow::next((COLLECTION, growth, shards), shard, tenure.as_ref(), cluster.moves_paused);
+        let Some(task) = next else { return Ok(()) };
+        self.world.note(format_args!("n{} s{shard} grows: {task:?}", self.node));
+        let step = match task {
+            Task::Begin { source, pass, last } => {
+                let release = last && !self.world.has(Bug::OpensUnreleased);
+                let ask = Ask::BeginPass { shard: source, span, epoch: growth.epoch, heir: shard, release };
+                match self.ask_replicas(cluster, source, ask, network).await? {
+                    Answer::Start(start) => GrowStep::Begin { source, pass, start, last },
+                    other => return Err(format!("a pass was answered with {other:?}")),
+                }
+            }
+            Task::Page { source, adoption, after } => {
+                let (start, since) = (adoption.start, adoption.since);
+                let ask = Ask::Export { shard: source, span, heir: shard, start, since, after };
+                let (listed, frames) = match self.ask_replicas(cluster, source, ask, network).await? {
+                    Answer::Page(listed, frames) => (listed, frames),
+                    other => return Err(format!("a page was answered with {other:?}")),
+                };
+                let gone = list_gone(&group.reader(), COLLECTION, &homes, source, (after, &listed)).map_err(text)?;
+                GrowStep::Adopt { source, pass: adoption.pass, after, upto: listed.upto, frames, gone }
+            }
+            Task::Settle => GrowStep::Settle { min_epoch: growth.epoch },
+            Task::Clear => {
+                let tenure = tenure.ok_or("no tenure")?;
+                let after = cleared.get(&shard).copied();
+                let (frames, upto) = list_moved(&group.reader(), COLLECTION, (&tenure, &homes), after).map_err(text)?;
+                match upto {
+                    Some(upto) => drop(cleared.insert(shard, upto)),
+                    None => drop(cleared.remove(&shard)),
+                }
+                if frames.is_empty() && upto.is_none() {
+                    return self.report(growth, shard, network).await;
+                }
+                GrowStep::Clear { frames }
+            }
+            Task::Report => return self.report(growth, shard, network).await,
+        };
+        self.take_step(&group, (shard, span), step).await.map(drop).map_err(|refusal| refusal.to_string())
+    }
+
+    async fn report(&self, growth: &Growth, shard: ShardId, network: &Arc<Network>) -> Result<(), String> {
+        let (collection, to, step) = (COLLECTION, growth.to, growth.step);
+        self.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }, network).await
+    }
+
+    async fn take_step(
+        &self,
+        group: &Group<Sim>,
+        (shard, span): (ShardId, Span),
+        step: GrowStep,
+    ) -> Result<Option<Tenure>, Refusal> {
+        let command = ShardCommand::Grow { collection: COLLECTION, shard, span, step };
+        let proposed = group.propose(None, command::encode(&command)).await.map_err(|error| self.refuse(error))?;
+        match command::decode(&proposed.response).map_err(refuse_engine)? {
+            ShardAnswer::Grow(tenure) => Ok(tenure),
+            other => Err(Refusal::NotReady(format!("a step was answered with {other:?}"))),
+        }
+    }
+
+    async fn begin_pass(
+        &self,
+        shard: ShardId,
+        (span, epoch): (Span, u64),
+        heir: ShardId,
+        release: bool,
+    ) -> Result<Answer, Refusal> {
+        let group = self.group_for(shard)?;
+        must_lead(&group, self.node)?;
+        let cluster = self.cluster.borrow().clone();
+        if cluster.growths.get(&COLLECTION).is_none_or(|growth| growth.epoch != epoch) {
+            return Err(Refusal::NotReady("this node does not know of that growth".into()));
+        }
+        if !release {
+            return Ok(Answer::Start(group.read_index().await.map_err(refuse_read)?));
+        }
+        let tenure = self.take_step(&group, (shard, span), GrowStep::Release { heir, min_epoch: epoch }).await?;
+        let released =
+            tenure.filter(|tenure| tenure.span == span).and_then(|tenure| tenure.released.get(&heir).copied());
+        released.map(Answer::Start).ok_or_else(|| Refusal::NotReady("it grows otherwise here".into()))
+    }
+
+    /// Asks the replicas of a shard in turn, this node's own first.
+    async fn ask_replicas(
+        &self,
+        cluster: &ClusterState,
+        shard: ShardId,
+        ask: Ask,
+        network: &Arc<Network>,
+    ) -> Result<Answer, String> {
+        let mut replicas = cluster.replicas(shard).to_vec();
+        replicas.sort_by_key(|&node| node != self.node);
+        let mut last = "it has no replica".to_owned();
+        for replica in replicas {
+            let asked = async {
+                match replica == self.node {
+                    true => self.serve(ask.clone()).await,
+                    false => network.ask(self.node, replica, ask.clone()).await,
+                }
+            };
+            match runtime::timeout(mira_proto::limits::READ_TRY, asked).await {
+                Some(Ok(answer)) => return Ok(answer),
+                Some(Err(refusal)) => last = refusal.to_string(),
+                None => last = "no answer".into(),
+            }
+        }
+        Err(last)
+    }
 }

@@ -91,6 +91,8 @@ pub enum Bug {
     ClockForgetsRequests,
     /// A proposal that was under way when its replica stopped is called undone.
     StoppedMeansUndone,
+    /// A shard that a growth adds takes frames over that their source has not released.
+    OpensUnreleased,
 }
 
 /// The fixed part of a run.
@@ -102,6 +104,10 @@ pub struct Plan {
     pub nodes: Vec<NodeId>,
     /// Number of shards.
     pub shards: u32,
+    /// Partitions of the collection at first.
+    pub partitions: u32,
+    /// When the collection begins to grow over all shards; never if none.
+    pub grows_after: Option<Duration>,
     /// Replicas of each shard.
     pub replication: u32,
     /// Number of clients.
@@ -132,10 +138,12 @@ impl Plan {
         let kinds = rng.random_range(2..=Fault::ALL.len());
         let mut faults: Vec<Fault> = Fault::ALL.choose_multiple(&mut rng, kinds).copied().collect();
         faults.sort();
-        Plan {
+        let plan = Plan {
             seed,
             nodes: (1..=size).collect(),
             shards: rng.random_range(1..=2),
+            partitions: 0,
+            grows_after: None,
             replication: 3,
             clients: rng.random_range(2..=4),
             frames: rng.random_range(2..=6),
@@ -146,6 +154,16 @@ impl Plan {
             log_kept: rng.random_range(1..12),
             chunk_bytes: rng.random_range(200..2_000),
             bug,
+        };
+        // Drawn last, so that the other seeds are what they were before collections grew.
+        match rng.random_bool(0.4) || bug == Some(Bug::OpensUnreleased) {
+            true => {
+                let shards = rng.random_range(2..=4);
+                let partitions = rng.random_range(1..shards);
+                let grows_after = Some(Duration::from_millis(rng.random_range(100..4_000)));
+                Plan { shards, partitions, grows_after, frames: rng.random_range(6..=16), ..plan }
+            }
+            false => Plan { partitions: plan.shards, ..plan },
         }
     }
 }

@@ -8,6 +8,7 @@ use mira_crypto::ClusterKey;
 use mira_node::{Formation, NodeConfig, RunningNode, Shape};
 use serde::Deserialize;
 
+use crate::args::duration;
 use crate::error::CliError;
 use crate::server::settings::{Layer, list, with_file};
 use crate::server::{LogFormat, asked_to_stop, secrets, start_logging};
@@ -79,6 +80,12 @@ struct NodeSettings {
     /// MiB of vectors kept in memory for scoring [default: 64]
     #[arg(long, env = "MIRA_ROW_CACHE_MIB", hide_env_values = true, value_name = "N")]
     row_cache_mib: Option<usize>,
+    /// Compare the replicas of each shard this often, in the background (such as 12h, 7d; `never`) [default: 1d]
+    #[arg(long, env = "MIRA_VERIFY_EVERY", hide_env_values = true, value_name = "TIME")]
+    verify_every: Option<String>,
+    /// Only say so when a replica differs from the others, do not have it made anew
+    #[arg(long, env = "MIRA_VERIFY_ONLY", hide_env_values = true)]
+    verify_only: bool,
     /// How log lines look [default: text]
     #[arg(long, env = "MIRA_LOG_FORMAT", hide_env_values = true, value_enum)]
     log_format: Option<LogFormat>,
@@ -102,6 +109,8 @@ impl Layer for NodeSettings {
             index_threads: self.index_threads.or(below.index_threads),
             cache_mib: self.cache_mib.or(below.cache_mib),
             row_cache_mib: self.row_cache_mib.or(below.row_cache_mib),
+            verify_every: self.verify_every.or(below.verify_every),
+            verify_only: self.verify_only || below.verify_only,
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -131,6 +140,12 @@ impl NodeSettings {
         config.index_threads = self.index_threads.unwrap_or(config.index_threads).max(1);
         config.cache_bytes = self.cache_mib.map_or(config.cache_bytes, |mib| mib << 20);
         config.row_cache_bytes = self.row_cache_mib.map_or(config.row_cache_bytes, |mib| mib << 20);
+        config.verification.every = match self.verify_every.as_deref() {
+            None => config.verification.every,
+            Some("never") => None,
+            Some(text) => Some(duration(text).map_err(|why| CliError::Usage(format!("--verify-every {text}: {why}")))?),
+        };
+        config.verification.mends = !self.verify_only;
         if self.advertise.is_none() && config.listen.ip().is_unspecified() {
             let listen = config.listen;
             return Err(CliError::Usage(format!(

@@ -5,7 +5,7 @@ use console::style;
 use mira_proto::model::{RecallReply, RecallRequest};
 use uuid::Uuid;
 
-use crate::args::Remote;
+use crate::args::{Freshness, Remote};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -40,6 +40,8 @@ pub struct Recall {
     #[arg(long)]
     collection: Option<String>,
     #[command(flatten)]
+    freshness: Freshness,
+    #[command(flatten)]
     remote: Remote,
 }
 
@@ -56,9 +58,10 @@ impl Recall {
             limit: self.last.or(self.limit),
             last: self.last.is_some(),
             collection: self.collection,
-            consistency: None,
+            consistency: self.freshness.consistency(),
         };
-        let reply = Client::new(&self.remote)?.recall(&request).await?;
+        let reply =
+            Client::new(&self.remote)?.having_seen(self.freshness.at_least.as_deref())?.recall(&request).await?;
         output::print_answer(&reply, self.remote.json, render)
     }
 }
@@ -71,5 +74,6 @@ fn render(reply: &RecallReply) -> String {
     for id in &reply.missing {
         text.push_str(&format!("{} {id}\n", style("not found:").yellow()));
     }
+    text.push_str(&output::staleness(reply.staleness_ms, reply.lagging));
     text
 }

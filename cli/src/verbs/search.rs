@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
-use mira_proto::model::{Consistency, Filter, Recency, SearchRequest};
+use clap::Args;
+use mira_proto::model::{Filter, Recency, SearchRequest};
 
-use crate::args::Remote;
+use crate::args::{Freshness, Remote};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -61,9 +61,8 @@ pub struct Search {
     /// Fail instead of leaving out what a shard could not answer
     #[arg(long)]
     strict: bool,
-    /// How fresh the answer must be
-    #[arg(long, value_enum, default_value_t)]
-    consistency: Freshness,
+    #[command(flatten)]
+    freshness: Freshness,
     /// Only memories made at or after this RFC 3339 time
     #[arg(long, value_name = "TIME")]
     created_from: Option<String>,
@@ -72,18 +71,6 @@ pub struct Search {
     created_to: Option<String>,
     #[command(flatten)]
     remote: Remote,
-}
-
-/// [`Consistency`] with a help text for each value.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Freshness {
-    /// Everything acknowledged before, confirmed by a majority
-    Linearizable,
-    /// What the shard's leader knows
-    #[default]
-    Leader,
-    /// What any replica knows
-    Any,
 }
 
 impl Search {
@@ -95,11 +82,7 @@ impl Search {
             vector,
             k: Some(self.k),
             collection: self.collection,
-            consistency: Some(match self.consistency {
-                Freshness::Linearizable => Consistency::Linearizable,
-                Freshness::Leader => Consistency::Leader,
-                Freshness::Any => Consistency::Any,
-            }),
+            consistency: self.freshness.consistency(),
             created_from: self.created_from,
             created_to: self.created_to,
             strict: self.strict,
@@ -116,7 +99,8 @@ impl Search {
                 .map(|half_life| Recency { half_life_seconds: half_life.as_secs().max(1), weight: None }),
             ..SearchRequest::default()
         };
-        let reply = Client::new(&self.remote)?.search(&request).await?;
+        let reply =
+            Client::new(&self.remote)?.having_seen(self.freshness.at_least.as_deref())?.search(&request).await?;
         output::print_answer(&reply, self.remote.json, output::hits)
     }
 }

@@ -21,9 +21,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use mira_proto::filter::Scalar;
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, Frame, Hit, ItemResult, Metric, NodeStatus,
-    Quantization, RecallReply, RecallRequest, ReplicaStatus, SearchExplain, SearchReply, SearchRequest, ShardExplain,
-    ShardStatus, StatusReply, StoreItem, StoreReply, StoreRequest, Stored, VectorReason, Why,
+    Collection, CollectionSettings, Consistency, ForgetReply, ForgetRequest, Frame, GrowReply, GrowRequest,
+    GrowthStatus, Hit, ItemResult, Metric, NodeStatus, Quantization, RecallReply, RecallRequest, ReplicaStatus,
+    SearchExplain, SearchReply, SearchRequest, ShardExplain, ShardStatus, StatusReply, StoreItem, StoreReply,
+    StoreRequest, Stored, VectorReason, Why,
 };
 use mira_proto::{Code, Problem};
 use serde_json::json;
@@ -82,6 +83,7 @@ impl Server {
             .route("/mcp/status", get(status))
             .route("/collections", get(list_collections))
             .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
+            .route("/collections/{name}/grow", post(grow_collection))
             .layer(axum::extract::DefaultBodyLimit::max(32 << 20))
             .layer(middleware::from_fn_with_state(shared.clone(), watch))
             .with_state(shared.clone());
@@ -265,12 +267,20 @@ async fn search(State(fake): State<Fake>, Json(request): Json<SearchRequest>) ->
     let shard = ShardExplain { compared: 900, rescored: 20, matching: Some(500), index_us: 120, ..shard };
     let explain =
         request.explain.then(|| SearchExplain { shards_us: 400, shards: vec![shard], ..SearchExplain::default() });
-    Ok(Json(SearchReply { hits: hits.collect(), consistency_token: "t".into(), explain, ..SearchReply::default() }))
+    let any = request.consistency == Some(Consistency::Any);
+    Ok(Json(SearchReply {
+        hits: hits.collect(),
+        consistency_token: "t".into(),
+        explain,
+        staleness_ms: any.then_some(12),
+        ..SearchReply::default()
+    }))
 }
 
 async fn recall(State(fake): State<Fake>, Json(request): Json<RecallRequest>) -> Answer<RecallReply> {
     let mut shared = fake.lock().unwrap();
-    let mut reply = RecallReply::default();
+    let any = request.consistency == Some(Consistency::Any);
+    let mut reply = RecallReply { staleness_ms: any.then_some(4_000), lagging: any, ..RecallReply::default() };
     if let Some(session) = &request.session {
         let frames = shared.in_collection(request.collection.as_ref());
         reply.frames = frames.filter(|frame| frame.session.as_ref() == Some(session)).cloned().collect();
@@ -383,11 +393,26 @@ async fn put_collection(
         partitions: settings.partitions.unwrap_or(1),
         ttl_seconds: settings.ttl_seconds,
         created_at: "2026-01-02T03:04:05Z".into(),
+        growth: None,
         model: (settings.metric == Metric::Cosine && settings.quantization == Quantization::Int8)
             .then(|| "MiniLM".into()),
     };
     fake.lock().unwrap().collections.insert(name.0, collection.clone());
     Ok(Json(collection))
+}
+
+/// Grows at once; a caller that waits sees it clear for one look.
+async fn grow_collection(State(fake): State<Fake>, name: Name, Json(request): Json<GrowRequest>) -> Answer<GrowReply> {
+    let mut shared = fake.lock().unwrap();
+    let collection = shared.collections.get_mut(&name.0);
+    let collection = collection.ok_or_else(|| Problem::new(Code::NotFound, format!("no collection {}", name.0)))?;
+    let (from, to) = (collection.partitions, request.partitions);
+    if !request.dry_run {
+        collection.partitions = to;
+        let step = "remembering".to_owned();
+        collection.growth = Some(GrowthStatus { from, to, step, done: 0, of: 0 });
+    }
+    Ok(Json(GrowReply { from, to, shards: (0..from).collect(), added_shards: (from..to).collect() }))
 }
 
 async fn delete_collection(State(fake): State<Fake>, name: Name) -> Result<StatusCode, Refusal> {

@@ -7,7 +7,7 @@ use mira_crypto::{CryptoRng, MetaSealer};
 use mira_proto::{CollectionId, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
-use super::state::{CollectionRecord, MoveStep, NodePhase, NodeRecord};
+use super::state::{CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord};
 
 const VERSION: u8 = 1;
 const ASSOCIATED: &[u8] = b"mira meta command";
@@ -81,6 +81,31 @@ pub enum MetaCommand {
     PreferLeaders(Vec<NodeId>),
     /// Forbids or allows moves other than those that mend damage.
     PauseMoves(bool),
+    /// Begins to spread a collection over more shards.
+    StartGrowth {
+        /// Which.
+        collection: CollectionId,
+        /// Partitions that it is to have.
+        to: u32,
+    },
+    /// A shard has done its part of a growth's step.
+    GrowthDone {
+        /// Which collection.
+        collection: CollectionId,
+        /// Partitions that it is to have.
+        to: u32,
+        /// The step.
+        step: GrowthStep,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Retries of writes from before the growth have become too old to matter.
+    EndGrowth {
+        /// Which collection.
+        collection: CollectionId,
+        /// Partitions that it got.
+        to: u32,
+    },
 }
 
 /// What every replica of the meta group answers to a command.

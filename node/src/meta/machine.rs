@@ -14,10 +14,11 @@
 //! | `m` + shard (8) | [`Move`]: a replica on its way |
 //! | `r` + node id (8) | empty: the node was removed for good |
 //! | `b` | whether moves are paused |
+//! | `g` + collection number (8) | [`Growth`]: a collection on its way to more partitions |
 //!
 //! Each record is a version byte and postcard.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use mira_crypto::{MetaSealer, meta::position_nonce};
@@ -29,7 +30,7 @@ use tokio::sync::watch;
 
 use super::{
     command::{MetaAnswer, MetaCommand},
-    state::{ClusterState, CollectionRecord, Header, Move, MoveStep, NodePhase, NodeRecord},
+    state::{ClusterState, CollectionRecord, Growth, GrowthStep, Header, Move, MoveStep, NodePhase, NodeRecord},
 };
 
 const VERSION: u8 = 1;
@@ -135,6 +136,11 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
             records.put(PAUSED, &paused)?;
             MetaAnswer::Done
         }
+        MetaCommand::StartGrowth { collection, to } => start_growth(collection, to, (&header, now_ms), records)?,
+        MetaCommand::GrowthDone { collection, to, step, shard } => {
+            growth_done((collection, to, step), shard, (&header, now_ms), records)?
+        }
+        MetaCommand::EndGrowth { collection, to } => end_growth(collection, to, now_ms, records)?,
     };
     // A change that was not made is no reason for every router to fetch the map.
     if answer == MetaAnswer::Done {
@@ -167,6 +173,7 @@ fn drop_collection(name: &str, id: u64, records: &mut Records<'_, '_>) -> Result
         return Ok(MetaAnswer::Missing);
     }
     records.txn.delete(&key);
+    records.txn.delete(&numbered(b'g', id));
     records.put(&numbered(b'd', id), &())?;
     Ok(MetaAnswer::Done)
 }
@@ -241,6 +248,79 @@ fn finish_move(shard: u32, to: u64, records: &mut Records<'_, '_>) -> Result<Met
     placement[shard as usize] = state.replicas_after_move(shard);
     records.put(PLACEMENT, &placement)?;
     records.txn.delete(&numbered(b'm', shard.into()));
+    Ok(MetaAnswer::Done)
+}
+
+fn start_growth(
+    collection: u64,
+    to: u32,
+    (header, now_ms): (&Header, u64),
+    records: &mut Records<'_, '_>,
+) -> Result<MetaAnswer, EngineError> {
+    let Some(record) = records.get::<CollectionRecord>(&numbered(b'c', collection))? else {
+        return Ok(MetaAnswer::Missing);
+    };
+    let key = numbered(b'g', collection);
+    if records.get::<Growth>(&key)?.is_some() {
+        return Ok(MetaAnswer::Exists);
+    }
+    if to <= record.partitions || to > header.shards || records.get::<Vec<Vec<u64>>>(PLACEMENT)?.is_none() {
+        return Ok(MetaAnswer::Refused);
+    }
+    if records.all::<Growth>(b'g')?.len() >= limits::MAX_GROWTHS {
+        return Ok(MetaAnswer::Full);
+    }
+    // The epoch that this very command makes.
+    let (from, epoch) = (record.partitions, header.epoch + 1);
+    let done = BTreeSet::new();
+    records.put(&key, &Growth { from, to, step: GrowthStep::Copying, epoch, since_ms: now_ms, done })?;
+    Ok(MetaAnswer::Done)
+}
+
+fn growth_done(
+    (collection, to, step): (u64, u32, GrowthStep),
+    shard: u32,
+    (header, now_ms): (&Header, u64),
+    records: &mut Records<'_, '_>,
+) -> Result<MetaAnswer, EngineError> {
+    let key = numbered(b'g', collection);
+    let growth = records.get::<Growth>(&key)?.filter(|growth| growth.to == to);
+    let record = records.get::<CollectionRecord>(&numbered(b'c', collection))?;
+    let (Some(mut growth), Some(mut record)) = (growth, record) else { return Ok(MetaAnswer::Missing) };
+    if growth.step != step {
+        return Ok(MetaAnswer::Exists);
+    }
+    let (sources, heirs) = growth.shards(collection, header.shards);
+    let (needed, next) = match step {
+        GrowthStep::Copying => (heirs, GrowthStep::Clearing),
+        GrowthStep::Clearing => (sources, GrowthStep::Remembering),
+        GrowthStep::Remembering => return Ok(MetaAnswer::Refused),
+    };
+    if !needed.contains(&shard) {
+        return Ok(MetaAnswer::Refused);
+    }
+    if !growth.done.insert(shard) {
+        return Ok(MetaAnswer::Exists);
+    }
+    if needed.iter().all(|shard| growth.done.contains(shard)) {
+        growth = Growth { step: next, epoch: header.epoch + 1, since_ms: now_ms, done: BTreeSet::new(), ..growth };
+        record.partitions = growth.to;
+        records.put(&numbered(b'c', collection), &record)?;
+    }
+    records.put(&key, &growth)?;
+    Ok(MetaAnswer::Done)
+}
+
+fn end_growth(collection: u64, to: u32, now_ms: u64, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    let key = numbered(b'g', collection);
+    let Some(growth) = records.get::<Growth>(&key)?.filter(|growth| growth.to == to) else {
+        return Ok(MetaAnswer::Missing);
+    };
+    let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
+    if growth.step != GrowthStep::Remembering || now_ms < over {
+        return Ok(MetaAnswer::Refused);
+    }
+    records.txn.delete(&key);
     Ok(MetaAnswer::Done)
 }
 
@@ -350,6 +430,9 @@ fn take(state: &mut ClusterState, sealer: &MetaSealer, key: &[u8], sealed: &[u8]
         }
         Some(b'r') => {
             state.removed.insert(number_of(key)?);
+        }
+        Some(b'g') => {
+            state.growths.insert(number_of(key)?, open(sealer, key, sealed)?);
         }
         Some(b'b') => state.moves_paused = open(sealer, key, sealed)?,
         _ => return Err(EngineError::Damaged(format!("unknown meta record {}", key.escape_ascii()))),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mira_proto::{CollectionId, NodeId, ShardId, node_v1};
+use mira_proto::{CollectionId, NodeId, ShardId, node_v1, placement::shards_of_collection};
 use serde::{Deserialize, Serialize};
 
 /// The cluster's identity and fixed shape.
@@ -78,6 +78,65 @@ pub enum MoveStep {
     Joining,
 }
 
+/// A collection on its way to more partitions. Its frames move as [`crate::shard::tenure`] says; this record says how far
+/// the whole is, and what routers are to take for granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    /// Partitions before.
+    pub from: u32,
+    /// Partitions after.
+    pub to: u32,
+    /// What is being done.
+    pub step: GrowthStep,
+    /// The map's epoch that the step began with.
+    pub epoch: u64,
+    /// Log-carried time that the step began at.
+    pub since_ms: u64,
+    /// Shards that have done their part of the step.
+    pub done: BTreeSet<ShardId>,
+}
+
+/// The steps of a growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum GrowthStep {
+    /// Heirs take frames over, source by source; done when every heir has opened them all.
+    Copying,
+    /// Every frame is where it belongs; sources remove what moved.
+    Clearing,
+    /// Nothing is left to do, but retries of writes from before still go to the sources, which remember them.
+    Remembering,
+}
+
+impl GrowthStep {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            GrowthStep::Copying => "copying",
+            GrowthStep::Clearing => "clearing",
+            GrowthStep::Remembering => "remembering",
+        }
+    }
+}
+
+impl Growth {
+    /// The shards that held the collection before, and those that are added.
+    pub fn shards(&self, collection: CollectionId, shard_count: u32) -> (Vec<ShardId>, Vec<ShardId>) {
+        let mut sources = shards_of_collection(collection, self.to, shard_count);
+        let heirs = sources.split_off((self.from as usize).min(sources.len()));
+        (sources, heirs)
+    }
+
+    fn to_wire(&self) -> node_v1::Growth {
+        node_v1::Growth {
+            from: self.from,
+            to: self.to,
+            step: self.step.name().to_owned(),
+            done: self.done.iter().copied().collect(),
+            epoch: self.epoch,
+        }
+    }
+}
+
 /// A collection: its settings and its wrapped keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionRecord {
@@ -134,6 +193,8 @@ pub struct ClusterState {
     pub removed: BTreeSet<NodeId>,
     /// Whether nothing but damage may start a move.
     pub moves_paused: bool,
+    /// Collections that grow, or grew a moment ago.
+    pub growths: BTreeMap<CollectionId, Growth>,
 }
 
 impl ClusterState {
@@ -208,10 +269,15 @@ impl ClusterState {
                     leader: leader(shard).unwrap_or_default(),
                 })
                 .collect(),
-            collections: self.collections.values().map(CollectionRecord::to_wire).collect(),
+            collections: self.collections.values().map(|record| self.collection_to_wire(record)).collect(),
             moves: self.moves.iter().map(|(&shard, found)| found.to_wire(shard)).collect(),
             moves_paused: self.moves_paused,
         }
+    }
+
+    /// A collection as routers see it.
+    pub fn collection_to_wire(&self, record: &CollectionRecord) -> node_v1::Collection {
+        node_v1::Collection { growth: self.growths.get(&record.id).map(Growth::to_wire), ..record.to_wire() }
     }
 
     /// The nodes as routers and peers see them.
@@ -290,6 +356,7 @@ impl CollectionRecord {
             created_ms: self.created_ms,
             key_version: self.key_version,
             model: self.model.clone(),
+            growth: None,
         }
     }
 }

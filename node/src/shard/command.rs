@@ -4,9 +4,14 @@
 //! a version byte and postcard.
 
 use bytes::Bytes;
-use mira_proto::{CollectionId, FrameId};
+use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::EngineError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    record::FrameRecord,
+    tenure::{Span, Tenure},
+};
 
 const VERSION: u8 = 1;
 
@@ -32,6 +37,77 @@ pub enum ShardCommand {
         /// Names the verification.
         nonce: u64,
     },
+    /// One step of a collection that grows.
+    Grow {
+        /// Which collection.
+        collection: CollectionId,
+        /// The shard that takes the step.
+        shard: ShardId,
+        /// From how many partitions to how many.
+        span: Span,
+        /// What it does.
+        step: GrowStep,
+    },
+}
+
+/// What a shard does for a collection that grows ([`super::tenure`]). Every step may be repeated: what has been done, or
+/// fits nothing, changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GrowStep {
+    /// A source changes the frames of this heir no more.
+    Release {
+        /// Who gets them.
+        heir: ShardId,
+        /// A reader's map must be at least this new from here on.
+        min_epoch: u64,
+    },
+    /// An heir begins a pass over the frames of a source.
+    Begin {
+        /// Who holds them.
+        source: ShardId,
+        /// Which pass.
+        pass: u32,
+        /// The source's log position now; of the last pass, that of its release.
+        start: u64,
+        /// Whether the source has released them.
+        last: bool,
+    },
+    /// An heir takes one page of a pass.
+    Adopt {
+        /// Who held the frames.
+        source: ShardId,
+        /// Which pass.
+        pass: u32,
+        /// The page begins behind this frame.
+        after: Option<FrameId>,
+        /// And ends with this one; the pass ends with it if there is none.
+        upto: Option<FrameId>,
+        /// Frames that are new or have changed.
+        frames: Vec<AdoptedFrame>,
+        /// Frames that the heir has of that range, and the source does not.
+        gone: Vec<FrameId>,
+    },
+    /// A source hears that every heir has opened what it got.
+    Settle {
+        /// A reader's map must be at least this new from here on.
+        min_epoch: u64,
+    },
+    /// A settled source removes frames that moved.
+    Clear {
+        /// Which.
+        frames: Vec<FrameId>,
+    },
+}
+
+/// A frame that moves to another shard, sealed anew for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptedFrame {
+    /// Its id.
+    pub frame: FrameId,
+    /// All that is kept of it, times and version as they were.
+    pub record: FrameRecord,
+    /// Sealed vectors; empty when there are none.
+    pub vectors: Bytes,
 }
 
 /// When an existing frame may be replaced.
@@ -81,6 +157,8 @@ pub enum StoreOutcome {
     Conflict(u64),
     /// Sealed as another version than is next now; the leader seals again on top of this one.
     Raced(u64),
+    /// The frame has moved to another shard, or is about to: ask there.
+    Moved,
 }
 
 /// The answer to a [`ShardCommand`].
@@ -88,12 +166,19 @@ pub enum StoreOutcome {
 pub enum ShardAnswer {
     /// One outcome for each frame, in order.
     Store(Vec<StoreOutcome>),
-    /// The frames that were there and are gone.
-    Forget(Vec<FrameId>),
+    /// What became of the frames that were to go.
+    Forget {
+        /// Those that were there and are gone.
+        removed: Vec<FrameId>,
+        /// Those that another shard decides about.
+        moved: Vec<FrameId>,
+    },
     /// Everything of the collection is gone.
     Purge,
     /// The verification has begun.
     Verify,
+    /// How the shard stands in the growth now; none if it has no part in it.
+    Grow(Option<Tenure>),
 }
 
 /// Whether a payload is a [`ShardCommand::Verify`], read off its first bytes: asked of every entry that is applied.

@@ -315,3 +315,22 @@ impl<R: Read> Read for SealedReader<R> {
         Ok(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change of the layout needs a new version: an image of another one is deleted and built anew.
+    #[test]
+    fn version_1_reads_as_it_was_written() {
+        let file = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
+        let mut written = Vec::new();
+        Header { key_version: 3, file }.write(&mut written).unwrap();
+        let sample = b"MIRASIMG\x01\0\0\0\x03\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
+        assert_eq!(written, sample);
+        let read = Header::read(&mut &sample[..]).unwrap();
+        assert_eq!((read.key_version, read.file), (3, file));
+        let newer = [&sample[..8], &[2], &sample[9..]].concat();
+        assert!(matches!(Header::read(&mut &newer[..]), Err(SealedImageError::Foreign)));
+    }
+}

@@ -51,6 +51,7 @@ use super::{
     machine::{Change, Follower},
     record,
     rows::{Opener, StateRows},
+    tenure::Shown,
 };
 
 pub use upkeep::IndexThreads;
@@ -81,6 +82,8 @@ pub struct Query {
     pub now_ms: u64,
     /// Set when nobody waits for the answer any more.
     pub stopped: Arc<AtomicBool>,
+    /// While the collection grows: the frames that this shard shows.
+    pub shown: Shown,
 }
 
 /// The answer to a [`Query`].
@@ -377,7 +380,10 @@ impl ShardIndex {
             if query.among.as_ref().is_some_and(|among| among.binary_search(&frame).is_err()) {
                 return None;
             }
-            let stored = pending.stored.as_deref().filter(|stored| is_within(&stored.times, query))?;
+            let stored = pending
+                .stored
+                .as_deref()
+                .filter(|stored| is_within(&stored.times, query) && query.shown.shows(frame))?;
             if let Some(condition) = &query.condition
                 && !condition.matches(self.attributes_of(collection, frame, stored), &stored.times)
             {
@@ -434,9 +440,12 @@ impl ShardIndex {
     ) -> Result<(Vec<Hit>, Option<Explain>), IndexError> {
         let is_ranged = query.created_ms != (0..u64::MAX);
         let by_time = is_ranged || index.expiring.load(Ordering::Relaxed);
-        let matches =
-            |document: &Document| !tail.contains_key(&document.id) && (!by_time || is_within(&document.times, query));
-        let filtered = by_time || !tail.is_empty();
+        let matches = |document: &Document| {
+            !tail.contains_key(&document.id)
+                && (!by_time || is_within(&document.times, query))
+                && query.shown.shows(document.id)
+        };
+        let filtered = by_time || !tail.is_empty() || !query.shown.is_all();
         let is_stopped = || query.stopped.load(Ordering::Relaxed);
         let verified = Mutex::new(HashMap::new());
         let verify = |document: &Document| {

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mira_proto::{CollectionId, FrameId};
+use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
 use parking_lot::Mutex;
 
 use super::{
-    command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
+    command::{self, AdoptedFrame, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
     record::{self, FrameHead, FrameRecord},
+    tenure::{Adoption, Claim, Homes, HomesCache, Progress, Span, Tenure},
     verify::Verifier,
 };
 
@@ -75,12 +76,19 @@ pub struct ShardMachine {
     /// The verification that the batch ends with.
     verification: Mutex<Option<u64>>,
     verifier: Arc<Verifier>,
+    homes: HomesCache,
 }
 
 impl ShardMachine {
     /// A machine that reports to `follower`.
     pub fn new(follower: Arc<dyn Follower>) -> Self {
-        ShardMachine { follower, pending: Mutex::default(), verification: Mutex::default(), verifier: Arc::default() }
+        ShardMachine {
+            follower,
+            pending: Mutex::default(),
+            verification: Mutex::default(),
+            verifier: Arc::default(),
+            homes: HomesCache::default(),
+        }
     }
 
     /// What verifications of this replica find.
@@ -95,14 +103,29 @@ impl StateMachine for ShardMachine {
         let answer = match command::decode(command.payload)? {
             ShardCommand::Store(frames) => {
                 let now = (command.index, command.time_ms);
-                let store = |frame| store(frame, now, txn, &mut changes);
-                ShardAnswer::Store(frames.into_iter().map(store).collect::<Result<_, _>>()?)
+                let mut claims = Claims::new(&self.homes);
+                let mut outcomes = Vec::with_capacity(frames.len());
+                for frame in frames {
+                    outcomes.push(match claims.claim(frame.collection, frame.frame, txn)? {
+                        Claim::Mine => store(frame, now, txn, &mut changes)?,
+                        Claim::Moved | Claim::NotYet => StoreOutcome::Moved,
+                    });
+                }
+                ShardAnswer::Store(outcomes)
             }
             ShardCommand::Forget { collection, frames } => {
-                ShardAnswer::Forget(forget(collection, frames, txn, &mut changes)?)
+                let mut claims = Claims::new(&self.homes);
+                let (mut mine, mut moved) = (Vec::with_capacity(frames.len()), Vec::new());
+                for frame in frames {
+                    match claims.claim(collection, frame, txn)? {
+                        Claim::Mine => mine.push(frame),
+                        Claim::Moved | Claim::NotYet => moved.push(frame),
+                    }
+                }
+                ShardAnswer::Forget { removed: forget(collection, mine, txn, &mut changes)?, moved }
             }
             ShardCommand::Purge { collection } => {
-                for table in *b"fhvsn" {
+                for table in *b"fhvsng" {
                     txn.delete_prefix(&record::collection_prefix(table, collection));
                 }
                 changes.push(Change::Purged { collection });
@@ -111,6 +134,10 @@ impl StateMachine for ShardMachine {
             ShardCommand::Verify { nonce } => {
                 *self.verification.lock() = Some(nonce);
                 ShardAnswer::Verify
+            }
+            ShardCommand::Grow { collection, shard, span, step } => {
+                let part = Part { collection, shard, span, index: command.index };
+                ShardAnswer::Grow(part.take(step, &self.homes, txn, &mut changes)?)
             }
         };
         self.pending.lock().append(&mut changes);
@@ -135,6 +162,145 @@ impl StateMachine for ShardMachine {
         self.verifier.state_is(state.clone());
         self.follower.replaced(state, applied_index);
     }
+}
+
+/// What the shard is to the frames of one command.
+struct Claims<'a> {
+    cache: &'a HomesCache,
+    known: Option<(CollectionId, Option<Known>)>,
+}
+
+type Known = (Tenure, Arc<Homes>);
+
+impl<'a> Claims<'a> {
+    fn new(cache: &'a HomesCache) -> Self {
+        Claims { cache, known: None }
+    }
+
+    fn claim(&mut self, collection: CollectionId, frame: FrameId, txn: &Txn<'_>) -> Result<Claim, EngineError> {
+        if self.known.as_ref().is_none_or(|(known, _)| *known != collection) {
+            let tenure = tenure_of(collection, txn)?;
+            let found = tenure.map(|tenure| {
+                let homes = self.cache.get(collection, tenure.span);
+                (tenure, homes)
+            });
+            self.known = Some((collection, found));
+        }
+        let tenure = self.known.as_ref().and_then(|(_, tenure)| tenure.as_ref());
+        // A collection that never grew has been here from its beginning.
+        Ok(tenure.map_or(Claim::Mine, |(tenure, homes)| tenure.claim(homes, frame)))
+    }
+}
+
+fn tenure_of(collection: CollectionId, txn: &Txn<'_>) -> Result<Option<Tenure>, EngineError> {
+    txn.get(&Tenure::key(collection))?.map(|stored| Tenure::decode(&stored)).transpose()
+}
+
+/// A shard's part in a growth, as one command sees it.
+struct Part {
+    collection: CollectionId,
+    shard: ShardId,
+    span: Span,
+    index: u64,
+}
+
+impl Part {
+    /// Takes a step, if it is the next one; answers how the shard stands then.
+    fn take(
+        &self,
+        step: GrowStep,
+        cache: &HomesCache,
+        txn: &mut Txn<'_>,
+        changes: &mut Vec<Change>,
+    ) -> Result<Option<Tenure>, EngineError> {
+        let there = tenure_of(self.collection, txn)?;
+        let begins = matches!(step, GrowStep::Release { .. } | GrowStep::Begin { .. } | GrowStep::Settle { .. });
+        let mut tenure = match there {
+            Some(tenure) if tenure.span == self.span => tenure,
+            // A step of an earlier growth that comes late.
+            Some(tenure) if tenure.span.to > self.span.from => return Ok(Some(tenure)),
+            there if !begins => return Ok(there),
+            _ => Tenure::new(self.shard, self.span),
+        };
+        match step {
+            GrowStep::Release { heir, min_epoch } => {
+                tenure.released.entry(heir).or_insert(self.index);
+                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+            }
+            GrowStep::Settle { min_epoch } => {
+                tenure.settled = true;
+                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+            }
+            GrowStep::Begin { source, pass, start, last } => {
+                let there = tenure.adopting.get(&source);
+                let follows = match there {
+                    None => pass == 1 && !last,
+                    Some(there) => there.at == Progress::Complete && pass == there.pass + 1 && start >= there.start,
+                };
+                if follows {
+                    let since = there.map_or(0, |there| there.start);
+                    let at = Progress::Running(None);
+                    tenure.adopting.insert(source, Adoption { pass, start, since, last, brought: 0, at });
+                }
+            }
+            GrowStep::Adopt { source, pass, after, upto, frames, gone } => {
+                let Some(adoption) = tenure.adopting.get_mut(&source) else { return Ok(Some(tenure)) };
+                // A page that another leader of this shard has taken already, or one of an earlier pass.
+                if adoption.pass != pass || adoption.at != Progress::Running(after) {
+                    return Ok(Some(tenure));
+                }
+                adoption.brought += frames.len() as u64;
+                adoption.at = match (upto, adoption.last) {
+                    (Some(upto), _) => Progress::Running(Some(upto)),
+                    (None, false) => Progress::Complete,
+                    (None, true) => Progress::Open,
+                };
+                forget(self.collection, gone, txn, changes)?;
+                frames.into_iter().try_for_each(|frame| adopt(self.collection, frame, self.index, txn, changes))?;
+            }
+            GrowStep::Clear { frames } => {
+                let homes = cache.get(self.collection, tenure.span);
+                let moved = |frame: &FrameId| tenure.settled && tenure.claim(&homes, *frame) == Claim::Moved;
+                forget(self.collection, frames.into_iter().filter(moved).collect(), txn, changes)?;
+            }
+        }
+        txn.put(&Tenure::key(self.collection), tenure.encode());
+        Ok(Some(tenure))
+    }
+}
+
+/// Puts a frame that comes from another shard into the place of what is there of it.
+fn adopt(
+    collection: CollectionId,
+    adopted: AdoptedFrame,
+    index: u64,
+    txn: &mut Txn<'_>,
+    changes: &mut Vec<Change>,
+) -> Result<(), EngineError> {
+    let AdoptedFrame { frame, record, vectors } = adopted;
+    let key = record::frame_key(collection, frame);
+    match txn.get(&key)?.map(|stored| FrameRecord::decode(&stored)).transpose()? {
+        Some(old) => {
+            if let Some(session) = &old.session {
+                txn.delete(&record::session_key(collection, session, old.created_ms, frame));
+            }
+            txn.delete(&record::vectors_key(collection, frame));
+        }
+        None => add_to_count(collection, 1, txn)?,
+    }
+    let (created_ms, expires_ms) = (record.created_ms, record.expires_ms);
+    if let Some(session) = &record.session {
+        txn.put(&record::session_key(collection, session, created_ms, frame), Bytes::new());
+    }
+    if !vectors.is_empty() {
+        txn.put(&record::vectors_key(collection, frame), record::encode_vectors(record.version, &vectors));
+    }
+    txn.put(&key, record.encode());
+    let head = FrameHead { changed: index, created_ms, expires_ms, passages: record.passages };
+    txn.put(&record::head_key(collection, frame), head.encode());
+    let version = record.version;
+    changes.push(Change::Stored { collection, frame, version, created_ms, expires_ms, vectors });
+    Ok(())
 }
 
 /// What is to happen with a frame, given what is there. A pure table, so that the rule reads in one place.

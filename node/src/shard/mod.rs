@@ -6,6 +6,7 @@
 pub mod command;
 pub mod filter;
 pub mod gate;
+pub mod grow;
 pub mod image;
 pub mod indexer;
 pub mod machine;
@@ -14,13 +15,14 @@ pub mod ranking;
 pub mod read;
 pub mod record;
 pub mod rows;
+pub mod tenure;
 pub mod verify;
 pub mod write;
 
 use std::sync::Arc;
 
-use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, node_v1};
-use mira_raft::{Clock, Group, ProposeError, ReadError};
+use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
+use mira_raft::{Clock, Freshness, Group, ProposeError, ReadError};
 use tokio::sync::watch;
 
 use crate::{
@@ -29,6 +31,7 @@ use crate::{
 };
 
 use indexer::ShardIndex;
+use tenure::HomesCache;
 use verify::Verifier;
 
 /// What every shard of a node shares.
@@ -56,12 +59,13 @@ pub struct Shard {
     verifier: Arc<Verifier>,
     shared: Shared,
     locks: write::FrameLocks,
+    homes: HomesCache,
 }
 
 impl Shard {
     /// Over a running group and the index that follows it.
     pub fn new(id: ShardId, group: Group, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
-        Shard { id, group, index, verifier, shared, locks: write::FrameLocks::default() }
+        Shard { id, group, index, verifier, shared, locks: write::FrameLocks::default(), homes: HomesCache::default() }
     }
 
     /// Its Raft group.
@@ -109,20 +113,23 @@ impl Shard {
         }
     }
 
-    /// Waits until this replica may answer a read of that level; returns nothing but the right to read.
-    async fn ready_for(&self, level: node_v1::ReadLevel) -> Result<(), Refusal> {
+    /// Waits until this replica may answer a read of that level; at level `any` also says how old the answer may be.
+    async fn ready_for(&self, level: node_v1::ReadLevel) -> Result<Option<node_v1::Freshness>, Refusal> {
+        let mut freshness = None;
         match level.kind() {
             node_v1::read_level::Kind::Linearizable => {
                 self.group.read_index().await.map_err(refuse_read)?;
             }
             node_v1::read_level::Kind::Leader => self.must_lead()?,
-            node_v1::read_level::Kind::Any => {}
+            node_v1::read_level::Kind::Any => {
+                freshness = Some(fresh_enough(self.group.freshness(), level.last_resort)?)
+            }
         }
         if level.at_least > self.group.reader().applied_index() {
-            let wait = mira_proto::limits::READ_TRY / 2;
+            let wait = limits::READ_TRY / 2;
             self.group.wait_applied(level.at_least, wait).await.map_err(refuse_read)?;
         }
-        Ok(())
+        Ok(freshness)
     }
 
     fn must_lead(&self) -> Result<(), Refusal> {
@@ -131,16 +138,27 @@ impl Shard {
     }
 }
 
+/// What a read at level `any` may say of its age, or why another replica is to be asked.
+pub fn fresh_enough(freshness: Freshness, last_resort: bool) -> Result<node_v1::Freshness, Refusal> {
+    let staleness_ms = freshness.age.map_or(u64::MAX, |age| age.as_millis() as u64);
+    let fresh =
+        freshness.age.is_some_and(|age| age <= limits::MAX_STALENESS) && freshness.behind <= limits::MAX_READ_LAG;
+    match fresh || last_resort {
+        true => Ok(node_v1::Freshness { staleness_ms, lagging: !fresh }),
+        false => Err(Refusal::Lagging { staleness_ms }),
+    }
+}
+
 /// What a router is told when a proposal failed.
 pub fn refuse_proposal(error: ProposeError) -> Refusal {
     let problem = |code, detail: String| Refusal::Problem(Problem::new(code, detail));
     match error {
         ProposeError::NotLeader { leader } => Refusal::NotLeader { leader },
-        // A group that stops with a proposal under way may have replicated it before.
-        ProposeError::Timeout(_) | ProposeError::Unknown { .. } | ProposeError::Stopped(_) => {
-            Refusal::Unknown(error.to_string())
+        // A group that stops with a proposal under way may have replicated it before, and says so.
+        ProposeError::Timeout(_) | ProposeError::Unknown { .. } => Refusal::Unknown(error.to_string()),
+        ProposeError::Overloaded | ProposeError::NoQuorum | ProposeError::Stopped(_) => {
+            Refusal::NotReady(error.to_string())
         }
-        ProposeError::Overloaded | ProposeError::NoQuorum => Refusal::NotReady(error.to_string()),
         ProposeError::RequestIdReused => {
             problem(Code::Conflict, "the idempotency key was used before for another request; use a new key".into())
         }
@@ -178,4 +196,46 @@ pub fn refuse_engine(error: mira_raft::EngineError) -> Refusal {
 pub fn frame_id(bytes: &[u8]) -> Result<u128, Refusal> {
     let bytes = bytes.try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
     Ok(u128::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_replica_that_lags_is_read_only_as_the_last_resort() {
+        let at = |age, behind| Freshness { age, behind };
+        let (now, bound) = (Some(Duration::ZERO), Some(limits::MAX_STALENESS));
+        let older = bound.map(|bound| bound + Duration::from_millis(1));
+        // freshness, what it says when it must, whether it is asked at all
+        let table = [
+            (at(now, 0), 0, true),
+            (at(bound, limits::MAX_READ_LAG), 3_000, true),
+            (at(older, 0), 3_001, false),
+            (at(now, limits::MAX_READ_LAG + 1), 0, false),
+            (at(None, 0), u64::MAX, false),
+        ];
+        for (freshness, staleness_ms, fresh) in table {
+            let said = node_v1::Freshness { staleness_ms, lagging: !fresh };
+            assert_eq!(fresh_enough(freshness, true), Ok(said));
+            let asked = if fresh { Ok(said) } else { Err(Refusal::Lagging { staleness_ms }) };
+            assert_eq!(fresh_enough(freshness, false), asked, "{freshness:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_proposal_says_whether_something_may_have_happened() {
+        use ProposeError::{NoQuorum, NotLeader, Overloaded, Stopped, Timeout, Unknown};
+        let unknown = [Timeout(Duration::from_secs(1)), Unknown { leader: Some(3) }, Unknown { leader: None }];
+        for error in unknown {
+            assert!(matches!(refuse_proposal(error.clone()), Refusal::Unknown(_)), "{error:?}");
+        }
+        for error in [Overloaded, NoQuorum, Stopped("a write failed".into())] {
+            assert!(matches!(refuse_proposal(error.clone()), Refusal::NotReady(_)), "{error:?}");
+        }
+        let not_leader = refuse_proposal(NotLeader { leader: Some(3) });
+        assert_eq!(not_leader, Refusal::NotLeader { leader: Some(3) });
+    }
 }

@@ -29,18 +29,22 @@ use super::{
 impl Shard {
     /// The frames of these ids that exist, in their order.
     pub async fn fetch(&self, request: node_v1::FetchRequest) -> Result<node_v1::FetchReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
+        let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
-        let ids = request.ids.iter().map(|id| frame_id(id)).collect::<Result<Vec<_>, _>>()?;
+        let (shown, opened) = self.shown(&collection, request.epoch, request.growing.as_ref())?;
+        let ids =
+            request.ids.iter().map(|id| frame_id(id)).filter(|id| id.as_ref().map_or(true, |&id| shown.shows(id)));
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
         let applied = self.group.reader().applied_index();
         let frames = self.open_frames(&collection, &ids)?.into_iter().flatten().collect();
-        Ok(node_v1::FetchReply { frames, applied })
+        Ok(node_v1::FetchReply { frames, applied, freshness, opened })
     }
 
     /// The frames of a session by time of creation, oldest first; with `last`, the newest `limit` of them.
     pub async fn session(&self, request: node_v1::SessionRequest) -> Result<node_v1::FetchReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
+        let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
+        let (shown, opened) = self.shown(&collection, request.epoch, request.growing.as_ref())?;
         let tag = self.session_tag(&collection, &request.session)?;
         let prefix = record::session_prefix(collection.id, &tag);
         let from = record::session_key(collection.id, &tag, request.created_from_ms, 0);
@@ -55,7 +59,7 @@ impl Shard {
         reader
             .scan(Bound::Included(&from), Bound::Excluded(&to), request.last, &mut |key, _| {
                 debug_assert!(key.starts_with(&prefix));
-                ids.extend(record::parse_session_key(key).map(|(_, frame)| frame));
+                ids.extend(record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| shown.shows(frame)));
                 if ids.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
             .map_err(refuse_engine)?;
@@ -63,17 +67,18 @@ impl Shard {
             ids.reverse();
         }
         let frames = self.open_frames(&collection, &ids)?.into_iter().flatten().collect();
-        Ok(node_v1::FetchReply { frames, applied })
+        Ok(node_v1::FetchReply { frames, applied, freshness, opened })
     }
 
     /// Ids and scores of the nearest frames of this shard, best first; with their frames if asked.
     pub async fn search(&self, request: node_v1::SearchRequest) -> Result<node_v1::SearchReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
+        let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
         super::write::check_vector(&request.vector, &collection)?;
         if request.k == 0 || request.k > limits::MAX_K {
             return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)).into());
         }
+        let (shown, opened) = self.shown(&collection, request.epoch, request.growing.as_ref())?;
         // Before anything is looked at: what changes from here on is later than the answer says.
         let applied = self.group.reader().applied_index();
         if let Some(position) = request.unless_changed_since
@@ -81,7 +86,11 @@ impl Shard {
         {
             // The answer may come from a replica that was ahead of this one.
             let applied = applied.max(position);
-            return Ok(node_v1::SearchReply { applied, not_modified: true, as_of: position, ..Default::default() });
+            let as_of = position;
+            return Ok(node_v1::SearchReply { applied, not_modified: true, as_of, freshness, ..Default::default() });
+        }
+        if shown.is_none() {
+            return Ok(node_v1::SearchReply { applied, freshness, ..Default::default() });
         }
         let created_to_ms = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
         let wanted = filter::split(filter::parse(&request.filter_json)?, request.created_from_ms..created_to_ms);
@@ -98,6 +107,7 @@ impl Shard {
             among: None,
             now_ms: self.shared.clock.now_ms(),
             stopped: caller.gone.clone(),
+            shown,
         };
         let admission = self.shared.gate.enter(self.memory_of(&request, &collection, query.k)).await?;
         let started = Instant::now();
@@ -148,8 +158,11 @@ impl Shard {
                 group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
             })
             .collect();
-        let as_of = if self.index.is_expiring(collection.id) { 0 } else { applied };
-        Ok(node_v1::SearchReply { hits, applied, searched, tail, explain, not_modified: false, as_of })
+        // What is shown of a collection that grows changes without any of its frames.
+        let is_kept = !self.index.is_expiring(collection.id) && request.growing.is_none();
+        let as_of = if is_kept { applied } else { 0 };
+        let not_modified = false;
+        Ok(node_v1::SearchReply { hits, applied, searched, tail, explain, not_modified, as_of, freshness, opened })
     }
 
     /// What a search may take: its pool, its visited set, its query and its frames. An estimate: what most frames take.
@@ -288,7 +301,11 @@ impl Shard {
         })
     }
 
-    fn key_of(&self, collection: &CollectionRecord, sealed: &[u8]) -> Result<std::sync::Arc<CollectionKey>, Refusal> {
+    pub(super) fn key_of(
+        &self,
+        collection: &CollectionRecord,
+        sealed: &[u8],
+    ) -> Result<std::sync::Arc<CollectionKey>, Refusal> {
         let version = mira_crypto::frame::key_version(sealed)
             .map_err(|error| Problem::new(Code::Damaged, format!("a frame cannot be opened: {error}")))?;
         Ok(self.shared.keyring.version(collection, version)?)
@@ -449,26 +466,27 @@ fn refuse_index(error: IndexError) -> Refusal {
     }
 }
 
-/// The first `limit` frames of a session, oldest first.
+/// The first `limit` of those frames of a session that are wanted, oldest first.
 pub(super) fn frames_of_session(
     reader: &StateReader,
     collection: CollectionId,
-    tag: &[u8; 16],
-    limit: usize,
+    (tag, limit): (&[u8; 16], usize),
+    wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
     collect(reader, &record::session_prefix(collection, tag), limit, |key| {
-        record::parse_session_key(key).map(|(_, frame)| frame)
+        record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame))
     })
 }
 
-/// The first `limit` frames of a collection, by id.
+/// The first `limit` of those frames of a collection that are wanted, by id.
 pub(super) fn frames_of_collection(
     reader: &StateReader,
     collection: CollectionId,
     limit: usize,
+    wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
     collect(reader, &record::collection_prefix(b'f', collection), limit, |key| {
-        record::parse_pair_key(key).map(|(_, frame)| frame)
+        record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame))
     })
 }
 

@@ -7,6 +7,7 @@
 //! | `v` collection 8, frame 16 | frame version 8 (little-endian), then the sealed vectors, if the frame has any |
 //! | `s` collection 8, session tag 16, created 8, frame 16 | empty: frames of a session in order |
 //! | `n` collection 8 | number of frames, 8 bytes |
+//! | `g` collection 8 | [`super::tenure::Tenure`]: the shard's part in the last growth of the collection |
 //!
 //! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed. Each value but
 //! the count begins with a version byte. Session tags and digests are keyed with the collection's tag key, which no rotation
@@ -215,7 +216,7 @@ fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
     key
 }
 
-/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `n`).
+/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `n`, `g`).
 pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
     let mut key = [table; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());

@@ -5,7 +5,7 @@
 //! digest is made on a thread of its own, at a bounded rate.
 
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -36,7 +36,8 @@ enum Report {
 #[derive(Default)]
 pub struct Verifier {
     reader: Mutex<Option<StateReader>>,
-    reports: Mutex<BTreeMap<u64, Report>>,
+    /// By the number that names the verification, the oldest first.
+    reports: Mutex<VecDeque<(u64, Report)>>,
     damaged: AtomicBool,
 }
 
@@ -62,13 +63,7 @@ impl Verifier {
     pub(super) fn begin(self: &Arc<Self>, nonce: u64, index: u64) {
         let view = self.reader.lock().as_ref().map(StateReader::view);
         let Some(view) = view else { return };
-        {
-            let mut reports = self.reports.lock();
-            reports.insert(nonce, Report::Running);
-            while reports.len() > KEPT {
-                reports.pop_first();
-            }
-        }
+        self.note(nonce, Report::Running);
         let this = self.clone();
         let work = move || {
             let report = match view.and_then(|view| digest(&view)) {
@@ -78,17 +73,34 @@ impl Verifier {
                     Report::Failed { index, error: error.to_string() }
                 }
             };
-            this.reports.lock().insert(nonce, report);
+            this.note(nonce, report);
         };
         if let Err(error) = std::thread::Builder::new().name("verifier".into()).spawn(work) {
-            self.reports.lock().insert(nonce, Report::Failed { index, error: error.to_string() });
+            self.note(nonce, Report::Failed { index, error: error.to_string() });
+        }
+    }
+
+    /// Keeps what is known of a verification, in its place among the last [`KEPT`] that began.
+    fn note(&self, nonce: u64, report: Report) {
+        let mut reports = self.reports.lock();
+        match reports.iter_mut().find(|(known, _)| *known == nonce) {
+            Some((_, known)) => *known = report,
+            // One that ends after it was forgotten stays so.
+            None if report != Report::Running => {}
+            None => {
+                reports.push_back((nonce, report));
+                if reports.len() > KEPT {
+                    reports.pop_front();
+                }
+            }
         }
     }
 
     /// What is known of a verification.
     pub fn report(&self, nonce: u64) -> node_v1::VerifyShardReply {
         let reply = |state: &str| node_v1::VerifyShardReply { state: state.to_owned(), ..Default::default() };
-        match self.reports.lock().get(&nonce).cloned() {
+        let known = self.reports.lock().iter().find(|(known, _)| *known == nonce).map(|(_, report)| report.clone());
+        match known {
             None => reply("unknown"),
             Some(Report::Running) => reply("running"),
             Some(Report::Done { index, pairs, digest }) => {
@@ -116,4 +128,27 @@ fn digest(view: &StateReader) -> Result<(u64, [u8; 32]), EngineError> {
         ControlFlow::Continue(())
     })?;
     Ok((pairs, *hasher.finalize().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_verification_is_forgotten_first_whatever_its_number() {
+        let verifier = Verifier::default();
+        let nonces: Vec<u64> = (0..=KEPT as u64).map(|at| at.wrapping_mul(0x9E37_79B9_7F4A_7C15)).rev().collect();
+        let done = Report::Done { index: 5, pairs: 1, digest: [7; 32] };
+        for &nonce in &nonces {
+            verifier.note(nonce, Report::Running);
+            verifier.note(nonce, done.clone());
+        }
+        assert_eq!(verifier.report(nonces[0]).state, "unknown");
+        for &nonce in &nonces[1..] {
+            assert_eq!(verifier.report(nonce).state, "done", "{nonce}");
+        }
+        verifier.note(nonces[0], done);
+        assert_eq!(verifier.report(nonces[0]).state, "unknown", "its digest came too late");
+        assert_eq!(verifier.report(nonces[1]).state, "done");
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use mira_crypto::CollectionKey;
-use mira_proto::{Code, FrameId, Problem, Refusal, limits, node_v1};
+use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::RequestId;
 use rand::SeedableRng;
 use tokio::sync::{Mutex, MutexGuard};
@@ -22,6 +22,7 @@ use super::{
     filter, frame_id, read, record,
     record::{FrameBody, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
+    tenure::{Claim, Tenure},
 };
 
 /// Locks of a shard. Two frames may share one; that costs time, never correctness.
@@ -71,6 +72,7 @@ impl Shard {
         let drafts: Vec<Result<Draft, Problem>> =
             request.frames.into_iter().map(|frame| draft(frame, &collection, &tags)).collect();
         let ready: Vec<&Draft> = drafts.iter().filter_map(|draft| draft.as_ref().ok()).collect();
+        self.must_have_arrived(collection.id, ready.iter().map(|draft| draft.frame))?;
 
         // Frames that only ever create an id of their own cannot race: no need to wait for each other.
         let contended = ready.iter().filter(|draft| draft.condition != Condition::Create).map(|draft| draft.frame);
@@ -87,6 +89,21 @@ impl Shard {
             })
             .collect();
         Ok(node_v1::WriteReply { outcomes, index })
+    }
+
+    /// An heir takes no writes of frames that their source has not handed over: what it would answer to them would be
+    /// remembered under their request ids, and be wrong soon after.
+    fn must_have_arrived(
+        &self,
+        collection: CollectionId,
+        mut frames: impl Iterator<Item = FrameId>,
+    ) -> Result<(), Refusal> {
+        let Some(tenure) = self.tenure(collection)? else { return Ok(()) };
+        let homes = self.homes(collection, tenure.span);
+        match frames.any(|frame| tenure.claim(&homes, frame) == Claim::NotYet) {
+            true => Err(Refusal::NotReady("the frame is still on its way to this shard".into())),
+            false => Ok(()),
+        }
     }
 
     /// Proposes drafts until each has a final outcome; also returns the log position of the last round.
@@ -176,24 +193,39 @@ impl Shard {
         let collection = self.collection(request.epoch, request.collection)?;
         let request_id = parse_request_id(&request.request_id)?;
         let step = limits::MAX_FORGET_STEP;
+        let tenure = self.tenure(collection.id)?;
+        must_have_opened(tenure.as_ref(), &request.opened)?;
+        let behind = tenure.as_ref().filter(|tenure| tenure.min_epoch > request.epoch && request.ids.is_empty());
+        if let Some(tenure) = behind {
+            // It would not know that others have to be asked too.
+            return Err(Refusal::StaleMap { epoch: tenure.min_epoch });
+        }
+        // What another shard decides about is not removed here, and would be found again by every step.
+        let mine = |frame: FrameId| {
+            let claim = |tenure: &Tenure| tenure.claim(&self.homes(collection.id, tenure.span), frame);
+            tenure.as_ref().is_none_or(|tenure| claim(tenure) == Claim::Mine)
+        };
         let mut next = None;
         let frames: Vec<FrameId> = if !request.filter_json.is_empty() {
             let (frames, go_on) = self.filtered(&collection, &request)?;
             next = go_on;
-            frames
+            frames.into_iter().filter(|&frame| mine(frame)).collect()
         } else if request.all {
-            read::frames_of_collection(&self.group.reader(), collection.id, step).map_err(refuse_engine)?
+            read::frames_of_collection(&self.group.reader(), collection.id, step, mine).map_err(refuse_engine)?
         } else if !request.session.is_empty() {
             let tag = self.session_tag(&collection, &request.session)?;
-            read::frames_of_session(&self.group.reader(), collection.id, &tag, step).map_err(refuse_engine)?
+            read::frames_of_session(&self.group.reader(), collection.id, (&tag, step), mine).map_err(refuse_engine)?
         } else {
-            request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?
+            let ids: Vec<FrameId> = request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?;
+            self.must_have_arrived(collection.id, ids.iter().copied())?;
+            ids
         };
         let wire = |frame: FrameId| frame.to_be_bytes().to_vec().into();
         if frames.is_empty() {
             let index = self.group.read_index().await.map_err(super::refuse_read)?;
             let (more, next) = (next.is_some(), next.map(wire).unwrap_or_default());
-            return Ok(node_v1::ForgetReply { removed: Vec::new(), index, more, next });
+            let released = self.released(collection.id)?;
+            return Ok(node_v1::ForgetReply { index, more, next, released, ..Default::default() });
         }
         let is_filtered = !request.filter_json.is_empty();
         let more = if is_filtered { next.is_some() } else { frames.len() == step && request.ids.is_empty() };
@@ -212,20 +244,29 @@ impl Shard {
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(refuse_engine)? {
             // Answered from what an earlier try did, or others removed some: what was found now may still be there.
-            ShardAnswer::Forget(removed) if is_filtered && removed != wanted => Ok(node_v1::ForgetReply {
+            ShardAnswer::Forget { removed, moved } if is_filtered && removed != wanted => Ok(node_v1::ForgetReply {
                 removed: removed.into_iter().map(wire).collect(),
                 index: proposed.index,
                 more: true,
                 next: request.after,
+                moved: moved.into_iter().map(wire).collect(),
+                released: self.released(collection.id)?,
             }),
-            ShardAnswer::Forget(removed) => Ok(node_v1::ForgetReply {
+            ShardAnswer::Forget { removed, moved } => Ok(node_v1::ForgetReply {
                 removed: removed.into_iter().map(wire).collect(),
                 index: proposed.index,
                 more,
                 next: next.map(wire).unwrap_or_default(),
+                moved: moved.into_iter().map(wire).collect(),
+                released: self.released(collection.id)?,
             }),
             other => Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
         }
+    }
+
+    /// The heirs to which this shard has released frames, in a growth that is not known to be over.
+    fn released(&self, collection: CollectionId) -> Result<Vec<ShardId>, Refusal> {
+        Ok(self.tenure(collection)?.map(|tenure| tenure.released.into_keys().collect()).unwrap_or_default())
     }
 
     /// The next frames that a filter means. Opening them is work of up to a second, for which this thread lets its other
@@ -246,6 +287,14 @@ impl Shard {
         let payload = command::encode(&ShardCommand::Purge { collection });
         self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         Ok(())
+    }
+}
+
+/// Whether an heir has opened what these sources have released to it.
+fn must_have_opened(tenure: Option<&Tenure>, sources: &[ShardId]) -> Result<(), Refusal> {
+    match sources.iter().all(|&source| tenure.is_some_and(|tenure| tenure.is_open(source))) {
+        true => Ok(()),
+        false => Err(Refusal::NotReady("frames of the collection are still on their way to this shard".into())),
     }
 }
 
@@ -371,7 +420,10 @@ fn digest(frame: &node_v1::FrameWrite, tags: &CollectionKey) -> [u8; 32] {
 
 fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
     match outcome {
-        StoreOutcome::Stored(version) | StoreOutcome::Same(version) => node_v1::WriteOutcome { version, problem: None },
+        StoreOutcome::Stored(version) | StoreOutcome::Same(version) => {
+            node_v1::WriteOutcome { version, ..Default::default() }
+        }
+        StoreOutcome::Moved => node_v1::WriteOutcome { moved: true, ..Default::default() },
         StoreOutcome::Conflict(version) => refused(Problem::new(
             Code::Conflict,
             format!(
@@ -386,5 +438,5 @@ fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
 }
 
 fn refused(problem: Problem) -> node_v1::WriteOutcome {
-    node_v1::WriteOutcome { version: 0, problem: Some(problem.into()) }
+    node_v1::WriteOutcome { problem: Some(problem.into()), ..Default::default() }
 }

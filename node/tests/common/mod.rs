@@ -102,7 +102,12 @@ impl Shard {
             shard: self.shard,
             collection: self.collection,
             ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
-            level: Some(node_v1::ReadLevel { kind: node_v1::read_level::Kind::Linearizable as i32, at_least: 0 }),
+            level: Some(node_v1::ReadLevel {
+                kind: node_v1::read_level::Kind::Linearizable as i32,
+                at_least: 0,
+                last_resort: false,
+            }),
+            growing: None,
         };
         self.client.clone().fetch(request).await.expect("an answer").into_inner().frames
     }

@@ -128,6 +128,8 @@ impl MemoryService for Grpc {
         Ok(Response::new(v1::RecallReply {
             frames: reply.frames.into_iter().map(frame_to).collect::<Result<_, _>>()?,
             missing: reply.missing.iter().map(Uuid::to_string).collect(),
+            staleness_ms: reply.staleness_ms,
+            lagging: reply.lagging,
         }))
     }
 
@@ -285,6 +287,21 @@ impl Admin for Grpc {
         Ok(Response::new(v1::DeleteCollectionReply {}))
     }
 
+    async fn grow_collection(
+        &self,
+        request: Request<v1::GrowCollectionRequest>,
+    ) -> Result<Response<v1::GrowCollectionReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let grow = model::GrowRequest { partitions: request.partitions, dry_run: request.dry_run };
+        let reply = self.api.memory.grow_collection(&context, &request.name, grow).await?;
+        Ok(Response::new(v1::GrowCollectionReply {
+            from: reply.from,
+            to: reply.to,
+            shards: reply.shards,
+            added_shards: reply.added_shards,
+        }))
+    }
+
     async fn change_node(
         &self,
         request: Request<v1::ChangeNodeRequest>,
@@ -412,6 +429,8 @@ fn search_to(reply: model::SearchReply) -> Result<v1::SearchReply, Problem> {
         consistency_token: reply.consistency_token,
         next_cursor: reply.next_cursor.unwrap_or_default(),
         explain_json: reply.explain.map(|explain| json_of(&explain)).transpose()?.unwrap_or_default(),
+        staleness_ms: reply.staleness_ms,
+        lagging: reply.lagging,
     })
 }
 
@@ -503,5 +522,12 @@ fn collection_to(collection: model::Collection) -> v1::Collection {
         ttl_seconds: collection.ttl_seconds,
         created_at: collection.created_at,
         model: collection.model.unwrap_or_default(),
+        growth: collection.growth.map(|growth| v1::GrowthStatus {
+            from: growth.from,
+            to: growth.to,
+            step: growth.step,
+            done: growth.done,
+            of: growth.of,
+        }),
     }
 }

@@ -1,9 +1,9 @@
 //! `/openapi.json`: REST described by the same schemas that MCP's tools carry.
 
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
-    VerifyRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
+    NodeChangeReply, RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    StoreRequest, VerifyReply, VerifyRequest,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -38,6 +38,14 @@ pub fn document() -> Value {
             "put": operation(Some("Make a collection"), Some(settings), &collection),
             "delete": { "summary": "Remove a collection with all its frames", "responses": {
                 "204": { "description": "Removed" }, "default": problem() } },
+        }),
+    );
+    let (grow, grown) = (of::<GrowRequest>(&mut generator), of::<GrowReply>(&mut generator));
+    paths.insert(
+        "/collections/{name}/grow".into(),
+        json!({
+            "parameters": [{ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } }],
+            "post": operation(Some("Spread a collection over more shards"), Some(grow), &grown),
         }),
     );
     let (change, changed) = (of::<NodeChange>(&mut generator), of::<NodeChangeReply>(&mut generator));

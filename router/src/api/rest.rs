@@ -15,9 +15,9 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, MovesSetting, NodeChange, NodeChangeReply, RecallReply,
-    RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply,
-    VerifyRequest,
+    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
+    NodeChangeReply, RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use serde::Serialize;
@@ -37,6 +37,7 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/mcp/status", get(get_status).post(post_status))
         .route("/collections", get(list_collections))
         .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
+        .route("/collections/{name}/grow", post(grow_collection))
         .route("/admin/nodes", post(change_node))
         .route("/admin/moves", post(set_moves))
         .route("/admin/shards/verify", post(verify))
@@ -156,6 +157,15 @@ async fn delete_collection(
 ) -> Result<StatusCode, Failure> {
     api.memory.delete_collection(&context, &name).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn grow_collection(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Name(name): Name,
+    Document(request): Document<GrowRequest>,
+) -> Result<Json<GrowReply>, Failure> {
+    Ok(Json(api.memory.grow_collection(&context, &name, request).await?))
 }
 
 async fn change_node(

@@ -38,6 +38,8 @@ pub struct Tries {
     /// A try may have taken effect, though it had no answer.
     pub unknown_outcome: bool,
     referrals: u32,
+    /// The replica that lags least of those that refused for it, and its age.
+    lagging: Option<(u64, NodeId)>,
     last: Option<(NodeId, Refusal)>,
 }
 
@@ -57,6 +59,11 @@ impl Tries {
             Refusal::StaleMap { epoch: theirs } if *theirs > epoch => Step::Refresh { at_least: *theirs },
             // The node is the one that is behind: another replica may not be.
             Refusal::StaleMap { .. } => Step::Next { pause: true },
+            Refusal::Lagging { staleness_ms } => {
+                let known = self.lagging.filter(|(least, _)| least <= staleness_ms);
+                self.lagging = known.or(Some((*staleness_ms, asked)));
+                Step::Next { pause: self.count as usize > replicas }
+            }
             // The first round over the replicas goes without waiting: most likely only one of them has a problem.
             Refusal::NotReady(_) | Refusal::Unknown(_) => Step::Next { pause: self.count as usize >= replicas },
             Refusal::Problem(problem) if problem.code == Code::Unavailable => Step::Next { pause: true },
@@ -66,11 +73,18 @@ impl Tries {
         step
     }
 
+    /// Whether a replica may answer although it lags: every one has been asked, and some refused for no other reason.
+    /// Better an old answer that says so than none.
+    pub fn last_resort(&self, replicas: usize) -> bool {
+        self.lagging.is_some() && self.count as usize >= replicas
+    }
+
     /// Why the last try was refused, for metrics.
     pub fn last_reason(&self) -> &'static str {
         match &self.last {
             Some((_, Refusal::NotLeader { .. })) => "not_leader",
             Some((_, Refusal::StaleMap { .. })) => "stale_map",
+            Some((_, Refusal::Lagging { .. })) => "lagging",
             Some((_, Refusal::NotReady(_))) => "not_ready",
             Some((_, Refusal::Unknown(_))) => "unknown_outcome",
             Some((_, Refusal::Problem(_))) | None => "unavailable",
@@ -97,8 +111,12 @@ impl Tries {
     }
 }
 
-/// Which replica to ask: the hinted one unless it has just refused, then one after the other.
+/// Which replica to ask: the hinted one unless it has just refused, then one after the other; after a round in which some
+/// lagged, first the one that lagged least.
 pub fn next_replica(replicas: &[NodeId], tries: &Tries, hint: Option<NodeId>) -> Option<NodeId> {
+    if let Some((_, least)) = tries.lagging.filter(|_| tries.count as usize == replicas.len()) {
+        return Some(least);
+    }
     let Some((last, _)) = &tries.last else {
         return hint.or_else(|| replicas.first().copied());
     };
@@ -134,6 +152,7 @@ mod tests {
             (not_leader(None), Step::Next { pause: true }),
             (Refusal::StaleMap { epoch: 8 }, Step::Refresh { at_least: 8 }),
             (Refusal::StaleMap { epoch: 6 }, Step::Next { pause: true }),
+            (Refusal::Lagging { staleness_ms: 9_000 }, Step::Next { pause: false }),
             (Refusal::NotReady("opening".into()), Step::Next { pause: false }),
             (Refusal::Unknown("reset".into()), Step::Next { pause: false }),
             (Refusal::Problem(unavailable), Step::Next { pause: true }),
@@ -176,6 +195,23 @@ mod tests {
             assert_eq!(next_replica(&REPLICAS, &tries, hint), expected, "{tries:?} {hint:?}");
         }
         assert_eq!(next_replica(&[], &Tries::default(), None), None);
+    }
+
+    #[test]
+    fn when_all_lag_the_one_that_lags_least_is_asked_again_and_may_answer() {
+        let mut tries = Tries::default();
+        for (node, staleness_ms, all_asked) in [(2, 9_000, false), (3, 4_000, false), (1, u64::MAX, true)] {
+            assert_eq!(tries.after(node, Refusal::Lagging { staleness_ms }, 7, 3), Step::Next { pause: false });
+            assert_eq!(tries.last_resort(3), all_asked);
+        }
+        assert_eq!(tries.last_reason(), "lagging");
+        assert_eq!(next_replica(&REPLICAS, &tries, None), Some(3));
+        tries.after(3, Refusal::Unknown("reset".into()), 7, 3);
+        assert_eq!(next_replica(&REPLICAS, &tries, None), Some(1), "it has gone: the next in turn");
+        assert!(tries.last_resort(3));
+        let mut down = Tries::default();
+        (1..=3).for_each(|node| drop(down.after(node, Refusal::NotReady("opening".into()), 7, 3)));
+        assert!(!down.last_resort(3), "nobody lagged");
     }
 
     #[test]

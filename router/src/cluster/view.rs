@@ -8,6 +8,10 @@ use mira_proto::{NodeId, ShardId, node_v1};
 
 use super::Group;
 
+/// Steps of a growth, as the map names them.
+const COPYING: &str = "copying";
+const CLEARING: &str = "clearing";
+
 /// A map that a router works by.
 pub struct View {
     /// The cluster.
@@ -30,20 +34,79 @@ pub struct CollectionRoute {
     shard_count: u32,
     /// Computed at first use: a map may hold thousands of collections that this router never touches.
     partitioning: OnceLock<Partitioning>,
+    before: OnceLock<Partitioning>,
+}
+
+/// What of a collection's places a request depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    /// A read: all of it, and how far a growth is.
+    Whole,
+    /// A write to where a frame lay before a growth, which says itself when the frame has moved.
+    Before,
+    /// A write to where a frame lies after a growth.
+    After,
 }
 
 impl CollectionRoute {
-    /// Which shard holds which frame.
-    pub fn partitioning(&self) -> &Partitioning {
-        self.partitioning.get_or_init(|| {
-            Partitioning::new(shards_of_collection(self.info.id, self.info.partitions, self.shard_count))
-        })
+    fn new(info: node_v1::Collection, shard_count: u32) -> Self {
+        CollectionRoute { info, shard_count, partitioning: OnceLock::new(), before: OnceLock::new() }
     }
 
-    /// Whether frames lie where they lie in `other`.
-    fn same_place(&self, other: &CollectionRoute) -> bool {
-        (self.info.id, self.info.partitions, self.shard_count)
-            == (other.info.id, other.info.partitions, other.shard_count)
+    /// Which shard holds which frame; while the collection grows, once it has.
+    pub fn partitioning(&self) -> &Partitioning {
+        self.partitioning.get_or_init(|| self.over(self.after()))
+    }
+
+    /// Which shard held which frame before the growth that is under way, or was a moment ago.
+    pub fn before_growth(&self) -> Option<&Partitioning> {
+        let growth = self.info.growth.as_ref()?;
+        Some(self.before.get_or_init(|| self.over(growth.from)))
+    }
+
+    /// Whether frames are on their way to the shards that a growth adds.
+    pub fn is_copying(&self) -> bool {
+        self.info.growth.as_ref().is_some_and(|growth| growth.step == COPYING)
+    }
+
+    /// Whether shards may still hold frames that have moved away from them.
+    pub fn is_clearing(&self) -> bool {
+        self.info.growth.as_ref().is_some_and(|growth| growth.step == CLEARING)
+    }
+
+    /// The shards that a growth adds; none without one.
+    pub fn added(&self) -> &[ShardId] {
+        let before = self.before_growth().map_or(usize::MAX, |before| before.shards().len());
+        self.partitioning().shards().get(before..).unwrap_or(&[])
+    }
+
+    /// What a read says of a growth; of a source, which added shards' frames it leaves out.
+    pub fn growing(&self, without: impl IntoIterator<Item = ShardId>) -> Option<node_v1::Growing> {
+        let growth = self.info.growth.as_ref()?;
+        Some(node_v1::Growing { from: growth.from, to: growth.to, without: without.into_iter().collect() })
+    }
+
+    fn over(&self, partitions: u32) -> Partitioning {
+        Partitioning::new(shards_of_collection(self.info.id, partitions, self.shard_count))
+    }
+
+    fn after(&self) -> u32 {
+        self.info.growth.as_ref().map_or(self.info.partitions, |growth| growth.to)
+    }
+
+    /// Whether frames lie where they lie in `other`, as far as that matters.
+    fn same_place(&self, other: &CollectionRoute, stays: Stays) -> bool {
+        let before =
+            |route: &CollectionRoute| route.info.growth.as_ref().map_or(route.info.partitions, |growth| growth.from);
+        let step = |route: &CollectionRoute| {
+            route.info.growth.as_ref().map(|growth| (growth.from, growth.to, growth.step.clone()))
+        };
+        (self.info.id, self.shard_count) == (other.info.id, other.shard_count)
+            && match stays {
+                Stays::Whole => (self.info.partitions, step(self)) == (other.info.partitions, step(other)),
+                Stays::Before => before(self) == before(other),
+                Stays::After => self.after() == other.after(),
+            }
     }
 }
 
@@ -55,10 +118,7 @@ impl View {
             let known = old.and_then(|old| old.collections.get(&info.name));
             let kept = known.filter(|known| known.info == info && known.shard_count == shard_count).cloned();
             let name = info.name.clone();
-            (
-                name,
-                kept.unwrap_or_else(|| Arc::new(CollectionRoute { info, shard_count, partitioning: OnceLock::new() })),
-            )
+            (name, kept.unwrap_or_else(|| Arc::new(CollectionRoute::new(info, shard_count))))
         };
         View {
             cluster_id: map.cluster_id,
@@ -81,9 +141,9 @@ impl View {
         self.collections.values()
     }
 
-    /// Whether the collection is still the same and where it was.
-    pub fn still_at(&self, route: &CollectionRoute) -> bool {
-        self.collection(&route.info.name).is_some_and(|now| now.same_place(route))
+    /// Whether the collection is still the same and where it was, as far as that matters.
+    pub fn still_at(&self, route: &CollectionRoute, stays: Stays) -> bool {
+        self.collection(&route.info.name).is_some_and(|now| now.same_place(route, stays))
     }
 
     /// The shards, ascending.
@@ -147,9 +207,39 @@ mod tests {
         let new = View::new(map(2, &[("a", 1, 1), ("b", 2, 4), ("c", 9, 1)]), Some(&old));
         let (a, b, c) = (old.collection("a").unwrap(), old.collection("b").unwrap(), old.collection("c").unwrap());
         assert!(Arc::ptr_eq(a, new.collection("a").unwrap()));
-        assert!(new.still_at(a));
-        assert!(!new.still_at(b), "grown over more shards");
-        assert!(!new.still_at(c), "deleted and made again");
+        assert!(new.still_at(a, Stays::Whole));
+        assert!(!new.still_at(b, Stays::Whole), "grown over more shards");
+        for stays in [Stays::Whole, Stays::Before, Stays::After] {
+            assert!(!new.still_at(c, stays), "deleted and made again");
+        }
         assert_eq!(new.collection("b").unwrap().partitioning().shards().len(), 4);
+    }
+
+    #[test]
+    fn while_a_collection_grows_each_request_depends_on_its_own_part_of_the_map() {
+        let at = |epoch, partitions, growth: Option<(u32, u32, &str)>| {
+            let mut map = map(epoch, &[("a", 2, partitions)]);
+            map.collections[0].growth =
+                growth.map(|(from, to, step)| node_v1::Growth { from, to, step: step.into(), ..Default::default() });
+            View::new(map, None)
+        };
+        let before = at(1, 2, None);
+        let copying = at(2, 2, Some((2, 4, "copying")));
+        let clearing = at(3, 4, Some((2, 4, "clearing")));
+        let after = at(5, 4, None);
+        let route = |view: &View| view.collection("a").unwrap().clone();
+        let still = |now: &View, then: &View| {
+            [Stays::Whole, Stays::Before, Stays::After].map(|stays| now.still_at(&route(then), stays))
+        };
+        assert_eq!(still(&copying, &before), [false, true, false]);
+        assert_eq!(still(&clearing, &copying), [false, true, true]);
+        assert_eq!(still(&after, &clearing), [false, false, true]);
+        assert_eq!(still(&after, &before), [false; 3]);
+        let grown = route(&copying);
+        assert_eq!((grown.partitioning().shards().len(), grown.added().len()), (4, 2));
+        assert_eq!(grown.before_growth().unwrap().shards(), route(&before).partitioning().shards());
+        assert_eq!(grown.added(), &route(&after).partitioning().shards()[2..]);
+        assert!(grown.is_copying() && !grown.is_clearing() && route(&clearing).is_clearing());
+        assert!(route(&after).added().is_empty() && route(&after).before_growth().is_none());
     }
 }

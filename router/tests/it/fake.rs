@@ -12,7 +12,7 @@ use bytes::Bytes;
 use mira_proto::filter::{Condition, Filter, Scalar, Test};
 use mira_proto::node_v1::node_server::{Node, NodeServer};
 use mira_proto::node_v1::{self as wire, read_level::Kind};
-use mira_proto::{Code, NodeId, Problem, Refusal, ShardId};
+use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -32,6 +32,8 @@ pub struct Faults {
     pub lost_answers: usize,
     /// Does not learn of frames: lags behind in reads at level `any`.
     pub lags: bool,
+    /// How old what it knows is, milliseconds; beyond the bound it answers as the last resort only.
+    pub stale_ms: u64,
 }
 
 /// A request as it arrived.
@@ -43,6 +45,7 @@ pub struct Seen {
     pub request_id: Bytes,
     pub at_least: u64,
     pub kind: i32,
+    pub last_resort: bool,
 }
 
 #[derive(Default)]
@@ -206,10 +209,10 @@ impl FakeNode {
     }
 
     /// Whether this node may answer for the shard.
-    fn check(&self, state: &mut State, seen: Seen, epoch: u64) -> Result<(), Status> {
+    fn check(&self, state: &mut State, seen: Seen, epoch: u64) -> Result<Option<wire::Freshness>, Status> {
         let shard = seen.shard;
         let any = seen.kind == Kind::Any as i32 && seen.operation != "write" && seen.operation != "forget";
-        let at_least = seen.at_least;
+        let (at_least, last_resort) = (seen.at_least, seen.last_resort);
         state.seen.push(seen);
         if epoch < state.epoch {
             return Err(Refusal::StaleMap { epoch: state.epoch }.into());
@@ -222,13 +225,21 @@ impl FakeNode {
         if any && lags && at_least > 0 {
             return Err(Refusal::NotReady("behind".into()).into());
         }
-        Ok(())
+        if !any {
+            return Ok(None);
+        }
+        let staleness_ms = state.faults.get(&self.id).map_or(0, |faults| faults.stale_ms);
+        let lagging = u128::from(staleness_ms) > limits::MAX_STALENESS.as_millis();
+        match lagging && !last_resort {
+            true => Err(Refusal::Lagging { staleness_ms }.into()),
+            false => Ok(Some(wire::Freshness { staleness_ms, lagging })),
+        }
     }
 
     fn seen(&self, operation: &'static str, shard: ShardId, level: Option<wire::ReadLevel>) -> Seen {
         let level = level.unwrap_or_default();
-        let (at_least, kind) = (level.at_least, level.kind);
-        Seen { operation, node: self.id, shard, request_id: Bytes::new(), at_least, kind }
+        let wire::ReadLevel { at_least, kind, last_resort } = level;
+        Seen { operation, node: self.id, shard, request_id: Bytes::new(), at_least, kind, last_resort }
     }
 
     fn map(&self, state: &State) -> wire::ClusterMap {
@@ -261,8 +272,8 @@ impl State {
         let current =
             self.frames.get(&key).map(|kept| (kept.frame.version, kept.frame.content.clone(), kept.frame.created_ms));
         let refuse = |detail: String| wire::WriteOutcome {
-            version: 0,
             problem: Some(Problem::new(Code::Conflict, detail).into()),
+            ..Default::default()
         };
         let have = current.as_ref().map_or(0, |(version, ..)| *version);
         if let Some(expected) = write.expected_version
@@ -275,7 +286,7 @@ impl State {
             && write.expected_version.is_none()
         {
             return match *content == write.content {
-                true => wire::WriteOutcome { version: *version, problem: None },
+                true => wire::WriteOutcome { version: *version, ..Default::default() },
                 false => refuse("the id holds other content".into()),
             };
         }
@@ -297,7 +308,7 @@ impl State {
         };
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
         self.frames.insert(key, Kept { frame, vectors });
-        wire::WriteOutcome { version: have + 1, problem: None }
+        wire::WriteOutcome { version: have + 1, ..Default::default() }
     }
 
     fn of_shard(&self, collection: u64, shard: ShardId) -> impl Iterator<Item = &Kept> {
@@ -361,6 +372,21 @@ impl Node for FakeNode {
         Err(Status::unimplemented("a fake has no replicas"))
     }
 
+    async fn grow_collection(
+        &self,
+        _: Request<wire::GrowCollectionRequest>,
+    ) -> Result<Response<wire::GrowCollectionReply>, Status> {
+        Err(Status::unimplemented("a fake does not grow"))
+    }
+
+    async fn begin_pass(&self, _: Request<wire::BeginPassRequest>) -> Result<Response<wire::BeginPassReply>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn export(&self, _: Request<wire::ExportRequest>) -> Result<Response<wire::ExportReply>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
     async fn propose_meta(
         &self,
         _: Request<wire::ProposeMetaRequest>,
@@ -390,6 +416,7 @@ impl Node for FakeNode {
             created_ms: 1_800_000_000_000,
             key_version: 1,
             model: request.model,
+            growth: None,
         };
         if let Some(there) = state.collections.get(&request.name) {
             wanted.id = there.id;
@@ -481,10 +508,10 @@ impl Node for FakeNode {
         let request = request.into_inner();
         let mut state = self.state.lock();
         let seen = self.seen("search", request.shard, request.level);
-        self.check(&mut state, seen, request.epoch)?;
+        let freshness = self.check(&mut state, seen, request.epoch)?;
         let as_of = 1 + state.index(request.shard);
         if request.unless_changed_since == Some(as_of) {
-            return Ok(Response::new(wire::SearchReply { not_modified: true, as_of, ..Default::default() }));
+            return Ok(Response::new(wire::SearchReply { not_modified: true, as_of, freshness, ..Default::default() }));
         }
         let dot = |vector: &Vec<f32>| vector.iter().zip(&request.vector).map(|(a, b)| a * b).sum::<f32>();
         let mut hits: Vec<wire::Hit> = state
@@ -512,7 +539,7 @@ impl Node for FakeNode {
         hits.truncate(request.k as usize * request.group_size.max(1) as usize);
         let applied = state.index(request.shard);
         let explain = request.explain.then(|| wire::SearchExplain { plan: "scan".into(), ..Default::default() });
-        Ok(Response::new(wire::SearchReply { hits, applied, explain, as_of, ..Default::default() }))
+        Ok(Response::new(wire::SearchReply { hits, applied, explain, as_of, freshness, ..Default::default() }))
     }
 
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<wire::FetchReply>, Status> {
@@ -520,13 +547,18 @@ impl Node for FakeNode {
         let request = request.into_inner();
         let mut state = self.state.lock();
         let seen = self.seen("fetch", request.shard, request.level);
-        self.check(&mut state, seen, request.epoch)?;
+        let freshness = self.check(&mut state, seen, request.epoch)?;
         if let Some(gone) = state.vanishing.take() {
             state.frames.retain(|(_, _, id), _| *id != gone);
         }
         let key = |id: &Bytes| (request.collection, request.shard, id.to_vec());
         let frames = request.ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
-        Ok(Response::new(wire::FetchReply { frames, applied: state.index(request.shard) }))
+        Ok(Response::new(wire::FetchReply {
+            frames,
+            applied: state.index(request.shard),
+            freshness,
+            opened: Vec::new(),
+        }))
     }
 
     async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::FetchReply>, Status> {
@@ -534,7 +566,7 @@ impl Node for FakeNode {
         let request = request.into_inner();
         let mut state = self.state.lock();
         let seen = self.seen("session", request.shard, request.level);
-        self.check(&mut state, seen, request.epoch)?;
+        let freshness = self.check(&mut state, seen, request.epoch)?;
         let mut frames: Vec<wire::Frame> = state
             .of_shard(request.collection, request.shard)
             .map(|kept| kept.frame.clone())
@@ -545,7 +577,12 @@ impl Node for FakeNode {
             frames.drain(..frames.len().saturating_sub(request.limit as usize));
         }
         frames.truncate(request.limit as usize);
-        Ok(Response::new(wire::FetchReply { frames, applied: state.index(request.shard) }))
+        Ok(Response::new(wire::FetchReply {
+            frames,
+            applied: state.index(request.shard),
+            freshness,
+            opened: Vec::new(),
+        }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {

@@ -241,6 +241,68 @@ async fn a_consistency_token_keeps_reads_from_lagging_replicas() {
 }
 
 #[tokio::test]
+async fn an_answer_of_any_replica_says_how_old_it_is() {
+    let world = wide().await;
+    (1..=3).for_each(|node| world.fake.fault(node, |faults| faults.stale_ms = 100 * node));
+    let mut any = search_wide();
+    any["consistency"] = "any".into();
+    for _ in 0..5 {
+        let found = world.post("/mcp/search", any.clone()).await.ok();
+        let age = found["staleness_ms"].as_u64().expect("it has an age");
+        assert!((100..=300).contains(&age) && found.get("lagging").is_none(), "{found}");
+    }
+    for consistency in ["leader", "linearizable"] {
+        let mut request = search_wide();
+        request["consistency"] = consistency.into();
+        assert!(world.post("/mcp/search", request).await.ok().get("staleness_ms").is_none(), "{consistency}");
+    }
+    let ids = world.store_all("wide", &["the last one"]).await;
+    let recalled = world.post("/mcp/recall", json!({ "id": ids[0], "collection": "wide", "consistency": "any" }));
+    assert!(recalled.await.ok()["staleness_ms"].as_u64().is_some_and(|age| age >= 100));
+    let mut client = MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap();
+    let request = v1::SearchRequest { query: "a".into(), consistency: "any".into(), ..Default::default() };
+    let request = v1::SearchRequest { collection: "wide".into(), ..request };
+    let found = client.search(authorized(request)).await.unwrap().into_inner();
+    assert!(found.staleness_ms.is_some_and(|age| age >= 100) && !found.lagging, "{found:?}");
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_is_passed_over_while_another_answers() {
+    let world = wide().await;
+    let bound = limits::MAX_STALENESS.as_millis() as u64;
+    world.fake.fault(1, |faults| faults.stale_ms = bound + 1);
+    world.fake.fault(2, |faults| faults.stale_ms = u64::MAX);
+    let mut any = search_wide();
+    any["consistency"] = "any".into();
+    for _ in 0..5 {
+        let found = world.post("/mcp/search", any.clone()).await.ok();
+        assert_eq!((found["hits"].as_array().unwrap().len(), &found["staleness_ms"]), (12, &json!(0)));
+        assert!(found.get("lagging").is_none(), "{found}");
+    }
+    assert!(world.fake.seen("search").iter().all(|seen| !seen.last_resort));
+    assert!(world.get("/metrics").await.text.contains(r#"mira_router_retries_total{reason="lagging"}"#));
+}
+
+#[tokio::test]
+async fn when_every_replica_lags_the_least_old_answers_and_says_so() {
+    let world = wide().await;
+    for (node, stale_ms) in [(1, 9_000), (2, 4_000), (3, u64::MAX)] {
+        world.fake.fault(node, |faults| faults.stale_ms = stale_ms);
+    }
+    let mut any = search_wide();
+    any["consistency"] = "any".into();
+    let found = world.post("/mcp/search", any.clone()).await.ok();
+    assert_eq!(found["hits"].as_array().unwrap().len(), 12);
+    assert_eq!((&found["lagging"], &found["staleness_ms"]), (&json!(true), &json!(4_000)));
+    assert!(world.fake.seen("search").iter().filter(|seen| seen.last_resort).all(|seen| seen.node == 2));
+    // It is gone too: what is left answers, though it does not know its age.
+    world.fake.fault(2, |faults| faults.down = true);
+    world.fake.fault(1, |faults| faults.down = true);
+    let found = world.post("/mcp/search", any).await.ok();
+    assert_eq!((&found["lagging"], found.get("staleness_ms")), (&json!(true), None));
+}
+
+#[tokio::test]
 async fn a_collection_that_was_made_again_is_not_read_as_the_old_one() {
     let world = wide().await;
     let other = Router::start(config(&world.fake)).await.unwrap();

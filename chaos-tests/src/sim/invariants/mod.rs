@@ -11,6 +11,7 @@ pub mod leader_completeness;
 pub mod linearizable;
 pub mod log_matching;
 pub mod map_epochs;
+pub mod one_owner;
 pub mod replicas_live;
 pub mod shard_rules;
 pub mod state_machine_safety;
@@ -36,6 +37,8 @@ pub struct Invariants {
     pub acknowledged: acknowledged::Acknowledged,
     /// Reads are never stale.
     pub linearizable: linearizable::Linearizable,
+    /// A frame has one history, whatever moves.
+    pub one_owner: one_owner::OneOwner,
     /// Maps only get newer.
     pub map_epochs: map_epochs::MapEpochs,
     /// Replicas stop for a reason.
@@ -60,6 +63,13 @@ impl Invariants {
             ("shard rules", rules),
             ("applied once", self.applied_once.applied(group, index, &effect)),
             ("acknowledged", self.acknowledged.applied(group, index, &effect, answer)),
+            ("one owner", self.one_owner_of(group, index)),
         ]
+    }
+
+    /// What a client's command at this index changed was the newest there is.
+    fn one_owner_of(&mut self, group: GroupId, index: u64) -> Result<(), String> {
+        let changed = self.shard_rules.changed_at(group, index);
+        changed.into_iter().try_for_each(|(frame, before, after)| self.one_owner.changes(frame, before, after))
     }
 }

@@ -3,18 +3,27 @@
 
 use std::collections::BTreeMap;
 
-use mira_node::shard::command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
-use mira_proto::FrameId;
+use mira_node::shard::command::{self, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
+use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
+use mira_proto::placement::{Partitioning, shards_of_collection};
+use mira_proto::{FrameId, ShardId};
 use mira_raft::GroupId;
 
-use crate::sim::node::operation_of;
+use super::one_owner::State;
+use crate::sim::node::{COLLECTION, operation_of};
 
 /// The history of all shards.
 #[derive(Default)]
 pub struct ShardRules {
     frames: BTreeMap<(GroupId, FrameId), Changes>,
     applied: BTreeMap<GroupId, u64>,
+    tenures: BTreeMap<GroupId, Tenure>,
+    /// What the newest command of a client changed in each group: frame, before, after.
+    changed: BTreeMap<GroupId, (u64, Vec<Changed>)>,
 }
+
+/// A frame, what it was and what it became.
+pub type Changed = (FrameId, State, State);
 
 /// What a frame became, and at which index, oldest first.
 type Changes = Vec<(u64, Option<Frame>)>;
@@ -27,6 +36,12 @@ pub struct Frame {
     /// The operation that stored it.
     pub operation: u64,
     digest: [u8; 32],
+}
+
+impl Frame {
+    fn state(self) -> (u64, u64) {
+        (self.version, self.operation)
+    }
 }
 
 /// What a command did.
@@ -43,6 +58,10 @@ pub enum Effect {
     },
     /// A frame was removed, if it was there.
     Forget,
+    /// A client was told that another shard decides.
+    Moved,
+    /// A step of a growth.
+    Grow,
 }
 
 impl ShardRules {
@@ -71,28 +90,120 @@ impl ShardRules {
         match command {
             ShardCommand::Store(frames) => {
                 let [new] = &frames[..] else { return Err("clients store one frame at a time".into()) };
+                if !self.owns(group, new.frame) {
+                    return Ok((ShardAnswer::Store(vec![StoreOutcome::Moved]), Effect::Moved));
+                }
                 let history = self.frames.entry((group, new.frame)).or_default();
                 let outcome = store(history.last().and_then(|(_, frame)| *frame), new);
                 let (operation, round) = operation_of(&new.body);
                 let stored = matches!(outcome, StoreOutcome::Stored(_));
                 if stored {
-                    history.push((index, Some(Frame { version: new.version, operation, digest: new.digest })));
+                    let before = history.last().and_then(|(_, frame)| *frame);
+                    let after = Frame { version: new.version, operation, digest: new.digest };
+                    history.push((index, Some(after)));
+                    let change = (new.frame, before.map(Frame::state), Some(after.state()));
+                    self.changed.insert(group, (index, vec![change]));
                 }
                 Ok((ShardAnswer::Store(vec![outcome]), Effect::Store { operation, round, stored }))
             }
             ShardCommand::Forget { frames, .. } => {
-                let mut removed = Vec::new();
+                let (frames, moved): (Vec<FrameId>, Vec<FrameId>) =
+                    frames.into_iter().partition(|&frame| self.owns(group, frame));
+                let mut changes = Vec::new();
                 for frame in frames {
-                    let history = self.frames.entry((group, frame)).or_default();
-                    if history.last().is_some_and(|(_, there)| there.is_some()) {
-                        history.push((index, None));
-                        removed.push(frame);
+                    if let Some(before) = self.remove(group, index, frame) {
+                        changes.push((frame, Some(before.state()), None));
                     }
                 }
-                Ok((ShardAnswer::Forget(removed), Effect::Forget))
+                let removed = changes.iter().map(|(frame, ..)| *frame).collect();
+                self.changed.insert(group, (index, changes));
+                Ok((ShardAnswer::Forget { removed, moved }, Effect::Forget))
+            }
+            ShardCommand::Grow { shard, span, step, .. } => {
+                self.grow((group, index), shard, span, step);
+                Ok((ShardAnswer::Grow(self.tenures.get(&group).cloned()), Effect::Grow))
             }
             ShardCommand::Purge { .. } | ShardCommand::Verify { .. } => Err("no client asks for this".into()),
         }
+    }
+
+    fn remove(&mut self, group: GroupId, index: u64, frame: FrameId) -> Option<Frame> {
+        let history = self.frames.entry((group, frame)).or_default();
+        let before = history.last().and_then(|(_, frame)| *frame)?;
+        history.push((index, None));
+        Some(before)
+    }
+
+    /// Whether a shard decides about a frame: said once more than in `mira_node::shard::tenure`, from its documentation.
+    fn owns(&self, group: GroupId, frame: FrameId) -> bool {
+        let Some(tenure) = self.tenures.get(&group) else { return true };
+        let (source, home) = homes(tenure.span, frame);
+        let shard = group - 1;
+        if source == shard {
+            return home == shard || !(tenure.released.contains_key(&home) || tenure.settled);
+        }
+        home == shard && tenure.adopting.get(&source).is_some_and(|adoption| adoption.at == Progress::Open)
+    }
+
+    fn grow(&mut self, (group, index): (GroupId, u64), shard: ShardId, span: Span, step: GrowStep) {
+        if let GrowStep::Clear { frames } = step {
+            let settled = self.tenures.get(&group).is_some_and(|tenure| tenure.settled);
+            let moved = frames.into_iter().filter(|&frame| settled && !self.owns(group, frame)).collect::<Vec<_>>();
+            for frame in moved {
+                self.remove(group, index, frame);
+            }
+            return;
+        }
+        if let GrowStep::Adopt { source, pass, after, upto, frames, gone } = step {
+            let Some(tenure) = self.tenures.get_mut(&group) else { return };
+            let fits = |adoption: &&mut Adoption| adoption.pass == pass && adoption.at == Progress::Running(after);
+            let Some(adoption) = tenure.adopting.get_mut(&source).filter(fits) else { return };
+            adoption.brought += frames.len() as u64;
+            adoption.at = match upto {
+                Some(upto) => Progress::Running(Some(upto)),
+                None if adoption.last => Progress::Open,
+                None => Progress::Complete,
+            };
+            for frame in gone {
+                self.remove(group, index, frame);
+            }
+            for adopted in frames {
+                let (version, digest) = (adopted.record.version, adopted.record.digest);
+                let frame = Frame { version, operation: operation_of(&adopted.record.body).0, digest };
+                self.frames.entry((group, adopted.frame)).or_default().push((index, Some(frame)));
+            }
+            return;
+        }
+        let tenure = self.tenures.entry(group).or_insert_with(|| Tenure::new(shard, span));
+        match step {
+            GrowStep::Release { heir, min_epoch } => {
+                tenure.released.entry(heir).or_insert(index);
+                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+            }
+            GrowStep::Settle { min_epoch } => {
+                tenure.settled = true;
+                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+            }
+            GrowStep::Begin { source, pass, start, last } => {
+                let before = tenure.adopting.get(&source).copied();
+                let follows = match before {
+                    None => pass == 1 && !last,
+                    Some(before) => before.at == Progress::Complete && before.pass + 1 == pass && before.start <= start,
+                };
+                if follows {
+                    let since = before.map_or(0, |before| before.start);
+                    let at = Progress::Running(None);
+                    tenure.adopting.insert(source, Adoption { pass, start, since, last, brought: 0, at });
+                }
+            }
+            GrowStep::Adopt { .. } | GrowStep::Clear { .. } => {}
+        }
+    }
+
+    /// What a client's command at this index changed.
+    pub fn changed_at(&self, group: GroupId, index: u64) -> Vec<Changed> {
+        let changed = self.changed.get(&group).filter(|(at, _)| *at == index);
+        changed.map(|(_, changes)| changes.clone()).unwrap_or_default()
     }
 
     /// A frame in the state as of `index`.
@@ -100,6 +211,12 @@ impl ShardRules {
         let history = self.frames.get(&(group, frame))?;
         history.iter().rev().find(|(at, _)| *at <= index).and_then(|(_, frame)| *frame)
     }
+}
+
+fn homes(span: Span, frame: FrameId) -> (ShardId, ShardId) {
+    let home =
+        |partitions| Partitioning::new(shards_of_collection(COLLECTION, partitions, span.shards)).shard_of(frame);
+    (home(span.from), home(span.to))
 }
 
 fn store(current: Option<Frame>, new: &StoreFrame) -> StoreOutcome {

@@ -1,16 +1,22 @@
-//! `mira admin collections`: list, show, make and remove them.
+//! `mira admin collections`: list, show, make, grow and remove them.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use mira_proto::model::{Collection, CollectionSettings, Metric, Quantization};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mira_proto::model::{
+    Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, Quantization, StatusRequest,
+};
 
 use crate::args::{Remote, duration};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
 
-/// List, show, make and remove collections
+/// Between two looks at how far a growth is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// List, show, make, grow and remove collections
 #[derive(Debug, Args)]
 pub struct Collections {
     #[command(subcommand)]
@@ -36,6 +42,15 @@ Examples:
   mira admin collections create manuals
   mira admin collections create images --dim 512 --metric dot --lifetime 720h")]
     Create(Create),
+    /// Spread a collection over more shards while it is in use
+    #[command(after_help = "\
+Examples:
+  mira admin collections grow manuals --partitions 4 --dry-run
+  mira admin collections grow manuals --partitions 4
+
+Reads and writes go on meanwhile. Interrupted, the command can be given again; the growth itself goes on without it.
+`mira admin nodes pause` stops it for now, `resume` lets it go on.")]
+    Grow(Grow),
     /// Remove a collection with everything in it
     #[command(after_help = "Examples:\n  mira admin collections delete drafts --yes")]
     Delete {
@@ -68,6 +83,23 @@ struct Create {
     /// Forget what is stored in it after this long (such as 12h, 30d)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     lifetime: Option<Duration>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+struct Grow {
+    /// Its name
+    name: String,
+    /// Shards it is to be spread over: more than now
+    #[arg(long, value_name = "N")]
+    partitions: u32,
+    /// Only show what would move
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until everything has moved
+    #[arg(long)]
+    no_wait: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -110,6 +142,7 @@ impl Action {
                 let collection = Client::new(&create.remote)?.put_collection(&create.name, &create.settings()).await?;
                 output::print_answer(&collection, create.remote.json, one)
             }
+            Action::Grow(grow) => grow.run().await,
             Action::Delete { name, remote, .. } => {
                 Client::new(&remote)?.delete_collection(&name).await?;
                 output::print_answer(&serde_json::json!({"deleted": name}), remote.json, |_| {
@@ -138,6 +171,62 @@ impl Create {
             ttl_seconds: self.lifetime.map(|lifetime| lifetime.as_secs().max(1)),
         }
     }
+}
+
+impl Grow {
+    async fn run(self) -> Result<(), CliError> {
+        let client = Client::new(&self.remote)?;
+        let request = GrowRequest { partitions: self.partitions, dry_run: self.dry_run };
+        let reply = client.grow_collection(&self.name, &request).await?;
+        if !self.dry_run && !self.no_wait {
+            watch(&client, &self.name).await?;
+        }
+        output::print_answer(&reply, self.remote.json, |reply| self.summary(reply))
+    }
+
+    fn summary(&self, reply: &GrowReply) -> String {
+        let list = |shards: &[u32]| shards.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let share = 100 * (reply.to - reply.from) / reply.to.max(1);
+        let (held, added) = (list(&reply.shards), list(&reply.added_shards));
+        let what = format!("from {} to {} partitions", reply.from, reply.to);
+        match (self.dry_run, self.no_wait) {
+            (true, _) => format!(
+                "{} would grow {what}: about {share}% of its frames would move from shards {held} to {added}\n",
+                self.name
+            ),
+            (false, true) => format!("{} grows {what}: shards {added} are added to {held}\n", self.name),
+            (false, false) => format!("{} has grown {what}\n", self.name),
+        }
+    }
+}
+
+/// Shows how far a growth is until everything has moved.
+async fn watch(client: &Client, name: &str) -> Result<(), CliError> {
+    let plain = !console::user_attended_stderr();
+    let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos} of {len} shards, {elapsed}  {msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let mut told = String::new();
+    while let Some(growth) = client.collection(name).await?.growth.filter(|growth| growth.step != "remembering") {
+        let paused = client.status(&StatusRequest { detailed: false }).await?.moves_paused;
+        bar.set_length(growth.of.into());
+        bar.set_position(growth.done.into());
+        bar.set_message(if paused { "paused: mira admin nodes resume".to_owned() } else { growth.step.clone() });
+        let line = progress(&growth);
+        if plain && line != told {
+            eprintln!("{line}");
+            told = line;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn progress(growth: &GrowthStatus) -> String {
+    format!("{}: {} of {} shards done", growth.step, growth.done, growth.of)
 }
 
 fn one(collection: &Collection) -> String {

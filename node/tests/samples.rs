@@ -1,0 +1,216 @@
+//! What a node writes to its log, its state and its files, held against committed samples of it.
+
+use mira_crypto::{ClusterKey, MetaSealer, meta::position_nonce};
+use mira_node::identity::Identity;
+use mira_node::meta::{
+    CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NodePhase, NodeRecord,
+};
+use mira_node::shard::command::{
+    self, AdoptedFrame, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
+};
+use mira_node::shard::record::{self, FrameBody, FrameHead, FrameRecord};
+use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
+use serde::{Serialize, de::DeserializeOwned};
+
+#[path = "../../proto/tests/support/samples.rs"]
+mod samples;
+
+use samples::Samples;
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const FRAME: u128 = 0x0192_f0c4_a5b6_7c8d_9e0f_1122_3344_5566;
+const TIME: u64 = 1_800_000_000_123;
+
+fn frame_record() -> FrameRecord {
+    FrameRecord {
+        version: 3,
+        created_ms: TIME,
+        updated_ms: TIME + 5,
+        expires_ms: TIME + 9_000,
+        session: Some([4; 16]),
+        digest: [5; 32],
+        passages: 2,
+        body: "sealed body".into(),
+    }
+}
+
+fn tenure() -> Tenure {
+    let mut tenure = Tenure::new(3, Span { from: 2, to: 4, shards: 16 });
+    tenure.min_epoch = 9;
+    tenure.released.insert(5, 77);
+    let at = Progress::Running(Some(FRAME));
+    tenure.adopting.insert(1, Adoption { pass: 2, start: 80, since: 40, last: true, brought: 6, at });
+    tenure
+}
+
+fn commands() -> Vec<(&'static str, ShardCommand)> {
+    let store = StoreFrame {
+        collection: 7,
+        frame: FRAME,
+        version: 3,
+        condition: Condition::Expect(2),
+        digest: [5; 32],
+        session: Some([4; 16]),
+        expires_ms: TIME,
+        passages: 2,
+        body: "sealed body".into(),
+        vectors: "sealed vectors".into(),
+    };
+    let grow = |step| ShardCommand::Grow { collection: 7, shard: 3, span: Span { from: 2, to: 4, shards: 16 }, step };
+    let frames = vec![AdoptedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
+    vec![
+        ("command_store", ShardCommand::Store(vec![store])),
+        ("command_forget", ShardCommand::Forget { collection: 7, frames: vec![FRAME] }),
+        ("command_purge", ShardCommand::Purge { collection: 7 }),
+        ("command_verify", ShardCommand::Verify { nonce: 300 }),
+        ("command_grow_release", grow(GrowStep::Release { heir: 5, min_epoch: 9 })),
+        ("command_grow_begin", grow(GrowStep::Begin { source: 1, pass: 2, start: 80, last: true })),
+        (
+            "command_grow_adopt",
+            grow(GrowStep::Adopt {
+                source: 1,
+                pass: 2,
+                after: Some(FRAME - 1),
+                upto: Some(FRAME),
+                frames,
+                gone: vec![FRAME - 2],
+            }),
+        ),
+        ("command_grow_settle", grow(GrowStep::Settle { min_epoch: 9 })),
+        ("command_grow_clear", grow(GrowStep::Clear { frames: vec![FRAME] })),
+    ]
+}
+
+fn answers() -> Vec<(&'static str, ShardAnswer)> {
+    use StoreOutcome::{Conflict, Moved, Raced, Same, Stored};
+    vec![
+        ("answer_store", ShardAnswer::Store(vec![Stored(1), Same(2), Conflict(3), Raced(4), Moved])),
+        ("answer_forget", ShardAnswer::Forget { removed: vec![FRAME], moved: vec![FRAME + 1] }),
+        ("answer_purge", ShardAnswer::Purge),
+        ("answer_verify", ShardAnswer::Verify),
+        ("answer_grow", ShardAnswer::Grow(Some(tenure()))),
+    ]
+}
+
+#[test]
+fn a_shard_reads_what_was_written_before() {
+    let mut samples = Samples::of(env!("CARGO_MANIFEST_DIR"));
+    for (name, written) in commands() {
+        let committed = samples.check(name, &command::encode(&written));
+        assert_eq!(command::decode::<ShardCommand>(&committed).expect("readable"), written, "{name}");
+    }
+    for (name, written) in answers() {
+        let committed = samples.check(name, &command::encode(&written));
+        assert_eq!(command::decode::<ShardAnswer>(&committed).expect("readable"), written, "{name}");
+    }
+    let committed = samples.check("frame_record", &frame_record().encode());
+    assert_eq!(FrameRecord::decode(&committed).expect("readable"), frame_record());
+    let head = FrameHead { changed: 70, created_ms: TIME, expires_ms: 0, passages: 2 };
+    let committed = samples.check("frame_head", &head.encode());
+    assert_eq!(FrameHead::decode(&committed).expect("readable"), head);
+    let committed = samples.check("frame_vectors", &record::encode_vectors(3, b"sealed vectors"));
+    assert_eq!(record::decode_vectors(&committed).expect("readable"), (3, &b"sealed vectors"[..]));
+    let committed = samples.check("tenure", &tenure().encode());
+    assert_eq!(Tenure::decode(&committed).expect("readable"), tenure());
+    let body = FrameBody {
+        content: "Tea".into(),
+        text: true,
+        kind: "insight".into(),
+        session: "talk".into(),
+        role: "user".into(),
+        metadata_json: "{\"a\":1}".into(),
+        passages: vec![(0, 2), (1, 3)],
+        language: "en".into(),
+    };
+    read_plain(&mut samples, "frame_body", &body);
+    keys(&mut samples);
+    meta(&mut samples);
+    identity(&mut samples);
+    samples.finish();
+}
+
+/// What is sealed before it is written: its plain form.
+fn read_plain<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+    samples: &mut Samples,
+    name: &str,
+    value: &T,
+) {
+    let committed = samples.check(name, &postcard::to_stdvec(value).expect("plain data"));
+    assert_eq!(&postcard::from_bytes::<T>(&committed).expect("readable"), value, "{name}");
+}
+
+fn keys(samples: &mut Samples) {
+    samples.check("key_frame", &record::frame_key(7, FRAME));
+    samples.check("key_head", &record::head_key(7, FRAME));
+    samples.check("key_vectors", &record::vectors_key(7, FRAME));
+    samples.check("key_count", &record::count_key(7));
+    samples.check("key_tenure", &Tenure::key(7));
+    let committed = samples.check("key_session", &record::session_key(7, &[4; 16], TIME, FRAME));
+    assert_eq!(record::parse_session_key(&committed), Some((TIME, FRAME)));
+}
+
+fn meta(samples: &mut Samples) {
+    let collection = CollectionRecord {
+        id: 7,
+        name: "notes".into(),
+        dim: 384,
+        metric: "cosine".into(),
+        quantization: "int8".into(),
+        partitions: 2,
+        ttl_seconds: 60,
+        created_ms: TIME,
+        model: "m".into(),
+        key_version: 1,
+        wrapped_keys: [(1, vec![1, 2, 3])].into(),
+    };
+    let node = NodeRecord {
+        id: 2,
+        address: "h:1".into(),
+        http_address: "h:2".into(),
+        zone: "z".into(),
+        version: "1.0.0".into(),
+    };
+    let growth = Growth { from: 2, to: 4, step: GrowthStep::Clearing, epoch: 9, since_ms: TIME, done: [1, 5].into() };
+    let commands = [
+        ("meta_form", MetaCommand::Form { cluster_id: 5, shards: 16, replication: 3, expect: 3 }),
+        ("meta_put_node", MetaCommand::PutNode(node.clone())),
+        ("meta_place_shards", MetaCommand::PlaceShards(vec![vec![1, 2, 3]])),
+        ("meta_create_collection", MetaCommand::CreateCollection(collection.clone())),
+        ("meta_drop_collection", MetaCommand::DropCollection { name: "notes".into(), id: 7 }),
+        ("meta_set_phases", MetaCommand::SetPhases(vec![(2, NodePhase::Active { ring: 9 })])),
+        ("meta_remove_node", MetaCommand::RemoveNode(2)),
+        ("meta_start_move", MetaCommand::StartMove { shard: 3, from: Some(1), to: 2 }),
+        ("meta_step_move", MetaCommand::StepMove { shard: 3, to: 2, step: MoveStep::Joining }),
+        ("meta_finish_move", MetaCommand::FinishMove { shard: 3, to: 2 }),
+        ("meta_cancel_move", MetaCommand::CancelMove { shard: 3, to: 2 }),
+        ("meta_prefer_leaders", MetaCommand::PreferLeaders(vec![1, 2])),
+        ("meta_pause_moves", MetaCommand::PauseMoves(true)),
+        ("meta_start_growth", MetaCommand::StartGrowth { collection: 7, to: 4 }),
+        ("meta_growth_done", MetaCommand::GrowthDone { collection: 7, to: 4, step: GrowthStep::Copying, shard: 5 }),
+        ("meta_end_growth", MetaCommand::EndGrowth { collection: 7, to: 4 }),
+    ];
+    for (name, written) in commands {
+        read_plain(samples, name, &written);
+    }
+    read_plain(samples, "record_collection", &collection);
+    read_plain(samples, "record_node", &node);
+    read_plain(samples, "record_growth", &growth);
+    read_plain(samples, "record_move", &Move { from: None, to: 2, step: MoveStep::Clearing });
+    read_plain(samples, "record_phase", &NodePhase::Draining);
+    read_plain(samples, "meta_answer", &MetaAnswer::Refused);
+    // Sealed as the state machine seals a record: the nonce is its place in the log.
+    let sealer = MetaSealer::new(&ClusterKey::from_text(KEY).expect("a key"));
+    let written = sealer.seal(&position_nonce(70, 1), b"record", b"plain");
+    let committed = samples.check("record_sealed", &written);
+    assert_eq!(sealer.open(b"record", &committed, 1_024).expect("opens"), b"plain");
+}
+
+fn identity(samples: &mut Samples) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let identity = Identity { node_id: 77, cluster_id: 5 };
+    identity.save(folder.path()).expect("written");
+    let path = folder.path().join("identity.json");
+    let committed = samples.check("identity_file", &std::fs::read(&path).expect("it is there"));
+    std::fs::write(&path, committed).expect("written");
+    assert_eq!(Identity::load_or_create(folder.path(), || unreachable!()).expect("readable"), identity);
+}
