@@ -32,8 +32,8 @@ pub struct Vectors {
 
 impl Vectors {
     /// The files `*.base.f16` and `*.query.f16` (IEEE half floats, little-endian, row by row, 384 components) of a
-    /// folder.
-    pub fn read(folder: &Path) -> Result<Vectors, BenchError> {
+    /// folder, copied with noise up to `rows` base vectors if there are fewer.
+    pub fn read(folder: &Path, rows: usize) -> Result<Vectors, BenchError> {
         let dim = 384;
         let read = |ending: &str| -> Result<Vec<f32>, BenchError> {
             let files = fs::read_dir(folder).map_err(BenchError::io(folder))?.flatten().map(|entry| entry.path());
@@ -42,8 +42,12 @@ impl Vectors {
             let file = file.ok_or_else(|| BenchError::Input(format!("no *{ending} in {}", folder.display())))?;
             read_f16(&file, dim)
         };
-        let origin = "all-MiniLM-L6-v2 of package descriptions".to_owned();
-        Ok(Vectors { dim, base: read(".base.f16")?, queries: read(".query.f16")?, origin })
+        let originals = read(".base.f16")?;
+        let known = originals.len() / dim;
+        let copied = if rows > known { format!(", {known} of them copied with noise") } else { String::new() };
+        let origin = format!("all-MiniLM-L6-v2 of package descriptions{copied}");
+        let base = with_copies(&originals, dim, rows.max(known));
+        Ok(Vectors { dim, base, queries: read(".query.f16")?, origin })
     }
 
     /// Embeds texts, a tenth of them as queries, and copies them with noise up to `rows` base vectors. What was
