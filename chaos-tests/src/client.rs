@@ -101,6 +101,32 @@ impl Client {
         Client { http, routers, token: token.to_owned(), patience: Duration::from_secs(30) }
     }
 
+    /// A collection as some router knows it.
+    pub async fn collection(&self, name: &str) -> Result<Value, Failure> {
+        let mut last = Failure { status: 0, problem: Value::Null };
+        for router in &self.routers {
+            let request = self.http.get(format!("{router}/collections/{name}")).bearer_auth(&self.token);
+            match answer(request).await {
+                Ok(found) => return Ok(found),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks every router in turn to grow a collection, until one has it done or refuses.
+    pub async fn grow(&self, name: &str, partitions: u32) -> Result<Value, Failure> {
+        let mut last = Failure { status: 0, problem: Value::Null };
+        for router in &self.routers {
+            let request = self.http.post(format!("{router}/collections/{name}/grow")).bearer_auth(&self.token);
+            match answer(request.json(&json!({ "partitions": partitions }))).await {
+                Err(failure) if retryable(failure.status) => last = failure,
+                done => return done,
+            }
+        }
+        Err(last)
+    }
+
     /// Calls a tool once, on the first router.
     pub async fn once(&self, tool: &str, body: &Value) -> Result<Value, Failure> {
         self.post(&self.routers[0], tool, body, None).await

@@ -25,6 +25,10 @@ pub struct Report {
     pub stalls: Stalls,
     /// Longest time to be in order after the last fault of a round.
     pub longest_recovery_seconds: f64,
+    /// Rounds in which three collections grew over twice the shards, and the longest that took.
+    pub grown: u64,
+    /// From the first order to the last frame in its place.
+    pub longest_growth_seconds: f64,
     /// Broken promises.
     pub violations: Vec<Violation>,
     /// Faults that the machine does not permit.
@@ -78,6 +82,8 @@ impl Report {
             longest_unavailability: Unavailability::default(),
             stalls: stalls(rounds.iter().flat_map(|round| round.stalls.iter().copied()).collect()),
             longest_recovery_seconds: 0.0,
+            grown: 0,
+            longest_growth_seconds: 0.0,
             violations: Vec::new(),
             not_possible: Vec::new(),
             rounds: Vec::new(),
@@ -114,6 +120,8 @@ impl Report {
             };
         }
         self.longest_recovery_seconds = self.longest_recovery_seconds.max(round.recovery.as_secs_f64());
+        self.grown += u64::from(round.growth.is_some());
+        self.longest_growth_seconds = self.longest_growth_seconds.max(round.growth.unwrap_or_default().as_secs_f64());
         self.violations.extend(round.violations.iter().map(|what| Violation { seed: round.seed, what: what.clone() }));
         self.not_possible.extend(round.not_possible.iter().cloned());
     }
@@ -132,7 +140,8 @@ impl Report {
         let mut text = format!(
             "rounds {}, faults {} ({})\noperations: {} ok, {} refused, {} unknown\n\
              after a leader's death: p50 {:.2} s, p99 {:.2} s, longest {:.2} s ({} deaths of shard leaders)\n\
-             longest unavailability of a shard: {:.1} s (seed {}, during {})\nlongest recovery: {:.1} s\n",
+             longest unavailability of a shard: {:.1} s (seed {}, during {})\nlongest recovery: {:.1} s\n\
+             rounds in which collections grew: {}, longest growth: {:.1} s\n",
             self.rounds.len(),
             self.faults.values().sum::<u64>(),
             faults.join(", "),
@@ -147,6 +156,8 @@ impl Report {
             self.longest_unavailability.seed,
             self.longest_unavailability.faults.join(", "),
             self.longest_recovery_seconds,
+            self.grown,
+            self.longest_growth_seconds,
         );
         for missing in &self.not_possible {
             let _ = writeln!(text, "NOT TESTED, because this machine does not permit it: {missing}");
@@ -212,6 +223,7 @@ impl Report {
                 format!("{:.2} s, during {}", unavailability.seconds, unavailability.faults.join(", ")),
             ),
             ("longest recovery after the last fault of a round", format!("{:.2} s", self.longest_recovery_seconds)),
+            ("longest growth of three collections", format!("{:.2} s, of {}", self.longest_growth_seconds, self.grown)),
         ]
     }
 }

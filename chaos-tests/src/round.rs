@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
 use crate::{
@@ -90,6 +91,8 @@ pub struct RoundReport {
     pub stalls: Vec<Duration>,
     /// How long the cluster took to be in order when all faults were healed.
     pub recovery: Duration,
+    /// How long three collections took to grow from half of the shards over all of them, in the midst of the faults.
+    pub growth: Option<Duration>,
     /// Broken promises. None is the only good number.
     pub violations: Vec<String>,
     /// Faults that this machine does not permit.
@@ -137,6 +140,10 @@ pub async fn run(settings: &Settings) -> RoundReport {
         .map(|_| tokio::spawn(visibility::run(caller(next()), histories.documents.clone())))
         .collect();
 
+    // Somewhere in the first half of the faults, as the seed says.
+    let after = settings.time.mul_f64(StdRng::seed_from_u64(seed).random_range(0.0..0.5));
+    let growing = tokio::spawn(workload::grow(client.clone(), shape.shards, after));
+
     let mut events = Vec::new();
     let mut nemesis = Nemesis::new(&mut cluster, began);
     for step in plan(seed, &settings.kinds, settings.time) {
@@ -158,6 +165,13 @@ pub async fn run(settings: &Settings) -> RoundReport {
         violations.push(format!("not in order {RECOVERY:?} after all faults were healed: {status}"));
     }
     let recovery = healed.elapsed();
+    let growth = match tokio::time::timeout(RECOVERY, growing).await {
+        Ok(grown) => grown.map_err(|error| violations.push(format!("the growth of collections failed: {error}"))).ok(),
+        Err(_) => {
+            violations.push(format!("collections have not grown {RECOVERY:?} after all faults were healed"));
+            None
+        }
+    };
     stop.store(true, Ordering::Relaxed);
     let ended = (
         futures::future::join_all(registers).await,
@@ -184,6 +198,7 @@ pub async fn run(settings: &Settings) -> RoundReport {
         longest_gap: Gap::default(),
         stalls: Vec::new(),
         recovery,
+        growth,
         violations,
         not_possible: cluster.no_small_disk.iter().map(|why| format!("full-disk: {why}")).collect(),
     };

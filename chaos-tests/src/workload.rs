@@ -90,12 +90,36 @@ impl Caller {
     }
 }
 
-/// Makes the workloads' collections.
+/// The workloads' collections.
+const COLLECTIONS: [&str; 3] = [register::COLLECTION, set::COLLECTION, visibility::COLLECTION];
+/// Between two looks at a growth.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Makes the workloads' collections, over half of the shards: they are to grow.
 pub async fn prepare(client: &Client, shards: u32) {
-    for name in [register::COLLECTION, set::COLLECTION, visibility::COLLECTION] {
-        let settings = json!({ "dim": DIM, "partitions": shards });
+    for name in COLLECTIONS {
+        let settings = json!({ "dim": DIM, "partitions": (shards / 2).max(1) });
         client.put_collection(name, &settings).await.unwrap_or_else(|failure| panic!("collection {name}: {failure:?}"));
     }
+}
+
+/// Grows each of the workloads' collections over all shards, one after the other from some time on, in the midst of
+/// whatever happens; returns when every one has grown, and how long that took.
+pub async fn grow(client: Client, shards: u32, after: Duration) -> Duration {
+    tokio::time::sleep(after).await;
+    let began = Instant::now();
+    for name in COLLECTIONS {
+        loop {
+            match client.collection(name).await {
+                Ok(found) if found["partitions"] == shards && found["growth"]["step"] != "clearing" => break,
+                // Whether it grows already is asked again: an answer may have been lost.
+                Ok(found) if found["growth"].is_null() => drop(client.grow(name, shards).await),
+                _ => {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    began.elapsed()
 }
 
 /// The outcome of an attempt, with what its answer says.
