@@ -578,7 +578,7 @@ impl Node {
         self.propose_meta(command).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Hands a shard to its preferred leader, if that node answers and the last try is a while ago.
+    /// Hands a shard to its preferred leader, if that node answers searches of it and the last try is a while ago.
     async fn prefer(&self, shard: ShardId, target: NodeId) -> Result<(), String> {
         if self.leaving.load(Ordering::Relaxed) {
             return Ok(());
@@ -589,10 +589,18 @@ impl Node {
             self.preferred_at.lock().insert(shard, last.expect("it was there"));
             return Ok(());
         }
-        if !self.answers(target).await {
-            return Err(format!("node {target:016x} does not answer"));
+        if !self.is_ready(target, shard).await {
+            return Err(format!("node {target:016x} does not answer searches of shard {shard} yet"));
         }
         self.shard_group(shard)?.transfer_leader(target).await.map_err(|error| error.to_string())
+    }
+
+    /// Whether a node's replica of a shard has its index: most reads ask the leader.
+    async fn is_ready(&self, node: NodeId, shard: ShardId) -> bool {
+        let Ok(mut client) = self.peers.client_of(node) else { return false };
+        let answer = tokio::time::timeout(TICK, client.status(node_v1::StatusRequest { detailed: false })).await;
+        let Ok(Ok(status)) = answer else { return false };
+        status.get_ref().groups.iter().any(|group| group.group == shard + 1 && group.index_ready)
     }
 
     /// Whether a node of the cluster answers, under its own id.

@@ -68,10 +68,26 @@ impl NodeService {
 
     /// Times an operation of a shard and turns its refusal into a status.
     async fn timed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Answer<T> {
+        Ok(Response::new(self.observed(operation, work).await?))
+    }
+
+    async fn observed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
         let started = Instant::now();
         let result = work.await;
         self.0.metrics.operation("shard", operation, started.elapsed());
-        Ok(Response::new(result?))
+        result
+    }
+
+    /// One write of several; what becomes of it is its own.
+    async fn write_one(&self, write: node_v1::WriteRequest) -> node_v1::WriteResult {
+        let written = async {
+            let shard = self.0.shard(write.shard)?;
+            self.observed("write", shard.write(write)).await
+        };
+        match written.await {
+            Ok(reply) => node_v1::WriteResult { reply: Some(reply), problem: None },
+            Err(refusal) => node_v1::WriteResult { reply: None, problem: Some(refusal.into()) },
+        }
     }
 
     async fn accept(&self, request: node_v1::JoinRequest) -> Result<node_v1::JoinReply, Refusal> {
@@ -200,6 +216,7 @@ impl NodeService {
             metric: request.metric,
             quantization: request.quantization,
             partitions: request.partitions,
+            first_partitions: request.partitions,
             ttl_seconds: request.ttl_seconds,
             created_ms: 0,
             model: request.model,
@@ -399,6 +416,17 @@ impl node_server::Node for NodeService {
         let request = request.into_inner();
         let shard = self.0.shard(request.shard)?;
         self.timed("write", shard.write(request)).await
+    }
+
+    async fn write_many(&self, request: Request<node_v1::WriteManyRequest>) -> Answer<node_v1::WriteManyReply> {
+        let writes = request.into_inner().writes;
+        if writes.len() > limits::MAX_PROPOSAL_FRAMES {
+            let detail = format!("{} writes in a message, the limit is {}", writes.len(), limits::MAX_PROPOSAL_FRAMES);
+            return Err(Refusal::from(Problem::new(Code::TooLarge, detail)).into());
+        }
+        // At once: what they propose goes into the log together.
+        let results = futures::future::join_all(writes.into_iter().map(|write| self.write_one(write))).await;
+        Ok(Response::new(node_v1::WriteManyReply { results }))
     }
 
     async fn forget(&self, request: Request<node_v1::ForgetRequest>) -> Answer<node_v1::ForgetReply> {

@@ -231,7 +231,7 @@ impl Cluster {
                     at_least: 0,
                     last_resort: false,
                 }),
-                growing: None,
+                ..Default::default()
             };
             let reply = self
                 .ask("a fetch", |mut client| {
@@ -456,7 +456,7 @@ async fn read_any(cluster: &Cluster, last_resort: bool) -> Result<node_v1::Fetch
         collection: cluster.collection,
         ids: vec![1u128.to_be_bytes().to_vec().into()],
         level: Some(node_v1::ReadLevel { kind: node_v1::read_level::Kind::Any as i32, at_least: 0, last_resort }),
-        growing: None,
+        ..Default::default()
     };
     node.node().shard(0)?.fetch(request).await
 }

@@ -17,6 +17,10 @@ pub const MAX_BATCH_ITEMS: usize = 1_000;
 pub const MAX_PROPOSAL_FRAMES: usize = 100;
 /// Payload of one proposal, bytes: a frame of the largest size with its vectors fits.
 pub const MAX_PROPOSAL_BYTES: usize = 4 << 20;
+/// The longest that a small write waits for company.
+pub const BUNDLE_WINDOW: Duration = Duration::from_millis(1);
+/// A write of more bytes, vectors included, goes alone. A hundred of these make a message of moderate size.
+pub const BUNDLE_WRITE_BYTES: usize = 16 << 10;
 /// Results of one search.
 pub const MAX_K: u32 = 1_000;
 /// Most similar frames that a shard looks through for a search that ranks by more than similarity, and the deepest place

@@ -52,30 +52,41 @@ const UNKNOWN: &str = "unknown_outcome";
 impl From<Refusal> for tonic::Status {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
-        let (grpc, problem) = match refusal {
-            Refusal::NotLeader { leader } => {
-                (tonic::Code::Unavailable, wire(NOT_LEADER, &detail, leader.unwrap_or_default(), 0))
-            }
-            Refusal::StaleMap { epoch } => (tonic::Code::Unavailable, wire(STALE_MAP, &detail, 0, epoch)),
-            Refusal::Lagging { staleness_ms } => {
-                let problem = node_v1::Problem { staleness_ms, ..wire(LAGGING, &detail, 0, 0) };
-                (tonic::Code::Unavailable, problem)
-            }
-            Refusal::NotReady(why) => (tonic::Code::Unavailable, wire(NOT_READY, &why, 0, 0)),
-            Refusal::Unknown(why) => (tonic::Code::Unavailable, wire(UNKNOWN, &why, 0, 0)),
-            Refusal::Problem(problem) => (problem.code.grpc(), problem.into()),
+        let grpc = match &refusal {
+            Refusal::Problem(problem) => problem.code.grpc(),
+            _ => tonic::Code::Unavailable,
         };
+        let problem = node_v1::Problem::from(refusal);
         tonic::Status::with_details(grpc, detail, problem.encode_to_vec().into())
+    }
+}
+
+impl From<Refusal> for node_v1::Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::NotLeader { leader } => wire(NOT_LEADER, &detail, leader.unwrap_or_default(), 0),
+            Refusal::StaleMap { epoch } => wire(STALE_MAP, &detail, 0, epoch),
+            Refusal::Lagging { staleness_ms } => node_v1::Problem { staleness_ms, ..wire(LAGGING, &detail, 0, 0) },
+            Refusal::NotReady(why) => wire(NOT_READY, &why, 0, 0),
+            Refusal::Unknown(why) => wire(UNKNOWN, &why, 0, 0),
+            Refusal::Problem(problem) => problem.into(),
+        }
     }
 }
 
 impl From<tonic::Status> for Refusal {
     /// A status without our details comes from the transport: what happened to the request is unknown.
     fn from(status: tonic::Status) -> Self {
-        let problem = match node_v1::Problem::decode(status.details()) {
-            Ok(problem) if !problem.code.is_empty() => problem,
-            _ => return bare(status),
-        };
+        match node_v1::Problem::decode(status.details()) {
+            Ok(problem) if !problem.code.is_empty() => problem.into(),
+            _ => bare(status),
+        }
+    }
+}
+
+impl From<node_v1::Problem> for Refusal {
+    fn from(problem: node_v1::Problem) -> Self {
         match problem.code.as_str() {
             NOT_LEADER => Refusal::NotLeader { leader: (problem.leader != 0).then_some(problem.leader) },
             STALE_MAP => Refusal::StaleMap { epoch: problem.epoch },

@@ -11,6 +11,7 @@
 //! elsewhere until it has an answer or the deadline is reached. What to do after each refusal is decided by the plain
 //! functions of [`decide`].
 
+mod bundle;
 mod channels;
 pub mod decide;
 mod view;
@@ -21,8 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use mira_proto::node_v1::GetMapRequest;
 use mira_proto::node_v1::node_client::NodeClient;
+use mira_proto::node_v1::{GetMapRequest, WriteReply, WriteRequest};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -31,6 +32,7 @@ use tonic::{Response, Status};
 use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
+use bundle::Bundler;
 use channels::Channels;
 use decide::Step;
 pub use view::{CollectionRoute, Stays, View};
@@ -82,6 +84,8 @@ pub struct Try {
     pub epoch: u64,
     /// Whether a replica that lags may answer.
     pub last_resort: bool,
+    /// Who is asked.
+    pub node: NodeId,
 }
 
 /// Why a call ended without an answer.
@@ -118,6 +122,7 @@ pub struct Cluster {
     view: ArcSwapOption<View>,
     hints: Mutex<BTreeMap<Group, NodeId>>,
     channels: Channels,
+    bundler: Bundler,
     refreshing: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
 }
@@ -130,6 +135,7 @@ impl Cluster {
             view: ArcSwapOption::empty(),
             hints: Mutex::default(),
             channels: Channels::default(),
+            bundler: Bundler::default(),
             refreshing: tokio::sync::Mutex::default(),
             metrics,
         }
@@ -279,7 +285,7 @@ impl Cluster {
                 return Err(tries.unreached(call.group));
             };
             let last_resort = tries.last_resort(replicas.len());
-            let with_client = |client| send(client, Try { epoch: view.epoch, last_resort });
+            let with_client = |client| send(client, Try { epoch: view.epoch, last_resort, node });
             let refusal = match self.attempt(call, &view, node, with_client).await {
                 Ok(answer) => {
                     self.answered(call, node);
@@ -309,6 +315,15 @@ impl Cluster {
                 return Err(tries.unreached(call.group));
             }
         }
+    }
+
+    /// Has frames written, small ones in one message with those of other callers.
+    pub async fn write(&self, call: &Call<'_>, write: &WriteRequest) -> Result<WriteReply, CallError> {
+        self.call(call, |client, attempt| {
+            let write = WriteRequest { epoch: attempt.epoch, ..write.clone() };
+            self.bundler.write((attempt.node, client), write)
+        })
+        .await
     }
 
     async fn attempt<T, F, Fut>(&self, call: &Call<'_>, view: &View, node: NodeId, send: F) -> Result<T, Refusal>

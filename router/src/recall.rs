@@ -119,6 +119,7 @@ impl ClusterMemory {
                     limit: *limit,
                     last: *last,
                     growing,
+                    grown_to: route.grown_to(),
                 };
                 async move { self.session_from(context, route, request).await.map(|reply| (shard, reply)) }
             });

@@ -117,8 +117,8 @@ impl Round {
         match self {
             Round::Added => added.iter().map(|&shard| (shard, route.growing([]))).collect(),
             Round::Before => before.iter().map(|&source| without(source)).collect(),
-            // Every frame is where it belongs; copies that are not removed yet are left out.
-            Round::All if route.is_clearing() => {
+            // Every frame is where it belongs; copies that this or that replica has not removed yet are left out.
+            Round::All if !before.is_empty() => {
                 let old = before.iter().map(|&source| (source, route.growing(added.iter().copied())));
                 old.chain(added.iter().map(|&shard| (shard, None))).collect()
             }
@@ -247,6 +247,7 @@ impl ClusterMemory {
             epoch: 0,
             shard,
             growing,
+            grown_to: route.grown_to(),
             collection: route.info.id,
             vector: vectors.first().cloned().unwrap_or_default(),
             more_vectors: vectors.iter().skip(1).flatten().copied().collect(),
@@ -472,6 +473,7 @@ impl ClusterMemory {
             ids: ids.into_iter().map(ids::id_bytes).collect(),
             level: Some(context.read_level(shard)),
             growing,
+            grown_to: route.grown_to(),
         };
         let call = read_call(context, route, shard, "fetch");
         self.cluster

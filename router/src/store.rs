@@ -283,12 +283,7 @@ impl ClusterMemory {
             route: Some(route),
             stays,
         };
-        self.cluster
-            .call(&call, |mut client, attempt| {
-                let write = WriteRequest { epoch: attempt.epoch, ..write.clone() };
-                async move { client.write(write).await }
-            })
-            .await
+        self.cluster.write(&call, &write).await
     }
 
     /// Whether the router's model makes vectors for this collection.

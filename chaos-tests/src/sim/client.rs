@@ -19,7 +19,7 @@ use rand::Rng;
 
 use super::invariants::linearizable::Seen;
 use super::network::{CLIENTS, Network};
-use super::node::{Answer, Ask, COLLECTION, FrameChange, Write};
+use super::node::{Answer, Ask, COLLECTION, FrameChange, ReadOf, Write};
 use super::plan::Plan;
 use super::runtime;
 use super::world::World;
@@ -112,6 +112,11 @@ impl Client {
         let now = self.map.collections.get(&COLLECTION).map_or(plan.partitions, |collection| collection.partitions);
         let (from, to) = self.map.growths.get(&COLLECTION).map_or((now, now), |growth| (growth.from, growth.to));
         (shard_of(plan, from, frame), shard_of(plan, to, frame))
+    }
+
+    fn grown_to(&self) -> u32 {
+        let grown = self.map.collections.get(&COLLECTION).map(|only| only.partitions);
+        grown.filter(|&now| now > self.world.plan.partitions).unwrap_or(0)
     }
 
     fn growth_step(&self) -> Option<GrowthStep> {
@@ -279,6 +284,7 @@ impl Client {
             false => token,
         };
         let at_least = (!linearizable).then_some(token);
+        let growing = if growing { ReadOf::Growing } else { ReadOf::Grown(self.grown_to()) };
         let ask = |epoch| Ask::Read { epoch, shard, frame, at_least, growing };
         let told = self.call((shard, Stays::Whole), linearizable, limits::READ_TRY, ask).await;
         self.world.note(format_args!(

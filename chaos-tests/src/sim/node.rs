@@ -70,8 +70,8 @@ pub enum Ask {
         frame: FrameId,
         /// Confirmed by a quorum; else the replica's own state, at this index or later.
         at_least: Option<u64>,
-        /// The reader knows that the collection grows, and that this shard may not have the frame yet, or not any more.
-        growing: bool,
+        /// What the reader knows of a growth.
+        growing: ReadOf,
     },
     /// As `BeginPass` of the node's service.
     BeginPass {
@@ -129,6 +129,15 @@ pub enum FrameChange {
     Forget,
 }
 
+/// What a reader knows of a growth of the collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOf {
+    /// Frames are on their way.
+    Growing,
+    /// It has grown to so many partitions; 0 = it never grew.
+    Grown(u32),
+}
+
 /// A node's answer.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -167,6 +176,7 @@ pub fn collection(partitions: u32) -> CollectionRecord {
         metric: "cosine".into(),
         quantization: "int8".into(),
         partitions,
+        first_partitions: partitions,
         ttl_seconds: 0,
         created_ms: 0,
         model: String::new(),
@@ -503,16 +513,7 @@ impl Process {
                     }
                 }
                 let plan = &self.world.plan;
-                // A reader that knows of the growth says so; of the others this node knows for itself.
-                let is_heir = match growing {
-                    true => super::client::shard_of(plan, plan.partitions, frame) != shard,
-                    false => self
-                        .cluster
-                        .borrow()
-                        .growths
-                        .get(&COLLECTION)
-                        .is_some_and(|growth| growth.shards(COLLECTION, plan.shards).1.contains(&shard)),
-                };
+                let is_heir = super::client::shard_of(plan, plan.partitions, frame) != shard;
                 read(&group.reader(), (frame, shard, is_heir), (epoch, growing))
             }
         }
@@ -598,22 +599,23 @@ fn version(reader: &StateReader, frame: FrameId) -> Result<Option<FrameRecord>, 
 fn read(
     reader: &StateReader,
     (frame, shard, is_heir): (FrameId, ShardId, bool),
-    (epoch, growing): (u64, bool),
+    (epoch, growing): (u64, ReadOf),
 ) -> Result<Answer, Refusal> {
     let view = reader.view().map_err(refuse_engine)?;
     let tenure = tenure_of(&view, COLLECTION).map_err(refuse_engine)?;
     if let Some(tenure) = tenure.as_ref().filter(|tenure| tenure.min_epoch > epoch) {
         return Err(Refusal::StaleMap { epoch: tenure.min_epoch });
     }
-    // An heir shows only what it has opened; a source shows what it holds, and the reader knows whom to ask first.
-    let mine = match tenure {
-        None => !is_heir,
-        Some(tenure) => {
-            let homes = Homes::new(COLLECTION, tenure.span);
+    let homes = |tenure: &Tenure| Homes::new(COLLECTION, tenure.span);
+    let mine = match growing {
+        // An heir shows only what it has opened; a source shows what it holds, and the reader knows whom to ask first.
+        ReadOf::Growing => tenure.map_or(!is_heir, |tenure| {
+            let homes = homes(&tenure);
             homes.of(frame).0 == shard || tenure.claim(&homes, frame) == Claim::Mine
-        }
+        }),
+        ReadOf::Grown(to) => to == 0 || tenure.is_some_and(|tenure| tenure.has_grown_to(&homes(&tenure), to)),
     };
-    if !mine && !growing {
+    if !mine && growing != ReadOf::Growing {
         return Err(Refusal::NotReady("frames of the collection are still on their way here".into()));
     }
     let found = version(&view, frame)?.map(|record| (record.version, operation_of(&record.body).0));

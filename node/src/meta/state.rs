@@ -152,6 +152,8 @@ pub struct CollectionRecord {
     pub quantization: String,
     /// Shards it is spread over.
     pub partitions: u32,
+    /// Shards it was spread over when it was created.
+    pub first_partitions: u32,
     /// Lifetime of its frames, 0 = for ever.
     pub ttl_seconds: u64,
     /// Log-carried time of its creation; set when the command is applied.
@@ -352,6 +354,7 @@ impl CollectionRecord {
             metric: self.metric.clone(),
             quantization: self.quantization.clone(),
             partitions: self.partitions,
+            first_partitions: self.first_partitions,
             ttl_seconds: self.ttl_seconds,
             created_ms: self.created_ms,
             key_version: self.key_version,

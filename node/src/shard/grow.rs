@@ -144,15 +144,16 @@ impl Shard {
         &self,
         collection: &CollectionRecord,
         epoch: u64,
-        growing: Option<&node_v1::Growing>,
+        (growing, grown_to): (Option<&node_v1::Growing>, u32),
     ) -> Result<(Shown, Vec<ShardId>), Refusal> {
         let tenure = self.tenure(collection.id)?;
         if let Some(tenure) = tenure.as_ref().filter(|tenure| tenure.min_epoch > epoch) {
             return Err(Refusal::StaleMap { epoch: tenure.min_epoch.max(self.shared.cluster.borrow().header.epoch) });
         }
         let Some(growing) = growing else {
-            // To this reader the growth is over: an added shard has opened everything, or this replica of it lags.
-            return match self.has_opened_all(collection.id, tenure.as_ref()) {
+            // To this reader every frame is where it belongs: so it is, or this replica has not heard of a growth.
+            let knows = |tenure: &Tenure| tenure.has_grown_to(&self.homes(collection.id, tenure.span), grown_to);
+            return match grown_to == 0 || tenure.is_some_and(|tenure| knows(&tenure)) {
                 true => Ok((Shown::all(), Vec::new())),
                 false => Err(Refusal::NotReady("frames of the collection are still on their way here".into())),
             };
@@ -165,22 +166,6 @@ impl Shard {
         }
         let open = tenure.filter(|tenure| tenure.span == span).map(|tenure| tenure.open()).unwrap_or_default();
         Ok((Shown::of_heir(homes, self.id, open.clone()), open.into_iter().collect()))
-    }
-
-    /// Whether this shard is not added to the collection by a growth that this node knows of, or has taken over all that
-    /// it is to have.
-    fn has_opened_all(&self, collection: CollectionId, tenure: Option<&Tenure>) -> bool {
-        let cluster = self.shared.cluster.borrow().clone();
-        let growth = cluster.growths.get(&collection);
-        let added = growth.is_some_and(|growth| {
-            growth.shards(collection, cluster.header.shards).1.contains(&self.id)
-                && tenure.is_none_or(|tenure| tenure.span.to != growth.to)
-        });
-        let partly = tenure.filter(|tenure| !tenure.adopting.is_empty()).is_some_and(|tenure| {
-            let homes = self.homes(collection, tenure.span);
-            !homes.sources().iter().all(|&source| tenure.is_open(source))
-        });
-        !added && !partly
     }
 
     /// Has the shard take a step in the growth of a collection; on the leader only.

@@ -31,7 +31,7 @@ impl Shard {
     pub async fn fetch(&self, request: node_v1::FetchRequest) -> Result<node_v1::FetchReply, Refusal> {
         let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
-        let (shown, opened) = self.shown(&collection, request.epoch, request.growing.as_ref())?;
+        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
         let ids =
             request.ids.iter().map(|id| frame_id(id)).filter(|id| id.as_ref().map_or(true, |&id| shown.shows(id)));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
@@ -44,7 +44,7 @@ impl Shard {
     pub async fn session(&self, request: node_v1::SessionRequest) -> Result<node_v1::FetchReply, Refusal> {
         let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
-        let (shown, opened) = self.shown(&collection, request.epoch, request.growing.as_ref())?;
+        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
         let tag = self.session_tag(&collection, &request.session)?;
         let prefix = record::session_prefix(collection.id, &tag);
         let from = record::session_key(collection.id, &tag, request.created_from_ms, 0);
@@ -78,7 +78,7 @@ impl Shard {
         if request.k == 0 || request.k > limits::MAX_K {
             return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)).into());
         }
-        let (shown, opened) = self.shown(&collection, request.epoch, request.growing.as_ref())?;
+        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
         // Before anything is looked at: what changes from here on is later than the answer says.
         let applied = self.group.reader().applied_index();
         if let Some(position) = request.unless_changed_since

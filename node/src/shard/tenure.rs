@@ -138,6 +138,13 @@ impl Tenure {
         }
     }
 
+    /// Whether it knows that the collection has grown to so many partitions, and as an heir has opened all that is its own.
+    pub fn has_grown_to(&self, homes: &Homes, partitions: u32) -> bool {
+        let sources = homes.sources();
+        self.span.to >= partitions
+            && (sources.contains(&self.shard) || sources.iter().all(|&source| self.is_open(source)))
+    }
+
     /// Of an heir: whether the frames of a source are its own.
     pub fn is_open(&self, source: ShardId) -> bool {
         self.adopting.get(&source).is_some_and(|adoption| adoption.at == Progress::Open)
@@ -312,6 +319,21 @@ mod tests {
             let stranger = homes.heirs().iter().copied().find(|&heir| heir != home).expect("there are three");
             assert_eq!(Tenure::new(stranger, SPAN).claim(&homes, frame), Claim::Moved);
         }
+    }
+
+    #[test]
+    fn a_replica_that_has_not_heard_of_a_growth_knows_that_it_has_not() {
+        let homes = Homes::new(COLLECTION, SPAN);
+        let source = Tenure::new(homes.sources()[1], SPAN);
+        assert!(source.has_grown_to(&homes, SPAN.to) && source.has_grown_to(&homes, SPAN.from));
+        assert!(!source.has_grown_to(&homes, SPAN.to + 1), "of a later one");
+        let mut heir = Tenure::new(homes.heirs()[0], SPAN);
+        let open = Adoption { pass: 2, start: 5, since: 3, last: true, brought: 0, at: Progress::Open };
+        for &source in homes.sources() {
+            assert!(!heir.has_grown_to(&homes, SPAN.to), "{heir:?}");
+            heir.adopting.insert(source, open);
+        }
+        assert!(heir.has_grown_to(&homes, SPAN.to) && !heir.has_grown_to(&homes, SPAN.to + 1));
     }
 
     #[test]

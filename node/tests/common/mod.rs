@@ -107,7 +107,7 @@ impl Shard {
                 at_least: 0,
                 last_resort: false,
             }),
-            growing: None,
+            ..Default::default()
         };
         self.client.clone().fetch(request).await.expect("an answer").into_inner().frames
     }

@@ -10,7 +10,6 @@ use super::Group;
 
 /// Steps of a growth, as the map names them.
 const COPYING: &str = "copying";
-const CLEARING: &str = "clearing";
 
 /// A map that a router works by.
 pub struct View {
@@ -69,11 +68,6 @@ impl CollectionRoute {
         self.info.growth.as_ref().is_some_and(|growth| growth.step == COPYING)
     }
 
-    /// Whether shards may still hold frames that have moved away from them.
-    pub fn is_clearing(&self) -> bool {
-        self.info.growth.as_ref().is_some_and(|growth| growth.step == CLEARING)
-    }
-
     /// The shards that a growth adds; none without one.
     pub fn added(&self) -> &[ShardId] {
         let before = self.before_growth().map_or(usize::MAX, |before| before.shards().len());
@@ -84,6 +78,11 @@ impl CollectionRoute {
     pub fn growing(&self, without: impl IntoIterator<Item = ShardId>) -> Option<node_v1::Growing> {
         let growth = self.info.growth.as_ref()?;
         Some(node_v1::Growing { from: growth.from, to: growth.to, without: without.into_iter().collect() })
+    }
+
+    /// What a read that says nothing of a growth says of those before: how many partitions they led to, 0 without one.
+    pub fn grown_to(&self) -> u32 {
+        if self.info.partitions > self.info.first_partitions { self.info.partitions } else { 0 }
     }
 
     fn over(&self, partitions: u32) -> Partitioning {
@@ -239,7 +238,7 @@ mod tests {
         assert_eq!((grown.partitioning().shards().len(), grown.added().len()), (4, 2));
         assert_eq!(grown.before_growth().unwrap().shards(), route(&before).partitioning().shards());
         assert_eq!(grown.added(), &route(&after).partitioning().shards()[2..]);
-        assert!(grown.is_copying() && !grown.is_clearing() && route(&clearing).is_clearing());
+        assert!(grown.is_copying() && !route(&clearing).is_copying());
         assert!(route(&after).added().is_empty() && route(&after).before_growth().is_none());
     }
 }

@@ -242,6 +242,30 @@ impl FakeNode {
         Seen { operation, node: self.id, shard, request_id: Bytes::new(), at_least, kind, last_resort }
     }
 
+    fn answer_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Status> {
+        let mut state = self.state.lock();
+        let seen = Seen { request_id: request.request_id.clone(), ..self.seen("write", request.shard, None) };
+        self.check(&mut state, seen, request.epoch)?;
+        let reply = match state.remembered.get(&request.request_id) {
+            Some(reply) => reply.clone(),
+            None => {
+                let (collection, shard) = (request.collection, request.shard);
+                let outcomes = request.frames.into_iter().map(|frame| state.write(collection, shard, frame)).collect();
+                let index = state.indexes.entry(shard).or_default();
+                *index += 1;
+                let reply = wire::WriteReply { outcomes, index: *index };
+                state.remembered.insert(request.request_id, reply.clone());
+                reply
+            }
+        };
+        let faults = state.faults.entry(self.id).or_default();
+        if faults.lost_answers > 0 {
+            faults.lost_answers -= 1;
+            return Err(Refusal::Unknown("quorum lost on the way".into()).into());
+        }
+        Ok(reply)
+    }
+
     fn map(&self, state: &State) -> wire::ClusterMap {
         let replicas: Vec<NodeId> = self.nodes.iter().map(|(node, _)| *node).collect();
         wire::ClusterMap {
@@ -416,6 +440,7 @@ impl Node for FakeNode {
             created_ms: 1_800_000_000_000,
             key_version: 1,
             model: request.model,
+            first_partitions: request.partitions,
             growth: None,
         };
         if let Some(there) = state.collections.get(&request.name) {
@@ -452,28 +477,22 @@ impl Node for FakeNode {
 
     async fn write(&self, request: Request<wire::WriteRequest>) -> Result<Response<wire::WriteReply>, Status> {
         self.enter().await?;
-        let request = request.into_inner();
-        let mut state = self.state.lock();
-        let seen = Seen { request_id: request.request_id.clone(), ..self.seen("write", request.shard, None) };
-        self.check(&mut state, seen, request.epoch)?;
-        let reply = match state.remembered.get(&request.request_id) {
-            Some(reply) => reply.clone(),
-            None => {
-                let (collection, shard) = (request.collection, request.shard);
-                let outcomes = request.frames.into_iter().map(|frame| state.write(collection, shard, frame)).collect();
-                let index = state.indexes.entry(shard).or_default();
-                *index += 1;
-                let reply = wire::WriteReply { outcomes, index: *index };
-                state.remembered.insert(request.request_id, reply.clone());
-                reply
-            }
+        self.answer_write(request.into_inner()).map(Response::new)
+    }
+
+    async fn write_many(
+        &self,
+        request: Request<wire::WriteManyRequest>,
+    ) -> Result<Response<wire::WriteManyReply>, Status> {
+        self.enter().await?;
+        let writes = request.into_inner().writes;
+        let seen = self.seen("write_many", writes[0].shard, None);
+        self.state.lock().seen.push(seen);
+        let result = |write| match self.answer_write(write) {
+            Ok(reply) => wire::WriteResult { reply: Some(reply), problem: None },
+            Err(status) => wire::WriteResult { reply: None, problem: Some(Refusal::from(status).into()) },
         };
-        let faults = state.faults.entry(self.id).or_default();
-        if faults.lost_answers > 0 {
-            faults.lost_answers -= 1;
-            return Err(Refusal::Unknown("quorum lost on the way".into()).into());
-        }
-        Ok(Response::new(reply))
+        Ok(Response::new(wire::WriteManyReply { results: writes.into_iter().map(result).collect() }))
     }
 
     async fn forget(&self, request: Request<wire::ForgetRequest>) -> Result<Response<wire::ForgetReply>, Status> {

@@ -13,6 +13,9 @@ use crate::client::{World, config};
 use crate::errors::authorized;
 use crate::fake::Fake;
 
+/// How long a slow node takes.
+const SLOW: Duration = Duration::from_millis(50);
+
 /// A world with a collection over all four shards and twelve frames in it.
 async fn wide() -> World {
     let world = World::new().await;
@@ -49,6 +52,44 @@ async fn a_write_follows_the_leader_with_the_same_request_id() {
     world.fake.clear_seen();
     world.post("/mcp/store", json!({ "content": "third" })).await.ok();
     assert_eq!(world.fake.seen("write").len(), 1, "the new leader is remembered");
+}
+
+#[tokio::test]
+async fn stores_that_meet_go_together_and_are_answered_one_by_one() {
+    let world = World::new().await;
+    let (shard, leader) = one_shard(&world).await;
+    // Slow enough that those that come after the first find it under way, also where the leader is asked anew.
+    let next = leader % 3 + 1;
+    [leader, next].iter().for_each(|&node| world.fake.fault(node, |faults| faults.slow = Some(SLOW)));
+    world.fake.set_leader(shard, Some(next));
+    let id = "01999999-0000-7000-8000-000000000001";
+    let item = |number: usize| match number {
+        // Two different contents under one id: whichever comes second is refused, and nobody else.
+        0 | 1 => json!({ "content": format!("of {number}"), "id": id }),
+        _ => json!({ "content": format!("of {number}") }),
+    };
+    const STORES: usize = 40;
+    let answers = futures::future::join_all((0..STORES).map(|number| world.post("/mcp/store", item(number)))).await;
+    let refused = answers.iter().filter(|answer| answer.status == StatusCode::CONFLICT).count();
+    let stored = answers.iter().filter(|answer| answer.status == StatusCode::OK).count();
+    assert_eq!((refused, stored), (1, STORES - 1));
+    assert_eq!(world.fake.frame_count(), STORES, "with the first");
+    let seen = world.fake.seen("write");
+    let ids: std::collections::BTreeSet<_> = seen.iter().map(|seen| seen.request_id.clone()).collect();
+    assert_eq!(ids.len(), STORES, "each keeps its own request id, however often it was sent");
+    let messages = world.fake.seen("write_many").len();
+    assert!(messages > 0 && messages < STORES, "{messages} messages for {} writes", seen.len());
+}
+
+#[tokio::test]
+async fn a_large_store_goes_alone() {
+    let world = World::new().await;
+    let (_, leader) = one_shard(&world).await;
+    world.fake.fault(leader, |faults| faults.slow = Some(SLOW));
+    let large = json!({ "content": "x".repeat(limits::BUNDLE_WRITE_BYTES + 1), "vector": vec![0.5; 32] });
+    let answers = futures::future::join_all((0..4).map(|_| world.post("/mcp/store", large.clone()))).await;
+    answers.into_iter().for_each(|answer| drop(answer.ok()));
+    assert_eq!((world.fake.seen("write").len(), world.fake.seen("write_many").len()), (4, 0));
 }
 
 #[tokio::test]
