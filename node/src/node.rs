@@ -497,7 +497,15 @@ impl Node {
         if let Role::Stopped(cause) = &meta.role {
             if let Err(error) = self.mend_meta(cause).await {
                 tracing::error!(%error, "the meta group is out of service here");
-                return;
+                if !self.host.is_state_out_of_service() {
+                    return;
+                }
+            }
+            meta = self.meta().status();
+        }
+        if self.host.is_state_out_of_service() {
+            if let Err(error) = self.salvage(&cluster).await {
+                return tracing::error!(%error, "the state on this node's disk is damaged, and nothing can be written to it");
             }
             meta = self.meta().status();
         }
@@ -525,6 +533,28 @@ impl Node {
     async fn mend_meta(&self, cause: &str) -> Result<(), StartError> {
         let meta = reopen_meta(&self.host, &self.meta_machine, cause.to_owned()).await?;
         *self.meta.write() = meta;
+        Ok(())
+    }
+
+    /// Moves to a new database, with what can be read of the old one. What cannot is made anew, by the meta group from its
+    /// log and by shards from their other replicas; where there are none, it is better kept as it is.
+    async fn salvage(&self, cluster: &ClusterState) -> Result<(), StartError> {
+        if cluster.header.replication < 2 {
+            let text = "the cluster keeps one replica of each shard, so what is damaged is not given up: restore a backup";
+            return Err(EngineError::Damaged(text.into()).into());
+        }
+        tracing::error!("the state on this node's disk is damaged: what can be read of it moves to a new database");
+        self.shards.write().clear();
+        let lost = self.host.salvage_state().await?;
+        tracing::error!(groups = ?lost, "state that could not be read is made anew from logs and other replicas");
+        let meta = match self.host.open_group(META_GROUP, self.meta_machine.clone()).await {
+            Ok(meta) => meta,
+            Err(error) => reopen_meta(&self.host, &self.meta_machine, error.to_string()).await?,
+        };
+        *self.meta.write() = meta;
+        // Whether a shard is damaged is found anew when it is opened.
+        self.damaged.lock().clear();
+        self.unopened.lock().clear();
         Ok(())
     }
 

@@ -147,4 +147,15 @@ pub trait Engine: Read {
 
     /// A view of this moment, cheap to take and to keep for minutes.
     fn view(&self) -> std::sync::Arc<dyn Read>;
+
+    /// Whether nothing can be written any more, because what is on the disk is damaged.
+    fn is_out_of_service(&self) -> bool {
+        false
+    }
+
+    /// Moves to a new store with all the pairs of those parts (key ranges, the end excluded) that can be read whole; the
+    /// indexes of the others. Nobody may write meanwhile. Interrupted, it leaves everything as it was.
+    fn salvage(&self, _parts: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<usize>, EngineError> {
+        Err(EngineError::Io("this engine cannot save what is readable".into()))
+    }
 }

@@ -229,6 +229,32 @@ impl<R: Runtime> RaftHost<R> {
         Ok(discarded.await?)
     }
 
+    /// Whether the engine of the state takes no writes any more, because it is damaged.
+    pub fn is_state_out_of_service(&self) -> bool {
+        self.config.state.is_out_of_service()
+    }
+
+    /// Stops all groups and moves the state of those that can be read to a new engine; the groups whose state is lost. Logs
+    /// and votes stay, so others may go on relying on this node. Interrupted, it leaves everything as it was.
+    ///
+    /// # Errors
+    /// When an engine fails; trying again begins anew.
+    pub async fn salvage_state(&self) -> Result<Vec<GroupId>, HostError> {
+        let phase = self.changing.lock().await;
+        if *phase == Phase::ShutDown {
+            return Err(HostError::ShutDown);
+        }
+        let open: Vec<GroupId> = self.groups.read().keys().copied().collect();
+        for id in open {
+            self.stop_group(id).await;
+        }
+        let groups = self.log.groups()?;
+        let parts: Vec<_> = groups.iter().map(|&id| GroupState::range(id)).collect();
+        let state = self.config.state.clone();
+        let lost = run_blocking(self.config.threads.as_ref(), move || state.salvage(&parts)).await?;
+        Ok(lost.into_iter().map(|at| groups[at]).collect())
+    }
+
     /// Answers a message of another node's transport. Never fails: a refusal is a reply.
     pub async fn handle(&self, request: Bytes) -> Bytes {
         let (kind, id, body) = match wire::parse_request(request) {

@@ -36,6 +36,8 @@ pub mod transport;
 
 mod codec;
 mod freshness;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod host;
 mod log_store;

@@ -143,6 +143,13 @@ impl RequestMemory {
     }
 }
 
+/// Reads any bytes as records of this memory.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = decode_record::<Remembered>(bytes);
+    let _ = decode_record::<Queued>(bytes);
+}
+
 /// One of each record of this memory: its name, its stored form, and whether that is read as it was meant.
 #[cfg(test)]
 pub(crate) fn samples() -> Vec<(&'static str, Bytes, Box<dyn Fn(&[u8]) -> bool>)> {

@@ -161,13 +161,16 @@ impl GroupState {
 
     /// Removes the whole state of a group, durably.
     pub(crate) fn destroy(engine: &dyn Engine, group: GroupId) -> Result<(), EngineError> {
-        let from = group.to_be_bytes().to_vec();
+        let (from, to) = Self::range(group);
         let mut batch = Batch::default();
-        match group.checked_add(1) {
-            Some(next) => batch.delete_range(from, next.to_be_bytes()),
-            None => batch.delete_range(from, vec![u8::MAX; 64]),
-        }
+        batch.delete_range(from, to);
         engine.write(&batch, Durability::Synced)
+    }
+
+    /// The first key of a group, and the first after it.
+    pub(crate) fn range(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+        let to = group.checked_add(1).map_or_else(|| vec![u8::MAX; 64], |next| next.to_be_bytes().to_vec());
+        (group.to_be_bytes().to_vec(), to)
     }
 
     pub(crate) fn generation(&self) -> u32 {

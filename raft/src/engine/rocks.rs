@@ -5,13 +5,22 @@
 //!
 //! A full disk makes writes fail with [`EngineError::DiskFull`]; RocksDB watches for room and takes writes again by
 //! itself once there is some, so the caller only has to try again.
+//!
+//! A damaged block is found when it is read, and by compaction: then RocksDB writes nothing more, whatever the key, and
+//! comes upon the block again after each start. The way out is [`Engine::salvage`]: everything that can be read moves to a
+//! database in the subfolder `salvaged-N`, which counts from the moment its file `WHOLE` is there; the files of the one
+//! before are deleted when nobody reads them any more, or at the next start.
 
+use std::fs::{self, File};
+use std::io;
 use std::ops::{Bound, ControlFlow, Deref};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode, ErrorKind, Options, ReadOptions,
@@ -58,11 +67,73 @@ const OPEN_WARNING: Duration = Duration::from_secs(5);
 /// Opening has failed after this time. Replaying what memtables held takes a second or two.
 const OPEN_LIMIT: Duration = Duration::from_secs(120);
 
-/// A database, and the mark that it is open.
+/// Name of the subfolders for databases that something was saved into, before their number.
+const SALVAGED: &str = "salvaged-";
+/// The file that says that such a database has all there was to save.
+const WHOLE: &str = "WHOLE";
+/// Bytes that are saved in one batch.
+const SALVAGE_BATCH: usize = 1 << 20;
+
+/// A database, its folder, and the mark that it is open.
 struct Database {
-    // Declared, and so dropped, before its mark.
+    // Declared, and so dropped, in this order.
     db: DB,
-    open: Arc<()>,
+    folder: Folder,
+    _open: Arc<()>,
+}
+
+/// The folder of a database; when it is doomed, its files go with its last user.
+struct Folder {
+    path: PathBuf,
+    /// Counted up from 0, the engine's own folder.
+    number: u32,
+    doomed: AtomicBool,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Relaxed)
+            && let Err(error) = remove_database(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a damaged database is not removed now, but at the next start");
+        }
+    }
+}
+
+/// Removes a database's files, and its folder unless others lie in it.
+fn remove_database(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true if entry.file_name().to_string_lossy().starts_with(SALVAGED) => {}
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The database that counts, after removing those before it and those that were never whole.
+fn current_folder(path: &Path) -> io::Result<(PathBuf, u32)> {
+    let mut salvaged = Vec::new();
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(SALVAGED)?.parse::<u32>().ok());
+        salvaged.extend(number.map(|number| (number, entry.path())));
+    }
+    salvaged.sort();
+    let newest = salvaged.iter().rposition(|(_, folder)| folder.join(WHOLE).exists());
+    for (at, (_, folder)) in salvaged.iter().enumerate() {
+        if Some(at) != newest {
+            fs::remove_dir_all(folder)?;
+        }
+    }
+    let Some((number, folder)) = newest.map(|at| salvaged.swap_remove(at)) else { return Ok((path.to_owned(), 0)) };
+    remove_database(path)?;
+    Ok((folder, number))
 }
 
 impl Deref for Database {
@@ -87,9 +158,12 @@ impl Closing {
 
 /// A RocksDB database as an [`Engine`].
 pub struct RocksEngine {
-    db: Arc<Database>,
+    current: ArcSwap<Database>,
     path: PathBuf,
-    memtable_bytes: usize,
+    options: EngineOptions,
+    out_of_service: AtomicBool,
+    // Declared, and so dropped, last.
+    open: Arc<()>,
 }
 
 impl RocksEngine {
@@ -98,16 +172,20 @@ impl RocksEngine {
     /// # Errors
     /// When it is in use, damaged, or the folder cannot be written.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Self, EngineError> {
-        let folder = path.to_owned();
-        let open = move || DB::open(&database_options(options), folder).map_err(engine_error);
-        let db = watched(path, (OPEN_WARNING, OPEN_LIMIT), open)?;
-        let db = Arc::new(Database { db, open: Arc::default() });
-        Ok(Self { db, path: path.into(), memtable_bytes: options.memtable_bytes })
+        let (folder, number) = current_folder(path).map_err(io_error)?;
+        let open = Arc::default();
+        let database = open_database((folder, number), options, &open)?;
+        let (current, out_of_service) = (ArcSwap::from_pointee(database), AtomicBool::new(false));
+        Ok(Self { current, path: path.into(), options, out_of_service, open })
+    }
+
+    fn db(&self) -> arc_swap::Guard<Arc<Database>> {
+        self.current.load()
     }
 
     /// Something to wait on for the end of this database.
     pub fn closing(&self) -> Closing {
-        Closing(Arc::downgrade(&self.db.open))
+        Closing(Arc::downgrade(&self.open))
     }
 
     /// Writes memtables to files and compacts everything: for benchmarks and tests of what lies on disk.
@@ -115,15 +193,16 @@ impl RocksEngine {
     /// # Errors
     /// When a file cannot be written.
     pub fn compact(&self) -> Result<(), EngineError> {
-        self.db.flush().map_err(engine_error)?;
-        self.db.compact_range::<&[u8], &[u8]>(None, None);
+        let db = self.db();
+        db.flush().map_err(engine_error)?;
+        db.compact_range::<&[u8], &[u8]>(None, None);
         Ok(())
     }
 
     /// Fails if the disk has no room for what the memtables hold.
     fn check_room(&self) -> Result<(), EngineError> {
         let disk = rustix::fs::statvfs(&self.path).map_err(|error| EngineError::Io(error.to_string()))?;
-        let (left, needed) = (disk.f_bavail * disk.f_frsize, 2 * self.memtable_bytes as u64);
+        let (left, needed) = (disk.f_bavail * disk.f_frsize, 2 * self.options.memtable_bytes as u64);
         if left < needed {
             return Err(EngineError::DiskFull(format!("writes have stopped and {left} bytes are left")));
         }
@@ -132,8 +211,39 @@ impl RocksEngine {
 
     /// A figure RocksDB keeps about itself, such as `rocksdb.total-sst-files-size`.
     pub fn figure(&self, name: &str) -> Option<u64> {
-        self.db.property_int_value(name).ok().flatten()
+        self.db().property_int_value(name).ok().flatten()
     }
+}
+
+fn open_database(
+    (path, number): (PathBuf, u32),
+    options: EngineOptions,
+    open: &Arc<()>,
+) -> Result<Database, EngineError> {
+    let folder = path.clone();
+    let opening = move || DB::open(&database_options(options), folder).map_err(engine_error);
+    let db = watched(&path, (OPEN_WARNING, OPEN_LIMIT), opening)?;
+    let folder = Folder { path, number, doomed: AtomicBool::new(false) };
+    Ok(Database { db, folder, _open: open.clone() })
+}
+
+/// Copies the pairs of a part; what was copied of it before an error stays.
+fn copy_part(from: &DB, to: &DB, part: (Bound<&[u8]>, Bound<&[u8]>)) -> Result<(), EngineError> {
+    let (mut batch, mut failed) = (Batch::default(), None);
+    let mut bytes = 0;
+    let mut options = read_options();
+    options.fill_cache(false);
+    scan(from, options, part, false, &mut |key, value| {
+        bytes += key.len() + value.len();
+        batch.put(key, Bytes::copy_from_slice(value));
+        if bytes >= SALVAGE_BATCH {
+            bytes = 0;
+            failed = to.write(writes_of(&std::mem::take(&mut batch))).err();
+        }
+        if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    let written = failed.map_or_else(|| to.write(writes_of(&batch)), Err);
+    written.map_err(engine_error)
 }
 
 /// Opens on a thread of its own. RocksDB's log reader turns in a circle for ever over some damaged records (of 80
@@ -205,32 +315,74 @@ impl Engine for RocksEngine {
         // When memtables cannot be flushed for want of room, RocksDB holds writers up instead of failing them. So the
         // first try does not wait, and only a stall with room on the disk is sat out.
         options.set_no_slowdown(true);
-        match self.db.write_opt(writes_of(batch), &options) {
+        let db = self.db();
+        let written = match db.write_opt(writes_of(batch), &options) {
             Err(error) if error.kind() == ErrorKind::Incomplete => {
                 self.check_room()?;
                 options.set_no_slowdown(false);
-                self.db.write_opt(writes_of(batch), &options).map_err(engine_error)
+                db.write_opt(writes_of(batch), &options).map_err(engine_error)
             }
             result => result.map_err(engine_error),
+        };
+        if let Err(EngineError::Damaged(_)) = &written {
+            self.out_of_service.store(true, Ordering::Relaxed);
         }
+        written
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.db.flush_wal(true).map_err(engine_error)
+        self.db().flush_wal(true).map_err(engine_error)
     }
 
     fn view(&self) -> Arc<dyn Read> {
-        Arc::new(RocksView::new(self.db.clone()))
+        Arc::new(RocksView::new(self.current.load_full()))
+    }
+
+    fn is_out_of_service(&self) -> bool {
+        self.out_of_service.load(Ordering::Relaxed)
+    }
+
+    fn salvage(&self, parts: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<usize>, EngineError> {
+        let damaged = self.current.load_full();
+        let number = damaged.folder.number + 1;
+        let folder = self.path.join(format!("{SALVAGED}{number}"));
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(io_error)?;
+        }
+        let fresh = open_database((folder.clone(), number), self.options, &self.open)?;
+        let mut lost = Vec::new();
+        for (at, (from, to)) in parts.iter().enumerate() {
+            match copy_part(&damaged.db, &fresh.db, (Bound::Included(from), Bound::Excluded(to))) {
+                Err(EngineError::Damaged(_)) => {
+                    let mut half = Batch::default();
+                    half.delete_range(from.clone(), to.clone());
+                    fresh.db.write(writes_of(&half)).map_err(engine_error)?;
+                    lost.push(at);
+                }
+                copied => copied?,
+            }
+        }
+        fresh.db.flush().map_err(engine_error)?;
+        let whole = || {
+            File::create(folder.join(WHOLE))?.sync_all()?;
+            File::open(&folder)?.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        whole().map_err(io_error)?;
+        self.current.store(Arc::new(fresh));
+        self.out_of_service.store(false, Ordering::Relaxed);
+        damaged.folder.doomed.store(true, Ordering::Relaxed);
+        Ok(lost)
     }
 }
 
 impl Read for RocksEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        get(&self.db, key, &read_options())
+        get(&self.db(), key, &read_options())
     }
 
     fn multi_get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        multi_get(&self.db, keys, &read_options())
+        multi_get(&self.db(), keys, &read_options())
     }
 
     fn scan(
@@ -240,7 +392,8 @@ impl Read for RocksEngine {
         reverse: bool,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
-        scan(&self.db, read_options(), (from, to), reverse, visit)
+        // A scan may take long: it keeps its database open, whatever takes its place meanwhile.
+        scan(&self.current.load_full(), read_options(), (from, to), reverse, visit)
     }
 }
 
@@ -367,6 +520,13 @@ fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
+fn io_error(error: io::Error) -> EngineError {
+    match error.kind() {
+        io::ErrorKind::StorageFull => EngineError::DiskFull(error.to_string()),
+        _ => EngineError::Io(error.to_string()),
+    }
+}
+
 fn engine_error(error: rocksdb::Error) -> EngineError {
     let (kind, text) = (error.kind(), error.into_string());
     // The wrapper passes on only the text of an I/O error; both phrases are RocksDB's and the C library's own.
@@ -415,6 +575,77 @@ mod tests {
         drop(view);
         assert!(closing.is_done());
         RocksEngine::open(folder.path(), EngineOptions::new(Role::State)).unwrap();
+    }
+
+    /// Flips a bit in every place where the file says `text`.
+    fn damage(folder: &Path, text: &[u8]) {
+        let mut hits = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "sst") {
+                let mut bytes = fs::read(&path).unwrap();
+                while let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+                    bytes[at] ^= 1;
+                    hits += 1;
+                }
+                fs::write(&path, bytes).unwrap();
+            }
+        }
+        assert!(hits > 0, "nothing was damaged");
+    }
+
+    #[test]
+    fn what_is_readable_of_a_damaged_database_is_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions::new(Role::State);
+        let part = |group: u8| (vec![group], vec![group + 1]);
+        let key = |group: u8, number: u32| [&[group][..], &number.to_be_bytes()].concat();
+        // Incompressible and short: a part has many blocks in one file.
+        let value = |group: u8, number: u32| {
+            let mut bytes = [0; 200];
+            blake3::Hasher::new().update(&key(group, number)).finalize_xof().fill(&mut bytes);
+            bytes
+        };
+        let rocks = RocksEngine::open(folder.path(), options).unwrap();
+        let mut batch = Batch::default();
+        for (group, number) in (0..3).flat_map(|group| (0..200).map(move |number| (group, number))) {
+            batch.put(key(group, number), value(group, number).to_vec());
+        }
+        rocks.write(&batch, Durability::Synced).unwrap();
+        rocks.compact().unwrap();
+        drop(rocks);
+        damage(folder.path(), &value(1, 150)[..8]);
+
+        let rocks = RocksEngine::open(folder.path(), options).unwrap();
+        assert!(matches!(rocks.get(&key(1, 150)), Err(EngineError::Damaged(_))));
+        // Compaction meets the block, and from then on nothing is written.
+        let mut later = Batch::default();
+        (0..3).for_each(|group| later.put(key(group, 500), vec![group; 10]));
+        rocks.write(&later, Durability::Synced).unwrap();
+        rocks.compact().unwrap();
+        let refused = rocks.write(&later, Durability::Buffered);
+        assert!(matches!(refused, Err(EngineError::Damaged(_))) && rocks.is_out_of_service(), "{refused:?}");
+
+        let view = rocks.view();
+        assert_eq!(rocks.salvage(&[part(0), part(1), part(2)]).unwrap(), [1]);
+        assert!(!rocks.is_out_of_service());
+        assert_eq!(keys(&rocks, Bound::Unbounded, Bound::Unbounded, false).len(), 2 * 201);
+        rocks.write(&later, Durability::Synced).unwrap();
+        assert!(view.get(&key(2, 7)).unwrap().is_some(), "views of the old database live on");
+        drop(view);
+        rocks.compact().unwrap();
+        drop(rocks);
+
+        // Half of another, from a crash while it was made.
+        fs::create_dir(folder.path().join("salvaged-2")).unwrap();
+        let rocks = RocksEngine::open(folder.path(), options).unwrap();
+        for (group, number) in [0, 2].into_iter().flat_map(|group| (0..200).map(move |number| (group, number))) {
+            assert_eq!(rocks.get(&key(group, number)).unwrap().as_deref(), Some(&value(group, number)[..]));
+        }
+        assert_eq!(rocks.get(&key(1, 3)).unwrap(), None);
+        assert_eq!(rocks.get(&key(1, 500)).unwrap().as_deref(), Some(&[1; 10][..]), "written after");
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["salvaged-1"], "the old files are gone");
     }
 
     #[test]
