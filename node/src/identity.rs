@@ -23,6 +23,9 @@ pub struct Identity {
     pub node_id: NodeId,
     /// The cluster it joined; 0 = none yet.
     pub cluster_id: u128,
+    /// Replicas that cluster keeps of each shard, as far as the node has heard; 0 = it has not. What this node may give up
+    /// of its own data when it is damaged depends on it, and is decided before anything else can be read.
+    pub replication: u32,
 }
 
 /// The contents of `identity.json`.
@@ -33,6 +36,7 @@ struct Stored {
     node_id: NodeId,
     #[serde(with = "cluster_id")]
     cluster_id: u128,
+    replication: u32,
     /// BLAKE3 over the numbers above, big-endian and in their order: the first 16 hex digits.
     checksum: String,
 }
@@ -90,7 +94,8 @@ impl Identity {
             return Err(IdentityError::UnknownVersion { path: path.to_owned(), found: format });
         }
         let stored: Stored = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-        let identity = Identity { node_id: stored.node_id, cluster_id: stored.cluster_id };
+        let identity =
+            Identity { node_id: stored.node_id, cluster_id: stored.cluster_id, replication: stored.replication };
         match stored.checksum == identity.checksum() && identity.node_id != 0 {
             true => Ok(identity),
             false => Err(damaged("its checksum does not fit".into())),
@@ -100,12 +105,13 @@ impl Identity {
     fn checksum(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("mira 2026 node identity");
         hasher.update(&FORMAT.to_be_bytes()).update(&self.node_id.to_be_bytes()).update(&self.cluster_id.to_be_bytes());
+        hasher.update(&self.replication.to_be_bytes());
         hasher.finalize().to_hex()[..16].to_owned()
     }
 
     /// Makes a new identity in place of one whose data is lost.
     pub fn renew(folder: &Path, new_id: impl FnOnce() -> NodeId) -> Result<Self, IdentityError> {
-        let identity = Identity { node_id: new_id(), cluster_id: 0 };
+        let identity = Identity { node_id: new_id(), cluster_id: 0, replication: 0 };
         identity.save(folder)?;
         Ok(identity)
     }
@@ -116,8 +122,8 @@ impl Identity {
         let write = || -> io::Result<()> {
             let beside = folder.join("identity.json.new");
             let mut file = fs::File::create(&beside)?;
-            let Identity { node_id, cluster_id } = *self;
-            let stored = Stored { format: FORMAT, node_id, cluster_id, checksum: self.checksum() };
+            let Identity { node_id, cluster_id, replication } = *self;
+            let stored = Stored { format: FORMAT, node_id, cluster_id, replication, checksum: self.checksum() };
             file.write_all(serde_json::to_string_pretty(&stored)?.as_bytes())?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
@@ -176,7 +182,7 @@ mod tests {
     fn a_half_written_or_altered_file_is_damaged_and_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        let identity = Identity { node_id: 77, cluster_id: 5 };
+        let identity = Identity { node_id: 77, cluster_id: 5, replication: 3 };
         identity.save(folder.path()).unwrap();
         let good = fs::read(&path).unwrap();
         assert_eq!(Identity::parse(&good, &path).unwrap(), identity);

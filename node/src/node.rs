@@ -28,7 +28,7 @@ use crate::{
     grow, http,
     identity::{Identity, IdentityError},
     keyring::Keyring,
-    meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, MoveStep, NodeRecord},
+    meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, MoveStep, NodeRecord, state::Header},
     metrics::NodeMetrics,
     peers::AddressBook,
     reconcile::{self, Action, Situation},
@@ -136,6 +136,35 @@ fn set_aside(data: &std::path::Path, lost: NodeId) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens the meta group, with whatever its state needs before that.
+async fn open_meta(host: &RaftHost, machine: &Arc<MetaMachine>, replication: u32) -> Result<Group, StartError> {
+    let refused = match host.open_group(META_GROUP, machine.clone()).await {
+        Ok(meta) => return Ok(meta),
+        Err(error) => error.to_string(),
+    };
+    match reopen_meta(host, machine, refused).await {
+        Err(_) if host.is_state_out_of_service() => salvage(host, machine, replication).await,
+        reopened => reopened,
+    }
+}
+
+/// Moves to a new database, with what can be read of the old one, and opens the meta group there. What cannot be read is made
+/// anew, the meta group's state from its log and that of shards from their other replicas; where there are none, damaged
+/// data is better kept as it is.
+async fn salvage(host: &RaftHost, machine: &Arc<MetaMachine>, replication: u32) -> Result<Group, StartError> {
+    if replication < 2 {
+        let text = "the cluster keeps one replica of each shard, so what is damaged is not given up: restore a backup";
+        return Err(EngineError::Damaged(text.into()).into());
+    }
+    tracing::error!("the state on this node's disk is damaged: what can be read of it moves to a new database");
+    let lost = host.salvage_state().await?;
+    tracing::error!(groups = ?lost, "state that could not be read is made anew from logs and other replicas");
+    match host.open_group(META_GROUP, machine.clone()).await {
+        Ok(meta) => Ok(meta),
+        Err(error) => reopen_meta(host, machine, error.to_string()).await,
+    }
+}
+
 /// Makes the meta group's state anew from its log, which is short and seldom trimmed.
 async fn reopen_meta(host: &RaftHost, machine: &Arc<MetaMachine>, cause: String) -> Result<Group, StartError> {
     if !host.discard_state(META_GROUP).await? {
@@ -205,10 +234,7 @@ impl Node {
         let host = RaftHost::open(host_config).await?;
         let present =
             host.existing_groups()?.into_iter().filter_map(|group| group.checked_sub(META_GROUP + 1)).collect();
-        let meta = match host.open_group(META_GROUP, meta_machine.clone()).await {
-            Ok(meta) => meta,
-            Err(error) => reopen_meta(&host, &meta_machine, error.to_string()).await?,
-        };
+        let meta = open_meta(&host, &meta_machine, identity.replication).await?;
         let node = Arc::new(Node {
             data: config.data,
             identity: Mutex::new(identity),
@@ -257,11 +283,15 @@ impl Node {
         self.identity.lock().cluster_id
     }
 
-    /// Keeps which cluster this node belongs to.
+    /// Keeps which cluster this node belongs to, and how many replicas that has.
     pub fn remember_cluster(&self, cluster_id: u128) {
         let mut identity = self.identity.lock();
-        if identity.cluster_id != cluster_id {
-            identity.cluster_id = cluster_id;
+        let replication = match self.cluster().header {
+            Header { cluster_id: known, replication, .. } if known == cluster_id => replication,
+            _ => identity.replication,
+        };
+        if (identity.cluster_id, identity.replication) != (cluster_id, replication) {
+            (identity.cluster_id, identity.replication) = (cluster_id, replication);
             if let Err(error) = identity.save(&self.data) {
                 // Not kept, it is asked for again at the next start: joining twice does no harm.
                 tracing::error!(%error, "cluster id not kept");
@@ -504,10 +534,18 @@ impl Node {
             meta = self.meta().status();
         }
         if self.host.is_state_out_of_service() {
-            if let Err(error) = self.salvage(&cluster).await {
-                return tracing::error!(%error, "the state on this node's disk is damaged, and nothing can be written to it");
+            self.shards.write().clear();
+            match salvage(&self.host, &self.meta_machine, cluster.header.replication).await {
+                Ok(meta) => *self.meta.write() = meta,
+                Err(error) => return tracing::error!(%error, "nothing can be written to the state on this node's disk"),
             }
+            // Whether a shard is damaged is found anew when it is opened.
+            self.damaged.lock().clear();
+            self.unopened.lock().clear();
             meta = self.meta().status();
+        }
+        if cluster.header.cluster_id != 0 {
+            self.remember_cluster(cluster.header.cluster_id);
         }
         let shards = self.shards().into_iter().map(|(id, shard)| (id, shard.group().status())).collect();
         let leftovers = self.leftovers(&cluster);
@@ -533,28 +571,6 @@ impl Node {
     async fn mend_meta(&self, cause: &str) -> Result<(), StartError> {
         let meta = reopen_meta(&self.host, &self.meta_machine, cause.to_owned()).await?;
         *self.meta.write() = meta;
-        Ok(())
-    }
-
-    /// Moves to a new database, with what can be read of the old one. What cannot is made anew, by the meta group from its
-    /// log and by shards from their other replicas; where there are none, it is better kept as it is.
-    async fn salvage(&self, cluster: &ClusterState) -> Result<(), StartError> {
-        if cluster.header.replication < 2 {
-            let text = "the cluster keeps one replica of each shard, so what is damaged is not given up: restore a backup";
-            return Err(EngineError::Damaged(text.into()).into());
-        }
-        tracing::error!("the state on this node's disk is damaged: what can be read of it moves to a new database");
-        self.shards.write().clear();
-        let lost = self.host.salvage_state().await?;
-        tracing::error!(groups = ?lost, "state that could not be read is made anew from logs and other replicas");
-        let meta = match self.host.open_group(META_GROUP, self.meta_machine.clone()).await {
-            Ok(meta) => meta,
-            Err(error) => reopen_meta(&self.host, &self.meta_machine, error.to_string()).await?,
-        };
-        *self.meta.write() = meta;
-        // Whether a shard is damaged is found anew when it is opened.
-        self.damaged.lock().clear();
-        self.unopened.lock().clear();
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    ops::{Bound, ControlFlow},
     path::Path,
     time::{Duration, Instant},
 };
@@ -514,6 +515,85 @@ fn tamper(folder: &Path, group: u32) {
     let mut batch = Batch::default();
     batch.put(key, b"nobody wrote this".to_vec());
     engine.write(&batch, Durability::Synced).expect("written");
+}
+
+/// Damages a block of a group's state in a stopped node, so that compaction, which the next start begins with, meets it.
+fn damage(folder: &Path, group: u32) {
+    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, Read, RocksEngine, Role};
+    let folder = folder.join("state");
+    let open = || RocksEngine::open(&folder, EngineOptions::new(Role::State));
+    let started = Instant::now();
+    let engine = loop {
+        match open() {
+            Ok(engine) => break engine,
+            Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    engine.compact().expect("compacted");
+    let (from, to) = (group.to_be_bytes(), (group + 1).to_be_bytes());
+    let mut values = Vec::new();
+    let part = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));
+    engine
+        .scan(part.0, part.1, false, &mut |key, value| {
+            values.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .expect("readable");
+    drop(engine);
+    // Sealed, so that no other place reads the same.
+    let (key, value) = values.iter().filter(|(_, value)| value.len() > 80).nth(20).expect("frames");
+    let sealed = &value[value.len() - 16..];
+    let mut hits = 0;
+    for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
+        let mut bytes = std::fs::read(entry.path()).unwrap_or_default();
+        let is_table = entry.path().extension().is_some_and(|extension| extension == "sst");
+        if let Some(at) = bytes.windows(16).position(|window| window == sealed).filter(|_| is_table) {
+            bytes[at] ^= 1;
+            std::fs::write(entry.path(), bytes).expect("written");
+            hits += 1;
+        }
+    }
+    assert_eq!(hits, 1, "a block of the table is damaged");
+    // Files that overlap with it, as many as make a compaction.
+    for _ in 0..6 {
+        let Ok(engine) = open() else { continue };
+        let mut batch = Batch::default();
+        batch.put(key.clone(), value.clone());
+        batch.put(values[0].0.clone(), values[0].1.clone());
+        // It may have met the damage already.
+        let _ = engine.write(&batch, Durability::Synced);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_state_takes_no_writes_any_more_saves_what_is_readable() {
+    let mut cluster = Cluster::of(3).await;
+    for _ in 0..40 {
+        cluster.store_some().await;
+    }
+    let (sick, shard) = (1, 1);
+    let addresses = (cluster.nodes[&sick].grpc_address(), cluster.nodes[&sick].http_address());
+    cluster.nodes.remove(&sick).expect("a node").shutdown().await;
+    damage(cluster.folders[sick].path(), shard + 1);
+    cluster.store_some().await;
+    let node = start_at(cluster.folders[sick].path(), Formation::Join(Vec::new()), addresses).await;
+    cluster.nodes.insert(sick, node.expect("it starts again"));
+    let saved = cluster.folders[sick].path().join("state/salvaged-1/WHOLE");
+    let started = Instant::now();
+    while !saved.exists() {
+        assert!(started.elapsed() < PATIENCE, "nothing was saved");
+        cluster.store_some().await;
+    }
+    cluster.settled_on(&[0, 1, 2]).await;
+    cluster.store_some().await;
+    for shard in 0..SHARDS {
+        let digests: BTreeSet<Vec<u8>> =
+            cluster.digests(shard).await.values().map(|reply| reply.digest.to_vec()).collect();
+        assert_eq!(digests.len(), 1, "shard {shard}");
+    }
+    cluster.assert_all_there().await;
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -208,7 +208,7 @@ fn meta(samples: &mut Samples) {
 
 fn identity(samples: &mut Samples) {
     let folder = tempfile::tempdir().expect("a folder");
-    let identity = Identity { node_id: 77, cluster_id: 5 };
+    let identity = Identity { node_id: 77, cluster_id: 5, replication: 3 };
     identity.save(folder.path()).expect("written");
     let path = folder.path().join("identity.json");
     let committed = samples.check("identity_file", &std::fs::read(&path).expect("it is there"));

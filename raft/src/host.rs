@@ -82,7 +82,11 @@ impl<R: Runtime> RaftHost<R> {
         // What survived a crash of the process may still be in the system's cache only; from here on the state that is
         // read is the state that a power cut leaves.
         let state = config.state.clone();
-        run_blocking(config.threads.as_ref(), move || state.sync()).await?;
+        match run_blocking(config.threads.as_ref(), move || state.sync()).await {
+            Err(error) if !config.state.is_out_of_service() => return Err(error.into()),
+            // What cannot be made durable any more is moved away as a whole: `salvage_state`.
+            _ => {}
+        }
         let log =
             LogStore::open(config.log.clone(), config.threads.as_ref(), config.observer.clone(), config.log_limits());
         Ok(Arc::new(Self {

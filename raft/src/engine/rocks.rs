@@ -199,6 +199,14 @@ impl RocksEngine {
         Ok(())
     }
 
+    /// Damage that is met in writing ends it.
+    fn noted(&self, written: Result<(), EngineError>) -> Result<(), EngineError> {
+        if let Err(EngineError::Damaged(_)) = &written {
+            self.out_of_service.store(true, Ordering::Relaxed);
+        }
+        written
+    }
+
     /// Fails if the disk has no room for what the memtables hold.
     fn check_room(&self) -> Result<(), EngineError> {
         let disk = rustix::fs::statvfs(&self.path).map_err(|error| EngineError::Io(error.to_string()))?;
@@ -324,14 +332,12 @@ impl Engine for RocksEngine {
             }
             result => result.map_err(engine_error),
         };
-        if let Err(EngineError::Damaged(_)) = &written {
-            self.out_of_service.store(true, Ordering::Relaxed);
-        }
-        written
+        self.noted(written)
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.db().flush_wal(true).map_err(engine_error)
+        let synced = self.db().flush_wal(true).map_err(engine_error);
+        self.noted(synced)
     }
 
     fn view(&self) -> Arc<dyn Read> {
