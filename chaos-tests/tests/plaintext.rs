@@ -9,7 +9,7 @@ use mira_proto::v1::{StoreRequest, memory_client::MemoryClient};
 use serde_json::{Value, json};
 
 /// The marks, and the door and field each of them goes through.
-const MARKS: [&str; 14] = [
+const MARKS: [&str; 20] = [
     "zebra-rest-content-4711",
     "zebra-rest-meta-key-4711",
     "zebra-rest-meta-value-4711",
@@ -24,7 +24,16 @@ const MARKS: [&str; 14] = [
     "zebra-ingest-content-4711",
     "zebra-replaced-content-4711",
     "zebra-query-text-4711",
+    "zebra-private-content-4711",
+    "zebra-private-session-4711",
+    "zebra-private-role-4711",
+    "zebra-private-meta-4711",
+    "zebra-private-batch-4711",
+    OWNER_KEY,
 ];
+
+/// An owner's key is on no disk either, nor in any log.
+const OWNER_KEY: &str = "emVicmEtb3duZXIta2V5LTQ3MTEtemVicmEtb3duZXI=";
 
 fn vector(seed: f32) -> Value {
     json!((0..8).map(|axis| (seed + axis as f32).cos()).collect::<Vec<f32>>())
@@ -52,6 +61,7 @@ async fn no_byte_on_disk_betrays_what_was_stored() {
     let replaced =
         json!({ "id": id, "replace": true, "content": "zebra-replaced-content-4711", "vector": vector(5.0) });
     client.store(&replaced).await.expect("replaced");
+    private_store(&cluster).await;
     mcp_store(&cluster, "zebra-mcp-content-4711").await;
     grpc_store(&cluster).await;
     // The search may be refused for want of a model: the query must not be on disk either way.
@@ -76,6 +86,31 @@ async fn no_byte_on_disk_betrays_what_was_stored() {
     let control = scan(cluster.folder(), &["node_id"]).expect("a scan");
     let identities = control.findings.iter().filter(|finding| finding.file.ends_with("identity.json"));
     assert_eq!(identities.count(), 3, "the scan finds what is there in clear");
+}
+
+/// Stores, finds and reads private frames with their owner's key.
+async fn private_store(cluster: &Cluster) {
+    let ask = async |tool: &str, body: Value| {
+        let request = reqwest::Client::new().post(format!("{}/mcp/{tool}", cluster.router_url(0)));
+        let request = request.bearer_auth(cluster.token()).header("x-mira-owner-key", OWNER_KEY).json(&body);
+        let answer = request.send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{tool}: {answer:?}");
+        answer.json::<Value>().await.expect("JSON")
+    };
+    let one = json!({
+        "content": "zebra-private-content-4711 and more", "private": true, "session": "zebra-private-session-4711",
+        "role": "zebra-private-role-4711", "metadata": { "k": "zebra-private-meta-4711" }, "vector": vector(7.0),
+    });
+    let id = ask("store", one).await["id"].clone();
+    let items: Vec<Value> = (0..300)
+        .map(|n| json!({ "content": format!("zebra-private-batch-4711 {n}"), "private": true, "vector": vector(n as f32) }))
+        .collect();
+    ask("store", json!({ "items": items })).await;
+    let recalled = ask("recall", json!({ "id": id })).await;
+    assert_eq!(recalled["frames"][0]["content"], "zebra-private-content-4711 and more");
+    let found = ask("search", json!({ "vector": vector(7.0), "k": 400, "include_private": true })).await;
+    let private = found["hits"].as_array().expect("hits").iter().filter(|hit| hit["private"] == true).count();
+    assert_eq!(private, 301);
 }
 
 async fn mcp_store(cluster: &Cluster, content: &str) {

@@ -44,6 +44,11 @@ pub struct Remote {
     #[arg(long, env = "MIRA_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
+    /// File that holds the key of your private memories, base64 of 32 bytes. The variables MIRA_OWNER_KEY and
+    /// MIRA_OWNER_PASSPHRASE win over it.
+    #[arg(long, env = "MIRA_OWNER_KEY_FILE", hide_env_values = true, value_name = "FILE")]
+    pub owner_key_file: Option<PathBuf>,
+
     /// Give up after this long; until then busy or unreachable routers are tried again (such as 500ms, 30s, 2m).
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub timeout: Duration,

@@ -6,6 +6,7 @@
 use std::error::Error as _;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use mira_proto::model::{
     StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,9 @@ use crate::error::CliError;
 
 /// The header that bounds a request's time in the cluster, in milliseconds.
 const TIMEOUT_MS: &str = "x-mira-timeout-ms";
+/// The headers that carry the owner's key, or a passphrase in its place.
+const OWNER_KEY: &str = "x-mira-owner-key";
+const OWNER_PASSPHRASE: &str = "x-mira-owner-passphrase";
 
 /// The header with what a reader has seen.
 const CONSISTENCY_TOKEN: &str = "x-mira-consistency-token";
@@ -55,6 +59,7 @@ impl Client {
         if let Some(token) = find_token(remote)? {
             headers.insert(AUTHORIZATION, bearer(&token)?);
         }
+        headers.extend(owner_header(remote)?);
         // The process-wide choice of TLS provider; a second client finds it made already, which is no error.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder =
@@ -295,6 +300,33 @@ fn bearer(token: &str) -> Result<HeaderValue, CliError> {
     Ok(value)
 }
 
+/// MIRA_OWNER_KEY, else MIRA_OWNER_PASSPHRASE, else the key in the file named. Never an argument: other users of the
+/// machine see those.
+fn owner_header(remote: &Remote) -> Result<Option<(HeaderName, HeaderValue)>, CliError> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let (name, secret) = match (set("MIRA_OWNER_KEY"), set("MIRA_OWNER_PASSPHRASE"), &remote.owner_key_file) {
+        (Some(key), _, _) => (OWNER_KEY, key.trim().to_owned()),
+        (None, Some(passphrase), _) => (OWNER_PASSPHRASE, passphrase),
+        (None, None, Some(file)) => (OWNER_KEY, read_owner_key(file)?),
+        (None, None, None) => return Ok(None),
+    };
+    let mut value = HeaderValue::from_str(&secret).map_err(|_| {
+        CliError::Usage("the owner's key or passphrase has characters that no header carries".to_owned())
+    })?;
+    value.set_sensitive(true);
+    Ok(Some((HeaderName::from_static(name), value)))
+}
+
+/// Refuses a key that others on this machine can read.
+fn read_owner_key(file: &Path) -> Result<String, CliError> {
+    let mode = std::fs::metadata(file).map_err(CliError::io(file))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let detail = format!("others can read this key (mode {mode:03o}); run `chmod 600` on it");
+        return Err(CliError::BadFile { path: file.into(), detail });
+    }
+    Ok(std::fs::read_to_string(file).map_err(CliError::io(file))?.trim().to_owned())
+}
+
 /// MIRA_TOKEN, else the file named, else what `mira dev` left for this machine.
 pub fn find_token(remote: &Remote) -> Result<Option<String>, CliError> {
     if let Some(token) = std::env::var("MIRA_TOKEN").ok().filter(|token| !token.trim().is_empty()) {
@@ -347,6 +379,7 @@ mod tests {
         let remote = Remote {
             url: "http://h/behind/a/proxy/".parse().unwrap(),
             token_file: Some("/dev/null".into()),
+            owner_key_file: None,
             timeout: Duration::from_secs(1),
             json: false,
         };

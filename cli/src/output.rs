@@ -138,6 +138,9 @@ fn frame(frame: &Frame) -> String {
             field(name, value);
         }
     }
+    if frame.private {
+        field("private", "yes");
+    }
     field("created", &frame.created_at);
     if frame.version > 1 {
         field("version", &format!("{} of {}", frame.version, frame.updated_at));

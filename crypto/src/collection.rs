@@ -146,6 +146,10 @@ impl fmt::Debug for CollectionKey {
 pub struct ContentHasher(Hmac<Sha256>);
 
 impl ContentHasher {
+    pub(crate) fn new(keyed: &Hmac<Sha256>) -> Self {
+        Self(keyed.clone())
+    }
+
     /// Takes the next piece.
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);

@@ -37,7 +37,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::{
-    CryptoError, KEY_LEN, KeyId,
+    ContentHasher, CryptoError, KEY_LEN, KeyId,
     constants::Constant,
     derive::{KeyTree, Label, Secret},
     envelope::{self, Header, Kind, Parsed, Plain},
@@ -52,6 +52,8 @@ pub struct OwnerKey {
     secret: Secret,
     id: KeyId,
     checked: CheckedCipher,
+    tags: Hmac<Sha256>,
+    digests: Hmac<Sha256>,
 }
 
 impl OwnerKey {
@@ -117,7 +119,27 @@ impl OwnerKey {
     fn new(secret: Secret) -> Self {
         let tree = KeyTree::new(Constant::E, &secret);
         let checked = CheckedCipher::new(&tree, Label::OwnerSeal, Label::OwnerCheck);
-        Self { id: tree.key_id(), secret, checked }
+        let (tags, digests) = (tree.mac(Label::OwnerTag), tree.mac(Label::OwnerDigest));
+        Self { id: tree.key_id(), secret, checked, tags, digests }
+    }
+
+    /// A blind stand-in for `value`, equal for equal values of one `domain` and `collection`, under this key alone.
+    ///
+    /// It names an owner, or an owner's session, to a storage node that may know neither. Bound to the collection, so
+    /// that nobody sees in two collections that they have an owner in common.
+    pub fn tag(&self, domain: &str, collection: u64, value: &[u8]) -> [u8; 16] {
+        let mut mac = self.tags.clone();
+        mac.update(&(domain.len() as u64).to_le_bytes());
+        mac.update(domain.as_bytes());
+        mac.update(&collection.to_le_bytes());
+        mac.update(value);
+        let full: [u8; 32] = mac.finalize().into_bytes().into();
+        *full.first_chunk().expect("32 bytes hold 16")
+    }
+
+    /// Digests content in pieces: equal content of this owner is recognised, and nothing else can be told from it.
+    pub fn content_hasher(&self) -> ContentHasher {
+        ContentHasher::new(&self.digests)
     }
 
     pub(crate) const fn checked_cipher(&self) -> &CheckedCipher {

@@ -43,8 +43,9 @@ async fn bootstrap(node: &Arc<Node>, shape: Shape, me: &NodeRecord) {
             tracing::debug!(%error, "meta group not initialized now");
         }
         let Shape { shards, replication, expect } = shape;
-        let commands =
-            [MetaCommand::Form { cluster_id, shards, replication, expect }, MetaCommand::PutNode(me.clone())];
+        let layer_key = node.keyring().new_layer_key();
+        let form = MetaCommand::Form { cluster_id, shards, replication, expect, layer_key };
+        let commands = [form, MetaCommand::PutNode(me.clone())];
         match propose_all(node, &commands).await {
             Ok(()) => break,
             Err(error) => tracing::debug!(%error, "cluster not formed yet"),

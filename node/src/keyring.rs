@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use mira_crypto::{ClusterKey, CollectionKey, CryptoError, MetaSealer, WrappedKey};
+use mira_crypto::{ClusterKey, ClusterLayerKey, CollectionKey, CryptoError, MetaSealer, WrappedKey};
 use mira_proto::CollectionId;
 use parking_lot::RwLock;
 
@@ -24,6 +24,7 @@ pub struct Keyring {
     cluster: ClusterKey,
     sealer: Arc<MetaSealer>,
     keys: RwLock<HashMap<(CollectionId, u32), Arc<CollectionKey>>>,
+    layers: RwLock<BTreeMap<u32, Arc<ClusterLayerKey>>>,
 }
 
 /// Why a collection's key cannot be had.
@@ -37,6 +38,12 @@ pub enum KeyError {
         /// The version.
         version: u32,
     },
+    /// The cluster has no key of that version for the outermost layer of private frames.
+    #[error("the cluster has no layer key of version {version}")]
+    UnknownLayer {
+        /// The version.
+        version: u32,
+    },
     /// The wrapped key does not open.
     #[error(transparent)]
     Crypto(#[from] CryptoError),
@@ -46,7 +53,7 @@ impl Keyring {
     /// A keyring that holds the cluster key only.
     pub fn new(cluster: ClusterKey) -> Self {
         let sealer = Arc::new(MetaSealer::new(&cluster));
-        Keyring { cluster, sealer, keys: RwLock::default() }
+        Keyring { cluster, sealer, keys: RwLock::default(), layers: RwLock::default() }
     }
 
     /// Seals what the meta group keeps.
@@ -65,6 +72,29 @@ impl Keyring {
         let mut wrap =
             |version| CollectionKey::generate(id, version, &mut rng).wrap(&self.cluster, &mut rng).as_bytes().to_vec();
         [TAG_KEY, FIRST_KEY].into_iter().map(|version| (version, wrap(version))).collect()
+    }
+
+    /// A fresh first key for the outermost layer of private frames, wrapped.
+    pub fn new_layer_key(&self) -> Vec<u8> {
+        let mut rng = mira_crypto::os_rng();
+        ClusterLayerKey::generate(FIRST_KEY, &mut rng).wrap(&self.cluster, &mut rng).as_bytes().to_vec()
+    }
+
+    /// The key that the outermost layer of new private frames is sealed with.
+    pub fn current_layer(&self, state: &ClusterState) -> Result<Arc<ClusterLayerKey>, KeyError> {
+        let newest = state.header.layer_keys.last_key_value().map_or(FIRST_KEY, |(&version, _)| version);
+        self.layer(state, newest)
+    }
+
+    /// One version of the key of the outermost layer.
+    pub fn layer(&self, state: &ClusterState, version: u32) -> Result<Arc<ClusterLayerKey>, KeyError> {
+        if let Some(key) = self.layers.read().get(&version) {
+            return Ok(key.clone());
+        }
+        let wrapped = state.header.layer_keys.get(&version).ok_or(KeyError::UnknownLayer { version })?;
+        let key = Arc::new(ClusterLayerKey::unwrap(&WrappedKey::from_bytes(wrapped)?, version, &self.cluster)?);
+        self.layers.write().insert(version, key.clone());
+        Ok(key)
     }
 
     /// The key that makes a collection's tags and digests.

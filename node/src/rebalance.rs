@@ -221,7 +221,7 @@ mod tests {
             version: String::new(),
         };
         let mut cluster = ClusterState {
-            header: Header { cluster_id: 1, epoch: 1, shards: 16, replication: 3, expect: 3 },
+            header: Header { cluster_id: 1, epoch: 1, shards: 16, replication: 3, expect: 3, ..Default::default() },
             nodes: (1..=placed).map(|id| (id, record(id))).collect(),
             ..ClusterState::default()
         };

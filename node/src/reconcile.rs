@@ -253,7 +253,7 @@ mod tests {
 
     fn cluster(nodes: &[NodeId], placement: Vec<Vec<NodeId>>) -> ClusterState {
         ClusterState {
-            header: Header { cluster_id: 1, epoch: 1, shards: 2, replication: 3, expect: 3 },
+            header: Header { cluster_id: 1, epoch: 1, shards: 2, replication: 3, expect: 3, ..Default::default() },
             nodes: nodes.iter().map(|&id| node(id)).collect(),
             placement,
             ..ClusterState::default()

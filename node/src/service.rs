@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mira_crypto::PassphraseCost;
 use mira_proto::{
     Code, CollectionId, PROTOCOL_VERSION, Problem, Refusal, limits,
     node_v1::{self, node_server},
@@ -16,7 +17,8 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::{
     meta::{
-        ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text,
+        ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NodeRecord, OwnerName,
+        state::cluster_id_text,
     },
     node::{META_GROUP, Node},
     rebalance::{self, NodeChange, Planned},
@@ -286,6 +288,25 @@ impl NodeService {
         }
     }
 
+    async fn keep_owner(&self, request: node_v1::PutOwnerRequest) -> Result<node_v1::OwnerReply, Refusal> {
+        self.meta_leader()?;
+        let owner = owner_name(&request.owner)?;
+        // Whoever opens it is made to spend what it says: nothing else may be kept.
+        PassphraseCost::of_record(&request.record).map_err(|error| Problem::invalid(error.to_string()))?;
+        let node_v1::PutOwnerRequest { record, replaces, .. } = request;
+        match self.0.propose_meta(&MetaCommand::PutOwner { owner, record, replaces }).await? {
+            MetaAnswer::Full => {
+                let detail = format!("a cluster has at most {} owners with a passphrase", limits::MAX_OWNERS);
+                Err(Problem::new(Code::TooLarge, detail).into())
+            }
+            // Done, there already, or another was quicker: the caller gets what is there now.
+            _ => {
+                let record = self.0.cluster().owners.get(&owner).cloned().unwrap_or_default();
+                Ok(node_v1::OwnerReply { record })
+            }
+        }
+    }
+
     fn group_statuses(&self) -> Vec<node_v1::GroupStatus> {
         let cluster = self.0.cluster();
         self.0
@@ -330,6 +351,10 @@ impl NodeService {
 fn growth_reply(collection: CollectionId, growth: &Growth, cluster: &ClusterState) -> node_v1::GrowCollectionReply {
     let (sources, heirs) = growth.shards(collection, cluster.header.shards);
     node_v1::GrowCollectionReply { from: growth.from, to: growth.to, sources, heirs, epoch: cluster.header.epoch }
+}
+
+fn owner_name(bytes: &[u8]) -> Result<OwnerName, Refusal> {
+    bytes.try_into().map_err(|_| Problem::invalid("an owner's name has 16 bytes").into())
 }
 
 /// The word for a role on the wire and in metrics.
@@ -453,6 +478,12 @@ impl node_server::Node for NodeService {
         self.timed("session", shard.session(request)).await
     }
 
+    async fn owned(&self, request: Request<node_v1::OwnedRequest>) -> Answer<node_v1::OwnedReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("owned", shard.owned(request)).await
+    }
+
     async fn status(&self, _: Request<node_v1::StatusRequest>) -> Answer<node_v1::NodeStatus> {
         let space = system::disk_space(self.0.data());
         Ok(Response::new(node_v1::NodeStatus {
@@ -523,6 +554,18 @@ impl node_server::Node for NodeService {
         self.meta_leader()?;
         let answer = self.0.propose_sealed(request.into_inner().sealed).await?;
         Ok(Response::new(node_v1::ProposeMetaReply { answer }))
+    }
+
+    async fn get_owner(&self, request: Request<node_v1::GetOwnerRequest>) -> Answer<node_v1::OwnerReply> {
+        self.meta_leader()?;
+        self.0.meta().read_index().await.map_err(refuse_read)?;
+        let owner = owner_name(&request.into_inner().owner)?;
+        let record = self.0.cluster().owners.get(&owner).cloned().unwrap_or_default();
+        Ok(Response::new(node_v1::OwnerReply { record }))
+    }
+
+    async fn put_owner(&self, request: Request<node_v1::PutOwnerRequest>) -> Answer<node_v1::OwnerReply> {
+        Ok(Response::new(self.keep_owner(request.into_inner()).await?))
     }
 
     async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {

@@ -6,9 +6,9 @@ use mira_node::meta::{
     CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NodePhase, NodeRecord,
 };
 use mira_node::shard::command::{
-    self, AdoptedFrame, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
+    self, AdoptedFrame, Asker, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
-use mira_node::shard::record::{self, FrameBody, FrameHead, FrameRecord};
+use mira_node::shard::record::{self, FrameBody, FrameHead, FrameRecord, OwnedFrame};
 use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -27,6 +27,7 @@ fn frame_record() -> FrameRecord {
         created_ms: TIME,
         updated_ms: TIME + 5,
         expires_ms: TIME + 9_000,
+        owner: Some([6; 16]),
         session: Some([4; 16]),
         digest: [5; 32],
         passages: 2,
@@ -50,17 +51,21 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         version: 3,
         condition: Condition::Expect(2),
         digest: [5; 32],
+        owner: Some([6; 16]),
         session: Some([4; 16]),
         expires_ms: TIME,
         passages: 2,
         body: "sealed body".into(),
         vectors: "sealed vectors".into(),
     };
+    let forget = |asker| ShardCommand::Forget { collection: 7, frames: vec![FRAME], asker };
     let grow = |step| ShardCommand::Grow { collection: 7, shard: 3, span: Span { from: 2, to: 4, shards: 16 }, step };
     let frames = vec![AdoptedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
     vec![
         ("command_store", ShardCommand::Store(vec![store])),
-        ("command_forget", ShardCommand::Forget { collection: 7, frames: vec![FRAME] }),
+        ("command_forget", forget(Asker::Anyone)),
+        ("command_forget_owner", forget(Asker::Owner([6; 16]))),
+        ("command_forget_operator", forget(Asker::Operator)),
         ("command_purge", ShardCommand::Purge { collection: 7 }),
         ("command_verify", ShardCommand::Verify { nonce: 300 }),
         ("command_grow_release", grow(GrowStep::Release { heir: 5, min_epoch: 9 })),
@@ -82,9 +87,9 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
 }
 
 fn answers() -> Vec<(&'static str, ShardAnswer)> {
-    use StoreOutcome::{Conflict, Moved, Raced, Same, Stored};
+    use StoreOutcome::{Conflict, Foreign, Moved, Raced, Same, Stored};
     vec![
-        ("answer_store", ShardAnswer::Store(vec![Stored(1), Same(2), Conflict(3), Raced(4), Moved])),
+        ("answer_store", ShardAnswer::Store(vec![Stored(1), Same(2), Conflict(3), Raced(4), Moved, Foreign])),
         ("answer_forget", ShardAnswer::Forget { removed: vec![FRAME], moved: vec![FRAME + 1] }),
         ("answer_purge", ShardAnswer::Purge),
         ("answer_verify", ShardAnswer::Verify),
@@ -108,6 +113,9 @@ fn a_shard_reads_what_was_written_before() {
     let head = FrameHead { changed: 70, created_ms: TIME, expires_ms: 0, passages: 2 };
     let committed = samples.check("frame_head", &head.encode());
     assert_eq!(FrameHead::decode(&committed).expect("readable"), head);
+    let owned = OwnedFrame { changed: 70, created_ms: TIME, expires_ms: 0, vector_bytes: 1_600 };
+    let committed = samples.check("frame_owned", &owned.encode());
+    assert_eq!(OwnedFrame::decode(&committed).expect("readable"), owned);
     let committed = samples.check("frame_vectors", &record::encode_vectors(3, b"sealed vectors"));
     assert_eq!(record::decode_vectors(&committed).expect("readable"), (3, &b"sealed vectors"[..]));
     let committed = samples.check("tenure", &tenure().encode());
@@ -144,6 +152,9 @@ fn keys(samples: &mut Samples) {
     samples.check("key_head", &record::head_key(7, FRAME));
     samples.check("key_vectors", &record::vectors_key(7, FRAME));
     samples.check("key_count", &record::count_key(7));
+    let committed = samples.check("key_owned", &record::owned_key(7, &[6; 16], FRAME));
+    assert_eq!(record::parse_owned_key(&committed), Some(FRAME));
+    samples.check("key_owner_changed", &record::owner_changed_key(7, &[6; 16]));
     samples.check("key_tenure", &Tenure::key(7));
     let committed = samples.check("key_session", &record::session_key(7, &[4; 16], TIME, FRAME));
     assert_eq!(record::parse_session_key(&committed), Some((TIME, FRAME)));
@@ -173,7 +184,7 @@ fn meta(samples: &mut Samples) {
     };
     let growth = Growth { from: 2, to: 4, step: GrowthStep::Clearing, epoch: 9, since_ms: TIME, done: [1, 5].into() };
     let commands = [
-        ("meta_form", MetaCommand::Form { cluster_id: 5, shards: 16, replication: 3, expect: 3 }),
+        ("meta_form", MetaCommand::Form { cluster_id: 5, shards: 16, replication: 3, expect: 3, layer_key: vec![7, 8] }),
         ("meta_put_node", MetaCommand::PutNode(node.clone())),
         ("meta_place_shards", MetaCommand::PlaceShards(vec![vec![1, 2, 3]])),
         ("meta_create_collection", MetaCommand::CreateCollection(collection.clone())),
@@ -188,6 +199,10 @@ fn meta(samples: &mut Samples) {
         ("meta_pause_moves", MetaCommand::PauseMoves(true)),
         ("meta_start_growth", MetaCommand::StartGrowth { collection: 7, to: 4 }),
         ("meta_growth_done", MetaCommand::GrowthDone { collection: 7, to: 4, step: GrowthStep::Copying, shard: 5 }),
+        (
+            "meta_put_owner",
+            MetaCommand::PutOwner { owner: [6; 16], record: "new".into(), replaces: "old".into() },
+        ),
         ("meta_end_growth", MetaCommand::EndGrowth { collection: 7, to: 4 }),
     ];
     for (name, written) in commands {

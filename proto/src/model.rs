@@ -59,6 +59,9 @@ pub struct StoreItem {
     /// The collection; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collection: Option<String>,
+    /// Seal it with the key of its owner, which the request carries in a header: nobody else can read or find it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
 }
 
 /// `store`: one item in place, or up to 1,000 under `items`.
@@ -217,6 +220,9 @@ pub struct SearchRequest {
     /// Several searches instead, up to 100, each answered or refused by itself; stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub searches: Option<Vec<SearchRequest>>,
+    /// Also look among the private memories of the owner whose key the request carries in a header.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub include_private: bool,
 }
 
 /// How the similarities to several queries make one.
@@ -273,6 +279,9 @@ pub struct Frame {
     pub expires_at: Option<String>,
     /// 1, 2, … with every replacement.
     pub version: u64,
+    /// Whether only its owner can read it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
 }
 
 /// Why a hit was found by its vector.

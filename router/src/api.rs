@@ -18,6 +18,7 @@ use mira_proto::{Problem, limits};
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
+use crate::owner::Credential;
 use crate::{ClusterMemory, Memory, RequestContext, RouterConfig};
 use auth::Gate;
 
@@ -27,6 +28,12 @@ pub const CONSISTENCY_TOKEN: &str = "x-mira-consistency-token";
 pub const TIMEOUT_MS: &str = "x-mira-timeout-ms";
 /// The header that names a request, so that sending it again is safe.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The header that carries the key of an owner of private frames: base64 of 32 bytes.
+pub const OWNER_KEY: &str = "x-mira-owner-key";
+/// The header that carries a passphrase in the place of a key.
+pub const OWNER_PASSPHRASE: &str = "x-mira-owner-passphrase";
+/// The header that says whose passphrase it is; without it, the caller's.
+pub const OWNER: &str = "x-mira-owner";
 /// gRPC's own header for a request's time.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
@@ -71,6 +78,7 @@ impl Api {
             context.token = token.parse().map_err(Problem::from)?;
         }
         context.idempotency_key = text(headers, IDEMPOTENCY_KEY)?.map(idempotency_key).transpose()?;
+        context.owner = credential(&context.principal, headers)?;
         Ok(context)
     }
 
@@ -86,6 +94,17 @@ impl Api {
             "model": self.model,
         });
         (ready, body)
+    }
+}
+
+fn credential(principal: &str, headers: &HeaderMap) -> Result<Option<Credential>, Problem> {
+    match (text(headers, OWNER_KEY)?, text(headers, OWNER_PASSPHRASE)?) {
+        (Some(_), Some(_)) => Err(Problem::invalid(format!(
+            "headers {OWNER_KEY} and {OWNER_PASSPHRASE} are both given: send one of them"
+        ))),
+        (Some(key), None) => Credential::key(key).map(Some),
+        (None, Some(passphrase)) => Credential::passphrase(principal, text(headers, OWNER)?, passphrase).map(Some),
+        (None, None) => Ok(None),
     }
 }
 

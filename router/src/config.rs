@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mira_crypto::PassphraseCost;
 use mira_embed::Embedder;
 use mira_proto::limits;
 
@@ -33,6 +34,8 @@ pub struct RouterConfig {
     pub allowed_origins: Vec<String>,
     /// Time a request gets when it names none.
     pub default_deadline: Duration,
+    /// What one guess at an owner's passphrase costs; records that cost less are replaced when they are next opened.
+    pub passphrase_cost: PassphraseCost,
 }
 
 impl Default for RouterConfig {
@@ -50,6 +53,7 @@ impl Default for RouterConfig {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             default_deadline: limits::DEFAULT_DEADLINE,
+            passphrase_cost: PassphraseCost::RECOMMENDED,
         }
     }
 }

@@ -8,6 +8,7 @@ use mira_proto::{ShardId, node_v1};
 use tokio::time::Instant;
 
 use crate::ConsistencyToken;
+use crate::owner::Credential;
 
 /// One request's circumstances.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct RequestContext {
     pub token: ConsistencyToken,
     /// The caller's name for this request, the same when it sends it again.
     pub idempotency_key: Option<Arc<str>>,
+    /// What the caller says to be the owner of private frames.
+    pub owner: Option<Credential>,
 }
 
 impl RequestContext {
@@ -33,6 +36,7 @@ impl RequestContext {
             consistency: Consistency::default(),
             token: ConsistencyToken::default(),
             idempotency_key: None,
+            owner: None,
         }
     }
 

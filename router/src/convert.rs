@@ -38,6 +38,7 @@ pub fn frame(frame: node_v1::Frame) -> Result<Frame, Problem> {
         updated_at: rfc3339(frame.updated_ms),
         expires_at: (frame.expires_ms != 0).then(|| rfc3339(frame.expires_ms)),
         version: frame.version,
+        private: false,
     })
 }
 

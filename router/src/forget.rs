@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{StreamExt, TryStreamExt};
+use mira_crypto::OwnerKey;
 use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
 use mira_proto::placement::Partitioning;
 use mira_proto::{Problem, ShardId, limits, node_v1};
@@ -15,7 +16,7 @@ use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::validate::{self, Doomed};
-use crate::{ClusterMemory, ConsistencyToken, RequestContext};
+use crate::{ClusterMemory, ConsistencyToken, RequestContext, private};
 
 /// What went, and from where.
 #[derive(Default)]
@@ -52,6 +53,7 @@ impl ClusterMemory {
         request: ForgetRequest,
     ) -> Result<ForgetReply, Problem> {
         let (collection, mut doomed) = validate::forget(request)?;
+        let context = &self.with_owner(context).await?;
         let mut removed = Removed::default();
         for _ in 0..MAX_REROUTES {
             let Some(route) = self.find_collection(context, &collection).await? else {
@@ -88,8 +90,8 @@ impl ClusterMemory {
         route: &CollectionRoute,
         doomed: &Doomed,
     ) -> Result<Removed, CallError> {
-        let before = route.before_growth();
-        let first = requests(route, before.unwrap_or(route.partitioning()), doomed);
+        let (before, owner) = (route.before_growth(), context.owner_key());
+        let first = requests(route, before.unwrap_or(route.partitioning()), doomed, owner);
         // Ids that have moved are named by the shard; of a session it can only say that some may have, and so the map must be
         // new enough to know.
         let stays = if matches!(doomed, Doomed::Ids(_)) { Stays::Before } else { Stays::Whole };
@@ -97,14 +99,15 @@ impl ClusterMemory {
         let heirs = match (before, doomed) {
             (None, _) => Vec::new(),
             (Some(_), Doomed::Ids(_)) => {
-                requests(route, route.partitioning(), &Doomed::Ids(std::mem::take(&mut removed.moved)))
+                requests(route, route.partitioning(), &Doomed::Ids(std::mem::take(&mut removed.moved)), owner)
             }
             (Some(_), _) => {
                 let of_heir = |(&heir, sources): (&ShardId, &Vec<ShardId>)| {
-                    let request = requests_of(route, &[heir], doomed).next();
-                    request.map(|request| node_v1::ForgetRequest { opened: sources.clone(), ..request })
+                    let opened = sources.clone();
+                    let asked = requests_of(route, &[heir], doomed, owner).into_iter();
+                    asked.map(move |request| node_v1::ForgetRequest { opened: opened.clone(), ..request })
                 };
-                removed.released.iter().filter_map(of_heir).collect()
+                removed.released.iter().flat_map(of_heir).collect()
             }
         };
         removed.add(self.forget_all(context, route, (heirs, Stays::After)).await?);
@@ -175,38 +178,59 @@ impl ClusterMemory {
 }
 
 /// What each shard is asked to remove, when frames lie as `homes` says.
-fn requests(route: &CollectionRoute, homes: &Partitioning, doomed: &Doomed) -> Vec<node_v1::ForgetRequest> {
-    let Doomed::Ids(ids) = doomed else { return requests_of(route, homes.shards(), doomed).collect() };
+fn requests(
+    route: &CollectionRoute,
+    homes: &Partitioning,
+    doomed: &Doomed,
+    owner: Option<&OwnerKey>,
+) -> Vec<node_v1::ForgetRequest> {
+    let Doomed::Ids(ids) = doomed else { return requests_of(route, homes.shards(), doomed, owner) };
     let mut by_shard: BTreeMap<ShardId, node_v1::ForgetRequest> = BTreeMap::new();
     for id in ids {
         let shard = homes.shard_of(id.as_u128());
-        let blank = || node_v1::ForgetRequest { shard, collection: route.info.id, ..Default::default() };
-        by_shard.entry(shard).or_insert_with(blank).ids.push(ids::id_bytes(*id));
+        by_shard.entry(shard).or_insert_with(|| blank(route, shard, owner)).ids.push(ids::id_bytes(*id));
     }
     by_shard.into_values().collect()
 }
 
-/// What these shards are asked to remove of a session, or of everything.
-fn requests_of<'a>(
-    route: &'a CollectionRoute,
-    shards: &'a [ShardId],
-    doomed: &'a Doomed,
-) -> impl Iterator<Item = node_v1::ForgetRequest> + 'a {
-    shards.iter().filter_map(|&shard| {
-        let blank = node_v1::ForgetRequest { shard, collection: route.info.id, ..Default::default() };
+/// What these shards are asked to remove of a session, of what a filter means, or of everything.
+fn requests_of(
+    route: &CollectionRoute,
+    shards: &[ShardId],
+    doomed: &Doomed,
+    owner: Option<&OwnerKey>,
+) -> Vec<node_v1::ForgetRequest> {
+    let of_shard = |&shard: &ShardId| {
+        let blank = blank(route, shard, owner);
         match doomed {
-            Doomed::Ids(_) => None,
-            Doomed::Session(session) => Some(node_v1::ForgetRequest { session: session.clone(), ..blank }),
-            Doomed::Filtered(filter_json) => Some(node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank }),
-            Doomed::All => Some(node_v1::ForgetRequest { all: true, ..blank }),
+            Doomed::Ids(_) => Vec::new(),
+            Doomed::Session(session) => {
+                // Two sessions may have one name: the plain one, and the owner's.
+                let private_session = owner.map(|owner| private::session_name(owner, route.info.id, session));
+                let private = private_session
+                    .map(|private_session| node_v1::ForgetRequest { private_session, ..blank.clone() });
+                let plain = node_v1::ForgetRequest { session: session.clone(), ..blank };
+                std::iter::once(plain).chain(private).collect()
+            }
+            Doomed::Filtered(filter_json) => {
+                vec![node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank }]
+            }
+            Doomed::All => vec![node_v1::ForgetRequest { all: true, ..blank }],
         }
-    })
+    };
+    shards.iter().flat_map(of_shard).collect()
+}
+
+fn blank(route: &CollectionRoute, shard: ShardId, owner: Option<&OwnerKey>) -> node_v1::ForgetRequest {
+    let owner = owner.map(|owner| private::owner_name(owner, route.info.id)).unwrap_or_default();
+    node_v1::ForgetRequest { shard, collection: route.info.id, owner, ..Default::default() }
 }
 
 fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: u64) -> bytes::Bytes {
     let step = step.to_be_bytes();
     let all: &[u8] = if request.all { b"all" } else { b"" };
     let mut parts: Vec<&[u8]> = vec![&step, request.session.as_bytes(), all, request.filter_json.as_bytes()];
+    parts.extend([&request.owner[..], &request.private_session[..]]);
     parts.extend(request.ids.iter().map(|id| &id[..]));
     let (collection, shard) = (request.collection, request.shard);
     ids::request_id(context, &WriteIdentity { operation: "forget", collection, shard, parts: &parts })

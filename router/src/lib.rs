@@ -17,6 +17,7 @@ pub mod embedding;
 pub mod memory;
 pub mod merge;
 pub mod metrics;
+pub mod owner;
 pub mod validate;
 
 mod collections;
@@ -26,6 +27,8 @@ mod diversity;
 mod forget;
 mod ids;
 mod nodes;
+mod owned;
+mod private;
 mod recall;
 mod search;
 mod server;

@@ -23,6 +23,8 @@ use crate::answers::Answers;
 use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
+use crate::owned::OwnedCache;
+use crate::owner::Owners;
 
 /// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
 /// this long to do so.
@@ -78,6 +80,8 @@ pub struct ClusterMemory {
     pub(crate) embedding: Embedding,
     pub(crate) answers: Answers,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) owners: Owners,
+    pub(crate) owned: OwnedCache,
     in_flight: Semaphore,
 }
 
@@ -90,6 +94,8 @@ impl ClusterMemory {
             embedding,
             answers,
             metrics,
+            owners: Owners::default(),
+            owned: OwnedCache::default(),
             in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT),
         }
     }

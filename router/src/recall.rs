@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, Frame, RecallReply, RecallRequest};
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
@@ -15,7 +16,7 @@ use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::search::{Round, Staleness, TakenOver, level_of, read_call};
 use crate::validate::{self, Wanted};
-use crate::{ClusterMemory, RequestContext, convert};
+use crate::{ClusterMemory, RequestContext, private};
 
 impl ClusterMemory {
     pub(crate) async fn recall_request(
@@ -25,6 +26,7 @@ impl ClusterMemory {
     ) -> Result<RecallReply, Problem> {
         let context = context.reading(request.consistency.unwrap_or(Consistency::Linearizable));
         let (collection, wanted) = validate::recall(request)?;
+        let context = self.with_owner(&context).await?;
         for _ in 0..MAX_REROUTES {
             let Some(route) = self.find_collection(&context, &collection).await? else {
                 return nothing_in(&collection, wanted);
@@ -68,7 +70,8 @@ impl ClusterMemory {
         let found = self.fetch_all(context, route, left.map(|id| (homes(&id).0, id))).await?;
         replies.extend(found.into_iter().map(|(_, reply)| reply));
         let staleness = staleness_of(&replies);
-        let found = frames(replies).map_err(CallError::Unreached)?;
+        let found = private::reveal_all(context, route.info.id, replies.into_iter().flat_map(|reply| reply.frames));
+        let found = found.map_err(CallError::Unreached)?;
         let found: HashMap<Uuid, Frame> = found.into_iter().map(|frame| (frame.id, frame)).collect();
         let (known, missing): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| found.contains_key(id));
         Ok(RecallReply {
@@ -105,14 +108,21 @@ impl ClusterMemory {
         let Wanted::Session { session, from_ms, to_ms, limit, last } = wanted else {
             return Ok(RecallReply::default());
         };
+        // Two sessions may have one name: the plain one, and the owner's.
+        let private_session = context.owner_key().map(|owner| private::session_name(owner, route.info.id, session));
+        let names = std::iter::once((session.clone(), Bytes::new()));
+        let names: Vec<_> = names.chain(private_session.map(|name| (String::new(), name))).collect();
         let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
         for round in Round::of(route) {
-            let asked = round.shards(route, &taken_over).into_iter().map(|(shard, growing)| {
+            let parts = round.shards(route, &taken_over);
+            let parts = parts.iter().flat_map(|part| names.iter().map(move |name| (part.clone(), name.clone())));
+            let asked = parts.map(|((shard, growing), (session, private_session))| {
                 let request = node_v1::SessionRequest {
                     epoch: 0,
                     shard,
                     collection: route.info.id,
-                    session: session.clone(),
+                    session,
+                    private_session,
                     level: Some(context.read_level(shard)),
                     created_from_ms: *from_ms,
                     created_to_ms: *to_ms,
@@ -132,8 +142,7 @@ impl ClusterMemory {
         }
         let staleness = staleness_of(&replies);
         let merged = merge_session(replies, *limit as usize, *last);
-        let frames =
-            frames([node_v1::FetchReply { frames: merged, ..Default::default() }]).map_err(CallError::Unreached)?;
+        let frames = private::reveal_all(context, route.info.id, merged).map_err(CallError::Unreached)?;
         Ok(RecallReply {
             frames,
             missing: Vec::new(),
@@ -179,17 +188,6 @@ fn merge_session(replies: Vec<node_v1::FetchReply>, limit: usize, last: bool) ->
 
 fn by_creation(a: &node_v1::Frame, b: &node_v1::Frame) -> Ordering {
     (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id))
-}
-
-/// Frames as callers see them; refuses more than one message holds.
-fn frames(replies: impl IntoIterator<Item = node_v1::FetchReply>) -> Result<Vec<Frame>, Problem> {
-    let frames: Vec<node_v1::Frame> = replies.into_iter().flat_map(|reply| reply.frames).collect();
-    let bytes: usize = frames.iter().map(|frame| frame.content.len() + frame.metadata_json.len()).sum();
-    if bytes > limits::MAX_MESSAGE_BYTES {
-        let limit = limits::MAX_MESSAGE_BYTES >> 20;
-        return Err(Problem::new(Code::TooLarge, format!("the frames have more than {limit} MiB: ask for fewer")));
-    }
-    frames.into_iter().map(convert::frame).collect()
 }
 
 /// The default collection exists for every caller, made or not.

@@ -32,6 +32,8 @@ use crate::cursor::Cursor;
 use crate::diversity::diversify;
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::merge::{Candidate, merge};
+use crate::owned::OwnedProbe;
+use crate::private::{self, Opened};
 use crate::validate::{self, Probe, Query};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids};
 
@@ -183,6 +185,7 @@ impl ClusterMemory {
     async fn search_one(&self, context: &RequestContext, request: SearchRequest) -> Result<SearchReply, Problem> {
         let context = context.reading(request.consistency.unwrap_or(Consistency::Leader));
         let query = validate::search(request)?;
+        let context = self.searching_owner(&context, query.include_private).await?;
         for _ in 0..MAX_REROUTES {
             let Some(route) = self.find_collection(&context, &query.collection).await? else {
                 return nothing_in(&query.collection, &context);
@@ -193,7 +196,7 @@ impl ClusterMemory {
             let started = Instant::now();
             let vectors = self.query_vectors(&context, &query, &route).await?;
             let embed_us = micros(started);
-            let gathered = self.gather(&context, &query, &route, vectors).await;
+            let gathered = self.gather_all(&context, &query, &route, vectors).await;
             let answer = match gathered {
                 Ok(mut gathered) => {
                     gathered.explain.embed_us = embed_us;
@@ -228,6 +231,27 @@ impl ClusterMemory {
             vectors.push(vector);
         }
         Ok(vectors)
+    }
+
+    /// First phase over plain and private frames.
+    async fn gather_all(
+        &self,
+        context: &RequestContext,
+        query: &Query,
+        route: &CollectionRoute,
+        vectors: Vec<Vec<f32>>,
+    ) -> Result<Gathered, CallError> {
+        let Some(owner) = context.shared_owner_key().filter(|_| query.include_private) else {
+            return self.gather(context, query, route, vectors).await;
+        };
+        let probe = OwnedProbe::new(owner, query, vectors.first().cloned().unwrap_or_default());
+        let (plain, private) =
+            tokio::join!(self.gather(context, query, route, vectors), self.search_owned(context, route, &probe));
+        let (mut gathered, private) = (plain?, private?);
+        gathered.seen.merge(&private.seen);
+        gathered.lists.extend(private.lists);
+        gathered.missing.extend(private.missing);
+        Ok(gathered)
     }
 
     /// First phase: asks every shard of the collection at once.
@@ -416,11 +440,14 @@ impl ClusterMemory {
             let mut frames = self.frames_of(context, route, &picked, ranked).await?;
             winners.extend(picked.into_iter().filter_map(|mut candidate| {
                 let frame = candidate.frame.take().or_else(|| frames.remove(&candidate.id))?;
-                Some((candidate, frame))
+                // A private frame took the place of a plain one that was found: that is gone.
+                (query.include_private || frame.private.is_empty()).then_some((candidate, frame))
             }));
         }
-        bounded(&winners).map_err(CallError::Unreached)?;
-        let hits = winners.into_iter().zip(1..).map(|((candidate, frame), rank)| hit(candidate, frame, rank));
+        let (candidates, frames): (Vec<Candidate>, Vec<node_v1::Frame>) = winners.into_iter().unzip();
+        let frames = private::open_all(context, route.info.id, frames).map_err(CallError::Unreached)?;
+        let hits = candidates.into_iter().zip(frames).zip(1..);
+        let hits = hits.map(|((candidate, frame), rank)| hit(candidate, frame, rank));
         hits.collect::<Result<_, _>>().map_err(CallError::Unreached)
     }
 
@@ -520,7 +547,7 @@ fn select(query: &Query, merged: Vec<Candidate>) -> Vec<Candidate> {
 /// Where the next page begins; none when the answer was not cut, or its order is not one of places.
 fn next_cursor(query: &Query, route: &CollectionRoute, hits: &[Hit], now_ms: u64) -> Option<String> {
     let last = hits.last().filter(|_| hits.len() == query.k as usize)?;
-    if query.group.is_some() || query.diversity.is_some() {
+    if query.group.is_some() || query.diversity.is_some() || query.include_private {
         return None;
     }
     let seen = query.cursor.map_or(0, |cursor| cursor.seen) + hits.len() as u32;
@@ -609,19 +636,9 @@ fn candidates(shard: ShardId, hits: Vec<node_v1::Hit>) -> Result<Vec<Candidate>,
     hits.into_iter().map(|hit| candidate(hit).ok_or_else(odd)).collect()
 }
 
-/// Refuses an answer that would not fit one message.
-fn bounded(winners: &[(Candidate, node_v1::Frame)]) -> Result<(), Problem> {
-    let bytes: usize = winners.iter().map(|(_, frame)| frame.content.len() + frame.metadata_json.len()).sum();
-    if bytes > limits::MAX_MESSAGE_BYTES {
-        let limit = limits::MAX_MESSAGE_BYTES >> 20;
-        return Err(Problem::new(Code::TooLarge, format!("the hits have more than {limit} MiB: ask for a smaller k")));
-    }
-    Ok(())
-}
-
-fn hit(candidate: Candidate, frame: node_v1::Frame, rank: u32) -> Result<Hit, Problem> {
+fn hit(candidate: Candidate, frame: Opened, rank: u32) -> Result<Hit, Problem> {
     let at = candidate.passage as usize * 2;
-    let passage = match frame.passage_ranges[..] {
+    let passage = match frame.frame.passage_ranges[..] {
         // One vector for the whole content says nothing about a part of it.
         [] | [_, _] => None,
         ref ranges => ranges.get(at).copied().zip(ranges.get(at + 1).copied()),
@@ -631,5 +648,5 @@ fn hit(candidate: Candidate, frame: node_v1::Frame, rank: u32) -> Result<Hit, Pr
         "" => None,
         json => Some(serde_json::from_str(json).map_err(|_| Problem::internal("a group is no scalar"))?),
     };
-    Ok(Hit { score: candidate.score, why, group, frame: convert::frame(frame)? })
+    Ok(Hit { score: candidate.score, why, group, frame: frame.into_model()? })
 }

@@ -70,6 +70,7 @@ impl Router {
         let cluster = Arc::new(Cluster::new(config.nodes.clone(), metrics.clone()));
         let embedding = Embedding::start(config.embedder.clone(), config.model_folder.clone(), metrics.clone())?;
         let memory = Arc::new(ClusterMemory::new(cluster.clone(), embedding, metrics.clone()));
+        memory.owners.set_cost(config.passphrase_cost);
         let api = Arc::new(Api::new(memory, metrics, &config));
         let follower = cluster.clone();
         let map_follower = tokio::spawn(async move { follower.follow_map().await });

@@ -24,7 +24,7 @@ use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::MAX_REROUTES;
 use crate::validate::{self, Draft};
-use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert};
+use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, private};
 
 /// What is known so far: one outcome for each item, in order, and what the shards have applied.
 struct Answers {
@@ -87,11 +87,19 @@ impl ClusterMemory {
         context: &RequestContext,
         items: Vec<StoreItem>,
     ) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
+        let (resolved, keyless) = match self.storing_owner(context, &items).await {
+            Ok(resolved) => (resolved, None),
+            Err(problem) => (context.clone(), Some(problem)),
+        };
+        let context = &resolved;
         let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
         let mut answers = Answers { outcomes: vec![None; items.len()], token: context.token.clone() };
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
             match validate::item(item, now_ms) {
+                Ok(draft) if draft.private && keyless.is_some() => {
+                    answers.settle(at, Err(keyless.clone().expect("is some")))
+                }
                 Ok(draft) => by_collection.entry(draft.collection.clone()).or_default().push((at, draft)),
                 Err(problem) => answers.settle(at, Err(problem)),
             }
@@ -176,7 +184,11 @@ impl ClusterMemory {
             match passages {
                 Ok(passages) => {
                     let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
-                    pending.push(Pending { at, id, frame: frame_write(id, draft, passages), moved: false });
+                    let frame = match context.owner_key() {
+                        Some(owner) if draft.private => private::seal(owner, route.info.id, (id, draft), passages),
+                        _ => frame_write(id, draft, passages),
+                    };
+                    pending.push(Pending { at, id, frame, moved: false });
                 }
                 Err(problem) => answers.settle(at, Err(problem)),
             }
@@ -269,7 +281,11 @@ impl ClusterMemory {
     ) -> Result<WriteReply, CallError> {
         let parts: Vec<&[u8]> = frames
             .iter()
-            .flat_map(|frame| [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes()])
+            .flat_map(|frame| {
+                // A private frame is sealed anew by every try of its caller: its digest says what is in it.
+                let sealed = frame.private.as_ref().map_or(&[][..], |private| &private.digest[..]);
+                [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes(), sealed]
+            })
             .collect();
         let identity = WriteIdentity { operation: "store", collection: route.info.id, shard, parts: &parts };
         let request_id = ids::request_id(context, &identity);
@@ -354,6 +370,7 @@ fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> FrameWrite {
         expected_version: draft.expected_version,
         expires_ms: draft.expires_ms,
         language: String::new(),
+        private: None,
     }
 }
 
@@ -379,7 +396,8 @@ fn chunks(items: Vec<Pending>) -> Vec<Vec<Pending>> {
 
 fn size_of_frame(frame: &FrameWrite) -> usize {
     let vectors: usize = frame.passages.iter().map(|passage| size_of_val(&passage.vector[..])).sum();
-    frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + vectors
+    let sealed = frame.private.as_ref().map_or(0, |private| private.body.len() + private.vectors.len());
+    sealed + frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + vectors
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub struct Draft {
     pub expires_ms: u64,
     /// The collection.
     pub collection: String,
+    /// Sealed by its owner.
+    pub private: bool,
 }
 
 /// Checks an item of `store`; `now_ms` decides what is in the past.
@@ -72,6 +74,7 @@ pub fn item(item: StoreItem, now_ms: u64) -> Result<Draft, Problem> {
         expected_version: item.expected_version,
         expires_ms: item.expires_at.as_deref().map(|text| expiry(text, now_ms)).transpose()?.unwrap_or_default(),
         collection: collection(item.collection)?,
+        private: item.private,
     })
 }
 
@@ -240,6 +243,8 @@ pub struct Query {
     pub diversity: Option<f32>,
     /// A digest of all this but `k`, the cursor and `explain`: a cursor goes with one question.
     pub question: [u8; 16],
+    /// Also the owner's private frames.
+    pub include_private: bool,
 }
 
 /// `weight` of a recency that names none.
@@ -275,6 +280,12 @@ pub fn search(request: SearchRequest) -> Result<Query, Problem> {
     }
     let (created_from_ms, created_to_ms) = range(request.created_from.as_deref(), request.created_to.as_deref())?;
     let probes = probes(request.query, request.vector, request.queries, request.vectors)?;
+    let is_more = probes.len() > 1 || cursor.is_some() || group.is_some() || diversity.is_some();
+    if request.include_private && (is_more || request.filter.is_some() || request.recency.is_some()) {
+        let detail = "include_private goes with one query or vector, k, min_score and times of creation; filter, cursor, \
+            recency, group_by, diversity and several queries do not reach private memories";
+        return Err(Problem::invalid(detail));
+    }
     if request.combine.is_some() && probes.len() == 1 {
         return Err(Problem::invalid("combine goes with several queries or vectors"));
     }
@@ -295,6 +306,7 @@ pub fn search(request: SearchRequest) -> Result<Query, Problem> {
         group,
         diversity,
         question,
+        include_private: request.include_private,
     })
 }
 

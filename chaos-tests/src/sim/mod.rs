@@ -149,6 +149,7 @@ impl Scenario {
             shards: plan.shards,
             replication: plan.replication,
             expect: plan.nodes.len() as u32,
+            layer_key: Vec::new(),
         };
         let joins = plan.nodes.iter().map(|&node| MetaCommand::PutNode(Process::record(node)));
         let made = MetaCommand::CreateCollection(node::collection(plan.partitions));

@@ -16,7 +16,7 @@ use mira_node::meta::{ClusterState, MetaCommand, MetaMachine, MoveStep, NodeReco
 use mira_node::meta::{CollectionRecord, Growth};
 use mira_node::reconcile::{self, Action, Situation};
 use mira_node::shard::command::{
-    self, AdoptedFrame, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
+    self, AdoptedFrame, Asker, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
 use mira_node::shard::grow::{Listed, list_gone, list_moved, list_moving, tenure_of};
 use mira_node::shard::machine::{Change, Follower, ShardMachine};
@@ -570,7 +570,7 @@ fn must_lead(group: &Group<Sim>, node: NodeId) -> Result<(), Refusal> {
 
 fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardCommand, Vec<u8>), Refusal> {
     let FrameChange::Store(content, condition) = write.change else {
-        let command = ShardCommand::Forget { collection: COLLECTION, frames: vec![write.frame] };
+        let command = ShardCommand::Forget { collection: COLLECTION, frames: vec![write.frame], asker: Asker::Anyone };
         return Ok((command, write.frame.to_be_bytes().to_vec()));
     };
     let current = version(reader, write.frame)?.map_or(0, |record| record.version);
@@ -581,6 +581,7 @@ fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardC
         version: current + 1,
         condition,
         digest,
+        owner: None,
         session: content.is_multiple_of(2).then_some([content; 16]),
         expires_ms: 0,
         passages: u32::from(content.is_multiple_of(3)),

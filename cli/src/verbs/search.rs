@@ -69,6 +69,9 @@ pub struct Search {
     /// Only memories made before this RFC 3339 time
     #[arg(long, value_name = "TIME")]
     created_to: Option<String>,
+    /// Also look among your private memories; needs your key
+    #[arg(long)]
+    include_private: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -97,6 +100,7 @@ impl Search {
             recency: self
                 .recency
                 .map(|half_life| Recency { half_life_seconds: half_life.as_secs().max(1), weight: None }),
+            include_private: self.include_private,
             ..SearchRequest::default()
         };
         let reply =

@@ -18,7 +18,8 @@ use crate::output;
 Examples:
   mira store \"The deploy key lives in the vault under ci/deploy\"
   mira store --type insight --metadata '{\"project\": \"atlas\"}' \"Retries must be idempotent\"
-  git log -1 --format=%B | mira store - --session release-7 --role tool")]
+  git log -1 --format=%B | mira store - --session release-7 --role tool
+  MIRA_OWNER_KEY=$(cat ~/mira-owner.key) mira store --private \"I am not sure that this will hold\"")]
 pub struct Store {
     /// The text; `-` or nothing reads it from standard input
     text: Option<String>,
@@ -49,6 +50,9 @@ pub struct Store {
     /// Forget it at this RFC 3339 time, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
+    /// Seal it with your key: nobody else can read or find it
+    #[arg(long)]
+    private: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -71,6 +75,7 @@ impl Store {
             expected_version: self.expected_version,
             expires_at: self.expires_at,
             collection: self.collection,
+            private: self.private,
             ..StoreItem::default()
         };
         let reply = Client::new(&self.remote)?.store(&StoreRequest { item, items: None }).await?;

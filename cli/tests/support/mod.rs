@@ -202,6 +202,7 @@ impl Shared {
             updated_at: "2026-01-02T03:04:05Z".into(),
             expires_at: item.expires_at,
             version: 1,
+            private: item.private,
         };
         self.order.push(id);
         self.frames.insert(id, (item.collection.unwrap_or_else(|| "default".into()), frame));

@@ -7,7 +7,7 @@ use mira_crypto::{CryptoRng, MetaSealer};
 use mira_proto::{CollectionId, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
-use super::state::{CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord};
+use super::state::{CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord, OwnerName};
 
 const VERSION: u8 = 1;
 const ASSOCIATED: &[u8] = b"mira meta command";
@@ -27,6 +27,8 @@ pub enum MetaCommand {
         replication: u32,
         /// Place the shards once so many nodes have joined.
         expect: u32,
+        /// The first key of private frames' outermost layer, wrapped with the cluster key.
+        layer_key: Vec<u8>,
     },
     /// Adds a node, or renews its addresses.
     PutNode(NodeRecord),
@@ -105,6 +107,15 @@ pub enum MetaCommand {
         collection: CollectionId,
         /// Partitions that it got.
         to: u32,
+    },
+    /// Stores an owner's passphrase record in the place of the one that its writer saw.
+    PutOwner {
+        /// Which owner.
+        owner: OwnerName,
+        /// The new record.
+        record: String,
+        /// The record that it replaces; empty when there must be none.
+        replaces: String,
     },
 }
 

@@ -15,6 +15,7 @@
 //! | `r` + node id (8) | empty: the node was removed for good |
 //! | `b` | whether moves are paused |
 //! | `g` + collection number (8) | [`Growth`]: a collection on its way to more partitions |
+//! | `o` + owner's name (16) | the owner's passphrase record |
 //!
 //! Each record is a version byte and postcard.
 
@@ -30,8 +31,11 @@ use tokio::sync::watch;
 
 use super::{
     command::{MetaAnswer, MetaCommand},
-    state::{ClusterState, CollectionRecord, Growth, GrowthStep, Header, Move, MoveStep, NodePhase, NodeRecord},
+    state::{
+        ClusterState, CollectionRecord, Growth, GrowthStep, Header, Move, MoveStep, NodePhase, NodeRecord, OwnerName,
+    },
 };
+use crate::keyring::FIRST_KEY;
 
 const VERSION: u8 = 1;
 const MAX_RECORD_BYTES: usize = 4 << 20;
@@ -93,11 +97,12 @@ impl StateMachine for MetaMachine {
 fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
     let mut header: Header = records.get(HEADER)?.unwrap_or_default();
     let answer = match change {
-        MetaCommand::Form { cluster_id, shards, replication, expect } => {
+        MetaCommand::Form { cluster_id, shards, replication, expect, layer_key } => {
             if header.cluster_id != 0 {
                 return Ok(MetaAnswer::Exists);
             }
-            header = Header { cluster_id, epoch: 0, shards, replication, expect };
+            let layer_keys = [(FIRST_KEY, layer_key)].into();
+            header = Header { cluster_id, epoch: 0, shards, replication, expect, layer_keys };
             MetaAnswer::Done
         }
         MetaCommand::PlaceShards(placement) => {
@@ -141,6 +146,8 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
             growth_done((collection, to, step), shard, (&header, now_ms), records)?
         }
         MetaCommand::EndGrowth { collection, to } => end_growth(collection, to, now_ms, records)?,
+        // No part of the map: routers ask for it.
+        MetaCommand::PutOwner { owner, record, replaces } => return put_owner(&owner, &record, &replaces, records),
     };
     // A change that was not made is no reason for every router to fetch the map.
     if answer == MetaAnswer::Done {
@@ -164,6 +171,24 @@ fn put_node(node: &NodeRecord, records: &mut Records<'_, '_>) -> Result<MetaAnsw
         records.put(&numbered(b's', node.id), &NodePhase::Standby)?;
     }
     records.put(&key, node)?;
+    Ok(MetaAnswer::Done)
+}
+
+fn put_owner(
+    owner: &OwnerName,
+    record: &str,
+    replaces: &str,
+    records: &mut Records<'_, '_>,
+) -> Result<MetaAnswer, EngineError> {
+    let key = owner_key(owner);
+    let there: String = records.get(&key)?.unwrap_or_default();
+    if there != replaces {
+        return Ok(if there == record { MetaAnswer::Exists } else { MetaAnswer::Refused });
+    }
+    if there.is_empty() && records.all::<String>(b'o')?.len() >= limits::MAX_OWNERS {
+        return Ok(MetaAnswer::Full);
+    }
+    records.put(&key, &record)?;
     Ok(MetaAnswer::Done)
 }
 
@@ -434,6 +459,10 @@ fn take(state: &mut ClusterState, sealer: &MetaSealer, key: &[u8], sealed: &[u8]
         Some(b'g') => {
             state.growths.insert(number_of(key)?, open(sealer, key, sealed)?);
         }
+        Some(b'o') => {
+            let owner = key[1..].try_into().map_err(|_| EngineError::Damaged("short owner in a meta key".into()))?;
+            state.owners.insert(owner, open(sealer, key, sealed)?);
+        }
         Some(b'b') => state.moves_paused = open(sealer, key, sealed)?,
         _ => return Err(EngineError::Damaged(format!("unknown meta record {}", key.escape_ascii()))),
     }
@@ -443,6 +472,10 @@ fn take(state: &mut ClusterState, sealer: &MetaSealer, key: &[u8], sealed: &[u8]
 fn number_of(key: &[u8]) -> Result<u64, EngineError> {
     let number = key[1..].try_into().map_err(|_| EngineError::Damaged("short number in a meta key".into()))?;
     Ok(u64::from_be_bytes(number))
+}
+
+fn owner_key(owner: &OwnerName) -> Vec<u8> {
+    [&b"o"[..], owner].concat()
 }
 
 fn numbered(kind: u8, id: u64) -> Vec<u8> {

@@ -6,4 +6,4 @@ pub mod state;
 
 pub use command::{MetaAnswer, MetaCommand};
 pub use machine::MetaMachine;
-pub use state::{ClusterState, CollectionRecord, Growth, GrowthStep, Move, MoveStep, NodePhase, NodeRecord};
+pub use state::{ClusterState, CollectionRecord, Growth, GrowthStep, Move, MoveStep, NodePhase, NodeRecord, OwnerName};

@@ -21,7 +21,12 @@ pub struct Header {
     pub replication: u32,
     /// Nodes to wait for before shards are placed.
     pub expect: u32,
+    /// Keys of private frames' outermost layer by version, each wrapped with the cluster key; the newest seals.
+    pub layer_keys: BTreeMap<u32, Vec<u8>>,
 }
+
+/// Names an owner: a hash that routers make.
+pub type OwnerName = [u8; 16];
 
 /// A storage node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +202,8 @@ pub struct ClusterState {
     pub moves_paused: bool,
     /// Collections that grow, or grew a moment ago.
     pub growths: BTreeMap<CollectionId, Growth>,
+    /// Passphrase records of owners.
+    pub owners: BTreeMap<OwnerName, String>,
 }
 
 impl ClusterState {

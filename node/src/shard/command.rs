@@ -24,8 +24,10 @@ pub enum ShardCommand {
     Forget {
         /// Their collection.
         collection: CollectionId,
-        /// Which; unknown ones are passed over.
+        /// Which; unknown ones are passed over, and those that are not the asker's to remove.
         frames: Vec<FrameId>,
+        /// Who asks.
+        asker: Asker,
     },
     /// Removes everything of a collection.
     Purge {
@@ -110,6 +112,28 @@ pub struct AdoptedFrame {
     pub vectors: Bytes,
 }
 
+/// Whose frames a command may remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asker {
+    /// Plain ones.
+    Anyone,
+    /// Plain ones, and the private ones of this owner.
+    Owner([u8; 16]),
+    /// All of them: the collection is emptied.
+    Operator,
+}
+
+impl Asker {
+    /// Whether it may remove a frame of that owner.
+    pub fn may_remove(&self, owner: Option<[u8; 16]>) -> bool {
+        match (self, owner) {
+            (_, None) | (Asker::Operator, _) => true,
+            (Asker::Owner(asker), Some(owner)) => *asker == owner,
+            (Asker::Anyone, Some(_)) => false,
+        }
+    }
+}
+
 /// When an existing frame may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
@@ -134,11 +158,13 @@ pub struct StoreFrame {
     pub condition: Condition,
     /// Keyed digest of what the caller stored.
     pub digest: [u8; 32],
+    /// Keyed tag of its owner, of a private frame.
+    pub owner: Option<[u8; 16]>,
     /// Keyed tag of its session.
     pub session: Option<[u8; 16]>,
     /// When it is forgotten: milliseconds, 0 = never.
     pub expires_ms: u64,
-    /// Number of vectors.
+    /// Number of vectors that the index may see: none of a private frame.
     pub passages: u32,
     /// Sealed body.
     pub body: Bytes,
@@ -159,6 +185,8 @@ pub enum StoreOutcome {
     Raced(u64),
     /// The frame has moved to another shard, or is about to: ask there.
     Moved,
+    /// The id holds a private frame of another owner.
+    Foreign,
 }
 
 /// The answer to a [`ShardCommand`].
@@ -213,7 +241,7 @@ mod tests {
         assert!(is_verify(&encode(&ShardCommand::Verify { nonce: 300 })));
         for other in [
             ShardCommand::Store(Vec::new()),
-            ShardCommand::Forget { collection: 1, frames: vec![1] },
+            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone },
             ShardCommand::Purge { collection: 3 },
         ] {
             assert!(!is_verify(&encode(&other)), "{other:?}");

@@ -11,8 +11,8 @@ use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
 use parking_lot::Mutex;
 
 use super::{
-    command::{self, AdoptedFrame, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
-    record::{self, FrameHead, FrameRecord},
+    command::{self, AdoptedFrame, Asker, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
+    record::{self, FrameHead, FrameRecord, OwnedFrame},
     tenure::{Adoption, Claim, Homes, HomesCache, Progress, Span, Tenure},
     verify::Verifier,
 };
@@ -113,7 +113,7 @@ impl StateMachine for ShardMachine {
                 }
                 ShardAnswer::Store(outcomes)
             }
-            ShardCommand::Forget { collection, frames } => {
+            ShardCommand::Forget { collection, frames, asker } => {
                 let mut claims = Claims::new(&self.homes);
                 let (mut mine, mut moved) = (Vec::with_capacity(frames.len()), Vec::new());
                 for frame in frames {
@@ -122,10 +122,11 @@ impl StateMachine for ShardMachine {
                         Claim::Moved | Claim::NotYet => moved.push(frame),
                     }
                 }
-                ShardAnswer::Forget { removed: forget(collection, mine, txn, &mut changes)?, moved }
+                let doomed = Doomed { collection, frames: mine, asker, index: command.index };
+                ShardAnswer::Forget { removed: forget(doomed, txn, &mut changes)?, moved }
             }
             ShardCommand::Purge { collection } => {
-                for table in *b"fhvsng" {
+                for table in *b"fhvsoqng" {
                     txn.delete_prefix(&record::collection_prefix(table, collection));
                 }
                 changes.push(Change::Purged { collection });
@@ -205,6 +206,11 @@ struct Part {
 }
 
 impl Part {
+    /// Frames that are to go because they lie elsewhere, whoever they belong to.
+    fn moved(&self, frames: Vec<FrameId>) -> Doomed {
+        Doomed { collection: self.collection, frames, asker: Asker::Operator, index: self.index }
+    }
+
     /// Takes a step, if it is the next one; answers how the shard stands then.
     fn take(
         &self,
@@ -255,13 +261,13 @@ impl Part {
                     (None, false) => Progress::Complete,
                     (None, true) => Progress::Open,
                 };
-                forget(self.collection, gone, txn, changes)?;
+                forget(self.moved(gone), txn, changes)?;
                 frames.into_iter().try_for_each(|frame| adopt(self.collection, frame, self.index, txn, changes))?;
             }
             GrowStep::Clear { frames } => {
                 let homes = cache.get(self.collection, tenure.span);
                 let moved = |frame: &FrameId| tenure.settled && tenure.claim(&homes, *frame) == Claim::Moved;
-                forget(self.collection, frames.into_iter().filter(moved).collect(), txn, changes)?;
+                forget(self.moved(frames.into_iter().filter(moved).collect()), txn, changes)?;
             }
         }
         txn.put(&Tenure::key(self.collection), tenure.encode());
@@ -284,6 +290,9 @@ fn adopt(
             if let Some(session) = &old.session {
                 txn.delete(&record::session_key(collection, session, old.created_ms, frame));
             }
+            if let Some(owner) = &old.owner {
+                own(collection, owner, (frame, None), index, txn);
+            }
             txn.delete(&record::vectors_key(collection, frame));
         }
         None => add_to_count(collection, 1, txn)?,
@@ -295,10 +304,17 @@ fn adopt(
     if !vectors.is_empty() {
         txn.put(&record::vectors_key(collection, frame), record::encode_vectors(record.version, &vectors));
     }
+    let is_private = record.owner.is_some();
+    if let Some(owner) = &record.owner {
+        let owned = OwnedFrame { changed: index, created_ms, expires_ms, vector_bytes: vectors.len() as u32 };
+        own(collection, owner, (frame, Some(owned)), index, txn);
+    }
     txn.put(&key, record.encode());
     let head = FrameHead { changed: index, created_ms, expires_ms, passages: record.passages };
     txn.put(&record::head_key(collection, frame), head.encode());
     let version = record.version;
+    // The index never sees those of a private frame.
+    let vectors = if is_private { Bytes::new() } else { vectors };
     changes.push(Change::Stored { collection, frame, version, created_ms, expires_ms, vectors });
     Ok(())
 }
@@ -325,6 +341,9 @@ fn store(
     let key = record::frame_key(new.collection, new.frame);
     let old = txn.get(&key)?.map(|stored| FrameRecord::decode(&stored)).transpose()?;
     let current = old.as_ref().map_or(0, |old| old.version);
+    if old.as_ref().is_some_and(|old| old.owner.is_some() && old.owner != new.owner) {
+        return Ok(StoreOutcome::Foreign);
+    }
     let same = old.as_ref().is_some_and(|old| old.digest == new.digest);
     if let Err(outcome) = decide(new.condition, same, current) {
         return Ok(outcome);
@@ -345,14 +364,20 @@ fn store(
     let vectors_key = record::vectors_key(new.collection, new.frame);
     if !new.vectors.is_empty() {
         txn.put(&vectors_key, record::encode_vectors(new.version, &new.vectors));
-    } else if old.is_some_and(|old| old.passages > 0) {
+    } else if old.is_some() {
         txn.delete(&vectors_key);
+    }
+    if let Some(owner) = &new.owner {
+        let (expires_ms, vector_bytes) = (new.expires_ms, new.vectors.len() as u32);
+        let owned = OwnedFrame { changed: index, created_ms, expires_ms, vector_bytes };
+        own(new.collection, owner, (new.frame, Some(owned)), index, txn);
     }
     let record = FrameRecord {
         version: new.version,
         created_ms,
         updated_ms: now_ms,
         expires_ms: new.expires_ms,
+        owner: new.owner,
         session: new.session,
         digest: new.digest,
         passages: new.passages,
@@ -367,14 +392,38 @@ fn store(
         version: new.version,
         created_ms,
         expires_ms: new.expires_ms,
-        vectors: new.vectors,
+        // The index never sees those of a private frame.
+        vectors: if new.owner.is_some() { Bytes::new() } else { new.vectors },
     });
     Ok(StoreOutcome::Stored(new.version))
 }
 
-fn forget(
+/// Notes what became of a private frame, for its owner's searches.
+fn own(
+    collection: CollectionId,
+    owner: &[u8; 16],
+    (frame, owned): (FrameId, Option<OwnedFrame>),
+    index: u64,
+    txn: &mut Txn<'_>,
+) {
+    let key = record::owned_key(collection, owner, frame);
+    match owned {
+        Some(owned) => txn.put(&key, owned.encode()),
+        None => txn.delete(&key),
+    }
+    txn.put(&record::owner_changed_key(collection, owner), index.to_be_bytes().to_vec());
+}
+
+/// Frames that are to go, and by whose word.
+struct Doomed {
     collection: CollectionId,
     frames: Vec<FrameId>,
+    asker: Asker,
+    index: u64,
+}
+
+fn forget(
+    Doomed { collection, frames, asker, index }: Doomed,
     txn: &mut Txn<'_>,
     changes: &mut Vec<Change>,
 ) -> Result<Vec<FrameId>, EngineError> {
@@ -383,6 +432,12 @@ fn forget(
         let key = record::frame_key(collection, frame);
         let Some(stored) = txn.get(&key)? else { continue };
         let old = FrameRecord::decode(&stored)?;
+        if !asker.may_remove(old.owner) {
+            continue;
+        }
+        if let Some(owner) = &old.owner {
+            own(collection, owner, (frame, None), index, txn);
+        }
         txn.delete(&key);
         txn.delete(&record::head_key(collection, frame));
         txn.delete(&record::vectors_key(collection, frame));

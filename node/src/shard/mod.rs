@@ -10,6 +10,7 @@ pub mod grow;
 pub mod image;
 pub mod indexer;
 pub mod machine;
+pub mod private;
 pub mod quality;
 pub mod ranking;
 pub mod read;

@@ -20,7 +20,7 @@ use crate::meta::CollectionRecord;
 use super::{
     Shard, filter, frame_id,
     indexer::{Found, IndexError, Query, ShardIndex},
-    quality,
+    private, quality,
     ranking::{Candidate, Ranking},
     record::{self, FrameBody, FrameHead, FramePlace, FrameRecord},
     refuse_engine,
@@ -45,7 +45,10 @@ impl Shard {
         let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
         let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
-        let tag = self.session_tag(&collection, &request.session)?;
+        let tag = match request.private_session.is_empty() {
+            true => self.session_tag(&collection, &request.session)?,
+            false => private::session_tag(&self.shared.keyring, &collection, &request.private_session)?,
+        };
         let prefix = record::session_prefix(collection.id, &tag);
         let from = record::session_key(collection.id, &tag, request.created_from_ms, 0);
         let to = match request.created_to_ms {
@@ -241,6 +244,16 @@ impl Shard {
                     return ControlFlow::Break(());
                 }
             };
+            looked_at += 1;
+            last = Some(frame);
+            // What a private frame says, its owner alone can compare.
+            if record.owner.is_some() {
+                return if looked_at == limits::MAX_FILTER_STEP {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                };
+            }
             let times = Times { created_ms: record.created_ms, expires_ms: record.expires_ms };
             match self.open_body(collection, frame, &record) {
                 Ok(body) if condition.matches(&filter::attributes(&body), &times) => matching.push(frame),
@@ -250,8 +263,6 @@ impl Shard {
                     return ControlFlow::Break(());
                 }
             }
-            looked_at += 1;
-            last = Some(frame);
             let is_full = matching.len() == limits::MAX_FORGET_STEP || looked_at == limits::MAX_FILTER_STEP;
             if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -283,6 +294,10 @@ impl Shard {
         id: FrameId,
         record: FrameRecord,
     ) -> Result<node_v1::Frame, Refusal> {
+        if record.owner.is_some() {
+            let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
+            return self.open_private(collection, place, &record);
+        }
         let body = self.open_body(collection, id, &record)?;
         Ok(node_v1::Frame {
             id: id.to_be_bytes().to_vec().into(),
@@ -298,6 +313,7 @@ impl Shard {
             expires_ms: record.expires_ms,
             passage_ranges: body.passages.into_iter().flat_map(|(start, end)| [start, end]).collect(),
             language: body.language,
+            private: Default::default(),
         })
     }
 

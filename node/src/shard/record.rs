@@ -6,11 +6,13 @@
 //! | `h` collection 8, frame 16 | [`FrameHead`]: what the vector index must know, so that it need not read bodies |
 //! | `v` collection 8, frame 16 | frame version 8 (little-endian), then the sealed vectors, if the frame has any |
 //! | `s` collection 8, session tag 16, created 8, frame 16 | empty: frames of a session in order |
+//! | `o` collection 8, owner tag 16, frame 16 | [`OwnedFrame`]: the private frames of an owner |
+//! | `q` collection 8, owner tag 16 | log position of the last change to an owner's private frames, 8 bytes |
 //! | `n` collection 8 | number of frames, 8 bytes |
 //! | `g` collection 8 | [`super::tenure::Tenure`]: the shard's part in the last growth of the collection |
 //!
-//! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed. Each value but
-//! the count begins with a version byte. Session tags and digests are keyed with the collection's tag key, which no rotation
+//! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed: those of a private
+//! frame in the three layers of [`mira_crypto::private`], around what its owner's router sealed. Each value but counts begins with a version byte. Session tags and digests are keyed with the collection's tag key, which no rotation
 //! changes, so that they stay equal.
 
 use bytes::Bytes;
@@ -24,10 +26,11 @@ const BODY_VERSION: u8 = 1;
 const VECTORS_VERSION: u8 = 1;
 const HEAD_VERSION: u8 = 1;
 const STORED_VECTORS_VERSION: u8 = 1;
+const OWNED_VERSION: u8 = 1;
 
 /// Room for everything of a frame beside its content.
-const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + (64 << 10);
-const MAX_VECTORS_BYTES: usize = 16 + limits::MAX_PASSAGES * limits::MAX_DIM as usize * 4;
+pub(super) const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + (64 << 10);
+pub(super) const MAX_VECTORS_BYTES: usize = 16 + limits::MAX_PASSAGES * limits::MAX_DIM as usize * 4;
 
 /// What the state machine decides by; everything else is sealed in `body`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +43,15 @@ pub struct FrameRecord {
     pub updated_ms: u64,
     /// When the frame is forgotten; 0 = never.
     pub expires_ms: u64,
+    /// Keyed tag of its owner; none for a plain frame.
+    pub owner: Option<[u8; 16]>,
     /// Keyed tag of its session.
     pub session: Option<[u8; 16]>,
     /// Keyed digest of what the caller stored.
     pub digest: [u8; 32],
-    /// Number of its vectors.
+    /// Number of its vectors that the index may see: none of a private frame.
     pub passages: u32,
-    /// The sealed [`FrameBody`].
+    /// The sealed [`FrameBody`], or the three layers around a private frame's body.
     pub body: Bytes,
 }
 
@@ -104,6 +109,36 @@ impl FrameHead {
     }
 }
 
+/// What an owner's router must know of a private frame to search it, beside its vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedFrame {
+    /// Log position of its last change.
+    pub changed: u64,
+    /// As in [`FrameRecord`].
+    pub created_ms: u64,
+    /// As in [`FrameRecord`].
+    pub expires_ms: u64,
+    /// Bytes of its sealed vectors; 0 when it has none.
+    pub vector_bytes: u32,
+}
+
+impl OwnedFrame {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![OWNED_VERSION]).expect("plain data")
+    }
+
+    /// Reads the stored form.
+    pub fn decode(stored: &[u8]) -> Result<Self, EngineError> {
+        match stored.split_first() {
+            Some((&OWNED_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("owned frame: {error}")))
+            }
+            _ => Err(EngineError::Damaged("owned frame of unknown version".into())),
+        }
+    }
+}
+
 /// The stored form of a frame's sealed vectors.
 pub fn encode_vectors(frame_version: u64, sealed: &[u8]) -> Vec<u8> {
     [&[STORED_VECTORS_VERSION], &frame_version.to_le_bytes()[..], sealed].concat()
@@ -152,7 +187,8 @@ pub struct FramePlace {
 }
 
 impl FramePlace {
-    fn context(&self, part: Part) -> Context {
+    /// What a piece of the frame is bound to.
+    pub fn context(&self, part: Part) -> Context {
         Context { collection: self.collection, shard: self.shard, frame: self.frame, version: self.version, part }
     }
 
@@ -194,6 +230,11 @@ impl FramePlace {
 /// Domain of session tags.
 pub const SESSION_TAG: &str = "session";
 
+/// Domain of session tags of private frames, over the name that the owner's router gave the session.
+pub const PRIVATE_SESSION_TAG: &str = "private session";
+/// Domain of owner tags, over the name that the owner's router gave the owner.
+pub const OWNER_TAG: &str = "owner";
+
 /// Key of a frame's record.
 pub fn frame_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
     pair_key(b'f', collection, frame)
@@ -216,7 +257,7 @@ fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
     key
 }
 
-/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `n`, `g`).
+/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `o`, `q`, `n`, `g`).
 pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
     let mut key = [table; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());
@@ -242,6 +283,34 @@ pub fn session_key(collection: CollectionId, session: &[u8; 16], created_ms: u64
     key[..25].copy_from_slice(&session_prefix(collection, session));
     key[25..33].copy_from_slice(&created_ms.to_be_bytes());
     key[33..].copy_from_slice(&frame.to_be_bytes());
+    key
+}
+
+/// Start of the keys of an owner's private frames.
+pub fn owned_prefix(collection: CollectionId, owner: &[u8; 16]) -> [u8; 25] {
+    let mut key = [0; 25];
+    key[..9].copy_from_slice(&collection_prefix(b'o', collection));
+    key[9..].copy_from_slice(owner);
+    key
+}
+
+/// Key of one private frame of an owner.
+pub fn owned_key(collection: CollectionId, owner: &[u8; 16], frame: FrameId) -> [u8; 41] {
+    let mut key = [0; 41];
+    key[..25].copy_from_slice(&owned_prefix(collection, owner));
+    key[25..].copy_from_slice(&frame.to_be_bytes());
+    key
+}
+
+/// The frame of an [`owned_key`].
+pub fn parse_owned_key(key: &[u8]) -> Option<FrameId> {
+    Some(u128::from_be_bytes(key.get(25..41)?.try_into().ok()?))
+}
+
+/// Key of the last change to an owner's private frames.
+pub fn owner_changed_key(collection: CollectionId, owner: &[u8; 16]) -> [u8; 25] {
+    let mut key = owned_prefix(collection, owner);
+    key[0] = b'q';
     key
 }
 

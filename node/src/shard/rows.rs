@@ -38,6 +38,10 @@ pub struct Opener {
 impl Opener {
     /// The vectors of a frame; `None` (counted, logged) if they cannot be opened.
     pub fn open(&self, collection: &CollectionRecord, frame: FrameId, version: u64, sealed: &[u8]) -> Option<Vec<f32>> {
+        // A private frame took a plain one's place, which the index is about to hear.
+        if mira_crypto::private::cluster_layer_version(sealed).is_ok() {
+            return None;
+        }
         let place = FramePlace { collection: collection.id, shard: self.shard, frame, version };
         let opened = mira_crypto::frame::key_version(sealed)
             .map_err(|error| error.to_string())
@@ -63,12 +67,16 @@ impl Opener {
     }
 
     fn open_body(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<FrameBody> {
-        let opened = FrameRecord::decode(stored).map_err(|error| error.to_string()).and_then(|record| {
-            let place = FramePlace { collection: collection.id, shard: self.shard, frame, version: record.version };
-            let version = mira_crypto::frame::key_version(&record.body).map_err(|error| error.to_string())?;
-            let key = self.keyring.version(collection, version).map_err(|error| error.to_string())?;
-            place.open_body(&key, &record.body).map_err(|error| error.to_string())
-        });
+        let record = FrameRecord::decode(stored).map_err(|error| self.report(frame, &error.to_string())).ok()?;
+        // It took a plain frame's place, which the index is about to hear.
+        if record.owner.is_some() {
+            return None;
+        }
+        let place = FramePlace { collection: collection.id, shard: self.shard, frame, version: record.version };
+        let opened = mira_crypto::frame::key_version(&record.body)
+            .map_err(|error| error.to_string())
+            .and_then(|version| self.keyring.version(collection, version).map_err(|error| error.to_string()))
+            .and_then(|key| place.open_body(&key, &record.body).map_err(|error| error.to_string()));
         opened.map_err(|error| self.report(frame, &error)).ok()
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use mira_crypto::CollectionKey;
+use mira_crypto::{CollectionKey, Part};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::RequestId;
 use rand::SeedableRng;
@@ -19,7 +19,7 @@ use crate::meta::CollectionRecord;
 use super::{
     Shard,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
-    filter, frame_id, read, record,
+    filter, frame_id, private, read, record,
     record::{FrameBody, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
     tenure::{Claim, Tenure},
@@ -58,8 +58,21 @@ struct Draft {
     digest: [u8; 32],
     session: Option<[u8; 16]>,
     expires_ms: u64,
-    body: FrameBody,
-    vectors: Vec<f32>,
+    owner: Option<[u8; 16]>,
+    content: Content,
+}
+
+/// What a draft holds.
+enum Content {
+    Plain {
+        body: FrameBody,
+        vectors: Vec<f32>,
+    },
+    /// Sealed by its owner.
+    Private {
+        body: Bytes,
+        vectors: Bytes,
+    },
 }
 
 impl Shard {
@@ -70,7 +83,7 @@ impl Shard {
         let request_id = parse_request_id(&request.request_id)?;
         let tags = self.shared.keyring.tags(&collection)?;
         let drafts: Vec<Result<Draft, Problem>> =
-            request.frames.into_iter().map(|frame| draft(frame, &collection, &tags)).collect();
+            request.frames.into_iter().map(|frame| drafted(frame, &collection, &tags)).collect();
         let ready: Vec<&Draft> = drafts.iter().filter_map(|draft| draft.as_ref().ok()).collect();
         self.must_have_arrived(collection.id, ready.iter().map(|draft| draft.frame))?;
 
@@ -149,14 +162,27 @@ impl Shard {
 
     fn seal(&self, collection: &CollectionRecord, drafts: &[&Draft]) -> Result<Vec<StoreFrame>, Refusal> {
         let key = self.shared.keyring.current(collection)?;
+        let layer = self.shared.keyring.current_layer(&self.shared.cluster.borrow())?;
         let versions = self.current_versions(collection, drafts)?;
         let mut rng = rand::rngs::StdRng::from_os_rng();
         let sealed = drafts.iter().zip(versions).map(|(draft, current)| {
             let version = current + 1;
             let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };
-            let vectors = match draft.vectors.is_empty() {
-                true => Bytes::new(),
-                false => place.seal_vectors(&key, &draft.vectors, &mut rng).into(),
+            let (body, vectors, passages) = match &draft.content {
+                Content::Plain { body, vectors } => {
+                    let passages = (vectors.len() / collection.dim as usize) as u32;
+                    let vectors = match vectors.is_empty() {
+                        true => Bytes::new(),
+                        false => place.seal_vectors(&key, vectors, &mut rng).into(),
+                    };
+                    (place.seal_body(&key, body, &mut rng).into(), vectors, passages)
+                }
+                Content::Private { body, vectors } => {
+                    let mut seal =
+                        |part, inner: &Bytes| private::seal(&key, &layer, &place.context(part), inner, &mut rng);
+                    let vectors = if vectors.is_empty() { Bytes::new() } else { seal(Part::Vectors, vectors) };
+                    (seal(Part::Body, body), vectors, 0)
+                }
             };
             StoreFrame {
                 collection: collection.id,
@@ -164,10 +190,11 @@ impl Shard {
                 version,
                 condition: draft.condition,
                 digest: draft.digest,
+                owner: draft.owner,
                 session: draft.session,
                 expires_ms: draft.expires_ms,
-                passages: (draft.vectors.len() / collection.dim as usize) as u32,
-                body: place.seal_body(&key, &draft.body, &mut rng).into(),
+                passages,
+                body,
                 vectors,
             }
         });
@@ -193,6 +220,7 @@ impl Shard {
         let collection = self.collection(request.epoch, request.collection)?;
         let request_id = parse_request_id(&request.request_id)?;
         let step = limits::MAX_FORGET_STEP;
+        let asker = private::asker(&self.shared.keyring, &collection, &request)?;
         let tenure = self.tenure(collection.id)?;
         must_have_opened(tenure.as_ref(), &request.opened)?;
         let behind = tenure.as_ref().filter(|tenure| tenure.min_epoch > request.epoch && request.ids.is_empty());
@@ -215,9 +243,14 @@ impl Shard {
         } else if !request.session.is_empty() {
             let tag = self.session_tag(&collection, &request.session)?;
             read::frames_of_session(&self.group.reader(), collection.id, (&tag, step), mine).map_err(refuse_engine)?
+        } else if !request.private_session.is_empty() {
+            let tag = private::session_tag(&self.shared.keyring, &collection, &request.private_session)?;
+            read::frames_of_session(&self.group.reader(), collection.id, (&tag, step), mine).map_err(refuse_engine)?
         } else {
             let ids: Vec<FrameId> = request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?;
             self.must_have_arrived(collection.id, ids.iter().copied())?;
+            let decided: Vec<FrameId> = ids.iter().copied().filter(|&frame| mine(frame)).collect();
+            self.must_be_askers(&collection, &decided, asker)?;
             ids
         };
         let wire = |frame: FrameId| frame.to_be_bytes().to_vec().into();
@@ -235,12 +268,13 @@ impl Shard {
                 request.session.as_bytes(),
                 request.filter_json.as_bytes(),
                 &request.after[..],
+                &request.private_session[..],
             ]
             .concat(),
             false => request.ids.concat(),
         };
         let wanted = frames.clone();
-        let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames });
+        let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames, asker });
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(refuse_engine)? {
             // Answered from what an earlier try did, or others removed some: what was found now may still be there.
@@ -308,6 +342,34 @@ pub fn round_id(request: RequestId, round: u32) -> RequestId {
     RequestId(request.0.wrapping_add((u128::from(round)) << 96))
 }
 
+/// A plain or a private draft.
+fn drafted(
+    mut frame: node_v1::FrameWrite,
+    collection: &CollectionRecord,
+    tags: &CollectionKey,
+) -> Result<Draft, Problem> {
+    let Some(sealed) = frame.private.take() else { return draft(frame, collection, tags) };
+    let id = frame.id.as_ref().try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
+    private::check(&frame, &sealed)?;
+    Ok(Draft {
+        frame: u128::from_be_bytes(id),
+        condition: condition(&frame),
+        digest: tags.content_digest(&[&sealed.digest[..], &frame.expires_ms.to_le_bytes()].concat()),
+        session: (!sealed.session.is_empty()).then(|| tags.tag(record::PRIVATE_SESSION_TAG, &sealed.session)),
+        expires_ms: frame.expires_ms,
+        owner: Some(tags.tag(record::OWNER_TAG, &sealed.owner)),
+        content: Content::Private { body: sealed.body, vectors: sealed.vectors },
+    })
+}
+
+fn condition(frame: &node_v1::FrameWrite) -> Condition {
+    match (frame.expected_version, frame.replace) {
+        (Some(version), _) => Condition::Expect(version),
+        (None, true) => Condition::Replace,
+        (None, false) => Condition::Create,
+    }
+}
+
 /// Checks what the state machine could not refuse any more, and prepares the rest.
 fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &CollectionKey) -> Result<Draft, Problem> {
     let id = frame.id.as_ref().try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
@@ -317,11 +379,7 @@ fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &Colle
         check_vector(&passage.vector, collection)?;
         vectors.extend_from_slice(&passage.vector);
     }
-    let condition = match (frame.expected_version, frame.replace) {
-        (Some(version), _) => Condition::Expect(version),
-        (None, true) => Condition::Replace,
-        (None, false) => Condition::Create,
-    };
+    let condition = condition(&frame);
     let digest = digest(&frame, tags);
     let session = (!frame.session.is_empty()).then(|| tags.tag(record::SESSION_TAG, frame.session.as_bytes()));
     let passages = match frame.vector_given {
@@ -344,8 +402,8 @@ fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &Colle
         digest,
         session,
         expires_ms: frame.expires_ms,
-        body,
-        vectors,
+        owner: None,
+        content: Content::Plain { body, vectors },
     })
 }
 
@@ -434,6 +492,7 @@ fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
             Code::Conflict,
             format!("other writers keep replacing this frame (version {version} now); try again"),
         )),
+        StoreOutcome::Foreign => refused(private::foreign()),
     }
 }
 

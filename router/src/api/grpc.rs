@@ -381,6 +381,7 @@ fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Problem> {
         expected_version: item.expected_version,
         expires_at: present(item.expires_at),
         collection: present(item.collection),
+        private: item.private,
     })
 }
 
@@ -412,6 +413,7 @@ fn search_of(request: v1::SearchRequest) -> Result<model::SearchRequest, Problem
         group_size: (request.group_size != 0).then_some(request.group_size),
         diversity: request.diversity,
         searches: None,
+        include_private: request.include_private,
     })
 }
 
@@ -509,6 +511,7 @@ fn frame_to(frame: model::Frame) -> Result<v1::Frame, Problem> {
         created_at: frame.created_at,
         updated_at: frame.updated_at,
         expires_at: frame.expires_at.unwrap_or_default(),
+        private: frame.private,
     })
 }
 

@@ -92,6 +92,14 @@ impl World {
         world
     }
 
+    /// The same cluster behind another router.
+    pub async fn with_router(self, config: RouterConfig) -> World {
+        let router = Router::start(config).await.unwrap();
+        let world = World { router, ..self };
+        world.until_ready().await;
+        world
+    }
+
     async fn until_ready(&self) {
         for _ in 0..500 {
             if self.get("/readyz").await.status == StatusCode::OK {

@@ -62,11 +62,19 @@ struct State {
     clock_ms: u64,
     forget_step: usize,
     vanishing: Option<Vec<u8>>,
+    owners: HashMap<Bytes, String>,
+    /// Index of the last removal.
+    gone: u64,
+    /// Sealed vectors given out so far.
+    owned_vectors: usize,
 }
 
 struct Kept {
     frame: wire::Frame,
     vectors: Vec<Vec<f32>>,
+    /// Names, digest and vectors of a private frame, as they came.
+    private: wire::PrivateWrite,
+    changed: u64,
 }
 
 /// The cluster.
@@ -159,6 +167,42 @@ impl Fake {
         self.state.lock().vanishing = Some(id.parse::<uuid::Uuid>().unwrap().into_bytes().to_vec());
     }
 
+    /// How many sealed vectors were given out.
+    pub fn owned_vectors(&self) -> usize {
+        self.state.lock().owned_vectors
+    }
+
+    /// All bytes that nodes were told of frames, to look for what should not be among them.
+    pub fn everything(&self) -> Vec<u8> {
+        let state = self.state.lock();
+        let mut bytes = Vec::new();
+        for Kept { frame, vectors, private, .. } in state.frames.values() {
+            for part in
+                [&frame.content, &frame.private, &private.owner, &private.session, &private.digest, &private.vectors]
+            {
+                bytes.extend_from_slice(part);
+            }
+            for text in [&frame.r#type, &frame.session, &frame.role, &frame.metadata_json] {
+                bytes.extend_from_slice(text.as_bytes());
+            }
+            bytes.extend(vectors.iter().flatten().flat_map(|component| component.to_le_bytes()));
+        }
+        bytes
+    }
+
+    /// The passphrase records of all owners.
+    pub fn owner_records(&self) -> Vec<String> {
+        self.state.lock().owners.values().cloned().collect()
+    }
+
+    /// Changes the sealed pieces of private frames, as damage behind the nodes' own layers would.
+    pub fn tamper(&self, change: impl Fn(&mut Bytes, &mut Bytes)) {
+        let mut state = self.state.lock();
+        for kept in state.frames.values_mut().filter(|kept| !kept.private.owner.is_empty()) {
+            change(&mut kept.frame.private, &mut kept.private.vectors);
+        }
+    }
+
     /// Copies every frame of a shard to another, as while a shard is moving.
     pub fn copy_frames(&self, from: ShardId, to: ShardId) {
         let mut state = self.state.lock();
@@ -167,7 +211,13 @@ impl Fake {
             .iter()
             .filter(|((_, shard, _), _)| *shard == from)
             .map(|((collection, _, id), kept)| {
-                ((*collection, to, id.clone()), Kept { frame: kept.frame.clone(), vectors: kept.vectors.clone() })
+                let copy = Kept {
+                    frame: kept.frame.clone(),
+                    vectors: kept.vectors.clone(),
+                    private: kept.private.clone(),
+                    changed: kept.changed,
+                };
+                ((*collection, to, id.clone()), copy)
             })
             .collect();
         state.frames.extend(copies);
@@ -182,6 +232,13 @@ fn is_meant(filter_json: &str, frame: &wire::Frame) -> bool {
             values.contains(&Scalar::Text(frame.r#type.clone()))
         }
         other => panic!("the fake does not know {other:?}"),
+    }
+}
+
+impl Kept {
+    /// What a second write is compared with.
+    fn said(&self) -> Bytes {
+        if self.private.digest.is_empty() { self.frame.content.clone() } else { self.private.digest.clone() }
     }
 }
 
@@ -293,8 +350,7 @@ impl FakeNode {
 impl State {
     fn write(&mut self, collection: u64, shard: ShardId, write: wire::FrameWrite) -> wire::WriteOutcome {
         let key = (collection, shard, write.id.to_vec());
-        let current =
-            self.frames.get(&key).map(|kept| (kept.frame.version, kept.frame.content.clone(), kept.frame.created_ms));
+        let current = self.frames.get(&key).map(|kept| (kept.frame.version, kept.said(), kept.frame.created_ms));
         let refuse = |detail: String| wire::WriteOutcome {
             problem: Some(Problem::new(Code::Conflict, detail).into()),
             ..Default::default()
@@ -309,12 +365,14 @@ impl State {
             && !write.replace
             && write.expected_version.is_none()
         {
-            return match *content == write.content {
+            let said = write.private.as_ref().map_or(&write.content, |private| &private.digest);
+            return match content == said {
                 true => wire::WriteOutcome { version: *version, ..Default::default() },
                 false => refuse("the id holds other content".into()),
             };
         }
         self.clock_ms += 1;
+        let private = write.private.unwrap_or_default();
         let frame = wire::Frame {
             id: write.id,
             content: write.content,
@@ -329,9 +387,11 @@ impl State {
             expires_ms: write.expires_ms,
             passage_ranges: write.passages.iter().flat_map(|passage| [passage.start, passage.end]).collect(),
             language: String::new(),
+            private: private.body.clone(),
         };
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
-        self.frames.insert(key, Kept { frame, vectors });
+        let changed = self.index(shard) + 1;
+        self.frames.insert(key, Kept { frame, vectors, private, changed });
         wire::WriteOutcome { version: have + 1, ..Default::default() }
     }
 
@@ -342,6 +402,13 @@ impl State {
     fn index(&self, shard: ShardId) -> u64 {
         self.indexes.get(&shard).copied().unwrap_or_default()
     }
+}
+
+/// Private frames of one page: few, so that a test sees several pages.
+const OWNED_PAGE: usize = 3;
+
+fn newest(owned: &[wire::Owned]) -> u64 {
+    owned.iter().map(|frame| frame.changed).max().unwrap_or_default()
 }
 
 #[tonic::async_trait]
@@ -505,6 +572,7 @@ impl Node for FakeNode {
             request.all
                 || (!request.session.is_empty() && kept.frame.session == request.session)
                 || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
+                || (!request.private_session.is_empty() && kept.private.session == request.private_session)
                 || request.ids.contains(&kept.frame.id)
         };
         let mut doomed: Vec<Bytes> = state
@@ -519,7 +587,9 @@ impl Node for FakeNode {
         }
         let index = state.indexes.entry(request.shard).or_default();
         *index += 1;
-        Ok(Response::new(wire::ForgetReply { removed: doomed, index: *index, more, ..Default::default() }))
+        let index = *index;
+        state.gone = index;
+        Ok(Response::new(wire::ForgetReply { removed: doomed, index, more, ..Default::default() }))
     }
 
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchReply>, Status> {
@@ -588,8 +658,12 @@ impl Node for FakeNode {
         let freshness = self.check(&mut state, seen, request.epoch)?;
         let mut frames: Vec<wire::Frame> = state
             .of_shard(request.collection, request.shard)
+            .filter(|kept| match request.private_session.is_empty() {
+                true => kept.private.owner.is_empty() && kept.frame.session == request.session,
+                false => kept.private.session == request.private_session,
+            })
             .map(|kept| kept.frame.clone())
-            .filter(|frame| frame.session == request.session && frame.created_ms >= request.created_from_ms)
+            .filter(|frame| frame.created_ms >= request.created_from_ms)
             .collect();
         frames.sort_by_key(|frame| frame.created_ms);
         if request.last {
@@ -602,6 +676,51 @@ impl Node for FakeNode {
             freshness,
             opened: Vec::new(),
         }))
+    }
+
+    async fn owned(&self, request: Request<wire::OwnedRequest>) -> Result<Response<wire::OwnedReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = self.seen("owned", request.shard, request.level);
+        self.check(&mut state, seen, request.epoch)?;
+        let applied = state.index(request.shard);
+        let mine = state.of_shard(request.collection, request.shard).filter(|kept| kept.private.owner == request.owner);
+        let owned: Vec<wire::Owned> = mine
+            .map(|kept| wire::Owned {
+                id: kept.frame.id.clone(),
+                changed: kept.changed,
+                created_ms: kept.frame.created_ms,
+                expires_ms: kept.frame.expires_ms,
+                vectors: if kept.changed > request.known { kept.private.vectors.clone() } else { Bytes::new() },
+            })
+            .collect();
+        if request.known > 0 && request.after.is_empty() && state.gone.max(newest(&owned)) <= request.known {
+            return Ok(Response::new(wire::OwnedReply { applied, unchanged: true, ..Default::default() }));
+        }
+        let mut frames: Vec<wire::Owned> = owned.into_iter().filter(|frame| frame.id > request.after).collect();
+        let more = frames.len() > OWNED_PAGE;
+        frames.truncate(OWNED_PAGE);
+        state.owned_vectors += frames.iter().filter(|frame| !frame.vectors.is_empty()).count();
+        Ok(Response::new(wire::OwnedReply { frames, applied, unchanged: false, more }))
+    }
+
+    async fn get_owner(&self, request: Request<wire::GetOwnerRequest>) -> Result<Response<wire::OwnerReply>, Status> {
+        self.enter().await?;
+        let state = self.state.lock();
+        let record = state.owners.get(&request.into_inner().owner).cloned().unwrap_or_default();
+        Ok(Response::new(wire::OwnerReply { record }))
+    }
+
+    async fn put_owner(&self, request: Request<wire::PutOwnerRequest>) -> Result<Response<wire::OwnerReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let there = state.owners.entry(request.owner).or_default();
+        if *there == request.replaces {
+            *there = request.record;
+        }
+        Ok(Response::new(wire::OwnerReply { record: there.clone() }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {

@@ -7,3 +7,4 @@ mod faults;
 mod grpc;
 mod mcp;
 mod operations;
+mod private;

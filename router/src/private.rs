@@ -1,0 +1,328 @@
+//! Sealing and opening private frames with their owner's key: the innermost of three layers, the only one that a router
+//! knows.
+//!
+//! What a caller says of a private frame (content, type, session, role, metadata) goes into one sealed body, its vectors
+//! into a sealed piece of their own, so that a search opens no bodies. Nodes get the two pieces, a keyed digest by which a
+//! retry is recognised, and names of owner and session that only the owner's key makes. Times, sizes and the id are in
+//! clear. The body's layout is a version byte and postcard of [`Body`].
+
+use bytes::Bytes;
+use mira_crypto::{CryptoError, OwnerContext, OwnerKey, Part, private};
+use mira_proto::model::Frame;
+use mira_proto::node_v1::{self, FrameWrite, Passage, PrivateWrite};
+use mira_proto::{Code, CollectionId, FrameId, Problem, limits};
+use rand::SeedableRng;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::owner::problem_of;
+use crate::validate::Draft;
+use crate::{RequestContext, convert, ids};
+
+const BODY_VERSION: u8 = 1;
+const VECTORS_VERSION: u8 = 1;
+const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + limits::PRIVATE_ROOM_BYTES;
+const MAX_VECTORS_BYTES: usize = 1 + limits::MAX_PASSAGES * limits::MAX_DIM as usize * 4;
+
+/// What only the owner reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Body {
+    content: Bytes,
+    text: bool,
+    kind: String,
+    session: String,
+    role: String,
+    metadata_json: String,
+    passages: Vec<(u32, u32)>,
+}
+
+/// A frame with nothing sealed in it any more.
+pub(crate) struct Opened {
+    pub(crate) frame: node_v1::Frame,
+    private: bool,
+}
+
+impl Opened {
+    /// As callers see it.
+    pub(crate) fn into_model(self) -> Result<Frame, Problem> {
+        Ok(Frame { private: self.private, ..convert::frame(self.frame)? })
+    }
+}
+
+/// The name that a node knows an owner by in one collection.
+pub(crate) fn owner_name(owner: &OwnerKey, collection: CollectionId) -> Bytes {
+    Bytes::copy_from_slice(&owner.tag("owner", collection, &[]))
+}
+
+/// The name that a node knows an owner's session by.
+pub(crate) fn session_name(owner: &OwnerKey, collection: CollectionId, session: &str) -> Bytes {
+    Bytes::copy_from_slice(&owner.tag("session", collection, session.as_bytes()))
+}
+
+/// Seals a draft with its passages.
+pub(crate) fn seal(
+    owner: &OwnerKey,
+    collection: CollectionId,
+    (id, draft): (Uuid, Draft),
+    passages: Vec<Passage>,
+) -> FrameWrite {
+    let mut rng = rand::rngs::StdRng::from_os_rng();
+    let context = |part| OwnerContext { collection, frame: id.as_u128(), part };
+    let digest = digest(owner, &draft);
+    let session = match draft.session.is_empty() {
+        true => Bytes::new(),
+        false => session_name(owner, collection, &draft.session),
+    };
+    let vectors = match passages.is_empty() {
+        true => Bytes::new(),
+        false => {
+            let components = passages.iter().flat_map(|passage| &passage.vector);
+            let mut plain = Zeroizing::new(vec![VECTORS_VERSION]);
+            plain.extend(components.flat_map(|component| component.to_le_bytes()));
+            private::seal_owner(owner, &context(Part::Vectors), &plain, &mut rng).into()
+        }
+    };
+    let body = Body {
+        content: draft.content,
+        text: draft.text,
+        kind: draft.kind,
+        session: draft.session,
+        role: draft.role,
+        metadata_json: draft.metadata_json,
+        // One vector of the caller's stands for the whole.
+        passages: match draft.vector {
+            Some(_) => Vec::new(),
+            None => passages.iter().map(|passage| (passage.start, passage.end)).collect(),
+        },
+    };
+    let plain = Zeroizing::new(postcard::to_extend(&body, vec![BODY_VERSION]).expect("a body is plain data"));
+    FrameWrite {
+        id: ids::id_bytes(id),
+        replace: draft.replace,
+        expected_version: draft.expected_version,
+        expires_ms: draft.expires_ms,
+        private: Some(PrivateWrite {
+            owner: owner_name(owner, collection),
+            session,
+            digest: digest.to_vec().into(),
+            body: private::seal_owner(owner, &context(Part::Body), &plain, &mut rng).into(),
+            vectors,
+        }),
+        ..Default::default()
+    }
+}
+
+/// Equal for what a caller sends again, whatever its sealed form is.
+fn digest(owner: &OwnerKey, draft: &Draft) -> [u8; 32] {
+    let mut hasher = owner.content_hasher();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(&[u8::from(draft.text), u8::from(draft.vector.is_some())]);
+    field(&draft.content);
+    for text in [&draft.kind, &draft.session, &draft.role, &draft.metadata_json] {
+        field(text.as_bytes());
+    }
+    for component in draft.vector.iter().flatten() {
+        field(&component.to_le_bytes());
+    }
+    hasher.finish()
+}
+
+/// Frames of a collection as callers see them; refuses more than one message holds.
+pub(crate) fn reveal_all(
+    context: &RequestContext,
+    collection: CollectionId,
+    frames: impl IntoIterator<Item = node_v1::Frame>,
+) -> Result<Vec<Frame>, Problem> {
+    open_all(context, collection, frames)?.into_iter().map(Opened::into_model).collect()
+}
+
+/// Opens the private ones of some frames, and counts the bytes of all while it does.
+pub(crate) fn open_all(
+    context: &RequestContext,
+    collection: CollectionId,
+    frames: impl IntoIterator<Item = node_v1::Frame>,
+) -> Result<Vec<Opened>, Problem> {
+    let mut opened = Vec::new();
+    let mut bytes = 0;
+    for frame in frames {
+        let found = open(context.owner_key(), collection, frame)?;
+        bytes += found.frame.content.len() + found.frame.metadata_json.len();
+        if bytes > limits::MAX_MESSAGE_BYTES {
+            let limit = limits::MAX_MESSAGE_BYTES >> 20;
+            return Err(Problem::new(Code::TooLarge, format!("the frames have more than {limit} MiB: ask for fewer")));
+        }
+        opened.push(found);
+    }
+    Ok(opened)
+}
+
+fn open(owner: Option<&OwnerKey>, collection: CollectionId, frame: node_v1::Frame) -> Result<Opened, Problem> {
+    if frame.private.is_empty() {
+        return Ok(Opened { frame, private: false });
+    }
+    let odd = || Problem::new(Code::Damaged, "a storage node gave out a frame without an id");
+    let id = ids::id_from_bytes(&frame.id).ok_or_else(odd)?;
+    let named =
+        |problem: Problem| Problem::new(problem.code, format!("memory {}: {}", Uuid::from_u128(id), problem.detail));
+    let Some(owner) = owner else {
+        let detail = "it is private: send its owner's key in the header X-Mira-Owner-Key";
+        return Err(named(Problem::new(Code::WrongOwnerKey, detail)));
+    };
+    let body = open_body(owner, collection, id, &frame.private).map_err(|error| named(problem_of(error)))?;
+    let frame = node_v1::Frame {
+        content: body.content,
+        text: body.text,
+        r#type: body.kind,
+        session: body.session,
+        role: body.role,
+        metadata_json: body.metadata_json,
+        passage_ranges: body.passages.into_iter().flat_map(|(start, end)| [start, end]).collect(),
+        private: Bytes::new(),
+        ..frame
+    };
+    Ok(Opened { frame, private: true })
+}
+
+fn open_body(owner: &OwnerKey, collection: CollectionId, frame: FrameId, sealed: &[u8]) -> Result<Body, CryptoError> {
+    let context = OwnerContext { collection, frame, part: Part::Body };
+    let plain = private::open_owner(owner, &context, sealed, MAX_BODY_BYTES)?;
+    match plain.split_first() {
+        Some((&BODY_VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| CryptoError::Damaged),
+        Some((&found, _)) => Err(CryptoError::UnknownVersion { field: "version of a private body", found }),
+        None => Err(CryptoError::Damaged),
+    }
+}
+
+/// Adds the components of a frame's vectors to `components`; returns how many there were.
+pub(crate) fn open_vectors(
+    owner: &OwnerKey,
+    collection: CollectionId,
+    (frame, sealed): (FrameId, &[u8]),
+    components: &mut Vec<f32>,
+) -> Result<usize, CryptoError> {
+    let context = OwnerContext { collection, frame, part: Part::Vectors };
+    let plain = private::open_owner(owner, &context, sealed, MAX_VECTORS_BYTES)?;
+    match plain.split_first() {
+        Some((&VECTORS_VERSION, rest)) if rest.len().is_multiple_of(4) => {
+            components.extend(rest.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)));
+            Ok(rest.len() / 4)
+        }
+        Some((&found, _)) if found != VECTORS_VERSION => {
+            Err(CryptoError::UnknownVersion { field: "version of private vectors", found })
+        }
+        _ => Err(CryptoError::Damaged),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    const COLLECTION: CollectionId = 7;
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn owner() -> OwnerKey {
+        OwnerKey::from_text(KEY).unwrap()
+    }
+
+    fn stranger() -> OwnerKey {
+        OwnerKey::generate(&mut mira_crypto::os_rng())
+    }
+
+    fn draft(content: &str) -> Draft {
+        Draft {
+            id: None,
+            content: content.to_owned().into(),
+            text: true,
+            kind: "thought".into(),
+            session: "s".into(),
+            role: "assistant".into(),
+            metadata_json: r#"{"mood":"calm"}"#.into(),
+            vector: None,
+            replace: false,
+            expected_version: None,
+            expires_ms: 0,
+            collection: "default".into(),
+            private: true,
+        }
+    }
+
+    fn sealed(id: u128, content: &str) -> PrivateWrite {
+        let passages = vec![Passage { start: 0, end: 3, vector: vec![1.0, -2.5] }];
+        seal(&owner(), COLLECTION, (Uuid::from_u128(id), draft(content)), passages).private.unwrap()
+    }
+
+    fn frame(id: u128, private: Bytes) -> node_v1::Frame {
+        node_v1::Frame { id: ids::id_bytes(Uuid::from_u128(id)), version: 1, private, ..Default::default() }
+    }
+
+    fn code(owner: Option<&OwnerKey>, frame: node_v1::Frame) -> Code {
+        open(owner, COLLECTION, frame).err().expect("it must not open").code
+    }
+
+    #[test]
+    fn what_an_owner_seals_it_reads_back() {
+        let write = sealed(1, "a quiet thought");
+        let mut context = RequestContext::new("ada", Duration::from_secs(1));
+        context.owner = Some(crate::owner::Credential::key(KEY).unwrap());
+        let frames = reveal_all(&context, COLLECTION, [frame(1, write.body.clone())]).unwrap();
+        assert_eq!(frames[0].content.as_deref(), Some("a quiet thought"));
+        assert_eq!((frames[0].session.as_deref(), &*frames[0].kind, frames[0].private), (Some("s"), "thought", true));
+        let mut components = Vec::new();
+        let vectors = (1, &write.vectors[..]);
+        assert_eq!(open_vectors(&owner(), COLLECTION, vectors, &mut components).unwrap(), 2);
+        assert_eq!(components, [1.0, -2.5]);
+    }
+
+    #[test]
+    fn a_stranger_is_told_from_damage() {
+        let body = sealed(1, "tea").body;
+        assert_eq!(code(Some(&stranger()), frame(1, body.clone())), Code::WrongOwnerKey);
+        assert_eq!(code(None, frame(1, body.clone())), Code::WrongOwnerKey);
+        assert_eq!(code(Some(&owner()), frame(2, body)), Code::Damaged, "it belongs to another frame");
+        assert_eq!(code(Some(&owner()), frame(1, sealed(1, "tea").vectors)), Code::Damaged, "it is another piece");
+    }
+
+    #[test]
+    fn the_same_words_have_the_same_digest_and_nothing_else_in_common() {
+        let (first, again, other) = (sealed(1, "tea"), sealed(1, "tea"), sealed(1, "coffee"));
+        assert_eq!(first.digest, again.digest);
+        assert_ne!(first.body, again.body);
+        assert_ne!(first.digest, other.digest);
+        assert_eq!(first.owner, other.owner);
+        assert_ne!(owner_name(&owner(), 7), owner_name(&owner(), 8), "two collections show no common owner");
+        assert_ne!(first.session, session_name(&stranger(), COLLECTION, "s"));
+    }
+
+    #[test]
+    fn the_layout_of_a_body_does_not_change_unnoticed() {
+        let body = Body {
+            content: "tea".into(),
+            text: true,
+            kind: "k".into(),
+            session: "s".into(),
+            role: String::new(),
+            metadata_json: "{}".into(),
+            passages: vec![(0, 300)],
+        };
+        let bytes = postcard::to_extend(&body, vec![BODY_VERSION]).unwrap();
+        assert_eq!(bytes, b"\x01\x03tea\x01\x01k\x01s\x00\x02{}\x01\x00\xac\x02");
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_bit_anywhere_is_noticed(at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let mut body = sealed(1, "something worth keeping to oneself").body.to_vec();
+            let at = at.index(body.len());
+            body[at] ^= 1 << bit;
+            let code = code(Some(&owner()), frame(1, body.into()));
+            prop_assert!(matches!(code, Code::Damaged | Code::WrongOwnerKey | Code::UnsupportedVersion), "{code}");
+        }
+    }
+}
