@@ -19,6 +19,7 @@ use mira_proto::{Code, Problem, ShardId};
 use mira_router::cluster::Cluster as Map;
 use mira_router::embedding::Embedding;
 use mira_router::metrics::Metrics;
+use mira_router::owner::Credential;
 use mira_router::{ClusterMemory, Memory, RequestContext};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -31,6 +32,9 @@ const SHARDS: u32 = 6;
 const DIM: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(120);
 const NAME: &str = "grows";
+/// Of workers whose frames are private.
+const OWNER_KEYS: [&str; 2] =
+    ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
 
 /// Three nodes and a router.
 struct Cluster {
@@ -170,6 +174,7 @@ struct Expected {
 struct Worker {
     memory: Arc<ClusterMemory>,
     session: String,
+    owner: Option<Credential>,
     rng: StdRng,
     ids: Vec<Uuid>,
     frames: BTreeMap<Uuid, Expected>,
@@ -183,11 +188,17 @@ impl Worker {
         Worker {
             memory: cluster.memory.clone(),
             session: format!("worker {number}"),
+            // Every other one keeps what it stores to itself.
+            owner: (number % 2 == 1).then(|| Credential::key(OWNER_KEYS[number as usize / 2]).expect("a key")),
             rng,
             ids,
             frames: BTreeMap::new(),
             done: done.clone(),
         }
+    }
+
+    fn context(&self) -> RequestContext {
+        RequestContext { owner: self.owner.clone(), ..context() }
     }
 
     fn item(&self, id: Uuid, content: &str) -> StoreItem {
@@ -197,6 +208,7 @@ impl Worker {
             session: Some(self.session.clone()),
             id: Some(id),
             collection: Some(NAME.into()),
+            private: self.owner.is_some(),
             ..Default::default()
         }
     }
@@ -211,7 +223,7 @@ impl Worker {
         for ids in self.ids.clone().chunks(100) {
             let items = ids.iter().map(|&id| self.item(id, "first")).collect();
             let request = StoreRequest { items: Some(items), ..Default::default() };
-            let reply = self.memory.store(&context(), request).await.expect("stored");
+            let reply = self.memory.store(&self.context(), request).await.expect("stored");
             for (id, item) in ids.iter().zip(reply.items.expect("a batch")) {
                 assert!(matches!(item, mira_proto::model::ItemResult::Stored(_)), "{item:?}");
                 self.frames.insert(*id, Expected { version: 1, content: "first".into() });
@@ -252,7 +264,7 @@ impl Worker {
     async fn replace(&mut self, id: Uuid) {
         let content = self.content();
         let item = StoreItem { replace: true, ..self.item(id, &content) };
-        let version = self.store(&context(), item).await.expect("replaced");
+        let version = self.store(&self.context(), item).await.expect("replaced");
         assert_eq!(version, self.version(id) + 1, "{id} was replaced once");
         self.frames.insert(id, Expected { version, content });
     }
@@ -260,17 +272,17 @@ impl Worker {
     async fn compare_and_set(&mut self, id: Uuid) {
         let (content, current) = (self.content(), self.version(id));
         let wrong = StoreItem { expected_version: Some(current + 5), ..self.item(id, &content) };
-        let refused = self.store(&context(), wrong).await.expect_err("another version is current");
+        let refused = self.store(&self.context(), wrong).await.expect_err("another version is current");
         assert_eq!(refused.code, Code::Conflict, "{refused}");
         let right = StoreItem { expected_version: Some(current), ..self.item(id, &content) };
-        let version = self.store(&context(), right).await.expect("the version is current");
+        let version = self.store(&self.context(), right).await.expect("the version is current");
         assert_eq!(version, current + 1);
         self.frames.insert(id, Expected { version, content });
     }
 
     async fn forget(&mut self, id: Uuid) {
         let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
-        let reply = self.memory.forget(&context(), request).await.expect("forgotten");
+        let reply = self.memory.forget(&self.context(), request).await.expect("forgotten");
         assert_eq!(reply.removed, u64::from(self.frames.remove(&id).is_some()), "{id} is forgotten once");
         self.recall(id).await;
     }
@@ -279,13 +291,13 @@ impl Worker {
     /// wherever the frame is by then.
     async fn replace_with_a_late_retry(&mut self, id: Uuid) {
         let (first, second) = (self.content(), self.content());
-        let keyed = RequestContext { idempotency_key: Some(first.as_str().into()), ..context() };
+        let keyed = RequestContext { idempotency_key: Some(first.as_str().into()), ..self.context() };
         let item = StoreItem { replace: true, ..self.item(id, &first) };
         let told = self.store(&keyed, item.clone()).await.expect("replaced");
         assert_eq!(told, self.version(id) + 1);
         self.frames.insert(id, Expected { version: told, content: first });
         let replaced = StoreItem { replace: true, ..self.item(id, &second) };
-        let version = self.store(&context(), replaced).await.expect("replaced");
+        let version = self.store(&self.context(), replaced).await.expect("replaced");
         self.frames.insert(id, Expected { version, content: second });
         let pause = Duration::from_millis(self.rng.random_range(0..60));
         tokio::time::sleep(pause).await;
@@ -296,7 +308,7 @@ impl Worker {
 
     async fn recall(&self, id: Uuid) {
         let request = RecallRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
-        match (self.memory.recall(&context(), request).await, self.frames.get(&id)) {
+        match (self.memory.recall(&self.context(), request).await, self.frames.get(&id)) {
             (Ok(reply), Some(expected)) => self.check(&reply.frames[0], expected),
             (Err(problem), None) => assert_eq!(problem.code, Code::NotFound, "{problem}"),
             other => panic!("{id}: {other:?}"),
@@ -311,7 +323,7 @@ impl Worker {
     async fn recall_batch(&self) {
         let ids: Vec<Uuid> = self.ids.iter().copied().take(200).collect();
         let request = RecallRequest { ids: Some(ids.clone()), collection: Some(NAME.into()), ..Default::default() };
-        let reply = self.memory.recall(&context(), request).await.expect("recalled");
+        let reply = self.memory.recall(&self.context(), request).await.expect("recalled");
         let found: BTreeSet<Uuid> = reply.frames.iter().map(|frame| frame.id).collect();
         let expected: BTreeSet<Uuid> = ids.into_iter().filter(|id| self.frames.contains_key(id)).collect();
         assert_eq!(found, expected);
@@ -325,7 +337,7 @@ impl Worker {
             collection: Some(NAME.into()),
             ..Default::default()
         };
-        let reply = self.memory.recall(&context(), request).await.expect("recalled");
+        let reply = self.memory.recall(&self.context(), request).await.expect("recalled");
         let found: Vec<Uuid> = reply.frames.iter().map(|frame| frame.id).collect();
         let once: BTreeSet<Uuid> = found.iter().copied().collect();
         assert_eq!(once.len(), found.len(), "a frame is there twice");
@@ -339,10 +351,11 @@ impl Worker {
             k: Some(3),
             collection: Some(NAME.into()),
             consistency: Some(Consistency::Linearizable),
+            include_private: self.owner.is_some(),
             strict: true,
             ..Default::default()
         };
-        let reply = self.memory.search(&context(), request).await.expect("searched");
+        let reply = self.memory.search(&self.context(), request).await.expect("searched");
         let hits: Vec<_> = reply.hits.iter().filter(|hit| hit.frame.id == id).collect();
         match (&hits[..], self.frames.get(&id)) {
             ([hit], Some(expected)) => self.check(&hit.frame, expected),
