@@ -14,6 +14,7 @@
 //! ([`reconcile::plan`], the rules of [`shard::machine`]) are plain functions; I/O stands around them.
 
 pub mod config;
+mod expiry;
 mod formation;
 pub mod grow;
 mod http;

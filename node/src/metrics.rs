@@ -27,6 +27,7 @@ pub struct NodeMetrics {
     log_bytes: IntCounter,
     verifications: IntCounterVec,
     mended: IntCounter,
+    expired: IntCounter,
     groups: IntGaugeVec,
     shards: IntGaugeVec,
     recall: GaugeVec,
@@ -61,6 +62,7 @@ impl NodeMetrics {
             )
             .expect("valid names"),
             mended: counter("mira_node_replicas_mended_total", "Replicas made anew because they differed"),
+            expired: counter("mira_node_frames_expired_total", "Frames removed because their time was over"),
             groups: gauges("mira_raft_group", "State of each Raft group on this node", &["group", "what"]),
             shards: gauges("mira_shard_index", "Index of each shard on this node", &["shard", "what"]),
             recall: GaugeVec::new(
@@ -81,13 +83,14 @@ impl NodeMetrics {
     }
 
     fn register(&self) {
-        let collectors: [Box<dyn prometheus::core::Collector>; 11] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(self.operations.clone()),
             Box::new(self.log_sync.clone()),
             Box::new(self.log_entries.clone()),
             Box::new(self.log_bytes.clone()),
             Box::new(self.verifications.clone()),
             Box::new(self.mended.clone()),
+            Box::new(self.expired.clone()),
             Box::new(self.groups.clone()),
             Box::new(self.shards.clone()),
             Box::new(self.recall.clone()),
@@ -112,6 +115,11 @@ impl NodeMetrics {
     /// A replica that was wrong is made anew.
     pub fn mended(&self) {
         self.mended.inc();
+    }
+
+    /// So many frames were removed because their time was over.
+    pub fn expired(&self, frames: u64) {
+        self.expired.inc_by(frames);
     }
 
     /// The text that a scrape gets.

@@ -24,6 +24,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     config::{Formation, NodeConfig},
+    expiry,
     formation::{self, JOIN_PROOF},
     grow, http,
     identity::{Identity, IdentityError},
@@ -721,6 +722,7 @@ impl RunningNode {
             tokio::spawn(http::serve(node.clone(), http_listener, stopped.clone())),
             tokio::spawn(keep_in_line(node.clone(), stopped.clone())),
             tokio::spawn(grow::drive(node.clone(), stopped.clone())),
+            tokio::spawn(expiry::drive(node.clone(), stopped.clone())),
             tokio::spawn(crate::verification::drive(node.clone(), rest.verification, stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();

@@ -54,6 +54,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         owner: Some([6; 16]),
         session: Some([4; 16]),
         expires_ms: TIME,
+        ttl_ms: 60_000,
         passages: 2,
         body: "sealed body".into(),
         vectors: "sealed vectors".into(),
@@ -67,6 +68,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         ("command_forget_owner", forget(Asker::Owner([6; 16]))),
         ("command_forget_operator", forget(Asker::Operator)),
         ("command_purge", ShardCommand::Purge { collection: 7 }),
+        ("command_expire", ShardCommand::Expire { collection: 7, frames: vec![FRAME] }),
         ("command_verify", ShardCommand::Verify { nonce: 300 }),
         ("command_grow_release", grow(GrowStep::Release { heir: 5, min_epoch: 9 })),
         ("command_grow_begin", grow(GrowStep::Begin { source: 1, pass: 2, start: 80, last: true })),
@@ -92,6 +94,7 @@ fn answers() -> Vec<(&'static str, ShardAnswer)> {
         ("answer_store", ShardAnswer::Store(vec![Stored(1), Same(2), Conflict(3), Raced(4), Moved, Foreign])),
         ("answer_forget", ShardAnswer::Forget { removed: vec![FRAME], moved: vec![FRAME + 1] }),
         ("answer_purge", ShardAnswer::Purge),
+        ("answer_expire", ShardAnswer::Expire(2)),
         ("answer_verify", ShardAnswer::Verify),
         ("answer_grow", ShardAnswer::Grow(Some(tenure()))),
     ]
@@ -154,6 +157,8 @@ fn keys(samples: &mut Samples) {
     samples.check("key_count", &record::count_key(7));
     let committed = samples.check("key_owned", &record::owned_key(7, &[6; 16], FRAME));
     assert_eq!(record::parse_owned_key(&committed), Some(FRAME));
+    let committed = samples.check("key_expiry", &record::expiry_key(7, TIME, FRAME));
+    assert_eq!(record::parse_expiry_key(&committed), Some((7, TIME, FRAME)));
     samples.check("key_owner_changed", &record::owner_changed_key(7, &[6; 16]));
     samples.check("key_tenure", &Tenure::key(7));
     let committed = samples.check("key_session", &record::session_key(7, &[4; 16], TIME, FRAME));

@@ -140,6 +140,8 @@ pub const GROWTH_LAST_FRAMES: u64 = 200;
 /// How long after a growth retries of earlier writes are still sent to where they were first written: as long as a shard
 /// remembers requests.
 pub const GROWTH_MEMORY: Duration = Duration::from_secs(600);
+/// How often a shard's leader looks for frames whose time is over. Nobody sees them meanwhile.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How often the replicas of a shard are compared in the background: damage is found while other replicas are whole, and
 /// reading everything once a day is little beside serving.
 pub const VERIFY_EVERY: Duration = Duration::from_secs(24 * 3600);

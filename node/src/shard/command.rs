@@ -39,6 +39,13 @@ pub enum ShardCommand {
         /// Names the verification.
         nonce: u64,
     },
+    /// Removes those of these frames whose time is over, by the log's clock.
+    Expire {
+        /// Their collection.
+        collection: CollectionId,
+        /// Which.
+        frames: Vec<FrameId>,
+    },
     /// One step of a collection that grows.
     Grow {
         /// Which collection.
@@ -162,8 +169,10 @@ pub struct StoreFrame {
     pub owner: Option<[u8; 16]>,
     /// Keyed tag of its session.
     pub session: Option<[u8; 16]>,
-    /// When it is forgotten: milliseconds, 0 = never.
+    /// When it is forgotten: milliseconds, 0 = as the collection's lifetime says.
     pub expires_ms: u64,
+    /// How long it lives when no time is named, from the log-carried time at which it is stored; 0 = for ever.
+    pub ttl_ms: u64,
     /// Number of vectors that the index may see: none of a private frame.
     pub passages: u32,
     /// Sealed body.
@@ -205,6 +214,8 @@ pub enum ShardAnswer {
     Purge,
     /// The verification has begun.
     Verify,
+    /// So many frames were over and are gone.
+    Expire(u32),
     /// How the shard stands in the growth now; none if it has no part in it.
     Grow(Option<Tenure>),
 }
@@ -243,6 +254,7 @@ mod tests {
             ShardCommand::Store(Vec::new()),
             ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone },
             ShardCommand::Purge { collection: 3 },
+            ShardCommand::Expire { collection: 3, frames: vec![1] },
         ] {
             assert!(!is_verify(&encode(&other)), "{other:?}");
         }

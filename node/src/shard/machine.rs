@@ -126,11 +126,25 @@ impl StateMachine for ShardMachine {
                 ShardAnswer::Forget { removed: forget(doomed, txn, &mut changes)?, moved }
             }
             ShardCommand::Purge { collection } => {
-                for table in *b"fhvsoqng" {
+                for table in *b"fhvsoqxng" {
                     txn.delete_prefix(&record::collection_prefix(table, collection));
                 }
                 changes.push(Change::Purged { collection });
                 ShardAnswer::Purge
+            }
+            ShardCommand::Expire { collection, frames } => {
+                let mut claims = Claims::new(&self.homes);
+                let mut over = Vec::with_capacity(frames.len());
+                for frame in frames {
+                    let stored = txn.get(&record::frame_key(collection, frame))?;
+                    let record = stored.map(|stored| FrameRecord::decode(&stored)).transpose()?;
+                    let is_over = record.is_some_and(|record| record.expired(command.time_ms));
+                    if is_over && claims.claim(collection, frame, txn)? == Claim::Mine {
+                        over.push(frame);
+                    }
+                }
+                let doomed = Doomed { collection, frames: over, asker: Asker::Operator, index: command.index };
+                ShardAnswer::Expire(forget(doomed, txn, &mut changes)?.len() as u32)
             }
             ShardCommand::Verify { nonce } => {
                 *self.verification.lock() = Some(nonce);
@@ -293,6 +307,7 @@ fn adopt(
             if let Some(owner) = &old.owner {
                 own(collection, owner, (frame, None), index, txn);
             }
+            outlives(collection, frame, (old.expires_ms, 0), txn);
             txn.delete(&record::vectors_key(collection, frame));
         }
         None => add_to_count(collection, 1, txn)?,
@@ -304,6 +319,7 @@ fn adopt(
     if !vectors.is_empty() {
         txn.put(&record::vectors_key(collection, frame), record::encode_vectors(record.version, &vectors));
     }
+    outlives(collection, frame, (0, expires_ms), txn);
     let is_private = record.owner.is_some();
     if let Some(owner) = &record.owner {
         let owned = OwnedFrame { changed: index, created_ms, expires_ms, vector_bytes: vectors.len() as u32 };
@@ -344,17 +360,25 @@ fn store(
     if old.as_ref().is_some_and(|old| old.owner.is_some() && old.owner != new.owner) {
         return Ok(StoreOutcome::Foreign);
     }
-    let same = old.as_ref().is_some_and(|old| old.digest == new.digest);
-    if let Err(outcome) = decide(new.condition, same, current) {
+    // One that is over is as good as gone, but its versions are not given again.
+    let lives = old.as_ref().filter(|old| !old.expired(now_ms));
+    let same = lives.is_some_and(|old| old.digest == new.digest);
+    if let Err(outcome) = decide(new.condition, same, lives.map_or(0, |old| old.version)) {
         return Ok(outcome);
     }
     if new.version != current + 1 {
         return Ok(StoreOutcome::Raced(current));
     }
-    let created_ms = old.as_ref().map_or(now_ms, |old| old.created_ms);
-    if let Some(session) = old.as_ref().and_then(|old| old.session) {
+    let created_ms = lives.map_or(now_ms, |old| old.created_ms);
+    let expires_ms = match (new.expires_ms, new.ttl_ms) {
+        (0, 0) => 0,
+        (0, ttl_ms) => now_ms.saturating_add(ttl_ms),
+        (expires_ms, _) => expires_ms,
+    };
+    if let Some((session, created_ms)) = old.as_ref().and_then(|old| Some((old.session?, old.created_ms))) {
         txn.delete(&record::session_key(new.collection, &session, created_ms, new.frame));
     }
+    outlives(new.collection, new.frame, (old.as_ref().map_or(0, |old| old.expires_ms), expires_ms), txn);
     if let Some(session) = &new.session {
         txn.put(&record::session_key(new.collection, session, created_ms, new.frame), Bytes::new());
     }
@@ -368,7 +392,7 @@ fn store(
         txn.delete(&vectors_key);
     }
     if let Some(owner) = &new.owner {
-        let (expires_ms, vector_bytes) = (new.expires_ms, new.vectors.len() as u32);
+        let vector_bytes = new.vectors.len() as u32;
         let owned = OwnedFrame { changed: index, created_ms, expires_ms, vector_bytes };
         own(new.collection, owner, (new.frame, Some(owned)), index, txn);
     }
@@ -376,7 +400,7 @@ fn store(
         version: new.version,
         created_ms,
         updated_ms: now_ms,
-        expires_ms: new.expires_ms,
+        expires_ms,
         owner: new.owner,
         session: new.session,
         digest: new.digest,
@@ -384,18 +408,28 @@ fn store(
         body: new.body,
     };
     txn.put(&key, record.encode());
-    let head = FrameHead { changed: index, created_ms, expires_ms: new.expires_ms, passages: new.passages };
+    let head = FrameHead { changed: index, created_ms, expires_ms, passages: new.passages };
     txn.put(&record::head_key(new.collection, new.frame), head.encode());
     changes.push(Change::Stored {
         collection: new.collection,
         frame: new.frame,
         version: new.version,
         created_ms,
-        expires_ms: new.expires_ms,
+        expires_ms,
         // The index never sees those of a private frame.
         vectors: if new.owner.is_some() { Bytes::new() } else { new.vectors },
     });
     Ok(StoreOutcome::Stored(new.version))
+}
+
+/// Notes when a frame will be over, in the place of when it would have been; 0 = never.
+fn outlives(collection: CollectionId, frame: FrameId, (old_ms, new_ms): (u64, u64), txn: &mut Txn<'_>) {
+    if old_ms != 0 && old_ms != new_ms {
+        txn.delete(&record::expiry_key(collection, old_ms, frame));
+    }
+    if new_ms != 0 {
+        txn.put(&record::expiry_key(collection, new_ms, frame), Bytes::new());
+    }
 }
 
 /// Notes what became of a private frame, for its owner's searches.
@@ -441,6 +475,7 @@ fn forget(
         txn.delete(&key);
         txn.delete(&record::head_key(collection, frame));
         txn.delete(&record::vectors_key(collection, frame));
+        outlives(collection, frame, (old.expires_ms, 0), txn);
         if let Some(session) = &old.session {
             txn.delete(&record::session_key(collection, session, old.created_ms, frame));
         }

@@ -4,6 +4,7 @@
 //! follows. *Search*: [`Shard::search`] asks the index and the tail. *Recall*: [`Shard::fetch`] opens frames.
 
 pub mod command;
+pub mod expiry;
 pub mod filter;
 pub mod gate;
 pub mod grow;

@@ -8,6 +8,7 @@
 //! | `s` collection 8, session tag 16, created 8, frame 16 | empty: frames of a session in order |
 //! | `o` collection 8, owner tag 16, frame 16 | [`OwnedFrame`]: the private frames of an owner |
 //! | `q` collection 8, owner tag 16 | log position of the last change to an owner's private frames, 8 bytes |
+//! | `x` collection 8, expiry 8, frame 16 | empty: frames by the time at which they are over |
 //! | `n` collection 8 | number of frames, 8 bytes |
 //! | `g` collection 8 | [`super::tenure::Tenure`]: the shard's part in the last growth of the collection |
 //!
@@ -257,7 +258,7 @@ fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
     key
 }
 
-/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `o`, `q`, `n`, `g`).
+/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `o`, `q`, `x`, `n`, `g`).
 pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
     let mut key = [table; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());
@@ -312,6 +313,23 @@ pub fn owner_changed_key(collection: CollectionId, owner: &[u8; 16]) -> [u8; 25]
     let mut key = owned_prefix(collection, owner);
     key[0] = b'q';
     key
+}
+
+/// Key of a frame among those that will be over some day.
+pub fn expiry_key(collection: CollectionId, expires_ms: u64, frame: FrameId) -> [u8; 33] {
+    let mut key = [0; 33];
+    key[..9].copy_from_slice(&collection_prefix(b'x', collection));
+    key[9..17].copy_from_slice(&expires_ms.to_be_bytes());
+    key[17..].copy_from_slice(&frame.to_be_bytes());
+    key
+}
+
+/// Collection, time and frame of an [`expiry_key`].
+pub fn parse_expiry_key(key: &[u8]) -> Option<(CollectionId, u64, FrameId)> {
+    let collection = key.get(1..9)?.try_into().ok()?;
+    let expires = key.get(9..17)?.try_into().ok()?;
+    let frame = key.get(17..33)?.try_into().ok()?;
+    Some((u64::from_be_bytes(collection), u64::from_be_bytes(expires), u128::from_be_bytes(frame)))
 }
 
 /// Creation time and frame of a [`session_key`].

@@ -193,6 +193,7 @@ impl Shard {
                 owner: draft.owner,
                 session: draft.session,
                 expires_ms: draft.expires_ms,
+                ttl_ms: collection.ttl_seconds.saturating_mul(1_000),
                 passages,
                 body,
                 vectors,
