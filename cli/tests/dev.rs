@@ -174,3 +174,64 @@ fn storage_speed_is_measured_on_a_cluster_that_leaves_nothing() {
     }
     assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0);
 }
+
+/// What a store was told, told again from an export: nothing is lost but versions.
+#[test]
+fn an_export_is_imported_without_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start(folder.path());
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    dev.says(&["admin", "collections", "create", "kept", "--dim", "4", "--partitions", "3"]);
+    let line = |n: u32| {
+        let session = if n.is_multiple_of(3) { String::new() } else { format!(r#","session":"s{}""#, n % 3) };
+        let body = match n % 5 {
+            0 => format!(r#""bytes":"{}""#, ["AAEC", "/////w==", "AQ=="][n as usize % 3]),
+            _ => format!(r#""content":"text {n} ünd \"so\"""#),
+        };
+        format!(
+            r#"{{{body},"type":"note","role":"user","metadata":{{"n":{n},"x":[1.5,null]}},"vector":[0.{n},1,-2,3e-5],"id":"01999999-0000-7000-8000-{n:012}","created_at":"2024-03-01T10:00:{:02}.250Z","expires_at":"2099-01-01T00:00:00Z"{session}}}"#,
+            n % 60
+        )
+    };
+    let lines: String = (1..=950).map(|n| line(n) + "\n").collect();
+    write("in.jsonl", &lines);
+    dev.says(&["import", "in.jsonl", "--collection", "kept"]);
+    let owner = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let private = r#"{"content":"mine","vector":[1,2,3,4],"id":"01999999-0000-7000-8000-000000009999","private":true}"#;
+    write("private.jsonl", private);
+    write("owner.key", owner);
+    dev.says(&["import", "private.jsonl", "--collection", "kept", "--owner-key-file", "owner.key"]);
+
+    let said = dev.says(&["export", "--collection", "kept", "-o", "out.jsonl"]);
+    assert!(said.contains("exported 950 memories") && said.contains("left out 1 private"), "{said}");
+    dev.says(&["export", "--collection", "kept", "-o", "mine.jsonl", "--owner-key-file", "owner.key"]);
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(read("mine.jsonl").lines().count(), 951);
+
+    dev.says(&["admin", "collections", "create", "again", "--dim", "4", "--partitions", "1"]);
+    dev.says(&["import", "mine.jsonl", "--collection", "again", "--owner-key-file", "owner.key"]);
+    dev.says(&["export", "--collection", "again", "-o", "again.jsonl", "--owner-key-file", "owner.key"]);
+    assert!(read("again.jsonl") == read("mine.jsonl"), "what was imported is exported as it was");
+    let first: serde_json::Value = serde_json::from_str(read("out.jsonl").lines().next().unwrap()).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&line(1)).unwrap();
+    for field in ["content", "type", "role", "metadata", "vector", "id", "session", "created_at"] {
+        assert_eq!(first[field], told[field], "{field}");
+    }
+
+    // One that was stopped after some lines, in the middle of another, goes on there.
+    let whole = read("out.jsonl");
+    let cut = whole.match_indices('\n').nth(399).unwrap().0 + 20;
+    write("out.jsonl.kept.part", &whole[..cut]);
+    let said = dev.says(&["export", "--collection", "kept", "-o", "out.jsonl"]);
+    assert!(said.contains("exported 550 memories") && said.contains("after 400 of an earlier export"), "{said}");
+    assert!(read("out.jsonl") == whole);
+
+    let said = dev.says(&["export", "--collection", "kept", "--format", "markdown", "-o", "read"]);
+    assert!(said.contains("3 sessions"), "{said}");
+    let session = read("read/s1.md");
+    let times: Vec<&str> = session.lines().filter_map(|line| line.strip_prefix("## user · ")).collect();
+    assert!(times.len() > 300 && times.is_sorted(), "in order of time: {}", times.len());
+    let refused = dev.run(&["export", "--collection", "nothing", "-o", "nothing.jsonl"]);
+    assert!(!refused.status.success() && !folder.path().join("nothing.jsonl").exists());
+    dev.stop();
+}

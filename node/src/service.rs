@@ -472,6 +472,12 @@ impl node_server::Node for NodeService {
         self.timed("fetch", shard.fetch(request)).await
     }
 
+    async fn scan(&self, request: Request<node_v1::ScanRequest>) -> Answer<node_v1::ScanReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("scan", shard.scan(request)).await
+    }
+
     async fn session(&self, request: Request<node_v1::SessionRequest>) -> Answer<node_v1::FetchReply> {
         let request = request.into_inner();
         let shard = self.0.shard(request.shard)?;

@@ -54,6 +54,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         owner: Some([6; 16]),
         session: Some([4; 16]),
         expires_ms: TIME,
+        created_ms: TIME - 9,
         ttl_ms: 60_000,
         passages: 2,
         body: "sealed body".into(),

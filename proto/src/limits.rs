@@ -51,6 +51,12 @@ pub const MAX_RECALL: u32 = 1_000;
 pub const DEFAULT_RECALL: u32 = 100;
 /// Frames one `forget` proposal removes; larger sets go in several.
 pub const MAX_FORGET_STEP: usize = 1_000;
+/// Frames of a page of a scan, at most.
+pub const MAX_SCAN: u32 = 1_000;
+/// Frames of a page of a scan when nothing is said.
+pub const DEFAULT_SCAN: u32 = 200;
+/// Bytes after which a shard ends its page of a scan: a page comes from several shards at once.
+pub const SCAN_PAGE_BYTES: usize = 2 << 20;
 /// Frames that one step of a `forget` by filter opens and looks at: about a second.
 pub const MAX_FILTER_STEP: usize = 20_000;
 /// Components of a vector (SPEC: 384 text, 1,536 state; the largest public models have 4,096).

@@ -56,6 +56,9 @@ pub struct StoreItem {
     /// RFC 3339 time at which the frame is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
+    /// RFC 3339 time at which it was made, of a memory that is brought from elsewhere; otherwise now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
     /// The collection; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collection: Option<String>,
@@ -455,6 +458,42 @@ pub struct RecallReply {
     /// At consistency `any`: no up-to-date replica of some shard answered, so one that lags did.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lagging: bool,
+}
+
+/// `GET /collections/{name}/frames`: everything in a collection, page by page in order of the ids.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScanRequest {
+    /// Frames with a greater id than this; from the first when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Uuid>,
+    /// Most frames of the page, 1 to 1,000; 200 when absent. A page of large frames has fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// A page of a collection.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScanReply {
+    /// The frames.
+    pub frames: Vec<ScannedFrame>,
+    /// Send it as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Uuid>,
+    /// Private frames left out because the request carries another owner's key, or none.
+    #[serde(default)]
+    pub private_left_out: u64,
+}
+
+/// A frame with everything that its caller said of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScannedFrame {
+    /// The frame.
+    #[serde(flatten)]
+    pub frame: Frame,
+    /// The embedding, when the caller gave it; absent when the router made it from the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector: Option<Vec<f32>>,
 }
 
 /// `forget`: remove frames.

@@ -30,6 +30,7 @@ mod nodes;
 mod owned;
 mod private;
 mod recall;
+mod scan;
 mod search;
 mod server;
 mod status;

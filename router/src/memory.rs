@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, NodeChange, NodeChangeReply,
-    RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
+    RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
     VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
@@ -42,6 +42,9 @@ pub trait Memory: Send + Sync {
     async fn search(&self, context: &RequestContext, request: SearchRequest) -> Result<SearchReply, Problem>;
     /// Fetches memories by id, or a session in order.
     async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem>;
+    /// Everything in a collection, page by page in order of the ids.
+    async fn scan(&self, context: &RequestContext, collection: &str, request: ScanRequest)
+    -> Result<ScanReply, Problem>;
     /// Removes memories.
     async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem>;
     /// Says how the cluster is.
@@ -165,6 +168,15 @@ impl Memory for ClusterMemory {
 
     async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem> {
         self.bounded("recall", context.deadline, self.recall_request(context, request)).await
+    }
+
+    async fn scan(
+        &self,
+        context: &RequestContext,
+        collection: &str,
+        request: ScanRequest,
+    ) -> Result<ScanReply, Problem> {
+        self.bounded("scan", context.deadline, self.scan_request(context, collection, request)).await
     }
 
     async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {

@@ -44,6 +44,11 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// Whether it is private and has a vector that its caller gave, not ones made of its passages.
+    pub(crate) fn has_own_vector(&self) -> bool {
+        self.private && self.frame.passage_ranges.is_empty()
+    }
+
     /// As callers see it.
     pub(crate) fn into_model(self) -> Result<Frame, Problem> {
         Ok(Frame { private: self.private, ..convert::frame(self.frame)? })
@@ -102,6 +107,7 @@ pub(crate) fn seal(
         replace: draft.replace,
         expected_version: draft.expected_version,
         expires_ms: draft.expires_ms,
+        created_ms: draft.created_ms,
         private: Some(PrivateWrite {
             owner: owner_name(owner, collection),
             session,
@@ -160,7 +166,11 @@ pub(crate) fn open_all(
     Ok(opened)
 }
 
-fn open(owner: Option<&OwnerKey>, collection: CollectionId, frame: node_v1::Frame) -> Result<Opened, Problem> {
+pub(crate) fn open(
+    owner: Option<&OwnerKey>,
+    collection: CollectionId,
+    frame: node_v1::Frame,
+) -> Result<Opened, Problem> {
     if frame.private.is_empty() {
         return Ok(Opened { frame, private: false });
     }
@@ -248,6 +258,7 @@ mod tests {
             replace: false,
             expected_version: None,
             expires_ms: 0,
+            created_ms: 0,
             collection: "default".into(),
             private: true,
         }

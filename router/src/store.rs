@@ -369,6 +369,7 @@ fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> FrameWrite {
         replace: draft.replace,
         expected_version: draft.expected_version,
         expires_ms: draft.expires_ms,
+        created_ms: draft.created_ms,
         language: String::new(),
         private: None,
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use mira_proto::filter::{self, Condition, Filter};
 use mira_proto::model::{
     CollectionSettings, Combine, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
-    Recency, SearchRequest, StoreItem,
+    Recency, ScanRequest, SearchRequest, StoreItem,
 };
 use mira_proto::{Code, Problem, limits};
 use serde_json::Value;
@@ -43,6 +43,8 @@ pub struct Draft {
     pub expected_version: Option<u64>,
     /// When it is forgotten, 0 = never.
     pub expires_ms: u64,
+    /// When it was made, 0 = now.
+    pub created_ms: u64,
     /// The collection.
     pub collection: String,
     /// Sealed by its owner.
@@ -73,6 +75,7 @@ pub fn item(item: StoreItem, now_ms: u64) -> Result<Draft, Problem> {
         replace: item.replace,
         expected_version: item.expected_version,
         expires_ms: item.expires_at.as_deref().map(|text| expiry(text, now_ms)).transpose()?.unwrap_or_default(),
+        created_ms: item.created_at.as_deref().map(|text| creation(text, now_ms)).transpose()?.unwrap_or_default(),
         collection: collection(item.collection)?,
         private: item.private,
     })
@@ -128,6 +131,22 @@ fn expiry(text: &str, now_ms: u64) -> Result<u64, Problem> {
     match time("expires_at", text)? {
         past if past <= now_ms => Err(Problem::invalid("expires_at lies in the past")),
         expires_ms => Ok(expires_ms),
+    }
+}
+
+fn creation(text: &str, now_ms: u64) -> Result<u64, Problem> {
+    match time("created_at", text)? {
+        0 => Err(Problem::invalid("created_at is not after 1970")),
+        future if future > now_ms => Err(Problem::invalid("created_at lies in the future")),
+        created_ms => Ok(created_ms),
+    }
+}
+
+/// The page of a scan: its first id is greater than this, and it has so many frames at most.
+pub fn scan(request: &ScanRequest) -> Result<(Option<Uuid>, u32), Problem> {
+    match request.limit.unwrap_or(limits::DEFAULT_SCAN) {
+        limit @ 1..=limits::MAX_SCAN => Ok((request.after, limit)),
+        limit => Err(Problem::invalid(format!("limit is {limit}, allowed are 1 to {}", limits::MAX_SCAN))),
     }
 }
 

@@ -584,6 +584,7 @@ fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardC
         owner: None,
         session: content.is_multiple_of(2).then_some([content; 16]),
         expires_ms: 0,
+        created_ms: 0,
         ttl_ms: 0,
         passages: u32::from(content.is_multiple_of(3)),
         body: body_of(write.operation, round).into(),

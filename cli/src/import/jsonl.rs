@@ -13,7 +13,7 @@ use crate::import::source::Source;
 const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// The fields of [`StoreItem`]; a test compares them with its schema.
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 14] = [
     "content",
     "bytes",
     "type",
@@ -25,7 +25,9 @@ const FIELDS: [&str; 12] = [
     "replace",
     "expected_version",
     "expires_at",
+    "created_at",
     "collection",
+    "private",
 ];
 
 /// Reads records line by line; blank lines are none.

@@ -18,7 +18,7 @@ use crate::output;
 /// Import JSON Lines, text and Markdown
 ///
 /// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, id,
-/// expires_at, collection. Markdown is split at its headings. What has no id gets one made from its content, so
+/// expires_at, created_at, collection, private. Markdown is split at its headings. What has no id gets one made from its content, so
 /// importing the same thing again adds nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\

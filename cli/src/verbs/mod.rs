@@ -6,6 +6,7 @@ mod benchmark;
 mod completions;
 #[cfg(feature = "server")]
 mod dev;
+mod export;
 mod forget;
 mod import;
 #[cfg(feature = "server")]
@@ -34,6 +35,7 @@ pub enum Verb {
     Recall(recall::Recall),
     Forget(forget::Forget),
     Import(import::Import),
+    Export(export::Export),
     Status(status::Status),
     Admin(admin::Admin),
     #[cfg(feature = "server")]
@@ -57,6 +59,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Recall(verb) => block_on(verb.run()),
         Verb::Forget(verb) => block_on(verb.run()),
         Verb::Import(verb) => block_on(verb.run()),
+        Verb::Export(verb) => block_on(verb.run()),
         Verb::Status(verb) => block_on(verb.run()),
         Verb::Admin(verb) => block_on(verb.run()),
         #[cfg(feature = "server")]

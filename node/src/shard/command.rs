@@ -171,6 +171,8 @@ pub struct StoreFrame {
     pub session: Option<[u8; 16]>,
     /// When it is forgotten: milliseconds, 0 = as the collection's lifetime says.
     pub expires_ms: u64,
+    /// When it was made, of a frame that is brought from elsewhere; 0 = now, by the log's clock.
+    pub created_ms: u64,
     /// How long it lives when no time is named, from the log-carried time at which it is stored; 0 = for ever.
     pub ttl_ms: u64,
     /// Number of vectors that the index may see: none of a private frame.

@@ -369,7 +369,11 @@ fn store(
     if new.version != current + 1 {
         return Ok(StoreOutcome::Raced(current));
     }
-    let created_ms = lives.map_or(now_ms, |old| old.created_ms);
+    let created_ms = match new.created_ms {
+        0 => lives.map_or(now_ms, |old| old.created_ms),
+        // The leader that let it in may have a clock that is ahead.
+        elsewhere => elsewhere.min(now_ms),
+    };
     let expires_ms = match (new.expires_ms, new.ttl_ms) {
         (0, 0) => 0,
         (0, ttl_ms) => now_ms.saturating_add(ttl_ms),

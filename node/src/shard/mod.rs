@@ -17,6 +17,7 @@ pub mod ranking;
 pub mod read;
 pub mod record;
 pub mod rows;
+pub mod scan;
 pub mod tenure;
 pub mod verify;
 pub mod write;

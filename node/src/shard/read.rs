@@ -288,7 +288,7 @@ impl Shard {
             .map_err(|error| self.unreadable(EngineError::Damaged(format!("frame {id:032x}: {error}"))))
     }
 
-    fn open_frame(
+    pub(super) fn open_frame(
         &self,
         collection: &CollectionRecord,
         id: FrameId,

@@ -58,6 +58,7 @@ struct Draft {
     digest: [u8; 32],
     session: Option<[u8; 16]>,
     expires_ms: u64,
+    created_ms: u64,
     owner: Option<[u8; 16]>,
     content: Content,
 }
@@ -193,6 +194,7 @@ impl Shard {
                 owner: draft.owner,
                 session: draft.session,
                 expires_ms: draft.expires_ms,
+                created_ms: draft.created_ms,
                 ttl_ms: collection.ttl_seconds.saturating_mul(1_000),
                 passages,
                 body,
@@ -358,6 +360,7 @@ fn drafted(
         digest: tags.content_digest(&[&sealed.digest[..], &frame.expires_ms.to_le_bytes()].concat()),
         session: (!sealed.session.is_empty()).then(|| tags.tag(record::PRIVATE_SESSION_TAG, &sealed.session)),
         expires_ms: frame.expires_ms,
+        created_ms: frame.created_ms,
         owner: Some(tags.tag(record::OWNER_TAG, &sealed.owner)),
         content: Content::Private { body: sealed.body, vectors: sealed.vectors },
     })
@@ -403,6 +406,7 @@ fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &Colle
         digest,
         session,
         expires_ms: frame.expires_ms,
+        created_ms: frame.created_ms,
         owner: None,
         content: Content::Plain { body, vectors },
     })

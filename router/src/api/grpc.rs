@@ -133,6 +133,25 @@ impl MemoryService for Grpc {
         }))
     }
 
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let page = model::ScanRequest {
+            after: present(request.after).map(|id| uuid(&id)).transpose()?,
+            limit: (request.limit != 0).then_some(request.limit),
+        };
+        let reply = self.api.memory.scan(&context, &collection, page).await?;
+        let frame = |scanned: model::ScannedFrame| {
+            let vector = scanned.vector.unwrap_or_default();
+            Ok::<_, Problem>(v1::ScannedFrame { frame: Some(frame_to(scanned.frame)?), vector })
+        };
+        Ok(Response::new(v1::ScanReply {
+            frames: reply.frames.into_iter().map(frame).collect::<Result<_, _>>()?,
+            next: reply.next.map(|id| id.to_string()).unwrap_or_default(),
+            private_left_out: reply.private_left_out,
+        }))
+    }
+
     async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::ForgetReply>, Status> {
         let (context, request) = self.enter(request)?;
         let (id, ids) = one_or_many(request.ids)?;
@@ -380,6 +399,7 @@ fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Problem> {
         replace: item.replace,
         expected_version: item.expected_version,
         expires_at: present(item.expires_at),
+        created_at: present(item.created_at),
         collection: present(item.collection),
         private: item.private,
     })

@@ -2,9 +2,10 @@
 
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
     StoreRequest, VerifyReply, VerifyRequest,
 };
+use mira_proto::limits;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
@@ -38,6 +39,20 @@ pub fn document() -> Value {
             "put": operation(Some("Make a collection"), Some(settings), &collection),
             "delete": { "summary": "Remove a collection with all its frames", "responses": {
                 "204": { "description": "Removed" }, "default": problem() } },
+        }),
+    );
+    let scanned = of::<ScanReply>(&mut generator);
+    let parameter = |name: &str, kind: Value| json!({ "name": name, "in": "query", "schema": kind });
+    let mut scan = operation(Some("Everything in a collection, page by page"), None, &scanned);
+    scan["parameters"] = json!([
+        parameter("after", json!({ "type": "string", "format": "uuid" })),
+        parameter("limit", json!({ "type": "integer", "minimum": 1, "maximum": limits::MAX_SCAN })),
+    ]);
+    paths.insert(
+        "/collections/{name}/frames".into(),
+        json!({
+            "parameters": [{ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } }],
+            "get": scan,
         }),
     );
     let (grow, grown) = (of::<GrowRequest>(&mut generator), of::<GrowReply>(&mut generator));

@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
     StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
@@ -37,6 +37,7 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/mcp/status", get(get_status).post(post_status))
         .route("/collections", get(list_collections))
         .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
+        .route("/collections/{name}/frames", get(scan))
         .route("/collections/{name}/grow", post(grow_collection))
         .route("/admin/nodes", post(change_node))
         .route("/admin/moves", post(set_moves))
@@ -157,6 +158,16 @@ async fn delete_collection(
 ) -> Result<StatusCode, Failure> {
     api.memory.delete_collection(&context, &name).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn scan(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Name(name): Name,
+    request: Result<Query<ScanRequest>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<ScanReply>, Failure> {
+    let Query(request) = request.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
+    Ok(Json(api.memory.scan(&context, &name, request).await?))
 }
 
 async fn grow_collection(

@@ -678,6 +678,29 @@ impl Node for FakeNode {
         }))
     }
 
+    async fn scan(&self, request: Request<wire::ScanRequest>) -> Result<Response<wire::ScanReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = self.seen("scan", request.shard, request.level);
+        self.check(&mut state, seen, request.epoch)?;
+        let applied = state.index(request.shard);
+        let mut kept: Vec<&Kept> = state.of_shard(request.collection, request.shard).collect();
+        kept.sort_by(|a, b| a.frame.id.cmp(&b.frame.id));
+        kept.retain(|kept| kept.frame.id > request.after);
+        let more = kept.len() > request.limit as usize;
+        let scanned = |kept: &Kept| {
+            let vector = match kept.frame.passage_ranges[..] {
+                [0, 0] => kept.vectors.concat(),
+                _ => Vec::new(),
+            };
+            let private_vectors = kept.private.vectors.clone();
+            wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors }
+        };
+        let frames = kept.into_iter().take(request.limit as usize).map(scanned).collect();
+        Ok(Response::new(wire::ScanReply { frames, more, applied, opened: Vec::new() }))
+    }
+
     async fn owned(&self, request: Request<wire::OwnedRequest>) -> Result<Response<wire::OwnedReply>, Status> {
         self.enter().await?;
         let request = request.into_inner();

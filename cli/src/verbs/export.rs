@@ -1,0 +1,324 @@
+//! `mira export`: a collection into files.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use mira_proto::model::{
+    DEFAULT_COLLECTION, Frame, RecallRequest, ScanRequest, ScannedFrame, StoreItem,
+};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::args::Remote;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::import::progress::Progress;
+use crate::output;
+
+/// Frames that are asked for at once.
+const PAGE: u32 = 500;
+/// Frames of a session that are read at once.
+const RECALL: usize = 100;
+/// Characters of a session's name in the name of its file.
+const FILE_NAME_CHARS: usize = 100;
+const NO_SESSION: &str = "without session";
+
+/// Export a collection
+///
+/// JSON Lines have the fields of `mira store`, so that `mira import` reads them back: ids, contents, metadata, times of
+/// creation and embeddings that callers gave; embeddings that the router made from a text it makes again. Versions begin
+/// anew. Private memories come along, readable, when the owner's key is there; those of others are left out and counted.
+///
+/// Written to a file, an export that was stopped goes on where it was when the same command is given again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mira export --collection notes -o notes.jsonl
+  mira export | zstd > memories.jsonl.zst
+  mira export --collection chats --format markdown -o chats/")]
+pub struct Export {
+    /// The collection
+    #[arg(long, default_value = DEFAULT_COLLECTION)]
+    collection: String,
+    /// Where it goes: a file (standard output if it is absent), for Markdown a folder
+    #[arg(long, short, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// How it is written
+    #[arg(long, value_enum, default_value = "jsonl")]
+    format: Format,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// How an export is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// One JSON object a line
+    Jsonl,
+    /// A file for each session, in order of time, for reading
+    Markdown,
+}
+
+/// What was done.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    /// Frames written now.
+    frames: u64,
+    /// Frames that an earlier export had written.
+    frames_before: u64,
+    /// Sessions, with Markdown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<u64>,
+    private_left_out: u64,
+    seconds: f64,
+}
+
+impl Export {
+    /// Exports and says how much.
+    pub async fn run(self) -> Result<(), CliError> {
+        let client = Client::new(&self.remote)?;
+        let mut progress = Progress::new(0);
+        let written = match (self.format, &self.output) {
+            (Format::Jsonl, Some(file)) => self.into_file(&client, file, &mut progress).await,
+            (Format::Jsonl, None) => {
+                let mut out = BufWriter::new(std::io::stdout().lock());
+                let mut sink = Lines { out: &mut out, name: Path::new("standard output"), bytes: 0 };
+                self.lines(&client, &mut sink, (None, &mut progress)).await
+            }
+            (Format::Markdown, Some(folder)) => self.into_folder(&client, folder, &mut progress).await,
+            (Format::Markdown, None) => Err(CliError::Usage("say the folder for Markdown: --output DIR".to_owned())),
+        };
+        let seconds = progress.finish().as_secs_f64();
+        let summary = Summary { seconds, ..written? };
+        match self.output {
+            Some(_) => output::print_answer(&summary, self.remote.json, render),
+            // Standard output has the data.
+            None => {
+                eprint!("{}", render(&summary));
+                Ok(())
+            }
+        }
+    }
+
+    /// Beside its place first, under a name that says of which collection, so that nobody takes half of it for the whole.
+    async fn into_file(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+        let part = file.with_added_extension(format!("{}.part", file_name(&self.collection)));
+        let io = || CliError::io(&part);
+        let mut out = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).map_err(io())?;
+        let (frames_before, after, end) = resume(&out).map_err(io())?;
+        out.set_len(end).and_then(|()| out.seek(SeekFrom::Start(end))).map_err(io())?;
+        let mut out = BufWriter::new(out);
+        let mut sink = Lines { out: &mut out, name: &part, bytes: end };
+        let summary = self.lines(client, &mut sink, (after, progress)).await?;
+        out.into_inner().map_err(|error| error.into_error()).and_then(|out| out.sync_all()).map_err(io())?;
+        std::fs::rename(&part, file).map_err(CliError::io(file))?;
+        Ok(Summary { frames_before, ..summary })
+    }
+
+    async fn lines<W: Write>(
+        &self,
+        client: &Client,
+        sink: &mut Lines<'_, W>,
+        (mut after, progress): (Option<Uuid>, &mut Progress),
+    ) -> Result<Summary, CliError> {
+        let mut summary = Summary::default();
+        loop {
+            let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
+            for scanned in page.frames {
+                sink.put(&item_of(scanned))?;
+                summary.frames += 1;
+            }
+            // What is told to be done is.
+            sink.flush()?;
+            summary.private_left_out += page.private_left_out;
+            progress.update(summary.frames, sink.bytes);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(summary),
+            }
+        }
+    }
+
+    /// First which sessions there are, then one after the other in its own order.
+    async fn into_folder(&self, client: &Client, folder: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+        std::fs::create_dir_all(folder).map_err(CliError::io(folder))?;
+        let mut summary = Summary::default();
+        let mut sessions: BTreeMap<Option<String>, Vec<(String, Uuid)>> = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
+            for ScannedFrame { frame, .. } in page.frames {
+                sessions.entry(frame.session).or_default().push((frame.created_at, frame.id));
+            }
+            summary.private_left_out += page.private_left_out;
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        let (mut names, mut bytes) = (HashSet::new(), 0);
+        for (session, mut frames) in sessions {
+            frames.sort();
+            let title = session.as_deref().unwrap_or(NO_SESSION);
+            let path = folder.join(format!("{}.md", unique(title, &mut names)));
+            let part = path.with_added_extension("part");
+            let write = CliError::io(&part);
+            let mut out = BufWriter::new(File::create(&part).map_err(write)?);
+            let mut text = format!("# {title}\n");
+            for ids in frames.chunks(RECALL) {
+                let ids = ids.iter().map(|&(_, id)| id).collect::<Vec<_>>();
+                let request =
+                    RecallRequest { ids: Some(ids), collection: Some(self.collection.clone()), ..Default::default() };
+                // A frame that was forgotten meanwhile is not there any more, and belongs in no export.
+                for frame in client.recall(&request).await?.frames {
+                    text.push_str(&section(&frame));
+                    summary.frames += 1;
+                }
+                bytes += text.len() as u64;
+                out.write_all(text.as_bytes()).map_err(CliError::io(&part))?;
+                text.clear();
+                progress.update(summary.frames, bytes);
+            }
+            out.flush().map_err(CliError::io(&part))?;
+            std::fs::rename(&part, &path).map_err(CliError::io(&path))?;
+        }
+        Ok(Summary { sessions: Some(names.len() as u64), ..summary })
+    }
+}
+
+/// JSON Lines on their way out.
+struct Lines<'a, W: Write> {
+    out: &'a mut W,
+    name: &'a Path,
+    bytes: u64,
+}
+
+impl<W: Write> Lines<'_, W> {
+    fn put(&mut self, item: &StoreItem) -> Result<(), CliError> {
+        let mut line = serde_json::to_vec(item).map_err(|error| CliError::io(self.name)(error.into()))?;
+        line.push(b'\n');
+        self.bytes += line.len() as u64;
+        self.out.write_all(&line).map_err(CliError::io(self.name))
+    }
+
+    fn flush(&mut self) -> Result<(), CliError> {
+        self.out.flush().map_err(CliError::io(self.name))
+    }
+}
+
+/// What an earlier export has written: how many whole lines, the id of the last, and where it ends. Lines come in order of
+/// the ids, so there is nothing else to know.
+fn resume(file: &File) -> std::io::Result<(u64, Option<Uuid>, u64)> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        id: Uuid,
+    }
+    let (mut lines, mut last, mut end) = (0, None, 0);
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        let Some(Id { id }) = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok()) else {
+            break;
+        };
+        (lines, last, end) = (lines + 1, Some(id), end + line.len() as u64);
+        line.clear();
+    }
+    Ok((lines, last, end))
+}
+
+/// What `mira import` needs to make the frame again.
+fn item_of(ScannedFrame { frame, vector }: ScannedFrame) -> StoreItem {
+    StoreItem {
+        content: frame.content,
+        bytes: frame.bytes,
+        kind: Some(frame.kind),
+        session: frame.session,
+        role: frame.role,
+        metadata: (!frame.metadata.is_empty()).then_some(frame.metadata),
+        vector,
+        id: Some(frame.id),
+        expires_at: frame.expires_at,
+        created_at: Some(frame.created_at),
+        private: frame.private,
+        ..StoreItem::default()
+    }
+}
+
+/// A frame for reading.
+fn section(frame: &Frame) -> String {
+    let who = frame.role.as_deref().unwrap_or(&frame.kind);
+    let content = match (&frame.content, &frame.bytes) {
+        (Some(text), _) => text.trim_end().to_owned(),
+        (None, bytes) => format!("({} bytes)", bytes.as_ref().map_or(0, |base64| base64.len() / 4 * 3)),
+    };
+    format!("\n## {who} · {} · {}\n\n{content}\n", frame.created_at, frame.id)
+}
+
+/// A name that any file system takes.
+fn file_name(name: &str) -> String {
+    let kept = |letter: char| if letter.is_alphanumeric() || "-_.".contains(letter) { letter } else { '_' };
+    let short: String = name.chars().map(kept).take(FILE_NAME_CHARS).collect();
+    match short.trim_matches('.') {
+        "" => "_".to_owned(),
+        trimmed => trimmed.to_owned(),
+    }
+}
+
+/// The same, and another for each name, though they may look alike.
+fn unique(name: &str, taken: &mut HashSet<String>) -> String {
+    let plain = file_name(name);
+    // File systems may not tell upper case from lower.
+    if taken.insert(plain.to_lowercase()) {
+        return plain;
+    }
+    let hashed = format!("{plain}-{}", &blake3::hash(name.as_bytes()).to_hex()[..8]);
+    taken.insert(hashed.to_lowercase());
+    hashed
+}
+
+fn render(summary: &Summary) -> String {
+    let mut text = format!("exported {} memories in {:.1} s", summary.frames, summary.seconds);
+    if let Some(sessions) = summary.sessions {
+        text.push_str(&format!(", {sessions} sessions"));
+    }
+    if summary.frames_before > 0 {
+        text.push_str(&format!(", after {} of an earlier export", summary.frames_before));
+    }
+    text.push('\n');
+    if summary.private_left_out > 0 {
+        text.push_str(&format!(
+            "left out {} private memories: only their owner's key opens them (MIRA_OWNER_KEY)\n",
+            summary.private_left_out
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_goes_on_after_its_last_whole_line() {
+        let mut file = tempfile::tempfile().unwrap();
+        assert_eq!(resume(&file).unwrap(), (0, None, 0));
+        let line = |n: u128| format!("{{\"content\":\"x\",\"id\":\"{}\"}}\n", Uuid::from_u128(n));
+        let whole = line(1) + &line(2);
+        file.write_all(format!("{whole}{{\"content\":\"cut").as_bytes()).unwrap();
+        file.rewind().unwrap();
+        assert_eq!(resume(&file).unwrap(), (2, Some(Uuid::from_u128(2)), whole.len() as u64));
+    }
+
+    #[test]
+    fn sessions_have_files_of_their_own_whatever_their_names() {
+        let mut taken = HashSet::new();
+        let names = ["chat 1", "chat/1", "Chat_1", "..", "", &"x".repeat(500), "übung"];
+        let files: Vec<String> = names.iter().map(|name| unique(name, &mut taken)).collect();
+        assert_eq!(taken.len(), names.len(), "{files:?}");
+        assert_eq!((&*files[0], &*files[6]), ("chat_1", "übung"));
+        assert!(files.iter().all(|file| !file.is_empty() && !file.contains('/') && !file.starts_with('.')));
+    }
+}
