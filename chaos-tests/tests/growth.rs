@@ -13,7 +13,8 @@ use mira_node::meta::{Growth, GrowthStep};
 use mira_node::shard::tenure::{Progress, Tenure};
 use mira_node::{Formation, NodeConfig, RunningNode, Shape};
 use mira_proto::model::{
-    CollectionSettings, Consistency, ForgetRequest, GrowRequest, RecallRequest, SearchRequest, StoreItem, StoreRequest,
+    CollectionSettings, Consistency, ForgetRequest, GrowRequest, RecallRequest, ScanRequest, SearchRequest, SessionsRequest,
+    StoreItem, StoreRequest,
 };
 use mira_proto::{Code, Problem, ShardId};
 use mira_router::cluster::Cluster as Map;
@@ -248,7 +249,9 @@ impl Worker {
             50..60 => self.replace_with_a_late_retry(id).await,
             60..75 => self.recall(id).await,
             75..90 => self.search(id).await,
-            90..95 => self.recall_session().await,
+            90..93 => self.recall_session().await,
+            93..95 => self.list_sessions().await,
+            95..97 => self.scan().await,
             _ => self.recall_batch().await,
         }
     }
@@ -345,6 +348,43 @@ impl Worker {
         reply.frames.iter().for_each(|frame| self.check(frame, &self.frames[&frame.id]));
     }
 
+    /// Its session has as many frames as it should, whichever shards they are in.
+    async fn list_sessions(&self) {
+        let mut request = SessionsRequest { limit: Some(1), ..Default::default() };
+        let mut counts = Vec::new();
+        loop {
+            let page = self.memory.sessions(&self.context(), NAME, request.clone()).await.expect("listed");
+            counts.extend(page.sessions.into_iter().filter(|found| found.session == self.session));
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => break,
+            }
+        }
+        let counts: Vec<u64> = counts.iter().map(|found| found.frames).collect();
+        assert_eq!(counts, [self.frames.len() as u64], "{}", self.session);
+    }
+
+    /// Every frame of its own is on one page, once; others come and go meanwhile.
+    async fn scan(&self) {
+        let mut request = ScanRequest { limit: Some(170), after: None };
+        let mut found = Vec::new();
+        loop {
+            let page = self.memory.scan(&self.context(), NAME, request.clone()).await.expect("scanned");
+            let mine = |frame: &&mira_proto::model::ScannedFrame| frame.frame.session.as_ref() == Some(&self.session);
+            for scanned in page.frames.iter().filter(mine) {
+                self.check(&scanned.frame, &self.frames[&scanned.frame.id]);
+                assert_eq!(scanned.vector.as_deref(), Some(&vector(scanned.frame.id)[..]));
+                found.push(scanned.frame.id);
+            }
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => break,
+            }
+        }
+        let once: BTreeSet<Uuid> = found.iter().copied().collect();
+        assert_eq!((once.len(), once), (found.len(), self.frames.keys().copied().collect()), "{}", self.session);
+    }
+
     async fn search(&self, id: Uuid) {
         let request = SearchRequest {
             vector: Some(vector(id)),
@@ -367,6 +407,8 @@ impl Worker {
 
     async fn check_all(&self) {
         self.recall_session().await;
+        self.list_sessions().await;
+        self.scan().await;
         for &id in &self.ids {
             self.recall(id).await;
         }

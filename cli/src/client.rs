@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
     StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem};
@@ -115,6 +115,12 @@ impl Client {
     /// One collection.
     pub async fn collection(&self, name: &str) -> Result<Collection, CliError> {
         self.read(Method::GET, &["collections", name], None::<&()>).await
+    }
+
+    /// A page of the sessions of a collection.
+    pub async fn sessions(&self, name: &str, request: &SessionsRequest) -> Result<SessionsReply, CliError> {
+        let url = self.url(&["collections", name, "sessions"]);
+        self.answer(|| self.http.get(url.clone()).query(request)).await
     }
 
     /// A page of everything in a collection.

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
 use mira_proto::model::{
-    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchExplain, SearchReply, ShardStatus,
+    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchExplain, SearchReply, Session, ShardStatus,
     ShardVerification, StatusReply,
 };
 use serde::Serialize;
@@ -293,6 +293,25 @@ pub fn collections(collections: &[Collection]) -> String {
             collection.ttl_seconds.map_or("-".to_owned(), |seconds| uptime(seconds.saturating_mul(1000))),
             collection.model.clone().unwrap_or_else(|| "-".to_owned()),
             collection.created_at.clone(),
+        ]);
+    }
+    finish(&table)
+}
+
+/// Sessions, one a line.
+pub fn sessions(sessions: &[Session]) -> String {
+    if sessions.is_empty() {
+        return "no sessions\n".to_owned();
+    }
+    let mut table = table(&["SESSION", "MEMORIES", "FIRST", "LAST", "AGENT"], &[1]);
+    for session in sessions {
+        let private = if session.private { " (private)" } else { "" };
+        table.add_row([
+            format!("{}{private}", session.session),
+            session.frames.to_string(),
+            session.first_at.clone(),
+            session.last_at.clone(),
+            session.agent.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     finish(&table)

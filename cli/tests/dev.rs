@@ -218,6 +218,13 @@ fn an_export_is_imported_without_loss() {
         assert_eq!(first[field], told[field], "{field}");
     }
 
+    let listed = dev.says(&["sessions", "--collection", "kept", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let counts: Vec<_> = listed.as_array().unwrap().iter().map(|one| (&one["session"], &one["frames"])).collect();
+    assert_eq!(counts.len(), 2, "{listed}");
+    assert!(counts.iter().all(|(name, count)| (**name == "s1" || **name == "s2") && **count == 317), "{listed}");
+    assert_eq!(dev.says(&["sessions", "--collection", "kept", "--active", "1d"]), "no sessions\n");
+
     // One that was stopped after some lines, in the middle of another, goes on there.
     let whole = read("out.jsonl");
     let cut = whole.match_indices('\n').nth(399).unwrap().0 + 20;

@@ -472,6 +472,12 @@ impl node_server::Node for NodeService {
         self.timed("fetch", shard.fetch(request)).await
     }
 
+    async fn sessions(&self, request: Request<node_v1::SessionsRequest>) -> Answer<node_v1::SessionsReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("sessions", shard.sessions(request)).await
+    }
+
     async fn scan(&self, request: Request<node_v1::ScanRequest>) -> Answer<node_v1::ScanReply> {
         let request = request.into_inner();
         let shard = self.0.shard(request.shard)?;

@@ -32,6 +32,7 @@ mod private;
 mod recall;
 mod scan;
 mod search;
+mod sessions;
 mod server;
 mod status;
 mod store;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, NodeChange, NodeChangeReply,
-    RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
+    RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
     VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
@@ -45,6 +45,13 @@ pub trait Memory: Send + Sync {
     /// Everything in a collection, page by page in order of the ids.
     async fn scan(&self, context: &RequestContext, collection: &str, request: ScanRequest)
     -> Result<ScanReply, Problem>;
+    /// The sessions of a collection, page by page.
+    async fn sessions(
+        &self,
+        context: &RequestContext,
+        collection: &str,
+        request: SessionsRequest,
+    ) -> Result<SessionsReply, Problem>;
     /// Removes memories.
     async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem>;
     /// Says how the cluster is.
@@ -177,6 +184,15 @@ impl Memory for ClusterMemory {
         request: ScanRequest,
     ) -> Result<ScanReply, Problem> {
         self.bounded("scan", context.deadline, self.scan_request(context, collection, request)).await
+    }
+
+    async fn sessions(
+        &self,
+        context: &RequestContext,
+        collection: &str,
+        request: SessionsRequest,
+    ) -> Result<SessionsReply, Problem> {
+        self.bounded("sessions", context.deadline, self.sessions_request(context, collection, request)).await
     }
 
     async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {

@@ -5,12 +5,12 @@
 //! checked where the collection is known, by [`vector_fits`].
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use mira_proto::filter::{self, Condition, Filter};
 use mira_proto::model::{
     CollectionSettings, Combine, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
-    Recency, ScanRequest, SearchRequest, StoreItem,
+    Recency, ScanRequest, SearchRequest, SessionsRequest, StoreItem,
 };
 use mira_proto::{Code, Problem, limits};
 use serde_json::Value;
@@ -148,6 +148,34 @@ pub fn scan(request: &ScanRequest) -> Result<(Option<Uuid>, u32), Problem> {
         limit @ 1..=limits::MAX_SCAN => Ok((request.after, limit)),
         limit => Err(Problem::invalid(format!("limit is {limit}, allowed are 1 to {}", limits::MAX_SCAN))),
     }
+}
+
+/// Which sessions are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedSessions {
+    /// Only of this agent.
+    pub agent: Option<String>,
+    /// Only with a frame that is not older.
+    pub active_since_ms: u64,
+    /// The tag of the last one of the page before; empty for the first.
+    pub after: Bytes,
+    /// So many at most.
+    pub limit: u32,
+}
+
+/// Checks what sessions are asked for.
+pub fn sessions(request: SessionsRequest) -> Result<WantedSessions, Problem> {
+    let after = request.after.as_deref().map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
+    let after = after.ok().filter(|after| after.as_ref().is_none_or(|tag| tag.len() == 16));
+    let after = after.ok_or_else(|| Problem::invalid("after is not what an earlier page gave as next"))?;
+    let (_, limit) = scan(&ScanRequest { after: None, limit: request.limit })?;
+    let since = request.active_since.as_deref().map(|text| time("active_since", text)).transpose()?;
+    Ok(WantedSessions {
+        agent: optional_name("agent", request.agent)?,
+        active_since_ms: since.unwrap_or_default(),
+        after: after.unwrap_or_default().into(),
+        limit,
+    })
 }
 
 /// An RFC 3339 time as milliseconds since 1970.

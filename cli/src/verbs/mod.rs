@@ -15,6 +15,7 @@ mod recall;
 #[cfg(feature = "server")]
 mod router;
 mod search;
+mod sessions;
 mod status;
 mod store;
 #[cfg(feature = "server")]
@@ -33,6 +34,7 @@ pub enum Verb {
     Store(store::Store),
     Search(search::Search),
     Recall(recall::Recall),
+    Sessions(sessions::Sessions),
     Forget(forget::Forget),
     Import(import::Import),
     Export(export::Export),
@@ -57,6 +59,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Store(verb) => block_on(verb.run()),
         Verb::Search(verb) => block_on(verb.run()),
         Verb::Recall(verb) => block_on(verb.run()),
+        Verb::Sessions(verb) => block_on(verb.run()),
         Verb::Forget(verb) => block_on(verb.run()),
         Verb::Import(verb) => block_on(verb.run()),
         Verb::Export(verb) => block_on(verb.run()),

@@ -18,6 +18,7 @@ pub mod read;
 pub mod record;
 pub mod rows;
 pub mod scan;
+pub mod sessions;
 pub mod tenure;
 pub mod verify;
 pub mod write;

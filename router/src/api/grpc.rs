@@ -133,6 +133,32 @@ impl MemoryService for Grpc {
         }))
     }
 
+    async fn sessions(
+        &self,
+        request: Request<v1::SessionsRequest>,
+    ) -> Result<Response<v1::SessionsReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let page = model::SessionsRequest {
+            agent: present(request.agent),
+            active_since: present(request.active_since),
+            after: present(request.after),
+            limit: (request.limit != 0).then_some(request.limit),
+        };
+        let reply = self.api.memory.sessions(&context, &collection, page).await?;
+        let session = |session: model::Session| v1::Session {
+            session: session.session,
+            frames: session.frames,
+            first_at: session.first_at,
+            last_at: session.last_at,
+            agent: session.agent.unwrap_or_default(),
+            last_id: session.last_id.to_string(),
+            private: session.private,
+        };
+        let sessions = reply.sessions.into_iter().map(session).collect();
+        Ok(Response::new(v1::SessionsReply { sessions, next: reply.next.unwrap_or_default() }))
+    }
+
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
         let (context, request) = self.enter(request)?;
         let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());

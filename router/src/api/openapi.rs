@@ -2,7 +2,7 @@
 
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, SearchReply, SearchRequest, SessionsReply, StatusReply, StatusRequest, StoreReply,
     StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::limits;
@@ -53,6 +53,21 @@ pub fn document() -> Value {
         json!({
             "parameters": [{ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } }],
             "get": scan,
+        }),
+    );
+    let listed = of::<SessionsReply>(&mut generator);
+    let mut sessions = operation(Some("The sessions of a collection, page by page"), None, &listed);
+    sessions["parameters"] = json!([
+        parameter("agent", json!({ "type": "string" })),
+        parameter("active_since", json!({ "type": "string", "format": "date-time" })),
+        parameter("after", json!({ "type": "string" })),
+        parameter("limit", json!({ "type": "integer", "minimum": 1, "maximum": limits::MAX_SCAN })),
+    ]);
+    paths.insert(
+        "/collections/{name}/sessions".into(),
+        json!({
+            "parameters": [{ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } }],
+            "get": sessions,
         }),
     );
     let (grow, grown) = (of::<GrowRequest>(&mut generator), of::<GrowReply>(&mut generator));

@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, StatusReply, StatusRequest, StoreReply,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
     StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
@@ -38,6 +38,7 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/collections", get(list_collections))
         .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
         .route("/collections/{name}/frames", get(scan))
+        .route("/collections/{name}/sessions", get(sessions))
         .route("/collections/{name}/grow", post(grow_collection))
         .route("/admin/nodes", post(change_node))
         .route("/admin/moves", post(set_moves))
@@ -168,6 +169,16 @@ async fn scan(
 ) -> Result<Json<ScanReply>, Failure> {
     let Query(request) = request.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
     Ok(Json(api.memory.scan(&context, &name, request).await?))
+}
+
+async fn sessions(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Name(name): Name,
+    request: Result<Query<SessionsRequest>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<SessionsReply>, Failure> {
+    let Query(request) = request.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
+    Ok(Json(api.memory.sessions(&context, &name, request).await?))
 }
 
 async fn grow_collection(

@@ -678,6 +678,13 @@ impl Node for FakeNode {
         }))
     }
 
+    async fn sessions(
+        &self,
+        _: Request<wire::SessionsRequest>,
+    ) -> Result<Response<wire::SessionsReply>, Status> {
+        Err(Status::unimplemented("a fake has no tags of sessions"))
+    }
+
     async fn scan(&self, request: Request<wire::ScanRequest>) -> Result<Response<wire::ScanReply>, Status> {
         self.enter().await?;
         let request = request.into_inner();
