@@ -107,6 +107,18 @@ fix: deps ## Format the code and apply what clippy can repair by itself
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+RUNS ?= 1000000
+
+.PHONY: fuzz
+fuzz: deps ## Give every decoder of bytes RUNS (1000000) inputs that are made to break it, one after the other
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: make tools installs it" >&2; exit 1; }
+	cd fuzz && $(CARGO) run --locked --quiet --bin seeds
+	set -e; for target in $(TARGET) $(if $(TARGET),,$(FUZZ_TARGETS)); do \
+	    $(CARGO) fuzz run --sanitizer none $$target -- -runs=$(RUNS) -max_len=8192 -timeout=10 -rss_limit_mb=2048 -verbosity=0; \
+	    echo "$$target: $(RUNS) inputs, nothing found"; \
+	done
+
 .PHONY: bench
 bench: deps model ## Run the micro-benchmarks
 	$(CARGO) bench --locked --workspace
@@ -137,8 +149,8 @@ model: ## Fetch the embedding model into the cache (once per machine, 91 MB)
 	@deploy/deps/model.sh $(MIRA_MODEL_DIR)
 
 .PHONY: tools
-tools: ## Install the checkers that `make verify` uses where they exist (some minutes)
-	$(CARGO) install --locked cargo-deny cargo-machete
+tools: ## Install the checkers that `make verify` uses where they exist, and cargo-fuzz (some minutes)
+	$(CARGO) install --locked cargo-deny cargo-fuzz cargo-machete
 
 .PHONY: env
 env: ## Print the variables for plain cargo: eval "$$(make -s env)"

@@ -8,7 +8,8 @@ use std::{io::Cursor, sync::LazyLock};
 
 use bytes::Bytes;
 use mira_crypto::{
-    ClusterKey, CollectionKey, Context, MetaSealer, PageSealer, Part, WrappedKey, frame, meta, page, page::PagePosition,
+    ClusterKey, ClusterLayerKey, CollectionKey, Context, MetaSealer, OwnerContext, OwnerKey, PageSealer, Part,
+    PassphraseCost, WrappedKey, frame, meta, page, page::PagePosition, private,
 };
 use mira_index::{Config, Metric, RowStorage, VectorIndex};
 use mira_node::{
@@ -17,7 +18,7 @@ use mira_node::{
         command::{self, ShardAnswer, ShardCommand},
         filter,
         machine::decode_count,
-        record::{self, FrameHead, FramePlace, FrameRecord},
+        record::{self, FrameHead, FramePlace, FrameRecord, OwnedFrame},
         tenure::Tenure,
     },
 };
@@ -48,7 +49,7 @@ pub fn replication(data: &[u8]) {
 /// Records of frames in a shard's state.
 pub fn shard_records(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
-    match which % 7 {
+    match which % 8 {
         0 => drop(FrameRecord::decode(rest).map(|read| assert_eq!(FrameRecord::decode(&read.encode()).ok(), Some(read)))),
         1 => drop(FrameHead::decode(rest).map(|read| assert_eq!(FrameHead::decode(&read.encode()).ok(), Some(read)))),
         2 => drop(Tenure::decode(rest).map(|read| assert_eq!(Tenure::decode(&read.encode()).ok(), Some(read)))),
@@ -56,8 +57,9 @@ pub fn shard_records(data: &[u8]) {
             assert_eq!(record::encode_vectors(version, sealed), rest);
         })),
         4 => drop(decode_count(Some(rest))),
-        5 => drop(record::parse_session_key(rest)),
-        _ => drop(record::parse_pair_key(rest)),
+        5 => drop(OwnedFrame::decode(rest).map(|read| assert_eq!(OwnedFrame::decode(&read.encode()).ok(), Some(read)))),
+        6 => drop((record::parse_session_key(rest), record::parse_pair_key(rest))),
+        _ => drop((record::parse_owned_key(rest), record::parse_expiry_key(rest))),
     }
 }
 
@@ -83,7 +85,7 @@ pub fn sealed(data: &[u8]) {
     let (key, mut rng) = (collection_key(), StdRng::seed_from_u64(3));
     let context =
         |part| Context { collection: PLACE.collection, shard: PLACE.shard, frame: PLACE.frame, version: PLACE.version, part };
-    match which % 7 {
+    match which % 9 {
         0 => assert!(frame::open(&key, &context(Part::Body), rest, MAX_PLAIN).is_err(), "nobody sealed that"),
         1 => drop(PLACE.open_body(&key, &frame::seal(&key, &context(Part::Body), rest, &mut rng))),
         2 => drop(PLACE.open_vectors(&key, &frame::seal(&key, &context(Part::Vectors), rest, &mut rng))),
@@ -98,6 +100,20 @@ pub fn sealed(data: &[u8]) {
             let _ = meta::key_id(rest);
         }
         5 => drop(ClusterKey::from_text(&String::from_utf8_lossy(rest))),
+        6 => {
+            // The layers of private frames, one inside the other, around anything.
+            let layer = ClusterLayerKey::generate(1, &mut rng);
+            let owner = OwnerKey::generate(&mut rng);
+            let _ = private::open_cluster(&layer, &context(Part::Body), rest, MAX_PLAIN);
+            let _ = private::open_collection(&key, &context(Part::Body), rest, MAX_PLAIN);
+            let of_owner = OwnerContext { collection: PLACE.collection, frame: PLACE.frame, part: Part::Body };
+            assert!(private::open_owner(&owner, &of_owner, rest, MAX_PLAIN).is_err(), "nobody sealed that");
+            let inner = private::seal_collection(&key, &context(Part::Body), rest, &mut rng);
+            let sealed = private::seal_cluster(&layer, &context(Part::Body), &inner, &mut rng);
+            let opened = private::open_cluster(&layer, &context(Part::Body), &sealed, 2 * MAX_PLAIN);
+            assert_eq!(opened.as_deref(), Ok(&inner[..]));
+        }
+        7 => drop(PassphraseCost::of_record(&String::from_utf8_lossy(rest))),
         _ => assert!(MetaSealer::new(&cluster_key()).open(b"x", rest, MAX_PLAIN).is_err(), "nobody sealed that"),
     }
 }

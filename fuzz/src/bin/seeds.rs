@@ -14,7 +14,7 @@ fn main() -> io::Result<()> {
                 // Behind a checksum, which the target makes itself.
                 put(target, &format!("{name}-bare"), bytes.get(4..).unwrap_or_default())?;
             } else {
-                for which in 0..7u8 {
+                for which in 0..9u8 {
                     put(target, &format!("{name}-{which}"), &[&[which], &bytes[..]].concat())?;
                 }
             }
