@@ -14,14 +14,17 @@
 mod bundle;
 mod channels;
 pub mod decide;
+mod hedge;
 mod view;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures::future::{Either, select};
 use mira_proto::node_v1::node_client::NodeClient;
 use mira_proto::node_v1::{GetMapRequest, WriteReply, WriteRequest};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits, node_v1};
@@ -35,6 +38,7 @@ use crate::metrics::Metrics;
 use bundle::Bundler;
 use channels::Channels;
 use decide::Step;
+use hedge::Hedges;
 pub use view::{CollectionRoute, Stays, View};
 
 /// A node's client.
@@ -123,6 +127,7 @@ pub struct Cluster {
     hints: Mutex<BTreeMap<Group, NodeId>>,
     channels: Channels,
     bundler: Bundler,
+    hedges: Hedges,
     refreshing: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
 }
@@ -136,6 +141,7 @@ impl Cluster {
             hints: Mutex::default(),
             channels: Channels::default(),
             bundler: Bundler::default(),
+            hedges: Hedges::default(),
             refreshing: tokio::sync::Mutex::default(),
             metrics,
         }
@@ -274,6 +280,7 @@ impl Cluster {
         F: Fn(Client, Try) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
+        let send = &send;
         let mut tries = decide::Tries::default();
         loop {
             let view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
@@ -285,8 +292,17 @@ impl Cluster {
                 return Err(tries.unreached(call.group));
             };
             let last_resort = tries.last_resort(replicas.len());
-            let with_client = |client| send(client, Try { epoch: view.epoch, last_resort, node });
-            let refusal = match self.attempt(call, &view, node, with_client).await {
+            let ask = |node| {
+                let attempt = Try { epoch: view.epoch, last_resort, node };
+                self.attempt(call, &view, node, move |client| send(client, attempt))
+            };
+            // Only what any replica may answer can be answered by another.
+            let second = decide::other_replica(&replicas, node).filter(|_| call.want == Want::Any && tries.count == 0);
+            let (node, answered) = match second {
+                Some(second) => self.hedged(call, (node, second), ask).await,
+                None => (node, ask(node).await),
+            };
+            let refusal = match answered {
                 Ok(answer) => {
                     self.answered(call, node);
                     return Ok(answer);
@@ -315,6 +331,46 @@ impl Cluster {
                 return Err(tries.unreached(call.group));
             }
         }
+    }
+
+    /// Asks one replica, and another if the first is slow beyond what is usual; says whose answer, or whose refusal, it is.
+    async fn hedged<T, Fut>(
+        &self,
+        call: &Call<'_>,
+        (node, second): (NodeId, NodeId),
+        ask: impl Fn(NodeId) -> Fut,
+    ) -> (NodeId, Result<T, Refusal>)
+    where
+        Fut: Future<Output = Result<T, Refusal>>,
+    {
+        let started = Instant::now();
+        let mut first = pin!(ask(node));
+        let patience = self.hedges.after(call.operation);
+        let (from, answer) = 'answer: {
+            let Some(patience) = patience else { break 'answer (node, first.await) };
+            if let Ok(answer) = timeout(patience, first.as_mut()).await {
+                break 'answer (node, answer);
+            }
+            if !self.hedges.pay() {
+                break 'answer (node, first.await);
+            }
+            let answer = match select(first, pin!(ask(second))).await {
+                Either::Left((Ok(answer), _)) => (node, Ok(answer)),
+                Either::Right((Ok(answer), _)) => (second, Ok(answer)),
+                // One has failed: the other may still come.
+                Either::Left((Err(refusal), other)) => match other.await {
+                    Ok(answer) => (second, Ok(answer)),
+                    Err(_) => (node, Err(refusal)),
+                },
+                Either::Right((Err(_), first)) => (node, first.await),
+            };
+            self.metrics.hedged(answer.0 == second);
+            answer
+        };
+        if answer.is_ok() {
+            self.hedges.note(call.operation, started.elapsed());
+        }
+        (from, answer)
     }
 
     /// Has frames written, small ones in one message with those of other callers.

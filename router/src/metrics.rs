@@ -23,6 +23,7 @@ pub struct Metrics {
     function_calls: IntCounterVec,
     storage_duration: HistogramVec,
     retries: IntCounterVec,
+    hedges: IntCounterVec,
     degraded: IntCounter,
     query_cache: IntCounterVec,
     answer_cache: IntCounterVec,
@@ -67,6 +68,12 @@ impl Metrics {
                 "mira_router_retries_total",
                 "Requests to storage nodes tried again, by reason",
                 &["reason"],
+            ),
+            hedges: counters(
+                &registry,
+                "mira_router_hedges_total",
+                "Second replicas asked because the first was slow, by whose answer came first",
+                &["first"],
             ),
             degraded: register(
                 &registry,
@@ -149,6 +156,11 @@ impl Metrics {
     /// Counts a request that is tried again.
     pub(crate) fn retried(&self, reason: &str) {
         self.retries.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a second replica that was asked; `won` if its answer was the one that counted.
+    pub(crate) fn hedged(&self, won: bool) {
+        self.hedges.with_label_values(&[if won { "second" } else { "first" }]).inc();
     }
 
     /// Counts an answer that missed a shard.

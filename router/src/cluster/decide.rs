@@ -125,6 +125,13 @@ pub fn next_replica(replicas: &[NodeId], tries: &Tries, hint: Option<NodeId>) ->
     hint.filter(|hint| hint != last).or(in_turn)
 }
 
+/// Another replica than this one: the next in turn.
+pub fn other_replica(replicas: &[NodeId], asked: NodeId) -> Option<NodeId> {
+    let at = replicas.iter().position(|&replica| replica == asked)?;
+    let next = replicas[(at + 1) % replicas.len()];
+    (next != asked).then_some(next)
+}
+
 /// How long to wait before try `count`: growing a little, spread by `jitter` in 0..1 so that routers do not march in
 /// step.
 pub fn pause(count: u32, jitter: f64) -> Duration {

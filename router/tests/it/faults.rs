@@ -92,6 +92,47 @@ async fn a_large_store_goes_alone() {
     assert_eq!((world.fake.seen("write").len(), world.fake.seen("write_many").len()), (4, 0));
 }
 
+/// A search that any replica may answer, and how long it took.
+async fn search_any(world: &World) -> Duration {
+    let started = Instant::now();
+    world.post("/mcp/search", json!({ "query": "first", "consistency": "any" })).await.ok();
+    started.elapsed()
+}
+
+#[tokio::test]
+async fn a_replica_that_is_slower_than_usual_is_not_waited_for() {
+    let world = World::new().await;
+    let (_, leader) = one_shard(&world).await;
+    for _ in 0..120 {
+        search_any(&world).await;
+    }
+    let slow = Duration::from_millis(400);
+    world.fake.fault(leader, |faults| faults.slow = Some(slow));
+    let mut quick = 0;
+    for _ in 0..15 {
+        quick += u32::from(search_any(&world).await < slow / 2);
+    }
+    assert!(quick >= 13, "only {quick} of 15 did not wait for the slow one");
+    assert!(world.text("/metrics").await.contains(r#"mira_router_hedges_total{first="second"}"#));
+}
+
+#[tokio::test]
+async fn when_all_replicas_are_slow_few_are_asked_twice() {
+    let world = World::new().await;
+    one_shard(&world).await;
+    for _ in 0..40 {
+        search_any(&world).await;
+    }
+    (1..=3).for_each(|node| world.fake.fault(node, |faults| faults.slow = Some(Duration::from_millis(30))));
+    world.fake.clear_seen();
+    const SEARCHES: usize = 100;
+    for _ in 0..SEARCHES {
+        search_any(&world).await;
+    }
+    let asked = world.fake.seen("search").len();
+    assert!(asked <= SEARCHES + SEARCHES / 10 + 11, "{asked} questions for {SEARCHES} searches");
+}
+
 #[tokio::test]
 async fn a_write_waits_for_an_election() {
     let world = World::new().await;
