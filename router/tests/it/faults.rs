@@ -113,7 +113,7 @@ async fn a_replica_that_is_slower_than_usual_is_not_waited_for() {
         quick += u32::from(search_any(&world).await < slow / 2);
     }
     assert!(quick >= 13, "only {quick} of 15 did not wait for the slow one");
-    assert!(world.text("/metrics").await.contains(r#"mira_router_hedges_total{first="second"}"#));
+    assert!(world.get("/metrics").await.text.contains(r#"mira_router_hedges_total{first="second"}"#));
 }
 
 #[tokio::test]
