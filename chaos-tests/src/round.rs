@@ -25,6 +25,8 @@ use crate::{
 const REGISTER_CALLERS: u32 = 4;
 const SET_CALLERS: u32 = 2;
 const VISIBILITY_CALLERS: u32 = 2;
+/// A shard without an acknowledged write for so long before its leader's death is not in use.
+const IN_USE: Duration = Duration::from_secs(2);
 /// How long a cluster may take to be in order when all faults are healed.
 const RECOVERY: Duration = Duration::from_secs(90);
 
@@ -312,6 +314,10 @@ fn longest_gap(writes: &[Written]) -> Gap {
 fn stalls(events: &[Event], writes: &[Written]) -> Vec<Duration> {
     let orphans = events.iter().flat_map(|event| event.orphans.iter().map(move |&shard| (event.from, shard)));
     let stall = |(died, shard): (Duration, u32)| {
+        // Nobody stalls in a shard that is not written to: one that a growth is yet to add.
+        let was_in_use =
+            |write: &Written| write.shard == shard && write.returned <= died && died - write.returned < IN_USE;
+        writes.iter().find(|write| was_in_use(write))?;
         let later = writes.iter().find(|write| write.shard == shard && write.called >= died)?;
         Some(later.returned - died)
     };

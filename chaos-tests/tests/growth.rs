@@ -13,8 +13,8 @@ use mira_node::meta::{Growth, GrowthStep};
 use mira_node::shard::tenure::{Progress, Tenure};
 use mira_node::{Formation, NodeConfig, RunningNode, Shape};
 use mira_proto::model::{
-    CollectionSettings, Consistency, ForgetRequest, GrowRequest, RecallRequest, ScanRequest, SearchRequest, SessionsRequest,
-    StoreItem, StoreRequest,
+    CollectionSettings, Consistency, ForgetRequest, GrowRequest, RecallRequest, ScanRequest, SearchRequest,
+    SessionsRequest, StoreItem, StoreRequest,
 };
 use mira_proto::{Code, Problem, ShardId};
 use mira_router::cluster::Cluster as Map;

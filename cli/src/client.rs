@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, VerifyReply, VerifyRequest,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply,
+    SessionsRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};

@@ -215,6 +215,7 @@ mod layers {
             metric: "cosine".into(),
             quantization: "int8".into(),
             partitions: 1,
+            first_partitions: 1,
             ttl_seconds: 0,
             created_ms: 0,
             model: String::new(),

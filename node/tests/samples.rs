@@ -190,7 +190,10 @@ fn meta(samples: &mut Samples) {
     };
     let growth = Growth { from: 2, to: 4, step: GrowthStep::Clearing, epoch: 9, since_ms: TIME, done: [1, 5].into() };
     let commands = [
-        ("meta_form", MetaCommand::Form { cluster_id: 5, shards: 16, replication: 3, expect: 3, layer_key: vec![7, 8] }),
+        (
+            "meta_form",
+            MetaCommand::Form { cluster_id: 5, shards: 16, replication: 3, expect: 3, layer_key: vec![7, 8] },
+        ),
         ("meta_put_node", MetaCommand::PutNode(node.clone())),
         ("meta_place_shards", MetaCommand::PlaceShards(vec![vec![1, 2, 3]])),
         ("meta_create_collection", MetaCommand::CreateCollection(collection.clone())),
@@ -205,10 +208,7 @@ fn meta(samples: &mut Samples) {
         ("meta_pause_moves", MetaCommand::PauseMoves(true)),
         ("meta_start_growth", MetaCommand::StartGrowth { collection: 7, to: 4 }),
         ("meta_growth_done", MetaCommand::GrowthDone { collection: 7, to: 4, step: GrowthStep::Copying, shard: 5 }),
-        (
-            "meta_put_owner",
-            MetaCommand::PutOwner { owner: [6; 16], record: "new".into(), replaces: "old".into() },
-        ),
+        ("meta_put_owner", MetaCommand::PutOwner { owner: [6; 16], record: "new".into(), replaces: "old".into() }),
         ("meta_end_growth", MetaCommand::EndGrowth { collection: 7, to: 4 }),
     ];
     for (name, written) in commands {

@@ -207,8 +207,8 @@ fn requests_of(
             Doomed::Session(session) => {
                 // Two sessions may have one name: the plain one, and the owner's.
                 let private_session = owner.map(|owner| private::session_name(owner, route.info.id, session));
-                let private = private_session
-                    .map(|private_session| node_v1::ForgetRequest { private_session, ..blank.clone() });
+                let private =
+                    private_session.map(|private_session| node_v1::ForgetRequest { private_session, ..blank.clone() });
                 let plain = node_v1::ForgetRequest { session: session.clone(), ..blank };
                 std::iter::once(plain).chain(private).collect()
             }

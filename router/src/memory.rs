@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, NodeChange, NodeChangeReply,
-    RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply, StoreRequest,
-    VerifyReply, VerifyRequest,
+    RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest,
+    StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::sync::Semaphore;
@@ -43,8 +43,12 @@ pub trait Memory: Send + Sync {
     /// Fetches memories by id, or a session in order.
     async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem>;
     /// Everything in a collection, page by page in order of the ids.
-    async fn scan(&self, context: &RequestContext, collection: &str, request: ScanRequest)
-    -> Result<ScanReply, Problem>;
+    async fn scan(
+        &self,
+        context: &RequestContext,
+        collection: &str,
+        request: ScanRequest,
+    ) -> Result<ScanReply, Problem>;
     /// The sessions of a collection, page by page.
     async fn sessions(
         &self,

@@ -189,7 +189,8 @@ impl ClusterMemory {
         let (mut found, mut taken_over) = (OwnedHits::default(), TakenOver::default());
         for round in Round::of(route) {
             let asked = round.shards(route, &taken_over).into_iter();
-            let asked = asked.map(|part| async { (part.0, self.search_owned_shard(context, route, part, probe).await) });
+            let asked =
+                asked.map(|part| async { (part.0, self.search_owned_shard(context, route, part, probe).await) });
             let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(limits::OWNED_FAN_OUT).collect().await;
             for (shard, answer) in answers {
                 found.note(shard, answer, (probe, &mut taken_over))?;

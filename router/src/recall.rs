@@ -114,9 +114,11 @@ impl ClusterMemory {
         let names: Vec<_> = names.chain(private_session.map(|name| (String::new(), name))).collect();
         let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
         for round in Round::of(route) {
-            let parts = round.shards(route, &taken_over);
-            let parts = parts.iter().flat_map(|part| names.iter().map(move |name| (part.clone(), name.clone())));
-            let asked = parts.map(|((shard, growing), (session, private_session))| {
+            let mut parts = Vec::new();
+            for part in round.shards(route, &taken_over) {
+                parts.extend(names.iter().map(|name| (part.clone(), name.clone())));
+            }
+            let asked = parts.into_iter().map(|((shard, growing), (session, private_session))| {
                 let request = node_v1::SessionRequest {
                     epoch: 0,
                     shard,

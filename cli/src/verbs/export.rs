@@ -6,9 +6,7 @@ use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use mira_proto::model::{
-    DEFAULT_COLLECTION, Frame, RecallRequest, ScanRequest, ScannedFrame, StoreItem,
-};
+use mira_proto::model::{DEFAULT_COLLECTION, Frame, RecallRequest, ScanRequest, ScannedFrame, StoreItem};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -82,13 +80,13 @@ impl Export {
         let client = Client::new(&self.remote)?;
         let mut progress = Progress::new(0);
         let written = match (self.format, &self.output) {
-            (Format::Jsonl, Some(file)) => self.into_file(&client, file, &mut progress).await,
+            (Format::Jsonl, Some(file)) => self.to_file(&client, file, &mut progress).await,
             (Format::Jsonl, None) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
                 let mut sink = Lines { out: &mut out, name: Path::new("standard output"), bytes: 0 };
                 self.lines(&client, &mut sink, (None, &mut progress)).await
             }
-            (Format::Markdown, Some(folder)) => self.into_folder(&client, folder, &mut progress).await,
+            (Format::Markdown, Some(folder)) => self.to_folder(&client, folder, &mut progress).await,
             (Format::Markdown, None) => Err(CliError::Usage("say the folder for Markdown: --output DIR".to_owned())),
         };
         let seconds = progress.finish().as_secs_f64();
@@ -104,10 +102,11 @@ impl Export {
     }
 
     /// Beside its place first, under a name that says of which collection, so that nobody takes half of it for the whole.
-    async fn into_file(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+    async fn to_file(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
         let part = file.with_added_extension(format!("{}.part", file_name(&self.collection)));
         let io = || CliError::io(&part);
-        let mut out = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).map_err(io())?;
+        let mut out =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).map_err(io())?;
         let (frames_before, after, end) = resume(&out).map_err(io())?;
         out.set_len(end).and_then(|()| out.seek(SeekFrom::Start(end))).map_err(io())?;
         let mut out = BufWriter::new(out);
@@ -143,7 +142,7 @@ impl Export {
     }
 
     /// First which sessions there are, then one after the other in its own order.
-    async fn into_folder(&self, client: &Client, folder: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+    async fn to_folder(&self, client: &Client, folder: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
         std::fs::create_dir_all(folder).map_err(CliError::io(folder))?;
         let mut summary = Summary::default();
         let mut sessions: BTreeMap<Option<String>, Vec<(String, Uuid)>> = BTreeMap::new();

@@ -42,8 +42,7 @@ impl Sessions {
             let since = Timestamp::now().checked_sub(jiff::SignedDuration::try_from(active).unwrap_or_default());
             since.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH).to_string()
         });
-        let mut request =
-            SessionsRequest { agent: self.agent, active_since: since, after: None, limit: Some(PAGE) };
+        let mut request = SessionsRequest { agent: self.agent, active_since: since, after: None, limit: Some(PAGE) };
         let mut sessions: Vec<Session> = Vec::new();
         loop {
             let page = client.sessions(&self.collection, &request).await?;

@@ -36,11 +36,7 @@ impl Shard {
 }
 
 /// At most so many frames that are over at `now_ms`, by collection.
-fn list_due(
-    reader: &StateReader,
-    now_ms: u64,
-    most: usize,
-) -> Result<Vec<(CollectionId, Vec<FrameId>)>, EngineError> {
+fn list_due(reader: &StateReader, now_ms: u64, most: usize) -> Result<Vec<(CollectionId, Vec<FrameId>)>, EngineError> {
     let mut due: Vec<(CollectionId, Vec<FrameId>)> = Vec::new();
     let (mut from, mut named) = (record::collection_prefix(b'x', 0), 0);
     let end = [b'x' + 1];

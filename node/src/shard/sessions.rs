@@ -84,17 +84,16 @@ fn list(
             return ControlFlow::Continue(());
         };
         looked += 1;
-        match parts.last_mut().filter(|part| part.tag == tag) {
-            Some(part) => {
-                // Keys of a session come in order of creation.
-                (part.frames, part.newest) = (part.frames + 1, frame);
-            }
-            None if parts.len() == limit || looked > MOST_KEYS => {
-                more = true;
-                return ControlFlow::Break(());
-            }
-            None => parts.push(Part { tag, frames: 1, first_ms: created_ms, newest: frame }),
+        // Keys of a session come in order of creation.
+        if let Some(part) = parts.last_mut().filter(|part| part.tag == tag) {
+            (part.frames, part.newest) = (part.frames + 1, frame);
+            return ControlFlow::Continue(());
         }
+        if parts.len() == limit || looked > MOST_KEYS {
+            more = true;
+            return ControlFlow::Break(());
+        }
+        parts.push(Part { tag, frames: 1, first_ms: created_ms, newest: frame });
         ControlFlow::Continue(())
     })?;
     Ok((parts, more))

@@ -133,10 +133,7 @@ impl MemoryService for Grpc {
         }))
     }
 
-    async fn sessions(
-        &self,
-        request: Request<v1::SessionsRequest>,
-    ) -> Result<Response<v1::SessionsReply>, Status> {
+    async fn sessions(&self, request: Request<v1::SessionsRequest>) -> Result<Response<v1::SessionsReply>, Status> {
         let (context, request) = self.enter(request)?;
         let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
         let page = model::SessionsRequest {

@@ -1,11 +1,11 @@
 //! `/openapi.json`: REST described by the same schemas that MCP's tools carry.
 
+use mira_proto::limits;
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, SearchReply, SearchRequest, SessionsReply, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, VerifyReply, VerifyRequest,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, SearchReply, SearchRequest, SessionsReply, StatusReply,
+    StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
 };
-use mira_proto::limits;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};

@@ -16,8 +16,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use mira_proto::model::{
     Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, VerifyReply, VerifyRequest,
+    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply,
+    SessionsRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use serde::Serialize;

@@ -57,7 +57,9 @@ pub struct Hedges {
 impl Hedges {
     /// How long to wait for one replica before another is asked; none as long as too little is known.
     pub fn after(&self, operation: &'static str) -> Option<Duration> {
-        self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| Some((saved + EARNED).min(MOST_SAVED))).ok();
+        self.saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| Some((saved + EARNED).min(MOST_SAVED)))
+            .ok();
         self.recent.lock().get(operation).and_then(|recent| recent.p95).map(|p95| p95.max(LEAST))
     }
 

@@ -678,10 +678,7 @@ impl Node for FakeNode {
         }))
     }
 
-    async fn sessions(
-        &self,
-        _: Request<wire::SessionsRequest>,
-    ) -> Result<Response<wire::SessionsReply>, Status> {
+    async fn sessions(&self, _: Request<wire::SessionsRequest>) -> Result<Response<wire::SessionsReply>, Status> {
         Err(Status::unimplemented("a fake has no tags of sessions"))
     }
 
@@ -732,7 +729,7 @@ impl Node for FakeNode {
         let more = frames.len() > OWNED_PAGE;
         frames.truncate(OWNED_PAGE);
         state.owned_vectors += frames.iter().filter(|frame| !frame.vectors.is_empty()).count();
-        Ok(Response::new(wire::OwnedReply { frames, applied, unchanged: false, more }))
+        Ok(Response::new(wire::OwnedReply { frames, applied, more, ..Default::default() }))
     }
 
     async fn get_owner(&self, request: Request<wire::GetOwnerRequest>) -> Result<Response<wire::OwnerReply>, Status> {

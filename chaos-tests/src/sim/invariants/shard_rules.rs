@@ -123,7 +123,9 @@ impl ShardRules {
                 self.grow((group, index), shard, span, step);
                 Ok((ShardAnswer::Grow(self.tenures.get(&group).cloned()), Effect::Grow))
             }
-            ShardCommand::Purge { .. } | ShardCommand::Verify { .. } | ShardCommand::Expire { .. } => Err("no client asks for this".into()),
+            ShardCommand::Purge { .. } | ShardCommand::Verify { .. } | ShardCommand::Expire { .. } => {
+                Err("no client asks for this".into())
+            }
         }
     }
 
