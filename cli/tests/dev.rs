@@ -189,7 +189,7 @@ fn an_export_is_imported_without_loss() {
             _ => format!(r#""content":"text {n} ünd \"so\"""#),
         };
         format!(
-            r#"{{{body},"type":"note","role":"user","metadata":{{"n":{n},"x":[1.5,null]}},"vector":[0.{n},1,-2,3e-5],"id":"01999999-0000-7000-8000-{n:012}","created_at":"2024-03-01T10:00:{:02}.250Z","expires_at":"2099-01-01T00:00:00Z"{session}}}"#,
+            r#"{{{body},"type":"note","role":"user","metadata":{{"n":{n},"x":[1.5,null]}},"vector":[0.{n},1.5,-2.25,0.25],"id":"01999999-0000-7000-8000-{n:012}","created_at":"2024-03-01T10:00:{:02}.250Z","expires_at":"2099-01-01T00:00:00Z"{session}}}"#,
             n % 60
         )
     };
@@ -200,6 +200,7 @@ fn an_export_is_imported_without_loss() {
     let private = r#"{"content":"mine","vector":[1,2,3,4],"id":"01999999-0000-7000-8000-000000009999","private":true}"#;
     write("private.jsonl", private);
     write("owner.key", owner);
+    std::fs::set_permissions(folder.path().join("owner.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
     dev.says(&["import", "private.jsonl", "--collection", "kept", "--owner-key-file", "owner.key"]);
 
     let said = dev.says(&["export", "--collection", "kept", "-o", "out.jsonl"]);

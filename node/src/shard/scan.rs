@@ -81,11 +81,11 @@ impl Shard {
         record: FrameRecord,
     ) -> Result<node_v1::ScannedFrame, Refusal> {
         let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
-        let is_private = record.owner.is_some();
+        let (is_private, has_vectors) = (record.owner.is_some(), record.passages > 0);
         let frame = self.open_frame(collection, id, record)?;
         let mut scanned = node_v1::ScannedFrame { frame: Some(frame), ..Default::default() };
         // A vector of the caller's stands for the whole content; those that were made from it can be made again.
-        let is_given = scanned.frame.as_ref().is_some_and(|frame| frame.passage_ranges == [0, 0]);
+        let is_given = has_vectors && scanned.frame.as_ref().is_some_and(|frame| frame.passage_ranges.is_empty());
         if !is_private && !is_given {
             return Ok(scanned);
         }

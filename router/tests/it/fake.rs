@@ -694,10 +694,7 @@ impl Node for FakeNode {
         kept.retain(|kept| kept.frame.id > request.after);
         let more = kept.len() > request.limit as usize;
         let scanned = |kept: &Kept| {
-            let vector = match kept.frame.passage_ranges[..] {
-                [0, 0] => kept.vectors.concat(),
-                _ => Vec::new(),
-            };
+            let vector = if kept.frame.passage_ranges.is_empty() { kept.vectors.concat() } else { Vec::new() };
             let private_vectors = kept.private.vectors.clone();
             wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors }
         };

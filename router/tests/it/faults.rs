@@ -251,7 +251,7 @@ async fn a_shard_without_a_leader_makes_a_search_degraded_or_strict_refuse() {
     let world = wide().await;
     let lost = world.fake.shards_of("wide")[1];
     world.fake.set_leader(lost, None);
-    let timeout = [("x-mira-timeout-ms", "700")];
+    let timeout = [("x-mira-timeout-ms", "2000")];
     let found = world.post_with("/mcp/search", search_wide(), &timeout).await.ok();
     assert_eq!((&found["degraded"], &found["missing_shards"]), (&json!(true), &json!([lost])));
     let hits = found["hits"].as_array().unwrap().len();
