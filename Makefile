@@ -113,7 +113,7 @@ RUNS ?= 1000000
 .PHONY: fuzz
 fuzz: deps ## Give every decoder of bytes RUNS (1000000) inputs that are made to break it, one after the other
 	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: make tools installs it" >&2; exit 1; }
-	cd fuzz && $(CARGO) run --locked --quiet --bin seeds
+	python3 fuzz/seeds.py
 	set -e; for target in $(TARGET) $(if $(TARGET),,$(FUZZ_TARGETS)); do \
 	    $(CARGO) fuzz run --sanitizer none $$target -- -runs=$(RUNS) -max_len=8192 -timeout=10 -rss_limit_mb=2048 -verbosity=0; \
 	    echo "$$target: $(RUNS) inputs, nothing found"; \

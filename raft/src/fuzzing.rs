@@ -1,4 +1,4 @@
-//! A door for fuzzing: every decoder of this crate, on any bytes. Only there in builds with `--cfg fuzzing`.
+//! A door for fuzzing: every decoder of this crate, on any bytes. Only there with the feature `fuzzing`.
 
 use bytes::Bytes;
 

@@ -36,7 +36,7 @@ pub mod transport;
 
 mod codec;
 mod freshness;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod group;
 mod host;

@@ -144,7 +144,7 @@ impl RequestMemory {
 }
 
 /// Reads any bytes as records of this memory.
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = decode_record::<Remembered>(bytes);
     let _ = decode_record::<Queued>(bytes);

@@ -36,6 +36,7 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
 use bundle::Bundler;
+pub use bundle::size_of_frame;
 use channels::Channels;
 use decide::Step;
 use hedge::Hedges;

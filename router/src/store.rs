@@ -20,7 +20,7 @@ use mira_proto::node_v1::{FrameWrite, Passage, WriteReply, WriteRequest};
 use mira_proto::{Code, Problem, ShardId, limits};
 use uuid::Uuid;
 
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
+use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want, size_of_frame};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::MAX_REROUTES;
 use crate::validate::{self, Draft};
@@ -393,12 +393,6 @@ fn chunks(items: Vec<Pending>) -> Vec<Vec<Pending>> {
         }
     }
     chunks
-}
-
-fn size_of_frame(frame: &FrameWrite) -> usize {
-    let vectors: usize = frame.passages.iter().map(|passage| size_of_val(&passage.vector[..])).sum();
-    let sealed = frame.private.as_ref().map_or(0, |private| private.body.len() + private.vectors.len());
-    sealed + frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + vectors
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use mira_proto::node_v1::{WriteManyReply, WriteManyRequest, WriteReply, WriteRequest, WriteResult};
+use mira_proto::node_v1::{FrameWrite, WriteManyReply, WriteManyRequest, WriteReply, WriteRequest, WriteResult};
 use mira_proto::{NodeId, Refusal, ShardId, limits};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -76,11 +76,14 @@ impl Bundler {
 }
 
 fn is_small(write: &WriteRequest) -> bool {
-    let size = |frame: &mira_proto::node_v1::FrameWrite| {
-        let vectors: usize = frame.passages.iter().map(|passage| size_of_val(&passage.vector[..])).sum();
-        frame.content.len() + frame.metadata_json.len() + vectors
-    };
-    write.frames.iter().map(size).sum::<usize>() <= limits::BUNDLE_WRITE_BYTES
+    write.frames.iter().map(size_of_frame).sum::<usize>() <= limits::BUNDLE_WRITE_BYTES
+}
+
+/// Bytes of a frame on its way, about.
+pub fn size_of_frame(frame: &FrameWrite) -> usize {
+    let vectors: usize = frame.passages.iter().map(|passage| size_of_val(&passage.vector[..])).sum();
+    let sealed = frame.private.as_ref().map_or(0, |private| private.body.len() + private.vectors.len());
+    frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + vectors + sealed
 }
 
 /// One lane: collects, and sends.
