@@ -43,6 +43,7 @@ pub struct Target {
 pub struct Caller {
     channel: Channel,
     bearer: MetadataValue<tonic::metadata::Ascii>,
+    owner_key: Option<MetadataValue<tonic::metadata::Ascii>>,
     retries: Arc<AtomicU64>,
 }
 
@@ -57,7 +58,13 @@ impl Caller {
         })?;
         let bearer =
             format!("Bearer {}", target.token).parse().map_err(|_| Problem::invalid("the token is not plain text"))?;
-        Ok(Caller { channel, bearer, retries: Arc::default() })
+        Ok(Caller { channel, bearer, owner_key: None, retries: Arc::default() })
+    }
+
+    /// The same connection with an owner's key (base64 of 32 bytes) in each request.
+    pub fn as_owner(&self, key: &str) -> Result<Caller, Problem> {
+        let key = key.parse().map_err(|_| Problem::invalid("the owner's key is not plain text"))?;
+        Ok(Caller { owner_key: Some(key), ..self.clone() })
     }
 
     /// Connects so many times.
@@ -143,6 +150,9 @@ impl Caller {
             let mut request = Request::new(message.clone());
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
             request.metadata_mut().insert("authorization", self.bearer.clone());
+            if let Some(key) = &self.owner_key {
+                request.metadata_mut().insert("x-mira-owner-key", key.clone());
+            }
             if let Ok(key) = key.parse() {
                 request.metadata_mut().insert("idempotency-key", key);
             }

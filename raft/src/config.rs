@@ -94,7 +94,7 @@ impl Default for Limits {
             snapshot_every: 5_000,
             log_kept: 1_000,
             chunk_bytes: 1 << 20,
-            snapshot_bytes_per_second: 64 << 20,
+            snapshot_bytes_per_second: 16 << 20,
             payload_bytes: 8 << 20,
             in_flight: 4_096,
             requests: RequestWindow::default(),

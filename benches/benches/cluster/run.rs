@@ -34,13 +34,14 @@ pub enum PartName {
     Resources,
     Mcp,
     Store,
+    Private,
     Etcd,
     Failover,
     Membership,
 }
 
 impl PartName {
-    pub const ALL: [PartName; 10] = [
+    pub const ALL: [PartName; 11] = [
         PartName::Import,
         PartName::Search,
         PartName::Recall,
@@ -48,6 +49,7 @@ impl PartName {
         PartName::Resources,
         PartName::Mcp,
         PartName::Store,
+        PartName::Private,
         PartName::Etcd,
         PartName::Failover,
         PartName::Membership,
@@ -125,6 +127,7 @@ async fn measure(part: PartName, bench: &mut Bench, cluster: &mut Cluster) -> Re
             Ok(figures)
         }
         PartName::Store => suite::store::measure(bench).await,
+        PartName::Private => suite::private::measure(bench).await,
         PartName::Etcd => etcd::measure(bench, cluster.folder()).await,
         PartName::Failover => failover::measure(bench, cluster).await,
         PartName::Membership => membership::measure(bench, cluster).await,

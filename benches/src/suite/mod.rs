@@ -5,6 +5,7 @@
 
 pub mod import;
 pub mod mcp;
+pub mod private;
 pub mod recall;
 pub mod resources;
 pub mod search;
@@ -52,6 +53,8 @@ pub struct Scale {
     pub kills: usize,
     /// Frames in the cluster while nodes come and go.
     pub moved: usize,
+    /// Private frames of the owner who searches them.
+    pub private: u64,
     /// Rounds in which a peer and MIRA take turns.
     pub rounds: usize,
 }
@@ -69,6 +72,7 @@ impl Scale {
             agents: 20,
             kills: 4,
             moved: 100_000,
+            private: 10_000,
             rounds: 3,
         }
     }
@@ -85,6 +89,7 @@ impl Scale {
             agents: 4,
             kills: 1,
             moved: 300,
+            private: 300,
             rounds: 1,
         }
     }

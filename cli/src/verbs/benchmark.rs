@@ -260,6 +260,7 @@ impl Run {
 /// Stores and recalls, with the disk beside them.
 pub(super) async fn frames(bench: &mut Bench) -> Result<Vec<Figure>, mira_benches::BenchError> {
     let mut figures = suite::store::measure(bench).await?;
+    figures.extend(suite::private::measure(bench).await?);
     figures.extend(suite::recall::measure(bench).await?);
     Ok(figures)
 }

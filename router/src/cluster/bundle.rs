@@ -94,7 +94,8 @@ async fn run(to: (NodeId, ShardId), mut items: mpsc::UnboundedReceiver<Item>, la
     loop {
         let full = waiting.len() >= limits::MAX_PROPOSAL_FRAMES;
         if !waiting.is_empty() && (full || under_way.is_empty() || since.elapsed() >= limits::BUNDLE_WINDOW) {
-            under_way.push(send(std::mem::take(&mut waiting)));
+            // A task of its own: several processors may have several messages in hand.
+            under_way.push(tokio::spawn(send(std::mem::take(&mut waiting))));
             continue;
         }
         tokio::select! {
@@ -109,7 +110,7 @@ async fn run(to: (NodeId, ShardId), mut items: mpsc::UnboundedReceiver<Item>, la
                     waiting.push(item);
                 }
             }
-            Some(()) = under_way.next() => {}
+            Some(_) = under_way.next() => {}
             () = sleep_until(since + limits::BUNDLE_WINDOW), if !waiting.is_empty() => {}
             () = tokio::time::sleep(IDLE), if waiting.is_empty() && under_way.is_empty() => {
                 let mut lanes = lanes.lock();
