@@ -136,8 +136,13 @@ fn mend(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
         let heir = status.voters.iter().find(|&&node| node != me && caught_up(status, node))?;
         return Some(Action::HandTo(Group::Shard(shard), *heir));
     }
-    let start = MetaCommand::StartMove { shard, from: Some(me), to: me };
-    (!situation.cluster.moves.contains_key(&shard)).then_some(Action::Propose(start))
+    let propose = match situation.cluster.moves.get(&shard) {
+        None => MetaCommand::StartMove { shard, from: Some(me), to: me },
+        // Damaged on its way in, it can never catch up: out again first.
+        Some(found) if found.to == me && found.step == MoveStep::Joining => MetaCommand::CancelMove { shard, to: me },
+        Some(_) => return None,
+    };
+    Some(Action::Propose(propose))
 }
 
 /// How a group comes to the members it should have.
@@ -330,9 +335,9 @@ mod tests {
         let mut cluster = cluster(&[1, 2, 3, 4], vec![vec![1, 2, 3]]);
         cluster.moves.insert(0, found);
         let meta = GroupStatus { role: Role::Follower, ..status.clone() };
+        let damaged = if matches!(status.role, Role::Stopped(_)) { [0].into() } else { BTreeSet::new() };
         let shards = [(0, status)].into();
         let present = [0].into();
-        let damaged = BTreeSet::new();
         plan(&Situation {
             me,
             cluster: &cluster,
@@ -396,6 +401,19 @@ mod tests {
         assert_eq!(plan_for(&three, &follows, &[(0, stopped.clone())]), [Action::Propose(start)]);
         let alone = cluster(&[1], vec![vec![1]]);
         assert_eq!(plan_for(&alone, &follows, &[(0, stopped)]), []);
+    }
+
+    #[test]
+    fn a_replica_that_is_damaged_while_it_joins_is_taken_out_again() {
+        let stopped = status(Role::Stopped("damaged".into()), &[1, 2, 3], &[4], &[]);
+        let cancel = [Action::Propose(MetaCommand::CancelMove { shard: 0, to: 4 })];
+        for from in [Some(3), Some(4), None] {
+            let found = Move { from, to: 4, step: MoveStep::Joining };
+            assert_eq!(moving(found, stopped.clone(), 4), cancel, "{from:?}");
+        }
+        let found = Move { from: Some(3), to: 4, step: MoveStep::Joining };
+        let another = status(Role::Stopped("damaged".into()), &[1, 2, 3], &[4], &[]);
+        assert_eq!(moving(found, another, 2), [], "the other replica waits until the move is done");
     }
 
     #[test]

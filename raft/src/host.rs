@@ -129,6 +129,10 @@ impl<R: Runtime> RaftHost<R> {
     }
 
     async fn start_group(&self, id: GroupId, app: Arc<dyn StateMachine>) -> Result<Group<R>, HostError> {
+        if self.log.is_doomed(id)? {
+            // It had left its group before it was removed, so nobody counts on what it promised.
+            self.remove(id).await?;
+        }
         let log = self.log.group(id).await?;
         let state = GroupState::open(self.config.state.clone(), id)?;
         let keeper = Arc::new(SnapshotKeeper::new(self.config.randomness.clone()));
@@ -207,11 +211,15 @@ impl<R: Runtime> RaftHost<R> {
     pub async fn destroy_group(&self, id: GroupId) -> Result<(), HostError> {
         let _phase = self.changing.lock().await;
         self.stop_group(id).await;
-        // The state first: a log without state is opened and replayed or refilled, a state without its log is not safe.
+        self.log.doom(id).await?;
+        self.remove(id).await
+    }
+
+    /// The state first: a state without its log is not safe.
+    async fn remove(&self, id: GroupId) -> Result<(), HostError> {
         let state = self.config.state.clone();
         run_blocking(self.config.threads.as_ref(), move || GroupState::destroy(state.as_ref(), id)).await?;
-        self.log.destroy(id).await?;
-        Ok(())
+        Ok(self.log.destroy(id).await?)
     }
 
     /// Stops a group and removes its state, to be made anew from the log when the group is opened again: for a state

@@ -49,6 +49,8 @@ enum Kind {
     Committed = 3,
     /// The last entry removed from the front.
     Purged = 4,
+    /// The group is being removed from this node: its state first, then its log.
+    Doomed = 5,
     /// An entry, at its index.
     Entry = 16,
 }
@@ -170,10 +172,21 @@ impl<R: Runtime> LogStore<R> {
         Ok(log)
     }
 
+    /// Notes, durably, that a group is being removed. Whoever finds the note removes the rest: what is left of a group that
+    /// was removed in part is neither new nor whole.
+    pub(crate) async fn doom(&self, group: GroupId) -> Result<(), EngineError> {
+        self.enqueue_and_wait(vec![Op::Put { key: key(Kind::Doomed, group, 0), value: encode_record(&()) }]).await
+    }
+
+    /// Whether a group was being removed when this node stopped.
+    pub(crate) fn is_doomed(&self, group: GroupId) -> Result<bool, EngineError> {
+        Ok(self.engine.get(&key(Kind::Doomed, group, 0))?.is_some())
+    }
+
     /// Removes everything of a group, durably.
     pub(crate) async fn destroy(&self, group: GroupId) -> Result<(), EngineError> {
         self.committed.lock().remove(&group);
-        let kinds = [Kind::Entry, Kind::Purged, Kind::Committed, Kind::Vote, Kind::Exists];
+        let kinds = [Kind::Entry, Kind::Purged, Kind::Committed, Kind::Vote, Kind::Doomed, Kind::Exists];
         let ops = kinds
             .map(|kind| {
                 let mut to = key(kind, group, u64::MAX);

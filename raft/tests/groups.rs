@@ -215,6 +215,28 @@ async fn a_state_is_made_anew_from_a_whole_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_stopped_half_way_is_finished_before_the_group_is_opened_again() {
+    let cluster = Cluster::start(3, eager()).await;
+    cluster.write_many("k", 200).await;
+    cluster.agree().await;
+    let node = cluster.another(cluster.leader().await);
+    cluster.until(node, |status| status.purged > 0).await;
+    // The state goes first; that the log does not follow is what a crash, or a disk that fails, leaves behind.
+    cluster.host(node).close_group(GROUP).await;
+    let [log, state] = cluster.engines(node);
+    let (mut doomed, mut emptied) = (Batch::default(), Batch::default());
+    // The log's note of a removal (`raft/src/log_store.rs`): version, checksum of nothing, nothing.
+    let key = [&[5][..], &GROUP.to_be_bytes(), &0u64.to_be_bytes()].concat();
+    doomed.put(key, vec![1, 0, 0, 0, 0]);
+    emptied.delete_range(vec![], vec![u8::MAX; 64]);
+    log.write(&doomed, Durability::Synced).unwrap();
+    state.write(&emptied, Durability::Synced).unwrap();
+    let group = cluster.host(node).open_group(GROUP, Arc::new(Register::default())).await.expect("it is new");
+    let status = group.status();
+    assert_eq!((status.last_log_index, status.voters.len()), (0, 0), "nothing is left of what it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_ends_before_its_log_begins_is_damaged() {
     let cluster = Cluster::start(3, eager()).await;
     cluster.write_many("k", 200).await;
