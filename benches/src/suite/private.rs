@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use mira_proto::v1::{SearchRequest, StoreRequest};
 
-use super::store::Load;
 use super::Bench;
+use super::store::Load;
 use crate::BenchError;
 use crate::caller::Caller;
 use crate::load::{Limit, Outcome, closed_loop, milliseconds};

@@ -9,43 +9,68 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use mira_proto::node_v1::{FrameWrite, WriteManyReply, WriteManyRequest, WriteReply, WriteRequest, WriteResult};
 use mira_proto::{NodeId, Refusal, ShardId, limits};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 use tonic::{Response, Status};
 
 use super::Client;
 
-/// A lane that carried nothing for so long is given up.
-const IDLE: Duration = Duration::from_secs(10);
-
 type Answer = Result<WriteReply, Status>;
+/// Where a lane leads.
+type To = (NodeId, ShardId);
 
-/// A write on its way, and who waits for the answer.
+/// A write that waits for its turn, and who waits for its answer.
 struct Item {
     client: Client,
     write: WriteRequest,
     answer: oneshot::Sender<Answer>,
 }
 
-/// Lanes by where they lead.
-type Lanes = Mutex<HashMap<(NodeId, ShardId), mpsc::UnboundedSender<Item>>>;
+/// Writes to one shard's leader. There is one as long as a message is under way or somebody waits.
+#[derive(Default)]
+struct Lane {
+    /// Messages that are not answered yet.
+    under_way: usize,
+    waiting: Vec<Item>,
+    /// Counts messages: tells whom a timer was set for.
+    sent: u64,
+}
+
+impl Lane {
+    /// Those who wait, as a message that is under way from here on.
+    fn depart(&mut self) -> Vec<Item> {
+        self.under_way += 1;
+        self.sent += 1;
+        std::mem::take(&mut self.waiting)
+    }
+}
 
 /// Bundles the small writes of all requests of a router.
-#[derive(Default)]
-pub struct Bundler {
-    // Every item belongs to a request that waits for it: the router's bound of those bounds the lanes too.
-    lanes: Arc<Lanes>,
+// Every item belongs to a request that waits for it: the router's bound of those bounds the lanes too.
+#[derive(Clone, Default)]
+pub struct Bundler(Arc<Mutex<HashMap<To, Lane>>>);
+
+/// Whether a write goes now, or with others.
+enum Turn {
+    Now(Box<(Client, WriteRequest)>),
+    Later(oneshot::Receiver<Answer>),
+}
+
+/// Ends a message's being under way, also when its caller has gone.
+struct UnderWay<'a>(&'a Bundler, To);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.arrived(self.1);
+    }
 }
 
 impl Bundler {
-    /// Sends a write to `node`, in company if it is small.
+    /// Sends a write to `node`, in company if it is small and meets others.
     pub async fn write(
         &self,
         (node, mut client): (NodeId, Client),
@@ -54,24 +79,76 @@ impl Bundler {
         if !is_small(&write) {
             return client.write(write).await;
         }
-        let (answer, answered) = oneshot::channel();
-        self.enqueue((node, write.shard), Item { client, write, answer });
-        // A lane that ends without an answer was stopped with its runtime.
-        answered.await.unwrap_or_else(|_| Err(Status::unavailable("the router is stopping"))).map(Response::new)
+        let to = (node, write.shard);
+        match self.enter(to, client, write) {
+            Turn::Now(now) => {
+                let (mut client, write) = *now;
+                let _under_way = UnderWay(self, to);
+                client.write(write).await
+            }
+            // Without an answer the task that would have given it was stopped with its runtime.
+            Turn::Later(answered) => {
+                answered.await.unwrap_or_else(|_| Err(Status::unavailable("the router is stopping"))).map(Response::new)
+            }
+        }
     }
 
-    fn enqueue(&self, to: (NodeId, ShardId), item: Item) {
-        let mut lanes = self.lanes.lock();
-        let refused = match lanes.get(&to) {
-            Some(lane) => lane.send(item).err().map(|refused| refused.0),
-            None => Some(item),
-        };
-        if let Some(item) = refused {
-            let (lane, items) = mpsc::unbounded_channel();
-            let _ = lane.send(item);
-            lanes.insert(to, lane);
-            tokio::spawn(run(to, items, self.lanes.clone()));
+    fn enter(&self, to: To, client: Client, write: WriteRequest) -> Turn {
+        let mut lanes = self.0.lock();
+        let lane = lanes.entry(to).or_default();
+        if lane.under_way == 0 {
+            lane.under_way = 1;
+            return Turn::Now(Box::new((client, write)));
         }
+        let (answer, answered) = oneshot::channel();
+        lane.waiting.push(Item { client, write, answer });
+        if lane.waiting.len() >= limits::MAX_PROPOSAL_FRAMES {
+            let items = lane.depart();
+            self.send(to, items);
+        } else if lane.waiting.len() == 1 {
+            tokio::spawn(self.clone().depart_in_time(to, lane.sent));
+        }
+        Turn::Later(answered)
+    }
+
+    /// A message was answered: those who waited for that go now.
+    fn arrived(&self, to: To) {
+        let mut lanes = self.0.lock();
+        let Some(lane) = lanes.get_mut(&to) else { return };
+        lane.under_way -= 1;
+        if !lane.waiting.is_empty() {
+            let items = lane.depart();
+            self.send(to, items);
+        } else if lane.under_way == 0 {
+            lanes.remove(&to);
+        }
+    }
+
+    /// Sends those who wait since message `sent`, if nothing else has by then.
+    async fn depart_in_time(self, to: To, sent: u64) {
+        sleep(limits::BUNDLE_WINDOW).await;
+        let mut lanes = self.0.lock();
+        if let Some(lane) = lanes.get_mut(&to).filter(|lane| lane.sent == sent && !lane.waiting.is_empty()) {
+            let items = lane.depart();
+            self.send(to, items);
+        }
+    }
+
+    /// Sends what has come together and gives everybody their answer, in a task of its own: several processors may have
+    /// several messages in hand.
+    fn send(&self, to: To, mut items: Vec<Item>) {
+        let bundler = self.clone();
+        tokio::spawn(async move {
+            let _under_way = UnderWay(&bundler, to);
+            // Nobody waits any more for a write whose caller has gone.
+            items.retain(|item| !item.answer.is_closed());
+            let Some(client) = items.first().map(|item| item.client.clone()) else { return };
+            let (answers, writes): (Vec<_>, Vec<_>) = items.into_iter().map(|item| (item.answer, item.write)).unzip();
+            let results = answer_all(client, writes).await;
+            for (waiting, result) in answers.into_iter().zip(results) {
+                let _ = waiting.send(result);
+            }
+        });
     }
 }
 
@@ -86,61 +163,9 @@ pub fn size_of_frame(frame: &FrameWrite) -> usize {
     frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + vectors + sealed
 }
 
-/// One lane: collects, and sends.
-async fn run(to: (NodeId, ShardId), mut items: mpsc::UnboundedReceiver<Item>, lanes: Arc<Lanes>) {
-    let mut waiting: Vec<Item> = Vec::new();
-    let mut since = Instant::now();
-    let mut under_way = FuturesUnordered::new();
-    loop {
-        let full = waiting.len() >= limits::MAX_PROPOSAL_FRAMES;
-        if !waiting.is_empty() && (full || under_way.is_empty() || since.elapsed() >= limits::BUNDLE_WINDOW) {
-            // A task of its own: several processors may have several messages in hand.
-            under_way.push(tokio::spawn(send(std::mem::take(&mut waiting))));
-            continue;
-        }
-        tokio::select! {
-            item = items.recv() => {
-                let Some(item) = item else { break };
-                if waiting.is_empty() {
-                    since = Instant::now();
-                }
-                waiting.push(item);
-                // Whoever is there already comes along.
-                while waiting.len() < limits::MAX_PROPOSAL_FRAMES && let Ok(item) = items.try_recv() {
-                    waiting.push(item);
-                }
-            }
-            Some(_) = under_way.next() => {}
-            () = sleep_until(since + limits::BUNDLE_WINDOW), if !waiting.is_empty() => {}
-            () = tokio::time::sleep(IDLE), if waiting.is_empty() && under_way.is_empty() => {
-                let mut lanes = lanes.lock();
-                if items.is_empty() {
-                    lanes.remove(&to);
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Sends what has come together, and gives everybody their answer.
-async fn send(mut items: Vec<Item>) {
-    // Nobody waits any more for a write whose caller has gone.
-    items.retain(|item| !item.answer.is_closed());
-    let Some(mut client) = items.first().map(|item| item.client.clone()) else { return };
-    let (answers, writes): (Vec<_>, Vec<_>) = items.into_iter().map(|item| (item.answer, item.write)).unzip();
-    let results = answer_all(&mut client, writes, answers.len()).await;
-    for (waiting, result) in answers.into_iter().zip(results) {
-        let _ = waiting.send(result);
-    }
-}
-
-async fn answer_all(client: &mut Client, mut writes: Vec<WriteRequest>, count: usize) -> Vec<Answer> {
-    if count == 1
-        && let Some(write) = writes.pop()
-    {
-        return vec![client.write(write).await.map(Response::into_inner)];
-    }
+/// The answers to some writes of one shard, in their order.
+async fn answer_all(mut client: Client, writes: Vec<WriteRequest>) -> Vec<Answer> {
+    let count = writes.len();
     let sent = timeout(limits::WRITE_TRY, client.write_many(WriteManyRequest { writes })).await;
     let failed = match sent {
         Ok(Ok(reply)) => {
