@@ -156,6 +156,10 @@ impl Fake {
         self.state.lock().frames.len()
     }
 
+    pub fn frames_in(&self, shard: ShardId) -> usize {
+        self.state.lock().frames.keys().filter(|(_, held, _)| *held == shard).count()
+    }
+
     pub fn shards_of(&self, collection: &str) -> Vec<ShardId> {
         let state = self.state.lock();
         let info = &state.collections[collection];

@@ -16,12 +16,15 @@ use crate::fake::Fake;
 /// How long a slow node takes.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// A world with a collection over all four shards and twelve frames in it.
+/// A world with a collection over all four shards and twelve frames in it, some in every shard: their ids, which
+/// decide where they lie, are always the same.
 async fn wide() -> World {
     let world = World::new().await;
     world.collection("wide", 4).await;
-    let texts: Vec<String> = (0..12).map(|n| format!("frame number {n}")).collect();
-    world.store_all("wide", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let frame = |n| json!({ "content": format!("frame number {n}"), "id": format!("01999999-0000-7000-8000-{n:012}") });
+    let items: Vec<Value> = (0..12).map(frame).collect();
+    world.post("/mcp/store", json!({ "collection": "wide", "items": items })).await.ok();
+    assert!(world.fake.shards_of("wide").iter().all(|&shard| world.fake.frames_in(shard) > 0));
     world.fake.clear_seen();
     world
 }
