@@ -148,6 +148,9 @@ struct Ranked {
     missing: BTreeMap<ShardId, Problem>,
 }
 
+/// Share of the time left that the first phase may take.
+const FIRST_PHASE: f64 = 0.75;
+
 impl ClusterMemory {
     pub(crate) async fn search_request(
         &self,
@@ -262,7 +265,9 @@ impl ClusterMemory {
         route: &CollectionRoute,
         vectors: Vec<Vec<f32>>,
     ) -> Result<Gathered, CallError> {
-        let context = &context.within(limits::SHARD_PATIENCE);
+        // A shard that does not answer must not take the time in which the frames of the others are fetched.
+        let patience = limits::SHARD_PATIENCE.min(context.remaining().mul_f64(FIRST_PHASE));
+        let context = &context.within(patience);
         let shards = route.partitioning().shards();
         let (field, size) = query.group.clone().unwrap_or_default();
         let now_ms = query.now_ms();

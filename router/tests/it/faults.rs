@@ -21,9 +21,12 @@ const SLOW: Duration = Duration::from_millis(50);
 async fn wide() -> World {
     let world = World::new().await;
     world.collection("wide", 4).await;
-    let frame = |n| json!({ "content": format!("frame number {n}"), "id": format!("01999999-0000-7000-8000-{n:012}") });
+    let frame = |n| {
+        let id = format!("01999999-0000-7000-8000-{n:012}");
+        json!({ "content": format!("frame number {n}"), "id": id, "collection": "wide" })
+    };
     let items: Vec<Value> = (0..12).map(frame).collect();
-    world.post("/mcp/store", json!({ "collection": "wide", "items": items })).await.ok();
+    world.post("/mcp/store", json!({ "items": items })).await.ok();
     assert!(world.fake.shards_of("wide").iter().all(|&shard| world.fake.frames_in(shard) > 0));
     world.fake.clear_seen();
     world
