@@ -30,20 +30,23 @@ const FIELDS: [&str; 14] = [
     "private",
 ];
 
+/// Makes a record of one line, not blank.
+pub type Parse = fn(&[u8]) -> Result<StoreItem, RecordError>;
+
 /// Reads records line by line; blank lines are none.
 pub struct JsonLines<R> {
     input: R,
     source: Arc<Source>,
     position: Position,
-    lenient: bool,
+    parse: Parse,
     line: Vec<u8>,
     ended: bool,
 }
 
 impl<R: BufRead> JsonLines<R> {
-    /// Reads `input`, which stands at `position` of `source`. With `lenient`, unknown fields become metadata.
-    pub fn new(input: R, source: Arc<Source>, position: Position, lenient: bool) -> Self {
-        JsonLines { input, source, position, lenient, line: Vec::new(), ended: false }
+    /// Reads `input`, which stands at `position` of `source`.
+    pub fn new(input: R, source: Arc<Source>, position: Position, parse: Parse) -> Self {
+        JsonLines { input, source, position, parse, line: Vec::new(), ended: false }
     }
 
     /// Reads the next line into `self.line`; none at the end.
@@ -93,7 +96,7 @@ impl<R: BufRead> Iterator for JsonLines<R> {
                     if line.is_empty() {
                         continue;
                     }
-                    parse(line, self.lenient)
+                    (self.parse)(line)
                 }
                 Err(error) => Err(error),
             };
@@ -107,17 +110,20 @@ fn without_byte_order_mark(line: &[u8], first: bool) -> &[u8] {
     line.strip_prefix("\u{feff}".as_bytes()).filter(|_| first).unwrap_or(line)
 }
 
-/// One line, not blank.
-fn parse(line: &[u8], lenient: bool) -> Result<StoreItem, RecordError> {
-    let text = std::str::from_utf8(line).map_err(|error| RecordError::Utf8(error.valid_up_to()))?;
-    if !text.starts_with('{') {
-        return Err(RecordError::NotAnObject);
-    }
-    if !lenient {
-        return serde_json::from_str(text).map_err(json_error);
-    }
-    let object = serde_json::from_str(text).map_err(json_error)?;
+/// A record that has the fields of `store` and no others.
+pub fn strict(line: &[u8]) -> Result<StoreItem, RecordError> {
+    serde_json::from_str(object_text(line)?).map_err(json_error)
+}
+
+/// A record whose other fields become metadata.
+pub fn lenient(line: &[u8]) -> Result<StoreItem, RecordError> {
+    let object = serde_json::from_str(object_text(line)?).map_err(json_error)?;
     serde_json::from_value(Value::Object(tuck_away(object)?)).map_err(json_error)
+}
+
+fn object_text(line: &[u8]) -> Result<&str, RecordError> {
+    let text = std::str::from_utf8(line).map_err(|error| RecordError::Utf8(error.valid_up_to()))?;
+    if text.starts_with('{') { Ok(text) } else { Err(RecordError::NotAnObject) }
 }
 
 /// Moves fields that a memory has not into its metadata.
@@ -158,9 +164,9 @@ mod tests {
     use super::*;
     use crate::import::source::Format;
 
-    fn read(bytes: &[u8], lenient: bool) -> Vec<(u64, u64, Result<StoreItem, String>)> {
+    fn read(bytes: &[u8], parse: Parse) -> Vec<(u64, u64, Result<StoreItem, String>)> {
         let source = Source { name: "in.jsonl".into(), path: None, format: Format::Jsonl, length: 0 };
-        JsonLines::new(bytes, Arc::new(source), Position::default(), lenient)
+        JsonLines::new(bytes, Arc::new(source), Position::default(), parse)
             .map(|record| (record.place.line, record.next.bytes, record.item.map_err(|error| error.to_string())))
             .collect()
     }
@@ -176,7 +182,7 @@ mod tests {
 
     #[test]
     fn lines_are_numbered_and_blank_ones_skipped() {
-        let records = read("\u{feff}{\"content\": \"a\"}\r\n\n  \n{\"content\": \"b\"}".as_bytes(), false);
+        let records = read("\u{feff}{\"content\": \"a\"}\r\n\n  \n{\"content\": \"b\"}".as_bytes(), strict);
         assert_eq!(records.iter().map(|(line, ..)| *line).collect::<Vec<_>>(), [1, 4]);
         assert!(records.iter().all(|(.., item)| item.is_ok()), "{records:?}");
         assert_eq!(records[1].1, 41);
@@ -185,7 +191,7 @@ mod tests {
     #[test]
     fn each_fault_is_named_and_the_rest_is_read() {
         let input = b"{\"contents\": \"a\"}\n{\"content\": \"\xff\"}\n[1]\n{\"content\": \n{\"content\": 1}\n{\"content\": \"ok\"}\n";
-        let records = read(input, false);
+        let records = read(input, strict);
         let faults: Vec<_> = records.iter().filter_map(|(line, _, item)| Some((*line, item.as_ref().err()?))).collect();
         let starts = [
             (1, "unknown field `contents`, expected one of"),
@@ -207,7 +213,7 @@ mod tests {
         let input = br#"{"content": "a", "author": "x", "metadata": {"year": 1}}
 {"content": "a", "year": 2, "metadata": {"year": 1}}
 {"content": "a", "year": 2, "metadata": []}"#;
-        let records = read(input, true);
+        let records = read(input, lenient);
         let metadata = records[0].2.as_ref().unwrap().metadata.clone().unwrap();
         assert_eq!(Value::Object(metadata), serde_json::json!({"author": "x", "year": 1}));
         assert_eq!(records[1].2.as_ref().unwrap_err(), "field `year` stands beside `metadata` and in it");
@@ -218,7 +224,7 @@ mod tests {
     fn a_line_without_end_is_skipped_without_keeping_it() {
         let mut input = vec![b'x'; MAX_LINE_BYTES + 3];
         input.extend_from_slice(b"\n{\"content\": \"after\"}\n");
-        let records = read(&input, false);
+        let records = read(&input, strict);
         assert_eq!(records[0].2.as_ref().unwrap_err(), &format!("longer than {MAX_LINE_BYTES} bytes"));
         assert_eq!(records[1].0, 2);
         assert_eq!(records[1].1, input.len() as u64);

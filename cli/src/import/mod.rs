@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source      files and folders named on the command line, sorted
-//!   └ reader  one thread: JSON Lines, text or Markdown -> records, with the place each came from
+//!   └ reader  one thread: JSON Lines, text, Markdown or another program's format -> records, with the place each came from
 //!       └ pipeline   batches -> `writers` requests at a time -> outcomes
 //!           └ writer one batch: drop what is there already, store the rest, say what was refused
 //!               └ checkpoint  how far each file is done (only with `--state`)
@@ -13,6 +13,7 @@
 //! counted; the others go on.
 
 pub mod checkpoint;
+pub mod foreign;
 pub mod identity;
 pub mod jsonl;
 pub mod markdown;

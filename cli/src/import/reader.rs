@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::import::checkpoint::Checkpoint;
-use crate::import::identity::{Origin, derive_id};
-use crate::import::jsonl::JsonLines;
+use crate::import::foreign;
+use crate::import::identity::derive_id;
+use crate::import::jsonl::{self, JsonLines};
 use crate::import::markdown;
 use crate::import::record::{Place, Position, Record, RecordError};
 use crate::import::source::{Format, Source};
@@ -114,8 +115,7 @@ fn prepare(mut item: StoreItem, place: Place, options: &ReadOptions, recent: &mu
     item.session = item.session.or_else(|| options.session.clone());
     let derived = item.id.is_none();
     if derived {
-        let origin = if place.source.format == Format::Jsonl { Origin::Record } else { Origin::File };
-        let id = derive_id(&item, origin);
+        let id = derive_id(&item, place.source.format.origin());
         if !recent.insert(id) {
             batch.repeated += 1;
             return;
@@ -172,8 +172,8 @@ fn records(
 fn open(path: &Path, source: &Source, checkpoint: &Checkpoint) -> std::io::Result<(BufReader<File>, Position)> {
     let mut file = File::open(path)?;
     let position = checkpoint.resume(source, &mut file)?;
-    // A document is parsed as a whole; its reader leaves out the sections that are done.
-    let start = if source.format == Format::Markdown { 0 } else { position.bytes };
+    // A document is parsed as a whole; its reader leaves out what is done.
+    let start = if source.format.is_document() { 0 } else { position.bytes };
     file.seek(SeekFrom::Start(start))?;
     Ok((BufReader::with_capacity(1 << 16, file), position))
 }
@@ -185,7 +185,13 @@ fn parsed(
     options: &ReadOptions,
 ) -> Box<dyn Iterator<Item = Record> + Send> {
     match source.format {
-        Format::Jsonl => Box::new(JsonLines::new(input, source, position, options.lenient)),
+        Format::Jsonl => {
+            let parse = if options.lenient { jsonl::lenient } else { jsonl::strict };
+            Box::new(JsonLines::new(input, source, position, parse))
+        }
+        Format::McpMemory => Box::new(JsonLines::new(input, source, position, foreign::mcp_line)),
+        Format::Mem0 => foreign::mem0(input, source, position.bytes),
+        Format::Memvid => foreign::memvid(input, source, position.bytes),
         Format::Text => Box::new(TextParts::new(input, source, position)),
         Format::Markdown => markdown::read(input, source, position.bytes),
     }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::CliError;
+use crate::import::identity::Origin;
 
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -17,9 +18,28 @@ pub enum Format {
     Text,
     /// One text for each section under a heading
     Markdown,
+    /// The file of the MCP reference memory server: entities and relations, JSON Lines
+    McpMemory,
+    /// What mem0's `get_all` answers, as JSON
+    Mem0,
+    /// The index of a memvid video (…_index.json)
+    Memvid,
 }
 
 impl Format {
+    /// Whether the file is read as a whole, so that its reader itself leaves out what is done.
+    pub fn is_document(self) -> bool {
+        matches!(self, Format::Markdown | Format::Mem0 | Format::Memvid)
+    }
+
+    /// Who wrote the metadata of its records.
+    pub fn origin(self) -> Origin {
+        match self {
+            Format::Text | Format::Markdown => Origin::File,
+            Format::Jsonl | Format::McpMemory | Format::Mem0 | Format::Memvid => Origin::Record,
+        }
+    }
+
     /// By the ending of the name; none when it says nothing.
     fn of(path: &Path) -> Option<Format> {
         let ending = path.extension()?.to_str()?.to_ascii_lowercase();
@@ -92,10 +112,13 @@ fn source(path: &Path, format: Format) -> Result<Source, CliError> {
 }
 
 fn unknown_format(path: &Path) -> CliError {
-    CliError::Usage(format!(
-        "{}: its name does not tell its format; say --format jsonl, text or markdown",
-        path.display()
-    ))
+    let name = path.display();
+    CliError::Usage(match path.extension().and_then(|ending| ending.to_str()) {
+        Some("mv2") => format!(
+            "{name}: the files of memvid 2 are no documented format; have memvid write its texts as JSON Lines and import those"
+        ),
+        _ => format!("{name}: its name does not tell its format; say --format (mira import --help lists them)"),
+    })
 }
 
 #[cfg(test)]
