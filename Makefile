@@ -55,13 +55,15 @@ test: deps model ## Run all tests (installs and builds what they need first)
 	else \
 	    set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
-	@$(if $(wildcard $(MCP_TEST)),$(MAKE) test-mcp,true)
-
-MCP_TEST := chaos-tests/python/run.sh
+	@$(MAKE) test-mcp test-aws
 
 .PHONY: test-mcp
 test-mcp: build ## Talk to a cluster with the official Python MCP client
-	MIRA_BIN="$(call target_dir)/debug/mira" $(MCP_TEST)
+	MIRA_BIN="$(call target_dir)/debug/mira" chaos-tests/python/mcp.sh
+
+.PHONY: test-aws
+test-aws: build ## Back a cluster up into an S3 store and wrap its keys by KMS, both from PyPI's moto
+	MIRA_BIN="$(call target_dir)/debug/mira" chaos-tests/python/aws.sh
 
 .PHONY: chaos
 chaos: build ## Break clusters of real processes for MINUTES (30), by SEED, and report in target/chaos

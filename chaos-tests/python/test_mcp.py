@@ -1,6 +1,6 @@
 """The official Python MCP client against a running cluster: what an agent's client sees of MIRA.
 
-Run by run.sh, once for each generation of the client: 1.x speaks the revisions that begin with `initialize`, 2.x also
+Run by mcp.sh, once for each generation of the client: 1.x speaks the revisions that begin with `initialize`, 2.x also
 2026-07-28, which has no session. The client itself checks every answer: its framing, its types, and structured content
 against the tool's output schema.
 

@@ -75,7 +75,11 @@ impl Cluster {
 
     /// As [`Cluster::start`], with the data in a folder of the caller's choice.
     pub async fn start_in(shape: Shape, folder: TempDir) -> Cluster {
-        let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+        Cluster::start_with(shape, folder, &ClusterKey::generate(&mut mira_crypto::os_rng())).await
+    }
+
+    /// As [`Cluster::start_in`], with a cluster key of the caller's choice.
+    pub async fn start_with(shape: Shape, folder: TempDir, key: &ClusterKey) -> Cluster {
         write_secret(&folder.path().join("cluster-key"), &key.to_text());
         write_secret(&folder.path().join("tokens"), TOKEN);
         let mut cluster = Cluster {

@@ -11,12 +11,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply,
-    SessionsRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
+    Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
+    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
+    RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
+    StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use prost::Message;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -159,6 +161,39 @@ impl Client {
     /// Compares what the replicas of shards hold.
     pub async fn verify(&self, request: &VerifyRequest) -> Result<VerifyReply, CliError> {
         self.read(Method::POST, &["admin", "shards", "verify"], Some(request)).await
+    }
+
+    /// The cluster's keys, by name.
+    pub async fn keys(&self) -> Result<KeysReply, CliError> {
+        self.read(Method::GET, &["admin", "keys"], None::<&()>).await
+    }
+
+    /// Puts another key in the place of the cluster's or of a collection's.
+    pub async fn rotate_key(&self, request: &RotateRequest) -> Result<RotateReply, CliError> {
+        self.write(Method::POST, &["admin", "keys", "rotate"], Some(request)).await
+    }
+
+    /// Keys that end, and those that have.
+    pub async fn erasures(&self) -> Result<ErasuresReply, CliError> {
+        self.read(Method::GET, &["admin", "erasures"], None::<&()>).await
+    }
+
+    /// Places that hold backups.
+    pub async fn repositories(&self) -> Result<RepositoriesReply, CliError> {
+        self.read(Method::GET, &["admin", "repositories"], None::<&()>).await
+    }
+
+    /// One step of a backup or a restore. Each may be repeated.
+    pub async fn backup_step<Q: Message, A: Message + Default>(&self, step: &str, request: &Q) -> Result<A, CliError> {
+        let url = self.url(&["admin", "backup", step]);
+        let body = bytes::Bytes::from(request.encode_to_vec());
+        let post = || self.http.post(url.clone()).header(CONTENT_TYPE, "application/x-protobuf").body(body.clone());
+        let answer = self.send(post).await?;
+        A::decode(&answer[..]).map_err(|error| CliError::NotMira {
+            url: self.base.to_string(),
+            status: 200,
+            start: error.to_string(),
+        })
     }
 
     async fn write<Q: Serialize, A: DeserializeOwned>(

@@ -8,6 +8,7 @@
 
 mod args;
 mod backoff;
+mod backup;
 mod client;
 mod error;
 mod import;

@@ -5,11 +5,12 @@ use std::io::{ErrorKind, Write};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
 use mira_proto::model::{
-    Collection, Frame, Hit, Metadata, NodeStatus, ReplicaMove, SearchExplain, SearchReply, Session, ShardStatus,
-    ShardVerification, StatusReply,
+    BackupRepository, Collection, Erasure, Frame, Hit, KeysReply, Metadata, NodeStatus, ReplicaMove, SearchExplain,
+    SearchReply, Session, ShardStatus, ShardVerification, StatusReply,
 };
 use serde::Serialize;
 
+use crate::backup::Listed;
 use crate::error::CliError;
 
 /// Width of a text cell where no terminal says how wide it is.
@@ -298,6 +299,86 @@ pub fn collections(collections: &[Collection]) -> String {
     finish(&table)
 }
 
+/// Keys by name: the cluster's, each node's, each collection's.
+pub fn keys(reply: &KeysReply) -> String {
+    let mut nodes = table(&["NODE", "CLUSTER KEYS"], &[]);
+    for node in &reply.nodes {
+        let held = node.held.iter().map(|id| if *id == reply.active { format!("{id} (in use)") } else { id.clone() });
+        let held = node.error.clone().unwrap_or_else(|| held.collect::<Vec<_>>().join(", "));
+        nodes.add_row([node.node.clone(), held]);
+    }
+    let mut collections = table(&["COLLECTION", "VERSION", "KEY", "ROTATION"], &[1]);
+    for collection in &reply.collections {
+        for key in &collection.keys {
+            let what = match (key.version, &collection.rotation) {
+                (0, _) => "tags and digests, never rotated".to_owned(),
+                (_, Some(found)) => format!("to {}: {}, {} of {}", found.to, found.step, found.done, found.of),
+                (_, None) => "-".to_owned(),
+            };
+            collections.add_row([collection.name.clone(), key.version.to_string(), key.id.clone(), what]);
+        }
+    }
+    format!("{}\n{}", finish(&nodes), finish(&collections))
+}
+
+/// Keys that end, one a line.
+pub fn erasures(erasures: &[Erasure]) -> String {
+    if erasures.is_empty() {
+        return "no key has ended\n".to_owned();
+    }
+    let mut table = table(&["NUMBER", "WHOSE", "KEYS", "STATE", "DESTROYED", "WAITS FOR"], &[0]);
+    for erasure in erasures {
+        let whose = match (&erasure.collection, erasure.whole) {
+            (None, _) => "the cluster".to_owned(),
+            (Some(name), true) => format!("{name}, shredded whole"),
+            (Some(name), false) => name.clone(),
+        };
+        let nodes = erasure.waits_for_nodes.iter().map(|node| format!("node {node}"));
+        let waits: Vec<String> = nodes.chain(erasure.waits_for_repositories.iter().cloned()).collect();
+        table.add_row([
+            erasure.id.to_string(),
+            whose,
+            erasure.keys.iter().map(|key| key.id.clone()).collect::<Vec<_>>().join(", "),
+            erasure.state.clone(),
+            erasure.destroyed_at.clone().unwrap_or_else(|| "-".to_owned()),
+            if waits.is_empty() { "-".to_owned() } else { waits.join(", ") },
+        ]);
+    }
+    finish(&table)
+}
+
+/// Backups of a place, one a line.
+pub fn backups(listed: &[Listed]) -> String {
+    if listed.is_empty() {
+        return "no backups\n".to_owned();
+    }
+    let mut table = table(&["BACKUP", "MADE", "MEMORIES", "ADDED", "ADDS TO", "CLUSTER"], &[2, 3]);
+    for backup in listed {
+        table.add_row([
+            backup.backup.to_string(),
+            backup.made_at.clone(),
+            backup.frames.to_string(),
+            bytes(backup.bytes),
+            backup.base.map_or("-".to_owned(), |base| base.to_string()),
+            backup.cluster_id.clone(),
+        ]);
+    }
+    finish(&table)
+}
+
+/// Places of backups, one a line.
+pub fn repositories(repositories: &[BackupRepository]) -> String {
+    if repositories.is_empty() {
+        return "no backup was ever made\n".to_owned();
+    }
+    let mut table = table(&["ID", "PLACE", "LAST BACKUP"], &[]);
+    for found in repositories {
+        let last = found.finished_at.clone().unwrap_or_else(|| "none finished".to_owned());
+        table.add_row([found.id.to_string(), found.place.clone(), last]);
+    }
+    finish(&table)
+}
+
 /// Sessions, one a line.
 pub fn sessions(sessions: &[Session]) -> String {
     if sessions.is_empty() {
@@ -339,7 +420,8 @@ fn word<E: Serialize>(value: &E) -> String {
     serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-fn bytes(count: u64) -> String {
+/// A number of bytes for people.
+pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }
 

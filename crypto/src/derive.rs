@@ -12,6 +12,7 @@
 //! | e | owner key | innermost layer of private frames |
 //! | φ | collection key | middle layer of private frames |
 //! | γ | cluster key, cluster layer key | key wrapping, meta records; outermost layer of private frames |
+//! | γ | repository key | pieces and manifests of backups |
 //!
 //! Extraction runs once per key, so a leaf costs one short HMAC.
 
@@ -45,6 +46,8 @@ pub(crate) enum Label {
     ClusterLayer,
     PassphraseSeal,
     PassphraseCheck,
+    Backup,
+    BackupMac,
 }
 
 impl Label {
@@ -65,6 +68,8 @@ impl Label {
             Self::ClusterLayer => b"mira/v1/cluster-layer\0",
             Self::PassphraseSeal => b"mira/v1/passphrase\0",
             Self::PassphraseCheck => b"mira/v1/passphrase-check\0",
+            Self::Backup => b"mira/v1/backup\0",
+            Self::BackupMac => b"mira/v1/backup-mac\0",
         }
     }
 }

@@ -20,6 +20,7 @@
 //! | `O` | owner layer ([`crate::private`]) | 2 | key-check value, 16 | random | 48 |
 //! | `C` | collection layer ([`crate::private`]) | 3 | collection key version, 4 | random | 48 |
 //! | `L` | cluster layer ([`crate::private`]) | 1 | cluster layer key version, 4 | random | 36 |
+//! | `B` | piece of a backup ([`crate::RepositoryKey`]) | 2 | repository key id, 8 | random | 40 |
 //! | `R` | owner key under a passphrase ([`crate::owner`]) | 2 | key-check value, 16 | random | 48 |
 //!
 //! Header (with nonce) and context are associated data, in this order. Invariants: a kind has one algorithm per format
@@ -70,6 +71,7 @@ impl Kind {
     pub(crate) const OWNER_LAYER: Self = Self::new(b'O', AES_256_GCM_SIV, 16);
     pub(crate) const COLLECTION_LAYER: Self = Self::new(b'C', XCHACHA20_POLY1305, 4);
     pub(crate) const CLUSTER_LAYER: Self = Self::new(b'L', AES_256_GCM, 4);
+    pub(crate) const BACKUP: Self = Self::new(b'B', AES_256_GCM_SIV, 8);
     pub(crate) const PASSPHRASE: Self = Self::new(b'R', AES_256_GCM_SIV, 16);
 
     const fn header_len(&self) -> usize {

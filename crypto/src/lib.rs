@@ -12,6 +12,8 @@
 //!      │                        ├── tag, content_digest                 blind equality
 //!      │                        └── private::seal_collection            middle layer of private frames
 //!      ├── wraps ──▶ cluster layer key ──▶ private::seal_cluster        outermost layer
+//!      ├── wraps ──▶ receipt key ──▶ ReceiptKey::sign                   receipts of erasure
+//!      ├── wraps ──▶ repository key ──▶ RepositoryKey                   pieces and manifests of backups
 //!      └── MetaSealer                                                   the meta group's log and state
 //!  owner key (its owner's alone) ──▶ private::seal_owner                innermost layer
 //! ```
@@ -36,6 +38,8 @@ mod owner;
 pub mod page;
 mod payload;
 pub mod private;
+mod receipt;
+mod repository;
 mod wrap;
 
 pub use collection::{CollectionKey, ContentHasher};
@@ -48,6 +52,8 @@ pub use owner::{OwnerKey, PassphraseCost};
 pub use page::PageSealer;
 pub use private::ClusterLayerKey;
 pub use rand_core::CryptoRng;
+pub use receipt::ReceiptKey;
+pub use repository::RepositoryKey;
 pub use wrap::WrappedKey;
 
 /// The operating system's randomness, for keys. Hot paths seal with a generator seeded from it, which saves a system

@@ -46,6 +46,11 @@ impl MetaSealer {
         Self { cipher: cluster.tree().cipher(Label::Meta, &[]), key_id: cluster.id() }
     }
 
+    /// The cluster key it seals under.
+    pub const fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
     /// Seals `plaintext` under a nonce that the caller chose: the same inputs give the same bytes.
     ///
     /// # Panics

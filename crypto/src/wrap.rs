@@ -6,8 +6,8 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 1 | purpose: 1 collection key, 2 cluster layer key |
-//! | 8 | collection id, 0 for the cluster layer |
+//! | 1 | purpose: 1 collection key, 2 cluster layer key, 3 receipt key, 4 repository key |
+//! | 8 | collection id, 0 for the others |
 //! | 4 | key version |
 //!
 //! Rotating the cluster key is unwrapping with the old one and wrapping with the new one.
@@ -88,6 +88,8 @@ impl fmt::Debug for WrappedKey {
 pub(crate) enum Purpose {
     Collection { collection: u64, version: u32 },
     ClusterLayer { version: u32 },
+    Receipt,
+    Repository,
 }
 
 impl Purpose {
@@ -95,6 +97,8 @@ impl Purpose {
         let (code, collection, version) = match self {
             Self::Collection { collection, version } => (1, collection, version),
             Self::ClusterLayer { version } => (2, 0, version),
+            Self::Receipt => (3, 0, 0),
+            Self::Repository => (4, 0, 0),
         };
         let mut bytes = [code; 13];
         bytes[1..9].copy_from_slice(&collection.to_le_bytes());

@@ -1,12 +1,11 @@
 //! What a node is started with.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use mira_crypto::ClusterKey;
 use mira_proto::limits;
 use mira_raft::{Limits, RequestWindow, Timing};
 
-use crate::verification::Verification;
+use crate::{provider::KeyProvider, verification::Verification};
 
 /// How a node that belongs to no cluster yet comes to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +48,8 @@ pub struct NodeConfig {
     pub advertise: Option<String>,
     /// Failure domain; may be empty.
     pub zone: String,
-    /// Opens everything.
-    pub cluster_key: ClusterKey,
+    /// Gives the cluster keys, which open everything.
+    pub keys: Arc<dyn KeyProvider>,
     /// How to come to a cluster.
     pub formation: Formation,
     /// Elections and calls.
@@ -71,8 +70,8 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// Defaults for a node with this folder, key and formation, on loopback.
-    pub fn new(data: PathBuf, cluster_key: ClusterKey, formation: Formation) -> Self {
+    /// Defaults for a node with this folder, keys and formation, on loopback.
+    pub fn new(data: PathBuf, keys: Arc<dyn KeyProvider>, formation: Formation) -> Self {
         // The longest answer is a list of forgotten ids, at most 19 bytes each; it must be there for a retry.
         let requests = RequestWindow { response_bytes: 20 * limits::MAX_FORGET_STEP, ..RequestWindow::default() };
         NodeConfig {
@@ -81,7 +80,7 @@ impl NodeConfig {
             http_listen: ([127, 0, 0, 1], 7893).into(),
             advertise: None,
             zone: String::new(),
-            cluster_key,
+            keys,
             formation,
             timing: Timing::default(),
             limits: Limits { requests, ..Limits::default() },

@@ -274,7 +274,11 @@ impl Driver<'_> {
 }
 
 /// Asks one replica after the other, following one referral, until one answers; the last refusal if none does.
-async fn ask<T, F>(node: &Node, replicas: Vec<NodeId>, send: impl Fn(crate::peers::Client) -> F) -> Result<T, Refusal>
+pub(crate) async fn ask<T, F>(
+    node: &Node,
+    replicas: Vec<NodeId>,
+    send: impl Fn(crate::peers::Client) -> F,
+) -> Result<T, Refusal>
 where
     F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 {

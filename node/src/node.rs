@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mira_crypto::{CryptoError, os_rng};
+use mira_crypto::{CryptoError, KeyId, os_rng};
 use mira_index::RowCache;
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     config::{Formation, NodeConfig},
-    expiry,
+    erase, expiry,
     formation::{self, JOIN_PROOF},
     grow, http,
     identity::{Identity, IdentityError},
@@ -32,8 +32,9 @@ use crate::{
     meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, MoveStep, NodeRecord, state::Header},
     metrics::NodeMetrics,
     peers::AddressBook,
+    provider::{KeyProvider, ProviderError},
     reconcile::{self, Action, Situation},
-    service,
+    rotate, service,
     shard::{
         Shard, Shared,
         gate::SearchGate,
@@ -101,6 +102,12 @@ pub enum StartError {
     /// Background threads cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// The cluster keys cannot be had.
+    #[error("no cluster key: {0}")]
+    Keys(#[from] ProviderError),
+    /// This node's data is sealed with a cluster key that it was not given.
+    #[error("this node's data needs the cluster key {0}: give the node that key too, behind the one that it has")]
+    NoClusterKey(KeyId),
 }
 
 /// The two engines of a data folder.
@@ -138,9 +145,16 @@ fn set_aside(data: &std::path::Path, lost: NodeId) -> io::Result<()> {
 }
 
 /// Opens the meta group, with whatever its state needs before that.
-async fn open_meta(host: &RaftHost, machine: &Arc<MetaMachine>, replication: u32) -> Result<Group, StartError> {
+async fn open_meta(
+    host: &RaftHost,
+    machine: &Arc<MetaMachine>,
+    replication: u32,
+    keyring: &Keyring,
+) -> Result<Group, StartError> {
     let refused = match host.open_group(META_GROUP, machine.clone()).await {
         Ok(meta) => return Ok(meta),
+        // Nothing is damaged: it only cannot be read.
+        Err(error) if keyring.missing().is_some() => return Err(error.into()),
         Err(error) => error.to_string(),
     };
     match reopen_meta(host, machine, refused).await {
@@ -194,6 +208,7 @@ pub struct Node {
     /// Those of them whose data is damaged.
     damaged: Mutex<BTreeSet<ShardId>>,
     preferred_at: Mutex<BTreeMap<ShardId, Instant>>,
+    provider: Arc<dyn KeyProvider>,
     leaving: AtomicBool,
     started: Instant,
     /// What is measured.
@@ -223,8 +238,8 @@ impl Node {
         let (log, state) = (Arc::new(engines.log), Arc::new(engines.state));
         let engines = vec![log.closing(), state.closing()];
 
-        let keyring = Arc::new(Keyring::new(config.cluster_key));
-        let (meta_machine, cluster) = MetaMachine::new(keyring.meta_sealer().clone());
+        let keyring = Arc::new(Keyring::new(config.keys.load().await?));
+        let (meta_machine, cluster) = MetaMachine::new(keyring.clone());
         let peers = AddressBook::new(cluster.clone());
         let metrics = NodeMetrics::new();
         let transport = GrpcTransport::new(peers.clone(), GrpcOptions::default());
@@ -235,7 +250,11 @@ impl Node {
         let host = RaftHost::open(host_config).await?;
         let present =
             host.existing_groups()?.into_iter().filter_map(|group| group.checked_sub(META_GROUP + 1)).collect();
-        let meta = open_meta(&host, &meta_machine, identity.replication).await?;
+        let opened = open_meta(&host, &meta_machine, identity.replication, &keyring).await;
+        if let Some(missing) = keyring.missing() {
+            return Err(StartError::NoClusterKey(missing));
+        }
+        let meta = opened?;
         let node = Arc::new(Node {
             data: config.data,
             identity: Mutex::new(identity),
@@ -258,6 +277,7 @@ impl Node {
             unopened: Mutex::default(),
             damaged: Mutex::default(),
             preferred_at: Mutex::default(),
+            provider: config.keys,
             leaving: AtomicBool::new(false),
             started: Instant::now(),
             metrics,
@@ -330,6 +350,21 @@ impl Node {
         &self.shared.keyring
     }
 
+    /// Where its cluster keys come from.
+    pub fn provider(&self) -> &dyn KeyProvider {
+        self.provider.as_ref()
+    }
+
+    /// What its shards share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// This node's clock.
+    pub fn now_ms(&self) -> u64 {
+        self.shared.clock.now_ms()
+    }
+
     /// The data folder.
     pub fn data(&self) -> &std::path::Path {
         &self.data
@@ -385,7 +420,7 @@ impl Node {
 
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
-        let sealed: bytes::Bytes = command.seal(self.shared.keyring.meta_sealer(), &mut os_rng()).into();
+        let sealed: bytes::Bytes = command.seal(&self.shared.keyring.meta_sealer(), &mut os_rng()).into();
         let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
                 let mut client = self.peers.client_of(leader)?;
@@ -401,8 +436,9 @@ impl Node {
     /// Has a sealed meta command applied; on the meta leader only. One that does not open was sealed by nobody of this
     /// cluster and is refused before it reaches the log.
     pub async fn propose_sealed(&self, sealed: bytes::Bytes) -> Result<bytes::Bytes, Refusal> {
-        MetaCommand::open(self.shared.keyring.meta_sealer(), &sealed)
-            .map_err(|error| Problem::new(Code::PermissionDenied, format!("meta command: {error}")))?;
+        let refused = |error: String| Problem::new(Code::PermissionDenied, format!("meta command: {error}"));
+        let sealer = self.shared.keyring.sealer_of(&sealed).map_err(|error| refused(error.to_string()))?;
+        MetaCommand::open(&sealer, &sealed).map_err(refused)?;
         Ok(self.meta().propose(None, sealed).await.map_err(refuse_proposal)?.response)
     }
 
@@ -413,7 +449,8 @@ impl Node {
 
     /// Checks a joiner's proof.
     pub fn check_join_proof(&self, joiner: &NodeRecord, proof: &[u8]) -> Result<(), CryptoError> {
-        let opened = self.shared.keyring.meta_sealer().open(JOIN_PROOF, proof, 4096)?;
+        let sealer = self.shared.keyring.sealer_of(proof).map_err(|_| CryptoError::Damaged)?;
+        let opened = sealer.open(JOIN_PROOF, proof, 4096)?;
         if opened == proof_text(joiner) { Ok(()) } else { Err(CryptoError::Damaged) }
     }
 
@@ -570,6 +607,17 @@ impl Node {
 
     /// Opens the meta group again after it has stopped.
     async fn mend_meta(&self, cause: &str) -> Result<(), StartError> {
+        if let Some(missing) = self.keyring().missing() {
+            // It applied a command of a key that came after its own; its provider may know that by now.
+            let held = self.hold_keys().await;
+            if held.is_err() || self.keyring().missing().is_some() {
+                return Err(StartError::NoClusterKey(missing));
+            }
+            self.host.close_group(META_GROUP).await;
+            let meta = self.host.open_group(META_GROUP, self.meta_machine.clone()).await?;
+            *self.meta.write() = meta;
+            return Ok(());
+        }
         let meta = reopen_meta(&self.host, &self.meta_machine, cause.to_owned()).await?;
         *self.meta.write() = meta;
         Ok(())
@@ -723,6 +771,8 @@ impl RunningNode {
             tokio::spawn(keep_in_line(node.clone(), stopped.clone())),
             tokio::spawn(grow::drive(node.clone(), stopped.clone())),
             tokio::spawn(expiry::drive(node.clone(), stopped.clone())),
+            tokio::spawn(rotate::drive(node.clone(), stopped.clone())),
+            tokio::spawn(erase::drive(node.clone(), stopped.clone())),
             tokio::spawn(crate::verification::drive(node.clone(), rest.verification, stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mira_crypto::PassphraseCost;
+use mira_crypto::{KeyId, PassphraseCost};
 use mira_proto::{
     Code, CollectionId, PROTOCOL_VERSION, Problem, Refusal, limits,
     node_v1::{self, node_server},
@@ -16,9 +16,10 @@ use tokio::{net::TcpListener, sync::watch};
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::{
+    erase,
     meta::{
-        ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NodeRecord, OwnerName,
-        state::cluster_id_text,
+        ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, NodeRecord, OwnerName,
+        Repository, state::cluster_id_text,
     },
     node::{META_GROUP, Node},
     rebalance::{self, NodeChange, Planned},
@@ -227,16 +228,83 @@ impl NodeService {
         })
     }
 
-    async fn drop_named(&self, name: String) -> Result<node_v1::DropCollectionReply, Refusal> {
+    async fn drop_named(
+        &self,
+        request: node_v1::DropCollectionRequest,
+    ) -> Result<node_v1::DropCollectionReply, Refusal> {
         self.meta_leader()?;
+        let node_v1::DropCollectionRequest { name, shred } = request;
         let cluster = self.0.cluster();
         let missing = || Problem::new(Code::NotFound, format!("no collection is named {name:?}"));
-        let id = cluster.collection_named(&name).ok_or_else(missing)?.id;
-        let answer = self.0.propose_meta(&MetaCommand::DropCollection { name: name.clone(), id }).await?;
-        match answer {
-            MetaAnswer::Missing => Err(missing().into()),
-            _ => Ok(node_v1::DropCollectionReply { epoch: self.0.cluster().header.epoch }),
+        let record = cluster.collection_named(&name).ok_or_else(missing)?;
+        let id = record.id;
+        let command = match shred {
+            true => MetaCommand::Shred { names: self.0.key_names(record)?, name: name.clone(), id },
+            false => MetaCommand::DropCollection { name: name.clone(), id },
+        };
+        if self.0.propose_meta(&command).await? == MetaAnswer::Missing {
+            return Err(missing().into());
         }
+        let cluster = self.0.cluster();
+        let erasure = cluster.erasures.iter().find(|(_, erasure)| erasure.whole && erasure.collection == id);
+        let erasure = erasure.map(|(&erasure, _)| erasure).unwrap_or_default();
+        Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure })
+    }
+
+    async fn keys(&self, request: node_v1::GetKeysRequest) -> Result<node_v1::KeysReply, Refusal> {
+        self.meta_leader()?;
+        self.0.meta().read_index().await.map_err(refuse_read)?;
+        let cluster = self.0.cluster();
+        let name =
+            |(&version, id): (&u32, &[u8; 8])| node_v1::KeyInfo { version, id: KeyId::from_bytes(*id).to_string() };
+        let of_collection = |record: &CollectionRecord| {
+            Ok(node_v1::CollectionKeys {
+                name: record.name.clone(),
+                keys: self.0.key_names(record)?.iter().map(name).collect(),
+                rotation: cluster.collection_to_wire(record).rotation,
+            })
+        };
+        let of_erasure = |(&id, erasure): (&u64, &Erasure)| {
+            let receipt = erasure.receipt.as_ref();
+            let older = erase::waits_for_repositories(id, &cluster).filter(|_| receipt.is_none());
+            node_v1::Erasure {
+                id,
+                name: erasure.name.clone(),
+                whole: erasure.whole,
+                keys: erasure.keys.iter().map(name).collect(),
+                index: erasure.index,
+                since_ms: erasure.since_ms,
+                waits_for_nodes: erase::waits_for_nodes(erasure, &cluster).collect(),
+                waits_for_repositories: older.map(str::to_owned).collect(),
+                receipt: receipt.map(|receipt| receipt.text.clone()).unwrap_or_default(),
+                signature: receipt.map(|receipt| receipt.signature.clone()).unwrap_or_default().into(),
+            }
+        };
+        let of_repository = |(id, repository): (&u128, &Repository)| node_v1::RepositoryInfo {
+            id: id.to_be_bytes().to_vec().into(),
+            place: repository.place.clone(),
+            keys_epoch: repository.keys_epoch,
+            finished_ms: repository.finished_ms,
+        };
+        let public = match cluster.receipt_key.is_empty() {
+            true => Vec::new(),
+            false => self.0.keyring().receipts(&cluster.receipt_key)?.public_key(),
+        };
+        Ok(node_v1::KeysReply {
+            active: self.0.keyring().active().to_string(),
+            nodes: if request.ask_nodes { self.0.ask_for_keys().await } else { Vec::new() },
+            collections: cluster.collections.values().map(of_collection).collect::<Result<_, Refusal>>()?,
+            erasures: cluster.erasures.iter().map(of_erasure).collect(),
+            repositories: cluster.repositories.iter().map(of_repository).collect(),
+            receipt_public_key: public.into(),
+            layer_versions: cluster.header.layer_keys.keys().copied().collect(),
+        })
+    }
+
+    /// On the leader of the meta group, with everything that was ever acknowledged.
+    async fn newest_meta(&self) -> Result<(), Refusal> {
+        self.meta_leader()?;
+        self.0.meta().read_index().await.map_err(refuse_read).map(drop)
     }
 
     async fn grow(&self, request: node_v1::GrowCollectionRequest) -> Result<node_v1::GrowCollectionReply, Refusal> {
@@ -262,6 +330,9 @@ impl NodeService {
                     limits::GROWTH_MEMORY.as_secs() / 60
                 ),
             });
+        }
+        if cluster.rotations.contains_key(&collection.id) {
+            return conflict("its key is being rotated: wait until that is over".into());
         }
         if to <= collection.partitions || to > shards {
             let have = collection.partitions;
@@ -418,7 +489,7 @@ impl node_server::Node for NodeService {
             node_id: self.0.id(),
             cluster_id: cluster_id_text(self.0.cluster_id()),
             protocol_version: PROTOCOL_VERSION,
-            cluster_key_id: self.0.keyring().cluster_key_id(),
+            cluster_key_id: self.0.keyring().active().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
         }))
     }
@@ -434,7 +505,7 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<node_v1::DropCollectionRequest>,
     ) -> Answer<node_v1::DropCollectionReply> {
-        Ok(Response::new(self.drop_named(request.into_inner().name).await?))
+        Ok(Response::new(self.drop_named(request.into_inner()).await?))
     }
 
     async fn write(&self, request: Request<node_v1::WriteRequest>) -> Answer<node_v1::WriteReply> {
@@ -578,6 +649,82 @@ impl node_server::Node for NodeService {
 
     async fn put_owner(&self, request: Request<node_v1::PutOwnerRequest>) -> Answer<node_v1::OwnerReply> {
         Ok(Response::new(self.keep_owner(request.into_inner()).await?))
+    }
+
+    async fn get_keys(&self, request: Request<node_v1::GetKeysRequest>) -> Answer<node_v1::KeysReply> {
+        Ok(Response::new(self.keys(request.into_inner()).await?))
+    }
+
+    async fn hold_keys(&self, _: Request<node_v1::HoldKeysRequest>) -> Answer<node_v1::HoldKeysReply> {
+        Ok(Response::new(node_v1::HoldKeysReply { held: self.0.hold_keys().await? }))
+    }
+
+    async fn rotate_key(&self, request: Request<node_v1::RotateKeyRequest>) -> Answer<node_v1::RotateKeyReply> {
+        self.newest_meta().await?;
+        let request = request.into_inner();
+        let rotated = match request.collection.is_empty() {
+            true => self.0.rotate_cluster().await?,
+            false => self.0.rotate_collection(request).await?,
+        };
+        Ok(Response::new(rotated))
+    }
+
+    async fn begin_backup(&self, request: Request<node_v1::BeginBackupRequest>) -> Answer<node_v1::BeginBackupReply> {
+        self.newest_meta().await?;
+        Ok(Response::new(self.0.begin_backup(request.into_inner()).await?))
+    }
+
+    async fn backup_page(&self, request: Request<node_v1::BackupPageRequest>) -> Answer<node_v1::BackupPageReply> {
+        self.timed("backup_page", self.0.backup_page(request.into_inner())).await
+    }
+
+    async fn vouch_backup(&self, request: Request<node_v1::VouchBackupRequest>) -> Answer<node_v1::VouchBackupReply> {
+        self.newest_meta().await?;
+        Ok(Response::new(node_v1::VouchBackupReply { mac: self.0.vouch_backup(request.get_ref())? }))
+    }
+
+    async fn finish_backup(
+        &self,
+        request: Request<node_v1::FinishBackupRequest>,
+    ) -> Answer<node_v1::FinishBackupReply> {
+        self.newest_meta().await?;
+        self.0.finish_backup(request.into_inner()).await?;
+        Ok(Response::new(node_v1::FinishBackupReply {}))
+    }
+
+    async fn forget_repository(
+        &self,
+        request: Request<node_v1::ForgetRepositoryRequest>,
+    ) -> Answer<node_v1::ForgetRepositoryReply> {
+        self.newest_meta().await?;
+        self.0.forget_repository(&request.into_inner().repository).await?;
+        Ok(Response::new(node_v1::ForgetRepositoryReply {}))
+    }
+
+    async fn begin_restore(
+        &self,
+        request: Request<node_v1::BeginRestoreRequest>,
+    ) -> Answer<node_v1::BeginRestoreReply> {
+        self.newest_meta().await?;
+        Ok(Response::new(self.0.begin_restore(request.into_inner()).await?))
+    }
+
+    async fn restore_page(&self, request: Request<node_v1::RestorePageRequest>) -> Answer<node_v1::RestorePageReply> {
+        self.timed("restore_page", self.0.restore_page(request.into_inner())).await
+    }
+
+    async fn restore_frames(
+        &self,
+        request: Request<node_v1::RestoreFramesRequest>,
+    ) -> Answer<node_v1::RestoreFramesReply> {
+        let request = request.into_inner();
+        self.0.shard(request.shard)?.restore(request).await?;
+        Ok(Response::new(node_v1::RestoreFramesReply {}))
+    }
+
+    async fn end_restore(&self, request: Request<node_v1::EndRestoreRequest>) -> Answer<node_v1::EndRestoreReply> {
+        self.newest_meta().await?;
+        Ok(Response::new(self.0.end_restore(&request.into_inner().backup).await?))
     }
 
     async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {

@@ -224,7 +224,7 @@ async fn dropping_a_collection_deletes_its_image_and_its_rows() {
     let mut shard = Shard::new(client, "c").await;
     shard.search(vector(1, 1), 5).await.unwrap();
     assert!(node.node().row_cache().bytes() > 0);
-    shard.client.drop_collection(node_v1::DropCollectionRequest { name: "c".into() }).await.unwrap();
+    shard.client.drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false }).await.unwrap();
     let gone = async {
         while !files(folder.path()).is_empty() || node.node().row_cache().bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;

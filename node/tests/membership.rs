@@ -9,7 +9,7 @@ use std::{
 };
 
 use mira_crypto::ClusterKey;
-use mira_node::{Formation, NodeConfig, RunningNode, Shape, StartError, Verification};
+use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError, Verification};
 use mira_proto::{
     Code, NodeId, Problem, Refusal,
     node_v1::{self, change_node_request::Action, node_client::NodeClient},
@@ -51,7 +51,7 @@ async fn start_with(
 ) -> Result<RunningNode, StartError> {
     let started = Instant::now();
     loop {
-        let key = ClusterKey::from_text(KEY).expect("a key");
+        let key = FixedKeys::new([&ClusterKey::from_text(KEY).expect("a key")]);
         let config = NodeConfig {
             listen,
             http_listen,
@@ -530,7 +530,7 @@ fn damage(folder: &Path, group: u32) {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    engine.compact().expect("compacted");
+    engine.compact(&[], &[]).expect("compacted");
     let (from, to) = (group.to_be_bytes(), (group + 1).to_be_bytes());
     let mut values = Vec::new();
     let part = (Bound::Included(&from[..]), Bound::Excluded(&to[..]));

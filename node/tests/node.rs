@@ -171,7 +171,7 @@ async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
     let (node, client) = start(folder.path()).await;
     let mut shard = Shard::new(client, "c").await;
     shard.write((1..=100u128).map(|id| frame(id, "text", EAST)).collect()).await.unwrap();
-    shard.client.drop_collection(node_v1::DropCollectionRequest { name: "c".into() }).await.unwrap();
+    shard.client.drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false }).await.unwrap();
     let refusal = shard.write(vec![frame(1, "late", EAST)]).await.unwrap_err();
     assert!(matches!(refusal, Refusal::StaleMap { .. }), "{refusal:?}");
     let again = Shard::new(shard.client.clone(), "c").await;

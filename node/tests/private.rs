@@ -205,7 +205,7 @@ mod layers {
     }
 
     fn node() -> Node {
-        let keyring = Keyring::new(ClusterKey::generate(&mut mira_crypto::os_rng()));
+        let keyring = Keyring::new(vec![ClusterKey::generate(&mut mira_crypto::os_rng())]);
         let layer_keys = [(FIRST_KEY, keyring.new_layer_key())].into();
         let cluster = ClusterState { header: Header { layer_keys, ..Default::default() }, ..Default::default() };
         let collection = CollectionRecord {

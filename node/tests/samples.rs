@@ -1,14 +1,18 @@
 //! What a node writes to its log, its state and its files, held against committed samples of it.
 
+use std::collections::BTreeMap;
+
 use mira_crypto::{ClusterKey, MetaSealer, meta::position_nonce};
 use mira_node::identity::Identity;
+use mira_node::meta::state::RestoredCluster;
 use mira_node::meta::{
-    CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NodePhase, NodeRecord,
+    CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NodePhase, NodeRecord,
+    Receipt, Repository, Rewrapped, Rotation, RotationStep,
 };
 use mira_node::shard::command::{
-    self, AdoptedFrame, Asker, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
+    self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
-use mira_node::shard::record::{self, FrameBody, FrameHead, FrameRecord, OwnedFrame};
+use mira_node::shard::record::{self, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
 use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -59,10 +63,13 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         passages: 2,
         body: "sealed body".into(),
         vectors: "sealed vectors".into(),
+        key_version: 2,
     };
     let forget = |asker| ShardCommand::Forget { collection: 7, frames: vec![FRAME], asker };
     let grow = |step| ShardCommand::Grow { collection: 7, shard: 3, span: Span { from: 2, to: 4, shards: 16 }, step };
     let frames = vec![AdoptedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
+    let resealed =
+        ResealedFrame { frame: FRAME, changed: 70, body: "body anew".into(), vectors: "vectors anew".into() };
     vec![
         ("command_store", ShardCommand::Store(vec![store])),
         ("command_forget", forget(Asker::Anyone)),
@@ -80,10 +87,12 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
                 pass: 2,
                 after: Some(FRAME - 1),
                 upto: Some(FRAME),
-                frames,
+                frames: frames.clone(),
                 gone: vec![FRAME - 2],
             }),
         ),
+        ("command_reseal", ShardCommand::Reseal { collection: 7, to: 2, frames: vec![resealed], complete: true }),
+        ("command_restore", ShardCommand::Restore { collection: 7, frames }),
         ("command_grow_settle", grow(GrowStep::Settle { min_epoch: 9 })),
         ("command_grow_clear", grow(GrowStep::Clear { frames: vec![FRAME] })),
     ]
@@ -98,6 +107,8 @@ fn answers() -> Vec<(&'static str, ShardAnswer)> {
         ("answer_expire", ShardAnswer::Expire(2)),
         ("answer_verify", ShardAnswer::Verify),
         ("answer_grow", ShardAnswer::Grow(Some(tenure()))),
+        ("answer_reseal", ShardAnswer::Reseal(4)),
+        ("answer_restore", ShardAnswer::Restore),
     ]
 }
 
@@ -122,6 +133,9 @@ fn a_shard_reads_what_was_written_before() {
     assert_eq!(OwnedFrame::decode(&committed).expect("readable"), owned);
     let committed = samples.check("frame_vectors", &record::encode_vectors(3, b"sealed vectors"));
     assert_eq!(record::decode_vectors(&committed).expect("readable"), (3, &b"sealed vectors"[..]));
+    let floor = KeyFloor { version: 2, complete_at: 90 };
+    let committed = samples.check("key_floor", &floor.encode());
+    assert_eq!(KeyFloor::decode(&committed).expect("readable"), floor);
     let committed = samples.check("tenure", &tenure().encode());
     assert_eq!(Tenure::decode(&committed).expect("readable"), tenure());
     let body = FrameBody {
@@ -162,6 +176,7 @@ fn keys(samples: &mut Samples) {
     assert_eq!(record::parse_expiry_key(&committed), Some((7, TIME, FRAME)));
     samples.check("key_owner_changed", &record::owner_changed_key(7, &[6; 16]));
     samples.check("key_tenure", &Tenure::key(7));
+    samples.check("key_key_floor", &record::key_floor_key(7));
     let committed = samples.check("key_session", &record::session_key(7, &[4; 16], TIME, FRAME));
     assert_eq!(record::parse_session_key(&committed), Some((TIME, FRAME)));
 }
@@ -189,6 +204,33 @@ fn meta(samples: &mut Samples) {
         version: "1.0.0".into(),
     };
     let growth = Growth { from: 2, to: 4, step: GrowthStep::Clearing, epoch: 9, since_ms: TIME, done: [1, 5].into() };
+    let rotation =
+        Rotation { id: 9, request: 3, to: 2, step: RotationStep::Resealing, since_ms: TIME, done: [1, 5].into() };
+    let receipt = Receipt { text: "{}".into(), signature: vec![9; 64] };
+    let erasure = Erasure {
+        collection: 7,
+        name: "notes".into(),
+        whole: true,
+        keys: [(1, [3; 8])].into(),
+        index: 70,
+        since_ms: TIME,
+        done: [2].into(),
+        receipt: Some(receipt.clone()),
+    };
+    let repository = Repository { place: "/backups".into(), keys_epoch: 9, finished_ms: TIME };
+    let names = BTreeMap::from([(1, [3; 8])]);
+    let rewrapped = Rewrapped {
+        collections: [(7, [(1, vec![4, 5])].into())].into(),
+        layers: [(1, vec![6])].into(),
+        receipts: vec![7],
+    };
+    let restored = RestoredCluster {
+        backup: 6,
+        collections: vec![collection.clone()],
+        layer_keys: [(1, vec![6])].into(),
+        owners: [([6; 16], "record".into())].into(),
+        empty: vec![1],
+    };
     let commands = [
         (
             "meta_form",
@@ -210,6 +252,21 @@ fn meta(samples: &mut Samples) {
         ("meta_growth_done", MetaCommand::GrowthDone { collection: 7, to: 4, step: GrowthStep::Copying, shard: 5 }),
         ("meta_put_owner", MetaCommand::PutOwner { owner: [6; 16], record: "new".into(), replaces: "old".into() }),
         ("meta_end_growth", MetaCommand::EndGrowth { collection: 7, to: 4 }),
+        ("meta_rewrap", MetaCommand::Rewrap(rewrapped)),
+        ("meta_set_receipt_key", MetaCommand::SetReceiptKey(vec![7])),
+        ("meta_start_rotation", MetaCommand::StartRotation { collection: 7, to: 2, wrapped: vec![4], request: 3 }),
+        (
+            "meta_rotation_done",
+            MetaCommand::RotationDone { collection: 7, to: 2, step: RotationStep::Retiring, who: 5 },
+        ),
+        ("meta_destroy_keys", MetaCommand::DestroyKeys { collection: 7, to: 2, names: names.clone() }),
+        ("meta_shred", MetaCommand::Shred { name: "notes".into(), id: 7, names }),
+        ("meta_erasure_done", MetaCommand::ErasureDone { erasure: 9, node: 2 }),
+        ("meta_finish_erasure", MetaCommand::FinishErasure { erasure: 9, receipt }),
+        ("meta_put_repository", MetaCommand::PutRepository { id: 8, repository: repository.clone() }),
+        ("meta_forget_repository", MetaCommand::ForgetRepository(8)),
+        ("meta_begin_restore", MetaCommand::BeginRestore(restored)),
+        ("meta_end_restore", MetaCommand::EndRestore { backup: 6 }),
     ];
     for (name, written) in commands {
         read_plain(samples, name, &written);
@@ -217,6 +274,9 @@ fn meta(samples: &mut Samples) {
     read_plain(samples, "record_collection", &collection);
     read_plain(samples, "record_node", &node);
     read_plain(samples, "record_growth", &growth);
+    read_plain(samples, "record_rotation", &rotation);
+    read_plain(samples, "record_erasure", &erasure);
+    read_plain(samples, "record_repository", &repository);
     read_plain(samples, "record_move", &Move { from: None, to: 2, step: MoveStep::Clearing });
     read_plain(samples, "record_phase", &NodePhase::Draining);
     read_plain(samples, "meta_answer", &MetaAnswer::Refused);

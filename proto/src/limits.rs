@@ -173,6 +173,8 @@ pub const PRIVATE_ROOM_BYTES: usize = 64 << 10;
 pub const MAX_PASSPHRASE_BYTES: usize = 1 << 10;
 /// Owners with a passphrase record: the meta group keeps all of them in memory.
 pub const MAX_OWNERS: usize = 10_000;
+/// Places of backups that a cluster knows.
+pub const MAX_REPOSITORIES: usize = 64;
 /// Passphrases that a router opens at once: each takes 64 MiB and a CPU for a tenth of a second.
 pub const MAX_PASSPHRASES_AT_WORK: usize = 2;
 /// Owner keys behind passphrases that a router remembers, so that not every request costs such a tenth of a second.

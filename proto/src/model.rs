@@ -567,15 +567,22 @@ pub struct ForgetRequest {
     /// Every frame that this filter means, as in `search`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
+    /// Destroy the key too, so that no copy in a log, a file or a backup can be read any more; with all: true the
+    /// collection goes with its keys, else its other frames are sealed with a new key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shred: bool,
 }
 
 /// Answer to `forget`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ForgetReply {
-    /// How many frames were removed.
+    /// How many frames were removed; those of a collection that is shredded whole are not counted.
     pub removed: u64,
     /// Which, up to 1,000 of them.
     pub ids: Vec<Uuid>,
+    /// With shred: the number under which the end of the key is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shred: Option<u64>,
     /// Send it back with a read that must see this.
     pub consistency_token: String,
 }
@@ -651,6 +658,158 @@ pub struct Collection {
     /// How far it is on its way to more partitions; absent when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthStatus>,
+    /// How far it is on its way to another key; absent when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
+}
+
+/// How far a collection is on its way to another key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RotationStatus {
+    /// Names it, and the end of the keys before.
+    pub id: u64,
+    /// Version of the key.
+    pub to: u32,
+    /// preparing (every node learns of the key), resealing (stored frames are sealed with it) or retiring (nothing needs
+    /// the keys before any more, and every node says so).
+    pub step: String,
+    /// Shards (resealing) or nodes that have done their part of this step.
+    pub done: u32,
+    /// Of how many.
+    pub of: u32,
+}
+
+/// The cluster's keys, by name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KeysReply {
+    /// The cluster key in use.
+    pub active: String,
+    /// Which cluster keys each node holds.
+    pub nodes: Vec<NodeKeys>,
+    /// The keys of collections.
+    pub collections: Vec<CollectionKeys>,
+    /// Versions of the key of private frames' outermost layer.
+    pub layer_versions: Vec<u32>,
+}
+
+/// Cluster keys of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeKeys {
+    /// The node's id.
+    pub node: String,
+    /// The keys that it holds, the one that it would have seal first.
+    pub held: Vec<String>,
+    /// Why it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Keys of a collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CollectionKeys {
+    /// The collection.
+    pub name: String,
+    /// Its keys.
+    pub keys: Vec<KeyInfo>,
+    /// How far it is on its way to another key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationStatus>,
+}
+
+/// A key by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyInfo {
+    /// Its version; 0 makes tags and digests and seals nothing.
+    pub version: u32,
+    /// Its id (16 hex digits), derived from it.
+    pub id: String,
+}
+
+/// Puts another key in the place of one in use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// The collection whose key it is; absent for the cluster key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+}
+
+/// Answer to a rotation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RotateReply {
+    /// The number under which the end of the key before is followed.
+    pub id: u64,
+    /// The cluster key, or the version of the collection's key, from now on.
+    pub to: String,
+}
+
+/// Keys that end, and those that have.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ErasuresReply {
+    /// From the oldest on.
+    pub erasures: Vec<Erasure>,
+    /// What receipts are checked with (Ed25519, 64 hex digits); absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+}
+
+/// The end of keys.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Erasure {
+    /// Names it.
+    pub id: u64,
+    /// Of this collection; absent of a cluster key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    /// Whether the collection is gone with them.
+    pub whole: bool,
+    /// preparing, resealing or retiring (the keys are still needed, see the collection's rotation), purging (they are
+    /// destroyed; copies are being removed from files) or done.
+    pub state: String,
+    /// The keys.
+    pub keys: Vec<KeyInfo>,
+    /// When they were destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed_at: Option<String>,
+    /// Nodes whose files may still hold the keys, wrapped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for_nodes: Vec<String>,
+    /// Places of backups whose copies of the keys are older.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for_repositories: Vec<String>,
+    /// What the cluster says in the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<SignedReceipt>,
+}
+
+/// What a cluster says of keys that have ended, and its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SignedReceipt {
+    /// JSON; the signature is over exactly these bytes.
+    pub statement: String,
+    /// Ed25519, 128 hex digits.
+    pub signature: String,
+    /// Whose signature it is, 64 hex digits.
+    pub public_key: String,
+}
+
+/// Places that hold backups of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RepositoriesReply {
+    /// All of them.
+    pub repositories: Vec<BackupRepository>,
+}
+
+/// A place that holds backups of the cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupRepository {
+    /// Names it.
+    pub id: Uuid,
+    /// Where it is, as whoever made the backup said it.
+    pub place: String,
+    /// When the last backup there was finished; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
 }
 
 /// How far a collection is on its way to more partitions.

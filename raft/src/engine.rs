@@ -148,6 +148,11 @@ pub trait Engine: Read {
     /// A view of this moment, cheap to take and to keep for minutes.
     fn view(&self) -> std::sync::Arc<dyn Read>;
 
+    /// Rewrites the files that hold keys in `from..to`, so that what was deleted or replaced there is on no disk any more.
+    fn compact(&self, _from: &[u8], _to: &[u8]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Whether nothing can be written any more, because what is on the disk is damaged.
     fn is_out_of_service(&self) -> bool {
         false

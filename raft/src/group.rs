@@ -526,6 +526,24 @@ impl<R: Runtime> Group<R> {
         self.raft().trigger().snapshot().await.map_err(|fatal| ChangeError::Stopped(fatal.to_string()))
     }
 
+    /// Takes the next step towards a log without the entries up to `index`, all applied: a snapshot, then trimming. True
+    /// once they are gone. Followers that still need them get a snapshot instead.
+    ///
+    /// # Errors
+    /// When this replica has stopped.
+    pub async fn trim(&self, index: u64) -> Result<bool, ChangeError> {
+        let status = self.status();
+        if status.purged >= index {
+            return Ok(true);
+        }
+        let stopped = |fatal: openraft::error::Fatal<_>| ChangeError::Stopped(fatal.to_string());
+        match status.snapshot_index >= index {
+            true => self.raft().trigger().purge_log(index).await.map_err(stopped)?,
+            false => self.raft().trigger().snapshot().await.map_err(stopped)?,
+        }
+        Ok(false)
+    }
+
     /// Campaigns now, after a pre-vote round, instead of when the leader is missed.
     ///
     /// # Errors

@@ -267,6 +267,27 @@ impl<R: Runtime> RaftHost<R> {
         Ok(lost.into_iter().map(|at| groups[at]).collect())
     }
 
+    /// Rewrites the files of the log, so that entries that were trimmed are on no disk any more.
+    ///
+    /// # Errors
+    /// When an engine fails.
+    pub async fn compact_log(&self) -> Result<(), HostError> {
+        let log = self.config.log.clone();
+        Ok(run_blocking(self.config.threads.as_ref(), move || log.compact(&[], &[])).await?)
+    }
+
+    /// Rewrites the files of a group's state where keys begin with `prefix`, so that what was removed or replaced is on no
+    /// disk any more.
+    ///
+    /// # Errors
+    /// When an engine fails.
+    pub async fn compact_state(&self, id: GroupId, prefix: &[u8]) -> Result<(), HostError> {
+        let Some(group) = self.group(id) else { return Ok(()) };
+        let (from, to) = group.reader().range_of(prefix);
+        let state = self.config.state.clone();
+        Ok(run_blocking(self.config.threads.as_ref(), move || state.compact(&from, &to)).await?)
+    }
+
     /// Answers a message of another node's transport. Never fails: a refusal is a reply.
     pub async fn handle(&self, request: Bytes) -> Bytes {
         let (kind, id, body) = match wire::parse_request(request) {

@@ -361,6 +361,12 @@ impl StateReader {
         self.scan(Bound::Included(start), to, reverse, visit)
     }
 
+    /// Where the engine has the keys that start with `start`.
+    pub(crate) fn range_of(&self, start: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let from = self.with(|_, prefix| join(prefix, start));
+        (from.clone(), successor(from))
+    }
+
     fn with<T>(&self, read: impl FnOnce(&dyn Read, &[u8]) -> T) -> T {
         match &self.0 {
             Source::Live(state) => {

@@ -61,6 +61,8 @@ pub enum Want {
     Leader,
     /// Any.
     Any,
+    /// This node.
+    Only(NodeId),
 }
 
 /// A request to a group, without its message.
@@ -288,7 +290,10 @@ impl Cluster {
             if call.route.is_some_and(|route| !view.still_at(route, call.stays)) {
                 return Err(if tries.unknown_outcome { tries.unreached(call.group) } else { CallError::Moved });
             }
-            let replicas = view.replicas(call.group);
+            let replicas = match call.want {
+                Want::Only(node) => vec![node],
+                Want::Leader | Want::Any => view.replicas(call.group),
+            };
             let Some(node) = decide::next_replica(&replicas, &tries, self.hint(call, &replicas, &tries)) else {
                 return Err(tries.unreached(call.group));
             };
@@ -405,6 +410,7 @@ impl Cluster {
             Want::Leader => self.hints.lock().get(&call.group).copied(),
             // Any replica will do: spread the load. After a refusal they are asked in turn, so that none is left out.
             Want::Any if replicas.is_empty() || tries.count > 0 => None,
+            Want::Only(node) => Some(node),
             Want::Any => Some(replicas[rand::random_range(0..replicas.len())]),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest};
-use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionRequest, GrowCollectionRequest};
+use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionReply, DropCollectionRequest, GrowCollectionRequest};
 use mira_proto::{Code, Problem, limits};
 use tokio::time::sleep;
 
@@ -88,16 +88,8 @@ impl ClusterMemory {
 
     pub(crate) async fn drop_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
         let Some(doomed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
-        let call = meta_call(context, "drop_collection");
-        let drop = DropCollectionRequest { name: name.to_owned() };
-        let dropped = self
-            .cluster
-            .call(&call, |mut client, _| {
-                let drop = drop.clone();
-                async move { client.drop_collection(drop).await }
-            })
-            .await;
-        match dropped {
+        let drop = DropCollectionRequest { name: name.to_owned(), shred: false };
+        match self.drop_named(context, drop).await {
             Ok(_) => {}
             // An earlier try of ours removed it, and its answer was lost.
             Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
@@ -106,8 +98,22 @@ impl ClusterMemory {
         self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != doomed.info.id)).await
     }
 
+    pub(crate) async fn drop_named(
+        &self,
+        context: &RequestContext,
+        drop: DropCollectionRequest,
+    ) -> Result<DropCollectionReply, CallError> {
+        let call = meta_call(context, "drop_collection");
+        self.cluster
+            .call(&call, |mut client, _| {
+                let drop = drop.clone();
+                async move { client.drop_collection(drop).await }
+            })
+            .await
+    }
+
     /// Waits until this router's map shows a change that was just made, so that its next request follows it.
-    async fn map_with(
+    pub(crate) async fn map_with(
         &self,
         context: &RequestContext,
         name: &str,

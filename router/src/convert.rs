@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use mira_proto::model::{Collection, Frame, GrowthStatus, Metadata, Metric, Quantization};
+use mira_proto::model::{Collection, Frame, GrowthStatus, Metadata, Metric, Quantization, RotationStatus};
 use mira_proto::{Code, Problem, node_v1};
 use uuid::Uuid;
 
@@ -54,7 +54,18 @@ pub fn collection(info: &node_v1::Collection) -> Result<Collection, Problem> {
         created_at: rfc3339(info.created_ms),
         model: present(info.model.clone()),
         growth: info.growth.as_ref().map(growth),
+        rotation: info.rotation.as_ref().map(rotation),
     })
+}
+
+/// How far a rotation is, as callers see it.
+pub fn rotation(found: &node_v1::Rotation) -> RotationStatus {
+    RotationStatus { id: found.id, to: found.to, step: found.step.clone(), done: found.done, of: found.of }
+}
+
+/// Bytes as hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn growth(growth: &node_v1::Growth) -> GrowthStatus {

@@ -52,14 +52,32 @@ impl ClusterMemory {
         context: &RequestContext,
         request: ForgetRequest,
     ) -> Result<ForgetReply, Problem> {
-        let (collection, mut doomed) = validate::forget(request)?;
+        let shred = request.shred;
+        let (collection, doomed) = validate::forget(request)?;
+        if shred && matches!(doomed, Doomed::All) {
+            let shred = Some(self.shred_collection(context, &collection).await?);
+            return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
+        }
+        let reply = self.forget_named(context, &collection, doomed).await?;
+        match shred {
+            false => Ok(reply),
+            true => Ok(ForgetReply { shred: Some(self.shred_key(context, &collection).await?), ..reply }),
+        }
+    }
+
+    async fn forget_named(
+        &self,
+        context: &RequestContext,
+        collection: &str,
+        mut doomed: Doomed,
+    ) -> Result<ForgetReply, Problem> {
         let context = &self.with_owner(context).await?;
         let mut removed = Removed::default();
         for _ in 0..MAX_REROUTES {
-            let Some(route) = self.find_collection(context, &collection).await? else {
-                return match collection.as_str() {
+            let Some(route) = self.find_collection(context, collection).await? else {
+                return match collection {
                     DEFAULT_COLLECTION => Ok(reply(context, removed)),
-                    _ => Err(no_collection(&collection)),
+                    _ => Err(no_collection(collection)),
                 };
             };
             match self.forget_in(context, &route, &doomed).await {
@@ -238,5 +256,5 @@ fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: 
 
 fn reply(context: &RequestContext, removed: Removed) -> ForgetReply {
     let token = context.having_seen(&removed.seen).token;
-    ForgetReply { removed: removed.count, ids: removed.ids, consistency_token: token.to_string() }
+    ForgetReply { removed: removed.count, ids: removed.ids, shred: None, consistency_token: token.to_string() }
 }

@@ -20,12 +20,14 @@ pub mod metrics;
 pub mod owner;
 pub mod validate;
 
+mod backup;
 mod collections;
 mod convert;
 mod cursor;
 mod diversity;
 mod forget;
 mod ids;
+mod keys;
 mod nodes;
 mod owned;
 mod private;

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, NodeChange, NodeChangeReply,
-    RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest,
-    StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
+    Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
+    NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply, RotateRequest, ScanReply,
+    ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
+    StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::sync::Semaphore;
@@ -84,6 +86,16 @@ pub trait Memory: Send + Sync {
     async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem>;
     /// Stops moves of replicas for now, or lets them go on.
     async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem>;
+    /// The cluster's keys, by name.
+    async fn keys(&self, context: &RequestContext) -> Result<KeysReply, Problem>;
+    /// Puts another key in the place of the cluster's or of a collection's.
+    async fn rotate_key(&self, context: &RequestContext, request: RotateRequest) -> Result<RotateReply, Problem>;
+    /// Keys that end, and those that have.
+    async fn erasures(&self, context: &RequestContext) -> Result<ErasuresReply, Problem>;
+    /// Places that hold backups.
+    async fn repositories(&self, context: &RequestContext) -> Result<RepositoriesReply, Problem>;
+    /// One step of a backup or a restore, in the nodes' own messages.
+    async fn backup(&self, context: &RequestContext, step: &str, body: Bytes) -> Result<Vec<u8>, Problem>;
     /// Compares what the replicas of shards hold.
     async fn verify(&self, context: &RequestContext, request: VerifyRequest) -> Result<VerifyReply, Problem>;
 }
@@ -243,6 +255,26 @@ impl Memory for ClusterMemory {
 
     async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
         self.bounded("set_moves", context.deadline, self.pause_moves(context, paused)).await
+    }
+
+    async fn keys(&self, context: &RequestContext) -> Result<KeysReply, Problem> {
+        self.bounded("keys", context.deadline, self.key_names(context)).await
+    }
+
+    async fn rotate_key(&self, context: &RequestContext, request: RotateRequest) -> Result<RotateReply, Problem> {
+        self.bounded("rotate_key", context.deadline, self.rotate(context, request)).await
+    }
+
+    async fn erasures(&self, context: &RequestContext) -> Result<ErasuresReply, Problem> {
+        self.bounded("erasures", context.deadline, self.ends_of_keys(context)).await
+    }
+
+    async fn repositories(&self, context: &RequestContext) -> Result<RepositoriesReply, Problem> {
+        self.bounded("repositories", context.deadline, self.backup_places(context)).await
+    }
+
+    async fn backup(&self, context: &RequestContext, step: &str, body: Bytes) -> Result<Vec<u8>, Problem> {
+        self.bounded("backup", context.deadline, self.backup_step(context, step, body)).await
     }
 
     async fn verify(&self, context: &RequestContext, request: VerifyRequest) -> Result<VerifyReply, Problem> {

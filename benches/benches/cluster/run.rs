@@ -4,6 +4,8 @@
 mod etcd;
 #[path = "failover.rs"]
 mod failover;
+#[path = "keys.rs"]
+mod keys;
 #[path = "membership.rs"]
 mod membership;
 
@@ -36,12 +38,13 @@ pub enum PartName {
     Store,
     Private,
     Etcd,
+    Keys,
     Failover,
     Membership,
 }
 
 impl PartName {
-    pub const ALL: [PartName; 11] = [
+    pub const ALL: [PartName; 12] = [
         PartName::Import,
         PartName::Search,
         PartName::Recall,
@@ -51,6 +54,7 @@ impl PartName {
         PartName::Store,
         PartName::Private,
         PartName::Etcd,
+        PartName::Keys,
         PartName::Failover,
         PartName::Membership,
     ];
@@ -129,6 +133,7 @@ async fn measure(part: PartName, bench: &mut Bench, cluster: &mut Cluster) -> Re
         PartName::Store => suite::store::measure(bench).await,
         PartName::Private => suite::private::measure(bench).await,
         PartName::Etcd => etcd::measure(bench, cluster.folder()).await,
+        PartName::Keys => keys::measure(bench, cluster).await,
         PartName::Failover => failover::measure(bench, cluster).await,
         PartName::Membership => membership::measure(bench, cluster).await,
     }

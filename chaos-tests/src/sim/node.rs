@@ -224,7 +224,7 @@ pub struct Process {
     /// The cluster as it knows it.
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     world: Arc<World>,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
     preferred_at: Mutex<BTreeMap<ShardId, Duration>>,
 }
 
@@ -244,8 +244,8 @@ impl Follower for NoFollower {
     fn replaced(&self, _: StateReader, _: u64) {}
 }
 
-fn keyring() -> Keyring {
-    Keyring::new(ClusterKey::generate(&mut StdRng::seed_from_u64(1)))
+fn keyring() -> Arc<Keyring> {
+    Arc::new(Keyring::new(vec![ClusterKey::generate(&mut StdRng::seed_from_u64(1))]))
 }
 
 fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) -> HostConfig {
@@ -292,7 +292,7 @@ impl Machine {
     pub async fn start(&mut self, world: &Arc<World>, network: &Arc<Network>) -> Result<Arc<Process>, HostError> {
         self.lives += 1;
         let keyring = keyring();
-        let (machine, cluster) = MetaMachine::new(keyring.meta_sealer().clone());
+        let (machine, cluster) = MetaMachine::new(keyring.clone());
         let host = RaftHost::<Sim>::open(host_config(world, self, network)).await?;
         let process = Arc::new(Process {
             node: self.node,
@@ -355,7 +355,7 @@ impl Process {
     /// Has a meta command applied, here or by the leader that this node knows.
     pub async fn propose_meta(&self, command: &MetaCommand, network: &Arc<Network>) -> Result<(), String> {
         let mut rng = self.world.draw(|rng| StdRng::seed_from_u64(rng.random()));
-        let sealed: Bytes = command.seal(self.keyring.meta_sealer(), &mut rng).into();
+        let sealed: Bytes = command.seal(&self.keyring.meta_sealer(), &mut rng).into();
         self.ask_meta(Ask::Propose(sealed), network).await.map(drop)
     }
 
@@ -589,6 +589,7 @@ fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardC
         passages: u32::from(content.is_multiple_of(3)),
         body: body_of(write.operation, round).into(),
         vectors: if content.is_multiple_of(3) { vec![content; 16].into() } else { Vec::new().into() },
+        key_version: mira_node::keyring::FIRST_KEY,
     };
     Ok((ShardCommand::Store(vec![frame]), digest.to_vec()))
 }

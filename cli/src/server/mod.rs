@@ -3,6 +3,7 @@
 //! They are behind the cargo feature `server`, on by default: without it the program is a small client that links no
 //! storage engine.
 
+pub mod keys;
 pub mod secrets;
 pub mod settings;
 

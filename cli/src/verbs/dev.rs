@@ -8,6 +8,7 @@ use std::fs::DirBuilder;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::default_data_folder;
 use crate::error::CliError;
 use crate::output;
+use crate::server::keys::KeySource;
 use crate::server::{LogFormat, asked_to_stop, default_model_folder, load_model, secrets, start_logging};
 
 /// Time for all shards to have leaders. A first start takes seconds; a large one recovers its logs first.
@@ -151,9 +153,9 @@ impl Home {
     async fn start_nodes(&self) -> Result<Vec<RunningNode>, CliError> {
         let mut running = Vec::new();
         for (at, addresses) in self.nodes.iter().enumerate() {
-            let key = secrets::read_cluster_key(&self.key_file)?;
+            let keys = Arc::new(KeySource::File(self.key_file.clone()));
             let folder = self.folder.join(format!("node-{}", at + 1));
-            let mut config = NodeConfig::new(folder, key, self.formation(at));
+            let mut config = NodeConfig::new(folder, keys, self.formation(at));
             config.listen = addresses.grpc;
             config.http_listen = addresses.http;
             running.push(RunningNode::start(config).await.map_err(CliError::start)?);

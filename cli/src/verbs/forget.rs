@@ -18,7 +18,8 @@ Examples:
   mira forget 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11
   mira forget --session release-7 --yes
   mira forget --filter '{\"field\": \"type\", \"eq\": \"draft\"}' --yes
-  mira forget --all --collection drafts")]
+  mira forget --all --collection drafts
+  mira forget --session salaries --shred --yes")]
 #[group(id = "what", required = true, multiple = false, args = ["ids", "session", "filter", "all"])]
 pub struct Forget {
     /// Ids of memories
@@ -33,6 +34,10 @@ pub struct Forget {
     /// Every memory of the collection
     #[arg(long)]
     all: bool,
+    /// Destroy the key too, so that no copy in a log, a file or a backup can be read any more. With --all the collection
+    /// goes with its keys; else its other memories are sealed anew. `mira admin shred-status` shows how far it is
+    #[arg(long)]
+    shred: bool,
     /// The collection they are in
     #[arg(long)]
     collection: Option<String>,
@@ -54,6 +59,7 @@ impl Forget {
             collection: self.collection,
             all: self.all,
             filter: self.filter,
+            shred: self.shred,
         };
         let reply = Client::new(&self.remote)?.forget(&request).await?;
         output::print_answer(&reply, self.remote.json, render)
@@ -99,5 +105,11 @@ fn ask(question: &str) -> Result<(), CliError> {
 
 fn render(reply: &ForgetReply) -> String {
     let noun = if reply.removed == 1 { "memory" } else { "memories" };
-    format!("forgot {} {noun}\n", reply.removed)
+    match (reply.removed, reply.shred) {
+        (0, Some(id)) => format!("shredding: mira admin shred-status {id} shows when nothing is left of the key\n"),
+        (count, Some(id)) => format!(
+            "forgot {count} {noun}; shredding: mira admin shred-status {id} shows when nothing is left of the key\n"
+        ),
+        (count, None) => format!("forgot {count} {noun}\n"),
+    }
 }

@@ -15,7 +15,7 @@ use crate::import::source::{self, Format};
 use crate::import::writer::Writer;
 use crate::output;
 
-/// Import JSON Lines, text and Markdown
+/// Import JSON Lines, text, Markdown, and memories of other programs
 ///
 /// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, id,
 /// expires_at, created_at, collection, private. Markdown is split at its headings. What has no id gets one made from its content, so
@@ -26,7 +26,9 @@ Examples:
   mira import notes/ --collection notes
   mira import chat.jsonl --session chat-7 --type conversation
   mira import big.jsonl --state big.state --writers 16
-  zcat dump.jsonl.gz | mira import - --lenient")]
+  zcat dump.jsonl.gz | mira import - --lenient
+  mira import memory.json --format mcp-memory --collection graph
+  mira import mem0.json --format mem0")]
 pub struct Import {
     /// Files and folders; `-` is standard input
     #[arg(required = true, value_name = "PATH")]

@@ -1,17 +1,17 @@
 //! `mira node`: one storage node.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use mira_crypto::ClusterKey;
 use mira_node::{Formation, NodeConfig, RunningNode, Shape};
 use serde::Deserialize;
 
 use crate::args::duration;
 use crate::error::CliError;
+use crate::server::keys::KeySource;
 use crate::server::settings::{Layer, list, with_file};
-use crate::server::{LogFormat, asked_to_stop, secrets, start_logging};
+use crate::server::{LogFormat, asked_to_stop, start_logging};
 
 /// Run a storage node
 ///
@@ -37,8 +37,8 @@ struct NodeSettings {
     /// Folder of its data; made if missing
     #[arg(long, env = "MIRA_DATA", hide_env_values = true, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// File with the cluster key (base64 of 32 bytes, mode 0600), the same on every node. The variable MIRA_CLUSTER_KEY
-    /// may hold the key itself
+    /// File with the cluster key (base64 of 32 bytes, mode 0600), the same on every node; older keys may follow, one a
+    /// line. The variable MIRA_CLUSTER_KEY may hold the keys themselves
     #[arg(long, env = "MIRA_CLUSTER_KEY_FILE", hide_env_values = true, value_name = "FILE")]
     cluster_key_file: Option<PathBuf>,
     /// Make a new cluster, with this node as its first
@@ -131,9 +131,9 @@ impl Node {
 impl NodeSettings {
     fn into_config(self) -> Result<NodeConfig, CliError> {
         let formation = self.formation()?;
-        let key = cluster_key(self.cluster_key_file.as_deref())?;
+        let keys = KeySource::choose(self.cluster_key_file)?;
         let data = self.data.ok_or_else(|| CliError::Usage("say where the data lies: --data DIR".to_owned()))?;
-        let mut config = NodeConfig::new(data, key, formation);
+        let mut config = NodeConfig::new(data, keys, formation);
         config.listen = self.listen.unwrap_or(config.listen);
         config.http_listen = self.http.unwrap_or(config.http_listen);
         config.zone = self.zone.unwrap_or_default();
@@ -172,21 +172,10 @@ impl NodeSettings {
     }
 }
 
-fn cluster_key(file: Option<&Path>) -> Result<ClusterKey, CliError> {
-    if let Some(file) = file {
-        return secrets::read_cluster_key(file);
-    }
-    match std::env::var("MIRA_CLUSTER_KEY") {
-        Ok(text) => ClusterKey::from_text(&text)
-            .map_err(|error| CliError::Usage(format!("MIRA_CLUSTER_KEY is not a cluster key: {error}"))),
-        Err(_) => {
-            Err(CliError::Usage("no cluster key: say --cluster-key-file FILE or set MIRA_CLUSTER_KEY".to_owned()))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -321,7 +321,7 @@ async fn forget(State(fake): State<Fake>, Json(request): Json<ForgetRequest>) ->
     for id in &ids {
         shared.frames.remove(id);
     }
-    Ok(Json(ForgetReply { removed: ids.len() as u64, ids, consistency_token: "t".into() }))
+    Ok(Json(ForgetReply { removed: ids.len() as u64, ids, shred: None, consistency_token: "t".into() }))
 }
 
 async fn status(State(fake): State<Fake>, request: Request) -> Answer<StatusReply> {
@@ -395,6 +395,7 @@ async fn put_collection(
         ttl_seconds: settings.ttl_seconds,
         created_at: "2026-01-02T03:04:05Z".into(),
         growth: None,
+        rotation: None,
         model: (settings.metric == Metric::Cosine && settings.quantization == Quantization::Int8)
             .then(|| "MiniLM".into()),
     };

@@ -3,11 +3,14 @@
 //! A command is encoded (version byte, then postcard) and sealed with the cluster key before it is proposed, so that
 //! the log holds no collection name and no address. Each is safe to propose twice.
 
+use std::collections::BTreeMap;
+
 use mira_crypto::{CryptoRng, MetaSealer};
 use mira_proto::{CollectionId, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
-use super::state::{CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord, OwnerName};
+use super::keys::{Receipt, Repository, Rewrapped, RotationStep};
+use super::state::{CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord, OwnerName, RestoredCluster};
 
 const VERSION: u8 = 1;
 const ASSOCIATED: &[u8] = b"mira meta command";
@@ -116,6 +119,80 @@ pub enum MetaCommand {
         record: String,
         /// The record that it replaces; empty when there must be none.
         replaces: String,
+    },
+    /// Puts the cluster key that this very command is sealed with into the place of the one before.
+    Rewrap(Rewrapped),
+    /// Gives the cluster the key that it signs receipts with, wrapped; only the first one counts.
+    SetReceiptKey(Vec<u8>),
+    /// Seals what is stored in a collection from now on with another key, and then what is there.
+    StartRotation {
+        /// Which.
+        collection: CollectionId,
+        /// Version of the key.
+        to: u32,
+        /// The key, wrapped.
+        wrapped: Vec<u8>,
+        /// Who asks for it: the same in every try.
+        request: u128,
+    },
+    /// A shard, or a node, has done its part of a rotation's step.
+    RotationDone {
+        /// Which collection.
+        collection: CollectionId,
+        /// Version of the key.
+        to: u32,
+        /// The step.
+        step: RotationStep,
+        /// The shard, or the node.
+        who: u64,
+    },
+    /// Removes the keys before this version: nothing needs them any more.
+    DestroyKeys {
+        /// Of which collection.
+        collection: CollectionId,
+        /// The key that stays.
+        to: u32,
+        /// The names of its keys by version.
+        names: BTreeMap<u32, [u8; 8]>,
+    },
+    /// Removes a collection and destroys its keys.
+    Shred {
+        /// Its name.
+        name: String,
+        /// Its number, so that a retry does not shred a successor.
+        id: CollectionId,
+        /// The names of its keys by version.
+        names: BTreeMap<u32, [u8; 8]>,
+    },
+    /// A node's files hold the keys of an erasure no more.
+    ErasureDone {
+        /// Which erasure.
+        erasure: u64,
+        /// The node.
+        node: NodeId,
+    },
+    /// Nobody has the keys of an erasure any more.
+    FinishErasure {
+        /// Which erasure.
+        erasure: u64,
+        /// What the cluster says of it.
+        receipt: Receipt,
+    },
+    /// Notes a place of backups, or that something was written there.
+    PutRepository {
+        /// Its id.
+        id: u128,
+        /// What is known of it.
+        repository: Repository,
+    },
+    /// A place of backups is gone, with the keys that it held.
+    ForgetRepository(u128),
+    /// Brings a backup's collections, owners and keys into an empty cluster.
+    BeginRestore(RestoredCluster),
+    /// All of the backup is there.
+    EndRestore {
+        /// The backup.
+        backup: u128,
     },
 }
 

@@ -1,6 +1,6 @@
 //! The meta group's state machine.
 //!
-//! Keys of its records (all values sealed with the cluster key, bound to their key as associated data; the nonce is the
+//! Keys of its records (all values sealed with the cluster key of the command that wrote them, bound to their key as associated data; the nonce is the
 //! position in the log, so replicas stay byte-identical):
 //!
 //! | key | record |
@@ -16,13 +16,18 @@
 //! | `b` | whether moves are paused |
 //! | `g` + collection number (8) | [`Growth`]: a collection on its way to more partitions |
 //! | `o` + owner's name (16) | the owner's passphrase record |
+//! | `k` + collection number (8) | [`Rotation`]: a collection on its way to another key |
+//! | `e` + epoch (8) | [`Erasure`]: keys that were destroyed |
+//! | `w` | the key of receipts, wrapped |
+//! | `u` + repository id (16) | [`Repository`]: a place of backups |
+//! | `v` | the backup that is being restored |
 //!
 //! Each record is a version byte and postcard.
 
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use mira_crypto::{MetaSealer, meta::position_nonce};
+use mira_crypto::{KeyId, MetaSealer, meta::position_nonce};
 use mira_proto::limits;
 use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
 use parking_lot::Mutex;
@@ -31,36 +36,39 @@ use tokio::sync::watch;
 
 use super::{
     command::{MetaAnswer, MetaCommand},
+    keys::{self, Repository, Rotation},
     state::{
         ClusterState, CollectionRecord, Growth, GrowthStep, Header, Move, MoveStep, NodePhase, NodeRecord, OwnerName,
+        RestoredCluster,
     },
 };
-use crate::keyring::FIRST_KEY;
+use crate::keyring::{FIRST_KEY, KeyError, Keyring};
 
 const VERSION: u8 = 1;
 const MAX_RECORD_BYTES: usize = 4 << 20;
-const HEADER: &[u8] = b"h";
+pub(super) const HEADER: &[u8] = b"h";
 const PLACEMENT: &[u8] = b"p";
 const PAUSED: &[u8] = b"b";
+const RESTORING: &[u8] = b"v";
 
 /// Applies meta commands and publishes the [`ClusterState`] after each batch.
 pub struct MetaMachine {
-    sealer: Arc<MetaSealer>,
+    keyring: Arc<Keyring>,
     reader: Mutex<Option<StateReader>>,
     published: watch::Sender<Arc<ClusterState>>,
 }
 
 impl MetaMachine {
     /// A machine and the place where its state appears.
-    pub fn new(sealer: Arc<MetaSealer>) -> (Arc<Self>, watch::Receiver<Arc<ClusterState>>) {
+    pub fn new(keyring: Arc<Keyring>) -> (Arc<Self>, watch::Receiver<Arc<ClusterState>>) {
         let (published, state) = watch::channel(Arc::new(ClusterState::default()));
-        (Arc::new(MetaMachine { sealer, reader: Mutex::new(None), published }), state)
+        (Arc::new(MetaMachine { keyring, reader: Mutex::new(None), published }), state)
     }
 
     fn publish(&self) {
         let guard = self.reader.lock();
         let Some(reader) = guard.as_ref() else { return };
-        match load(reader, &self.sealer) {
+        match load(reader, &self.keyring) {
             Ok(state) => {
                 self.published.send_if_modified(|current| {
                     let changed = **current != state;
@@ -78,8 +86,9 @@ impl MetaMachine {
 
 impl StateMachine for MetaMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
-        let change = MetaCommand::open(&self.sealer, command.payload).map_err(EngineError::Damaged)?;
-        let mut records = Records { sealer: &self.sealer, txn, index: command.index, ordinal: 0 };
+        let sealer = sealer_of(&self.keyring, command.payload)?;
+        let change = MetaCommand::open(&sealer, command.payload).map_err(EngineError::Damaged)?;
+        let mut records = Records { keyring: &self.keyring, sealer: &sealer, txn, index: command.index, ordinal: 0 };
         let answer = apply(change, command.time_ms, &mut records)?;
         Ok(postcard::to_stdvec(&answer).expect("an answer is plain data").into())
     }
@@ -146,7 +155,38 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
             growth_done((collection, to, step), shard, (&header, now_ms), records)?
         }
         MetaCommand::EndGrowth { collection, to } => end_growth(collection, to, now_ms, records)?,
-        // No part of the map: routers ask for it.
+        MetaCommand::Rewrap(rewrapped) => keys::rewrap(rewrapped, (&mut header, now_ms), records)?,
+        MetaCommand::SetReceiptKey(wrapped) => return keys::set_receipt_key(&wrapped, records),
+        MetaCommand::StartRotation { collection, to, wrapped, request } => {
+            keys::start_rotation((collection, to, wrapped), request, (&header, now_ms), records)?
+        }
+        MetaCommand::RotationDone { collection, to, step, who } => {
+            keys::rotation_done((collection, to, step), who, &header, records)?
+        }
+        MetaCommand::DestroyKeys { collection, to, names } => {
+            keys::destroy_keys((collection, to, names), (&header, now_ms), records)?
+        }
+        MetaCommand::Shred { name, id, names } => keys::shred((&name, id, names), (&header, now_ms), records)?,
+        // No part of the map: who wants to know asks.
+        MetaCommand::ErasureDone { erasure, node } => return keys::erasure_done(erasure, node, records),
+        MetaCommand::FinishErasure { erasure, receipt } => return keys::finish_erasure(erasure, receipt, records),
+        MetaCommand::PutRepository { id, repository } => return keys::put_repository(id, repository, records),
+        MetaCommand::ForgetRepository(id) => {
+            let key = keys::repository_key(id);
+            if records.get::<Repository>(&key)?.is_none() {
+                return Ok(MetaAnswer::Missing);
+            }
+            records.txn.delete(&key);
+            return Ok(MetaAnswer::Done);
+        }
+        MetaCommand::BeginRestore(restored) => begin_restore(restored, &mut header, records)?,
+        MetaCommand::EndRestore { backup } => match records.get::<u128>(RESTORING)? {
+            Some(found) if found == backup => {
+                records.txn.delete(RESTORING);
+                MetaAnswer::Done
+            }
+            _ => MetaAnswer::Missing,
+        },
         MetaCommand::PutOwner { owner, record, replaces } => return put_owner(&owner, &record, &replaces, records),
     };
     // A change that was not made is no reason for every router to fetch the map.
@@ -192,13 +232,48 @@ fn put_owner(
     Ok(MetaAnswer::Done)
 }
 
-fn drop_collection(name: &str, id: u64, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+/// Takes a backup's collections into a cluster that has none with frames in it; the same backup again changes nothing.
+fn begin_restore(
+    restored: RestoredCluster,
+    header: &mut Header,
+    records: &mut Records<'_, '_>,
+) -> Result<MetaAnswer, EngineError> {
+    if let Some(backup) = records.get::<u128>(RESTORING)? {
+        return Ok(if backup == restored.backup { MetaAnswer::Exists } else { MetaAnswer::Refused });
+    }
+    let there = records.all::<CollectionRecord>(b'c')?;
+    if there.iter().any(|found| !restored.empty.contains(&found.id)) || !records.all::<String>(b'o')?.is_empty() {
+        return Ok(MetaAnswer::Refused);
+    }
+    for found in there {
+        // Without a mark of its end, so that nobody purges what may come back under its number.
+        records.txn.delete(&numbered(b'c', found.id));
+        records.txn.delete(&numbered(b'k', found.id));
+        records.txn.delete(&numbered(b'g', found.id));
+    }
+    for mut collection in restored.collections {
+        collection.partitions = collection.partitions.min(header.shards);
+        collection.first_partitions = collection.partitions;
+        // It may have been dropped here before: what that left is purged by now, or is what comes back.
+        records.txn.delete(&numbered(b'd', collection.id));
+        records.put(&numbered(b'c', collection.id), &collection)?;
+    }
+    for (owner, record) in restored.owners {
+        records.put(&owner_key(&owner), &record)?;
+    }
+    header.layer_keys = restored.layer_keys;
+    records.put(RESTORING, &restored.backup)?;
+    Ok(MetaAnswer::Done)
+}
+
+pub(super) fn drop_collection(name: &str, id: u64, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
     let key = numbered(b'c', id);
     if records.get::<CollectionRecord>(&key)?.is_none_or(|collection| collection.name != name) {
         return Ok(MetaAnswer::Missing);
     }
     records.txn.delete(&key);
     records.txn.delete(&numbered(b'g', id));
+    records.txn.delete(&numbered(b'k', id));
     records.put(&numbered(b'd', id), &())?;
     Ok(MetaAnswer::Done)
 }
@@ -289,6 +364,9 @@ fn start_growth(
     if records.get::<Growth>(&key)?.is_some() {
         return Ok(MetaAnswer::Exists);
     }
+    if records.get::<Rotation>(&numbered(b'k', collection))?.is_some() {
+        return Ok(MetaAnswer::Refused);
+    }
     if to <= record.partitions || to > header.shards || records.get::<Vec<Vec<u64>>>(PLACEMENT)?.is_none() {
         return Ok(MetaAnswer::Refused);
     }
@@ -367,28 +445,78 @@ fn create(
 }
 
 /// Sealed records of one command's transaction.
-struct Records<'a, 'b> {
+pub(super) struct Records<'a, 'b> {
+    keyring: &'a Keyring,
+    /// Of the command: what it writes is sealed as it was, so that all replicas write the same.
     sealer: &'a MetaSealer,
-    txn: &'a mut Txn<'b>,
-    index: u64,
+    pub(super) txn: &'a mut Txn<'b>,
+    pub(super) index: u64,
     ordinal: u32,
 }
 
 impl Records<'_, '_> {
-    fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, EngineError> {
-        self.txn.get(key)?.map(|sealed| open(self.sealer, key, &sealed)).transpose()
+    pub(super) fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, EngineError> {
+        self.txn.get(key)?.map(|sealed| open(self.keyring, key, &sealed)).transpose()
     }
 
-    fn all<T: DeserializeOwned>(&self, kind: u8) -> Result<Vec<T>, EngineError> {
+    pub(super) fn all<T: DeserializeOwned>(&self, kind: u8) -> Result<Vec<T>, EngineError> {
         let mut found = Vec::new();
         self.txn.scan_prefix(&[kind], &mut |key, sealed| {
-            found.push(open(self.sealer, key, sealed));
+            found.push(open(self.keyring, key, sealed));
             ControlFlow::Continue(())
         })?;
         found.into_iter().collect()
     }
 
-    fn placement(&self) -> Result<Vec<Vec<u64>>, EngineError> {
+    /// All records of a kind whose keys are numbers, with these.
+    pub(super) fn numbered_all<T: DeserializeOwned>(&self, kind: u8) -> Result<Vec<(u64, T)>, EngineError> {
+        let mut found = Vec::new();
+        self.txn.scan_prefix(&[kind], &mut |key, sealed| {
+            found.push(number_of(key).and_then(|number| Ok((number, open(self.keyring, key, sealed)?))));
+            ControlFlow::Continue(())
+        })?;
+        found.into_iter().collect()
+    }
+
+    pub(super) fn moves(&self) -> Result<Vec<(u32, Move)>, EngineError> {
+        let moves = self.numbered_all::<Move>(b'm')?;
+        Ok(moves.into_iter().map(|(shard, found)| (shard as u32, found)).collect())
+    }
+
+    /// Nodes that are not lost.
+    pub(super) fn living_nodes(&self) -> Result<BTreeSet<u64>, EngineError> {
+        let phases: std::collections::BTreeMap<u64, NodePhase> = self.numbered_all(b's')?.into_iter().collect();
+        let nodes = self.numbered_all::<NodeRecord>(b'n')?.into_iter().map(|(id, _)| id);
+        Ok(nodes.filter(|id| phases.get(id) != Some(&NodePhase::Lost)).collect())
+    }
+
+    /// The cluster key that a record is sealed with; none if there is no record.
+    pub(super) fn sealed_with(&self, key: &[u8]) -> Result<Option<KeyId>, EngineError> {
+        let sealed = self.txn.get(key)?;
+        let id = sealed.map(|sealed| mira_crypto::meta::key_id(&sealed)).transpose();
+        id.map_err(|error| damaged(key, &error.to_string()))
+    }
+
+    /// The cluster key that this command seals with.
+    pub(super) fn seals_with(&self) -> KeyId {
+        self.sealer.key_id()
+    }
+
+    /// Seals every record as the command was sealed.
+    pub(super) fn seal_all_anew(&mut self) -> Result<(), EngineError> {
+        let mut sealed = Vec::new();
+        self.txn.scan_prefix(&[], &mut |key, value| {
+            sealed.push((key.to_vec(), Bytes::copy_from_slice(value)));
+            ControlFlow::Continue(())
+        })?;
+        for (key, value) in sealed {
+            let plain = open_plain(self.keyring, &key, &value)?;
+            self.put_plain(&key, &plain);
+        }
+        Ok(())
+    }
+
+    pub(super) fn placement(&self) -> Result<Vec<Vec<u64>>, EngineError> {
         Ok(self.get(PLACEMENT)?.unwrap_or_default())
     }
 
@@ -397,18 +525,42 @@ impl Records<'_, '_> {
         Ok(self.get::<Move>(&numbered(b'm', shard.into()))?.filter(|found| found.to == to))
     }
 
-    fn put(&mut self, key: &[u8], value: &impl Serialize) -> Result<(), EngineError> {
+    pub(super) fn put(&mut self, key: &[u8], value: &impl Serialize) -> Result<(), EngineError> {
         let plain = postcard::to_extend(value, vec![VERSION]).expect("a record is plain data");
+        self.put_plain(key, &plain);
+        Ok(())
+    }
+
+    fn put_plain(&mut self, key: &[u8], plain: &[u8]) {
         let nonce = position_nonce(self.index, self.ordinal);
         self.ordinal += 1;
-        self.txn.put(key, self.sealer.seal(&nonce, key, &plain));
-        Ok(())
+        self.txn.put(key, self.sealer.seal(&nonce, key, plain));
     }
 }
 
-fn open<T: DeserializeOwned>(sealer: &MetaSealer, key: &[u8], sealed: &[u8]) -> Result<T, EngineError> {
-    let damaged = |what: String| EngineError::Damaged(format!("meta record {}: {what}", key.escape_ascii()));
-    let plain = sealer.open(key, sealed, MAX_RECORD_BYTES).map_err(|error| damaged(error.to_string()))?;
+/// What opens a sealed record or command. A key that this node does not hold is no damage.
+fn sealer_of(keyring: &Keyring, sealed: &[u8]) -> Result<Arc<MetaSealer>, EngineError> {
+    keyring.sealer_of(sealed).map_err(|error| match error {
+        KeyError::NoClusterKey(id) => {
+            keyring.miss(id);
+            EngineError::Io(error.to_string())
+        }
+        other => EngineError::Damaged(format!("sealed for the meta group: {other}")),
+    })
+}
+
+fn damaged(key: &[u8], what: &str) -> EngineError {
+    EngineError::Damaged(format!("meta record {}: {what}", key.escape_ascii()))
+}
+
+fn open_plain(keyring: &Keyring, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, EngineError> {
+    let sealer = sealer_of(keyring, sealed)?;
+    sealer.open(key, sealed, MAX_RECORD_BYTES).map_err(|error| damaged(key, &error.to_string()))
+}
+
+fn open<T: DeserializeOwned>(keyring: &Keyring, key: &[u8], sealed: &[u8]) -> Result<T, EngineError> {
+    let damaged = |what: String| damaged(key, &what);
+    let plain = open_plain(keyring, key, sealed)?;
     match plain.split_first() {
         Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| damaged(error.to_string())),
         Some((version, _)) => Err(damaged(format!("unknown version {version}"))),
@@ -417,11 +569,11 @@ fn open<T: DeserializeOwned>(sealer: &MetaSealer, key: &[u8], sealed: &[u8]) -> 
 }
 
 /// Reads the whole state.
-fn load(reader: &StateReader, sealer: &MetaSealer) -> Result<ClusterState, EngineError> {
+fn load(reader: &StateReader, keyring: &Keyring) -> Result<ClusterState, EngineError> {
     let view = reader.view()?;
     let mut state = ClusterState::default();
     let mut failed = None;
-    view.scan_prefix(&[], false, &mut |key, sealed| match take(&mut state, sealer, key, sealed) {
+    view.scan_prefix(&[], false, &mut |key, sealed| match take(&mut state, keyring, key, sealed) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
             failed = Some(error);
@@ -431,39 +583,55 @@ fn load(reader: &StateReader, sealer: &MetaSealer) -> Result<ClusterState, Engin
     failed.map_or(Ok(state), Err)
 }
 
-fn take(state: &mut ClusterState, sealer: &MetaSealer, key: &[u8], sealed: &[u8]) -> Result<(), EngineError> {
+fn take(state: &mut ClusterState, keyring: &Keyring, key: &[u8], sealed: &[u8]) -> Result<(), EngineError> {
     match key.first() {
-        Some(b'h') => state.header = open(sealer, key, sealed)?,
-        Some(b'p') => state.placement = open(sealer, key, sealed)?,
+        Some(b'h') => {
+            state.header = open(keyring, key, sealed)?;
+            // Every change writes it: it is sealed with what seals now.
+            keyring.activate(mira_crypto::meta::key_id(sealed).map_err(|error| damaged(key, &error.to_string()))?);
+        }
+        Some(b'p') => state.placement = open(keyring, key, sealed)?,
         Some(b'n') => {
-            let node: NodeRecord = open(sealer, key, sealed)?;
+            let node: NodeRecord = open(keyring, key, sealed)?;
             state.nodes.insert(node.id, node);
         }
         Some(b'c') => {
-            let collection: CollectionRecord = open(sealer, key, sealed)?;
+            let collection: CollectionRecord = open(keyring, key, sealed)?;
             state.collections.insert(collection.id, collection);
         }
         Some(b'd') => {
             state.dropped.insert(number_of(key)?);
         }
         Some(b's') => {
-            state.phases.insert(number_of(key)?, open(sealer, key, sealed)?);
+            state.phases.insert(number_of(key)?, open(keyring, key, sealed)?);
         }
         Some(b'm') => {
             let shard = u32::try_from(number_of(key)?).map_err(|error| EngineError::Damaged(error.to_string()))?;
-            state.moves.insert(shard, open(sealer, key, sealed)?);
+            state.moves.insert(shard, open(keyring, key, sealed)?);
         }
         Some(b'r') => {
             state.removed.insert(number_of(key)?);
         }
         Some(b'g') => {
-            state.growths.insert(number_of(key)?, open(sealer, key, sealed)?);
+            state.growths.insert(number_of(key)?, open(keyring, key, sealed)?);
         }
         Some(b'o') => {
             let owner = key[1..].try_into().map_err(|_| EngineError::Damaged("short owner in a meta key".into()))?;
-            state.owners.insert(owner, open(sealer, key, sealed)?);
+            state.owners.insert(owner, open(keyring, key, sealed)?);
         }
-        Some(b'b') => state.moves_paused = open(sealer, key, sealed)?,
+        Some(b'k') => {
+            state.rotations.insert(number_of(key)?, open(keyring, key, sealed)?);
+        }
+        Some(b'e') => {
+            state.erasures.insert(number_of(key)?, open(keyring, key, sealed)?);
+        }
+        Some(b'w') => state.receipt_key = open(keyring, key, sealed)?,
+        Some(b'u') => {
+            let id = key[1..].try_into().map_err(|_| damaged(key, "short id"))?;
+            state.repositories.insert(u128::from_be_bytes(id), open(keyring, key, sealed)?);
+        }
+        Some(b'v') => state.restoring = Some(open(keyring, key, sealed)?),
+        Some(b'b') => state.moves_paused = open(keyring, key, sealed)?,
         _ => return Err(EngineError::Damaged(format!("unknown meta record {}", key.escape_ascii()))),
     }
     Ok(())
@@ -478,6 +646,6 @@ fn owner_key(owner: &OwnerName) -> Vec<u8> {
     [&b"o"[..], owner].concat()
 }
 
-fn numbered(kind: u8, id: u64) -> Vec<u8> {
+pub(super) fn numbered(kind: u8, id: u64) -> Vec<u8> {
     [&[kind][..], &id.to_be_bytes()].concat()
 }

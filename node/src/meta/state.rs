@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use mira_proto::{CollectionId, NodeId, ShardId, node_v1, placement::shards_of_collection};
 use serde::{Deserialize, Serialize};
 
+use super::keys::{self, Erasure, Repository, Rotation, RotationStep};
+
 /// The cluster's identity and fixed shape.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -204,12 +206,49 @@ pub struct ClusterState {
     pub growths: BTreeMap<CollectionId, Growth>,
     /// Passphrase records of owners.
     pub owners: BTreeMap<OwnerName, String>,
+    /// Collections on their way to another key.
+    pub rotations: BTreeMap<CollectionId, Rotation>,
+    /// Keys that were destroyed, by the map's epoch that it began with.
+    pub erasures: BTreeMap<u64, Erasure>,
+    /// The key of receipts, wrapped; empty before it is needed.
+    pub receipt_key: Vec<u8>,
+    /// Places of backups.
+    pub repositories: BTreeMap<u128, Repository>,
+    /// The backup that is being restored.
+    pub restoring: Option<u128>,
+}
+
+/// What a backup says a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredCluster {
+    /// The backup.
+    pub backup: u128,
+    /// Its collections, with keys that this cluster's key opens.
+    pub collections: Vec<CollectionRecord>,
+    /// Keys of private frames' outermost layer.
+    pub layer_keys: BTreeMap<u32, Vec<u8>>,
+    /// Passphrase records of owners.
+    pub owners: BTreeMap<OwnerName, String>,
+    /// Collections of this cluster that nothing was stored in: they make room.
+    pub empty: Vec<CollectionId>,
 }
 
 impl ClusterState {
     /// The collection of a name.
     pub fn collection_named(&self, name: &str) -> Option<&CollectionRecord> {
         self.collections.values().find(|collection| collection.name == name)
+    }
+
+    /// Nodes that are not lost.
+    pub fn living_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.keys().copied().filter(|&node| self.phase(node) != NodePhase::Lost)
+    }
+
+    /// The nodes that have a replica of one of a collection's shards, or get one.
+    pub fn holders(&self, record: &CollectionRecord) -> BTreeSet<NodeId> {
+        let shards = shards_of_collection(record.id, record.partitions, self.header.shards);
+        let moves: Vec<(ShardId, Move)> = self.moves.iter().map(|(&shard, &found)| (shard, found)).collect();
+        keys::holders(&shards, &self.placement, &moves)
     }
 
     /// What a node is to the placement.
@@ -286,7 +325,19 @@ impl ClusterState {
 
     /// A collection as routers see it.
     pub fn collection_to_wire(&self, record: &CollectionRecord) -> node_v1::Collection {
-        node_v1::Collection { growth: self.growths.get(&record.id).map(Growth::to_wire), ..record.to_wire() }
+        let rotation = self.rotations.get(&record.id).map(|rotation| node_v1::Rotation {
+            id: rotation.id,
+            to: rotation.to,
+            step: rotation.step.name().to_owned(),
+            done: rotation.done.len() as u32,
+            of: match rotation.step {
+                RotationStep::Preparing => self.living_nodes().count() as u32,
+                RotationStep::Resealing => record.partitions,
+                RotationStep::Retiring => self.holders(record).len() as u32,
+            },
+        });
+        let growth = self.growths.get(&record.id).map(Growth::to_wire);
+        node_v1::Collection { growth, rotation, ..record.to_wire() }
     }
 
     /// The nodes as routers and peers see them.
@@ -367,6 +418,7 @@ impl CollectionRecord {
             key_version: self.key_version,
             model: self.model.clone(),
             growth: None,
+            rotation: None,
         }
     }
 }

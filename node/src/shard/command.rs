@@ -57,6 +57,37 @@ pub enum ShardCommand {
         /// What it does.
         step: GrowStep,
     },
+    /// Puts frames that were sealed anew in the place of what is there, and takes none any more that an older key sealed.
+    Reseal {
+        /// Which collection.
+        collection: CollectionId,
+        /// Version of the key.
+        to: u32,
+        /// The frames.
+        frames: Vec<ResealedFrame>,
+        /// Whether these were the last ones.
+        complete: bool,
+    },
+    /// Puts frames of a backup in the place of what is there of them.
+    Restore {
+        /// Which collection.
+        collection: CollectionId,
+        /// The frames.
+        frames: Vec<AdoptedFrame>,
+    },
+}
+
+/// A frame sealed with another key, if it is still what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResealedFrame {
+    /// Its id.
+    pub frame: FrameId,
+    /// Log position of its last change.
+    pub changed: u64,
+    /// Its sealed body.
+    pub body: Bytes,
+    /// Its sealed vectors; empty when there are none.
+    pub vectors: Bytes,
 }
 
 /// What a shard does for a collection that grows ([`super::tenure`]). Every step may be repeated: what has been done, or
@@ -181,6 +212,8 @@ pub struct StoreFrame {
     pub body: Bytes,
     /// Sealed vectors; empty when there are none.
     pub vectors: Bytes,
+    /// Version of the collection's key that sealed them.
+    pub key_version: u32,
 }
 
 /// What became of one [`StoreFrame`].
@@ -192,7 +225,8 @@ pub enum StoreOutcome {
     Same(u64),
     /// Other content is there, and the condition does not allow replacing this version of it.
     Conflict(u64),
-    /// Sealed as another version than is next now; the leader seals again on top of this one.
+    /// Sealed as another version than is next now, or with a key that is on its way out; the leader seals again on top of
+    /// this one.
     Raced(u64),
     /// The frame has moved to another shard, or is about to: ask there.
     Moved,
@@ -220,6 +254,10 @@ pub enum ShardAnswer {
     Expire(u32),
     /// How the shard stands in the growth now; none if it has no part in it.
     Grow(Option<Tenure>),
+    /// So many frames took the place of what was there.
+    Reseal(u32),
+    /// The frames of the backup are there.
+    Restore,
 }
 
 /// Whether a payload is a [`ShardCommand::Verify`], read off its first bytes: asked of every entry that is applied.

@@ -8,19 +8,17 @@
 use std::{collections::BTreeSet, ops::Bound, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use mira_crypto::{CollectionKey, Part};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
-use rand::SeedableRng;
 
-use crate::{keyring::KeyError, meta::CollectionRecord};
+use crate::meta::CollectionRecord;
 
 use super::{
-    Shard, Shared,
+    Shard,
     command::{self, AdoptedFrame, GrowStep, ShardAnswer, ShardCommand},
-    private,
-    record::{self, FrameHead, FramePlace, FrameRecord},
+    record::{self, FrameHead},
     refuse_proposal,
+    reseal::Resealer,
     tenure::{Adoption, Claim, Homes, Shown, Span, Tenure},
 };
 
@@ -217,8 +215,11 @@ impl Shard {
             .map_err(|error| self.unreadable(error))?;
         let mut frames: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
+        let mut resealer = Resealer::new(&self.shared, &collection);
         for &frame in &listed.changed {
-            let sealed = command::encode(&self.seal_for(&view, &collection, frame, request.heir)?);
+            let stored = self.stored(&view, collection.id, frame)?;
+            let moved = resealer.moved(stored, self.id, request.heir).map_err(|error| self.unopened(frame, &error))?;
+            let sealed = command::encode(&moved);
             if !frames.is_empty() && bytes + sealed.len() > limits::GROWTH_PAGE_BYTES {
                 // The page ends before this frame.
                 listed.upto = Some(frame - 1);
@@ -233,38 +234,6 @@ impl Shard {
             frames,
             upto: listed.upto.map(|upto| upto.to_be_bytes().to_vec()).unwrap_or_default().into(),
         })
-    }
-
-    /// Opens a frame of this shard and seals it for another.
-    fn seal_for(
-        &self,
-        view: &StateReader,
-        collection: &CollectionRecord,
-        frame: FrameId,
-        heir: ShardId,
-    ) -> Result<AdoptedFrame, Refusal> {
-        let damaged = |what: String| self.unreadable(EngineError::Damaged(format!("frame {frame:032x}: {what}")));
-        let keys = [record::frame_key(collection.id, frame), record::vectors_key(collection.id, frame)];
-        let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
-        let [Some(stored), vectors] = &stored[..] else { return Err(damaged("it has a head only".into())) };
-        let mut record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
-        let here = FramePlace { collection: collection.id, shard: self.id, frame, version: record.version };
-        let there = FramePlace { shard: heir, ..here };
-        let mut reseal = Reseal { shard: self, collection, rng: rand::rngs::StdRng::from_os_rng() };
-        let vectors = match vectors {
-            None => None,
-            Some(stored) => Some(record::decode_vectors(stored).map_err(|error| self.unreadable(error))?.1),
-        };
-        let (body, vectors) = match record.owner {
-            None => (reseal.body(here, there, &record.body), vectors.map(|sealed| reseal.vectors(here, there, sealed))),
-            Some(_) => {
-                let mut layers = |part, sealed: &[u8]| reseal.layers((here, there), part, sealed);
-                (layers(Part::Body, &record.body), vectors.map(|sealed| layers(Part::Vectors, sealed)))
-            }
-        };
-        record.body = body.map_err(|error| damaged(error.to_string()))?;
-        let vectors = vectors.transpose().map_err(|error| damaged(error.to_string()))?.unwrap_or_default();
-        Ok(AdoptedFrame { frame, record, vectors })
     }
 
     /// Takes a page of a pass over a source's frames into this heir.
@@ -326,47 +295,6 @@ impl Shard {
             true => Ok(Span { from, to, shards: cluster.header.shards }),
             false => Err(Refusal::NotReady("this node does not know of that growth".into())),
         }
-    }
-}
-
-/// Opens pieces of frames where they are and seals them for where they go.
-struct Reseal<'a> {
-    shard: &'a Shard,
-    collection: &'a CollectionRecord,
-    rng: rand::rngs::StdRng,
-}
-
-impl Reseal<'_> {
-    fn body(&mut self, here: FramePlace, there: FramePlace, sealed: &[u8]) -> Result<Bytes, KeyError> {
-        let body = here.open_body(&*self.key_of(sealed)?, sealed)?;
-        Ok(there.seal_body(&*self.current()?, &body, &mut self.rng).into())
-    }
-
-    fn vectors(&mut self, here: FramePlace, there: FramePlace, sealed: &[u8]) -> Result<Bytes, KeyError> {
-        let vectors = here.open_vectors(&*self.key_of(sealed)?, sealed)?;
-        Ok(there.seal_vectors(&*self.current()?, &vectors, &mut self.rng).into())
-    }
-
-    /// The two outer layers of a private piece; what its owner sealed stays as it is.
-    fn layers(
-        &mut self,
-        (here, there): (FramePlace, FramePlace),
-        part: Part,
-        sealed: &[u8],
-    ) -> Result<Bytes, KeyError> {
-        let Shared { keyring, cluster, .. } = &self.shard.shared;
-        let cluster = cluster.borrow().clone();
-        let inner = private::open(keyring, &cluster, self.collection, &here.context(part), sealed)?;
-        let (key, layer) = (keyring.current(self.collection)?, keyring.current_layer(&cluster)?);
-        Ok(private::seal(&key, &layer, &there.context(part), &inner, &mut self.rng))
-    }
-
-    fn current(&self) -> Result<Arc<CollectionKey>, KeyError> {
-        self.shard.shared.keyring.current(self.collection)
-    }
-
-    fn key_of(&self, sealed: &[u8]) -> Result<Arc<CollectionKey>, KeyError> {
-        self.shard.shared.keyring.version(self.collection, mira_crypto::frame::key_version(sealed)?)
     }
 }
 

@@ -11,8 +11,11 @@ use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
 use parking_lot::Mutex;
 
 use super::{
-    command::{self, AdoptedFrame, Asker, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
-    record::{self, FrameHead, FrameRecord, OwnedFrame},
+    command::{
+        self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
+        StoreOutcome,
+    },
+    record::{self, FrameHead, FrameRecord, KeyFloor, OwnedFrame},
     tenure::{Adoption, Claim, Homes, HomesCache, Progress, Span, Tenure},
     verify::Verifier,
 };
@@ -104,9 +107,14 @@ impl StateMachine for ShardMachine {
             ShardCommand::Store(frames) => {
                 let now = (command.index, command.time_ms);
                 let mut claims = Claims::new(&self.homes);
+                let mut floors = Floors::default();
                 let mut outcomes = Vec::with_capacity(frames.len());
                 for frame in frames {
                     outcomes.push(match claims.claim(frame.collection, frame.frame, txn)? {
+                        // The caller seals it again, with the newer key.
+                        Claim::Mine if frame.key_version < floors.of(frame.collection, txn)? => {
+                            StoreOutcome::Raced(frame.version.saturating_sub(1))
+                        }
                         Claim::Mine => store(frame, now, txn, &mut changes)?,
                         Claim::Moved | Claim::NotYet => StoreOutcome::Moved,
                     });
@@ -126,7 +134,7 @@ impl StateMachine for ShardMachine {
                 ShardAnswer::Forget { removed: forget(doomed, txn, &mut changes)?, moved }
             }
             ShardCommand::Purge { collection } => {
-                for table in *b"fhvsoqxng" {
+                for table in *b"fhvsoqxngk" {
                     txn.delete_prefix(&record::collection_prefix(table, collection));
                 }
                 changes.push(Change::Purged { collection });
@@ -145,6 +153,15 @@ impl StateMachine for ShardMachine {
                 }
                 let doomed = Doomed { collection, frames: over, asker: Asker::Operator, index: command.index };
                 ShardAnswer::Expire(forget(doomed, txn, &mut changes)?.len() as u32)
+            }
+            ShardCommand::Reseal { collection, to, frames, complete } => {
+                ShardAnswer::Reseal(reseal((collection, to), frames, complete.then_some(command.index), txn)?)
+            }
+            ShardCommand::Restore { collection, frames } => {
+                for frame in frames {
+                    adopt(collection, frame, command.index, txn, &mut changes)?;
+                }
+                ShardAnswer::Restore
             }
             ShardCommand::Verify { nonce } => {
                 *self.verification.lock() = Some(nonce);
@@ -177,6 +194,57 @@ impl StateMachine for ShardMachine {
         self.verifier.state_is(state.clone());
         self.follower.replaced(state, applied_index);
     }
+}
+
+/// The oldest keys that frames of one command may be sealed with.
+#[derive(Default)]
+struct Floors(Option<(CollectionId, u32)>);
+
+impl Floors {
+    fn of(&mut self, collection: CollectionId, txn: &Txn<'_>) -> Result<u32, EngineError> {
+        if let Some((_, floor)) = self.0.filter(|(known, _)| *known == collection) {
+            return Ok(floor);
+        }
+        let stored = txn.get(&record::key_floor_key(collection))?;
+        let floor = stored.map(|stored| KeyFloor::decode(&stored)).transpose()?.unwrap_or_default().version;
+        self.0 = Some((collection, floor));
+        Ok(floor)
+    }
+}
+
+/// Puts frames sealed anew in the place of what they were made from; `complete` is where the log stands if they are the
+/// last. What an earlier rotation says late changes nothing.
+fn reseal(
+    (collection, to): (CollectionId, u32),
+    frames: Vec<ResealedFrame>,
+    complete: Option<u64>,
+    txn: &mut Txn<'_>,
+) -> Result<u32, EngineError> {
+    let floor_key = record::key_floor_key(collection);
+    let mut floor = txn.get(&floor_key)?.map(|stored| KeyFloor::decode(&stored)).transpose()?.unwrap_or_default();
+    if floor.version > to || floor.version == to && floor.complete_at != 0 {
+        return Ok(0);
+    }
+    floor = KeyFloor { version: to, complete_at: complete.unwrap_or_default() };
+    txn.put(&floor_key, floor.encode());
+    let mut replaced = 0;
+    for ResealedFrame { frame, changed, body, vectors } in frames {
+        let head =
+            txn.get(&record::head_key(collection, frame))?.map(|stored| FrameHead::decode(&stored)).transpose()?;
+        // What has changed since was sealed with the newer key, or is gone.
+        if head.is_none_or(|head| head.changed != changed) {
+            continue;
+        }
+        let key = record::frame_key(collection, frame);
+        let Some(stored) = txn.get(&key)? else { continue };
+        let there = FrameRecord::decode(&stored)?;
+        if !vectors.is_empty() {
+            txn.put(&record::vectors_key(collection, frame), record::encode_vectors(there.version, &vectors));
+        }
+        txn.put(&key, FrameRecord { body, ..there }.encode());
+        replaced += 1;
+    }
+    Ok(replaced)
 }
 
 /// What the shard is to the frames of one command.

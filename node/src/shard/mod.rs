@@ -16,6 +16,8 @@ pub mod quality;
 pub mod ranking;
 pub mod read;
 pub mod record;
+pub mod reseal;
+pub mod restore;
 pub mod rows;
 pub mod scan;
 pub mod sessions;
@@ -64,12 +66,14 @@ pub struct Shard {
     shared: Shared,
     locks: write::FrameLocks,
     homes: HomesCache,
+    views: restore::BackupViews,
 }
 
 impl Shard {
     /// Over a running group and the index that follows it.
     pub fn new(id: ShardId, group: Group, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
-        Shard { id, group, index, verifier, shared, locks: write::FrameLocks::default(), homes: HomesCache::default() }
+        let (locks, homes, views) = Default::default();
+        Shard { id, group, index, verifier, shared, locks, homes, views }
     }
 
     /// Its Raft group.
@@ -185,6 +189,10 @@ pub fn refuse_read(error: ReadError) -> Refusal {
 
 impl From<KeyError> for Refusal {
     fn from(error: KeyError) -> Self {
+        if let KeyError::Unknown { .. } = error {
+            // The key is newer than this node's map, or what was read has been sealed anew meanwhile.
+            return Refusal::NotReady(error.to_string());
+        }
         tracing::error!(%error, "a collection's key cannot be used");
         Refusal::Problem(Problem::new(Code::Damaged, error.to_string()))
     }

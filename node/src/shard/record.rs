@@ -10,6 +10,7 @@
 //! | `q` collection 8, owner tag 16 | log position of the last change to an owner's private frames, 8 bytes |
 //! | `x` collection 8, expiry 8, frame 16 | empty: frames by the time at which they are over |
 //! | `n` collection 8 | number of frames, 8 bytes |
+//! | `k` collection 8 | [`KeyFloor`]: the oldest key that frames are still taken under |
 //! | `g` collection 8 | [`super::tenure::Tenure`]: the shard's part in the last growth of the collection |
 //!
 //! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed: those of a private
@@ -28,6 +29,7 @@ const VECTORS_VERSION: u8 = 1;
 const HEAD_VERSION: u8 = 1;
 const STORED_VECTORS_VERSION: u8 = 1;
 const OWNED_VERSION: u8 = 1;
+const KEY_FLOOR_VERSION: u8 = 1;
 
 /// Room for everything of a frame beside its content.
 pub(super) const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + (64 << 10);
@@ -138,6 +140,37 @@ impl OwnedFrame {
             _ => Err(EngineError::Damaged("owned frame of unknown version".into())),
         }
     }
+}
+
+/// How far a collection's rotation to another key has come in this shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFloor {
+    /// Frames sealed with an older version of the key are not taken any more; 0 = any is.
+    pub version: u32,
+    /// Log position from which on every frame is sealed with this version or a newer one; 0 = not yet.
+    pub complete_at: u64,
+}
+
+impl KeyFloor {
+    /// The stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![KEY_FLOOR_VERSION]).expect("plain data")
+    }
+
+    /// Reads the stored form.
+    pub fn decode(stored: &[u8]) -> Result<Self, EngineError> {
+        match stored.split_first() {
+            Some((&KEY_FLOOR_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("key floor: {error}")))
+            }
+            _ => Err(EngineError::Damaged("key floor of unknown version".into())),
+        }
+    }
+}
+
+/// Key of a collection's [`KeyFloor`].
+pub fn key_floor_key(collection: CollectionId) -> [u8; 9] {
+    collection_prefix(b'k', collection)
 }
 
 /// The stored form of a frame's sealed vectors.
@@ -258,7 +291,7 @@ fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
     key
 }
 
-/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `o`, `q`, `x`, `n`, `g`).
+/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `o`, `q`, `x`, `n`, `g`, `k`).
 pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
     let mut key = [table; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());

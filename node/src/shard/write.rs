@@ -81,6 +81,9 @@ impl Shard {
     pub async fn write(&self, request: node_v1::WriteRequest) -> Result<node_v1::WriteReply, Refusal> {
         self.must_lead()?;
         let collection = self.collection(request.epoch, request.collection)?;
+        if self.shared.cluster.borrow().restoring.is_some() {
+            return Err(Refusal::NotReady("a backup is being restored".into()));
+        }
         let request_id = parse_request_id(&request.request_id)?;
         let tags = self.shared.keyring.tags(&collection)?;
         let drafts: Vec<Result<Draft, Problem>> =
@@ -151,7 +154,10 @@ impl Shard {
         request_id: RequestId,
         drafts: &[&Draft],
     ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
-        let payload = command::encode(&ShardCommand::Store(self.seal(collection, drafts)?));
+        // What seals may have changed since the last round.
+        let newest = self.shared.cluster.borrow().collections.get(&collection.id).cloned();
+        let sealed = self.seal(newest.as_ref().unwrap_or(collection), drafts)?;
+        let payload = command::encode(&ShardCommand::Store(sealed));
         // Sealing twice gives different bytes, so what tells a retry from another request is what the caller said.
         let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| draft.digest).collect();
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
@@ -199,6 +205,7 @@ impl Shard {
                 passages,
                 body,
                 vectors,
+                key_version: key.version(),
             }
         });
         Ok(sealed.collect())

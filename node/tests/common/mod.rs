@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use mira_crypto::ClusterKey;
-use mira_node::{Formation, NodeConfig, RunningNode, Shape};
+use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape};
 use mira_proto::{Refusal, node_v1, node_v1::node_client::NodeClient};
 use tonic::transport::Channel;
 
@@ -13,7 +13,7 @@ pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub const ALONE: Shape = Shape { shards: 2, replication: 1, expect: 1 };
 
 pub fn config(folder: &Path, formation: Formation) -> NodeConfig {
-    let key = ClusterKey::from_text(KEY).expect("a key");
+    let key = FixedKeys::new([&ClusterKey::from_text(KEY).expect("a key")]);
     let any = "127.0.0.1:0".parse().expect("an address");
     NodeConfig { listen: any, http_listen: any, ..NodeConfig::new(folder.to_owned(), key, formation) }
 }

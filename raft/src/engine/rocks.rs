@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode, ErrorKind, Options, ReadOptions,
-    SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB, DBCompressionType,
+    DBRawIteratorWithThreadMode, ErrorKind, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
 use super::{Batch, Durability, Engine, EngineError, Op, Read, Visitor};
@@ -188,17 +188,6 @@ impl RocksEngine {
         Closing(Arc::downgrade(&self.open))
     }
 
-    /// Writes memtables to files and compacts everything: for benchmarks and tests of what lies on disk.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn compact(&self) -> Result<(), EngineError> {
-        let db = self.db();
-        db.flush().map_err(engine_error)?;
-        db.compact_range::<&[u8], &[u8]>(None, None);
-        Ok(())
-    }
-
     /// Damage that is met in writing ends it.
     fn noted(&self, written: Result<(), EngineError>) -> Result<(), EngineError> {
         if let Err(EngineError::Damaged(_)) = &written {
@@ -317,6 +306,17 @@ fn database_options(options: EngineOptions) -> Options {
 }
 
 impl Engine for RocksEngine {
+    fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), EngineError> {
+        let db = self.db();
+        db.flush().map_err(engine_error)?;
+        let mut options = CompactOptions::default();
+        // Also the lowest level: what is overwritten there is what must go.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        let to = (!to.is_empty()).then_some(to);
+        db.compact_range_opt(Some(from), to, &options);
+        Ok(())
+    }
+
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError> {
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
@@ -618,7 +618,7 @@ mod tests {
             batch.put(key(group, number), value(group, number).to_vec());
         }
         rocks.write(&batch, Durability::Synced).unwrap();
-        rocks.compact().unwrap();
+        rocks.compact(&[], &[]).unwrap();
         drop(rocks);
         damage(folder.path(), &value(1, 150)[..8]);
 
@@ -628,7 +628,7 @@ mod tests {
         let mut later = Batch::default();
         (0..3).for_each(|group| later.put(key(group, 500), vec![group; 10]));
         rocks.write(&later, Durability::Synced).unwrap();
-        rocks.compact().unwrap();
+        rocks.compact(&[], &[]).unwrap();
         let refused = rocks.write(&later, Durability::Buffered);
         assert!(matches!(refused, Err(EngineError::Damaged(_))) && rocks.is_out_of_service(), "{refused:?}");
 
@@ -639,7 +639,7 @@ mod tests {
         rocks.write(&later, Durability::Synced).unwrap();
         assert!(view.get(&key(2, 7)).unwrap().is_some(), "views of the old database live on");
         drop(view);
-        rocks.compact().unwrap();
+        rocks.compact(&[], &[]).unwrap();
         drop(rocks);
 
         // Half of another, from a crash while it was made.

@@ -180,12 +180,14 @@ impl MemoryService for Grpc {
         let (id, ids) = one_or_many(request.ids)?;
         let (session, collection) = (present(request.session), present(request.collection));
         let filter = filter_of(&request.filter_json)?;
-        let request = model::ForgetRequest { id, ids, session, collection, all: request.all, filter };
+        let request =
+            model::ForgetRequest { id, ids, session, collection, all: request.all, filter, shred: request.shred };
         let reply = self.api.memory.forget(&context, request).await?;
         Ok(Response::new(v1::ForgetReply {
             removed: reply.removed,
             ids: reply.ids.iter().map(Uuid::to_string).collect(),
             consistency_token: reply.consistency_token,
+            shred: reply.shred,
         }))
     }
 
@@ -574,6 +576,13 @@ fn collection_to(collection: model::Collection) -> v1::Collection {
             step: growth.step,
             done: growth.done,
             of: growth.of,
+        }),
+        rotation: collection.rotation.map(|rotation| v1::RotationStatus {
+            id: rotation.id,
+            to: rotation.to,
+            step: rotation.step,
+            done: rotation.done,
+            of: rotation.of,
         }),
     }
 }

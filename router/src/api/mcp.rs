@@ -86,7 +86,8 @@ pub(super) const TOOLS: [ToolInfo; 5] = [
         name: "forget",
         title: "Remove memories",
         description: "Remove memories for good: by id or ids, a whole session, by filter (as in search), or with \
-            all: true everything in a collection. Returns how many were removed; what does not exist is not counted.",
+            all: true everything in a collection. With shred: true the key is destroyed too, so that no copy anywhere can \
+            be read any more. Returns how many were removed; what does not exist is not counted.",
         read_only: false,
         destructive: true,
         idempotent: true,
@@ -304,11 +305,14 @@ fn recall_text(reply: &RecallReply) -> String {
 }
 
 fn forget_text(reply: &ForgetReply) -> String {
-    match reply.removed {
-        0 => "Nothing was removed: nothing matched.".to_owned(),
-        1 => "Removed 1 memory.".to_owned(),
-        count => format!("Removed {count} memories."),
-    }
+    let shredded = reply.shred.map(|id| format!(" Their key is being destroyed (shred {id})."));
+    let removed = match (reply.removed, reply.shred) {
+        (0, Some(_)) => "Removed.".to_owned(),
+        (0, None) => "Nothing was removed: nothing matched.".to_owned(),
+        (1, _) => "Removed 1 memory.".to_owned(),
+        (count, _) => format!("Removed {count} memories."),
+    };
+    removed + &shredded.unwrap_or_default()
 }
 
 fn status_text(reply: &StatusReply) -> String {

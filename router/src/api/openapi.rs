@@ -2,9 +2,10 @@
 
 use mira_proto::limits;
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, SearchReply, SearchRequest, SessionsReply, StatusReply,
-    StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
+    Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
+    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
+    RotateRequest, ScanReply, SearchReply, SearchRequest, SessionsReply, StatusReply, StatusRequest, StoreReply,
+    StoreRequest, VerifyReply, VerifyRequest,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -87,6 +88,17 @@ pub fn document() -> Value {
     let (verify, verified) = (of::<VerifyRequest>(&mut generator), of::<VerifyReply>(&mut generator));
     let summary = "Compare what the replicas of shards hold";
     paths.insert("/admin/shards/verify".into(), json!({ "post": operation(Some(summary), Some(verify), &verified) }));
+    let keys = of::<KeysReply>(&mut generator);
+    paths.insert("/admin/keys".into(), json!({ "get": operation(Some("The cluster's keys, by name"), None, &keys) }));
+    let (rotate, rotated) = (of::<RotateRequest>(&mut generator), of::<RotateReply>(&mut generator));
+    let summary = "Put another key in the place of the cluster's or of a collection's";
+    paths.insert("/admin/keys/rotate".into(), json!({ "post": operation(Some(summary), Some(rotate), &rotated) }));
+    let erasures = of::<ErasuresReply>(&mut generator);
+    let summary = "Keys that end, and those that have, with receipts";
+    paths.insert("/admin/erasures".into(), json!({ "get": operation(Some(summary), None, &erasures) }));
+    let places = of::<RepositoriesReply>(&mut generator);
+    let summary = "Places that hold backups";
+    paths.insert("/admin/repositories".into(), json!({ "get": operation(Some(summary), None, &places) }));
     json!({
         "openapi": "3.1.0",
         "info": { "title": "MIRA", "version": crate::VERSION, "description": "Memory for AI agents" },

@@ -15,9 +15,10 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use mira_proto::model::{
-    Collection, CollectionSettings, ForgetReply, ForgetRequest, GrowReply, GrowRequest, MovesSetting, NodeChange,
-    NodeChangeReply, RecallReply, RecallRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply,
-    SessionsRequest, StatusReply, StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
+    Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
+    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
+    RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
+    StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use serde::Serialize;
@@ -43,6 +44,11 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/admin/nodes", post(change_node))
         .route("/admin/moves", post(set_moves))
         .route("/admin/shards/verify", post(verify))
+        .route("/admin/keys", get(keys))
+        .route("/admin/keys/rotate", post(rotate_key))
+        .route("/admin/erasures", get(erasures))
+        .route("/admin/repositories", get(repositories))
+        .route("/admin/backup/{step}", post(backup))
         .route("/openapi.json", get(async || Json(openapi::document())))
         .route_layer(middleware::from_fn_with_state(api.clone(), admit));
     let metrics = Router::new().route("/metrics", get(render_metrics));
@@ -213,6 +219,40 @@ async fn verify(
     Document(request): Document<VerifyRequest>,
 ) -> Result<Json<VerifyReply>, Failure> {
     Ok(Json(api.memory.verify(&context, request).await?))
+}
+
+async fn keys(State(api): State<Arc<Api>>, Caller(context): Caller) -> Result<Json<KeysReply>, Failure> {
+    Ok(Json(api.memory.keys(&context).await?))
+}
+
+async fn rotate_key(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Document(request): Document<RotateRequest>,
+) -> Result<Json<RotateReply>, Failure> {
+    Ok(Json(api.memory.rotate_key(&context, request).await?))
+}
+
+async fn erasures(State(api): State<Arc<Api>>, Caller(context): Caller) -> Result<Json<ErasuresReply>, Failure> {
+    Ok(Json(api.memory.erasures(&context).await?))
+}
+
+async fn repositories(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+) -> Result<Json<RepositoriesReply>, Failure> {
+    Ok(Json(api.memory.repositories(&context).await?))
+}
+
+/// Backup and restore: protobuf in and out, see `backup.rs`.
+async fn backup(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Name(step): Name,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let answer = api.memory.backup(&context, &step, body).await?;
+    Ok(([(CONTENT_TYPE, "application/x-protobuf")], answer).into_response())
 }
 
 async fn readyz(State(api): State<Arc<Api>>) -> Response {

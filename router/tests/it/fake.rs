@@ -61,6 +61,8 @@ struct State {
     seen: Vec<Seen>,
     clock_ms: u64,
     forget_step: usize,
+    /// A key is being rotated by somebody else.
+    rotating: bool,
     vanishing: Option<Vec<u8>>,
     owners: HashMap<Bytes, String>,
     /// Index of the last removal.
@@ -137,6 +139,11 @@ impl Fake {
             Some(node) => state.leaders.insert(shard, node),
             None => state.leaders.remove(&shard),
         };
+    }
+
+    /// Has somebody else rotate keys.
+    pub fn set_rotating(&self, rotating: bool) {
+        self.state.lock().rotating = rotating;
     }
 
     /// Moves the map on, as a change of nodes or placement does.
@@ -493,6 +500,91 @@ impl Node for FakeNode {
         Err(Status::unimplemented("a router does not ask"))
     }
 
+    async fn rotate_key(
+        &self,
+        request: Request<wire::RotateKeyRequest>,
+    ) -> Result<Response<wire::RotateKeyReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        if request.own && state.rotating {
+            return Err(Refusal::from(Problem::new(Code::Conflict, "the key is being rotated already")).into());
+        }
+        state.epoch += 1;
+        Ok(Response::new(wire::RotateKeyReply { id: state.epoch, to: "2".into(), epoch: state.epoch }))
+    }
+
+    async fn get_keys(&self, _: Request<wire::GetKeysRequest>) -> Result<Response<wire::KeysReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn hold_keys(&self, _: Request<wire::HoldKeysRequest>) -> Result<Response<wire::HoldKeysReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn begin_backup(
+        &self,
+        _: Request<wire::BeginBackupRequest>,
+    ) -> Result<Response<wire::BeginBackupReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn backup_page(
+        &self,
+        _: Request<wire::BackupPageRequest>,
+    ) -> Result<Response<wire::BackupPageReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn vouch_backup(
+        &self,
+        _: Request<wire::VouchBackupRequest>,
+    ) -> Result<Response<wire::VouchBackupReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn finish_backup(
+        &self,
+        _: Request<wire::FinishBackupRequest>,
+    ) -> Result<Response<wire::FinishBackupReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn forget_repository(
+        &self,
+        _: Request<wire::ForgetRepositoryRequest>,
+    ) -> Result<Response<wire::ForgetRepositoryReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn begin_restore(
+        &self,
+        _: Request<wire::BeginRestoreRequest>,
+    ) -> Result<Response<wire::BeginRestoreReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn restore_page(
+        &self,
+        _: Request<wire::RestorePageRequest>,
+    ) -> Result<Response<wire::RestorePageReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn restore_frames(
+        &self,
+        _: Request<wire::RestoreFramesRequest>,
+    ) -> Result<Response<wire::RestoreFramesReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn end_restore(
+        &self,
+        _: Request<wire::EndRestoreRequest>,
+    ) -> Result<Response<wire::EndRestoreReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
     async fn create_collection(
         &self,
         request: Request<wire::CreateCollectionRequest>,
@@ -513,6 +605,7 @@ impl Node for FakeNode {
             model: request.model,
             first_partitions: request.partitions,
             growth: None,
+            rotation: None,
         };
         if let Some(there) = state.collections.get(&request.name) {
             wanted.id = there.id;
@@ -543,7 +636,7 @@ impl Node for FakeNode {
             faults.lost_answers -= 1;
             return Err(Status::unavailable("connection reset"));
         }
-        Ok(Response::new(wire::DropCollectionReply { epoch: state.epoch }))
+        Ok(Response::new(wire::DropCollectionReply { epoch: state.epoch, erasure: state.epoch }))
     }
 
     async fn write(&self, request: Request<wire::WriteRequest>) -> Result<Response<wire::WriteReply>, Status> {

@@ -150,6 +150,27 @@ async fn forget_removes_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn shredding_removes_and_then_has_the_key_destroyed() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    let ids = world.store_all("wide", &["a", "b", "c"]).await;
+    let one = json!({ "id": ids[0], "collection": "wide", "shred": true });
+    let reply = world.post("/mcp/forget", one.clone()).await.ok();
+    assert_eq!((&reply["removed"], reply["shred"].is_u64()), (&json!(1), true));
+    // Whether a rotation that somebody else began covers what was removed just now, nobody knows.
+    world.fake.set_rotating(true);
+    let conflict = world.post("/mcp/forget", json!({ "id": ids[1], "collection": "wide", "shred": true })).await;
+    assert_eq!(conflict.code(), "conflict");
+    assert!(conflict.detail().contains("is removed, but its key is not shredded yet"), "{}", conflict.detail());
+    let all = json!({ "all": true, "collection": "wide", "shred": true });
+    let whole = world.post("/mcp/forget", all.clone()).await.ok();
+    assert!(whole["shred"].is_u64());
+    assert_eq!(world.fake.frame_count(), 0);
+    assert_eq!(world.get("/collections/wide").await.code(), "not_found");
+    assert_eq!(world.post("/mcp/forget", all).await.code(), "not_found");
+}
+
+#[tokio::test]
 async fn opaque_bytes_come_back_as_they_were() {
     let world = World::new().await;
     let stored = world.post("/mcp/store", json!({ "bytes": "AAH/gA==" })).await.ok();

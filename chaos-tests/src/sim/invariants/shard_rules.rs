@@ -123,9 +123,11 @@ impl ShardRules {
                 self.grow((group, index), shard, span, step);
                 Ok((ShardAnswer::Grow(self.tenures.get(&group).cloned()), Effect::Grow))
             }
-            ShardCommand::Purge { .. } | ShardCommand::Verify { .. } | ShardCommand::Expire { .. } => {
-                Err("no client asks for this".into())
-            }
+            ShardCommand::Purge { .. }
+            | ShardCommand::Verify { .. }
+            | ShardCommand::Expire { .. }
+            | ShardCommand::Reseal { .. }
+            | ShardCommand::Restore { .. } => Err("no client asks for this".into()),
         }
     }
 

@@ -1,14 +1,18 @@
-//! `mira admin`: nodes, shards and collections, a file for each.
+//! `mira admin`: nodes, shards, collections, keys and backups, a file for each.
 
+mod backup;
 mod collections;
+mod keys;
 mod nodes;
+mod restore;
 mod shards;
+mod shred_status;
 
 use clap::{Args, Subcommand};
 
 use crate::error::CliError;
 
-/// Look after nodes, shards and collections
+/// Look after nodes, shards, collections, keys and backups
 #[derive(Debug, Args)]
 pub struct Admin {
     #[command(subcommand)]
@@ -23,6 +27,14 @@ enum Subject {
     Shards(shards::Shards),
     /// List, show, make and remove collections
     Collections(collections::Collections),
+    /// List the keys by name; put others in their place
+    Keys(keys::Keys),
+    /// Show how far the end of keys is, with the cluster's receipts
+    ShredStatus(shred_status::ShredStatus),
+    /// Make, list and check backups
+    Backup(backup::Backup),
+    /// Bring a backup back into an empty cluster
+    Restore(restore::Restore),
 }
 
 impl Admin {
@@ -32,6 +44,10 @@ impl Admin {
             Subject::Nodes(nodes) => nodes.run().await,
             Subject::Shards(shards) => shards.run().await,
             Subject::Collections(collections) => collections.run().await,
+            Subject::Keys(keys) => keys.run().await,
+            Subject::ShredStatus(status) => status.run().await,
+            Subject::Backup(backup) => backup.run().await,
+            Subject::Restore(restore) => restore.run().await,
         }
     }
 }

@@ -1,0 +1,339 @@
+//! Backups with the real program: made while frames change and nodes die, checked, brought into clusters of another size,
+//! and worth nothing when a piece is altered or the key is gone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use mira_chaos_tests::cluster::{Cluster, Shape};
+use mira_chaos_tests::process::Program;
+use mira_crypto::ClusterKey;
+use serde_json::{Value, json};
+
+const OWNER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn command(cluster: &Cluster, arguments: &[&str]) -> Command {
+    let (mut command, _) = Program::under_test().command("backup", cluster.folder());
+    command.args(arguments).env("MIRA_URL", cluster.router_url(0)).env("MIRA_TOKEN", cluster.token());
+    command
+}
+
+/// Runs the program against a cluster, off this thread so that what the test does meanwhile goes on.
+async fn mira(cluster: &Cluster, arguments: &[&str]) -> Output {
+    let mut command = command(cluster, arguments);
+    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
+}
+
+/// Runs it and reads its JSON.
+async fn answer(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let output = mira(cluster, &[arguments, &["--json", "--timeout", "60s"]].concat()).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}\n{}", cluster.logs());
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Runs it where it must fail, and says what it said.
+async fn refusal(cluster: &Cluster, arguments: &[&str]) -> String {
+    let output = mira(cluster, &[arguments, &["--timeout", "20s"]].concat()).await;
+    assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn vector(seed: u64) -> Value {
+    json!((0..8).map(|axis| (seed as f32 + axis as f32).cos()).collect::<Vec<f32>>())
+}
+
+async fn fill(cluster: &Cluster, collection: &str, numbers: std::ops::Range<u64>, word: &str) {
+    let client = cluster.client(0);
+    for numbers in numbers.collect::<Vec<_>>().chunks(100) {
+        let item = |&number: &u64| {
+            json!({
+                "content": format!("{word} {number}"), "id": format!("01999999-0000-7000-8000-{number:012}"),
+                "collection": collection, "vector": vector(number), "session": format!("s{}", number % 7),
+                "metadata": { "number": number }, "replace": true,
+            })
+        };
+        let reply = client.call("store", &json!({ "items": numbers.iter().map(item).collect::<Vec<_>>() })).await;
+        let reply = reply.expect("stored");
+        assert!(reply["items"].as_array().unwrap().iter().all(|item| item["version"].is_u64()), "{reply}");
+    }
+}
+
+/// Everything in a collection, by id, without what a restore may change: nothing.
+async fn contents(cluster: &Cluster, collection: &str) -> BTreeMap<String, Value> {
+    let output = mira(cluster, &["export", "--collection", collection, "--timeout", "60s"]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    let frames = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    frames.map(|frame| (frame["id"].as_str().expect("an id").to_owned(), frame)).collect()
+}
+
+async fn private(cluster: &Cluster, request: reqwest::RequestBuilder) -> Value {
+    let reply = request.bearer_auth(cluster.token()).header("x-mira-owner-key", OWNER_KEY).send().await.expect("sent");
+    let (status, text) = (reply.status(), reply.text().await.expect("text"));
+    assert!(status.is_success(), "{text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+async fn start(nodes: u8, shards: u32, key: &ClusterKey) -> Cluster {
+    let folder = tempfile::tempdir().expect("a folder");
+    Cluster::start_with(Shape { nodes, shards, ..Shape::default() }, folder, key).await
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().join("backups");
+    (folder, place)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        match entry.path().is_dir() {
+            true => found.extend(files(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_comes_back_from_its_backups_in_another_size() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let mut cluster = start(3, 4, &key).await;
+    let client = cluster.client(0);
+    client.put_collection("notes", &json!({ "dim": 8, "partitions": 4 })).await.expect("a collection");
+    client.put_collection("more", &json!({ "dim": 8, "partitions": 1, "ttl_seconds": 86_400 })).await.expect("made");
+    fill(&cluster, "notes", 0..1_500, "zebra-notes").await;
+    fill(&cluster, "more", 0..50, "zebra-more").await;
+    let http = reqwest::Client::new();
+    let secret = json!({
+        "content": "zebra-secret", "private": true, "collection": "notes", "vector": vector(9_000),
+        "id": "01999999-0000-7000-8000-999999999999",
+    });
+    private(&cluster, http.post(format!("{}/mcp/store", cluster.router_url(0))).json(&secret)).await;
+    let (_folder, place) = place();
+    let place = place.to_str().expect("UTF-8");
+    assert!(refusal(&cluster, &["admin", "backup", "verify", place]).await.contains("no repository"));
+    assert!(refusal(&cluster, &["admin", "restore", place]).await.contains("no repository"));
+
+    let first = answer(&cluster, &["admin", "backup", "create", place]).await;
+    assert_eq!((&first["base"], &first["frames"]), (&Value::Null, &json!(1_551)));
+    // What has changed, gone and come since is in the second, and nothing else.
+    fill(&cluster, "notes", 100..120, "zebra-anew").await;
+    fill(&cluster, "notes", 5_000..5_010, "zebra-new").await;
+    let gone = ["01999999-0000-7000-8000-000000000007", "01999999-0000-7000-8000-000000000110"];
+    client.call("forget", &json!({ "ids": gone, "collection": "notes" })).await.expect("forgotten");
+    let second = answer(&cluster, &["admin", "backup", "create", place]).await;
+    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(1_559)));
+    let size = |created: &Value| created["bytes"].as_u64().unwrap();
+    assert!(size(&second) * 5 < size(&first), "{second} {first}");
+    let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(1_559), &json!(0)));
+
+    // A third one, while a node dies.
+    fill(&cluster, "notes", 6_000..7_000, "zebra-late").await;
+    let mut making = command(&cluster, &["admin", "backup", "create", place, "--full", "--json"]);
+    let making = making.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    cluster.kill_node(1).await;
+    let made = tokio::task::spawn_blocking(|| making.wait_with_output().expect("it ends")).await.expect("ended");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let third: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_559)));
+    fill(&cluster, "more", 100..110, "zebra-after").await;
+    let fourth = answer(&cluster, &["admin", "backup", "create", place]).await;
+    assert_eq!(fourth["base"], third["backup"]);
+    cluster.restart_node(1);
+    let listed = answer_local(&cluster, &["admin", "backup", "list", place, "--json"]).await;
+    assert_eq!(listed.as_array().unwrap().len(), 4);
+    let places = answer(&cluster, &["admin", "backup", "places"]).await;
+    assert_eq!(
+        (&places["repositories"][0]["place"], places["repositories"].as_array().unwrap().len()),
+        (&json!(place), 1)
+    );
+
+    // Nothing in it can be read, and a cluster that holds something does not take it.
+    for file in files(Path::new(place)) {
+        let bytes = std::fs::read(&file).expect("readable");
+        assert!(!bytes.windows(5).any(|window| window == b"zebra"), "{}", file.display());
+    }
+    assert!(refusal(&cluster, &["admin", "restore", place]).await.contains("not empty"));
+
+    let expected = (contents(&cluster, "notes").await, contents(&cluster, "more").await);
+    assert_eq!((expected.0.len(), expected.1.len()), (2_508, 60));
+    for (nodes, shards) in [(1, 2), (3, 8)] {
+        let other = start(nodes, shards, &key).await;
+        let restored = answer(&other, &["admin", "restore", place]).await;
+        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_569), &json!(["more", "notes"])));
+        assert_eq!(contents(&other, "notes").await, expected.0, "{nodes} nodes");
+        assert_eq!(contents(&other, "more").await, expected.1);
+        let search = json!({ "vector": vector(105), "k": 1, "collection": "notes" });
+        let found = other.client(0).call("search", &search).await.expect("searched");
+        assert_eq!(found["hits"][0]["content"], "zebra-anew 105");
+        let recall = json!({ "id": "01999999-0000-7000-8000-999999999999", "collection": "notes" });
+        let url = format!("{}/mcp/recall", other.router_url(0));
+        let mine = private(&other, http.post(url).json(&recall)).await;
+        assert_eq!(mine["frames"][0]["content"], "zebra-secret");
+        fill(&other, "notes", 0..10, "zebra-goes-on").await;
+    }
+    // An older state is there too.
+    let other = start(1, 4, &key).await;
+    let earlier = answer(&other, &["admin", "restore", place, "--backup", second["backup"].as_str().unwrap()]).await;
+    assert_eq!(earlier["frames"], 1_559);
+    assert_eq!(contents(&other, "notes").await.len(), 1_508);
+}
+
+/// A verb that asks no cluster.
+async fn answer_local(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let output = mira(cluster, arguments).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_not_whole_or_not_ours_changes_nothing() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let cluster = start(1, 2, &key).await;
+    cluster.client(0).put_collection("notes", &json!({ "dim": 8, "partitions": 2 })).await.expect("a collection");
+    fill(&cluster, "notes", 0..300, "zebra").await;
+    let (_folder, place) = place();
+    answer(&cluster, &["admin", "backup", "create", place.to_str().unwrap()]).await;
+    let other = start(1, 3, &key).await;
+    let strange = start(1, 2, &ClusterKey::generate(&mut mira_crypto::os_rng())).await;
+    let place_text = place.to_str().expect("UTF-8");
+    let refused = refusal(&strange, &["admin", "restore", place_text]).await;
+    assert!(refused.contains("does not hold") && refused.contains("permission_denied"), "{refused}");
+
+    for file in files(&place) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let whole = std::fs::read(&file).expect("readable");
+        let mut altered = whole.clone();
+        let middle = whole.len() / 2;
+        altered[middle] ^= 1;
+        for wrong in [altered, whole[..whole.len() - 1].to_vec()] {
+            // The last line break of a manifest says nothing.
+            if name == "manifest" && wrong.len() < whole.len() {
+                continue;
+            }
+            std::fs::write(&file, &wrong).expect("written");
+            let refused = refusal(&other, &["admin", "restore", place_text]).await;
+            assert!(!refused.contains("internal"), "{name}: {refused}");
+            refusal(&other, &["admin", "backup", "verify", place_text]).await;
+        }
+        if name != "repository.json" {
+            std::fs::remove_file(&file).expect("removed");
+            refusal(&other, &["admin", "restore", place_text]).await;
+        }
+        std::fs::write(&file, &whole).expect("written");
+    }
+    // After all that the cluster is as it was, and takes the whole one.
+    let restored = answer(&other, &["admin", "restore", place_text]).await;
+    assert_eq!(restored["frames"], 300);
+    assert_eq!(contents(&other, "notes").await, contents(&cluster, "notes").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_goes_on_after_everything_was_killed_in_its_midst() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let cluster = start(1, 2, &key).await;
+    cluster.client(0).put_collection("notes", &json!({ "dim": 8, "partitions": 2 })).await.expect("a collection");
+    fill(&cluster, "notes", 0..3_000, "zebra").await;
+    let (_folder, place) = place();
+    let place = place.to_str().expect("UTF-8");
+    answer(&cluster, &["admin", "backup", "create", place]).await;
+
+    let mut other = start(1, 4, &key).await;
+    let mut running = command(&other, &["admin", "restore", place]);
+    let mut running = running.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
+    let started = Instant::now();
+    loop {
+        let status = other.client(0).call("status", &json!({})).await.expect("a status");
+        if status["frames"].as_u64().unwrap() > 0 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "nothing comes back");
+    }
+    running.kill().expect("killed");
+    running.wait().expect("ended");
+    other.kill_node(0).await;
+    other.restart_node(0);
+    other.wait_ready(0).await;
+    // Until all is back nobody writes over it.
+    let early = json!({ "content": "early", "vector": vector(1), "collection": "notes" });
+    let refused = other.client(0).once("store", &early).await;
+    let status = other.client(0).call("status", &json!({})).await.expect("a status");
+    if status["frames"].as_u64().unwrap() < 3_000 {
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    let restored = answer(&other, &["admin", "restore", place]).await;
+    assert_eq!(restored["frames"], 3_000);
+    assert_eq!(contents(&other, "notes").await, contents(&cluster, "notes").await);
+    fill(&other, "notes", 3_000..3_010, "zebra").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_an_old_backup_opens_after_shredding() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let cluster = start(1, 2, &key).await;
+    let client = cluster.client(0);
+    for name in ["kept", "secrets"] {
+        client.put_collection(name, &json!({ "dim": 8, "partitions": 2 })).await.expect("a collection");
+        fill(&cluster, name, 0..200, name).await;
+    }
+    let (folder, place) = place();
+    let place = place.to_str().expect("UTF-8");
+    let backup = answer(&cluster, &["admin", "backup", "create", place]).await;
+    let whole = answer(&cluster, &["forget", "--all", "--collection", "secrets", "--shred", "--yes"]).await;
+    let number = whole["shred"].as_u64().expect("a number").to_string();
+
+    // The place of backups still has the keys, and the cluster says so.
+    let started = Instant::now();
+    loop {
+        let status = answer(&cluster, &["admin", "shred-status", &number]).await;
+        assert_eq!(status["state"], "purging");
+        if status.get("waits_for_nodes").is_none() {
+            assert_eq!(status["waits_for_repositories"], json!([place]));
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    answer(&cluster, &["admin", "backup", "keys", place]).await;
+    let receipt = folder.path().join("receipt.json");
+    let receipt = receipt.to_str().expect("UTF-8");
+    let done = answer(&cluster, &["admin", "shred-status", &number, "--wait", "--receipt", receipt]).await;
+    assert_eq!((&done["state"], &done["whole"]), (&json!("done"), &json!(true)));
+    let statement: Value = serde_json::from_str(done["receipt"]["statement"].as_str().unwrap()).expect("JSON");
+    assert_eq!((&statement["collection"], &statement["repositories"]), (&json!("secrets"), &json!([place])));
+    assert!(
+        statement["destroyed_at_index"].is_u64() && statement["keys"].as_array().unwrap().len() == 2,
+        "{statement}"
+    );
+    let public_key = done["receipt"]["public_key"].as_str().unwrap();
+    let checked = mira(&cluster, &["admin", "shred-status", "--check", receipt, "--public-key", public_key]).await;
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let text = std::fs::read_to_string(receipt).expect("readable");
+    std::fs::write(receipt, text.replace("secrets", "nothing")).expect("written");
+    assert!(refusal(&cluster, &["admin", "shred-status", "--check", receipt]).await.contains("altered"));
+
+    // The backup that was made before holds it still, and nobody opens it: not where it was made, not elsewhere.
+    let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(200), &json!(200)));
+    let other = start(3, 4, &key).await;
+    let restored = answer(&other, &["admin", "restore", place, "--backup", backup["backup"].as_str().unwrap()]).await;
+    assert_eq!((&restored["collections"], &restored["shredded"]), (&json!(["kept"]), &json!(["secrets"])));
+    assert_eq!(restored["frames"], 200);
+    assert!(other.client(0).collection("secrets").await.is_err());
+    assert_eq!(contents(&other, "kept").await, contents(&cluster, "kept").await);
+
+    // A place that is gone is waited for until the cluster is told.
+    let id =
+        answer(&cluster, &["admin", "backup", "places"]).await["repositories"][0]["id"].as_str().unwrap().to_owned();
+    let again = answer(&cluster, &["forget", "--all", "--collection", "kept", "--shred", "--yes"]).await;
+    answer(&cluster, &["admin", "backup", "forget", &id]).await;
+    let number = again["shred"].as_u64().expect("a number").to_string();
+    assert_eq!(answer(&cluster, &["admin", "shred-status", &number, "--wait"]).await["state"], "done");
+}

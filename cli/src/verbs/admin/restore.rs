@@ -1,0 +1,40 @@
+//! `mira admin restore`: a backup into an empty cluster, of whatever size.
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::backup::restored;
+use crate::args::Remote;
+use crate::backup::{self, Repository};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output;
+
+/// Bring a backup back into an empty cluster
+///
+/// The cluster may have another number of nodes and shards; it must hold the cluster key that the backup was made under,
+/// behind its own if that is another. Writes are refused until everything is back. Stopped half-way, the same command
+/// goes on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mira admin restore /mnt/backups/mira
+  mira admin restore s3://backups/mira --backup 01997c1e-4a08-7c62-93c4-5d6f0e1c2b3a")]
+pub struct Restore {
+    /// Folder or s3://BUCKET/PREFIX
+    place: String,
+    /// Which [default: the newest]
+    #[arg(long, value_name = "ID")]
+    backup: Option<Uuid>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Restore {
+    /// Restores, and says what came back.
+    pub async fn run(self) -> Result<(), CliError> {
+        let (client, repository) = (Client::new(&self.remote)?, Repository::open(&self.place, false).await?);
+        let reply = backup::restore(&client, &repository, self.backup).await?;
+        output::print_answer(&reply, self.remote.json, |reply| restored("is back", reply))
+    }
+}

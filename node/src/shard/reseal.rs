@@ -1,0 +1,218 @@
+//! Opening frames where they are and sealing them anew: for another shard, or with another key.
+//!
+//! When a collection's key is rotated, the leader of each of its shards takes no more frames under an older key
+//! ([`record::KeyFloor`]), walks over all that is there, seals it with the new key and proposes it. A frame that changed
+//! meanwhile was sealed with the new key by whoever changed it, so it is left alone. Interrupted at any point, the next
+//! leader walks again; the last page says in the log that the walk is complete.
+
+use std::{ops::Bound, ops::ControlFlow, sync::Arc};
+
+use bytes::Bytes;
+use mira_crypto::{CollectionKey, Part};
+use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits};
+use mira_raft::{EngineError, StateReader};
+use rand::SeedableRng;
+
+use crate::{
+    keyring::KeyError,
+    meta::{ClusterState, CollectionRecord},
+};
+
+use super::{
+    Shard, Shared,
+    command::{self, AdoptedFrame, ResealedFrame, ShardAnswer, ShardCommand},
+    private,
+    record::{self, FrameHead, FramePlace, FrameRecord, KeyFloor},
+    refuse_proposal,
+};
+
+/// Opens pieces of a collection's frames and seals them with the key that seals now.
+pub struct Resealer<'a> {
+    shared: &'a Shared,
+    cluster: Arc<ClusterState>,
+    collection: &'a CollectionRecord,
+    rng: rand::rngs::StdRng,
+}
+
+impl<'a> Resealer<'a> {
+    /// For frames of this collection.
+    pub fn new(shared: &'a Shared, collection: &'a CollectionRecord) -> Self {
+        let cluster = shared.cluster.borrow().clone();
+        Resealer { shared, cluster, collection, rng: rand::rngs::StdRng::from_os_rng() }
+    }
+
+    /// A frame of shard `from`, sealed for shard `to`.
+    pub fn moved(&mut self, stored: AdoptedFrame, from: ShardId, to: ShardId) -> Result<AdoptedFrame, KeyError> {
+        let AdoptedFrame { frame, mut record, mut vectors } = stored;
+        let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.version };
+        let places = (here, FramePlace { shard: to, ..here });
+        let is_private = record.owner.is_some();
+        record.body = match is_private {
+            true => self.layers(places, Part::Body, &record.body)?,
+            false => self.body(places, &record.body)?,
+        };
+        if !vectors.is_empty() {
+            vectors = match is_private {
+                true => self.layers(places, Part::Vectors, &vectors)?,
+                false => self.vectors(places, &vectors)?,
+            };
+        }
+        Ok(AdoptedFrame { frame, record, vectors })
+    }
+
+    fn body(&mut self, (here, there): (FramePlace, FramePlace), sealed: &[u8]) -> Result<Bytes, KeyError> {
+        let body = here.open_body(&*self.key_of(sealed)?, sealed)?;
+        Ok(there.seal_body(&*self.current()?, &body, &mut self.rng).into())
+    }
+
+    fn vectors(&mut self, (here, there): (FramePlace, FramePlace), sealed: &[u8]) -> Result<Bytes, KeyError> {
+        let vectors = here.open_vectors(&*self.key_of(sealed)?, sealed)?;
+        Ok(there.seal_vectors(&*self.current()?, &vectors, &mut self.rng).into())
+    }
+
+    /// The two outer layers of a private piece; what its owner sealed stays as it is.
+    fn layers(
+        &mut self,
+        (here, there): (FramePlace, FramePlace),
+        part: Part,
+        sealed: &[u8],
+    ) -> Result<Bytes, KeyError> {
+        let keyring = &self.shared.keyring;
+        let inner = private::open(keyring, &self.cluster, self.collection, &here.context(part), sealed)?;
+        let layer = keyring.current_layer(&self.cluster)?;
+        Ok(private::seal(&*self.current()?, &layer, &there.context(part), &inner, &mut self.rng))
+    }
+
+    fn current(&self) -> Result<Arc<CollectionKey>, KeyError> {
+        self.shared.keyring.current(self.collection)
+    }
+
+    fn key_of(&self, sealed: &[u8]) -> Result<Arc<CollectionKey>, KeyError> {
+        self.shared.keyring.version(self.collection, mira_crypto::frame::key_version(sealed)?)
+    }
+}
+
+/// Where a walk over a shard's frames has come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// The last frame looked at; none when there are no more.
+    pub upto: Option<FrameId>,
+    /// Bytes that were sealed anew.
+    pub bytes: usize,
+}
+
+impl Shard {
+    /// How far a collection's rotation has come here, as far as this replica has applied it.
+    pub fn key_floor(&self, collection: CollectionId) -> Result<KeyFloor, Refusal> {
+        let stored = self.group.reader().get(&record::key_floor_key(collection));
+        let stored = stored.map_err(|error| self.unreadable(error))?;
+        let floor = stored.map(|stored| KeyFloor::decode(&stored)).transpose();
+        Ok(floor.map_err(|error| self.unreadable(error))?.unwrap_or_default())
+    }
+
+    /// Begins to take frames under this version of the key only; on the leader.
+    pub async fn begin_resealing(&self, collection: CollectionId, to: u32) -> Result<(), Refusal> {
+        self.propose_reseal(collection, to, Vec::new(), false).await
+    }
+
+    /// Seals the next frames behind `after` with the collection's key; on the leader.
+    pub async fn reseal(&self, collection: &CollectionRecord, after: Option<FrameId>) -> Result<Walked, Refusal> {
+        let (frames, walked) = tokio::task::block_in_place(|| self.resealed(collection, after))?;
+        let complete = walked.upto.is_none();
+        if complete || !frames.is_empty() {
+            self.propose_reseal(collection.id, collection.key_version, frames, complete).await?;
+        }
+        Ok(walked)
+    }
+
+    async fn propose_reseal(
+        &self,
+        collection: CollectionId,
+        to: u32,
+        frames: Vec<ResealedFrame>,
+        complete: bool,
+    ) -> Result<(), Refusal> {
+        self.must_lead()?;
+        let payload = command::encode(&ShardCommand::Reseal { collection, to, frames, complete });
+        let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
+        match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
+            ShardAnswer::Reseal(_) => Ok(()),
+            other => Err(Problem::internal(format!("a resealing was answered with {other:?}")).into()),
+        }
+    }
+
+    fn resealed(
+        &self,
+        collection: &CollectionRecord,
+        after: Option<FrameId>,
+    ) -> Result<(Vec<ResealedFrame>, Walked), Refusal> {
+        let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
+        let prefix = record::collection_prefix(b'h', collection.id);
+        let from = after.map(|after| record::head_key(collection.id, after));
+        let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
+        let end = record::head_key(collection.id, FrameId::MAX);
+        let mut heads: Vec<(FrameId, Result<FrameHead, EngineError>)> = Vec::new();
+        let page = &mut |key: &[u8], value: &[u8]| {
+            heads.extend(record::parse_pair_key(key).map(|(_, frame)| (frame, FrameHead::decode(value))));
+            if heads.len() == limits::GROWTH_PAGE_FRAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        view.scan(from, Bound::Included(&end), false, page).map_err(|error| self.unreadable(error))?;
+        let is_last = heads.len() < limits::GROWTH_PAGE_FRAMES;
+        let mut resealer = Resealer::new(&self.shared, collection);
+        let (mut frames, mut walked) = (Vec::new(), Walked::default());
+        for (frame, head) in heads {
+            let changed = head.map_err(|error| self.unreadable(error))?.changed;
+            let stored = self.stored(&view, collection.id, frame)?;
+            if !is_current(&stored.record, collection) {
+                let sealed = resealer.moved(stored, self.id, self.id).map_err(|error| self.unopened(frame, &error))?;
+                walked.bytes += sealed.record.body.len() + sealed.vectors.len();
+                frames.push(ResealedFrame { frame, changed, body: sealed.record.body, vectors: sealed.vectors });
+            }
+            walked.upto = Some(frame);
+            if walked.bytes >= limits::GROWTH_PAGE_BYTES {
+                return Ok((frames, walked));
+            }
+        }
+        if is_last {
+            walked.upto = None;
+        }
+        Ok((frames, walked))
+    }
+
+    /// A frame as it lies in the state.
+    pub(super) fn stored(
+        &self,
+        view: &StateReader,
+        collection: CollectionId,
+        frame: FrameId,
+    ) -> Result<AdoptedFrame, Refusal> {
+        let keys = [record::frame_key(collection, frame), record::vectors_key(collection, frame)];
+        let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
+        let [Some(stored), vectors] = &stored[..] else {
+            let damage = format!("frame {frame:032x} has a head only");
+            return Err(self.unreadable(EngineError::Damaged(damage)));
+        };
+        let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
+        let vectors = match vectors {
+            None => Bytes::new(),
+            Some(stored) => {
+                let (_, sealed) = record::decode_vectors(stored).map_err(|error| self.unreadable(error))?;
+                Bytes::copy_from_slice(sealed)
+            }
+        };
+        Ok(AdoptedFrame { frame, record, vectors })
+    }
+
+    /// The refusal when a frame does not open: damage, but for a key that this node does not know, or not any more.
+    pub(super) fn unopened(&self, frame: FrameId, error: &KeyError) -> Refusal {
+        match error {
+            KeyError::Crypto(_) => self.unreadable(EngineError::Damaged(format!("frame {frame:032x}: {error}"))),
+            _ => error.clone().into(),
+        }
+    }
+}
+
+/// Whether a frame is known to be sealed with the key that seals now. Of a private one, only opening it would tell.
+fn is_current(record: &FrameRecord, collection: &CollectionRecord) -> bool {
+    record.owner.is_none() && mira_crypto::frame::key_version(&record.body) == Ok(collection.key_version)
+}

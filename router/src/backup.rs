@@ -1,0 +1,105 @@
+//! Backup and restore, for the program that carries pieces between nodes and a repository. It speaks the nodes' own
+//! messages, protobuf of `mira.node.v1`: pieces are sealed bytes, of which a router understands nothing. This file knows
+//! who must be asked for each step.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use mira_proto::model::{BackupRepository, RepositoriesReply};
+use mira_proto::node_v1;
+use mira_proto::{Code, Problem, limits};
+use prost::Message;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::cluster::{Call, Client, Group, Stays, Want};
+use crate::collections::meta_call;
+use crate::{ClusterMemory, RequestContext, convert};
+
+impl ClusterMemory {
+    pub(crate) async fn backup_places(&self, context: &RequestContext) -> Result<RepositoriesReply, Problem> {
+        let keys = self.ask_keys(context, false).await?;
+        let place = |found: &node_v1::RepositoryInfo| {
+            let id = Uuid::from_slice(&found.id);
+            let id = id.map_err(|_| Problem::new(Code::Damaged, "a node named a repository without an id"))?;
+            let finished_at = (found.finished_ms != 0).then(|| convert::rfc3339(found.finished_ms));
+            Ok(BackupRepository { id, place: found.place.clone(), finished_at })
+        };
+        let repositories = keys.repositories.iter().map(place).collect::<Result<_, Problem>>()?;
+        Ok(RepositoriesReply { repositories })
+    }
+
+    /// One step: the request of that name of the nodes' service, encoded, and its answer.
+    pub(crate) async fn backup_step(
+        &self,
+        context: &RequestContext,
+        step: &str,
+        body: Bytes,
+    ) -> Result<Vec<u8>, Problem> {
+        let meta = meta_call(context, "backup");
+        let any = whole(context, "restore_page", Group::Meta, Want::Any);
+        match step {
+            "begin-backup" => {
+                self.pass(&meta, body, |mut client, sent| async move { client.begin_backup(sent).await }).await
+            }
+            "backup-page" => {
+                let page = node_v1::BackupPageRequest::decode(body.clone()).map_err(malformed)?;
+                let want = if page.node == 0 { Want::Any } else { Want::Only(page.node) };
+                let call = whole(context, "backup_page", Group::Shard(page.shard), want);
+                self.pass(&call, body, |mut client, sent| async move { client.backup_page(sent).await }).await
+            }
+            "vouch-backup" => {
+                self.pass(&meta, body, |mut client, sent| async move { client.vouch_backup(sent).await }).await
+            }
+            "finish-backup" => {
+                self.pass(&meta, body, |mut client, sent| async move { client.finish_backup(sent).await }).await
+            }
+            "forget-repository" => {
+                self.pass(&meta, body, |mut client, sent| async move { client.forget_repository(sent).await }).await
+            }
+            "begin-restore" => {
+                self.pass(&meta, body, |mut client, sent| async move { client.begin_restore(sent).await }).await
+            }
+            "restore-page" => {
+                self.pass(&any, body, |mut client, sent| async move { client.restore_page(sent).await }).await
+            }
+            "end-restore" => {
+                self.pass(&meta, body, |mut client, sent| async move { client.end_restore(sent).await }).await
+            }
+            _ => Err(Problem::new(Code::NotFound, format!("a backup has no step {step:?}"))),
+        }
+    }
+
+    async fn pass<Q, A, Fut>(
+        &self,
+        call: &Call<'_>,
+        body: Bytes,
+        send: impl Fn(Client, Request<Q>) -> Fut,
+    ) -> Result<Vec<u8>, Problem>
+    where
+        Q: Message + Default + Clone,
+        A: Message,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        let request = Q::decode(body).map_err(malformed)?;
+        let answer = self.cluster.call(call, |client, _| send(client, Request::new(request.clone()))).await?;
+        Ok(answer.encode_to_vec())
+    }
+}
+
+/// Moves as many bytes as a message may have, and waits for the disks of several nodes.
+fn whole(context: &RequestContext, operation: &'static str, group: Group, want: Want) -> Call<'static> {
+    Call {
+        operation,
+        group,
+        want,
+        deadline: context.deadline,
+        try_for: 2 * limits::WRITE_TRY,
+        route: None,
+        stays: Stays::Whole,
+    }
+}
+
+fn malformed(error: prost::DecodeError) -> Problem {
+    Problem::invalid(format!("the body is not the message of this step: {error}"))
+}
