@@ -178,10 +178,12 @@ class KeysInKms(unittest.TestCase):
         self.assertEqual([rotated["to"]], new)
         self.assertEqual(cluster.answer("admin", "shred-status", str(rotated["id"]), "--wait")["state"], "done")
 
-        kms.disable_key(KeyId=second)
-        disabled = self.keys("show", file)
-        self.assertEqual(disabled.returncode, 1)
-        self.assertIn("DisabledException", disabled.stderr)
+        altered = FOLDER / "altered.key"
+        altered.touch(mode=0o600)
+        altered.write_text("kms " + base64.b64encode(blob_bytes[:-1] + bytes([blob_bytes[-1] ^ 1])).decode())
+        refused = self.keys("show", str(altered))
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("InvalidCiphertextException", refused.stderr)
         wrong = self.keys("new", file, "--kms", "no-such-key")
         self.assertIn("NotFoundException", wrong.stderr)
         nobody = self.keys("show", file, AWS_ENDPOINT_URL_KMS="http://127.0.0.1:9")

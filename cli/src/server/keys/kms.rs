@@ -34,11 +34,12 @@ impl Kms {
             region.ok_or_else(|| ProviderError::NotFound { place: place(), detail: "set AWS_REGION".to_owned() })?;
         let endpoint = set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL"));
         let endpoint = endpoint.unwrap_or_else(|| format!("https://kms.{region}.amazonaws.com"));
+        let http = service::client(set("AWS_CA_BUNDLE").as_deref())?;
         // The credentials that a bucket would be opened with; there is no bucket.
         let store = AmazonS3Builder::from_env().with_region(&region).with_bucket_name("none").build();
         let store = store.map_err(|error| ProviderError::Malformed { place: place(), detail: error.to_string() })?;
         let credentials = store.credentials().clone();
-        Ok(Kms { http: service::client(set("AWS_CA_BUNDLE").as_deref())?, endpoint, region, credentials })
+        Ok(Kms { http, endpoint, region, credentials })
     }
 
     /// What `encrypt` made of a text.
