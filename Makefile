@@ -89,7 +89,7 @@ verify: deps ## Check format, lints, docs, licences and dependencies; changes no
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	@if command -v shellcheck >/dev/null; then \
-	    set -x; shellcheck --severity=warning $$(git ls-files '*.sh' .ci/run); \
+	    set -x; shellcheck --severity=warning --external-sources --source-path=SCRIPTDIR $$(git ls-files '*.sh' .ci/run); \
 	else \
 	    $(call skipped,shellcheck,the shell scripts,apt-get install shellcheck); \
 	fi

@@ -7,6 +7,7 @@ set -euo pipefail
 
 name=test-aws
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=packages.sh
 . "$here/packages.sh"
 
 PYTHONPATH="$(packages "$here/requirements-aws.txt")"

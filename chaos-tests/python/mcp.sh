@@ -14,6 +14,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 patience=120
 
 name=test-mcp
+# shellcheck source=packages.sh
 . "$here/packages.sh"
 # First, so that no cluster waits for them.
 clients=()

@@ -8,7 +8,7 @@ python="${MIRA_PYTHON:-python3}"
 mira="${MIRA_BIN:-$here/../../target/debug/mira}"
 
 fail() {
-    echo "$name: $*" >&2
+    echo "${name:?}: $*" >&2
     exit 1
 }
 
@@ -17,7 +17,7 @@ packages() {
     local folder part
     folder="$cache/python/$(basename "$1" .txt)-$({ "$python" -VV; cat "$1"; } | sha256sum | cut -c1-12)"
     if [ ! -d "$folder" ]; then
-        echo "$name: installing $(basename "$1") (once per machine)" >&2
+        echo "${name:?}: installing $(basename "$1") (once per machine)" >&2
         mkdir -p "$cache/python"
         part="$(mktemp -d "$folder.part.XXXXXX")"
         "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --only-binary :all: \

@@ -9,8 +9,8 @@
 //!    DestroyKeys ────────────────────────▶ Erasure: node by node, until no file holds them any more
 //!                                         FinishErasure: the receipt
 //! ```
-//! Frames are re-sealed by the leaders of shards ([`crate::rotate`]), files are rewritten by every node
-//! ([`crate::erase`]). Every step may be repeated, and goes on from these records whoever crashes.
+//! Frames are re-sealed by the leaders of shards (`rotate.rs`), files are rewritten by every node
+//! (`erase.rs`). Every step may be repeated, and goes on from these records whoever crashes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -16,10 +16,10 @@
 //! | `b` | whether moves are paused |
 //! | `g` + collection number (8) | [`Growth`]: a collection on its way to more partitions |
 //! | `o` + owner's name (16) | the owner's passphrase record |
-//! | `k` + collection number (8) | [`Rotation`]: a collection on its way to another key |
-//! | `e` + epoch (8) | [`Erasure`]: keys that were destroyed |
+//! | `k` + collection number (8) | [`super::Rotation`]: a collection on its way to another key |
+//! | `e` + epoch (8) | [`super::Erasure`]: keys that were destroyed |
 //! | `w` | the key of receipts, wrapped |
-//! | `u` + repository id (16) | [`Repository`]: a place of backups |
+//! | `u` + repository id (16) | [`super::Repository`]: a place of backups |
 //! | `v` | the backup that is being restored |
 //!
 //! Each record is a version byte and postcard.
