@@ -234,6 +234,15 @@ fn an_export_is_imported_without_loss() {
     assert!(said.contains("exported 550 memories") && said.contains("after 400 of an earlier export"), "{said}");
     assert!(read("out.jsonl") == whole);
 
+    // As a table, and back.
+    let table =
+        ["export", "--collection", "kept", "--format", "parquet", "-o", "t.parquet", "--owner-key-file", "owner.key"];
+    assert!(dev.says(&table).contains("exported 951 memories"));
+    dev.says(&["admin", "collections", "create", "tabled", "--dim", "4", "--partitions", "2"]);
+    dev.says(&["import", "t.parquet", "--collection", "tabled", "--owner-key-file", "owner.key"]);
+    dev.says(&["export", "--collection", "tabled", "-o", "tabled.jsonl", "--owner-key-file", "owner.key"]);
+    assert!(read("tabled.jsonl") == read("mine.jsonl"), "a table loses nothing either");
+
     let said = dev.says(&["export", "--collection", "kept", "--format", "markdown", "-o", "read"]);
     assert!(said.contains("3 sessions"), "{said}");
     let session = read("read/s1.md");

@@ -180,10 +180,10 @@ fn document(
     let count = items.len() as u64;
     let numbered = items.into_iter().zip(1..).skip(usize::try_from(done).unwrap_or(usize::MAX));
     Box::new(numbered.map(move |(item, number)| {
-        // Reading goes on behind so many records; at the end, behind the file.
-        let next = if number == count { length.max(count) } else { number };
+        // As far into the file as into its records; the number of these is what says where to go on.
+        let bytes = (u128::from(length) * u128::from(number) / u128::from(count)) as u64;
         let place = Place { source: source.clone(), line: number };
-        Record { place, next: Position { bytes: next, lines: number }, item }
+        Record { place, next: Position { bytes, lines: number }, item }
     }))
 }
 
@@ -253,8 +253,8 @@ mod tests {
         assert_eq!(first.content.as_deref(), Some("one"));
         assert_eq!(Value::Object(first.metadata.clone().unwrap()), json!({ "memvid_id": 0, "memvid_frame": 0 }));
         assert!(found[2].item.is_err());
-        let rest: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid), found[0].next.bytes).collect();
+        let rest: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid), found[0].next.lines).collect();
         assert_eq!((rest.len(), rest[0].place.line), (2, 2));
-        assert_eq!(memvid(text.as_bytes(), source(Format::Memvid), found[2].next.bytes).count(), 0);
+        assert_eq!(memvid(text.as_bytes(), source(Format::Memvid), found[2].next.lines).count(), 0);
     }
 }

@@ -117,8 +117,13 @@ pub fn strict(line: &[u8]) -> Result<StoreItem, RecordError> {
 
 /// A record whose other fields become metadata.
 pub fn lenient(line: &[u8]) -> Result<StoreItem, RecordError> {
-    let object = serde_json::from_str(object_text(line)?).map_err(json_error)?;
-    serde_json::from_value(Value::Object(tuck_away(object)?)).map_err(json_error)
+    of_fields(serde_json::from_str(object_text(line)?).map_err(json_error)?, true)
+}
+
+/// A record with these fields; with `lenient`, those that a memory has not become metadata.
+pub fn of_fields(fields: serde_json::Map<String, Value>, lenient: bool) -> Result<StoreItem, RecordError> {
+    let fields = if lenient { tuck_away(fields)? } else { fields };
+    serde_json::from_value(Value::Object(fields)).map_err(json_error)
 }
 
 fn object_text(line: &[u8]) -> Result<&str, RecordError> {

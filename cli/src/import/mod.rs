@@ -17,6 +17,7 @@ pub mod foreign;
 pub mod identity;
 pub mod jsonl;
 pub mod markdown;
+pub mod parquet;
 pub mod pipeline;
 pub mod progress;
 pub mod reader;

@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::import::checkpoint::Checkpoint;
-use crate::import::foreign;
+use crate::import::foreign::{self, Records};
 use crate::import::identity::derive_id;
 use crate::import::jsonl::{self, JsonLines};
 use crate::import::markdown;
+use crate::import::parquet;
 use crate::import::record::{Place, Position, Record, RecordError};
 use crate::import::source::{Format, Source};
 use crate::import::text::TextParts;
@@ -150,22 +151,26 @@ impl Recent {
 }
 
 /// The records of one source that are not done yet.
-fn records(
-    source: &Arc<Source>,
-    checkpoint: &Checkpoint,
-    options: &ReadOptions,
-) -> Box<dyn Iterator<Item = Record> + Send> {
+fn records(source: &Arc<Source>, checkpoint: &Checkpoint, options: &ReadOptions) -> Records {
     let Some(path) = &source.path else {
+        if source.format == Format::Parquet {
+            return failed(source, std::io::Error::other("a table is read from a file, not from standard input"));
+        }
         let input = BufReader::new(std::io::stdin());
         return parsed(input, source.clone(), Position::default(), options);
     };
     match open(path, source, checkpoint) {
-        Ok((input, position)) => parsed(input, source.clone(), position, options),
-        Err(error) => {
-            let place = Place { source: source.clone(), line: 1 };
-            Box::new(std::iter::once(Record { place, next: Position::default(), item: Err(error.into()) }))
+        Ok((input, position)) if source.format == Format::Parquet => {
+            parquet::read(input.into_inner(), source.clone(), position.lines, options.lenient)
         }
+        Ok((input, position)) => parsed(input, source.clone(), position, options),
+        Err(error) => failed(source, error),
     }
+}
+
+fn failed(source: &Arc<Source>, error: std::io::Error) -> Records {
+    let place = Place { source: source.clone(), line: 1 };
+    Box::new(std::iter::once(Record { place, next: Position::default(), item: Err(error.into()) }))
 }
 
 /// Opens a file where an earlier import stopped.
@@ -183,15 +188,16 @@ fn parsed(
     source: Arc<Source>,
     position: Position,
     options: &ReadOptions,
-) -> Box<dyn Iterator<Item = Record> + Send> {
+) -> Records {
     match source.format {
         Format::Jsonl => {
             let parse = if options.lenient { jsonl::lenient } else { jsonl::strict };
             Box::new(JsonLines::new(input, source, position, parse))
         }
         Format::McpMemory => Box::new(JsonLines::new(input, source, position, foreign::mcp_line)),
-        Format::Mem0 => foreign::mem0(input, source, position.bytes),
-        Format::Memvid => foreign::memvid(input, source, position.bytes),
+        Format::Mem0 => foreign::mem0(input, source, position.lines),
+        Format::Memvid => foreign::memvid(input, source, position.lines),
+        Format::Parquet => failed(&source, std::io::Error::other("a table is read from a file")),
         Format::Text => Box::new(TextParts::new(input, source, position)),
         Format::Markdown => markdown::read(input, source, position.bytes),
     }

@@ -24,19 +24,21 @@ pub enum Format {
     Mem0,
     /// The index of a memvid video (…_index.json)
     Memvid,
+    /// A table, with the fields of `store` as columns
+    Parquet,
 }
 
 impl Format {
     /// Whether the file is read as a whole, so that its reader itself leaves out what is done.
     pub fn is_document(self) -> bool {
-        matches!(self, Format::Markdown | Format::Mem0 | Format::Memvid)
+        matches!(self, Format::Markdown | Format::Mem0 | Format::Memvid | Format::Parquet)
     }
 
     /// Who wrote the metadata of its records.
     pub fn origin(self) -> Origin {
         match self {
             Format::Text | Format::Markdown => Origin::File,
-            Format::Jsonl | Format::McpMemory | Format::Mem0 | Format::Memvid => Origin::Record,
+            Format::Jsonl | Format::McpMemory | Format::Mem0 | Format::Memvid | Format::Parquet => Origin::Record,
         }
     }
 
@@ -45,6 +47,7 @@ impl Format {
         let ending = path.extension()?.to_str()?.to_ascii_lowercase();
         match ending.as_str() {
             "jsonl" | "ndjson" => Some(Format::Jsonl),
+            "parquet" => Some(Format::Parquet),
             "md" | "markdown" | "mdown" | "mkd" => Some(Format::Markdown),
             "txt" | "text" | "rst" | "adoc" | "org" | "log" => Some(Format::Text),
             _ => None,

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::args::Remote;
 use crate::client::Client;
 use crate::error::CliError;
+use crate::import::parquet::Writer;
 use crate::import::progress::Progress;
 use crate::output;
 
@@ -30,12 +31,13 @@ const NO_SESSION: &str = "without session";
 /// creation and embeddings that callers gave; embeddings that the router made from a text it makes again. Versions begin
 /// anew. Private memories come along, readable, when the owner's key is there; those of others are left out and counted.
 ///
-/// Written to a file, an export that was stopped goes on where it was when the same command is given again.
+/// JSON Lines that were stopped on their way into a file go on where they were when the same command is given again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mira export --collection notes -o notes.jsonl
   mira export | zstd > memories.jsonl.zst
+  mira export --collection notes --format parquet -o notes.parquet
   mira export --collection chats --format markdown -o chats/")]
 pub struct Export {
     /// The collection
@@ -56,6 +58,8 @@ pub struct Export {
 enum Format {
     /// One JSON object a line
     Jsonl,
+    /// A table, for other programs; `mira import` reads it back too. One that was stopped begins anew
+    Parquet,
     /// A file for each session, in order of time, for reading
     Markdown,
 }
@@ -86,6 +90,8 @@ impl Export {
                 let mut sink = Lines { out: &mut out, name: Path::new("standard output"), bytes: 0 };
                 self.lines(&client, &mut sink, (None, &mut progress)).await
             }
+            (Format::Parquet, Some(file)) => self.to_table(&client, file, &mut progress).await,
+            (Format::Parquet, None) => Err(CliError::Usage("say the file for a table: --output FILE".to_owned())),
             (Format::Markdown, Some(folder)) => self.to_folder(&client, folder, &mut progress).await,
             (Format::Markdown, None) => Err(CliError::Usage("say the folder for Markdown: --output DIR".to_owned())),
         };
@@ -115,6 +121,29 @@ impl Export {
         out.into_inner().map_err(|error| error.into_error()).and_then(|out| out.sync_all()).map_err(io())?;
         std::fs::rename(&part, file).map_err(CliError::io(file))?;
         Ok(Summary { frames_before, ..summary })
+    }
+
+    async fn to_table(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+        let part = file.with_added_extension("part");
+        let failed = |error: parquet::errors::ParquetError| CliError::io(&part)(std::io::Error::other(error));
+        let mut table = Writer::new(File::create(&part).map_err(CliError::io(&part))?).map_err(failed)?;
+        let (mut summary, mut after) = (Summary::default(), None);
+        loop {
+            let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
+            for scanned in page.frames {
+                table.put(item_of(scanned)).map_err(failed)?;
+                summary.frames += 1;
+            }
+            summary.private_left_out += page.private_left_out;
+            progress.update(summary.frames, table.bytes());
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        table.finish().map_err(failed)?.sync_all().map_err(CliError::io(&part))?;
+        std::fs::rename(&part, file).map_err(CliError::io(file))?;
+        Ok(summary)
     }
 
     async fn lines<W: Write>(
