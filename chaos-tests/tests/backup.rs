@@ -186,6 +186,21 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     assert_eq!(contents(&other, "notes").await.len(), 1_508);
 }
 
+/// Waits until no node has the keys of an erasure any more, but a place of backups still does.
+async fn until_only_places_are_waited_for(cluster: &Cluster, number: &str, place: &str) {
+    let started = Instant::now();
+    loop {
+        let status = answer(cluster, &["admin", "shred-status", number]).await;
+        if status["state"] == "purging" && status.get("waits_for_nodes").is_none() {
+            assert_eq!(status["waits_for_repositories"], json!([place]));
+            return;
+        }
+        assert_ne!(status["state"], "done");
+        assert!(started.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// A verb that asks no cluster.
 async fn answer_local(cluster: &Cluster, arguments: &[&str]) -> Value {
     let output = mira(cluster, arguments).await;
@@ -233,6 +248,43 @@ async fn a_backup_that_is_not_whole_or_not_ours_changes_nothing() {
     let restored = answer(&other, &["admin", "restore", place_text]).await;
     assert_eq!(restored["frames"], 300);
     assert_eq!(contents(&other, "notes").await, contents(&cluster, "notes").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_key_ends_the_backups_before_it_and_no_others() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let cluster = start(1, 2, &key).await;
+    for name in ["rotates", "stays"] {
+        let settings = json!({ "dim": 8, "partitions": 2 });
+        cluster.client(0).put_collection(name, &settings).await.expect("a collection");
+        fill(&cluster, name, 0..150, name).await;
+    }
+    let (_folder, place) = place();
+    let place = place.to_str().expect("UTF-8");
+    let first = answer(&cluster, &["admin", "backup", "create", place]).await;
+    // While frames are sealed anew no backup is made: it would keep some under the key that is about to end.
+    answer(&cluster, &["admin", "nodes", "pause"]).await;
+    let rotation = answer(&cluster, &["admin", "keys", "rotate", "--collection", "rotates", "--no-wait"]).await;
+    let number = rotation["id"].to_string();
+    let started = Instant::now();
+    while answer(&cluster, &["admin", "shred-status", &number]).await["state"] != "resealing" {
+        assert!(started.elapsed() < PATIENCE, "it does not begin");
+    }
+    assert!(refusal(&cluster, &["admin", "backup", "create", place]).await.contains("being rotated"));
+    answer(&cluster, &["admin", "nodes", "resume"]).await;
+    // The old key is still in the place of backups, and its end waits for that.
+    until_only_places_are_waited_for(&cluster, &number, place).await;
+    let second = answer(&cluster, &["admin", "backup", "create", place]).await;
+    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(300)));
+    answer(&cluster, &["admin", "shred-status", &number, "--wait"]).await;
+    let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(300), &json!(0)));
+    let before = first["backup"].as_str().unwrap();
+    let before = answer(&cluster, &["admin", "backup", "verify", place, "--backup", before]).await;
+    assert_eq!((&before["frames"], &before["frames_shredded"]), (&json!(150), &json!(150)));
+    let other = start(1, 3, &key).await;
+    assert_eq!(answer(&other, &["admin", "restore", place]).await["frames"], 300);
+    assert_eq!(contents(&other, "rotates").await, contents(&cluster, "rotates").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,17 +342,7 @@ async fn nothing_of_an_old_backup_opens_after_shredding() {
     let number = whole["shred"].as_u64().expect("a number").to_string();
 
     // The place of backups still has the keys, and the cluster says so.
-    let started = Instant::now();
-    loop {
-        let status = answer(&cluster, &["admin", "shred-status", &number]).await;
-        assert_eq!(status["state"], "purging");
-        if status.get("waits_for_nodes").is_none() {
-            assert_eq!(status["waits_for_repositories"], json!([place]));
-            break;
-        }
-        assert!(started.elapsed() < PATIENCE, "{status}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until_only_places_are_waited_for(&cluster, &number, place).await;
     answer(&cluster, &["admin", "backup", "keys", place]).await;
     let receipt = folder.path().join("receipt.json");
     let receipt = receipt.to_str().expect("UTF-8");

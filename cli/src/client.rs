@@ -163,6 +163,15 @@ impl Client {
         self.read(Method::POST, &["admin", "shards", "verify"], Some(request)).await
     }
 
+    /// Puts another passphrase in the place of the owner's.
+    pub async fn change_passphrase(&self, new: &str) -> Result<(), CliError> {
+        let mut new = HeaderValue::from_str(new)
+            .map_err(|_| CliError::Usage("the new passphrase has characters that no header carries".to_owned()))?;
+        new.set_sensitive(true);
+        let url = self.url(&["owner", "passphrase"]);
+        self.send(|| self.http.post(url.clone()).header("x-mira-new-passphrase", &new)).await.map(drop)
+    }
+
     /// The cluster's keys, by name.
     pub async fn keys(&self) -> Result<KeysReply, CliError> {
         self.read(Method::GET, &["admin", "keys"], None::<&()>).await

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     keyring::{KeyError, Keyring},
     meta::{
-        ClusterState, CollectionRecord, GrowthStep, MetaAnswer, MetaCommand, OwnerName, Repository,
+        ClusterState, CollectionRecord, GrowthStep, MetaAnswer, MetaCommand, OwnerName, Repository, RotationStep,
         state::{RestoredCluster, cluster_id_text},
     },
     node::Node,
@@ -386,9 +386,14 @@ impl Node {
     }
 }
 
-/// Frames on their way between shards would be missed or doubled.
+/// Frames on their way between shards would be missed or doubled; those that are being sealed anew would stay in the
+/// backup as they were, under a key that is about to be destroyed.
 fn refuse_while_moving(cluster: &ClusterState) -> Result<(), Problem> {
     let moving = cluster.growths.values().any(|growth| growth.step != GrowthStep::Remembering);
+    if cluster.rotations.values().any(|rotation| rotation.step == RotationStep::Resealing) {
+        let detail = "a collection's key is being rotated: make the backup when its frames are sealed anew";
+        return Err(Problem::new(Code::Conflict, detail));
+    }
     match (moving, cluster.restoring) {
         (true, _) => Err(Problem::new(Code::Conflict, "a collection grows: make the backup when that is over")),
         (_, Some(_)) => Err(Problem::new(Code::Conflict, "a backup is being restored: finish that first")),

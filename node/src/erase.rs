@@ -79,7 +79,7 @@ impl Part<'_> {
             tracing::info!(erasure = self.id, "this node's files hold the destroyed keys no more");
         }
         let is_over = waits_for_nodes(self.erasure, self.cluster).next().is_none()
-            && waits_for_repositories(self.id, self.cluster).next().is_none();
+            && waits_for_repositories(self.erasure, self.cluster).next().is_none();
         if is_over && self.node.meta().status().is_leader() {
             self.finish().await?;
         }
@@ -200,7 +200,11 @@ pub(crate) fn waits_for_nodes(erasure: &Erasure, cluster: &ClusterState) -> impl
 }
 
 /// Repositories whose copy of the keys is older than their end.
-pub(crate) fn waits_for_repositories(id: u64, cluster: &ClusterState) -> impl Iterator<Item = &str> {
-    let older = move |repository: &&crate::meta::Repository| repository.keys_epoch < id;
+pub(crate) fn waits_for_repositories<'a>(
+    erasure: &Erasure,
+    cluster: &'a ClusterState,
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let gone_at = erasure.epoch;
+    let older = move |repository: &&crate::meta::Repository| repository.keys_epoch < gone_at;
     cluster.repositories.values().filter(older).map(|repository| repository.place.as_str())
 }

@@ -266,7 +266,7 @@ impl NodeService {
         };
         let of_erasure = |(&id, erasure): (&u64, &Erasure)| {
             let receipt = erasure.receipt.as_ref();
-            let older = erase::waits_for_repositories(id, &cluster).filter(|_| receipt.is_none());
+            let older = erase::waits_for_repositories(erasure, &cluster).filter(|_| receipt.is_none());
             node_v1::Erasure {
                 id,
                 name: erasure.name.clone(),

@@ -212,6 +212,7 @@ fn meta(samples: &mut Samples) {
         name: "notes".into(),
         whole: true,
         keys: [(1, [3; 8])].into(),
+        epoch: 12,
         index: 70,
         since_ms: TIME,
         done: [2].into(),

@@ -18,7 +18,7 @@ use mira_proto::{Problem, limits};
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
-use crate::owner::Credential;
+use crate::owner::{Credential, NewPassphrase};
 use crate::{ClusterMemory, Memory, RequestContext, RouterConfig};
 use auth::Gate;
 
@@ -32,6 +32,8 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub const OWNER_KEY: &str = "x-mira-owner-key";
 /// The header that carries a passphrase in the place of a key.
 pub const OWNER_PASSPHRASE: &str = "x-mira-owner-passphrase";
+/// The passphrase that is to take its place.
+pub const NEW_PASSPHRASE: &str = "x-mira-new-passphrase";
 /// The header that says whose passphrase it is; without it, the caller's.
 pub const OWNER: &str = "x-mira-owner";
 /// gRPC's own header for a request's time.
@@ -106,6 +108,11 @@ fn credential(principal: &str, headers: &HeaderMap) -> Result<Option<Credential>
         (None, Some(passphrase)) => Credential::passphrase(principal, text(headers, OWNER)?, passphrase).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+fn new_passphrase(headers: &HeaderMap) -> Result<NewPassphrase, Problem> {
+    let missing = || Problem::invalid(format!("header {NEW_PASSPHRASE} is missing"));
+    NewPassphrase::new(text(headers, NEW_PASSPHRASE)?.ok_or_else(missing)?)
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {

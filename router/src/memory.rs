@@ -26,7 +26,7 @@ use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
 use crate::owned::OwnedCache;
-use crate::owner::Owners;
+use crate::owner::{NewPassphrase, Owners};
 
 /// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
 /// this long to do so.
@@ -86,6 +86,8 @@ pub trait Memory: Send + Sync {
     async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem>;
     /// Stops moves of replicas for now, or lets them go on.
     async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem>;
+    /// Protects the caller's owner key by another passphrase.
+    async fn set_passphrase(&self, context: &RequestContext, new: NewPassphrase) -> Result<(), Problem>;
     /// The cluster's keys, by name.
     async fn keys(&self, context: &RequestContext) -> Result<KeysReply, Problem>;
     /// Puts another key in the place of the cluster's or of a collection's.
@@ -255,6 +257,10 @@ impl Memory for ClusterMemory {
 
     async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
         self.bounded("set_moves", context.deadline, self.pause_moves(context, paused)).await
+    }
+
+    async fn set_passphrase(&self, context: &RequestContext, new: NewPassphrase) -> Result<(), Problem> {
+        self.bounded("set_passphrase", context.deadline, self.change_passphrase(context, new)).await
     }
 
     async fn keys(&self, context: &RequestContext) -> Result<KeysReply, Problem> {

@@ -67,6 +67,23 @@ impl Credential {
     }
 }
 
+/// A passphrase that is to take another's place.
+pub struct NewPassphrase(Zeroizing<String>);
+
+impl NewPassphrase {
+    /// As a header holds it.
+    pub fn new(secret: &str) -> Result<Self, Problem> {
+        let limit = limits::MAX_PASSPHRASE_BYTES;
+        match secret.len() {
+            0 => Err(Problem::invalid("the new passphrase is empty")),
+            length if length > limit => {
+                Err(Problem::new(Code::TooLarge, format!("the new passphrase is over {limit} bytes")))
+            }
+            _ => Ok(NewPassphrase(Zeroizing::new(secret.to_owned()))),
+        }
+    }
+}
+
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -192,17 +209,8 @@ impl ClusterMemory {
         make: bool,
     ) -> Result<Arc<OwnerKey>, Problem> {
         let owner = Bytes::copy_from_slice(&passphrase.owner);
-        let call = meta_call(context, "get_owner");
-        let get = GetOwnerRequest { owner: owner.clone() };
-        let found = self
-            .cluster
-            .call(&call, |mut client, _| {
-                let get = get.clone();
-                async move { client.get_owner(get).await }
-            })
-            .await?;
+        let mut record = self.record(context, &owner).await?;
         let cost = *self.owners.cost.lock();
-        let mut record = found.record;
         if record.is_empty() {
             if !make {
                 let detail = "nothing private was stored under a passphrase of this owner: send the owner's key, or store \
@@ -229,6 +237,45 @@ impl ClusterMemory {
             self.put_record(context, (owner, better, old)).await?;
         }
         Ok(Arc::new(key))
+    }
+
+    /// Protects the owner's key by another passphrase. The key stays, and so does everything sealed with it.
+    pub(crate) async fn change_passphrase(&self, context: &RequestContext, new: NewPassphrase) -> Result<(), Problem> {
+        let Some(Credential::Passphrase(passphrase)) = &context.owner else {
+            let detail = "send the passphrase of today (header X-Mira-Owner-Passphrase): a key has none to be changed";
+            return Err(Problem::invalid(detail));
+        };
+        let owner = Bytes::copy_from_slice(&passphrase.owner);
+        let record = self.record(context, &owner).await?;
+        if record.is_empty() {
+            return Err(Problem::new(Code::WrongOwnerKey, "no passphrase of this owner was ever used"));
+        }
+        let (old, cost) = (record.clone(), *self.owners.cost.lock());
+        let changed = self
+            .at_work(passphrase, move |secret| {
+                let key = OwnerKey::from_passphrase(secret, &record)?;
+                key.protect(&new.0, cost, &mut mira_crypto::os_rng())
+            })
+            .await?;
+        if self.put_record(context, (owner, changed.clone(), old)).await? != changed {
+            return Err(Problem::new(Code::Conflict, "the passphrase was changed by another request: try again"));
+        }
+        self.owners.opened.lock().pop(&self.owners.cache_key(passphrase));
+        Ok(())
+    }
+
+    /// An owner's passphrase record; empty if there is none.
+    async fn record(&self, context: &RequestContext, owner: &Bytes) -> Result<String, Problem> {
+        let call = meta_call(context, "get_owner");
+        let get = GetOwnerRequest { owner: owner.clone() };
+        let found = self
+            .cluster
+            .call(&call, |mut client, _| {
+                let get = get.clone();
+                async move { client.get_owner(get).await }
+            })
+            .await?;
+        Ok(found.record)
     }
 
     /// Stores a record in the place of another; returns the one that is there then.

@@ -11,6 +11,7 @@ mod forget;
 mod import;
 #[cfg(feature = "server")]
 mod node;
+mod owner;
 mod recall;
 #[cfg(feature = "server")]
 mod router;
@@ -39,6 +40,7 @@ pub enum Verb {
     Import(import::Import),
     Export(export::Export),
     Status(status::Status),
+    Owner(owner::Owner),
     Admin(admin::Admin),
     #[cfg(feature = "server")]
     Dev(dev::Dev),
@@ -64,6 +66,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Import(verb) => block_on(verb.run()),
         Verb::Export(verb) => block_on(verb.run()),
         Verb::Status(verb) => block_on(verb.run()),
+        Verb::Owner(verb) => block_on(verb.run()),
         Verb::Admin(verb) => block_on(verb.run()),
         #[cfg(feature = "server")]
         Verb::Dev(verb) => crate::server::serve(verb.run()),

@@ -74,6 +74,8 @@ pub struct Erasure {
     pub whole: bool,
     /// The keys by version, by their names.
     pub keys: BTreeMap<u32, [u8; 8]>,
+    /// The map's epoch from which on they are gone.
+    pub epoch: u64,
     /// Log position of the meta group at which they were destroyed.
     pub index: u64,
     /// Log-carried time of that.
@@ -142,6 +144,7 @@ pub(super) fn rewrap(
         name: String::new(),
         whole: false,
         keys: [(0, *before.as_bytes())].into(),
+        epoch: header.epoch + 1,
         index: records.index,
         since_ms: now_ms,
         done: BTreeSet::new(),
@@ -258,6 +261,7 @@ pub(super) fn destroy_keys(
         name: record.name,
         whole: false,
         keys,
+        epoch: header.epoch + 1,
         index: records.index,
         since_ms: now_ms,
         done: BTreeSet::new(),
@@ -281,6 +285,7 @@ pub(super) fn shred(
         name: name.to_owned(),
         whole: true,
         keys,
+        epoch: header.epoch + 1,
         index: records.index,
         since_ms: now_ms,
         done: BTreeSet::new(),

@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
 use super::mcp::TOOLS;
+use super::{NEW_PASSPHRASE, OWNER_PASSPHRASE};
 
 /// The whole document, OpenAPI 3.1.
 pub fn document() -> Value {
@@ -88,6 +89,16 @@ pub fn document() -> Value {
     let (verify, verified) = (of::<VerifyRequest>(&mut generator), of::<VerifyReply>(&mut generator));
     let summary = "Compare what the replicas of shards hold";
     paths.insert("/admin/shards/verify".into(), json!({ "post": operation(Some(summary), Some(verify), &verified) }));
+    let passphrase =
+        |name: &str| json!({ "name": name, "in": "header", "required": true, "schema": { "type": "string" } });
+    paths.insert(
+        "/owner/passphrase".into(),
+        json!({ "post": {
+            "summary": "Protect the caller's owner key by another passphrase",
+            "parameters": [passphrase(OWNER_PASSPHRASE), passphrase(NEW_PASSPHRASE)],
+            "responses": { "204": { "description": "Changed" }, "default": problem() },
+        } }),
+    );
     let keys = of::<KeysReply>(&mut generator);
     paths.insert("/admin/keys".into(), json!({ "get": operation(Some("The cluster's keys, by name"), None, &keys) }));
     let (rotate, rotated) = (of::<RotateRequest>(&mut generator), of::<RotateReply>(&mut generator));

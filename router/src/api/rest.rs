@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -24,7 +24,7 @@ use mira_proto::{Code, Problem, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Api, CONSISTENCY_TOKEN, mcp, openapi};
+use super::{Api, CONSISTENCY_TOKEN, mcp, new_passphrase, openapi};
 use crate::{RequestContext, metrics};
 
 /// The routes. `bound` is the address they are served at, which MCP's `Host` check then knows as ours.
@@ -44,6 +44,7 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/admin/nodes", post(change_node))
         .route("/admin/moves", post(set_moves))
         .route("/admin/shards/verify", post(verify))
+        .route("/owner/passphrase", post(set_passphrase))
         .route("/admin/keys", get(keys))
         .route("/admin/keys/rotate", post(rotate_key))
         .route("/admin/erasures", get(erasures))
@@ -219,6 +220,15 @@ async fn verify(
     Document(request): Document<VerifyRequest>,
 ) -> Result<Json<VerifyReply>, Failure> {
     Ok(Json(api.memory.verify(&context, request).await?))
+}
+
+async fn set_passphrase(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    api.memory.set_passphrase(&context, new_passphrase(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn keys(State(api): State<Arc<Api>>, Caller(context): Caller) -> Result<Json<KeysReply>, Failure> {

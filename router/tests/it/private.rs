@@ -231,6 +231,28 @@ async fn a_passphrase_stands_for_a_key_and_grows_dearer() {
 }
 
 #[tokio::test]
+async fn a_passphrase_is_changed_and_the_memories_stay() {
+    let cheap = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
+    let world = World::with(|config| config.passphrase_cost = cheap).await;
+    let old = ("x-mira-owner-passphrase", "open sesame");
+    let new = ("x-mira-owner-passphrase", "open barley");
+    let change = async |headers: &[(&str, &str)]| world.post_with("/owner/passphrase", json!({}), headers).await;
+    let to_new = ("x-mira-new-passphrase", "open barley");
+    assert_eq!(change(&[old, to_new]).await.code(), "wrong_owner_key", "there is none yet");
+    let item = json!({ "content": "a treasure", "private": true });
+    let id = world.post_with("/mcp/store", item, &[old]).await.ok()["id"].clone();
+    assert_eq!(change(&[new, to_new]).await.code(), "wrong_owner_key");
+    for wrong in [&[to_new][..], &[ADA, to_new], &[old], &[old, ("x-mira-new-passphrase", "")]] {
+        assert_eq!(change(wrong).await.code(), "invalid_argument", "{wrong:?}");
+    }
+    assert_eq!(change(&[old, to_new]).await.status, StatusCode::NO_CONTENT);
+    let recall = async |with| world.post_with("/mcp/recall", json!({ "id": id }), &[with]).await;
+    assert_eq!(recall(old).await.code(), "wrong_owner_key", "also where it was opened a moment ago");
+    assert_eq!(recall(new).await.ok()["frames"][0]["content"], "a treasure");
+    assert_eq!(world.fake.owner_records().len(), 1);
+}
+
+#[tokio::test]
 async fn pieces_that_were_swapped_or_changed_are_damage() {
     let world = World::new().await;
     let (first, second) = (store(&world, "first", json!({})).await, store(&world, "second", json!({})).await);

@@ -1,0 +1,39 @@
+//! `mira owner`: what owners of private memories do with their keys.
+
+use clap::{Args, Subcommand};
+
+use crate::args::Remote;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::output;
+
+/// Look after the key of your private memories
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  MIRA_OWNER_PASSPHRASE=… MIRA_NEW_PASSPHRASE=… mira owner change-passphrase")]
+pub struct Owner {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Put another passphrase (MIRA_NEW_PASSPHRASE) in the place of yours (MIRA_OWNER_PASSPHRASE)
+    ///
+    /// The key behind it stays, and with it everything that is private. Routers that have just seen the old passphrase may
+    /// take it for a minute more.
+    ChangePassphrase(#[command(flatten)] Remote),
+}
+
+impl Owner {
+    /// Changes it, and says so.
+    pub async fn run(self) -> Result<(), CliError> {
+        let Action::ChangePassphrase(remote) = self.action;
+        let new = std::env::var("MIRA_NEW_PASSPHRASE").ok().filter(|new| !new.is_empty());
+        let new = new.ok_or_else(|| CliError::Usage("set MIRA_NEW_PASSPHRASE to the new passphrase".to_owned()))?;
+        Client::new(&remote)?.change_passphrase(&new).await?;
+        let done = serde_json::json!({ "changed": true });
+        output::print_answer(&done, remote.json, |_| "the passphrase is changed\n".to_owned())
+    }
+}
