@@ -490,7 +490,8 @@ async fn a_replica_that_hears_no_leader_is_read_only_as_the_last_resort() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    assert!(staleness_ms > 3_000, "{staleness_ms}");
+    // More than three seconds, told in whole milliseconds.
+    assert!(staleness_ms >= 3_000, "{staleness_ms}");
     let reply = read_any(&cluster, true).await.expect("better an old answer than none");
     let freshness = reply.freshness.expect("it has an age");
     assert!(freshness.lagging && freshness.staleness_ms >= staleness_ms && reply.frames.len() == 1, "{freshness:?}");
