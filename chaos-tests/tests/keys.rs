@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mira_crypto::ReceiptKey;
@@ -16,7 +15,7 @@ use mira_proto::model::{
     StoreRequest,
 };
 use mira_router::Memory;
-use support::{Cluster, DIM, KEY, NAME, PATIENCE, SHARDS, Work, context};
+use support::{Cluster, DIM, KEY, NAME, PATIENCE, SHARDS, Work, context, holds};
 use uuid::Uuid;
 
 const NEW_KEY: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
@@ -89,19 +88,6 @@ impl Cluster {
     fn collection_id(&self, name: &str) -> u64 {
         self.nodes[&0].node().cluster().collection_named(name).expect("it is there").id
     }
-}
-
-/// Whether a file below a folder holds these bytes.
-fn holds(folder: &Path, wanted: &[u8]) -> bool {
-    std::fs::read_dir(folder).expect("a folder").flatten().any(|entry| {
-        let path = entry.path();
-        if path.is_dir() {
-            return holds(&path, wanted);
-        }
-        // A file may go while it is looked for.
-        let bytes = std::fs::read(&path).unwrap_or_default();
-        bytes.windows(wanted.len()).any(|window| window == wanted)
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

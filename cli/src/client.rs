@@ -10,19 +10,23 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
     MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
     RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
-    StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
+    StatusRequest, StoreReply, StoreRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem};
 use prost::Message;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE, RETRY_AFTER,
+};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::args::{Remote, default_data_folder};
 use crate::backoff::backoff;
@@ -39,6 +43,26 @@ const CONSISTENCY_TOKEN: &str = "x-mira-consistency-token";
 
 /// How much longer an answer may take to arrive than the cluster may take to give it.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// A content on its way here.
+pub struct Content {
+    /// How many there are to come.
+    pub bytes: u64,
+    /// Names the version.
+    pub etag: Option<String>,
+    /// It begins with the first byte.
+    pub is_whole: bool,
+    url: String,
+    response: Response,
+}
+
+impl Content {
+    /// The next few bytes; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CliError> {
+        let next = self.response.chunk().await;
+        next.map_err(|error| CliError::Unreachable { url: self.url.clone(), cause: innermost(&error) })
+    }
+}
 
 /// A connection to a router. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -100,6 +124,59 @@ impl Client {
     /// Forgets.
     pub async fn forget(&self, request: &ForgetRequest) -> Result<ForgetReply, CliError> {
         self.write(Method::POST, &["mcp", "forget"], Some(request)).await
+    }
+
+    /// Begins an upload.
+    pub async fn begin_upload(&self, collection: &str, request: &UploadRequest) -> Result<UploadReply, CliError> {
+        self.write(Method::POST, &["collections", collection, "uploads"], Some(request)).await
+    }
+
+    /// How far an upload has come.
+    pub async fn upload(&self, collection: &str, upload: Uuid) -> Result<UploadReply, CliError> {
+        self.read(Method::GET, &["collections", collection, "uploads", &upload.to_string()], None::<&()>).await
+    }
+
+    /// Adds bytes to an upload.
+    pub async fn append(
+        &self,
+        collection: &str,
+        upload: Uuid,
+        offset: u64,
+        bytes: Bytes,
+    ) -> Result<UploadReply, CliError> {
+        let url = self.url(&["collections", collection, "uploads", &upload.to_string()]);
+        self.answer(|| self.http.patch(url.clone()).header("upload-offset", offset).body(bytes.clone())).await
+    }
+
+    /// Makes a frame of an upload.
+    pub async fn finish_upload(&self, collection: &str, upload: Uuid) -> Result<UploadReply, CliError> {
+        self.write(Method::POST, &["collections", collection, "uploads", &upload.to_string(), "finish"], None::<&()>)
+            .await
+    }
+
+    /// A memory's content from a byte on; of another version than `etag`, all of it.
+    pub async fn content(
+        &self,
+        collection: &str,
+        id: Uuid,
+        (from, etag): (u64, Option<&str>),
+    ) -> Result<Content, CliError> {
+        let mut request = self.http.get(self.url(&["collections", collection, "frames", &id.to_string(), "content"]));
+        if let Some(etag) = etag {
+            request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, etag);
+        }
+        let response = request.send().await.map_err(|error| self.no_answer(&error).error)?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await.error);
+        }
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok(Content {
+            bytes: response.content_length().unwrap_or_default(),
+            etag: text(ETAG),
+            is_whole: response.status() == reqwest::StatusCode::OK,
+            url: self.base.to_string(),
+            response,
+        })
     }
 
     /// The state of the cluster.

@@ -16,6 +16,7 @@ mod output;
 #[cfg(feature = "server")]
 mod server;
 
+mod transfer;
 mod verbs;
 
 use std::process::ExitCode;

@@ -149,6 +149,9 @@ fn frame(frame: &Frame) -> String {
     if !frame.metadata.is_empty() {
         field("metadata", &serde_json::Value::Object(frame.metadata.clone()).to_string());
     }
+    if let Some(attachment) = &frame.attachment {
+        field("file", &format!("{}, {} bytes", attachment.content_type, attachment.size));
+    }
     match (&frame.content, &frame.bytes) {
         (Some(content), _) => text.push_str(&format!("{}\n", content.trim_end_matches('\n'))),
         (None, Some(bytes)) => text.push_str(&format!("(base64) {bytes}\n")),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use mira_proto::limits;
 use mira_raft::{Limits, RequestWindow, Timing};
 
-use crate::{provider::KeyProvider, verification::Verification};
+use crate::{collect::Collecting, provider::KeyProvider, verification::Verification};
 
 /// How a node that belongs to no cluster yet comes to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct NodeConfig {
     /// Bytes of full-precision vectors kept in memory for rescoring, of all shards together. They lie in the state; more
     /// saves reading and opening them (some 10 µs each, 20 a search).
     pub row_cache_bytes: usize,
+    /// Removing chunks that nothing needs.
+    pub collecting: Collecting,
     /// Comparing replicas in the background.
     pub verification: Verification,
 }
@@ -88,6 +90,7 @@ impl NodeConfig {
             quality_sample_every: mira_proto::limits::QUALITY_SAMPLE_EVERY,
             cache_bytes: 64 << 20,
             row_cache_bytes: 64 << 20,
+            collecting: Collecting::default(),
             verification: Verification::default(),
         }
     }

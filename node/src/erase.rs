@@ -19,8 +19,6 @@ use crate::{
 
 /// Between two looks.
 const IDLE: Duration = Duration::from_millis(500);
-/// Tables of a shard in which frames of a collection lie.
-const TABLES: [u8; 10] = *b"fhvsoqxngk";
 
 /// Takes part in every erasure until told to stop.
 pub async fn drive(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
@@ -110,7 +108,7 @@ impl Part<'_> {
         host.compact_state(META_GROUP, &[]).await.map_err(text)?;
         if self.erasure.whole {
             for (id, _) in &shards {
-                for table in TABLES {
+                for table in record::TABLES {
                     let prefix = record::collection_prefix(table, self.erasure.collection);
                     host.compact_state(id + 1, &prefix).await.map_err(text)?;
                 }

@@ -235,7 +235,7 @@ impl Driver<'_> {
             heir: self.id,
             release,
         };
-        let replicas = self.replicas(source);
+        let replicas = likely_leader_first(self.node, self.cluster, source);
         ask(self.node, replicas, |mut client| async move { client.begin_pass(request).await })
             .await
             .map(|reply| reply.start)
@@ -257,20 +257,20 @@ impl Driver<'_> {
             since: adoption.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
         };
-        ask(self.node, self.replicas(source), |mut client| {
+        ask(self.node, likely_leader_first(self.node, self.cluster, source), |mut client| {
             let request = request.clone();
             async move { client.export(request).await }
         })
         .await
     }
+}
 
-    /// The replicas of a source, most likely leader first.
-    fn replicas(&self, source: ShardId) -> Vec<NodeId> {
-        let known = self.node.shard(source).ok().and_then(|shard| shard.group().status().leader);
-        let mut replicas: Vec<NodeId> = known.into_iter().collect();
-        replicas.extend(self.cluster.replicas(source).iter().copied().filter(|&node| Some(node) != known));
-        replicas
-    }
+/// The replicas of a shard, most likely leader first.
+pub(crate) fn likely_leader_first(node: &Node, cluster: &ClusterState, shard: ShardId) -> Vec<NodeId> {
+    let known = node.shard(shard).ok().and_then(|shard| shard.group().status().leader);
+    let mut replicas: Vec<NodeId> = known.into_iter().collect();
+    replicas.extend(cluster.replicas(shard).iter().copied().filter(|&replica| Some(replica) != known));
+    replicas
 }
 
 /// Asks one replica after the other, following one referral, until one answers; the last refusal if none does.

@@ -15,6 +15,7 @@
 //! ([`reconcile::plan`], the rules of [`shard::machine`]) are plain functions; I/O stands around them.
 
 mod backup;
+pub mod collect;
 pub mod config;
 mod erase;
 mod expiry;

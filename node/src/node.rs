@@ -288,6 +288,7 @@ impl Node {
             advertise: config.advertise,
             zone: config.zone,
             formation: config.formation,
+            collecting: config.collecting,
             verification: config.verification,
             engines,
         };
@@ -737,6 +738,7 @@ struct NodeConfigRest {
     zone: String,
     formation: Formation,
     engines: Vec<Closing>,
+    collecting: crate::collect::Collecting,
     verification: crate::verification::Verification,
 }
 
@@ -773,6 +775,7 @@ impl RunningNode {
             tokio::spawn(expiry::drive(node.clone(), stopped.clone())),
             tokio::spawn(rotate::drive(node.clone(), stopped.clone())),
             tokio::spawn(erase::drive(node.clone(), stopped.clone())),
+            tokio::spawn(crate::collect::drive(node.clone(), rest.collecting, stopped.clone())),
             tokio::spawn(crate::verification::drive(node.clone(), rest.verification, stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();

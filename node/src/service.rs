@@ -567,6 +567,24 @@ impl node_server::Node for NodeService {
         self.timed("owned", shard.owned(request)).await
     }
 
+    async fn name_chunks(&self, request: Request<node_v1::NameChunksRequest>) -> Answer<node_v1::NameChunksReply> {
+        let request = request.into_inner();
+        let unknown = || Refusal::NotReady("this node has not heard of the collection yet".into());
+        let collection = self.0.cluster().collections.get(&request.collection).cloned().ok_or_else(unknown)?;
+        let tags = self.0.keyring().tags(&collection).map_err(Refusal::from)?;
+        let name = |digest: &bytes::Bytes| tags.tag(record::CHUNK_TAG, digest).to_vec().into();
+        Ok(Response::new(node_v1::NameChunksReply { ids: request.digests.iter().map(name).collect() }))
+    }
+
+    async fn list_references(
+        &self,
+        request: Request<node_v1::ListReferencesRequest>,
+    ) -> Answer<node_v1::ListReferencesReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("list_references", shard.list_references(&request)).await
+    }
+
     async fn status(&self, _: Request<node_v1::StatusRequest>) -> Answer<node_v1::NodeStatus> {
         let space = system::disk_space(self.0.data());
         Ok(Response::new(node_v1::NodeStatus {

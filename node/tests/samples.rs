@@ -12,7 +12,7 @@ use mira_node::meta::{
 use mira_node::shard::command::{
     self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
-use mira_node::shard::record::{self, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
+use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
 use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -35,6 +35,8 @@ fn frame_record() -> FrameRecord {
         session: Some([4; 16]),
         digest: [5; 32],
         passages: 2,
+        class: Class::Memory,
+        chunks: vec![7, 8],
         body: "sealed body".into(),
     }
 }
@@ -61,6 +63,8 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         created_ms: TIME - 9,
         ttl_ms: 60_000,
         passages: 2,
+        class: Class::Chunk,
+        chunks: vec![7],
         body: "sealed body".into(),
         vectors: "sealed vectors".into(),
         key_version: 2,
@@ -93,6 +97,8 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         ),
         ("command_reseal", ShardCommand::Reseal { collection: 7, to: 2, frames: vec![resealed], complete: true }),
         ("command_restore", ShardCommand::Restore { collection: 7, frames }),
+        ("command_renew", ShardCommand::Renew { collection: 7, chunks: vec![FRAME] }),
+        ("command_collect", ShardCommand::Collect { collection: 7, chunks: vec![(FRAME, 70)] }),
         ("command_grow_settle", grow(GrowStep::Settle { min_epoch: 9 })),
         ("command_grow_clear", grow(GrowStep::Clear { frames: vec![FRAME] })),
     ]
@@ -109,6 +115,8 @@ fn answers() -> Vec<(&'static str, ShardAnswer)> {
         ("answer_grow", ShardAnswer::Grow(Some(tenure()))),
         ("answer_reseal", ShardAnswer::Reseal(4)),
         ("answer_restore", ShardAnswer::Restore),
+        ("answer_renew", ShardAnswer::Renew(vec![true, false])),
+        ("answer_collect", ShardAnswer::Collect(3)),
     ]
 }
 
@@ -125,7 +133,7 @@ fn a_shard_reads_what_was_written_before() {
     }
     let committed = samples.check("frame_record", &frame_record().encode());
     assert_eq!(FrameRecord::decode(&committed).expect("readable"), frame_record());
-    let head = FrameHead { changed: 70, created_ms: TIME, expires_ms: 0, passages: 2 };
+    let head = FrameHead { changed: 70, created_ms: TIME, expires_ms: 0, passages: 2, class: Class::Upload };
     let committed = samples.check("frame_head", &head.encode());
     assert_eq!(FrameHead::decode(&committed).expect("readable"), head);
     let owned = OwnedFrame { changed: 70, created_ms: TIME, expires_ms: 0, vector_bytes: 1_600 };
@@ -147,6 +155,7 @@ fn a_shard_reads_what_was_written_before() {
         metadata_json: "{\"a\":1}".into(),
         passages: vec![(0, 2), (1, 3)],
         language: "en".into(),
+        attachment: Some(Attachment { content_type: "text/csv".into(), chunks: vec![(7, 1 << 20), (8, 5)] }),
     };
     read_plain(&mut samples, "frame_body", &body);
     keys(&mut samples);

@@ -5,6 +5,25 @@ use std::time::Duration;
 
 /// Content of one frame, bytes. One log entry must stay small enough that replicating it does not delay heartbeats.
 pub const MAX_CONTENT_BYTES: usize = 1 << 20;
+/// Large content of a frame, bytes: images, recordings, archives.
+pub const MAX_ATTACHMENT_BYTES: u64 = 256 << 20;
+/// Its chunks: as many as there are megabytes, and room for those that an interrupted upload cut short.
+pub const MAX_ATTACHMENT_CHUNKS: usize = 1_024;
+/// Chunks of one upload or download at work in a router at once: what it holds of each in memory.
+pub const CHUNKS_IN_FLIGHT: usize = 4;
+/// Uploads and downloads of a router at once.
+pub const MAX_STREAMS: usize = 32;
+/// How long an upload waits to be gone on with.
+pub const UPLOAD_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a finished upload goes on keeping its chunks, so that they are never without a frame that needs them: more
+/// than [`COLLECT_PATIENCE`] and the longest write.
+pub const UPLOAD_MEMORY: Duration = Duration::from_secs(1_800);
+/// Between two looks for chunks that nothing refers to.
+pub const COLLECT_EVERY: Duration = Duration::from_secs(300);
+/// How long ago such a chunk must have been stored last: longer than between storing it and noting it in its upload.
+pub const CHUNK_IDLE: Duration = Duration::from_secs(3_600);
+/// How long asking every shard what it refers to may take before the answers are thrown away.
+pub const COLLECT_PATIENCE: Duration = Duration::from_secs(300);
 /// Metadata of one frame as JSON text, bytes: it is opened with every hit.
 pub const MAX_METADATA_BYTES: usize = 64 << 10;
 /// Nesting of metadata; the JSON reader's own stack limit lies at 128.

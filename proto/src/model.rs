@@ -285,6 +285,49 @@ pub struct Frame {
     /// Whether only its owner can read it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
+    /// Large content beside its text, read by `GET /collections/{name}/frames/{id}/content`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<AttachmentInfo>,
+}
+
+/// Large content of a frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AttachmentInfo {
+    /// Its media type, as it was uploaded.
+    pub content_type: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// `POST /collections/{name}/uploads`: begins the upload of a large content.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UploadRequest {
+    /// The frame that gets the content. It may have a text of its own, by which it is found; its collection is that of the
+    /// path.
+    #[serde(default)]
+    pub frame: StoreItem,
+    /// The content's media type; `application/octet-stream` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// How many bytes will come, if that is known: an upload of fewer is then not finished, and one of more refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+/// How far an upload has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UploadReply {
+    /// Names the upload.
+    pub upload: Uuid,
+    /// Bytes that are there: the next ones begin here.
+    pub offset: u64,
+    /// How many there will be, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The frame, once the upload is finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Stored>,
 }
 
 /// Why a hit was found by its vector.

@@ -5,6 +5,7 @@
 //! [`Problem`] back. Nothing is decided in an adapter, so the same input has the same outcome on all three.
 
 pub mod auth;
+mod content;
 pub mod grpc;
 pub mod mcp;
 mod openapi;
@@ -47,6 +48,8 @@ pub struct Api {
     pub(crate) open_metrics: bool,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) allowed_origins: Vec<String>,
+    /// Room for bodies that are not whole in memory.
+    streams: Arc<tokio::sync::Semaphore>,
     cluster: Arc<Cluster>,
     model: Option<String>,
     default_deadline: Duration,
@@ -56,6 +59,7 @@ impl Api {
     /// The front ends' common part.
     pub fn new(memory: Arc<ClusterMemory>, metrics: Arc<Metrics>, config: &RouterConfig) -> Self {
         Api {
+            streams: Arc::new(tokio::sync::Semaphore::new(limits::MAX_STREAMS)),
             cluster: memory.cluster.clone(),
             model: memory.embedding.model().map(|model| model.name.clone()),
             memory,

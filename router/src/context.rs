@@ -50,6 +50,11 @@ impl RequestContext {
         RequestContext { deadline: self.deadline.min(Instant::now() + patience), ..self.clone() }
     }
 
+    /// The same request, for which `patience` begins now: the next step of something that takes many.
+    pub fn anew(&self, patience: Duration) -> Self {
+        RequestContext { deadline: Instant::now() + patience, ..self.clone() }
+    }
+
     /// The same request, which has now also seen `token`.
     pub fn having_seen(&self, token: &ConsistencyToken) -> Self {
         let mut context = self.clone();

@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use mira_proto::model::{Collection, Frame, GrowthStatus, Metadata, Metric, Quantization, RotationStatus};
+use mira_proto::model::{
+    AttachmentInfo, Collection, Frame, GrowthStatus, Metadata, Metric, Quantization, RotationStatus,
+};
 use mira_proto::{Code, Problem, node_v1};
 use uuid::Uuid;
 
@@ -20,7 +22,10 @@ pub fn frame(frame: node_v1::Frame) -> Result<Frame, Problem> {
         "" => Metadata::new(),
         json => serde_json::from_str(json).map_err(|_| damaged(&format!("metadata of frame {id}")))?,
     };
-    let (content, bytes) = if frame.text {
+    let attachment = frame.attachment.as_ref().map(attachment);
+    let (content, bytes) = if attachment.is_some() && frame.content.is_empty() {
+        (None, None)
+    } else if frame.text {
         let text = String::from_utf8(frame.content.into()).map_err(|_| damaged(&format!("text of frame {id}")))?;
         (Some(text), None)
     } else {
@@ -39,7 +44,13 @@ pub fn frame(frame: node_v1::Frame) -> Result<Frame, Problem> {
         expires_at: (frame.expires_ms != 0).then(|| rfc3339(frame.expires_ms)),
         version: frame.version,
         private: false,
+        attachment,
     })
+}
+
+fn attachment(found: &node_v1::Attachment) -> AttachmentInfo {
+    let size = found.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
+    AttachmentInfo { content_type: found.content_type.clone(), size }
 }
 
 /// A collection as callers see it.

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod merge;
 pub mod metrics;
 pub mod owner;
+pub mod uploads;
 pub mod validate;
 
 mod backup;

@@ -14,11 +14,12 @@ use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
     NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply, RotateRequest, ScanReply,
     ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, VerifyReply, VerifyRequest,
+    StoreRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use crate::RequestContext;
 use crate::answers::Answers;
@@ -27,6 +28,7 @@ use crate::embedding::Embedding;
 use crate::metrics::Metrics;
 use crate::owned::OwnedCache;
 use crate::owner::{NewPassphrase, Owners};
+use crate::uploads::{ContentPart, FrameContent};
 
 /// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
 /// this long to do so.
@@ -44,6 +46,36 @@ pub trait Memory: Send + Sync {
     async fn search(&self, context: &RequestContext, request: SearchRequest) -> Result<SearchReply, Problem>;
     /// Fetches memories by id, or a session in order.
     async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem>;
+    /// Begins the upload of a large content.
+    async fn begin_upload(
+        &self,
+        context: &RequestContext,
+        collection: &str,
+        request: UploadRequest,
+    ) -> Result<UploadReply, Problem>;
+    /// Says how far an upload has come.
+    async fn upload(&self, context: &RequestContext, upload: (&str, Uuid)) -> Result<UploadReply, Problem>;
+    /// Adds chunks of at most [`limits::MAX_CONTENT_BYTES`] at an offset.
+    async fn append(
+        &self,
+        context: &RequestContext,
+        upload: (&str, Uuid),
+        offset: u64,
+        chunks: Vec<Bytes>,
+    ) -> Result<UploadReply, Problem>;
+    /// Makes a frame of an upload.
+    async fn finish_upload(&self, context: &RequestContext, upload: (&str, Uuid)) -> Result<UploadReply, Problem>;
+    /// Gives an upload up.
+    async fn cancel_upload(&self, context: &RequestContext, upload: (&str, Uuid)) -> Result<(), Problem>;
+    /// A frame's content, to be read in parts.
+    async fn content(&self, context: &RequestContext, frame: (&str, Uuid)) -> Result<FrameContent, Problem>;
+    /// One part of it.
+    async fn content_part(
+        &self,
+        context: &RequestContext,
+        content: (&str, &FrameContent),
+        part: &ContentPart,
+    ) -> Result<Bytes, Problem>;
     /// Everything in a collection, page by page in order of the ids.
     async fn scan(
         &self,
@@ -211,6 +243,50 @@ impl Memory for ClusterMemory {
         request: SessionsRequest,
     ) -> Result<SessionsReply, Problem> {
         self.bounded("sessions", context.deadline, self.sessions_request(context, collection, request)).await
+    }
+
+    async fn begin_upload(
+        &self,
+        context: &RequestContext,
+        collection: &str,
+        request: UploadRequest,
+    ) -> Result<UploadReply, Problem> {
+        self.bounded("begin_upload", context.deadline, self.new_upload(context, collection, request)).await
+    }
+
+    async fn upload(&self, context: &RequestContext, upload: (&str, Uuid)) -> Result<UploadReply, Problem> {
+        self.bounded("upload", context.deadline, self.upload_state(context, upload)).await
+    }
+
+    async fn append(
+        &self,
+        context: &RequestContext,
+        upload: (&str, Uuid),
+        offset: u64,
+        chunks: Vec<Bytes>,
+    ) -> Result<UploadReply, Problem> {
+        self.bounded("append", context.deadline, self.add_to_upload(context, upload, offset, chunks)).await
+    }
+
+    async fn finish_upload(&self, context: &RequestContext, upload: (&str, Uuid)) -> Result<UploadReply, Problem> {
+        self.bounded("finish_upload", context.deadline, self.end_upload(context, upload)).await
+    }
+
+    async fn cancel_upload(&self, context: &RequestContext, upload: (&str, Uuid)) -> Result<(), Problem> {
+        self.bounded("cancel_upload", context.deadline, self.drop_upload(context, upload)).await
+    }
+
+    async fn content(&self, context: &RequestContext, frame: (&str, Uuid)) -> Result<FrameContent, Problem> {
+        self.bounded("content", context.deadline, self.content_of(context, frame)).await
+    }
+
+    async fn content_part(
+        &self,
+        context: &RequestContext,
+        content: (&str, &FrameContent),
+        part: &ContentPart,
+    ) -> Result<Bytes, Problem> {
+        self.bounded("content_part", context.deadline, self.part_of(context, content, part)).await
     }
 
     async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {

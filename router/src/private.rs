@@ -35,6 +35,8 @@ struct Body {
     role: String,
     metadata_json: String,
     passages: Vec<(u32, u32)>,
+    /// Media type of a large content, and its chunks in order with their sizes.
+    attachment: Option<(String, Vec<(FrameId, u32)>)>,
 }
 
 /// A frame with nothing sealed in it any more.
@@ -58,6 +60,11 @@ impl Opened {
 /// The name that a node knows an owner by in one collection.
 pub(crate) fn owner_name(owner: &OwnerKey, collection: CollectionId) -> Bytes {
     Bytes::copy_from_slice(&owner.tag("owner", collection, &[]))
+}
+
+/// The id of a chunk of an owner's, by the digest of what it holds.
+pub(crate) fn chunk_name(owner: &OwnerKey, collection: CollectionId, digest: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(&owner.tag("chunk", collection, digest))
 }
 
 /// The name that a node knows an owner's session by.
@@ -100,6 +107,11 @@ pub(crate) fn seal(
             Some(_) => Vec::new(),
             None => passages.iter().map(|passage| (passage.start, passage.end)).collect(),
         },
+        attachment: draft.attachment.map(|found| {
+            let chunk =
+                |chunk: &node_v1::Chunk| (ids::id_from_bytes(&chunk.id).expect("an id that we made"), chunk.bytes);
+            (found.content_type, found.chunks.iter().map(chunk).collect())
+        }),
     };
     let plain = Zeroizing::new(postcard::to_extend(&body, vec![BODY_VERSION]).expect("a body is plain data"));
     FrameWrite {
@@ -130,6 +142,10 @@ fn digest(owner: &OwnerKey, draft: &Draft) -> [u8; 32] {
     field(&draft.content);
     for text in [&draft.kind, &draft.session, &draft.role, &draft.metadata_json] {
         field(text.as_bytes());
+    }
+    if let Some(attachment) = &draft.attachment {
+        field(attachment.content_type.as_bytes());
+        attachment.chunks.iter().for_each(|chunk| field(&chunk.id));
     }
     for component in draft.vector.iter().flatten() {
         field(&component.to_le_bytes());
@@ -192,6 +208,10 @@ pub(crate) fn open(
         metadata_json: body.metadata_json,
         passage_ranges: body.passages.into_iter().flat_map(|(start, end)| [start, end]).collect(),
         private: Bytes::new(),
+        attachment: body.attachment.map(|(content_type, chunks)| {
+            let chunk = |(id, bytes): (FrameId, u32)| node_v1::Chunk { id: ids::id_bytes(Uuid::from_u128(id)), bytes };
+            node_v1::Attachment { content_type, chunks: chunks.into_iter().map(chunk).collect() }
+        }),
         ..frame
     };
     Ok(Opened { frame, private: true })
@@ -261,6 +281,7 @@ mod tests {
             created_ms: 0,
             collection: "default".into(),
             private: true,
+            attachment: None,
         }
     }
 
@@ -321,9 +342,10 @@ mod tests {
             role: String::new(),
             metadata_json: "{}".into(),
             passages: vec![(0, 300)],
+            attachment: Some(("a/b".into(), vec![(3, 4)])),
         };
         let bytes = postcard::to_extend(&body, vec![BODY_VERSION]).unwrap();
-        assert_eq!(bytes, b"\x01\x03tea\x01\x01k\x01s\x00\x02{}\x01\x00\xac\x02");
+        assert_eq!(bytes, b"\x01\x03tea\x01\x01k\x01s\x00\x02{}\x01\x00\xac\x02\x01\x03a/b\x01\x03\x04");
     }
 
     proptest! {

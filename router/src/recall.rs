@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, Frame, RecallReply, RecallRequest};
+use mira_proto::node_v1::FrameClass;
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
 
@@ -51,24 +52,7 @@ impl ClusterMemory {
         route: &CollectionRoute,
         ids: &[Uuid],
     ) -> Result<RecallReply, CallError> {
-        let before = route.before_growth().filter(|_| route.is_copying());
-        // Where a frame is now, and where it will be.
-        let homes = |id: &Uuid| {
-            let home = route.partitioning().shard_of(id.as_u128());
-            (before.map_or(home, |before| before.shard_of(id.as_u128())), home)
-        };
-        let (moving, staying): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| homes(id).0 != homes(id).1);
-        let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
-        if !moving.is_empty() {
-            let found = self.fetch_all(context, route, moving.iter().map(|&id| (homes(&id).1, id))).await?;
-            for (shard, reply) in found {
-                taken_over.note(shard, &reply.opened);
-                replies.push(reply);
-            }
-        }
-        let left = moving.into_iter().filter(|id| !taken_over.has(homes(id).0, homes(id).1)).chain(staying);
-        let found = self.fetch_all(context, route, left.map(|id| (homes(&id).0, id))).await?;
-        replies.extend(found.into_iter().map(|(_, reply)| reply));
+        let replies = self.fetch_frames(context, route, FrameClass::Memory, ids).await?;
         let staleness = staleness_of(&replies);
         let found = private::reveal_all(context, route.info.id, replies.into_iter().flat_map(|reply| reply.frames));
         let found = found.map_err(CallError::Unreached)?;
@@ -82,11 +66,41 @@ impl ClusterMemory {
         })
     }
 
+    /// Frames by id from wherever they are now, in no order.
+    pub(crate) async fn fetch_frames(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        class: FrameClass,
+        ids: &[Uuid],
+    ) -> Result<Vec<node_v1::FetchReply>, CallError> {
+        let before = route.before_growth().filter(|_| route.is_copying());
+        // Where a frame is now, and where it will be.
+        let homes = |id: &Uuid| {
+            let home = route.partitioning().shard_of(id.as_u128());
+            (before.map_or(home, |before| before.shard_of(id.as_u128())), home)
+        };
+        let (moving, staying): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| homes(id).0 != homes(id).1);
+        let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
+        if !moving.is_empty() {
+            let found = self.fetch_all(context, route, class, moving.iter().map(|&id| (homes(&id).1, id))).await?;
+            for (shard, reply) in found {
+                taken_over.note(shard, &reply.opened);
+                replies.push(reply);
+            }
+        }
+        let left = moving.into_iter().filter(|id| !taken_over.has(homes(id).0, homes(id).1)).chain(staying);
+        let found = self.fetch_all(context, route, class, left.map(|id| (homes(&id).0, id))).await?;
+        replies.extend(found.into_iter().map(|(_, reply)| reply));
+        Ok(replies)
+    }
+
     /// Asks each shard for its frames at once.
     async fn fetch_all(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
+        class: FrameClass,
         wanted: impl Iterator<Item = (ShardId, Uuid)>,
     ) -> Result<Vec<(ShardId, node_v1::FetchReply)>, CallError> {
         let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
@@ -94,7 +108,7 @@ impl ClusterMemory {
         let growing = if route.is_copying() { route.growing([]) } else { None };
         let asked = by_shard.into_iter().map(|(shard, ids)| {
             let question = (shard, growing.clone());
-            async move { self.fetch_from(context, route, question, ids).await.map(|reply| (shard, reply)) }
+            async move { self.fetch_from(context, route, question, (class, ids)).await.map(|reply| (shard, reply)) }
         });
         futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await
     }

@@ -469,7 +469,10 @@ impl ClusterMemory {
             by_shard.entry(candidate.shard).or_default().push(Uuid::from_u128(candidate.id));
         }
         let asked = by_shard.into_iter().map(|(shard, ids)| async move {
-            (shard, self.fetch_from(context, route, (shard, route.growing([])), ids).await)
+            (
+                shard,
+                self.fetch_from(context, route, (shard, route.growing([])), (node_v1::FrameClass::Memory, ids)).await,
+            )
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
         let mut frames = HashMap::new();
@@ -496,7 +499,7 @@ impl ClusterMemory {
         context: &RequestContext,
         route: &CollectionRoute,
         (shard, growing): (ShardId, Option<node_v1::Growing>),
-        ids: Vec<Uuid>,
+        (class, ids): (node_v1::FrameClass, Vec<Uuid>),
     ) -> Result<node_v1::FetchReply, CallError> {
         let request = node_v1::FetchRequest {
             epoch: 0,
@@ -504,6 +507,7 @@ impl ClusterMemory {
             collection: route.info.id,
             ids: ids.into_iter().map(ids::id_bytes).collect(),
             level: Some(context.read_level(shard)),
+            class: class as i32,
             growing,
             grown_to: route.grown_to(),
         };

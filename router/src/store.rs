@@ -27,25 +27,30 @@ use crate::validate::{self, Draft};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, private};
 
 /// What is known so far: one outcome for each item, in order, and what the shards have applied.
-struct Answers {
-    outcomes: Vec<Option<Result<Stored, Problem>>>,
-    token: ConsistencyToken,
+pub(crate) struct Answers {
+    pub(crate) outcomes: Vec<Option<Result<Stored, Problem>>>,
+    pub(crate) token: ConsistencyToken,
 }
 
 impl Answers {
+    /// For so many items.
+    pub(crate) fn of(items: usize, token: ConsistencyToken) -> Self {
+        Answers { outcomes: vec![None; items], token }
+    }
+
     fn settle(&mut self, at: usize, outcome: Result<Stored, Problem>) {
         self.outcomes[at] = Some(outcome);
     }
 }
 
 /// An item on its way to a shard.
-struct Pending {
+pub(crate) struct Pending {
     /// Its place in the request.
-    at: usize,
-    id: Uuid,
-    frame: FrameWrite,
+    pub(crate) at: usize,
+    pub(crate) id: Uuid,
+    pub(crate) frame: FrameWrite,
     /// Where the frame lay before has said that it has moved.
-    moved: bool,
+    pub(crate) moved: bool,
 }
 
 impl ClusterMemory {
@@ -93,7 +98,7 @@ impl ClusterMemory {
         };
         let context = &resolved;
         let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-        let mut answers = Answers { outcomes: vec![None; items.len()], token: context.token.clone() };
+        let mut answers = Answers::of(items.len(), context.token.clone());
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
             match validate::item(item, now_ms) {
@@ -112,12 +117,30 @@ impl ClusterMemory {
     }
 
     /// Stores the drafts of one collection, notes their outcomes and what shards have applied.
-    async fn store_in(&self, context: &RequestContext, name: &str, drafts: Vec<(usize, Draft)>, answers: &mut Answers) {
+    pub(crate) async fn store_in(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        drafts: Vec<(usize, Draft)>,
+        answers: &mut Answers,
+    ) {
         let route = match self.collection_for(context, name, &drafts).await {
             Ok(route) => route,
             Err(problem) => return drafts.iter().for_each(|(at, _)| answers.settle(*at, Err(problem.clone()))),
         };
-        let mut pending = self.embed_drafts(context, &route, drafts, answers).await;
+        let pending = self.embed_drafts(context, &route, drafts, answers).await;
+        self.write_frames(context, route, pending, answers).await;
+    }
+
+    /// Writes frames to their shards, wherever these are by then.
+    pub(crate) async fn write_frames(
+        &self,
+        context: &RequestContext,
+        route: Arc<CollectionRoute>,
+        mut pending: Vec<Pending>,
+        answers: &mut Answers,
+    ) {
+        let name = route.info.name.clone();
         let mut route = Some(route);
         for _ in 0..MAX_REROUTES {
             let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
@@ -128,7 +151,7 @@ impl ClusterMemory {
                     let epoch = self.cluster.view().map_or(0, |view| view.epoch);
                     self.cluster.refresh(epoch + 1).await;
                 }
-                route = self.find_collection(context, name).await.ok().flatten();
+                route = self.find_collection(context, &name).await.ok().flatten();
             }
         }
         let moved = Problem::from(CallError::Moved);
@@ -136,7 +159,7 @@ impl ClusterMemory {
     }
 
     /// The collection, made on first use: with the model's dimension, or without a model that of the first vector.
-    async fn collection_for(
+    pub(crate) async fn collection_for(
         &self,
         context: &RequestContext,
         name: &str,
@@ -184,10 +207,13 @@ impl ClusterMemory {
             match passages {
                 Ok(passages) => {
                     let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
+                    let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
+                    let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
                     let frame = match context.owner_key() {
                         Some(owner) if draft.private => private::seal(owner, route.info.id, (id, draft), passages),
                         _ => frame_write(id, draft, passages),
                     };
+                    let frame = FrameWrite { chunks, ..frame };
                     pending.push(Pending { at, id, frame, moved: false });
                 }
                 Err(problem) => answers.settle(at, Err(problem)),
@@ -355,7 +381,7 @@ fn given_passages(draft: &Draft, route: &CollectionRoute) -> Result<Vec<Passage>
     Ok(vec![Passage { start: 0, end: 0, vector: vector.clone() }])
 }
 
-fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> FrameWrite {
+pub(crate) fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> FrameWrite {
     FrameWrite {
         id: ids::id_bytes(id),
         content: draft.content,
@@ -370,8 +396,8 @@ fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> FrameWrite {
         expected_version: draft.expected_version,
         expires_ms: draft.expires_ms,
         created_ms: draft.created_ms,
-        language: String::new(),
-        private: None,
+        attachment: draft.attachment,
+        ..Default::default()
     }
 }
 

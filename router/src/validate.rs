@@ -12,14 +12,14 @@ use mira_proto::model::{
     CollectionSettings, Combine, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
     Recency, ScanRequest, SearchRequest, SessionsRequest, StoreItem,
 };
-use mira_proto::{Code, Problem, limits};
+use mira_proto::{Code, Problem, limits, node_v1};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::cursor::Cursor;
 
 /// An item of `store` that is worth sending to its shard.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Draft {
     /// The caller's id, if it gave one.
     pub id: Option<Uuid>,
@@ -49,11 +49,26 @@ pub struct Draft {
     pub collection: String,
     /// Sealed by its owner.
     pub private: bool,
+    /// Large content, which is there already.
+    pub attachment: Option<node_v1::Attachment>,
 }
 
 /// Checks an item of `store`; `now_ms` decides what is in the past.
 pub fn item(item: StoreItem, now_ms: u64) -> Result<Draft, Problem> {
-    let (content, text) = content(item.content, item.bytes)?;
+    with_attachment(item, None, now_ms)
+}
+
+/// As [`item`], with a large content, beside which it need not have any.
+pub fn with_attachment(
+    item: StoreItem,
+    attachment: Option<node_v1::Attachment>,
+    now_ms: u64,
+) -> Result<Draft, Problem> {
+    let has_content = item.content.is_some() || item.bytes.is_some();
+    let (content, text) = match attachment.is_none() || has_content {
+        true => content(item.content, item.bytes)?,
+        false => (Bytes::new(), false),
+    };
     if let Some(vector) = &item.vector {
         components(vector)?;
     }
@@ -78,6 +93,7 @@ pub fn item(item: StoreItem, now_ms: u64) -> Result<Draft, Problem> {
         created_ms: item.created_at.as_deref().map(|text| creation(text, now_ms)).transpose()?.unwrap_or_default(),
         collection: collection(item.collection)?,
         private: item.private,
+        attachment,
     })
 }
 
@@ -91,7 +107,7 @@ fn content(content: Option<String>, bytes: Option<String>) -> Result<(Bytes, boo
     };
     if content.len() > limits::MAX_CONTENT_BYTES {
         let (have, limit) = (content.len(), limits::MAX_CONTENT_BYTES);
-        return Err(too_large(format!("content has {have} bytes, the limit is {limit}: store it in parts")));
+        return Err(too_large(format!("content has {have} bytes, the limit is {limit}: upload it instead")));
     }
     Ok((content, text))
 }

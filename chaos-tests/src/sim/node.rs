@@ -587,6 +587,8 @@ fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardC
         created_ms: 0,
         ttl_ms: 0,
         passages: u32::from(content.is_multiple_of(3)),
+        class: record::Class::Memory,
+        chunks: Vec::new(),
         body: body_of(write.operation, round).into(),
         vectors: if content.is_multiple_of(3) { vec![content; 16].into() } else { Vec::new().into() },
         key_version: mira_node::keyring::FIRST_KEY,

@@ -3,12 +3,14 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mira_crypto::ClusterKey;
+use mira_node::collect::Collecting;
 use mira_node::{Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
 use mira_proto::model::{
     CollectionSettings, Consistency, ForgetRequest, RecallRequest, ScanRequest, SearchRequest, SessionsRequest,
@@ -34,6 +36,22 @@ pub const NAME: &str = "grows";
 /// Of workers whose frames are private.
 const OWNER_KEYS: [&str; 2] =
     ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
+
+/// How long nodes that are started leave chunks alone that nothing refers to.
+pub static COLLECT_AFTER_MS: AtomicU64 = AtomicU64::new(3_600_000);
+
+/// Whether a file below a folder holds these bytes.
+pub fn holds(folder: &Path, wanted: &[u8]) -> bool {
+    std::fs::read_dir(folder).expect("a folder").flatten().any(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return holds(&path, wanted);
+        }
+        // A file may go while it is looked for.
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        bytes.windows(wanted.len()).any(|window| window == wanted)
+    })
+}
 
 /// Three nodes and a router.
 pub struct Cluster {
@@ -79,7 +97,16 @@ impl KeyProvider for Keys {
 
 pub fn config(folder: &TempDir, keys: &Arc<Keys>, formation: Formation) -> NodeConfig {
     let any = "127.0.0.1:0".parse().expect("an address");
-    NodeConfig { listen: any, http_listen: any, ..NodeConfig::new(folder.path().to_owned(), keys.clone(), formation) }
+    let collecting = Collecting {
+        every: Duration::from_millis(300),
+        idle: Duration::from_millis(COLLECT_AFTER_MS.load(Ordering::Relaxed)),
+    };
+    NodeConfig {
+        listen: any,
+        http_listen: any,
+        collecting,
+        ..NodeConfig::new(folder.path().to_owned(), keys.clone(), formation)
+    }
 }
 
 impl Cluster {

@@ -1,20 +1,23 @@
 //! `mira recall`: memories by id, or a session in order.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use console::style;
-use mira_proto::model::{RecallReply, RecallRequest};
+use mira_proto::model::{DEFAULT_COLLECTION, RecallReply, RecallRequest};
 use uuid::Uuid;
 
 use crate::args::{Freshness, Remote};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::output;
+use crate::{output, transfer};
 
 /// Read memories by id, or a session in order
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mira recall 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11
+  mira recall 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11 --output minutes.pdf
   mira recall --session release-7
   mira recall --session release-7 --last 5 --json")]
 pub struct Recall {
@@ -36,6 +39,9 @@ pub struct Recall {
     /// Only those made before this RFC 3339 time
     #[arg(long, value_name = "TIME", requires = "session")]
     created_to: Option<String>,
+    /// Write the content of the one memory to this file, whatever it is and however large
+    #[arg(long, value_name = "PATH", conflicts_with = "session")]
+    output: Option<PathBuf>,
     /// The collection they are in
     #[arg(long)]
     collection: Option<String>,
@@ -48,6 +54,17 @@ pub struct Recall {
 impl Recall {
     /// Recalls and prints the frames.
     pub async fn run(self) -> Result<(), CliError> {
+        if let Some(path) = &self.output {
+            let [id] = self.ids[..] else {
+                return Err(CliError::Usage("--output takes one memory's content: name one id".into()));
+            };
+            let client = Client::new(&self.remote)?.having_seen(self.freshness.at_least.as_deref())?;
+            let collection = self.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
+            let bytes = transfer::download(&client, (collection, id), path).await?;
+            let answer = serde_json::json!({ "id": id, "path": path, "bytes": bytes });
+            let render = |_: &serde_json::Value| format!("{bytes} bytes in {}\n", path.display());
+            return output::print_answer(&answer, self.remote.json, render);
+        }
         let request = RecallRequest {
             // A single unknown id is a `not_found` problem, which is what a person who names one wants to hear.
             id: if let [id] = self.ids[..] { Some(id) } else { None },

@@ -1,16 +1,18 @@
 //! `mira store`: remember one text.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use clap::Args;
 use mira_proto::limits::MAX_CONTENT_BYTES;
-use mira_proto::model::{Metadata, StoreItem, StoreReply, StoreRequest};
+use mira_proto::model::{DEFAULT_COLLECTION, Metadata, StoreItem, StoreReply, StoreRequest, UploadRequest};
 use uuid::Uuid;
 
 use crate::args::Remote;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
+use crate::transfer::Upload;
 
 /// Remember a text
 #[derive(Debug, Args)]
@@ -19,9 +21,10 @@ Examples:
   mira store \"The deploy key lives in the vault under ci/deploy\"
   mira store --type insight --metadata '{\"project\": \"atlas\"}' \"Retries must be idempotent\"
   git log -1 --format=%B | mira store - --session release-7 --role tool
+  mira store --file minutes.pdf \"Minutes of the meeting about the move to Lisbon\"
   MIRA_OWNER_KEY=$(cat ~/mira-owner.key) mira store --private \"I am not sure that this will hold\"")]
 pub struct Store {
-    /// The text; `-` or nothing reads it from standard input
+    /// The text; `-` or nothing reads it from standard input, unless there is a file
     text: Option<String>,
     /// What kind of memory it is: general (default), insight, conversation, code, thought, or a word of your own
     #[arg(long = "type", value_name = "TYPE")]
@@ -53,6 +56,15 @@ pub struct Store {
     /// Seal it with your key: nobody else can read or find it
     #[arg(long)]
     private: bool,
+    /// Keep this file with it, up to 256 MiB, of any kind; the text, if there is one, is what it is found by
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// Media type of the file; told from its name when absent
+    #[arg(long, value_name = "TYPE", requires = "file")]
+    content_type: Option<String>,
+    /// Go on with the upload of a file that broke off
+    #[arg(long, value_name = "UPLOAD", requires = "file")]
+    resume: Option<Uuid>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -60,12 +72,13 @@ pub struct Store {
 impl Store {
     /// Stores and prints the id.
     pub async fn run(self) -> Result<(), CliError> {
-        let content = match self.text {
-            Some(text) if text != "-" => text,
-            _ => read_standard_input()?,
+        let content = match (self.text, &self.file) {
+            (Some(text), _) if text != "-" => Some(text),
+            (None, Some(_)) => None,
+            _ => Some(read_standard_input()?),
         };
         let item = StoreItem {
-            content: Some(content),
+            content,
             kind: self.kind,
             session: self.session,
             role: self.role,
@@ -78,6 +91,18 @@ impl Store {
             private: self.private,
             ..StoreItem::default()
         };
+        if let Some(path) = &self.file {
+            let client = Client::new(&self.remote)?;
+            let collection = item.collection.as_deref().unwrap_or(DEFAULT_COLLECTION).to_owned();
+            let upload = Upload { client: &client, collection: &collection, path };
+            let guess = || mime_guess::from_path(path).first_or_octet_stream().to_string();
+            let content_type = Some(self.content_type.clone().unwrap_or_else(guess));
+            let stored = match self.resume {
+                Some(begun) => upload.resume(begun).await?,
+                None => upload.begin(UploadRequest { frame: item, content_type, size: None }).await?,
+            };
+            return output::print_answer(&stored, self.remote.json, |stored| format!("{}\n", stored.id));
+        }
         let reply = Client::new(&self.remote)?.store(&StoreRequest { item, items: None }).await?;
         output::print_answer(&reply, self.remote.json, render)
     }

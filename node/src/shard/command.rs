@@ -9,7 +9,7 @@ use mira_raft::EngineError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    record::FrameRecord,
+    record::{Class, FrameRecord},
     tenure::{Span, Tenure},
 };
 
@@ -74,6 +74,20 @@ pub enum ShardCommand {
         collection: CollectionId,
         /// The frames.
         frames: Vec<AdoptedFrame>,
+    },
+    /// Notes that chunks are needed again.
+    Renew {
+        /// Their collection.
+        collection: CollectionId,
+        /// Which; unknown ones are passed over.
+        chunks: Vec<FrameId>,
+    },
+    /// Removes chunks that no frame refers to.
+    Collect {
+        /// Their collection.
+        collection: CollectionId,
+        /// Which, with the log position of their last change: one that was stored again since stays.
+        chunks: Vec<(FrameId, u64)>,
     },
 }
 
@@ -208,6 +222,10 @@ pub struct StoreFrame {
     pub ttl_ms: u64,
     /// Number of vectors that the index may see: none of a private frame.
     pub passages: u32,
+    /// What it is for.
+    pub class: Class,
+    /// Chunks that it refers to.
+    pub chunks: Vec<FrameId>,
     /// Sealed body.
     pub body: Bytes,
     /// Sealed vectors; empty when there are none.
@@ -258,6 +276,10 @@ pub enum ShardAnswer {
     Reseal(u32),
     /// The frames of the backup are there.
     Restore,
+    /// Of each chunk, whether it is there.
+    Renew(Vec<bool>),
+    /// So many chunks are gone.
+    Collect(u32),
 }
 
 /// Whether a payload is a [`ShardCommand::Verify`], read off its first bytes: asked of every entry that is applied.

@@ -15,7 +15,7 @@ use super::{
         self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
         StoreOutcome,
     },
-    record::{self, FrameHead, FrameRecord, KeyFloor, OwnedFrame},
+    record::{self, Class, FrameHead, FrameRecord, KeyFloor, OwnedFrame},
     tenure::{Adoption, Claim, Homes, HomesCache, Progress, Span, Tenure},
     verify::Verifier,
 };
@@ -134,7 +134,7 @@ impl StateMachine for ShardMachine {
                 ShardAnswer::Forget { removed: forget(doomed, txn, &mut changes)?, moved }
             }
             ShardCommand::Purge { collection } => {
-                for table in *b"fhvsoqxngk" {
+                for table in record::TABLES {
                     txn.delete_prefix(&record::collection_prefix(table, collection));
                 }
                 changes.push(Change::Purged { collection });
@@ -162,6 +162,30 @@ impl StateMachine for ShardMachine {
                     adopt(collection, frame, command.index, txn, &mut changes)?;
                 }
                 ShardAnswer::Restore
+            }
+            ShardCommand::Renew { collection, chunks } => {
+                let now = (command.index, command.time_ms);
+                let mut claims = Claims::new(&self.homes);
+                let mut renewed = Vec::with_capacity(chunks.len());
+                for chunk in chunks {
+                    let is_mine = claims.claim(collection, chunk, txn)? == Claim::Mine;
+                    renewed.push(is_mine && renew(collection, chunk, now, txn)?);
+                }
+                ShardAnswer::Renew(renewed)
+            }
+            ShardCommand::Collect { collection, chunks } => {
+                let mut claims = Claims::new(&self.homes);
+                let mut unneeded = Vec::with_capacity(chunks.len());
+                for (chunk, changed) in chunks {
+                    let stored = txn.get(&record::head_key(collection, chunk))?;
+                    let head = stored.map(|stored| FrameHead::decode(&stored)).transpose()?;
+                    let is_same = head.is_some_and(|head| head.class == Class::Chunk && head.changed == changed);
+                    if is_same && claims.claim(collection, chunk, txn)? == Claim::Mine {
+                        unneeded.push(chunk);
+                    }
+                }
+                let doomed = Doomed { collection, frames: unneeded, asker: Asker::Operator, index: command.index };
+                ShardAnswer::Collect(forget(doomed, txn, &mut changes)?.len() as u32)
             }
             ShardCommand::Verify { nonce } => {
                 *self.verification.lock() = Some(nonce);
@@ -367,7 +391,9 @@ fn adopt(
 ) -> Result<(), EngineError> {
     let AdoptedFrame { frame, record, vectors } = adopted;
     let key = record::frame_key(collection, frame);
-    match txn.get(&key)?.map(|stored| FrameRecord::decode(&stored)).transpose()? {
+    let old = txn.get(&key)?.map(|stored| FrameRecord::decode(&stored)).transpose()?;
+    refer(collection, frame, (chunks_of(old.as_ref()), chunks_of(Some(&record))), txn);
+    match old {
         Some(old) => {
             if let Some(session) = &old.session {
                 txn.delete(&record::session_key(collection, session, old.created_ms, frame));
@@ -378,7 +404,7 @@ fn adopt(
             outlives(collection, frame, (old.expires_ms, 0), txn);
             txn.delete(&record::vectors_key(collection, frame));
         }
-        None => add_to_count(collection, 1, txn)?,
+        None => add_to_count(collection, i64::from(record.class == Class::Memory), txn)?,
     }
     let (created_ms, expires_ms) = (record.created_ms, record.expires_ms);
     if let Some(session) = &record.session {
@@ -389,12 +415,12 @@ fn adopt(
     }
     outlives(collection, frame, (0, expires_ms), txn);
     let is_private = record.owner.is_some();
-    if let Some(owner) = &record.owner {
+    if let Some(owner) = record.owner.as_ref().filter(|_| record.class == Class::Memory) {
         let owned = OwnedFrame { changed: index, created_ms, expires_ms, vector_bytes: vectors.len() as u32 };
         own(collection, owner, (frame, Some(owned)), index, txn);
     }
     txn.put(&key, record.encode());
-    let head = FrameHead { changed: index, created_ms, expires_ms, passages: record.passages };
+    let head = FrameHead { changed: index, created_ms, expires_ms, passages: record.passages, class: record.class };
     txn.put(&record::head_key(collection, frame), head.encode());
     let version = record.version;
     // The index never sees those of a private frame.
@@ -430,8 +456,15 @@ fn store(
     }
     // One that is over is as good as gone, but its versions are not given again.
     let lives = old.as_ref().filter(|old| !old.expired(now_ms));
+    if let Some(lives) = lives.filter(|old| old.class != new.class) {
+        // Ids of hidden frames are drawn at random or keyed: nobody comes upon one.
+        return Ok(StoreOutcome::Conflict(lives.version));
+    }
     let same = lives.is_some_and(|old| old.digest == new.digest);
     if let Err(outcome) = decide(new.condition, same, lives.map_or(0, |old| old.version)) {
+        if new.class == Class::Chunk {
+            renew(new.collection, new.frame, (index, now_ms), txn)?;
+        }
         return Ok(outcome);
     }
     if new.version != current + 1 {
@@ -455,15 +488,17 @@ fn store(
         txn.put(&record::session_key(new.collection, session, created_ms, new.frame), Bytes::new());
     }
     if old.is_none() {
-        add_to_count(new.collection, 1, txn)?;
+        add_to_count(new.collection, i64::from(new.class == Class::Memory), txn)?;
     }
+    let references = (new.class == Class::Chunk, &new.chunks[..]);
+    refer(new.collection, new.frame, (chunks_of(old.as_ref()), references), txn);
     let vectors_key = record::vectors_key(new.collection, new.frame);
     if !new.vectors.is_empty() {
         txn.put(&vectors_key, record::encode_vectors(new.version, &new.vectors));
     } else if old.is_some() {
         txn.delete(&vectors_key);
     }
-    if let Some(owner) = &new.owner {
+    if let Some(owner) = new.owner.as_ref().filter(|_| new.class == Class::Memory) {
         let vector_bytes = new.vectors.len() as u32;
         let owned = OwnedFrame { changed: index, created_ms, expires_ms, vector_bytes };
         own(new.collection, owner, (new.frame, Some(owned)), index, txn);
@@ -477,10 +512,12 @@ fn store(
         session: new.session,
         digest: new.digest,
         passages: new.passages,
+        class: new.class,
+        chunks: new.chunks,
         body: new.body,
     };
     txn.put(&key, record.encode());
-    let head = FrameHead { changed: index, created_ms, expires_ms, passages: new.passages };
+    let head = FrameHead { changed: index, created_ms, expires_ms, passages: new.passages, class: new.class };
     txn.put(&record::head_key(new.collection, new.frame), head.encode());
     changes.push(Change::Stored {
         collection: new.collection,
@@ -493,6 +530,47 @@ fn store(
     });
     Ok(StoreOutcome::Stored(new.version))
 }
+
+/// Notes that a chunk is needed again; whether it is there.
+fn renew(
+    collection: CollectionId,
+    chunk: FrameId,
+    (index, now_ms): (u64, u64),
+    txn: &mut Txn<'_>,
+) -> Result<bool, EngineError> {
+    let keys = (record::frame_key(collection, chunk), record::head_key(collection, chunk));
+    let (Some(stored), Some(head)) = (txn.get(&keys.0)?, txn.get(&keys.1)?) else { return Ok(false) };
+    let (record, head) = (FrameRecord::decode(&stored)?, FrameHead::decode(&head)?);
+    if record.class != Class::Chunk {
+        return Ok(false);
+    }
+    // The record too: what moves to another shard is made of it.
+    txn.put(&keys.0, FrameRecord { created_ms: now_ms, ..record }.encode());
+    txn.put(&keys.1, FrameHead { created_ms: now_ms, changed: index, ..head }.encode());
+    Ok(true)
+}
+
+/// What a record says of chunks: whether it is one, and which it refers to.
+fn chunks_of(record: Option<&FrameRecord>) -> (bool, &[FrameId]) {
+    record.map_or((false, &[]), |record| (record.class == Class::Chunk, &record.chunks))
+}
+
+/// Notes in the tables of chunks what is new of a frame, in the place of what was.
+fn refer(collection: CollectionId, frame: FrameId, (old, new): (Chunks<'_>, Chunks<'_>), txn: &mut Txn<'_>) {
+    let (chunk, references) = (record::chunk_key(collection, frame), record::references_key(collection, frame));
+    match (old.0, new.0) {
+        (false, true) => txn.put(&chunk, Bytes::new()),
+        (true, false) => txn.delete(&chunk),
+        _ => {}
+    }
+    if !new.1.is_empty() {
+        txn.put(&references, new.1.iter().flat_map(|chunk| chunk.to_be_bytes()).collect::<Vec<u8>>());
+    } else if !old.1.is_empty() {
+        txn.delete(&references);
+    }
+}
+
+type Chunks<'a> = (bool, &'a [FrameId]);
 
 /// Notes when a frame will be over, in the place of when it would have been; 0 = never.
 fn outlives(collection: CollectionId, frame: FrameId, (old_ms, new_ms): (u64, u64), txn: &mut Txn<'_>) {
@@ -533,20 +611,23 @@ fn forget(
     txn: &mut Txn<'_>,
     changes: &mut Vec<Change>,
 ) -> Result<Vec<FrameId>, EngineError> {
-    let mut removed = Vec::new();
+    let (mut removed, mut counted) = (Vec::new(), 0);
     for frame in frames {
         let key = record::frame_key(collection, frame);
         let Some(stored) = txn.get(&key)? else { continue };
         let old = FrameRecord::decode(&stored)?;
-        if !asker.may_remove(old.owner) {
+        let is_hidden = old.class != Class::Memory;
+        if !asker.may_remove(old.owner) || is_hidden && asker != Asker::Operator {
             continue;
         }
-        if let Some(owner) = &old.owner {
+        counted += i64::from(!is_hidden);
+        if let Some(owner) = old.owner.as_ref().filter(|_| !is_hidden) {
             own(collection, owner, (frame, None), index, txn);
         }
         txn.delete(&key);
         txn.delete(&record::head_key(collection, frame));
         txn.delete(&record::vectors_key(collection, frame));
+        refer(collection, frame, (chunks_of(Some(&old)), chunks_of(None)), txn);
         outlives(collection, frame, (old.expires_ms, 0), txn);
         if let Some(session) = &old.session {
             txn.delete(&record::session_key(collection, session, old.created_ms, frame));
@@ -554,7 +635,7 @@ fn forget(
         changes.push(Change::Removed { collection, frame });
         removed.push(frame);
     }
-    add_to_count(collection, -(removed.len() as i64), txn)?;
+    add_to_count(collection, -counted, txn)?;
     Ok(removed)
 }
 

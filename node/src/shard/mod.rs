@@ -3,6 +3,7 @@
 //! *Store*: [`Shard::write`] seals on the leader and proposes; [`machine`] applies on every replica; [`indexer`]
 //! follows. *Search*: [`Shard::search`] asks the index and the tail. *Recall*: [`Shard::fetch`] opens frames.
 
+pub mod chunks;
 pub mod command;
 pub mod expiry;
 pub mod filter;

@@ -18,11 +18,11 @@ use mira_raft::{EngineError, StateReader};
 use crate::meta::CollectionRecord;
 
 use super::{
-    Shard, filter, frame_id,
+    Shard, chunks, filter, frame_id,
     indexer::{Found, IndexError, Query, ShardIndex},
     private, quality,
     ranking::{Candidate, Ranking},
-    record::{self, FrameBody, FrameHead, FramePlace, FrameRecord},
+    record::{self, Class, FrameBody, FrameHead, FramePlace, FrameRecord},
     refuse_engine,
 };
 
@@ -36,7 +36,8 @@ impl Shard {
             request.ids.iter().map(|id| frame_id(id)).filter(|id| id.as_ref().map_or(true, |&id| shown.shows(id)));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
         let applied = self.group.reader().applied_index();
-        let frames = self.open_frames(&collection, &ids)?.into_iter().flatten().collect();
+        let class = chunks::class(request.class)?;
+        let frames = self.open_frames(&collection, class, &ids)?.into_iter().flatten().collect();
         Ok(node_v1::FetchReply { frames, applied, freshness, opened })
     }
 
@@ -69,7 +70,7 @@ impl Shard {
         if request.last {
             ids.reverse();
         }
-        let frames = self.open_frames(&collection, &ids)?.into_iter().flatten().collect();
+        let frames = self.open_frames(&collection, Class::Memory, &ids)?.into_iter().flatten().collect();
         Ok(node_v1::FetchReply { frames, applied, freshness, opened })
     }
 
@@ -142,7 +143,10 @@ impl Shard {
             false => vec![Vec::new(); hits.len()],
         };
         let frames = match request.with_frames {
-            true => self.open_frames(&collection, &hits.iter().map(|hit| hit.id).collect::<Vec<_>>())?,
+            true => {
+                let ids: Vec<_> = hits.iter().map(|hit| hit.id).collect();
+                self.open_frames(&collection, Class::Memory, &ids)?
+            }
             false => vec![None; hits.len()],
         };
         let hits = hits
@@ -201,10 +205,11 @@ impl Shard {
         Ok(hits.iter().zip(stored).map(|found| passage(found).unwrap_or_default()).collect())
     }
 
-    /// Reads and opens frames; `None` for those that do not exist or are over their time.
+    /// Reads and opens frames; `None` for those that do not exist, are of another class or over their time.
     fn open_frames(
         &self,
         collection: &CollectionRecord,
+        class: Class,
         ids: &[FrameId],
     ) -> Result<Vec<Option<node_v1::Frame>>, Refusal> {
         let keys: Vec<_> = ids.iter().map(|&id| record::frame_key(collection.id, id)).collect();
@@ -217,7 +222,8 @@ impl Shard {
                 continue;
             };
             let record = FrameRecord::decode(&stored).map_err(|error| self.unreadable(error))?;
-            frames.push(if record.expired(now_ms) { None } else { Some(self.open_frame(collection, id, record)?) });
+            let is_wanted = record.class == class && !record.expired(now_ms);
+            frames.push(if is_wanted { Some(self.open_frame(collection, id, record)?) } else { None });
         }
         Ok(frames)
     }
@@ -246,8 +252,8 @@ impl Shard {
             };
             looked_at += 1;
             last = Some(frame);
-            // What a private frame says, its owner alone can compare.
-            if record.owner.is_some() {
+            // What a private frame says, its owner alone can compare; what is hidden, nobody means.
+            if record.owner.is_some() || record.class != Class::Memory {
                 return if looked_at == limits::MAX_FILTER_STEP {
                     ControlFlow::Break(())
                 } else {
@@ -314,6 +320,7 @@ impl Shard {
             passage_ranges: body.passages.into_iter().flat_map(|(start, end)| [start, end]).collect(),
             language: body.language,
             private: Default::default(),
+            attachment: body.attachment.as_ref().map(chunks::to_wire),
         })
     }
 
@@ -489,8 +496,8 @@ pub(super) fn frames_of_session(
     (tag, limit): (&[u8; 16], usize),
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(reader, &record::session_prefix(collection, tag), limit, |key| {
-        record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame))
+    collect(reader, &record::session_prefix(collection, tag), limit, |key, _| {
+        Ok(record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame)))
     })
 }
 
@@ -501,8 +508,9 @@ pub(super) fn frames_of_collection(
     limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(reader, &record::collection_prefix(b'f', collection), limit, |key| {
-        record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame))
+    collect(reader, &record::collection_prefix(b'h', collection), limit, |key, head| {
+        let is_memory = FrameHead::decode(head)?.class == Class::Memory;
+        Ok(record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| is_memory && wanted(frame)))
     })
 }
 
@@ -510,12 +518,15 @@ fn collect(
     reader: &StateReader,
     prefix: &[u8],
     limit: usize,
-    parse: impl Fn(&[u8]) -> Option<FrameId>,
+    parse: impl Fn(&[u8], &[u8]) -> Result<Option<FrameId>, EngineError>,
 ) -> Result<Vec<FrameId>, EngineError> {
-    let mut frames = Vec::new();
-    reader.scan_prefix(prefix, false, &mut |key, _| {
-        frames.extend(parse(key));
-        if frames.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    let (mut frames, mut failed) = (Vec::new(), None);
+    reader.scan_prefix(prefix, false, &mut |key, value| {
+        match parse(key, value) {
+            Ok(frame) => frames.extend(frame),
+            Err(error) => failed = Some(error),
+        }
+        if failed.is_some() || frames.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    Ok(frames)
+    failed.map_or(Ok(frames), Err)
 }

@@ -9,7 +9,9 @@
 //! | `o` collection 8, owner tag 16, frame 16 | [`OwnedFrame`]: the private frames of an owner |
 //! | `q` collection 8, owner tag 16 | log position of the last change to an owner's private frames, 8 bytes |
 //! | `x` collection 8, expiry 8, frame 16 | empty: frames by the time at which they are over |
-//! | `n` collection 8 | number of frames, 8 bytes |
+//! | `r` collection 8, frame 16 | ids of the chunks that the frame refers to, 16 bytes each |
+//! | `c` collection 8, frame 16 | empty: frames that are chunks |
+//! | `n` collection 8 | number of frames, 8 bytes; of those that callers stored |
 //! | `k` collection 8 | [`KeyFloor`]: the oldest key that frames are still taken under |
 //! | `g` collection 8 | [`super::tenure::Tenure`]: the shard's part in the last growth of the collection |
 //!
@@ -54,8 +56,25 @@ pub struct FrameRecord {
     pub digest: [u8; 32],
     /// Number of its vectors that the index may see: none of a private frame.
     pub passages: u32,
+    /// What it is for.
+    pub class: Class,
+    /// Chunks that it refers to.
+    pub chunks: Vec<FrameId>,
     /// The sealed [`FrameBody`], or the three layers around a private frame's body.
     pub body: Bytes,
+}
+
+/// What a frame is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// What callers stored. The others are hidden from them.
+    #[default]
+    Memory,
+    /// A piece of a large content. Its id says what it holds, so that equal pieces are stored once; its time of creation is
+    /// the last time that it was stored. It stays as long as a frame refers to it ([`super::chunks`]).
+    Chunk,
+    /// How far the upload of a large content has come.
+    Upload,
 }
 
 impl FrameRecord {
@@ -93,6 +112,8 @@ pub struct FrameHead {
     pub expires_ms: u64,
     /// As in [`FrameRecord`].
     pub passages: u32,
+    /// As in [`FrameRecord`].
+    pub class: Class,
 }
 
 impl FrameHead {
@@ -205,6 +226,18 @@ pub struct FrameBody {
     pub passages: Vec<(u32, u32)>,
     /// Detected language; empty for none.
     pub language: String,
+    /// Large content beside `content`.
+    pub attachment: Option<Attachment>,
+}
+
+/// Large content of a frame.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Its media type.
+    pub content_type: String,
+    /// Its chunks in order, with their sizes in bytes. The list in clear beside the body is for those who clear up; this
+    /// one, sealed, is what the content is.
+    pub chunks: Vec<(FrameId, u32)>,
 }
 
 /// Where a frame lives: what its sealed parts are bound to.
@@ -266,6 +299,8 @@ pub const SESSION_TAG: &str = "session";
 
 /// Domain of session tags of private frames, over the name that the owner's router gave the session.
 pub const PRIVATE_SESSION_TAG: &str = "private session";
+/// Domain of the ids of chunks, over the digest of what they hold.
+pub const CHUNK_TAG: &str = "chunk";
 /// Domain of owner tags, over the name that the owner's router gave the owner.
 pub const OWNER_TAG: &str = "owner";
 
@@ -291,7 +326,20 @@ fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
     key
 }
 
-/// Start of all keys of a collection in a table (`f`, `h`, `v`, `s`, `o`, `q`, `x`, `n`, `g`, `k`).
+/// Tables of a shard in which something of a collection lies.
+pub const TABLES: [u8; 12] = *b"fhvsoqxngkrc";
+
+/// Key of what a frame refers to.
+pub fn references_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
+    pair_key(b'r', collection, frame)
+}
+
+/// Key of a chunk among the chunks.
+pub fn chunk_key(collection: CollectionId, chunk: FrameId) -> [u8; 25] {
+    pair_key(b'c', collection, chunk)
+}
+
+/// Start of all keys of a collection in one of the [`TABLES`].
 pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
     let mut key = [table; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());
@@ -372,7 +420,7 @@ pub fn parse_session_key(key: &[u8]) -> Option<(u64, FrameId)> {
     Some((u64::from_be_bytes(created), u128::from_be_bytes(frame)))
 }
 
-/// Collection and frame of a [`frame_key`], [`head_key`] or [`vectors_key`].
+/// Collection and frame of a [`frame_key`], [`head_key`], [`vectors_key`] or [`references_key`].
 pub fn parse_pair_key(key: &[u8]) -> Option<(CollectionId, FrameId)> {
     let collection = key.get(1..9)?.try_into().ok()?;
     let frame = key.get(9..25)?.try_into().ok()?;

@@ -9,7 +9,7 @@ use crate::meta::CollectionRecord;
 
 use super::{
     Shard, private,
-    record::{self, FramePlace, FrameRecord},
+    record::{self, Class, FramePlace, FrameRecord},
     tenure::Shown,
 };
 
@@ -54,7 +54,7 @@ impl Shard {
             }
             let scanned = FrameRecord::decode(stored)
                 .map_err(|error| self.unreadable(error))
-                .map(|record| (!record.expired(now_ms)).then_some(record))
+                .map(|record| (!record.expired(now_ms) && record.class == Class::Memory).then_some(record))
                 .and_then(|record| record.map(|record| self.scanned(collection, &view, frame, record)).transpose());
             match scanned {
                 Ok(None) => ControlFlow::Continue(()),

@@ -17,10 +17,10 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::meta::CollectionRecord;
 
 use super::{
-    Shard,
+    Shard, chunks,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
     filter, frame_id, private, read, record,
-    record::{FrameBody, FramePlace, FrameRecord},
+    record::{Attachment, Class, FrameBody, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
     tenure::{Claim, Tenure},
 };
@@ -52,14 +52,16 @@ impl FrameLocks {
 }
 
 /// A frame of a request, checked and ready to be sealed.
-struct Draft {
-    frame: FrameId,
+pub(super) struct Draft {
+    pub(super) frame: FrameId,
     condition: Condition,
-    digest: [u8; 32],
+    pub(super) digest: [u8; 32],
     session: Option<[u8; 16]>,
     expires_ms: u64,
     created_ms: u64,
     owner: Option<[u8; 16]>,
+    class: Class,
+    chunks: Vec<FrameId>,
     content: Content,
 }
 
@@ -94,7 +96,10 @@ impl Shard {
         // Frames that only ever create an id of their own cannot race: no need to wait for each other.
         let contended = ready.iter().filter(|draft| draft.condition != Condition::Create).map(|draft| draft.frame);
         let guards = self.locks.lock(contended).await;
-        let (outcomes, index) = self.store(&collection, request_id, &ready).await?;
+        let (outcomes, index) = match ready.iter().all(|draft| draft.class == Class::Chunk) {
+            true => self.store_chunks(&collection, request_id, &ready).await?,
+            false => self.store(&collection, request_id, &ready).await?,
+        };
         drop(guards);
 
         let mut outcomes = outcomes.into_iter();
@@ -124,7 +129,7 @@ impl Shard {
     }
 
     /// Proposes drafts until each has a final outcome; also returns the log position of the last round.
-    async fn store(
+    pub(super) async fn store(
         &self,
         collection: &CollectionRecord,
         request_id: RequestId,
@@ -201,8 +206,14 @@ impl Shard {
                 session: draft.session,
                 expires_ms: draft.expires_ms,
                 created_ms: draft.created_ms,
-                ttl_ms: collection.ttl_seconds.saturating_mul(1_000),
+                // What is hidden lives as long as what needs it.
+                ttl_ms: match draft.class {
+                    Class::Memory => collection.ttl_seconds.saturating_mul(1_000),
+                    Class::Chunk | Class::Upload => 0,
+                },
                 passages,
+                class: draft.class,
+                chunks: draft.chunks.clone(),
                 body,
                 vectors,
                 key_version: key.version(),
@@ -362,6 +373,8 @@ fn drafted(
     let id = frame.id.as_ref().try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
     private::check(&frame, &sealed)?;
     Ok(Draft {
+        class: chunks::class(frame.class)?,
+        chunks: chunks::references(&frame.chunks)?,
         frame: u128::from_be_bytes(id),
         condition: condition(&frame),
         digest: tags.content_digest(&[&sealed.digest[..], &frame.expires_ms.to_le_bytes()].concat()),
@@ -385,6 +398,9 @@ fn condition(frame: &node_v1::FrameWrite) -> Condition {
 fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &CollectionKey) -> Result<Draft, Problem> {
     let id = frame.id.as_ref().try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
     check_sizes(&frame)?;
+    let (class, references) = (chunks::class(frame.class)?, chunks::references(&frame.chunks)?);
+    let attachment = frame.attachment.as_ref().map(chunks::attachment).transpose()?;
+    must_keep(attachment.as_ref(), &references)?;
     let mut vectors = Vec::new();
     for passage in &frame.passages {
         check_vector(&passage.vector, collection)?;
@@ -406,8 +422,11 @@ fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &Colle
         metadata_json: frame.metadata_json,
         passages,
         language: frame.language,
+        attachment,
     };
     Ok(Draft {
+        class,
+        chunks: references,
         frame: u128::from_be_bytes(id),
         condition,
         digest,
@@ -417,6 +436,15 @@ fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &Colle
         owner: None,
         content: Content::Plain { body, vectors },
     })
+}
+
+/// A frame refers to every chunk of its attachment, so that they stay.
+fn must_keep(attachment: Option<&Attachment>, references: &[FrameId]) -> Result<(), Problem> {
+    let mut needed = attachment.iter().flat_map(|attachment| &attachment.chunks);
+    match needed.all(|(chunk, _)| references.contains(chunk)) {
+        true => Ok(()),
+        false => Err(Problem::invalid("an attachment has a chunk that its frame does not refer to")),
+    }
 }
 
 /// The router refuses these with better words; a node trusts no router.
@@ -479,6 +507,10 @@ fn digest(frame: &node_v1::FrameWrite, tags: &CollectionKey) -> [u8; 32] {
         field(text.as_bytes());
     }
     field(&frame.expires_ms.to_le_bytes());
+    if let Some(attachment) = &frame.attachment {
+        field(attachment.content_type.as_bytes());
+        attachment.chunks.iter().for_each(|chunk| field(&chunk.id));
+    }
     if frame.vector_given {
         for passage in &frame.passages {
             let bytes: Vec<u8> = passage.vector.iter().flat_map(|component| component.to_le_bytes()).collect();

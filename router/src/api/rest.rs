@@ -24,7 +24,7 @@ use mira_proto::{Code, Problem, limits};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Api, CONSISTENCY_TOKEN, mcp, new_passphrase, openapi};
+use super::{Api, CONSISTENCY_TOKEN, content, mcp, new_passphrase, openapi};
 use crate::{RequestContext, metrics};
 
 /// The routes. `bound` is the address they are served at, which MCP's `Host` check then knows as ours.
@@ -39,6 +39,10 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/collections", get(list_collections))
         .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
         .route("/collections/{name}/frames", get(scan))
+        .route("/collections/{name}/frames/{id}/content", get(content::read))
+        .route("/collections/{name}/uploads", post(content::begin))
+        .route("/collections/{name}/uploads/{id}", get(content::state).patch(content::append).delete(content::cancel))
+        .route("/collections/{name}/uploads/{id}/finish", post(content::finish))
         .route("/collections/{name}/sessions", get(sessions))
         .route("/collections/{name}/grow", post(grow_collection))
         .route("/admin/nodes", post(change_node))
@@ -277,7 +281,7 @@ async fn render_metrics(State(api): State<Arc<Api>>) -> Result<Response, Failure
 }
 
 /// The context of a request that [`admit`] let through.
-struct Caller(RequestContext);
+pub(super) struct Caller(pub(super) RequestContext);
 
 impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Failure;
@@ -291,7 +295,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
 }
 
 /// A collection's name in the path.
-struct Name(String);
+pub(super) struct Name(pub(super) String);
 
 impl FromRequestParts<Arc<Api>> for Name {
     type Rejection = Failure;
@@ -305,7 +309,7 @@ impl FromRequestParts<Arc<Api>> for Name {
 }
 
 /// A JSON body.
-struct Document<T>(T);
+pub(super) struct Document<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Document<T> {
     type Rejection = Failure;
@@ -387,7 +391,7 @@ pub(super) struct Failure {
 
 impl Failure {
     /// A problem of HTTP itself, whose status is not that of its code.
-    fn with(status: StatusCode, problem: Problem) -> Self {
+    pub(super) fn with(status: StatusCode, problem: Problem) -> Self {
         Failure { status, problem }
     }
 }

@@ -127,7 +127,9 @@ impl ShardRules {
             | ShardCommand::Verify { .. }
             | ShardCommand::Expire { .. }
             | ShardCommand::Reseal { .. }
-            | ShardCommand::Restore { .. } => Err("no client asks for this".into()),
+            | ShardCommand::Restore { .. }
+            | ShardCommand::Renew { .. }
+            | ShardCommand::Collect { .. } => Err("no client asks for this".into()),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
     shard::{
         image::{SealedImageError, Span},
         machine::decode_count,
-        record::{self, FrameHead},
+        record::{self, Class, FrameHead},
     },
 };
 
@@ -155,7 +155,6 @@ impl ShardIndex {
         let (mut batch, mut heads, mut failed) = (Vec::with_capacity(BATCH), 0u64, None);
         view.scan_prefix(&record::collection_prefix(b'h', collection), false, &mut |key, value| {
             let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
-            heads += 1;
             let head = match FrameHead::decode(value) {
                 Ok(head) => head,
                 Err(error) => {
@@ -163,6 +162,7 @@ impl ShardIndex {
                     return ControlFlow::Break(());
                 }
             };
+            heads += u64::from(head.class == Class::Memory);
             if compare.must_index(frame, &head) {
                 batch.push((frame, head));
             }

@@ -1,0 +1,154 @@
+//! Files as large contents of memories: up in steps that can be repeated, down with ranges that go on where it broke off.
+
+use std::io::SeekFrom;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mira_proto::model::{Stored, UploadReply, UploadRequest};
+use mira_proto::{Code, limits};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use uuid::Uuid;
+
+use crate::client::Client;
+use crate::error::CliError;
+
+/// Bytes of one step: what a router stores at once.
+const STEP: usize = limits::CHUNKS_IN_FLIGHT * limits::MAX_CONTENT_BYTES;
+/// How often a download is gone on with before it is given up.
+const TRIES: u32 = 8;
+
+/// A file on its way into a collection.
+pub struct Upload<'a> {
+    /// Where to.
+    pub client: &'a Client,
+    /// The collection.
+    pub collection: &'a str,
+    /// The file.
+    pub path: &'a Path,
+}
+
+impl Upload<'_> {
+    /// Begins an upload and sends the file.
+    pub async fn begin(&self, mut request: UploadRequest) -> Result<Stored, CliError> {
+        let (file, size) = self.open().await?;
+        request.size = Some(size);
+        let begun = self.client.begin_upload(self.collection, &request).await?;
+        self.send(begun, file, size).await
+    }
+
+    /// Goes on with an upload.
+    pub async fn resume(&self, upload: Uuid) -> Result<Stored, CliError> {
+        let (file, size) = self.open().await?;
+        let known = self.client.upload(self.collection, upload).await?;
+        if known.size.is_some_and(|known| known != size) {
+            return Err(
+                self.bad(format!("the upload is of a file of {} bytes, this has {size}", known.size.unwrap_or(0)))
+            );
+        }
+        self.send(known, file, size).await
+    }
+
+    async fn open(&self) -> Result<(File, u64), CliError> {
+        let name = self.path.display().to_string();
+        let file = File::open(self.path).await.map_err(CliError::io(&name))?;
+        let size = file.metadata().await.map_err(CliError::io(&name))?.len();
+        match size <= limits::MAX_ATTACHMENT_BYTES {
+            true => Ok((file, size)),
+            false => Err(self.bad(format!("{size} bytes, the most is {}", limits::MAX_ATTACHMENT_BYTES))),
+        }
+    }
+
+    async fn send(&self, mut known: UploadReply, mut file: File, size: u64) -> Result<Stored, CliError> {
+        let (id, bar) = (known.upload, bar(size));
+        let broken_off = |error| {
+            eprintln!("upload {id} can be gone on with for a day: give --resume {id} with the same file");
+            error
+        };
+        while known.stored.is_none() && known.offset < size {
+            bar.set_position(known.offset);
+            let bytes = self.read(&mut file, known.offset).await?;
+            known = match self.client.append(self.collection, id, known.offset, bytes).await {
+                // An earlier try was taken, and its answer lost.
+                Err(CliError::Problem(problem)) if problem.code == Code::Conflict => {
+                    let now = self.client.upload(self.collection, id).await.map_err(broken_off)?;
+                    if now.offset == known.offset { return Err(CliError::Problem(problem)) } else { now }
+                }
+                answer => answer.map_err(broken_off)?,
+            };
+        }
+        bar.finish_and_clear();
+        let done = self.client.finish_upload(self.collection, id).await.map_err(broken_off)?;
+        done.stored.ok_or_else(|| self.bad("the cluster finished the upload without a frame".into()))
+    }
+
+    async fn read(&self, file: &mut File, offset: u64) -> Result<Bytes, CliError> {
+        let name = self.path.display().to_string();
+        file.seek(SeekFrom::Start(offset)).await.map_err(CliError::io(&name))?;
+        let mut bytes = Vec::with_capacity(STEP);
+        file.take(STEP as u64).read_to_end(&mut bytes).await.map_err(CliError::io(&name))?;
+        match bytes.is_empty() {
+            true => Err(self.bad("the file became shorter while it was sent".into())),
+            false => Ok(bytes.into()),
+        }
+    }
+
+    fn bad(&self, detail: String) -> CliError {
+        CliError::BadFile { path: self.path.to_owned(), detail }
+    }
+}
+
+/// Writes a memory's content to a file, which is there only when it is whole.
+pub async fn download(client: &Client, (collection, id): (&str, Uuid), path: &Path) -> Result<u64, CliError> {
+    let part = PathBuf::from(format!("{}.part", path.display()));
+    let name = part.display().to_string();
+    let mut file = File::create(&part).await.map_err(CliError::io(&name))?;
+    let (mut at, mut etag, mut tries, mut bar_of_all) = (0, None, 0, None);
+    loop {
+        let mut content = client.content(collection, id, (at, etag.as_deref())).await?;
+        if etag.is_some() && content.is_whole {
+            return Err(CliError::BadFile {
+                path: name.into(),
+                detail: "the memory was replaced meanwhile: try again".into(),
+            });
+        }
+        etag = content.etag.take();
+        let size = at + content.bytes;
+        let bar = bar_of_all.get_or_insert_with(|| bar(size));
+        let broken_off = loop {
+            match content.next().await {
+                Ok(Some(bytes)) => {
+                    file.write_all(&bytes).await.map_err(CliError::io(&name))?;
+                    at += bytes.len() as u64;
+                    bar.set_position(at);
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        if at == size {
+            bar.finish_and_clear();
+            file.sync_all().await.map_err(CliError::io(&name))?;
+            tokio::fs::rename(&part, path).await.map_err(CliError::io(path.display().to_string()))?;
+            return Ok(size);
+        }
+        tries += 1;
+        if let Some(error) = broken_off.filter(|_| tries == TRIES) {
+            return Err(error);
+        }
+        tokio::time::sleep(crate::backoff::backoff(tries, rand::random())).await;
+    }
+}
+
+fn bar(size: u64) -> ProgressBar {
+    let target = match console::user_attended_stderr() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(Some(size), target);
+    match ProgressStyle::with_template("[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left") {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}

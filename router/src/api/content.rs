@@ -1,0 +1,251 @@
+//! Large contents over HTTP: bodies in and out that are never whole in memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use futures::{Stream, StreamExt, stream};
+use mira_proto::model::{UploadReply, UploadRequest};
+use mira_proto::{Code, Problem, limits};
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+
+use super::rest::{Caller, Document, Failure, Name};
+use super::{Api, text};
+use crate::{Memory, RequestContext};
+
+/// The header that says where the bytes of a body begin in the content.
+const UPLOAD_OFFSET: &str = "upload-offset";
+/// How long a body may stand still.
+const STREAM_IDLE: Duration = Duration::from_secs(60);
+
+/// A collection, and an upload or a frame in it.
+type Named = Path<(String, Uuid)>;
+
+pub(super) async fn begin(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Name(collection): Name,
+    Document(request): Document<UploadRequest>,
+) -> Result<(StatusCode, Json<UploadReply>), Failure> {
+    Ok((StatusCode::CREATED, Json(api.memory.begin_upload(&context, &collection, request).await?)))
+}
+
+pub(super) async fn state(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    named: Result<Named, axum::extract::rejection::PathRejection>,
+) -> Result<Json<UploadReply>, Failure> {
+    let (collection, id) = path(named)?;
+    Ok(Json(api.memory.upload(&context, (&collection, id)).await?))
+}
+
+pub(super) async fn append(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    named: Result<Named, axum::extract::rejection::PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<UploadReply>, Failure> {
+    let (collection, id) = path(named)?;
+    let offset = text(&headers, UPLOAD_OFFSET)?.and_then(|offset| offset.parse().ok());
+    let missing = || Problem::invalid(format!("header {UPLOAD_OFFSET} must say where the bytes begin: 0 at first"));
+    let _permit = api.stream()?;
+    let upload = Upload { memory: &*api.memory, patience: context.remaining(), context, collection: &collection, id };
+    Ok(Json(upload.receive(offset.ok_or_else(missing)?, body.into_data_stream()).await?))
+}
+
+pub(super) async fn finish(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    named: Result<Named, axum::extract::rejection::PathRejection>,
+) -> Result<Json<UploadReply>, Failure> {
+    let (collection, id) = path(named)?;
+    Ok(Json(api.memory.finish_upload(&context, (&collection, id)).await?))
+}
+
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    named: Result<Named, axum::extract::rejection::PathRejection>,
+) -> Result<StatusCode, Failure> {
+    let (collection, id) = path(named)?;
+    api.memory.cancel_upload(&context, (&collection, id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn read(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    named: Result<Named, axum::extract::rejection::PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let (collection, id) = path(named)?;
+    let permit = api.stream()?;
+    let content = api.memory.content(&context, (&collection, id)).await?;
+    let (size, etag) = (content.size(), format!("\"{id}-{}\"", content.version));
+    // What was begun of another version is not gone on with.
+    let is_other = text(&headers, IF_RANGE.as_str())?.is_some_and(|known| known != etag);
+    let asked = text(&headers, RANGE.as_str())?.filter(|_| !is_other);
+    let Ok(range) = asked.map(|asked| one_range(asked, size)).transpose() else {
+        let problem = Problem::invalid(format!("the content has {size} bytes: one range within them can be asked for"));
+        let mut response = Failure::with(StatusCode::RANGE_NOT_SATISFIABLE, problem).into_response();
+        response.headers_mut().insert(CONTENT_RANGE, header(&format!("bytes */{size}")));
+        return Ok(response);
+    };
+    let wanted = range.clone().unwrap_or(0..size);
+    let parts = content.parts(wanted.clone());
+    let content_type = header(&content.content_type);
+    let reading =
+        Arc::new(Reading { api, patience: context.remaining(), context, collection, content, _permit: permit });
+    let pieces = stream::iter(parts).map(move |part| {
+        let reading = reading.clone();
+        async move {
+            let context = reading.context.anew(reading.patience);
+            let content = (&*reading.collection, &reading.content);
+            reading.api.memory.content_part(&context, content, &part).await.map_err(std::io::Error::other)
+        }
+    });
+    let mut response = Body::from_stream(pieces.buffered(limits::CHUNKS_IN_FLIGHT)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CONTENT_LENGTH, (wanted.end - wanted.start).into());
+    headers.insert(ETAG, header(&etag));
+    // What was stored is no page of this site, whatever it says it is.
+    headers.insert("content-disposition", HeaderValue::from_static("attachment"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if range.is_some() {
+        headers.insert(CONTENT_RANGE, header(&format!("bytes {}-{}/{size}", wanted.start, wanted.end - 1)));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+/// What a body on its way out holds on to.
+struct Reading {
+    api: Arc<Api>,
+    context: RequestContext,
+    patience: Duration,
+    collection: String,
+    content: crate::uploads::FrameContent,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Api {
+    /// Room for one more body that is not whole in memory.
+    fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let full = |_| {
+            let detail = format!("{} contents are on their way through this router: try again", limits::MAX_STREAMS);
+            Problem::new(Code::Overloaded, detail)
+        };
+        self.streams.clone().try_acquire_owned().map_err(full)
+    }
+}
+
+/// An upload that a body is added to.
+struct Upload<'a> {
+    memory: &'a dyn Memory,
+    context: RequestContext,
+    /// For each step.
+    patience: Duration,
+    collection: &'a str,
+    id: Uuid,
+}
+
+impl Upload<'_> {
+    /// Adds a body chunk by chunk. When it breaks off, what came whole is kept.
+    async fn receive(
+        &self,
+        mut offset: u64,
+        mut body: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin,
+    ) -> Result<UploadReply, Problem> {
+        let mut buffer = BytesMut::new();
+        loop {
+            let came = fill(&mut buffer, &mut body).await;
+            let is_last = !matches!(came, Ok(true));
+            let mut chunks = Vec::new();
+            while buffer.len() >= limits::MAX_CONTENT_BYTES {
+                chunks.push(buffer.split_to(limits::MAX_CONTENT_BYTES).freeze());
+            }
+            // The end of the body ends a chunk; a connection that was lost does not.
+            if came == Ok(false) && !buffer.is_empty() {
+                chunks.push(buffer.split().freeze());
+            }
+            let context = self.context.anew(self.patience);
+            let upload = (self.collection, self.id);
+            let reply = match chunks.is_empty() {
+                true => self.memory.upload(&context, upload).await?,
+                false => self.memory.append(&context, upload, offset, chunks).await?,
+            };
+            offset = reply.offset;
+            came?;
+            if is_last {
+                return Ok(reply);
+            }
+        }
+    }
+}
+
+/// Reads until there is enough for a step, or the body ends: whether there may be more.
+async fn fill(
+    buffer: &mut BytesMut,
+    body: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin),
+) -> Result<bool, Problem> {
+    while buffer.len() < limits::CHUNKS_IN_FLIGHT * limits::MAX_CONTENT_BYTES {
+        match tokio::time::timeout(STREAM_IDLE, body.next()).await {
+            Ok(Some(Ok(bytes))) => buffer.extend_from_slice(&bytes),
+            Ok(Some(Err(error))) => return Err(Problem::invalid(format!("the body broke off: {error}"))),
+            Ok(None) => return Ok(false),
+            Err(_) => return Err(Problem::new(Code::DeadlineExceeded, "the body stood still for a minute")),
+        }
+    }
+    Ok(true)
+}
+
+/// The one range of a `Range` header (RFC 9110, section 14), end excluded.
+fn one_range(asked: &str, size: u64) -> Result<Range<u64>, ()> {
+    let ranges = http_range_header::parse_range_header(asked).map_err(drop)?;
+    match &ranges.validate(size).map_err(drop)?[..] {
+        [one] => Ok(*one.start()..one.end() + 1),
+        _ => Err(()),
+    }
+}
+
+fn path(named: Result<Named, axum::extract::rejection::PathRejection>) -> Result<(String, Uuid), Problem> {
+    named.map(|Path(named)| named).map_err(|rejection| Problem::invalid(rejection.body_text()))
+}
+
+fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("application/octet-stream"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_within_the_content_can_be_asked_for() {
+        let table = [
+            ("bytes=0-3", Ok(0..4)),
+            ("bytes=4-", Ok(4..10)),
+            ("bytes=-2", Ok(8..10)),
+            ("bytes=9-9", Ok(9..10)),
+            ("bytes=10-12", Err(())),
+            ("bytes=0-1,4-5", Err(())),
+            ("lines=0-3", Err(())),
+            ("bytes=3-2", Err(())),
+        ];
+        for (asked, range) in table {
+            assert_eq!(one_range(asked, 10), range, "{asked}");
+        }
+        assert_eq!(one_range("bytes=0-", 0), Err(()));
+    }
+}
