@@ -49,7 +49,7 @@ pub fn holds(folder: &Path, wanted: &[u8]) -> bool {
         }
         // A file may go while it is looked for.
         let bytes = std::fs::read(&path).unwrap_or_default();
-        bytes.windows(wanted.len()).any(|window| window == wanted)
+        memchr::memmem::find(&bytes, wanted).is_some()
     })
 }
 

@@ -203,6 +203,7 @@ impl Shared {
             expires_at: item.expires_at,
             version: 1,
             private: item.private,
+            attachment: None,
         };
         self.order.push(id);
         self.frames.insert(id, (item.collection.unwrap_or_else(|| "default".into()), frame));

@@ -1,5 +1,7 @@
-//! Large contents over HTTP: bodies in and out that are never whole in memory.
+//! Large contents: bodies in and out that are never whole in memory. The handlers are those of HTTP; what reads and makes
+//! the bodies is gRPC's too.
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use uuid::Uuid;
 
 use super::rest::{Caller, Document, Failure, Name};
 use super::{Api, text};
+use crate::uploads::{ContentPart, FrameContent};
 use crate::{Memory, RequestContext};
 
 /// The header that says where the bytes of a body begin in the content.
@@ -58,7 +61,7 @@ pub(super) async fn append(
     let offset = text(&headers, UPLOAD_OFFSET)?.and_then(|offset| offset.parse().ok());
     let missing = || Problem::invalid(format!("header {UPLOAD_OFFSET} must say where the bytes begin: 0 at first"));
     let _permit = api.stream()?;
-    let upload = Upload { memory: &*api.memory, patience: context.remaining(), context, collection: &collection, id };
+    let upload = Upload::new(&*api.memory, context, (&collection, id));
     Ok(Json(upload.receive(offset.ok_or_else(missing)?, body.into_data_stream()).await?))
 }
 
@@ -101,19 +104,9 @@ pub(super) async fn read(
         return Ok(response);
     };
     let wanted = range.clone().unwrap_or(0..size);
-    let parts = content.parts(wanted.clone());
     let content_type = header(&content.content_type);
-    let reading =
-        Arc::new(Reading { api, patience: context.remaining(), context, collection, content, _permit: permit });
-    let pieces = stream::iter(parts).map(move |part| {
-        let reading = reading.clone();
-        async move {
-            let context = reading.context.anew(reading.patience);
-            let content = (&*reading.collection, &reading.content);
-            reading.api.memory.content_part(&context, content, &part).await.map_err(std::io::Error::other)
-        }
-    });
-    let mut response = Body::from_stream(pieces.buffered(limits::CHUNKS_IN_FLIGHT)).into_response();
+    let reading = Reading { memory: api.memory.clone(), context, collection, content, permit };
+    let mut response = Body::from_stream(reading.pieces(wanted.clone())).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -129,19 +122,35 @@ pub(super) async fn read(
     Ok(response)
 }
 
-/// What a body on its way out holds on to.
-struct Reading {
-    api: Arc<Api>,
-    context: RequestContext,
-    patience: Duration,
-    collection: String,
-    content: crate::uploads::FrameContent,
-    _permit: OwnedSemaphorePermit,
+/// A body on its way out.
+pub(super) struct Reading {
+    pub(super) memory: Arc<dyn Memory>,
+    pub(super) context: RequestContext,
+    pub(super) collection: String,
+    pub(super) content: FrameContent,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+impl Reading {
+    /// The bytes of a range, piece by piece, a few of them fetched ahead; each gets the whole time of the request.
+    pub(super) fn pieces(self, range: Range<u64>) -> impl Stream<Item = Result<Bytes, Problem>> + Send + 'static {
+        let (parts, patience) = (self.content.parts(range), self.context.remaining());
+        let reading = Arc::new(self);
+        let piece = move |part: ContentPart| {
+            let reading = reading.clone();
+            async move {
+                debug_assert_eq!(reading.permit.num_permits(), 1);
+                let content = (&*reading.collection, &reading.content);
+                reading.memory.content_part(&reading.context.anew(patience), content, &part).await
+            }
+        };
+        stream::iter(parts).map(piece).buffered(limits::CHUNKS_IN_FLIGHT)
+    }
 }
 
 impl Api {
     /// Room for one more body that is not whole in memory.
-    fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let full = |_| {
             let detail = format!("{} contents are on their way through this router: try again", limits::MAX_STREAMS);
             Problem::new(Code::Overloaded, detail)
@@ -151,7 +160,7 @@ impl Api {
 }
 
 /// An upload that a body is added to.
-struct Upload<'a> {
+pub(super) struct Upload<'a> {
     memory: &'a dyn Memory,
     context: RequestContext,
     /// For each step.
@@ -160,12 +169,16 @@ struct Upload<'a> {
     id: Uuid,
 }
 
-impl Upload<'_> {
+impl<'a> Upload<'a> {
+    pub(super) fn new(memory: &'a dyn Memory, context: RequestContext, (collection, id): (&'a str, Uuid)) -> Self {
+        Upload { memory, patience: context.remaining(), context, collection, id }
+    }
+
     /// Adds a body chunk by chunk. When it breaks off, what came whole is kept.
-    async fn receive(
+    pub(super) async fn receive<E: Display>(
         &self,
         mut offset: u64,
-        mut body: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin,
+        mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<UploadReply, Problem> {
         let mut buffer = BytesMut::new();
         loop {
@@ -195,9 +208,9 @@ impl Upload<'_> {
 }
 
 /// Reads until there is enough for a step, or the body ends: whether there may be more.
-async fn fill(
+async fn fill<E: Display>(
     buffer: &mut BytesMut,
-    body: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin),
+    body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
 ) -> Result<bool, Problem> {
     while buffer.len() < limits::CHUNKS_IN_FLIGHT * limits::MAX_CONTENT_BYTES {
         match tokio::time::timeout(STREAM_IDLE, body.next()).await {
@@ -214,7 +227,7 @@ async fn fill(
 fn one_range(asked: &str, size: u64) -> Result<Range<u64>, ()> {
     let ranges = http_range_header::parse_range_header(asked).map_err(drop)?;
     match &ranges.validate(size).map_err(drop)?[..] {
-        [one] => Ok(*one.start()..one.end() + 1),
+        [one] if *one.start() < size => Ok(*one.start()..size.min(one.end() + 1)),
         _ => Err(()),
     }
 }
@@ -238,6 +251,7 @@ mod tests {
             ("bytes=4-", Ok(4..10)),
             ("bytes=-2", Ok(8..10)),
             ("bytes=9-9", Ok(9..10)),
+            ("bytes=4-100", Ok(4..10)),
             ("bytes=10-12", Err(())),
             ("bytes=0-1,4-5", Err(())),
             ("lines=0-3", Err(())),

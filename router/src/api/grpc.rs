@@ -22,6 +22,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::Api;
+use super::content::{Reading, Upload};
 use crate::{RequestContext, convert, ids};
 
 /// The HTTP/2 window of a connection: an ingest stream should not wait for permission between its batches.
@@ -189,6 +190,77 @@ impl MemoryService for Grpc {
             consistency_token: reply.consistency_token,
             shred: reply.shred,
         }))
+    }
+
+    async fn begin_upload(
+        &self,
+        request: Request<v1::BeginUploadRequest>,
+    ) -> Result<Response<v1::UploadState>, Status> {
+        let (context, request) = self.enter(request)?;
+        let frame = item_of(request.frame.unwrap_or_default())?;
+        let collection = frame.collection.clone().unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let request = model::UploadRequest { frame, content_type: present(request.content_type), size: request.size };
+        Ok(Response::new(upload_to(self.api.memory.begin_upload(&context, &collection, request).await?)))
+    }
+
+    async fn upload(&self, request: Request<Streaming<v1::UploadPiece>>) -> Result<Response<v1::UploadState>, Status> {
+        let (context, mut pieces) = self.enter(request)?;
+        let first = pieces.message().await?.unwrap_or_default();
+        let (collection, id) = upload_of(first.name.unwrap_or_default())?;
+        let _permit = self.api.stream()?;
+        let upload = Upload::new(&*self.api.memory, context, (&collection, id));
+        let rest = pieces.map(|piece| piece.map(|piece| piece.bytes));
+        let bytes = futures::stream::iter([Ok(first.bytes)]).chain(rest);
+        Ok(Response::new(upload_to(upload.receive(first.offset, bytes).await?)))
+    }
+
+    async fn get_upload(&self, request: Request<v1::UploadName>) -> Result<Response<v1::UploadState>, Status> {
+        let (context, name) = self.enter(request)?;
+        let (collection, id) = upload_of(name)?;
+        Ok(Response::new(upload_to(self.api.memory.upload(&context, (&collection, id)).await?)))
+    }
+
+    async fn finish_upload(&self, request: Request<v1::UploadName>) -> Result<Response<v1::UploadState>, Status> {
+        let (context, name) = self.enter(request)?;
+        let (collection, id) = upload_of(name)?;
+        Ok(Response::new(upload_to(self.api.memory.finish_upload(&context, (&collection, id)).await?)))
+    }
+
+    async fn cancel_upload(&self, request: Request<v1::UploadName>) -> Result<Response<v1::CancelUploadReply>, Status> {
+        let (context, name) = self.enter(request)?;
+        let (collection, id) = upload_of(name)?;
+        self.api.memory.cancel_upload(&context, (&collection, id)).await?;
+        Ok(Response::new(v1::CancelUploadReply {}))
+    }
+
+    type ReadContentStream = BoxStream<'static, Result<v1::ContentPiece, Status>>;
+
+    async fn read_content(
+        &self,
+        request: Request<v1::ReadContentRequest>,
+    ) -> Result<Response<Self::ReadContentStream>, Status> {
+        let (context, request) = self.enter(request)?;
+        let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let permit = self.api.stream()?;
+        let content = self.api.memory.content(&context, (&collection, uuid(&request.id)?)).await?;
+        let size = content.size();
+        let to = if request.length == 0 { size } else { request.from.saturating_add(request.length) };
+        if request.from > size || to > size {
+            return Err(
+                Problem::invalid(format!("the content has {size} bytes: the range must lie within them")).into()
+            );
+        }
+        let first = v1::ContentPiece {
+            bytes: Default::default(),
+            content_type: content.content_type.clone(),
+            size,
+            version: content.version,
+        };
+        let reading = Reading { memory: self.api.memory.clone(), context, collection, content, permit };
+        let rest = reading
+            .pieces(request.from..to)
+            .map(|piece| piece.map(|bytes| v1::ContentPiece { bytes, ..Default::default() }).map_err(Status::from));
+        Ok(Response::new(futures::stream::iter([Ok(first)]).chain(rest).boxed()))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
@@ -538,6 +610,21 @@ fn hit_to(hit: model::Hit) -> Result<v1::Hit, Problem> {
     Ok(v1::Hit { score: hit.score, frame: Some(frame_to(hit.frame)?), vector, group_json })
 }
 
+fn upload_of(name: v1::UploadName) -> Result<(String, Uuid), Problem> {
+    let collection = present(name.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+    Ok((collection, uuid(&name.upload)?))
+}
+
+fn upload_to(reply: model::UploadReply) -> v1::UploadState {
+    v1::UploadState {
+        upload: reply.upload.to_string(),
+        offset: reply.offset,
+        size: reply.size,
+        id: reply.stored.as_ref().map(|stored| stored.id.to_string()).unwrap_or_default(),
+        version: reply.stored.map(|stored| stored.version).unwrap_or_default(),
+    }
+}
+
 fn frame_to(frame: model::Frame) -> Result<v1::Frame, Problem> {
     let bytes = frame.bytes.map(|base64| STANDARD.decode(base64)).transpose();
     let metadata_json = match frame.metadata.is_empty() {
@@ -557,6 +644,9 @@ fn frame_to(frame: model::Frame) -> Result<v1::Frame, Problem> {
         updated_at: frame.updated_at,
         expires_at: frame.expires_at.unwrap_or_default(),
         private: frame.private,
+        attachment: frame
+            .attachment
+            .map(|found| v1::AttachmentInfo { content_type: found.content_type, size: found.size }),
     })
 }
 

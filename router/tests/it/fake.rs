@@ -399,6 +399,7 @@ impl State {
             passage_ranges: write.passages.iter().flat_map(|passage| [passage.start, passage.end]).collect(),
             language: String::new(),
             private: private.body.clone(),
+            attachment: write.attachment,
         };
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
         let changed = self.index(shard) + 1;
@@ -797,6 +798,22 @@ impl Node for FakeNode {
         };
         let frames = kept.into_iter().take(request.limit as usize).map(scanned).collect();
         Ok(Response::new(wire::ScanReply { frames, more, applied, opened: Vec::new() }))
+    }
+
+    async fn name_chunks(
+        &self,
+        request: Request<wire::NameChunksRequest>,
+    ) -> Result<Response<wire::NameChunksReply>, Status> {
+        self.enter().await?;
+        let ids = request.into_inner().digests.iter().map(|digest| digest.slice(..16)).collect();
+        Ok(Response::new(wire::NameChunksReply { ids }))
+    }
+
+    async fn list_references(
+        &self,
+        _: Request<wire::ListReferencesRequest>,
+    ) -> Result<Response<wire::ListReferencesReply>, Status> {
+        Err(Status::unimplemented("no router asks for this"))
     }
 
     async fn owned(&self, request: Request<wire::OwnedRequest>) -> Result<Response<wire::OwnedReply>, Status> {

@@ -1,6 +1,7 @@
 //! The router against a cluster in memory, over real sockets.
 
 mod client;
+mod content;
 mod errors;
 mod fake;
 mod faults;
