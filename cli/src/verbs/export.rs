@@ -75,7 +75,18 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<u64>,
     private_left_out: u64,
+    /// Files that memories have beside their text.
+    files_left_out: u64,
     seconds: f64,
+}
+
+impl Summary {
+    /// What is to be written of a frame; nothing of one that is a file and no more.
+    fn counted(&mut self, scanned: ScannedFrame) -> Option<StoreItem> {
+        let item = item_of(&mut self.files_left_out, scanned);
+        self.frames += u64::from(item.is_some());
+        item
+    }
 }
 
 impl Export {
@@ -131,8 +142,9 @@ impl Export {
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
-                table.put(item_of(scanned)).map_err(failed)?;
-                summary.frames += 1;
+                if let Some(item) = summary.counted(scanned) {
+                    table.put(item).map_err(failed)?;
+                }
             }
             summary.private_left_out += page.private_left_out;
             progress.update(summary.frames, table.bytes());
@@ -156,8 +168,9 @@ impl Export {
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
-                sink.put(&item_of(scanned))?;
-                summary.frames += 1;
+                if let Some(item) = summary.counted(scanned) {
+                    sink.put(&item)?;
+                }
             }
             // What is told to be done is.
             sink.flush()?;
@@ -179,6 +192,7 @@ impl Export {
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for ScannedFrame { frame, .. } in page.frames {
+                summary.files_left_out += u64::from(frame.attachment.is_some());
                 sessions.entry(frame.session).or_default().push((frame.created_at, frame.id));
             }
             summary.private_left_out += page.private_left_out;
@@ -258,8 +272,10 @@ fn resume(file: &File) -> std::io::Result<(u64, Option<Uuid>, u64)> {
 }
 
 /// What `mira import` needs to make the frame again.
-fn item_of(ScannedFrame { frame, vector }: ScannedFrame) -> StoreItem {
-    StoreItem {
+fn item_of(files_left_out: &mut u64, ScannedFrame { frame, vector }: ScannedFrame) -> Option<StoreItem> {
+    *files_left_out += u64::from(frame.attachment.is_some());
+    let has_content = frame.content.is_some() || frame.bytes.is_some();
+    has_content.then(|| StoreItem {
         content: frame.content,
         bytes: frame.bytes,
         kind: Some(frame.kind),
@@ -272,7 +288,7 @@ fn item_of(ScannedFrame { frame, vector }: ScannedFrame) -> StoreItem {
         created_at: Some(frame.created_at),
         private: frame.private,
         ..StoreItem::default()
-    }
+    })
 }
 
 /// A frame for reading.
@@ -280,6 +296,10 @@ fn section(frame: &Frame) -> String {
     let who = frame.role.as_deref().unwrap_or(&frame.kind);
     let content = match (&frame.content, &frame.bytes) {
         (Some(text), _) => text.trim_end().to_owned(),
+        (None, None) => frame
+            .attachment
+            .as_ref()
+            .map_or(String::new(), |found| format!("({}, {} bytes)", found.content_type, found.size)),
         (None, bytes) => format!("({} bytes)", bytes.as_ref().map_or(0, |base64| base64.len() / 4 * 3)),
     };
     format!("\n## {who} · {} · {}\n\n{content}\n", frame.created_at, frame.id)
@@ -320,6 +340,12 @@ fn render(summary: &Summary) -> String {
         text.push_str(&format!(
             "left out {} private memories: only their owner's key opens them (MIRA_OWNER_KEY)\n",
             summary.private_left_out
+        ));
+    }
+    if summary.files_left_out > 0 {
+        text.push_str(&format!(
+            "left out {} files: `mira recall ID --output FILE` reads one, `mira admin backup` keeps all\n",
+            summary.files_left_out
         ));
     }
     text

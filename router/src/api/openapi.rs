@@ -5,7 +5,7 @@ use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
     MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
     RotateRequest, ScanReply, SearchReply, SearchRequest, SessionsReply, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, VerifyReply, VerifyRequest,
+    StoreRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -72,6 +72,7 @@ pub fn document() -> Value {
             "get": sessions,
         }),
     );
+    large_contents(&mut paths, &mut generator);
     let (grow, grown) = (of::<GrowRequest>(&mut generator), of::<GrowReply>(&mut generator));
     paths.insert(
         "/collections/{name}/grow".into(),
@@ -120,6 +121,52 @@ pub fn document() -> Value {
             "schemas": generator.take_definitions(true),
         },
     })
+}
+
+/// Uploads, and contents in ranges.
+fn large_contents(paths: &mut serde_json::Map<String, Value>, generator: &mut SchemaGenerator) {
+    let path = |name: &str, schema: Value| json!({ "name": name, "in": "path", "required": true, "schema": schema });
+    let (name, id) =
+        (path("name", json!({ "type": "string" })), path("id", json!({ "type": "string", "format": "uuid" })));
+    let (begin, state) = (of::<UploadRequest>(generator), of::<UploadReply>(generator));
+    let bytes = json!({ "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } });
+    let mut begun = operation(Some("Begin the upload of a large content"), Some(begin), &state);
+    let done = begun["responses"]["200"].take();
+    begun["responses"] = json!({ "201": done, "default": problem() });
+    paths.insert("/collections/{name}/uploads".into(), json!({ "parameters": [name], "post": begun }));
+    let mut append = operation(Some("Add bytes to an upload"), None, &state);
+    append["requestBody"] = json!({ "required": true, "content": bytes });
+    let offset = json!({ "type": "integer", "minimum": 0 });
+    append["parameters"] = json!([{ "name": "Upload-Offset", "in": "header", "required": true, "schema": offset }]);
+    paths.insert(
+        "/collections/{name}/uploads/{id}".into(),
+        json!({
+            "parameters": [name, id],
+            "get": operation(Some("How far an upload has come"), None, &state),
+            "patch": append,
+            "delete": { "summary": "Give an upload up", "responses": {
+                "204": { "description": "Given up" }, "default": problem() } },
+        }),
+    );
+    paths.insert(
+        "/collections/{name}/uploads/{id}/finish".into(),
+        json!({ "parameters": [name, id], "post": operation(Some("Make a frame of an upload"), None, &state) }),
+    );
+    paths.insert(
+        "/collections/{name}/frames/{id}/content".into(),
+        json!({ "parameters": [name, id], "get": {
+            "summary": "The content of a frame, or a range of its bytes",
+            "parameters": [
+                { "name": "Range", "in": "header", "schema": { "type": "string" } },
+                { "name": "If-Range", "in": "header", "schema": { "type": "string" } },
+            ],
+            "responses": {
+                "200": { "description": "All of it", "content": bytes },
+                "206": { "description": "A range of it", "content": bytes },
+                "default": problem(),
+            },
+        } }),
+    );
 }
 
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
