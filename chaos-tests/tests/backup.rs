@@ -144,6 +144,13 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     let third: Value = serde_json::from_slice(&made.stdout).expect("JSON");
     assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_559)));
     fill(&cluster, "more", 100..110, "zebra-after").await;
+    // A file too: its memory, four chunks, and the upload, which is remembered for a while.
+    let file = Path::new(place).with_file_name("recording.bin");
+    let bytes: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).take(3_500_000).collect();
+    std::fs::write(&file, &bytes).expect("written");
+    let file_name = file.to_str().expect("UTF-8");
+    let stored = answer(&cluster, &["store", "--collection", "more", "--file", file_name]).await;
+    let file_id = stored["id"].as_str().expect("an id").to_owned();
     let fourth = answer(&cluster, &["admin", "backup", "create", place]).await;
     assert_eq!(fourth["base"], third["backup"]);
     cluster.restart_node(1);
@@ -167,7 +174,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     for (nodes, shards) in [(1, 2), (3, 8)] {
         let other = start(nodes, shards, &key).await;
         let restored = answer(&other, &["admin", "restore", place]).await;
-        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_569), &json!(["more", "notes"])));
+        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_575), &json!(["more", "notes"])));
         assert_eq!(contents(&other, "notes").await, expected.0, "{nodes} nodes");
         assert_eq!(contents(&other, "more").await, expected.1);
         let search = json!({ "vector": vector(105), "k": 1, "collection": "notes" });
@@ -177,6 +184,9 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
         let url = format!("{}/mcp/recall", other.router_url(0));
         let mine = private(&other, http.post(url).json(&recall)).await;
         assert_eq!(mine["frames"][0]["content"], "zebra-secret");
+        let output = format!("{file_name}.{nodes}");
+        answer(&other, &["recall", "--collection", "more", &file_id, "--output", &output]).await;
+        assert!(std::fs::read(&output).expect("it is there") == bytes, "the file is another one");
         fill(&other, "notes", 0..10, "zebra-goes-on").await;
     }
     // An older state is there too.

@@ -370,7 +370,7 @@ fn place_of(route: &CollectionRoute, item: &Pending, may_be_retry: bool) -> (Sha
     }
 }
 
-fn needs_embedding(draft: &Draft) -> bool {
+pub(crate) fn needs_embedding(draft: &Draft) -> bool {
     draft.text && draft.vector.is_none()
 }
 

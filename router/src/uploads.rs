@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::store::{Answers, Pending, frame_write};
+use crate::store::{Answers, Pending, frame_write, needs_embedding};
 use crate::validate::{self, Draft};
 use crate::{ClusterMemory, RequestContext, ids, private};
 
@@ -157,7 +157,12 @@ impl ClusterMemory {
         }
         let draft = validate::with_attachment(frame.clone(), Some(node_v1::Attachment::default()), now_ms())?;
         let context = &self.storing_owner(context, std::slice::from_ref(&frame)).await?;
+        let needs_embedding = needs_embedding(&draft);
         let route = self.collection_for(context, collection, &[(0, draft)]).await?;
+        // Rather now than after all of it was sent.
+        if needs_embedding {
+            self.model_fits(&route)?;
+        }
         // Made now, so that finishing twice stores once.
         frame.id.get_or_insert_with(|| ids::frame_id(context, 0));
         let upload = Upload { format: FORMAT, frame, content_type, size, chunks: Vec::new(), stored: None };
