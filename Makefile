@@ -125,6 +125,10 @@ fuzz: deps ## Give every decoder of bytes RUNS (1000000) inputs that are made to
 bench: deps model ## Run the micro-benchmarks
 	$(CARGO) bench --locked --workspace
 
+.PHONY: scaling
+scaling: setup ## What clusters of up to a billion documents would look like, see docs/SCALING.md
+	$(CARGO) run --locked --quiet --package mira-proto --example scaling
+
 .PHONY: bench-cluster
 bench-cluster: release ## Measure a three-node cluster on this machine, minutes (BENCH_ARGS="--only store,search")
 	MIRA_BIN="$(call target_dir)/release/mira" $(CARGO) bench --locked --package mira-benches --bench cluster -- $(BENCH_ARGS)
