@@ -15,7 +15,8 @@ use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
     MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
     RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
-    StatusRequest, StoreReply, StoreRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
+    StatusRequest, StoreReply, StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply,
+    VerifyRequest,
 };
 use mira_proto::{Code, Problem};
 use prost::Message;
@@ -216,6 +217,11 @@ impl Client {
     /// Spreads a collection over more shards, or says what that means.
     pub async fn grow_collection(&self, name: &str, request: &GrowRequest) -> Result<GrowReply, CliError> {
         self.write(Method::POST, &["collections", name, "grow"], Some(request)).await
+    }
+
+    /// Finds and sets the beam with which searches of a collection reach a recall.
+    pub async fn tune_collection(&self, name: &str, request: &TuneRequest) -> Result<TuneReply, CliError> {
+        self.write(Method::POST, &["collections", name, "tune"], Some(request)).await
     }
 
     /// Removes a collection with everything in it.

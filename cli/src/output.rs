@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
 use mira_proto::model::{
     BackupRepository, Collection, Erasure, Frame, Hit, KeysReply, Metadata, NodeStatus, ReplicaMove, SearchExplain,
-    SearchReply, Session, ShardStatus, ShardVerification, StatusReply,
+    SearchReply, Session, ShardStatus, ShardVerification, StatusReply, TuneReply,
 };
 use serde::Serialize;
 
@@ -285,19 +285,33 @@ pub fn collections(collections: &[Collection]) -> String {
     if collections.is_empty() {
         return "no collections yet; the first store makes one\n".to_owned();
     }
-    let mut table =
-        table(&["COLLECTION", "DIM", "METRIC", "VECTORS", "PARTITIONS", "LIFETIME", "MODEL", "CREATED"], &[1, 4]);
+    let mut table = table(
+        &["COLLECTION", "DIM", "METRIC", "VECTORS", "EF", "PARTITIONS", "LIFETIME", "MODEL", "CREATED"],
+        &[1, 4, 5],
+    );
     for collection in collections {
         table.add_row([
             collection.name.clone(),
             collection.dim.to_string(),
             word(&collection.metric),
             word(&collection.quantization),
+            collection.ef.map_or("-".to_owned(), |ef| ef.to_string()),
             collection.partitions.to_string(),
             collection.ttl_seconds.map_or("-".to_owned(), |seconds| uptime(seconds.saturating_mul(1000))),
             collection.model.clone().unwrap_or_else(|| "-".to_owned()),
             collection.created_at.clone(),
         ]);
+    }
+    finish(&table)
+}
+
+/// What each beam gives, with a mark at the one that was found.
+pub fn beams(reply: &TuneReply, k: u32) -> String {
+    let recall = format!("RECALL@{k}");
+    let mut table = table(&["EF", &recall, "MEDIAN", ""], &[0, 1, 2]);
+    for beam in &reply.beams {
+        let mark = if reply.ef == Some(beam.ef) { "<" } else { "" };
+        table.add_row([&beam.ef.to_string(), &format!("{:.4}", beam.recall), &format!("{} µs", beam.median_us), mark]);
     }
     finish(&table)
 }

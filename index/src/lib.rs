@@ -6,6 +6,7 @@
 //!
 //! - `index`: documents, compaction, statistics. `image`: the index as bytes.
 //! - `search`: one search, from plan to ranked hits. `topk`: ranked lists and merging them. `exact`: without an index.
+//! - `recall`: how right searches are, measured with vectors of the index.
 //! - `segment`: slots, stamps and who sees what; `table`: ids and slots.
 //! - `condition`: what a filter asks of attributes; `attributes`: which documents have them.
 //! - `graph`: HNSW. `scratch`: a walk's working memory.
@@ -34,6 +35,7 @@ mod image;
 mod index;
 #[allow(unsafe_code, reason = "vector instructions; every block says why it is sound")]
 mod kernels;
+mod recall;
 mod rows;
 mod scratch;
 mod search;
@@ -48,6 +50,7 @@ pub use exact::{exact_top_k, indexed_top_k};
 pub use image::Snapshot;
 pub use index::{Stats, VectorIndex};
 pub use kernels::Isa;
+pub use recall::{Asked, Samples};
 pub use rows::{Passage, RowCache, RowSource, RowStorage};
 pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams, Where};
 pub use table::{Document, Times};

@@ -44,6 +44,16 @@ pub(crate) enum Row<'a> {
     },
 }
 
+impl Row<'_> {
+    /// Its components in single precision.
+    pub(crate) fn to_vec(self) -> Vec<f32> {
+        match self {
+            Row::Full(values) => values.to_vec(),
+            Row::Half { bits, scale } => bits.iter().map(|bits| f16::from_bits(*bits).to_f32() * scale).collect(),
+        }
+    }
+}
+
 /// One vector of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passage {

@@ -390,7 +390,7 @@ impl<'a> Search<'a> {
     /// The best `k` of some slots, of those whose codes are best.
     fn scan_codes(&self, places: Places<'_>) -> Result<(Vec<Hit>, usize), IndexError> {
         let k = self.params.k;
-        let mut most = self.segment.codes.rescored(k, SCAN_BEAM.max(self.params.ef.unwrap_or(0)));
+        let mut most = self.segment.codes.rescored_after_scan(k, SCAN_BEAM.max(self.params.ef.unwrap_or(0)));
         loop {
             let keys = with_space!(&self.segment.codes, space => {
                 self.best_keys(space, &space.probe(&self.query), places.clone(), most)?

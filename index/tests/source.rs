@@ -3,47 +3,18 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use common::{Clusters, mean_recall};
+use common::{Clusters, Shelf, mean_recall};
 use mira_index::{
     Attributes, Config, Document, Filter, Hit, ImageError, IndexError, Metric, Passage, Quantization, RowCache,
     RowSource, RowStorage, RowsError, SearchParams, Times, VectorIndex, exact_top_k,
 };
-use parking_lot::Mutex;
 use proptest::prelude::*;
 
 const DIM: usize = 5;
 const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::L2];
-
-/// Documents in a map, as a node has them on disk.
-struct Shelf {
-    dim: usize,
-    documents: Mutex<BTreeMap<u128, Vec<f32>>>,
-    reads: AtomicUsize,
-}
-
-impl Shelf {
-    fn new(dim: usize) -> Arc<Self> {
-        Arc::new(Shelf { dim, documents: Mutex::default(), reads: AtomicUsize::new(0) })
-    }
-}
-
-impl RowSource for Shelf {
-    fn read(&self, wanted: &[Passage], visit: &mut dyn FnMut(usize, &[f32])) -> Result<(), RowsError> {
-        let documents = self.documents.lock();
-        for (position, wanted) in wanted.iter().enumerate() {
-            self.reads.fetch_add(1, Ordering::Relaxed);
-            let vectors = documents.get(&wanted.id);
-            if let Some(vector) = vectors.and_then(|all| all.chunks_exact(self.dim).nth(wanted.passage as usize)) {
-                visit(position, vector);
-            }
-        }
-        Ok(())
-    }
-}
 
 struct Broken;
 

@@ -375,6 +375,7 @@ impl Node {
             ttl_seconds: 0,
             created_ms: 0,
             model: String::new(),
+            ef: 0,
             key_version,
             wrapped_keys: keys,
         })

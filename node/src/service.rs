@@ -23,7 +23,7 @@ use crate::{
     },
     node::{META_GROUP, Node},
     rebalance::{self, NodeChange, Planned},
-    shard::{machine, record, refuse_read},
+    shard::{machine, measure, record, refuse_read},
     system,
 };
 
@@ -223,6 +223,7 @@ impl NodeService {
             ttl_seconds: request.ttl_seconds,
             created_ms: 0,
             model: request.model,
+            ef: 0,
             key_version: crate::keyring::FIRST_KEY,
             wrapped_keys: self.0.keyring().new_collection_keys(id),
         })
@@ -356,6 +357,18 @@ impl NodeService {
             MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: self.0.cluster().header.epoch, ..reply }),
             MetaAnswer::Full => conflict(format!("{} collections grow already: wait for one", limits::MAX_GROWTHS)),
             _ => conflict("the collection changed meanwhile: ask again".into()),
+        }
+    }
+
+    async fn tune(&self, request: node_v1::TuneCollectionRequest) -> Result<node_v1::TuneCollectionReply, Refusal> {
+        self.meta_leader()?;
+        let node_v1::TuneCollectionRequest { collection, ef } = request;
+        if ef != 0 {
+            measure::check_ef(ef)?;
+        }
+        match self.0.propose_meta(&MetaCommand::TuneCollection { collection, ef }).await? {
+            MetaAnswer::Missing => Err(Problem::new(Code::NotFound, "the collection is gone").into()),
+            _ => Ok(node_v1::TuneCollectionReply { epoch: self.0.cluster().header.epoch }),
         }
     }
 
@@ -637,6 +650,22 @@ impl node_server::Node for NodeService {
         request: Request<node_v1::GrowCollectionRequest>,
     ) -> Answer<node_v1::GrowCollectionReply> {
         Ok(Response::new(self.grow(request.into_inner()).await?))
+    }
+
+    async fn measure_recall(
+        &self,
+        request: Request<node_v1::MeasureRecallRequest>,
+    ) -> Answer<node_v1::MeasureRecallReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("measure_recall", shard.measure_recall(request)).await
+    }
+
+    async fn tune_collection(
+        &self,
+        request: Request<node_v1::TuneCollectionRequest>,
+    ) -> Answer<node_v1::TuneCollectionReply> {
+        Ok(Response::new(self.tune(request.into_inner()).await?))
     }
 
     async fn begin_pass(&self, request: Request<node_v1::BeginPassRequest>) -> Answer<node_v1::BeginPassReply> {

@@ -219,6 +219,7 @@ mod layers {
             ttl_seconds: 0,
             created_ms: 0,
             model: String::new(),
+            ef: 0,
             key_version: FIRST_KEY,
             wrapped_keys: keyring.new_collection_keys(7),
         };

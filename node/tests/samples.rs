@@ -202,6 +202,7 @@ fn meta(samples: &mut Samples) {
         ttl_seconds: 60,
         created_ms: TIME,
         model: "m".into(),
+        ef: 300,
         key_version: 1,
         wrapped_keys: [(1, vec![1, 2, 3])].into(),
     };
@@ -277,6 +278,7 @@ fn meta(samples: &mut Samples) {
         ("meta_forget_repository", MetaCommand::ForgetRepository(8)),
         ("meta_begin_restore", MetaCommand::BeginRestore(restored)),
         ("meta_end_restore", MetaCommand::EndRestore { backup: 6 }),
+        ("meta_tune_collection", MetaCommand::TuneCollection { collection: 7, ef: 300 }),
     ];
     for (name, written) in commands {
         read_plain(samples, name, &written);

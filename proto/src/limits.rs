@@ -54,6 +54,14 @@ pub const SEARCH_MEMORY_BYTES: usize = 256 << 20;
 pub const MAX_SEARCHES_WAITING: usize = 1_024;
 /// One search in so many is repeated exactly to learn how right the answers are.
 pub const QUALITY_SAMPLE_EVERY: u64 = 1_000;
+/// The widest beam that a collection is tuned to: where more is needed, comparing with everything costs as much.
+pub const MAX_TUNED_EF: u32 = 2_048;
+/// Vectors that a collection is tuned with, of all its shards together: recall is then told within about 0.01.
+pub const TUNE_SAMPLES: u32 = 200;
+/// Of them, in each shard at least: few shards are to speak for all.
+pub const MIN_TUNE_SAMPLES: u32 = 20;
+/// The recall that a collection is tuned to when none is named (SPEC section 5).
+pub const DEFAULT_TUNED_RECALL: f64 = 0.95;
 /// Query vectors of one search: each is a search of its own.
 pub const MAX_QUERY_VECTORS: usize = 16;
 /// Searches of one batch: they share one deadline.

@@ -693,6 +693,9 @@ pub struct Collection {
     /// Lifetime of its frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
+    /// Beam of its searches, once it was tuned: wider finds more and takes longer. Absent: the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef: Option<u32>,
     /// RFC 3339 time of its creation.
     pub created_at: String,
     /// The embedding model its texts go through; absent when callers give all vectors.
@@ -893,6 +896,56 @@ pub struct GrowReply {
     pub shards: Vec<u32>,
     /// Shards that are added, to each of which every other gives a share of its frames.
     pub added_shards: Vec<u32>,
+}
+
+/// Finds the beam (`ef`) with which searches of a collection reach a recall, and has it used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TuneRequest {
+    /// The share of the truly nearest that an answer is to hold, above 0 and at most 1; 0.95 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall: Option<f64>,
+    /// Hits of an answer; 10 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<u32>,
+    /// Only say what was measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Go back to the index's own beam; nothing is measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
+}
+
+/// What was measured and chosen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TuneReply {
+    /// The beam before; absent: the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u32>,
+    /// The beam that was found, in use from now on unless this was a dry run. Absent: the index's own, or, in a dry run,
+    /// none that reaches the recall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef: Option<u32>,
+    /// The collection is small: every search looks at all of its vectors, and there is nothing to tune.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scanned: bool,
+    /// Vectors of the collection.
+    pub vectors: u64,
+    /// Of them, those that were asked with.
+    pub samples: u32,
+    /// What each beam gave, from the narrowest.
+    pub beams: Vec<BeamRecall>,
+}
+
+/// What a beam gives.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BeamRecall {
+    /// The beam.
+    pub ef: u32,
+    /// Share of the truly nearest that the answers held.
+    pub recall: f64,
+    /// Median time of one search in one shard, microseconds.
+    pub median_us: u32,
 }
 
 /// `status`.

@@ -62,6 +62,7 @@ pub fn collection(info: &node_v1::Collection) -> Result<Collection, Problem> {
         quantization: parsed::<Quantization>(&info.quantization)?,
         partitions: info.partitions,
         ttl_seconds: (info.ttl_seconds != 0).then_some(info.ttl_seconds),
+        ef: (info.ef != 0).then_some(info.ef),
         created_at: rfc3339(info.created_ms),
         model: present(info.model.clone()),
         growth: info.growth.as_ref().map(growth),

@@ -40,6 +40,7 @@ mod sessions;
 mod status;
 mod store;
 mod token;
+mod tune;
 mod verify;
 
 pub use config::RouterConfig;

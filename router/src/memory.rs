@@ -14,7 +14,7 @@ use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
     NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply, RotateRequest, ScanReply,
     ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
+    StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::sync::Semaphore;
@@ -114,6 +114,13 @@ pub trait Memory: Send + Sync {
         name: &str,
         request: GrowRequest,
     ) -> Result<GrowReply, Problem>;
+    /// Finds and sets the beam with which searches of a collection reach a recall.
+    async fn tune_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        request: TuneRequest,
+    ) -> Result<TuneReply, Problem>;
     /// Adds, drains, replaces or removes a storage node, or says what that would move.
     async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem>;
     /// Stops moves of replicas for now, or lets them go on.
@@ -325,6 +332,15 @@ impl Memory for ClusterMemory {
         request: GrowRequest,
     ) -> Result<GrowReply, Problem> {
         self.bounded("grow_collection", context.deadline, self.grow(context, name, request)).await
+    }
+
+    async fn tune_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        request: TuneRequest,
+    ) -> Result<TuneReply, Problem> {
+        self.bounded("tune_collection", context.deadline, self.tune(context, name, request)).await
     }
 
     async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem> {

@@ -292,7 +292,8 @@ impl ClusterMemory {
             group_size: size,
             with_vectors: query.diversity.is_some(),
             k: query.pool(),
-            ef: 0,
+            // Its own, named so that answers kept from before it was tuned are not given again.
+            ef: route.info.ef,
             level: Some(context.read_level(shard)),
             with_frames: shards.len() == 1 && query.diversity.is_none(),
             exact: query.exact,

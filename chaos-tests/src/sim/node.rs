@@ -180,6 +180,7 @@ pub fn collection(partitions: u32) -> CollectionRecord {
         ttl_seconds: 0,
         created_ms: 0,
         model: String::new(),
+        ef: 0,
         key_version: 1,
         wrapped_keys: BTreeMap::new(),
     }

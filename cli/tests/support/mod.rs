@@ -21,10 +21,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use mira_proto::filter::Scalar;
 use mira_proto::model::{
-    Collection, CollectionSettings, Consistency, ForgetReply, ForgetRequest, Frame, GrowReply, GrowRequest,
+    BeamRecall, Collection, CollectionSettings, Consistency, ForgetReply, ForgetRequest, Frame, GrowReply, GrowRequest,
     GrowthStatus, Hit, ItemResult, Metric, NodeStatus, Quantization, RecallReply, RecallRequest, ReplicaStatus,
     SearchExplain, SearchReply, SearchRequest, ShardExplain, ShardStatus, StatusReply, StoreItem, StoreReply,
-    StoreRequest, Stored, VectorReason, Why,
+    StoreRequest, Stored, TuneReply, TuneRequest, VectorReason, Why,
 };
 use mira_proto::{Code, Problem};
 use serde_json::json;
@@ -84,6 +84,7 @@ impl Server {
             .route("/collections", get(list_collections))
             .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
             .route("/collections/{name}/grow", post(grow_collection))
+            .route("/collections/{name}/tune", post(tune_collection))
             .layer(axum::extract::DefaultBodyLimit::max(32 << 20))
             .layer(middleware::from_fn_with_state(shared.clone(), watch))
             .with_state(shared.clone());
@@ -395,6 +396,7 @@ async fn put_collection(
         partitions: settings.partitions.unwrap_or(1),
         ttl_seconds: settings.ttl_seconds,
         created_at: "2026-01-02T03:04:05Z".into(),
+        ef: None,
         growth: None,
         rotation: None,
         model: (settings.metric == Metric::Cosine && settings.quantization == Quantization::Int8)
@@ -416,6 +418,33 @@ async fn grow_collection(State(fake): State<Fake>, name: Name, Json(request): Js
         collection.growth = Some(GrowthStatus { from, to, step, done: 0, of: 0 });
     }
     Ok(Json(GrowReply { from, to, shards: (0..from).collect(), added_shards: (from..to).collect() }))
+}
+
+/// Each beam misses a tenth of what the one before missed; a collection of one partition is small.
+async fn tune_collection(State(fake): State<Fake>, name: Name, Json(request): Json<TuneRequest>) -> Answer<TuneReply> {
+    let mut shared = fake.lock().unwrap();
+    let collection = shared.collections.get_mut(&name.0);
+    let collection = collection.ok_or_else(|| Problem::new(Code::NotFound, format!("no collection {}", name.0)))?;
+    let before = collection.ef;
+    if request.reset {
+        collection.ef = None;
+        return Ok(Json(TuneReply { before, ..TuneReply::default() }));
+    }
+    if collection.partitions == 1 {
+        return Ok(Json(TuneReply { before, ef: before, scanned: true, vectors: 120, ..TuneReply::default() }));
+    }
+    let beam = |(ef, recall, median_us)| BeamRecall { ef, recall, median_us };
+    let beams: Vec<BeamRecall> = [(16, 0.7, 40), (24, 0.97, 55), (32, 0.997, 71)].into_iter().map(beam).collect();
+    let wanted = request.recall.unwrap_or(0.95);
+    let ef = beams.iter().find(|beam| beam.recall >= wanted).map(|beam| beam.ef);
+    if ef.is_none() && !request.dry_run {
+        let detail = "no beam reaches a recall@10 of 1: the best is 0.9970 at ef 32; nothing was changed";
+        return Err(Problem::new(Code::Conflict, detail).into());
+    }
+    if !request.dry_run {
+        collection.ef = ef;
+    }
+    Ok(Json(TuneReply { before, ef, scanned: false, vectors: 51_234, samples: 200, beams }))
 }
 
 async fn delete_collection(State(fake): State<Fake>, name: Name) -> Result<StatusCode, Refusal> {

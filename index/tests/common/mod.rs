@@ -1,7 +1,12 @@
 //! Data for the tests: vectors in clusters, as embeddings of real texts are.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use mira_index::{Hit, SearchParams, VectorIndex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mira_index::{Hit, Passage, RowSource, RowsError, SearchParams, VectorIndex};
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -51,4 +56,31 @@ pub fn mean_recall(index: &VectorIndex, queries: &[Vec<f32>], k: usize, ef: usiz
         recall(&index.search(&params).unwrap(), &index.search_exact(&params).unwrap())
     };
     queries.iter().map(one).sum::<f64>() / queries.len() as f64
+}
+
+/// Documents in a map, as a node has them on disk.
+pub struct Shelf {
+    dim: usize,
+    pub documents: Mutex<BTreeMap<u128, Vec<f32>>>,
+    pub reads: AtomicUsize,
+}
+
+impl Shelf {
+    pub fn new(dim: usize) -> Arc<Self> {
+        Arc::new(Shelf { dim, documents: Mutex::default(), reads: AtomicUsize::new(0) })
+    }
+}
+
+impl RowSource for Shelf {
+    fn read(&self, wanted: &[Passage], visit: &mut dyn FnMut(usize, &[f32])) -> Result<(), RowsError> {
+        let documents = self.documents.lock();
+        for (position, wanted) in wanted.iter().enumerate() {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            let vectors = documents.get(&wanted.id);
+            if let Some(vector) = vectors.and_then(|all| all.chunks_exact(self.dim).nth(wanted.passage as usize)) {
+                visit(position, vector);
+            }
+        }
+        Ok(())
+    }
 }

@@ -194,6 +194,13 @@ pub enum MetaCommand {
         /// The backup.
         backup: u128,
     },
+    /// Sets the beam of a collection's searches.
+    TuneCollection {
+        /// Which.
+        collection: CollectionId,
+        /// 0 = the index's own.
+        ef: u32,
+    },
 }
 
 /// What every replica of the meta group answers to a command.

@@ -187,6 +187,7 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
             }
             _ => MetaAnswer::Missing,
         },
+        MetaCommand::TuneCollection { collection, ef } => tune(collection, ef, records)?,
         MetaCommand::PutOwner { owner, record, replaces } => return put_owner(&owner, &record, &replaces, records),
     };
     // A change that was not made is no reason for every router to fetch the map.
@@ -348,6 +349,16 @@ fn finish_move(shard: u32, to: u64, records: &mut Records<'_, '_>) -> Result<Met
     placement[shard as usize] = state.replicas_after_move(shard);
     records.put(PLACEMENT, &placement)?;
     records.txn.delete(&numbered(b'm', shard.into()));
+    Ok(MetaAnswer::Done)
+}
+
+fn tune(collection: u64, ef: u32, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    let key = numbered(b'c', collection);
+    let Some(record) = records.get::<CollectionRecord>(&key)? else { return Ok(MetaAnswer::Missing) };
+    if record.ef == ef {
+        return Ok(MetaAnswer::Exists);
+    }
+    records.put(&key, &CollectionRecord { ef, ..record })?;
     Ok(MetaAnswer::Done)
 }
 

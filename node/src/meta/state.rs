@@ -167,6 +167,8 @@ pub struct CollectionRecord {
     pub created_ms: u64,
     /// Embedding model of its texts; empty when callers give all vectors.
     pub model: String,
+    /// Beam of searches that name none; 0 = the index's own.
+    pub ef: u32,
     /// Version of the key that new frames are sealed with.
     pub key_version: u32,
     /// The collection's keys by version, each wrapped with the cluster key.
@@ -417,6 +419,7 @@ impl CollectionRecord {
             created_ms: self.created_ms,
             key_version: self.key_version,
             model: self.model.clone(),
+            ef: self.ef,
             growth: None,
             rotation: None,
         }

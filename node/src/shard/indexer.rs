@@ -345,8 +345,18 @@ impl ShardIndex {
 
     /// Vectors of a collection that can be found, about.
     pub fn vectors(&self, collection: CollectionId) -> usize {
+        self.look_into(collection, VectorIndex::len).unwrap_or(0)
+    }
+
+    /// What `look` sees in the index of a collection, without the tail; none if nothing of it is indexed.
+    pub(super) fn look_into<T>(&self, collection: CollectionId, look: impl FnOnce(&VectorIndex) -> T) -> Option<T> {
         let index = self.collections.read().get(&collection).cloned();
-        index.and_then(|index| index.vectors.get().map(VectorIndex::len)).unwrap_or(0)
+        index.and_then(|index| index.vectors.get().map(look))
+    }
+
+    /// Whether searches are answered: the index is not being built.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
     /// Whether frames of the collection may be over their time some day.
@@ -642,7 +652,7 @@ fn metric(record: &CollectionRecord) -> Metric {
     }
 }
 
-fn refuse(error: mira_index::IndexError) -> IndexError {
+pub(super) fn refuse(error: mira_index::IndexError) -> IndexError {
     if let mira_index::IndexError::Aborted = error {
         return IndexError::Stopped;
     }

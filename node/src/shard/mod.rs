@@ -12,6 +12,7 @@ pub mod grow;
 pub mod image;
 pub mod indexer;
 pub mod machine;
+pub mod measure;
 pub mod private;
 pub mod quality;
 pub mod ranking;

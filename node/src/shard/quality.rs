@@ -6,12 +6,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use mira_index::Hit;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Pauses between repetitions, in their own length.
 const PAUSES: u32 = 19;
@@ -33,6 +37,7 @@ pub struct QualityBoard {
     every: u64,
     searches: AtomicU64,
     turn: Mutex<Turn>,
+    measuring: Arc<Semaphore>,
     found: Mutex<BTreeMap<String, Quality>>,
 }
 
@@ -48,6 +53,7 @@ impl QualityBoard {
             every,
             searches: AtomicU64::new(0),
             turn: Mutex::new(Turn { is_taken: false, not_before: Instant::now() }),
+            measuring: Arc::new(Semaphore::new(1)),
             found: Mutex::default(),
         }
     }
@@ -72,6 +78,11 @@ impl QualityBoard {
             quality.samples += 1;
             quality.recall += recall;
         }
+    }
+
+    /// Waits until no measurement runs on this node ([`super::measure`]); the next one waits until the permit is gone.
+    pub async fn measure_alone(&self) -> OwnedSemaphorePermit {
+        self.measuring.clone().acquire_owned().await.expect("it is never closed")
     }
 
     /// All that was found.

@@ -104,7 +104,7 @@ impl Shard {
         let query = Query {
             vector: Vec::new(),
             k: ranking.first_pool(),
-            ef: (request.ef > 0).then_some(request.ef as usize),
+            ef: [request.ef, collection.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
             exact: request.exact,
             created_ms: wanted.created_ms,
             condition: wanted.condition,
@@ -447,8 +447,8 @@ impl Pools {
 /// Stands for whoever waits for an answer: when the request is dropped (its deadline passed, the router went away), the
 /// work for it stops.
 #[derive(Default)]
-struct Caller {
-    gone: Arc<AtomicBool>,
+pub(super) struct Caller {
+    pub(super) gone: Arc<AtomicBool>,
 }
 
 impl Drop for Caller {
@@ -481,7 +481,7 @@ fn explained(found: &mut Found, took: std::time::Duration) -> node_v1::SearchExp
     }
 }
 
-fn refuse_index(error: IndexError) -> Refusal {
+pub(super) fn refuse_index(error: IndexError) -> Refusal {
     match error {
         IndexError::Stopped => Problem::new(Code::DeadlineExceeded, "the search was given up by its caller").into(),
         IndexError::Building => Refusal::NotReady("the index is being built from the frames".into()),

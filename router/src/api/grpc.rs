@@ -418,6 +418,30 @@ impl Admin for Grpc {
         }))
     }
 
+    async fn tune_collection(
+        &self,
+        request: Request<v1::TuneCollectionRequest>,
+    ) -> Result<Response<v1::TuneCollectionReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let tune = model::TuneRequest {
+            recall: request.recall,
+            k: (request.k != 0).then_some(request.k),
+            dry_run: request.dry_run,
+            reset: request.reset,
+        };
+        let reply = self.api.memory.tune_collection(&context, &request.name, tune).await?;
+        let beam =
+            |beam: model::BeamRecall| v1::BeamRecall { ef: beam.ef, recall: beam.recall, median_us: beam.median_us };
+        Ok(Response::new(v1::TuneCollectionReply {
+            before: reply.before,
+            ef: reply.ef,
+            scanned: reply.scanned,
+            vectors: reply.vectors,
+            samples: reply.samples,
+            beams: reply.beams.into_iter().map(beam).collect(),
+        }))
+    }
+
     async fn change_node(
         &self,
         request: Request<v1::ChangeNodeRequest>,
@@ -667,6 +691,7 @@ fn collection_to(collection: model::Collection) -> v1::Collection {
             done: growth.done,
             of: growth.of,
         }),
+        ef: collection.ef,
         rotation: collection.rotation.map(|rotation| v1::RotationStatus {
             id: rotation.id,
             to: rotation.to,

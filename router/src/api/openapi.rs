@@ -5,7 +5,7 @@ use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
     MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
     RotateRequest, ScanReply, SearchReply, SearchRequest, SessionsReply, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
+    StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -79,6 +79,15 @@ pub fn document() -> Value {
         json!({
             "parameters": [{ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } }],
             "post": operation(Some("Spread a collection over more shards"), Some(grow), &grown),
+        }),
+    );
+    let (tune, tuned) = (of::<TuneRequest>(&mut generator), of::<TuneReply>(&mut generator));
+    let summary = "Find and set the beam with which searches of a collection reach a recall";
+    paths.insert(
+        "/collections/{name}/tune".into(),
+        json!({
+            "parameters": [{ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } }],
+            "post": operation(Some(summary), Some(tune), &tuned),
         }),
     );
     let (change, changed) = (of::<NodeChange>(&mut generator), of::<NodeChangeReply>(&mut generator));

@@ -18,7 +18,7 @@ use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
     MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
     RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
-    StatusRequest, StoreReply, StoreRequest, VerifyReply, VerifyRequest,
+    StatusRequest, StoreReply, StoreRequest, TuneReply, TuneRequest, VerifyReply, VerifyRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use serde::Serialize;
@@ -45,6 +45,7 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
         .route("/collections/{name}/uploads/{id}/finish", post(content::finish))
         .route("/collections/{name}/sessions", get(sessions))
         .route("/collections/{name}/grow", post(grow_collection))
+        .route("/collections/{name}/tune", post(tune_collection))
         .route("/admin/nodes", post(change_node))
         .route("/admin/moves", post(set_moves))
         .route("/admin/shards/verify", post(verify))
@@ -199,6 +200,15 @@ async fn grow_collection(
     Document(request): Document<GrowRequest>,
 ) -> Result<Json<GrowReply>, Failure> {
     Ok(Json(api.memory.grow_collection(&context, &name, request).await?))
+}
+
+async fn tune_collection(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+    Name(name): Name,
+    Document(request): Document<TuneRequest>,
+) -> Result<Json<TuneReply>, Failure> {
+    Ok(Json(api.memory.tune_collection(&context, &name, request).await?))
 }
 
 async fn change_node(

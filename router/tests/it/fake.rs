@@ -482,6 +482,53 @@ impl Node for FakeNode {
         Err(Status::unimplemented("a fake does not grow"))
     }
 
+    /// Recall grows with the beam: 0.7 at 16, and a tenth of what is missing is missing at each next one.
+    async fn measure_recall(
+        &self,
+        request: Request<wire::MeasureRecallRequest>,
+    ) -> Result<Response<wire::MeasureRecallReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = self.seen("measure_recall", request.shard, None);
+        state.seen.push(seen);
+        let (collection, shard) = (request.collection, request.shard);
+        let vectors = state.frames.keys().filter(|key| (key.0, key.1) == (collection, shard)).count() as u64;
+        let beam = |(ef, missing): (&u32, f64)| wire::MeasuredBeam {
+            ef: *ef,
+            recall: 1.0 - missing,
+            micros: vec![*ef; request.samples as usize],
+        };
+        let missing = std::iter::successors(Some(0.3), |missing| Some(missing / 10.0));
+        Ok(Response::new(match vectors {
+            0 => wire::MeasureRecallReply { scanned: true, ..Default::default() },
+            _ => wire::MeasureRecallReply {
+                vectors,
+                scanned: false,
+                samples: request.samples,
+                beams: request.beams.iter().zip(missing).map(beam).collect(),
+            },
+        }))
+    }
+
+    async fn tune_collection(
+        &self,
+        request: Request<wire::TuneCollectionRequest>,
+    ) -> Result<Response<wire::TuneCollectionReply>, Status> {
+        self.enter().await?;
+        let wire::TuneCollectionRequest { collection, ef } = request.into_inner();
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        let epoch = state.epoch;
+        let seen = self.seen("tune_collection", 0, None);
+        state.seen.push(seen);
+        match state.collections.values_mut().find(|found| found.id == collection) {
+            Some(found) => found.ef = ef,
+            None => return Err(Refusal::from(Problem::new(Code::NotFound, "the collection is gone")).into()),
+        }
+        Ok(Response::new(wire::TuneCollectionReply { epoch }))
+    }
+
     async fn begin_pass(&self, _: Request<wire::BeginPassRequest>) -> Result<Response<wire::BeginPassReply>, Status> {
         Err(Status::unimplemented("a router does not ask"))
     }
@@ -605,6 +652,7 @@ impl Node for FakeNode {
             key_version: 1,
             model: request.model,
             first_partitions: request.partitions,
+            ef: 0,
             growth: None,
             rotation: None,
         };

@@ -109,6 +109,9 @@ async fn collections_are_managed_over_grpc() {
     assert_eq!(admin.get_collection(authorized(get.clone())).await.unwrap().into_inner(), made);
     let list = admin.list_collections(authorized(v1::ListCollectionsRequest {})).await.unwrap().into_inner();
     assert_eq!(list.collections, [made]);
+    let tune = v1::TuneCollectionRequest { name: "c".into(), recall: Some(0.9), ..Default::default() };
+    let tuned = admin.tune_collection(authorized(tune)).await.unwrap().into_inner();
+    assert_eq!(tuned, v1::TuneCollectionReply { scanned: true, ..Default::default() }, "nothing is stored in it");
     admin.delete_collection(authorized(v1::DeleteCollectionRequest { name: "c".into() })).await.unwrap();
     assert_eq!(admin.get_collection(authorized(get)).await.unwrap_err().code(), tonic::Code::NotFound);
 }

@@ -383,3 +383,66 @@ async fn a_kept_answer_is_confirmed_and_never_given_when_something_changed() {
     world.post("/mcp/forget", json!({ "id": gone["hits"][0]["id"], "collection": "wide" })).await.ok();
     assert!(!ask().await.contains(&gone["hits"][0]["content"].as_str().unwrap().to_owned()));
 }
+
+#[tokio::test]
+async fn a_collection_is_tuned_to_the_narrowest_beam_that_reaches_a_recall() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    let tune = async |request: Value| world.post("/collections/wide/tune", request).await;
+    // Nothing is stored: every search looks at all of it.
+    let empty = tune(json!({})).await.ok();
+    assert_eq!(empty, json!({ "scanned": true, "vectors": 0, "samples": 0, "beams": [] }));
+    let texts: Vec<String> = (0..40).map(|n| format!("note {n}")).collect();
+    world.store_all("wide", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    world.fake.clear_seen();
+
+    let dry = tune(json!({ "recall": 0.99, "dry_run": true })).await.ok();
+    assert_eq!(
+        (&dry["ef"], &dry["vectors"], &dry["samples"], dry.get("before")),
+        (&json!(32), &json!(40), &json!(200), None)
+    );
+    assert_eq!(dry["beams"].as_array().unwrap().len(), 15);
+    assert_eq!(dry["beams"][1], json!({ "ef": 24, "recall": 0.97, "median_us": 24 }));
+    assert!(world.fake.seen("tune_collection").is_empty());
+    assert_eq!(world.fake.seen("measure_recall").len(), 4, "every shard is measured");
+    assert!(world.get("/collections/wide").await.ok().get("ef").is_none());
+
+    // 0.95 of ten hits when nothing is said.
+    assert_eq!(tune(json!({})).await.ok()["ef"], 24);
+    assert_eq!(world.get("/collections/wide").await.ok()["ef"], 24);
+    let again = tune(json!({})).await.ok();
+    assert_eq!((&again["before"], &again["ef"]), (&json!(24), &json!(24)));
+    assert_eq!(world.fake.seen("tune_collection").len(), 1, "what is so already is not set again");
+    // Beams hold the hits that are asked for.
+    assert_eq!(tune(json!({ "k": 500 })).await.ok()["ef"], 768);
+
+    let unreached = tune(json!({ "recall": 1.0 })).await;
+    assert_eq!((unreached.code().as_str(), unreached.status), ("conflict", StatusCode::CONFLICT));
+    assert!(unreached.detail().contains("the best is 1.0000 at ef 2048"), "{}", unreached.detail());
+    assert_eq!(world.get("/collections/wide").await.ok()["ef"], 768, "nothing was changed");
+
+    let reset = tune(json!({ "reset": true })).await.ok();
+    assert_eq!(reset, json!({ "before": 768, "vectors": 0, "samples": 0, "beams": [] }));
+    assert!(world.get("/collections/wide").await.ok().get("ef").is_none());
+}
+
+#[tokio::test]
+async fn tuning_refuses_what_makes_no_sense() {
+    let world = World::new().await;
+    world.collection("notes", 1).await;
+    let table = [
+        ("notes", json!({ "recall": 0 }), "invalid_argument"),
+        ("notes", json!({ "recall": 1.5 }), "invalid_argument"),
+        ("notes", json!({ "recall": -0.1 }), "invalid_argument"),
+        ("notes", json!({ "k": 0 }), "invalid_argument"),
+        ("notes", json!({ "k": 1_001 }), "invalid_argument"),
+        ("notes", json!({ "reset": true, "recall": 0.9 }), "invalid_argument"),
+        ("notes", json!({ "ef": 64 }), "invalid_argument"),
+        ("nothing", json!({}), "not_found"),
+        ("nothing", json!({ "reset": true }), "not_found"),
+    ];
+    for (name, request, code) in table {
+        assert_eq!(world.post(&format!("/collections/{name}/tune"), request.clone()).await.code(), code, "{request}");
+    }
+    assert!(world.fake.seen("measure_recall").is_empty());
+}

@@ -1,4 +1,4 @@
-//! `mira admin collections`: list, show, make, grow and remove them.
+//! `mira admin collections`: list, show, make, grow, tune and remove them.
 
 use std::time::Duration;
 
@@ -13,10 +13,12 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
 
+use super::tune::Tune;
+
 /// Between two looks at how far a growth is.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// List, show, make, grow and remove collections
+/// List, show, make, grow, tune and remove collections
 #[derive(Debug, Args)]
 pub struct Collections {
     #[command(subcommand)]
@@ -51,6 +53,17 @@ Examples:
 Reads and writes go on meanwhile. Interrupted, the command can be given again; the growth itself goes on without it.
 `mira admin nodes pause` stops it for now, `resume` lets it go on.")]
     Grow(Grow),
+    /// Find the beam with which searches reach a recall, and have it used
+    #[command(after_help = "\
+Examples:
+  mira admin collections tune manuals --recall 0.95 --dry-run
+  mira admin collections tune manuals --recall 0.99 -k 20 --timeout 10m
+  mira admin collections tune manuals --reset
+
+Every shard asks with vectors of its own at growing beams (ef) and compares with the exact answers. The narrowest beam that
+reaches the recall becomes that of all searches of the collection. Every vector is read once, by one thread of a node that
+rests half of the time: a million take about a minute.")]
+    Tune(Tune),
     /// Remove a collection with everything in it
     #[command(after_help = "Examples:\n  mira admin collections delete drafts --yes")]
     Delete {
@@ -143,6 +156,7 @@ impl Action {
                 output::print_answer(&collection, create.remote.json, one)
             }
             Action::Grow(grow) => grow.run().await,
+            Action::Tune(tune) => tune.run().await,
             Action::Delete { name, remote, .. } => {
                 Client::new(&remote)?.delete_collection(&name).await?;
                 output::print_answer(&serde_json::json!({"deleted": name}), remote.json, |_| {

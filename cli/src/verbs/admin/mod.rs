@@ -7,6 +7,7 @@ mod nodes;
 mod restore;
 mod shards;
 mod shred_status;
+mod tune;
 
 use clap::{Args, Subcommand};
 
@@ -25,7 +26,7 @@ enum Subject {
     Nodes(nodes::Nodes),
     /// List the shards with their replicas
     Shards(shards::Shards),
-    /// List, show, make and remove collections
+    /// List, show, make, grow, tune and remove collections
     Collections(collections::Collections),
     /// List the keys by name; put others in their place
     Keys(keys::Keys),
