@@ -36,6 +36,7 @@ mod scan;
 mod search;
 mod server;
 mod sessions;
+mod sift;
 mod status;
 mod store;
 mod token;

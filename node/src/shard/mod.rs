@@ -5,7 +5,6 @@
 
 pub mod command;
 pub mod expiry;
-pub mod filter;
 pub mod gate;
 pub mod grow;
 pub mod image;
@@ -13,7 +12,6 @@ pub mod indexer;
 pub mod machine;
 pub mod private;
 pub mod quality;
-pub mod ranking;
 pub mod read;
 pub mod record;
 pub mod reseal;

@@ -19,6 +19,8 @@
 
 use bytes::Bytes;
 use mira_crypto::{CollectionKey, Context, CryptoError, CryptoRng, Part, frame};
+use mira_index::Attributes;
+use mira_index::filter::{self, Said};
 use mira_proto::{CollectionId, FrameId, ShardId, limits};
 use mira_raft::EngineError;
 use serde::{Deserialize, Serialize};
@@ -205,6 +207,14 @@ pub struct FrameBody {
     pub passages: Vec<(u32, u32)>,
     /// Detected language; empty for none.
     pub language: String,
+}
+
+impl FrameBody {
+    /// What a filter may ask about.
+    pub fn attributes(&self) -> Attributes {
+        let FrameBody { kind, session, role, metadata_json, .. } = self;
+        filter::attributes(&Said { kind, session, role, metadata_json })
+    }
 }
 
 /// Where a frame lives: what its sealed parts are bound to.
