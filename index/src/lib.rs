@@ -8,7 +8,9 @@
 //! - `search`: one search, from plan to ranked hits. `topk`: ranked lists and merging them. `exact`: without an index.
 //! - `recall`: how right searches are, measured with vectors of the index.
 //! - `segment`: slots, stamps and who sees what; `table`: ids and slots.
-//! - `condition`: what a filter asks of attributes; `attributes`: which documents have them.
+//! - `condition`: what a filter asks of attributes; `attributes`: which documents have them; `filter`: what a frame's
+//!   attributes are, and a caller's filter as a condition.
+//! - `ranking`: what a search asks beyond the nearest.
 //! - `graph`: HNSW. `scratch`: a walk's working memory.
 //! - `codes`, `binary`: what the graph compares; `rows`: what hits are scored from, in memory or elsewhere.
 //! - `arena`: memory that grows without moving. `kernels`: distances in vector instructions.
@@ -30,11 +32,13 @@ mod condition;
 mod config;
 mod error;
 mod exact;
+pub mod filter;
 mod graph;
 mod image;
 mod index;
 #[allow(unsafe_code, reason = "vector instructions; every block says why it is sound")]
 mod kernels;
+pub mod ranking;
 mod recall;
 mod rows;
 mod scratch;
@@ -54,4 +58,4 @@ pub use recall::{Asked, Samples};
 pub use rows::{Passage, RowCache, RowSource, RowStorage};
 pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams, Where};
 pub use table::{Document, Times};
-pub use topk::{Hit, merge_top_k};
+pub use topk::{Hit, mean_top_k, merge_top_k};

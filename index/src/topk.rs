@@ -4,7 +4,7 @@
 //! however the data is spread.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 /// One found document with its best passage.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -136,4 +136,39 @@ pub fn merge_top_k(lists: Vec<Vec<Hit>>, k: usize) -> Vec<Hit> {
         }
     }
     merged
+}
+
+/// The best `k` documents by their mean over several queries, best first, each with the passage that is nearest to one
+/// of the queries.
+///
+/// `hits` are those of all queries, one after the other; every document must be among those of every query.
+pub fn mean_top_k(hits: impl IntoIterator<Item = Hit>, queries: usize, k: usize) -> Vec<Hit> {
+    let mut sums: HashMap<u128, (f32, Hit)> = HashMap::new();
+    for hit in hits {
+        let (sum, best) = sums.entry(hit.id).or_insert((0.0, hit));
+        *sum += hit.score;
+        if hit.score > best.score {
+            *best = hit;
+        }
+    }
+    let mut means: Vec<Hit> =
+        sums.into_values().map(|(sum, best)| Hit { score: sum / queries as f32, ..best }).collect();
+    means.sort_by(Hit::rank);
+    means.truncate(k);
+    means
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_weighs_every_query_and_keeps_the_nearest_passage() {
+        let hit = |id, passage, score| Hit { id, passage, score };
+        let first = [hit(1, 0, 1.0), hit(2, 0, 0.5), hit(3, 2, 0.5)];
+        let second = [hit(3, 1, 0.75), hit(2, 4, 0.75), hit(1, 1, 0.0)];
+        let means = mean_top_k(first.into_iter().chain(second), 2, 9);
+        assert_eq!(means, [hit(2, 4, 0.625), hit(3, 1, 0.625), hit(1, 0, 0.5)]);
+        assert_eq!(mean_top_k(first, 1, 2), [hit(1, 0, 1.0), hit(2, 0, 0.5)]);
+    }
 }

@@ -39,6 +39,18 @@ pub fn first_of_groups<T, K: Hash + Eq>(
     kept
 }
 
+/// Whether what [`first_of_groups`] kept is so many groups with so many items each: nothing that ranks lower changes it.
+pub fn are_full<T, K: Hash + Eq>(kept: &[T], (k, size): (usize, usize), group: impl Fn(&T) -> Option<K>) -> bool {
+    let (mut counts, mut alone): (HashMap<K, usize>, usize) = (HashMap::new(), 0);
+    for item in kept {
+        match group(item) {
+            Some(name) => *counts.entry(name).or_default() += 1,
+            None => alone += 1,
+        }
+    }
+    alone + counts.len() >= k && counts.values().all(|&count| count >= size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +66,16 @@ mod tests {
         assert_eq!(take(9, 1), [1, 4, 5, 6]);
         assert_eq!(take(1, 9), [1, 2, 3, 7]);
         assert_eq!(take(0, 9), Vec::<i32>::new());
+    }
+
+    #[test]
+    fn groups_are_full_when_each_has_its_items() {
+        let full =
+            |names: &[&str], k, size| are_full(names, (k, size), |name| (!name.is_empty()).then(|| name.to_owned()));
+        assert!(full(&["a", "", "b"], 3, 1));
+        assert!(!full(&["a", "", "b"], 4, 1), "a group is missing");
+        assert!(!full(&["a", "a", "b"], 2, 2), "b has one only");
+        assert!(full(&["a", "", "b", "b", "a"], 3, 2), "what has no group is whole by itself");
+        assert!(full(&[], 0, 1));
     }
 }

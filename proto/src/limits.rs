@@ -194,6 +194,9 @@ pub const OWNED_PAGE_FRAMES: usize = 20_000;
 pub const OWNED_FAN_OUT: usize = 4;
 /// Sealed vectors of private frames that a router keeps, bytes: those of 50,000 frames of 384 components.
 pub const OWNED_CACHE_BYTES: usize = 80 << 20;
+/// Private frames that one search opens to ask a filter of them, or for their groups: as many as it is likely to have the
+/// vectors of, and a few seconds' work.
+pub const MAX_PRIVATE_OPENED: usize = 50_000;
 /// A private frame's sealed pieces, bytes, beside its content and metadata: names, layers, ranges of passages.
 pub const PRIVATE_ROOM_BYTES: usize = 64 << 10;
 /// A passphrase or the name of an owner, bytes.

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     fn candidate(id: u128, score: f32, vector: [f32; 2]) -> Candidate {
-        Candidate { id, score, vector: vector.to_vec(), ..Candidate::default() }
+        Candidate { id, score, vector: vector.to_vec().into(), ..Candidate::default() }
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod scan;
 mod search;
 mod server;
 mod sessions;
+mod sift;
 mod status;
 mod store;
 mod token;

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 use mira_proto::{FrameId, ShardId, node_v1};
+use zeroize::Zeroizing;
 
 /// A hit of one shard.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,16 +18,53 @@ pub struct Candidate {
     pub score: f32,
     /// Its similarity, by the collection's metric.
     pub similarity: f32,
-    /// The vector of its passage, when it was asked for.
-    pub vector: Vec<f32>,
+    /// The vector of its passage, when it was asked for; that of a private frame was sealed.
+    pub vector: Zeroizing<Vec<f32>>,
     /// The value that makes its group, as JSON; empty for none.
     pub group_json: String,
     /// The shard that found it.
     pub shard: ShardId,
     /// Which of the frame's passages matched.
     pub passage: u32,
-    /// The frame itself, when the shard sent it along.
-    pub frame: Option<node_v1::Frame>,
+    /// Whether the router found it among its owner's private frames.
+    pub is_private: bool,
+    /// The frame itself, when the shard sent it along. Apart, for there may be many candidates and few frames.
+    pub frame: Option<Box<node_v1::Frame>>,
+}
+
+/// The best hits of a stream, in the memory of twice as many.
+#[derive(Debug)]
+pub struct Best {
+    most: usize,
+    hits: Vec<Candidate>,
+}
+
+impl Best {
+    /// Keeps so many.
+    pub fn new(most: usize) -> Self {
+        Best { most, hits: Vec::new() }
+    }
+
+    /// Takes more hits, in any order.
+    pub fn extend(&mut self, hits: impl IntoIterator<Item = Candidate>) {
+        for hit in hits {
+            self.hits.push(hit);
+            if self.hits.len() >= 2 * self.most.max(1) {
+                self.cut();
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        self.hits = merge([std::mem::take(&mut self.hits)]);
+        self.hits.truncate(self.most);
+    }
+
+    /// Those kept, ranked as [`merge`] ranks.
+    pub fn into_ranked(mut self) -> Vec<Candidate> {
+        self.cut();
+        self.hits
+    }
 }
 
 /// Merges per-shard lists into one, best first, ties by ascending id.
@@ -72,6 +110,18 @@ mod tests {
             prop_assert_eq!(&merged, &oracle(hits.clone()));
             let one_shard: Vec<_> = merge([hits]).into_iter().map(|hit| (hit.id, hit.score)).collect();
             prop_assert_eq!(merged, one_shard);
+        }
+
+        #[test]
+        fn the_best_of_a_stream_are_those_of_the_whole(
+            most in 0usize..20, hits in prop::collection::vec((0u128..200, 0u8..12), 0..120)
+        ) {
+            let hits: Vec<_> = hits.into_iter().map(|(id, score)| candidate(id, f32::from(score), 0)).collect();
+            let mut best = Best::new(most);
+            best.extend(hits.iter().cloned());
+            let mut whole = merge([hits]);
+            whole.truncate(most);
+            prop_assert_eq!(best.into_ranked(), whole);
         }
     }
 

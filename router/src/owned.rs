@@ -6,6 +6,9 @@
 //! What was read is kept for the next search *as the owner sealed it*: the cache holds nothing that anyone but the owner
 //! can open, and opened vectors are wiped when the search ends. The next search asks a shard for what has changed since;
 //! mostly nothing has, and the answer is a few bytes.
+//!
+//! What ranks hits beyond their similarity (age, a least score, the place where a page ended) is judged here, by the rules that a
+//! shard goes by ([`mira_index::ranking`]). What only bodies say is not: [`crate::sift`] opens those of the best.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +17,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lru::LruCache;
 use mira_crypto::OwnerKey;
-use mira_index::{Hit, exact_top_k, merge_top_k};
+use mira_index::filter::{self, Wanted};
+use mira_index::ranking::{Ranking, Recency};
+use mira_index::{Condition, Hit, exact_top_k, mean_top_k, merge_top_k};
 use mira_proto::model::Metric;
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1};
 use parking_lot::Mutex;
@@ -22,10 +27,9 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::cluster::{CallError, CollectionRoute};
-use crate::merge::Candidate;
+use crate::merge::{Best, Candidate};
 use crate::owner::{Credential, problem_of};
-use crate::search::{Round, TakenOver, level_of, read_call};
-use crate::validate::Query;
+use crate::search::{Asked, Round, TakenOver, level_of, read_call};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids, private};
 
 /// Frames whose vectors are opened and compared at once, then wiped: what 400 KB hold at 384 components.
@@ -91,34 +95,65 @@ impl OwnedCache {
     }
 }
 
-/// What private frames are compared with.
+/// What private frames are compared with, and which of them are wanted.
+#[derive(Clone)]
 pub(crate) struct OwnedProbe {
-    owner: Arc<OwnerKey>,
-    vector: Arc<[f32]>,
-    k: usize,
-    min_score: f32,
+    pub(crate) owner: Arc<OwnerKey>,
+    vectors: Arc<[Vec<f32>]>,
+    is_mean: bool,
+    ranking: Arc<Ranking>,
     created_ms: std::ops::Range<u64>,
+    /// What a filter asks beside the time of creation; only bodies answer it.
+    pub(crate) condition: Option<Arc<Condition>>,
+    /// Only these, in order, and with their vectors.
+    among: Option<Arc<[FrameId]>>,
 }
 
 impl OwnedProbe {
     /// For one search.
-    pub(crate) fn new(owner: Arc<OwnerKey>, query: &Query, vector: Vec<f32>) -> Self {
+    pub(crate) fn new(owner: Arc<OwnerKey>, asked: &Asked<'_>) -> Result<Self, Problem> {
+        let query = asked.query;
         let until = if query.created_to_ms == 0 { u64::MAX } else { query.created_to_ms };
-        let min_score = query.min_score.unwrap_or(f32::NEG_INFINITY);
-        OwnedProbe {
+        let Wanted { created_ms, condition } =
+            filter::split(filter::parse(&query.filter_json)?, query.created_from_ms..until);
+        // What is to be opened first may not be meant: then the next in line is.
+        let is_opened = condition.is_some() || query.group.is_some();
+        let recency =
+            |(half_life_ms, weight)| Recency { half_life_ms: half_life_ms as f64, weight, now_ms: asked.now_ms };
+        let ranking = Ranking {
+            k: if is_opened { limits::MAX_PRIVATE_OPENED + 1 } else { query.pool() as usize },
+            min_score: query.min_score,
+            after: query.cursor.map(|cursor| (cursor.score, cursor.id)),
+            recency: query.recency.map(recency),
+            ..Ranking::default()
+        };
+        Ok(OwnedProbe {
             owner,
-            vector: vector.into(),
-            k: query.k as usize,
-            min_score,
-            created_ms: query.created_from_ms..until,
-        }
+            vectors: asked.vectors.clone().into(),
+            is_mean: query.is_mean,
+            ranking: Arc::new(ranking),
+            created_ms,
+            condition: condition.map(Arc::new),
+            among: None,
+        })
+    }
+
+    /// The same for some frames, whose vectors are wanted too.
+    pub(crate) fn among(&self, mut frames: Vec<FrameId>) -> Self {
+        frames.sort_unstable();
+        OwnedProbe { among: Some(frames.into()), ..self.clone() }
+    }
+
+    /// Of so many frames that are compared at once, how many of the most similar hold the answer.
+    fn most_similar(&self, count: usize) -> usize {
+        let by_similarity = self.ranking.recency.is_none() && self.ranking.after.is_none() && self.vectors.len() == 1;
+        if by_similarity { self.ranking.k.min(count) } else { count }
     }
 }
 
 /// What was found among private frames.
-#[derive(Default)]
 pub(crate) struct OwnedHits {
-    pub(crate) lists: Vec<Vec<Candidate>>,
+    pub(crate) best: Best,
     pub(crate) seen: ConsistencyToken,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
 }
@@ -129,24 +164,13 @@ impl OwnedHits {
         &mut self,
         shard: ShardId,
         answer: Result<OwnedAnswer, CallError>,
-        (probe, taken_over): (&OwnedProbe, &mut TakenOver),
+        taken_over: &mut TakenOver,
     ) -> Result<(), CallError> {
         match answer {
             Ok(OwnedAnswer { hits, applied, opened }) => {
                 self.seen.note(shard, applied);
                 taken_over.note(shard, &opened);
-                let candidate = |Hit { id, passage, score }| Candidate {
-                    id,
-                    score,
-                    similarity: score,
-                    vector: Vec::new(),
-                    group_json: String::new(),
-                    shard,
-                    passage,
-                    frame: None,
-                };
-                let hits = hits.into_iter().filter(|hit| hit.score >= probe.min_score);
-                self.lists.push(hits.map(candidate).collect());
+                self.best.extend(hits);
             }
             Err(CallError::Unreached(problem)) => {
                 taken_over.unknown(shard);
@@ -160,7 +184,7 @@ impl OwnedHits {
 
 /// What a shard answered.
 struct OwnedAnswer {
-    hits: Vec<Hit>,
+    hits: Vec<Candidate>,
     /// The log index that the answer is as new as.
     applied: u64,
     /// While the collection grows: whose frames it has taken over.
@@ -186,18 +210,21 @@ impl ClusterMemory {
         probe: &OwnedProbe,
     ) -> Result<OwnedHits, CallError> {
         let context = &context.within(limits::SHARD_PATIENCE);
-        let (mut found, mut taken_over) = (OwnedHits::default(), TakenOver::default());
+        let best = Best::new(probe.ranking.k);
+        let mut found = OwnedHits { best, seen: ConsistencyToken::default(), missing: BTreeMap::new() };
+        let mut taken_over = TakenOver::default();
         for round in Round::of(route) {
             let asked = round.shards(route, &taken_over).into_iter();
             let asked =
                 asked.map(|part| async { (part.0, self.search_owned_shard(context, route, part, probe).await) });
             let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(limits::OWNED_FAN_OUT).collect().await;
             for (shard, answer) in answers {
-                found.note(shard, answer, (probe, &mut taken_over))?;
+                found.note(shard, answer, &mut taken_over)?;
             }
         }
         Ok(found)
     }
+
     /// The best private frames of one shard.
     async fn search_owned_shard(
         &self,
@@ -223,18 +250,17 @@ impl ClusterMemory {
         let mut first = self.owned_page(context, route, &request).await?;
         let (applied, opened) = (first.applied, std::mem::take(&mut first.opened));
         if let (true, Some(copy)) = (first.unchanged, &cached) {
-            return Ok(OwnedAnswer { hits: compare(probe, route, copy.clone()).await?, applied, opened });
+            return Ok(OwnedAnswer { hits: compare(probe, route, (shard, copy.clone())).await?, applied, opened });
         }
         // A copy in the making; given up when it grows too large to be kept.
         let mut kept = may_keep.then(Vec::new);
-        let (mut best, mut bytes, mut page) = (Vec::new(), 0, first);
+        let (mut best, mut bytes, mut page) = (Best::new(probe.ranking.k), 0, first);
         loop {
             let more = page.more.then(|| page.frames.last().map(|frame| frame.id.clone())).flatten();
             let frames = taken_over(page.frames, request.known, cached.as_deref()).map_err(failed)?;
             bytes += frames.iter().map(size_of_frame).sum::<usize>();
             let part = Arc::new(Copy { known: 0, frames, bytes: 0 });
-            let hits = compare(probe, route, part.clone()).await?;
-            best = merge_top_k(vec![best, hits], probe.k);
+            best.extend(compare(probe, route, (shard, part.clone())).await?);
             if bytes > limits::OWNED_CACHE_BYTES / 2 {
                 kept = None;
             }
@@ -249,7 +275,7 @@ impl ClusterMemory {
             Some(frames) => self.owned.put(key, Arc::new(Copy { known: applied, frames, bytes })),
             None => self.owned.remove(&key),
         }
-        Ok(OwnedAnswer { hits: best, applied, opened })
+        Ok(OwnedAnswer { hits: best.into_ranked(), applied, opened })
     }
 
     async fn owned_page(
@@ -288,7 +314,7 @@ fn taken_over(page: Vec<node_v1::Owned>, known: u64, cached: Option<&Copy>) -> R
 }
 
 /// A problem that asking another replica does not mend.
-fn failed(problem: Problem) -> CallError {
+pub(crate) fn failed(problem: Problem) -> CallError {
     CallError::Refused { problem, after_unknown_outcome: false }
 }
 
@@ -297,7 +323,11 @@ fn size_of_frame(frame: &OwnedFrame) -> usize {
 }
 
 /// Opens and compares, on as many threads as are worth it.
-async fn compare(probe: &OwnedProbe, route: &CollectionRoute, copy: Arc<Copy>) -> Result<Vec<Hit>, CallError> {
+async fn compare(
+    probe: &OwnedProbe,
+    route: &CollectionRoute,
+    (shard, copy): (ShardId, Arc<Copy>),
+) -> Result<Vec<Candidate>, CallError> {
     let metric = match convert::metric(&route.info).map_err(failed)? {
         Metric::Cosine => mira_index::Metric::Cosine,
         Metric::Dot => mira_index::Metric::Dot,
@@ -309,12 +339,10 @@ async fn compare(probe: &OwnedProbe, route: &CollectionRoute, copy: Arc<Copy>) -
     let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
     let work = (0..tasks).map(|task| {
         let comparison = Comparison {
-            owner: probe.owner.clone(),
-            query: probe.vector.clone(),
-            k: probe.k,
-            created_ms: probe.created_ms.clone(),
+            probe: probe.clone(),
             now_ms,
             collection: route.info.id,
+            shard,
             metric,
             dim: route.info.dim as usize,
         };
@@ -326,28 +354,26 @@ async fn compare(probe: &OwnedProbe, route: &CollectionRoute, copy: Arc<Copy>) -
     });
     // All are started before the first is waited for.
     let work: Vec<_> = work.collect();
-    let mut lists = Vec::with_capacity(tasks);
+    let mut best = Best::new(probe.ranking.k);
     for task in work {
         let hits = task.await.map_err(|_| failed(Problem::internal("comparing private frames failed")))?;
-        lists.push(hits.map_err(failed)?);
+        best.extend(hits.map_err(failed)?);
     }
-    Ok(merge_top_k(lists, probe.k))
+    Ok(best.into_ranked())
 }
 
 struct Comparison {
-    owner: Arc<OwnerKey>,
-    query: Arc<[f32]>,
-    k: usize,
-    created_ms: std::ops::Range<u64>,
+    probe: OwnedProbe,
     now_ms: u64,
     collection: CollectionId,
+    shard: ShardId,
     metric: mira_index::Metric,
     dim: usize,
 }
 
 impl Comparison {
-    fn best_of(&self, frames: &[OwnedFrame]) -> Result<Vec<Hit>, Problem> {
-        let mut lists = Vec::new();
+    fn best_of(&self, frames: &[OwnedFrame]) -> Result<Vec<Candidate>, Problem> {
+        let mut best = Best::new(self.probe.ranking.k);
         // Room for all at once: a buffer that grows would leave copies behind that nobody wipes.
         let mut components = Zeroizing::new(Vec::new());
         for step in frames.chunks(STEP) {
@@ -357,32 +383,73 @@ impl Comparison {
                 components = Zeroizing::new(Vec::with_capacity(room));
             }
             components.clear();
-            let mut ends = Vec::with_capacity(step.len());
+            let mut opened = Vec::with_capacity(step.len());
             for frame in wanted {
-                let sealed = (frame.id, &frame.vectors[..]);
-                let opened = private::open_vectors(&self.owner, self.collection, sealed, &mut components);
-                let count = opened.map_err(|error| self.refused(frame.id, &problem_of(error)))?;
-                if count == 0 || count % self.dim != 0 {
-                    let detail = format!("{count} components do not make vectors of {}", self.dim);
-                    return Err(self.refused(frame.id, &Problem::internal(detail)));
-                }
-                ends.push((frame.id, components.len()));
+                let from = components.len();
+                self.open(frame, &mut components)?;
+                opened.push((frame, from..components.len()));
             }
-            let mut from = 0;
-            let documents = ends.into_iter().map(|(id, end)| {
-                let vectors = &components[from..end];
-                from = end;
-                (id, vectors)
-            });
-            let hits = exact_top_k(self.metric, self.dim, &self.query, documents, self.k);
+            best.extend(self.candidates(&opened, &components)?);
+        }
+        Ok(best.into_ranked())
+    }
+
+    fn open(&self, frame: &OwnedFrame, components: &mut Vec<f32>) -> Result<(), Problem> {
+        let sealed = (frame.id, &frame.vectors[..]);
+        let opened = private::open_vectors(&self.probe.owner, self.collection, sealed, components);
+        let count = opened.map_err(|error| self.refused(frame.id, &problem_of(error)))?;
+        if count == 0 || count % self.dim != 0 {
+            let detail = format!("{count} components do not make vectors of {}", self.dim);
+            return Err(self.refused(frame.id, &Problem::internal(detail)));
+        }
+        Ok(())
+    }
+
+    /// Those of some frames, opened and in order of their ids, that may belong to the answer.
+    fn candidates(
+        &self,
+        opened: &[(&OwnedFrame, std::ops::Range<usize>)],
+        components: &[f32],
+    ) -> Result<Vec<Candidate>, Problem> {
+        let OwnedProbe { vectors, ranking, among, is_mean, .. } = &self.probe;
+        let most = self.probe.most_similar(opened.len()).max(1);
+        let mut lists = Vec::with_capacity(vectors.len());
+        for query in vectors.iter() {
+            let documents = opened.iter().map(|(frame, range)| (frame.id, &components[range.clone()]));
+            let hits = exact_top_k(self.metric, self.dim, query, documents, most);
             lists.push(hits.map_err(|error| Problem::new(Code::Damaged, format!("private vectors: {error}")))?);
         }
-        Ok(merge_top_k(lists, self.k))
+        let hits = match (is_mean, vectors.len()) {
+            (_, 1) => lists.pop().unwrap_or_default(),
+            (true, queries) => mean_top_k(lists.into_iter().flatten(), queries, most),
+            (false, _) => merge_top_k(lists, most),
+        };
+        let candidate = |Hit { id, passage, score: similarity }| {
+            let at = opened.binary_search_by_key(&id, |(frame, _)| frame.id).ok()?;
+            let (frame, range) = &opened[at];
+            let vectors = among.as_ref().map(|_| components[range.clone()].chunks_exact(self.dim));
+            let vector = vectors.and_then(|mut vectors| vectors.nth(passage as usize)).unwrap_or_default();
+            Some(Candidate {
+                id,
+                score: ranking.score(similarity, frame.created_ms),
+                similarity,
+                vector: vector.to_vec().into(),
+                group_json: String::new(),
+                shard: self.shard,
+                passage,
+                is_private: true,
+                frame: None,
+            })
+        };
+        let candidates = hits.into_iter().filter_map(candidate);
+        Ok(candidates.filter(|candidate| ranking.wants(candidate.score, candidate.id)).collect())
     }
 
     fn wants(&self, frame: &OwnedFrame) -> bool {
+        let OwnedProbe { created_ms, among, .. } = &self.probe;
         let lives = frame.expires_ms == 0 || frame.expires_ms > self.now_ms;
-        lives && self.created_ms.contains(&frame.created_ms) && !frame.vectors.is_empty()
+        let is_among = among.as_ref().is_none_or(|among| among.binary_search(&frame.id).is_ok());
+        lives && is_among && created_ms.contains(&frame.created_ms) && !frame.vectors.is_empty()
     }
 
     /// The name matched, so a key that does not open it is no stranger's: what is sealed is wrong.

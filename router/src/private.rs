@@ -8,6 +8,8 @@
 
 use bytes::Bytes;
 use mira_crypto::{CryptoError, OwnerContext, OwnerKey, Part, private};
+use mira_index::Attributes;
+use mira_index::filter::{self, Said};
 use mira_proto::model::Frame;
 use mira_proto::node_v1::{self, FrameWrite, Passage, PrivateWrite};
 use mira_proto::{Code, CollectionId, FrameId, Problem, limits};
@@ -37,6 +39,19 @@ struct Body {
     passages: Vec<(u32, u32)>,
     /// Media type of a large content, and its chunks in order with their sizes.
     attachment: Option<(String, Vec<(FrameId, u32)>)>,
+}
+
+/// A [`Body`] up to its metadata, read in place: nothing is copied that would not be wiped.
+#[derive(Deserialize)]
+struct BodyView<'a> {
+    #[allow(dead_code, reason = "it lies before the rest")]
+    content: &'a [u8],
+    #[allow(dead_code, reason = "it lies before the rest")]
+    text: bool,
+    kind: &'a str,
+    session: &'a str,
+    role: &'a str,
+    metadata_json: &'a str,
 }
 
 /// A frame with nothing sealed in it any more.
@@ -190,15 +205,12 @@ pub(crate) fn open(
     if frame.private.is_empty() {
         return Ok(Opened { frame, private: false });
     }
-    let odd = || Problem::new(Code::Damaged, "a storage node gave out a frame without an id");
-    let id = ids::id_from_bytes(&frame.id).ok_or_else(odd)?;
-    let named =
-        |problem: Problem| Problem::new(problem.code, format!("memory {}: {}", Uuid::from_u128(id), problem.detail));
+    let id = id_of(&frame)?;
     let Some(owner) = owner else {
         let detail = "it is private: send its owner's key in the header X-Mira-Owner-Key";
-        return Err(named(Problem::new(Code::WrongOwnerKey, detail)));
+        return Err(named(id, &Problem::new(Code::WrongOwnerKey, detail)));
     };
-    let body = open_body(owner, collection, id, &frame.private).map_err(|error| named(problem_of(error)))?;
+    let body = open_body(owner, collection, id, &frame.private).map_err(|error| named(id, &problem_of(error)))?;
     let frame = node_v1::Frame {
         content: body.content,
         text: body.text,
@@ -217,9 +229,43 @@ pub(crate) fn open(
     Ok(Opened { frame, private: true })
 }
 
+/// Id and attributes of a private frame. Its content is wiped right away.
+pub(crate) fn attributes(
+    owner: &OwnerKey,
+    collection: CollectionId,
+    frame: &node_v1::Frame,
+) -> Result<(FrameId, Attributes), Problem> {
+    let id = id_of(frame)?;
+    let refused = |error| named(id, &problem_of(error));
+    let plain = plain_body(owner, collection, id, &frame.private).map_err(refused)?;
+    let BodyView { kind, session, role, metadata_json, .. } = read_body(&plain).map_err(refused)?;
+    Ok((id, filter::attributes(&Said { kind, session, role, metadata_json })))
+}
+
+fn id_of(frame: &node_v1::Frame) -> Result<FrameId, Problem> {
+    let odd = || Problem::new(Code::Damaged, "a storage node gave out a frame without an id");
+    ids::id_from_bytes(&frame.id).ok_or_else(odd)
+}
+
+fn named(id: FrameId, problem: &Problem) -> Problem {
+    Problem::new(problem.code, format!("memory {}: {}", Uuid::from_u128(id), problem.detail))
+}
+
 fn open_body(owner: &OwnerKey, collection: CollectionId, frame: FrameId, sealed: &[u8]) -> Result<Body, CryptoError> {
+    read_body(&plain_body(owner, collection, frame, sealed)?)
+}
+
+fn plain_body(
+    owner: &OwnerKey,
+    collection: CollectionId,
+    frame: FrameId,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let context = OwnerContext { collection, frame, part: Part::Body };
-    let plain = private::open_owner(owner, &context, sealed, MAX_BODY_BYTES)?;
+    private::open_owner(owner, &context, sealed, MAX_BODY_BYTES)
+}
+
+fn read_body<'a, T: Deserialize<'a>>(plain: &'a [u8]) -> Result<T, CryptoError> {
     match plain.split_first() {
         Some((&BODY_VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| CryptoError::Damaged),
         Some((&found, _)) => Err(CryptoError::UnknownVersion { field: "version of a private body", found }),
@@ -310,6 +356,18 @@ mod tests {
         let vectors = (1, &write.vectors[..]);
         assert_eq!(open_vectors(&owner(), COLLECTION, vectors, &mut components).unwrap(), 2);
         assert_eq!(components, [1.0, -2.5]);
+    }
+
+    #[test]
+    fn a_filter_is_asked_of_what_the_owner_said() {
+        let body = sealed(1, "a quiet thought").body;
+        let (id, attributes) = attributes(&owner(), COLLECTION, &frame(1, body.clone())).unwrap();
+        let pairs = [("metadata.mood", "calm"), ("role", "assistant"), ("session", "s"), ("type", "thought")];
+        let expected = pairs.map(|(field, value)| (field.to_owned(), value.into())).to_vec();
+        assert_eq!((id, attributes), (1, Attributes::new(expected)));
+        let code = |owner: OwnerKey, frame| super::attributes(&owner, COLLECTION, &frame).unwrap_err().code;
+        assert_eq!(code(stranger(), frame(1, body.clone())), Code::WrongOwnerKey);
+        assert_eq!(code(owner(), frame(2, body)), Code::Damaged);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl ClusterMemory {
         let growing = if route.is_copying() { route.growing([]) } else { None };
         let asked = by_shard.into_iter().map(|(shard, ids)| {
             let question = (shard, growing.clone());
-            async move { self.fetch_from(context, route, question, (class, ids)).await.map(|reply| (shard, reply)) }
+            async move { self.fetch_from(context, route, question, (class, ids, 0)).await.map(|reply| (shard, reply)) }
         });
         futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await
     }

@@ -34,6 +34,7 @@ use crate::memory::{MAX_REROUTES, no_collection};
 use crate::merge::{Candidate, merge};
 use crate::owned::OwnedProbe;
 use crate::private::{self, Opened};
+use crate::sift::{Ranked, Sieve, is_settled};
 use crate::validate::{self, Probe, Query};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids};
 
@@ -57,6 +58,12 @@ impl Staleness {
             self.staleness_ms = self.staleness_ms.max(Some(staleness_ms));
             self.lagging |= lagging;
         }
+    }
+
+    /// Notes what several answers said.
+    pub fn merge(&mut self, other: Staleness) {
+        self.staleness_ms = self.staleness_ms.max(other.staleness_ms);
+        self.lagging |= other.lagging;
     }
 
     /// As callers see it: absent at other levels, and when a replica did not know.
@@ -129,6 +136,14 @@ impl Round {
     }
 }
 
+/// A search whose collection is known.
+pub(crate) struct Asked<'a> {
+    pub(crate) query: &'a Query,
+    pub(crate) vectors: Vec<Vec<f32>>,
+    /// The time that ages are counted from.
+    pub(crate) now_ms: u64,
+}
+
 /// What the shards said in a phase.
 #[derive(Default)]
 struct Gathered {
@@ -139,13 +154,8 @@ struct Gathered {
     explain: SearchExplain,
     /// The time that ages were counted from.
     now_ms: u64,
-}
-
-/// All candidates best first, of whom winners are taken from the front, and the shards that failed so far.
-struct Ranked {
-    waiting: std::vec::IntoIter<Candidate>,
-    staleness: Staleness,
-    missing: BTreeMap<ShardId, Problem>,
+    /// What private frames were compared with, if they were.
+    owned: Option<OwnedProbe>,
 }
 
 /// Share of the time left that the first phase may take.
@@ -199,7 +209,8 @@ impl ClusterMemory {
             let started = Instant::now();
             let vectors = self.query_vectors(&context, &query, &route).await?;
             let embed_us = micros(started);
-            let gathered = self.gather_all(&context, &query, &route, vectors).await;
+            let asked = Asked { query: &query, vectors, now_ms: query.now_ms() };
+            let gathered = self.gather_all(&context, &route, &asked).await;
             let answer = match gathered {
                 Ok(mut gathered) => {
                     gathered.explain.embed_us = embed_us;
@@ -240,20 +251,20 @@ impl ClusterMemory {
     async fn gather_all(
         &self,
         context: &RequestContext,
-        query: &Query,
         route: &CollectionRoute,
-        vectors: Vec<Vec<f32>>,
+        asked: &Asked<'_>,
     ) -> Result<Gathered, CallError> {
-        let Some(owner) = context.shared_owner_key().filter(|_| query.include_private) else {
-            return self.gather(context, query, route, vectors).await;
+        let Some(owner) = context.shared_owner_key().filter(|_| asked.query.include_private) else {
+            return self.gather(context, route, asked).await;
         };
-        let probe = OwnedProbe::new(owner, query, vectors.first().cloned().unwrap_or_default());
+        let probe = OwnedProbe::new(owner, asked).map_err(CallError::Unreached)?;
         let (plain, private) =
-            tokio::join!(self.gather(context, query, route, vectors), self.search_owned(context, route, &probe));
+            tokio::join!(self.gather(context, route, asked), self.search_owned(context, route, &probe));
         let (mut gathered, private) = (plain?, private?);
         gathered.seen.merge(&private.seen);
-        gathered.lists.extend(private.lists);
+        gathered.lists.push(private.best.into_ranked());
         gathered.missing.extend(private.missing);
+        gathered.owned = Some(probe);
         Ok(gathered)
     }
 
@@ -261,16 +272,15 @@ impl ClusterMemory {
     async fn gather(
         &self,
         context: &RequestContext,
-        query: &Query,
         route: &CollectionRoute,
-        vectors: Vec<Vec<f32>>,
+        asked: &Asked<'_>,
     ) -> Result<Gathered, CallError> {
         // A shard that does not answer must not take the time in which the frames of the others are fetched.
         let patience = limits::SHARD_PATIENCE.min(context.remaining().mul_f64(FIRST_PHASE));
         let context = &context.within(patience);
         let shards = route.partitioning().shards();
+        let &Asked { query, ref vectors, now_ms } = asked;
         let (field, size) = query.group.clone().unwrap_or_default();
-        let now_ms = query.now_ms();
         let recency = |(half_life_ms, weight)| node_v1::Recency { half_life_ms, weight, now_ms };
         let request = |(shard, growing)| node_v1::SearchRequest {
             epoch: 0,
@@ -397,13 +407,18 @@ impl ClusterMemory {
         route: &Arc<CollectionRoute>,
         gathered: Gathered,
     ) -> Result<SearchReply, CallError> {
-        let Gathered { lists, seen, missing, staleness, mut explain, now_ms } = gathered;
+        let Gathered { lists, seen, missing, staleness, mut explain, now_ms, owned } = gathered;
         let context = context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
-        let mut ranked = Ranked { waiting: select(query, merge(lists)).into_iter(), staleness, missing };
+        let sieve = owned.as_ref().and_then(|probe| Sieve::of(probe, query, route.info.id));
+        let mut ranked = Ranked::new(merge(lists), sieve, (staleness, missing));
         self.metrics.merged(started.elapsed());
         explain.merge_us = micros(started);
         let started = Instant::now();
+        if query.group.is_some() || query.diversity.is_some() {
+            self.sift(&context, route, &mut ranked, |ready| is_settled(query, ready)).await?;
+            self.select(&context, query, route, (&mut ranked, owned.as_ref())).await?;
+        }
         let hits = self.fetch_winners(&context, query, route, &mut ranked).await?;
         explain.fetch_us = micros(started);
         let Ranked { staleness, missing, .. } = ranked;
@@ -428,6 +443,34 @@ impl ClusterMemory {
         })
     }
 
+    /// Puts the candidates of groups, or of a diverse answer, in the order in which they become hits.
+    async fn select(
+        &self,
+        context: &RequestContext,
+        query: &Query,
+        route: &CollectionRoute,
+        (ranked, owned): (&mut Ranked, Option<&OwnedProbe>),
+    ) -> Result<(), CallError> {
+        let mut pool = ranked.take_pool();
+        let Some(diversity) = query.diversity else {
+            ranked.ready = best_of_groups(query, pool).into();
+            return Ok(());
+        };
+        // Of one size, however many shards there are.
+        pool.truncate(query.pool() as usize);
+        let private: Vec<FrameId> = pool.iter().filter(|hit| hit.is_private).map(|hit| hit.id).collect();
+        if let Some(probe) = owned.filter(|_| !private.is_empty()) {
+            let found = self.search_owned(context, route, &probe.among(private)).await?;
+            let vectors = found.best.into_ranked().into_iter().map(|hit| (hit.id, hit.vector));
+            let mut vectors: HashMap<_, _> = vectors.collect();
+            for hit in pool.iter_mut().filter(|hit| hit.is_private) {
+                hit.vector = vectors.remove(&hit.id).unwrap_or_default();
+            }
+        }
+        ranked.ready = diversify(pool, query.k as usize, diversity).into();
+        Ok(())
+    }
+
     /// Second phase: the frames of the best `k` that still exist, in order of rank.
     async fn fetch_winners(
         &self,
@@ -439,15 +482,16 @@ impl ClusterMemory {
         let mut winners: Vec<(Candidate, node_v1::Frame)> = Vec::new();
         for _ in 0..=MAX_REFILLS {
             let wanted = query.most_hits() - winners.len();
-            let picked: Vec<Candidate> = ranked.waiting.by_ref().take(wanted).collect();
+            self.sift(context, route, ranked, |ready| ready.len() >= wanted).await?;
+            let picked = ranked.take(wanted);
             if picked.is_empty() {
                 break;
             }
             let mut frames = self.frames_of(context, route, &picked, ranked).await?;
             winners.extend(picked.into_iter().filter_map(|mut candidate| {
-                let frame = candidate.frame.take().or_else(|| frames.remove(&candidate.id))?;
-                // A private frame took the place of a plain one that was found: that is gone.
-                (query.include_private || frame.private.is_empty()).then_some((candidate, frame))
+                let frame = candidate.frame.take().map(|frame| *frame).or_else(|| frames.remove(&candidate.id))?;
+                // A private frame took the place of a plain one that was found, or a plain one its place: that is gone.
+                (candidate.is_private != frame.private.is_empty()).then_some((candidate, frame))
             }));
         }
         let (candidates, frames): (Vec<Candidate>, Vec<node_v1::Frame>) = winners.into_iter().unzip();
@@ -472,7 +516,8 @@ impl ClusterMemory {
         let asked = by_shard.into_iter().map(|(shard, ids)| async move {
             (
                 shard,
-                self.fetch_from(context, route, (shard, route.growing([])), (node_v1::FrameClass::Memory, ids)).await,
+                self.fetch_from(context, route, (shard, route.growing([])), (node_v1::FrameClass::Memory, ids, 0))
+                    .await,
             )
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
@@ -494,13 +539,13 @@ impl ClusterMemory {
         Ok(frames)
     }
 
-    /// Frames of one shard by id; unknown ids are left out of the reply.
+    /// Frames of one shard by id, as many as have so many bytes (0: all); unknown ids are left out of the reply.
     pub(crate) async fn fetch_from(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
         (shard, growing): (ShardId, Option<node_v1::Growing>),
-        (class, ids): (node_v1::FrameClass, Vec<Uuid>),
+        (class, ids, max_bytes): (node_v1::FrameClass, Vec<Uuid>, u64),
     ) -> Result<node_v1::FetchReply, CallError> {
         let request = node_v1::FetchRequest {
             epoch: 0,
@@ -509,6 +554,7 @@ impl ClusterMemory {
             ids: ids.into_iter().map(ids::id_bytes).collect(),
             level: Some(context.read_level(shard)),
             class: class as i32,
+            max_bytes,
             growing,
             grown_to: route.grown_to(),
         };
@@ -525,7 +571,7 @@ impl ClusterMemory {
 
 impl Query {
     /// How many candidates each shard names.
-    fn pool(&self) -> u32 {
+    pub(crate) fn pool(&self) -> u32 {
         match self.diversity {
             Some(_) => self.k.saturating_mul(DIVERSE_POOL).clamp(self.k, limits::MAX_K),
             None => self.k,
@@ -544,20 +590,17 @@ impl Query {
     }
 }
 
-/// The candidates in the order in which they become hits.
-fn select(query: &Query, merged: Vec<Candidate>) -> Vec<Candidate> {
-    if let Some(diversity) = query.diversity {
-        return diversify(merged, query.k as usize, diversity);
-    }
-    let Some((_, size)) = &query.group else { return merged };
+/// The best of the best groups; all, of a search that does not group.
+fn best_of_groups(query: &Query, pool: Vec<Candidate>) -> Vec<Candidate> {
+    let Some((_, size)) = &query.group else { return pool };
     let group = |candidate: &Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
-    first_of_groups(merged, (query.k as usize, *size as usize), group)
+    first_of_groups(pool, (query.k as usize, *size as usize), group)
 }
 
 /// Where the next page begins; none when the answer was not cut, or its order is not one of places.
 fn next_cursor(query: &Query, route: &CollectionRoute, hits: &[Hit], now_ms: u64) -> Option<String> {
     let last = hits.last().filter(|_| hits.len() == query.k as usize)?;
-    if query.group.is_some() || query.diversity.is_some() || query.include_private {
+    if query.group.is_some() || query.diversity.is_some() {
         return None;
     }
     let seen = query.cursor.map_or(0, |cursor| cursor.seen) + hits.len() as u32;
@@ -635,11 +678,12 @@ fn candidates(shard: ShardId, hits: Vec<node_v1::Hit>) -> Result<Vec<Candidate>,
             id,
             score: hit.score,
             similarity: hit.similarity,
-            vector: hit.vector,
+            vector: hit.vector.into(),
             group_json: hit.group_json,
             shard,
             passage: hit.passage,
-            frame: hit.frame,
+            is_private: false,
+            frame: hit.frame.map(Box::new),
         })
     };
     let odd = || Problem::internal(format!("shard {shard} returned a hit without a proper id or score"));

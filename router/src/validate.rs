@@ -343,12 +343,6 @@ pub fn search(request: SearchRequest) -> Result<Query, Problem> {
     }
     let (created_from_ms, created_to_ms) = range(request.created_from.as_deref(), request.created_to.as_deref())?;
     let probes = probes(request.query, request.vector, request.queries, request.vectors)?;
-    let is_more = probes.len() > 1 || cursor.is_some() || group.is_some() || diversity.is_some();
-    if request.include_private && (is_more || request.filter.is_some() || request.recency.is_some()) {
-        let detail = "include_private goes with one query or vector, k, min_score and times of creation; filter, cursor, \
-            recency, group_by, diversity and several queries do not reach private memories";
-        return Err(Problem::invalid(detail));
-    }
     if request.combine.is_some() && probes.len() == 1 {
         return Err(Problem::invalid("combine goes with several queries or vectors"));
     }

@@ -6,7 +6,6 @@
 pub mod chunks;
 pub mod command;
 pub mod expiry;
-pub mod filter;
 pub mod gate;
 pub mod grow;
 pub mod image;
@@ -15,7 +14,6 @@ pub mod machine;
 pub mod measure;
 pub mod private;
 pub mod quality;
-pub mod ranking;
 pub mod read;
 pub mod record;
 pub mod reseal;

@@ -1,7 +1,6 @@
 //! Reading frames: by id, by session, and the winners of a search.
 
 use std::{
-    collections::HashMap,
     ops::{Bound, ControlFlow},
     sync::{
         Arc,
@@ -11,17 +10,17 @@ use std::{
 };
 
 use mira_crypto::CollectionKey;
-use mira_index::{Condition, Hit, Plan, Times, merge_top_k};
+use mira_index::ranking::{Candidate, Ranking};
+use mira_index::{Condition, Hit, Plan, Times, filter, mean_top_k, merge_top_k};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 
 use crate::meta::CollectionRecord;
 
 use super::{
-    Shard, chunks, filter, frame_id,
+    Shard, chunks, frame_id,
     indexer::{Found, IndexError, Query, ShardIndex},
     private, quality,
-    ranking::{Candidate, Ranking},
     record::{self, Class, FrameBody, FrameHead, FramePlace, FrameRecord},
     refuse_engine,
 };
@@ -32,13 +31,38 @@ impl Shard {
         let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
         let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
-        let ids =
-            request.ids.iter().map(|id| frame_id(id)).filter(|id| id.as_ref().map_or(true, |&id| shown.shows(id)));
-        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        let ids = request.ids.iter().map(|id| frame_id(id)).collect::<Result<Vec<_>, _>>()?;
         let applied = self.group.reader().applied_index();
         let class = chunks::class(request.class)?;
-        let frames = self.open_frames(&collection, class, &ids)?.into_iter().flatten().collect();
-        Ok(node_v1::FetchReply { frames, applied, freshness, opened })
+        let shown = |ids: &[FrameId]| ids.iter().copied().filter(|&id| shown.shows(id)).collect::<Vec<_>>();
+        let (frames, looked_at) = match request.max_bytes {
+            0 => (self.open_frames(&collection, class, &shown(&ids))?.into_iter().flatten().collect(), 0),
+            // Up to a page of them: work of milliseconds, for which this thread lets its other tasks go.
+            room => tokio::task::block_in_place(|| self.open_page(&collection, class, &ids, (room, shown)))?,
+        };
+        Ok(node_v1::FetchReply { frames, applied, freshness, opened, looked_at })
+    }
+
+    /// The first of some frames, until they have so many bytes, and how many were looked at.
+    fn open_page(
+        &self,
+        collection: &CollectionRecord,
+        class: Class,
+        ids: &[FrameId],
+        (room, shown): (u64, impl Fn(&[FrameId]) -> Vec<FrameId>),
+    ) -> Result<(Vec<node_v1::Frame>, u32), Refusal> {
+        let (mut frames, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+        for step in ids.chunks(FETCH_STEP) {
+            let opened = self.open_frames(collection, class, &shown(step))?.into_iter().flatten();
+            let first = frames.len();
+            frames.extend(opened);
+            bytes += frames[first..].iter().map(bytes_of).sum::<u64>();
+            looked_at += step.len() as u32;
+            if bytes >= room {
+                break;
+            }
+        }
+        Ok((frames, looked_at))
     }
 
     /// The frames of a session by time of creation, oldest first; with `last`, the newest `limit` of them.
@@ -71,7 +95,7 @@ impl Shard {
             ids.reverse();
         }
         let frames = self.open_frames(&collection, Class::Memory, &ids)?.into_iter().flatten().collect();
-        Ok(node_v1::FetchReply { frames, applied, freshness, opened })
+        Ok(node_v1::FetchReply { frames, applied, freshness, opened, looked_at: 0 })
     }
 
     /// Ids and scores of the nearest frames of this shard, best first; with their frames if asked.
@@ -262,7 +286,7 @@ impl Shard {
             }
             let times = Times { created_ms: record.created_ms, expires_ms: record.expires_ms };
             match self.open_body(collection, frame, &record) {
-                Ok(body) if condition.matches(&filter::attributes(&body), &times) => matching.push(frame),
+                Ok(body) if condition.matches(&body.attributes(), &times) => matching.push(frame),
                 Ok(_) => {}
                 Err(refusal) => {
                     failed = Some(refusal);
@@ -340,6 +364,13 @@ impl Shard {
     }
 }
 
+/// What makes a frame large.
+fn bytes_of(frame: &node_v1::Frame) -> u64 {
+    (frame.content.len() + frame.metadata_json.len() + frame.private.len()) as u64
+}
+
+/// Frames of a page that are read at once: no more than a message holds, were all as large as may be.
+const FETCH_STEP: usize = 16;
 /// What a frame that comes along with a hit takes in memory, most of the time.
 const TYPICAL_FRAME_BYTES: usize = 4 << 10;
 
@@ -353,7 +384,7 @@ fn query_vectors(request: &node_v1::SearchRequest, collection: &CollectionRecord
     Ok(std::iter::once(&request.vector[..]).chain(more).map(<[f32]>::to_vec).collect())
 }
 
-/// Brings pools of similar frames until the answer is settled (see [`super::ranking`]).
+/// Brings pools of similar frames until the answer is settled (see [`mira_index::ranking`]).
 struct Pools {
     index: Arc<ShardIndex>,
     state: StateReader,
@@ -399,24 +430,15 @@ impl Pools {
         let mut ids: Vec<FrameId> = lists.iter().flatten().map(|hit| hit.id).collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut sums: HashMap<FrameId, (f32, Hit)> = HashMap::new();
+        let mut hits = Vec::new();
         for vector in &self.vectors {
             for ids in ids.chunks(limits::MAX_POOL) {
                 let query = Query { k: ids.len(), ..query.clone() };
                 let query = Query { vector: vector.clone(), among: Some(ids.to_vec()), ..query };
-                for hit in self.index.search(&self.collection, &query).map_err(refuse_index)?.hits {
-                    let (sum, best) = sums.entry(hit.id).or_insert((0.0, hit));
-                    *sum += hit.score;
-                    if hit.score > best.score {
-                        *best = hit;
-                    }
-                }
+                hits.extend(self.index.search(&self.collection, &query).map_err(refuse_index)?.hits);
             }
         }
-        let count = self.vectors.len() as f32;
-        found.hits = sums.into_values().map(|(sum, best)| Hit { score: sum / count, ..best }).collect();
-        found.hits.sort_by(Hit::rank);
-        found.hits.truncate(query.k);
+        found.hits = mean_top_k(hits, self.vectors.len(), query.k);
         Ok(found)
     }
 

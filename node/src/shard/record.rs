@@ -21,6 +21,8 @@
 
 use bytes::Bytes;
 use mira_crypto::{CollectionKey, Context, CryptoError, CryptoRng, Part, frame};
+use mira_index::Attributes;
+use mira_index::filter::{self, Said};
 use mira_proto::{CollectionId, FrameId, ShardId, limits};
 use mira_raft::EngineError;
 use serde::{Deserialize, Serialize};
@@ -238,6 +240,14 @@ pub struct Attachment {
     /// Its chunks in order, with their sizes in bytes. The list in clear beside the body is for those who clear up; this
     /// one, sealed, is what the content is.
     pub chunks: Vec<(FrameId, u32)>,
+}
+
+impl FrameBody {
+    /// What a filter may ask about.
+    pub fn attributes(&self) -> Attributes {
+        let FrameBody { kind, session, role, metadata_json, .. } = self;
+        filter::attributes(&Said { kind, session, role, metadata_json })
+    }
 }
 
 /// Where a frame lives: what its sealed parts are bound to.

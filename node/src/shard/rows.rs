@@ -19,10 +19,7 @@ use crate::{
     meta::{ClusterState, CollectionRecord},
 };
 
-use super::{
-    filter,
-    record::{self, FrameBody, FramePlace, FrameRecord},
-};
+use super::record::{self, FrameBody, FramePlace, FrameRecord};
 
 /// Opens sealed vectors and attributes of one shard.
 #[derive(Clone)]
@@ -63,7 +60,7 @@ impl Opener {
 
     /// The attributes of a frame as it is stored.
     pub fn open_attributes(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<Attributes> {
-        self.open_body(collection, frame, stored).map(|body| filter::attributes(&body))
+        self.open_body(collection, frame, stored).map(|body| body.attributes())
     }
 
     fn open_body(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<FrameBody> {

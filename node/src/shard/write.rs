@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use mira_crypto::{CollectionKey, Part};
+use mira_index::filter;
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::RequestId;
 use rand::SeedableRng;
@@ -19,7 +20,7 @@ use crate::meta::CollectionRecord;
 use super::{
     Shard, chunks,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
-    filter, frame_id, private, read, record,
+    frame_id, private, read, record,
     record::{Attachment, Class, FrameBody, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
     tenure::{Claim, Tenure},

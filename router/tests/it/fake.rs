@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mira_proto::filter::{Condition, Filter, Scalar, Test};
+use mira_index::filter::{self, Said};
+use mira_index::ranking::{Candidate, Ranking};
+use mira_index::{Attributes, Hit, Times};
 use mira_proto::node_v1::node_server::{Node, NodeServer};
 use mira_proto::node_v1::{self as wire, read_level::Kind};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits};
@@ -65,8 +67,8 @@ struct State {
     rotating: bool,
     vanishing: Option<Vec<u8>>,
     owners: HashMap<Bytes, String>,
-    /// Index of the last removal.
-    gone: u64,
+    /// Index of the last removal from a shard.
+    gone: BTreeMap<ShardId, u64>,
     /// Sealed vectors given out so far.
     owned_vectors: usize,
 }
@@ -178,6 +180,15 @@ impl Fake {
         self.state.lock().vanishing = Some(id.parse::<uuid::Uuid>().unwrap().into_bytes().to_vec());
     }
 
+    /// Has the time of a frame be over.
+    pub fn expire(&self, id: &str) {
+        let id = id.parse::<uuid::Uuid>().unwrap().into_bytes();
+        let mut state = self.state.lock();
+        for (_, kept) in state.frames.iter_mut().filter(|((_, _, held), _)| *held == id) {
+            kept.frame.expires_ms = 1;
+        }
+    }
+
     /// How many sealed vectors were given out.
     pub fn owned_vectors(&self) -> usize {
         self.state.lock().owned_vectors
@@ -235,15 +246,17 @@ impl Fake {
     }
 }
 
-/// The fake knows one kind of filter: a type that is one of some.
+fn attributes(frame: &wire::Frame) -> Attributes {
+    let wire::Frame { r#type: kind, session, role, metadata_json, .. } = frame;
+    filter::attributes(&Said { kind, session, role, metadata_json })
+}
+
+/// Whether a plain frame meets a filter.
 fn is_meant(filter_json: &str, frame: &wire::Frame) -> bool {
-    let filter: Filter = serde_json::from_str(filter_json).unwrap();
-    match filter.check().unwrap() {
-        Condition::Field(field, Test::In(values)) if field == "type" => {
-            values.contains(&Scalar::Text(frame.r#type.clone()))
-        }
-        other => panic!("the fake does not know {other:?}"),
-    }
+    let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
+    let checked = filter::parse(filter_json).unwrap();
+    frame.private.is_empty()
+        && checked.is_none_or(|checked| filter::condition(checked).matches(&attributes(frame), &times))
 }
 
 impl Kept {
@@ -251,6 +264,27 @@ impl Kept {
     fn said(&self) -> Bytes {
         if self.private.digest.is_empty() { self.frame.content.clone() } else { self.private.digest.clone() }
     }
+}
+
+/// A plain frame as its shard ranks it.
+fn candidate(request: &wire::SearchRequest, ranking: &Ranking, kept: &Kept) -> Option<Candidate> {
+    let queries = std::iter::once(&request.vector[..]).chain(request.more_vectors.chunks(request.vector.len()));
+    let id = u128::from_be_bytes(kept.frame.id.as_ref().try_into().unwrap());
+    let dot = |query: &[f32], vector: &[f32]| vector.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
+    let best = |query: &[f32]| {
+        let hits = kept.vectors.iter().zip(0..).map(|(vector, passage)| Hit { id, passage, score: dot(query, vector) });
+        hits.min_by(Hit::rank)
+    };
+    let hits = queries.map(best).collect::<Option<Vec<Hit>>>()?;
+    let nearest = hits.iter().copied().min_by(Hit::rank)?;
+    let similarity = match request.mean {
+        true => hits.iter().map(|hit| hit.score).sum::<f32>() / hits.len() as f32,
+        false => nearest.score,
+    };
+    let frame = &kept.frame;
+    let group = ranking.group.as_ref().and_then(|(field, _)| attributes(frame).of(field).next().cloned());
+    let score = ranking.score(similarity, frame.created_ms);
+    Some(Candidate { id, passage: nearest.passage, similarity, score, group })
 }
 
 struct FakeNode {
@@ -393,7 +427,11 @@ impl State {
             role: write.role,
             metadata_json: write.metadata_json,
             version: have + 1,
-            created_ms: current.map_or(self.clock_ms, |(_, _, created_ms)| created_ms),
+            created_ms: match (current, write.created_ms) {
+                (Some((_, _, created_ms)), _) => created_ms,
+                (None, 0) => self.clock_ms,
+                (None, said) => said,
+            },
             updated_ms: self.clock_ms,
             expires_ms: write.expires_ms,
             passage_ranges: write.passages.iter().flat_map(|passage| [passage.start, passage.end]).collect(),
@@ -418,6 +456,8 @@ impl State {
 
 /// Private frames of one page: few, so that a test sees several pages.
 const OWNED_PAGE: usize = 3;
+/// Frames of one page of a fetch that asks for pages.
+const FETCHED_PAGE: usize = 5;
 
 fn newest(owned: &[wire::Owned]) -> u64 {
     owned.iter().map(|frame| frame.changed).max().unwrap_or_default()
@@ -734,7 +774,7 @@ impl Node for FakeNode {
         let index = state.indexes.entry(request.shard).or_default();
         *index += 1;
         let index = *index;
-        state.gone = index;
+        state.gone.insert(request.shard, index);
         Ok(Response::new(wire::ForgetReply { removed: doomed, index, more, ..Default::default() }))
     }
 
@@ -748,30 +788,32 @@ impl Node for FakeNode {
         if request.unless_changed_since == Some(as_of) {
             return Ok(Response::new(wire::SearchReply { not_modified: true, as_of, freshness, ..Default::default() }));
         }
-        let dot = |vector: &Vec<f32>| vector.iter().zip(&request.vector).map(|(a, b)| a * b).sum::<f32>();
-        let mut hits: Vec<wire::Hit> = state
-            .of_shard(request.collection, request.shard)
-            .filter(|kept| request.filter_json.is_empty() || is_meant(&request.filter_json, &kept.frame))
-            .filter_map(|kept| {
-                let scores = kept.vectors.iter().map(dot).enumerate();
-                let (passage, score) = scores.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
-                let frame = request.with_frames.then(|| kept.frame.clone());
-                let vector = if request.with_vectors { kept.vectors[passage].clone() } else { Vec::new() };
-                let group_json = match (request.group_field.as_str(), kept.frame.session.as_str()) {
-                    ("session", session) if !session.is_empty() => format!("{session:?}"),
-                    _ => String::new(),
-                };
-                let (id, passage, similarity) = (kept.frame.id.clone(), passage as u32, score);
-                Some(wire::Hit { id, score, passage, frame, similarity, vector, group_json })
-            })
-            .filter(|hit| request.min_score.is_none_or(|least| hit.score >= least))
-            .filter(|hit| match &request.after {
-                Some(after) => hit.score < after.score || (hit.score == after.score && hit.id > after.id),
-                None => true,
-            })
-            .collect();
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        hits.truncate(request.k as usize * request.group_size.max(1) as usize);
+        let ranking = Ranking::of(&request).unwrap();
+        let until = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
+        let now_ms = jiff::Timestamp::now().as_millisecond() as u64;
+        let found = |kept: &&Kept| {
+            let frame = &kept.frame;
+            let lives = frame.expires_ms == 0 || frame.expires_ms > now_ms;
+            lives
+                && (request.created_from_ms..until).contains(&frame.created_ms)
+                && is_meant(&request.filter_json, frame)
+        };
+        let pool: Vec<&Kept> = state.of_shard(request.collection, request.shard).filter(found).collect();
+        let candidates = pool.iter().filter_map(|kept| candidate(&request, &ranking, kept)).collect();
+        let hits = ranking.cut(candidates).into_iter().map(|hit| {
+            let id = hit.id.to_be_bytes();
+            let kept = pool.iter().find(|kept| kept.frame.id == id[..]).expect("it was found");
+            wire::Hit {
+                id: id.to_vec().into(),
+                score: hit.score,
+                passage: hit.passage,
+                frame: request.with_frames.then(|| kept.frame.clone()),
+                similarity: hit.similarity,
+                vector: if request.with_vectors { kept.vectors[hit.passage as usize].clone() } else { Vec::new() },
+                group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
+            }
+        });
+        let hits = hits.collect();
         let applied = state.index(request.shard);
         let explain = request.explain.then(|| wire::SearchExplain { plan: "scan".into(), ..Default::default() });
         Ok(Response::new(wire::SearchReply { hits, applied, explain, as_of, freshness, ..Default::default() }))
@@ -787,12 +829,15 @@ impl Node for FakeNode {
             state.frames.retain(|(_, _, id), _| *id != gone);
         }
         let key = |id: &Bytes| (request.collection, request.shard, id.to_vec());
-        let frames = request.ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
+        let paged = request.max_bytes > 0;
+        let ids = &request.ids[..if paged { request.ids.len().min(FETCHED_PAGE) } else { request.ids.len() }];
+        let frames = ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
         Ok(Response::new(wire::FetchReply {
             frames,
             applied: state.index(request.shard),
             freshness,
             opened: Vec::new(),
+            looked_at: if paged { ids.len() as u32 } else { 0 },
         }))
     }
 
@@ -821,6 +866,7 @@ impl Node for FakeNode {
             applied: state.index(request.shard),
             freshness,
             opened: Vec::new(),
+            looked_at: 0,
         }))
     }
 
@@ -881,7 +927,8 @@ impl Node for FakeNode {
                 vectors: if kept.changed > request.known { kept.private.vectors.clone() } else { Bytes::new() },
             })
             .collect();
-        if request.known > 0 && request.after.is_empty() && state.gone.max(newest(&owned)) <= request.known {
+        let gone = state.gone.get(&request.shard).copied().unwrap_or_default();
+        if request.known > 0 && request.after.is_empty() && gone.max(newest(&owned)) <= request.known {
             return Ok(Response::new(wire::OwnedReply { applied, unchanged: true, ..Default::default() }));
         }
         let mut frames: Vec<wire::Owned> = owned.into_iter().filter(|frame| frame.id > request.after).collect();

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use crate::client::{Answer, World};
 use crate::errors::authorized;
 
+mod search;
+
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const OTHER: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
 const ADA: (&str, &str) = ("x-mira-owner-key", KEY);

@@ -1,30 +1,43 @@
-//! Filters in a shard: what a frame's attributes are, and what a checked filter asks of them.
+//! Filters of callers: what a frame's attributes are, and what a checked filter asks of them.
 //!
 //! Attributes are the type, session and role of a frame and the scalars of its metadata: `{"a": {"b": [1, 2]}}` gives the
-//! field `metadata.a.b` the values 1 and 2. A null is no value. They lie in the sealed body of a frame; the index keeps
-//! them in memory (`index/src/attributes.rs`), beside codes and graph.
+//! field `metadata.a.b` the values 1 and 2. A null is no value. They lie in the sealed body of a frame. A node keeps those of
+//! plain frames in memory ([`crate::attributes`]), beside codes and graph; a router reads those of private frames when a
+//! search asks about them. Both make them here, so that a filter means the same to either.
 
 use std::ops::Range;
 
-use mira_index::{Attributes, Condition, Number, Span, Test, Value};
 use mira_proto::{
     Problem,
     filter::{self, Filter, METADATA, Scalar},
 };
 use serde_json::Value as Json;
 
-use super::record::FrameBody;
+use crate::condition::{Attributes, Condition, Number, Span, Test, Value};
+
+/// What a frame says of itself beside its content.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said<'a> {
+    /// The type.
+    pub kind: &'a str,
+    /// The session; empty for none.
+    pub session: &'a str,
+    /// The role; empty for none.
+    pub role: &'a str,
+    /// A JSON object, or empty.
+    pub metadata_json: &'a str,
+}
 
 /// The attributes of a frame.
-pub fn attributes(body: &FrameBody) -> Attributes {
+pub fn attributes(said: &Said<'_>) -> Attributes {
     let mut pairs = Vec::new();
-    for (field, text) in [("type", &body.kind), ("session", &body.session), ("role", &body.role)] {
+    for (field, text) in [("type", said.kind), ("session", said.session), ("role", said.role)] {
         if !text.is_empty() {
-            pairs.push((field.to_owned(), text.as_str().into()));
+            pairs.push((field.to_owned(), text.into()));
         }
     }
     // The router wrote it from an object; what is no JSON has no attributes, and reading the frame says what is wrong.
-    if let Ok(Json::Object(metadata)) = serde_json::from_str(&body.metadata_json) {
+    if let Ok(Json::Object(metadata)) = serde_json::from_str(said.metadata_json) {
         for (name, value) in metadata {
             flatten(format!("{METADATA}{name}"), value, &mut pairs);
         }
@@ -68,8 +81,8 @@ pub fn to_json(value: &Value) -> String {
     }
 }
 
-/// Reads the filter of a request, `None` if it is empty. The router has checked it with better words; a node trusts no
-/// router.
+/// Reads the filter of a request, `None` if it is empty. A router checks it with better words before; a node trusts
+/// no router.
 pub fn parse(json: &str) -> Result<Option<filter::Condition>, Problem> {
     if json.is_empty() {
         return Ok(None);
@@ -141,20 +154,15 @@ fn value(scalar: Scalar) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mira_index::Times;
+    use crate::table::Times;
 
-    fn body(metadata: &str) -> FrameBody {
-        FrameBody {
-            kind: "insight".into(),
-            session: "s1".into(),
-            metadata_json: metadata.into(),
-            ..FrameBody::default()
-        }
+    fn said(metadata_json: &str) -> Said<'_> {
+        Said { kind: "insight", session: "s1", metadata_json, ..Said::default() }
     }
 
     #[test]
     fn metadata_is_flattened_to_scalars() {
-        let found = attributes(&body(
+        let found = attributes(&said(
             r#"{"a": {"b": [1, 2.5, "x", null, {"c": true}]}, "big": 18446744073709551615, "n": null}"#,
         ));
         let number = |value: f64| Value::Number(Number::from_f64(value).unwrap());
@@ -172,7 +180,7 @@ mod tests {
 
     #[test]
     fn filters_mean_the_same_here() {
-        let frame = attributes(&body(r#"{"n": 5, "tags": ["a", "b"], "author": {"name": "Ada"}}"#));
+        let frame = attributes(&said(r#"{"n": 5, "tags": ["a", "b"], "author": {"name": "Ada"}}"#));
         let times = Times { created_ms: 1_500, expires_ms: 0 };
         let table = [
             (r#"{"field": "type", "eq": "insight"}"#, true),

@@ -2,12 +2,15 @@
 //!
 //! The index answers by similarity alone. So a search takes a *pool* of the most similar frames, scores and cuts it here,
 //! and takes a larger one as long as a frame outside of it could still belong to the answer. Pure functions, so that the
-//! rules can be tested as tables; [`super::read`] brings the pools.
+//! rules can be tested as tables; a node brings the pools of its index, a router those of the private frames that it compares
+//! itself.
 
 use std::cmp::Ordering;
 
-use mira_index::Value;
-use mira_proto::{FrameId, Problem, groups::first_of_groups, limits, node_v1};
+use mira_proto::groups::{are_full, first_of_groups};
+use mira_proto::{FrameId, Problem, limits, node_v1};
+
+use crate::condition::Value;
 
 /// How many times larger the next pool is.
 const GROWTH: usize = 4;
@@ -33,6 +36,11 @@ impl Candidate {
     /// The ranking order: `Less` is the better one.
     fn rank(&self, other: &Candidate) -> Ordering {
         other.score.total_cmp(&self.score).then(self.id.cmp(&other.id))
+    }
+
+    /// Values have no hash; their text tells them apart, with their kind before it.
+    fn group_name(&self) -> Option<String> {
+        self.group.as_ref().map(|group| format!("{group:?}"))
     }
 }
 
@@ -138,19 +146,18 @@ impl Ranking {
         self.recency.map_or(similarity, |recency| recency.score(similarity, created_ms))
     }
 
+    /// Whether a frame of that score is asked for: it has the least score, and ranks after the hits of the pages before.
+    pub fn wants(&self, score: f32, id: FrameId) -> bool {
+        let is_late = |(last, last_id): (f32, FrameId)| score.total_cmp(&last).reverse().then(id.cmp(&last_id)).is_gt();
+        self.min_score.is_none_or(|least| score >= least) && self.after.is_none_or(is_late)
+    }
+
     /// Ranks a pool and cuts what is not asked for.
     pub fn cut(&self, mut pool: Vec<Candidate>) -> Vec<Candidate> {
         pool.sort_by(Candidate::rank);
-        let is_late = |candidate: &Candidate| match self.after {
-            Some((score, id)) => candidate.score.total_cmp(&score).reverse().then(candidate.id.cmp(&id)).is_gt(),
-            None => true,
-        };
-        pool.retain(|candidate| self.min_score.is_none_or(|least| candidate.score >= least) && is_late(candidate));
+        pool.retain(|candidate| self.wants(candidate.score, candidate.id));
         match &self.group {
-            Some((_, size)) => first_of_groups(pool, (self.k, *size), |candidate| {
-                // Values have no hash; their text tells them apart, with their kind before it.
-                candidate.group.as_ref().map(|group| format!("{group:?}"))
-            }),
+            Some((_, size)) => first_of_groups(pool, (self.k, *size), Candidate::group_name),
             None => {
                 pool.truncate(self.k);
                 pool
@@ -165,21 +172,11 @@ impl Ranking {
             return true;
         }
         let is_full = match &self.group {
-            Some((_, size)) => are_full(answer, self.k, *size),
+            Some((_, size)) => are_full(answer, (self.k, *size), Candidate::group_name),
             None => answer.len() >= self.k,
         };
         is_full && answer.last().is_some_and(|last| most <= last.score)
     }
-}
-
-/// Whether there are so many groups with so many frames each. Frames that belong to no group stand for themselves.
-fn are_full(candidates: &[Candidate], k: usize, size: usize) -> bool {
-    let mut grouped: Vec<&Value> = candidates.iter().filter_map(|candidate| candidate.group.as_ref()).collect();
-    let alone = candidates.len() - grouped.len();
-    grouped.sort_unstable();
-    let mut groups = grouped.chunk_by(|a, b| a == b);
-    let count = grouped.chunk_by(|a, b| a == b).count();
-    alone + count >= k && groups.all(|group| group.len() >= size)
 }
 
 #[cfg(test)]
