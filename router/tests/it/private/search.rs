@@ -337,7 +337,6 @@ fn hits(reply: &Value) -> Vec<(String, f32, bool)> {
 }
 
 fn assert_same(found: &[(String, f32, bool)], expected: &Ranked<'_>, ask: &Ask) {
-    let ids = |found: &[(String, f32, bool)]| found.iter().map(|(id, ..)| id.clone()).collect::<Vec<_>>();
     assert_eq!(found.len(), expected.len(), "{ask:?}");
     let distinct: BTreeSet<&String> = found.iter().map(|(id, ..)| id).collect();
     assert_eq!(distinct.len(), found.len(), "{ask:?}");
