@@ -73,7 +73,7 @@ impl ClusterMemory {
     ) -> Result<Vec<MeasureRecallReply>, CallError> {
         let shards = route.partitioning().shards();
         let samples = samples_of_each(shards.len() as u32);
-        let asked = shards.to_vec().into_iter();
+        let asked = shards.iter().copied();
         let asked = asked.map(|shard| self.measure_shard(context, route, (shard, samples), goal));
         // A node measures one shard at a time; the rest wait there for their turn.
         futures::stream::iter(asked).buffered(limits::MAX_FAN_OUT).collect::<Vec<_>>().await.into_iter().collect()
