@@ -2,7 +2,7 @@
 //!
 //! Attributes are the type, session and role of a frame and the scalars of its metadata: `{"a": {"b": [1, 2]}}` gives the
 //! field `metadata.a.b` the values 1 and 2. A null is no value. They lie in the sealed body of a frame. A node keeps those of
-//! plain frames in memory ([`crate::attributes`]), beside codes and graph; a router reads those of private frames when a
+//! plain frames in memory (`crate::attributes`), beside codes and graph; a router reads those of private frames when a
 //! search asks about them. Both make them here, so that a filter means the same to either.
 
 use std::ops::Range;
