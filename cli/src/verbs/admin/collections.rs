@@ -62,7 +62,7 @@ Examples:
 
 Every shard asks with vectors of its own at growing beams (ef) and compares with the exact answers. The narrowest beam that
 reaches the recall becomes that of all searches of the collection. Every vector is read once, by one thread of a node that
-rests half of the time: a million take about a minute.")]
+rests half of the time, so large collections need a long --timeout.")]
     Tune(Tune),
     /// Remove a collection with everything in it
     #[command(after_help = "Examples:\n  mira admin collections delete drafts --yes")]
