@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mira_proto::{FrameId, Refusal, ShardId, limits, node_v1, placement::shards_of_collection};
+use mira_proto::{CollectionId, FrameId, Refusal, ShardId, limits, node_v1, placement::shards_of_collection};
 use tokio::sync::watch;
 
 use crate::{
@@ -38,7 +38,7 @@ pub async fn drive(node: Arc<Node>, collecting: Collecting, mut stopped: watch::
         let work = async {
             tokio::time::sleep(collecting.every).await;
             let cluster = node.cluster();
-            for collection in cluster.collections.values().filter(|found| !cluster.growths.contains_key(&found.id)) {
+            for collection in cluster.collections.values().filter(|found| is_whole(&cluster, found.id)) {
                 for (id, shard) in node.shards() {
                     let part = Part { node: &node, cluster: &cluster, collection, shard: &shard };
                     if let Err(refusal) = part.collect(collecting.idle).await {
@@ -53,6 +53,12 @@ pub async fn drive(node: Arc<Node>, collecting: Collecting, mut stopped: watch::
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
     }
+}
+
+/// Whether every frame of a collection is found where it belongs: one that moves may be looked for where it is not any
+/// more, or not yet, and one that a backup brings may come after its chunks, which are as old as in the backup.
+fn is_whole(cluster: &ClusterState, collection: CollectionId) -> bool {
+    cluster.restoring.is_none() && !cluster.growths.contains_key(&collection)
 }
 
 /// A collection's chunks in one shard.
@@ -78,10 +84,8 @@ impl Part<'_> {
             let needed = self.references(shard).await?;
             idle.retain(|(chunk, _)| !needed.contains(chunk));
         }
-        // Frames that move may be looked for where they are not any more, or not yet.
-        let grows = self.node.cluster().growths.contains_key(&collection);
-        if grows || started.elapsed() > limits::COLLECT_PATIENCE {
-            return Err(Refusal::NotReady("asking every shard took too long, or the collection grows".into()));
+        if !is_whole(&self.node.cluster(), collection) || started.elapsed() > limits::COLLECT_PATIENCE {
+            return Err(Refusal::NotReady("asking every shard took too long, or frames are on their way".into()));
         }
         let gone = self.shard.collect(collection, &idle).await?;
         if gone > 0 {

@@ -95,12 +95,12 @@ impl Shard {
             }
         }
         let mut outcomes: Vec<Option<StoreOutcome>> = vec![None; drafts.len()];
-        let mut index = 0;
+        let mut index = self.group.reader().applied_index();
         if !known.is_empty() {
             let chunks = known.iter().map(|&at| drafts[at].frame).collect();
             let payload = command::encode(&ShardCommand::Renew { collection: collection.id, chunks });
             let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
-            index = proposed.index;
+            index = index.max(proposed.index);
             let ShardAnswer::Renew(there) = command::decode(&proposed.response).map_err(refuse_engine)? else {
                 return Err(Problem::internal("chunks were answered for otherwise").into());
             };
