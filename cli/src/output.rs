@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mira_proto::model::{
     BackupRepository, Collection, Erasure, Frame, Hit, KeysReply, Metadata, NodeStatus, ReplicaMove, SearchExplain,
     SearchReply, Session, ShardStatus, ShardVerification, StatusReply, TuneReply,
@@ -158,6 +159,19 @@ fn frame(frame: &Frame) -> String {
         (None, None) => {}
     }
     text
+}
+
+/// A bar on standard error, or nothing where that is no terminal; `template` is indicatif's.
+pub fn bar(length: Option<u64>, template: &str) -> ProgressBar {
+    let target = match console::user_attended_stderr() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(length, target);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
 }
 
 /// The state of the cluster; more tables when the answer has more.

@@ -4,7 +4,6 @@ use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mira_proto::model::{Stored, UploadReply, UploadRequest};
 use mira_proto::{Code, limits};
 use tokio::fs::File;
@@ -13,9 +12,12 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::error::CliError;
+use crate::output;
 
 /// Bytes of one step: what a router stores at once.
 const STEP: usize = limits::CHUNKS_IN_FLIGHT * limits::MAX_CONTENT_BYTES;
+/// What is shown of a file on its way.
+const BAR: &str = "[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left";
 /// How often a download is gone on with before it is given up.
 const TRIES: u32 = 8;
 
@@ -61,7 +63,7 @@ impl Upload<'_> {
     }
 
     async fn send(&self, mut known: UploadReply, mut file: File, size: u64) -> Result<Stored, CliError> {
-        let (id, bar) = (known.upload, bar(size));
+        let (id, bar) = (known.upload, output::bar(Some(size), BAR));
         let broken_off = |error| {
             eprintln!("upload {id} can be gone on with for a day: give --resume {id} with the same file");
             error
@@ -115,7 +117,7 @@ pub async fn download(client: &Client, (collection, id): (&str, Uuid), path: &Pa
         }
         etag = content.etag.take();
         let size = at + content.bytes;
-        let bar = bar_of_all.get_or_insert_with(|| bar(size));
+        let bar = bar_of_all.get_or_insert_with(|| output::bar(Some(size), BAR));
         let broken_off = loop {
             match content.next().await {
                 Ok(Some(bytes)) => {
@@ -138,17 +140,5 @@ pub async fn download(client: &Client, (collection, id): (&str, Uuid), path: &Pa
             return Err(error);
         }
         tokio::time::sleep(crate::backoff::backoff(tries, rand::random())).await;
-    }
-}
-
-fn bar(size: u64) -> ProgressBar {
-    let target = match console::user_attended_stderr() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    let bar = ProgressBar::with_draw_target(Some(size), target);
-    match ProgressStyle::with_template("[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}, {eta} left") {
-        Ok(style) => bar.with_style(style.progress_chars("=> ")),
-        Err(_) => bar,
     }
 }

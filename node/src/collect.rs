@@ -114,3 +114,22 @@ impl Part<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::{Growth, GrowthStep};
+
+    #[test]
+    fn a_collection_is_whole_when_nothing_of_it_is_on_its_way() {
+        let growth =
+            Growth { from: 1, to: 2, step: GrowthStep::Remembering, epoch: 5, since_ms: 0, done: BTreeSet::new() };
+        let still = ClusterState::default();
+        let grows = ClusterState { growths: [(7, growth)].into(), ..ClusterState::default() };
+        let restores = ClusterState { restoring: Some(1), ..ClusterState::default() };
+        let table = [(&still, 7, true), (&grows, 7, false), (&grows, 8, true), (&restores, 7, false)];
+        for (cluster, collection, whole) in table {
+            assert_eq!(is_whole(cluster, collection), whole, "{collection}");
+        }
+    }
+}

@@ -9,6 +9,11 @@ use mira_proto::model::{
 use mira_proto::{Code, Problem, node_v1};
 use uuid::Uuid;
 
+/// This router's clock, milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
 /// A time of the wire as RFC 3339, to the millisecond.
 pub fn rfc3339(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());

@@ -336,7 +336,7 @@ async fn compare(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tasks = copy.frames.len().div_ceil(FRAMES_PER_TASK).clamp(1, cores);
     let length = copy.frames.len().div_ceil(tasks).max(1);
-    let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+    let now_ms = convert::now_ms();
     let work = (0..tasks).map(|task| {
         let comparison = Comparison {
             probe: probe.clone(),

@@ -585,8 +585,7 @@ impl Query {
 
     /// The time that ages are counted from, the same on every page.
     fn now_ms(&self) -> u64 {
-        let now = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-        self.cursor.map_or_else(now, |cursor| cursor.now_ms)
+        self.cursor.map_or_else(convert::now_ms, |cursor| cursor.now_ms)
     }
 }
 

@@ -28,14 +28,20 @@ use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, private};
 
 /// What is known so far: one outcome for each item, in order, and what the shards have applied.
 pub(crate) struct Answers {
-    pub(crate) outcomes: Vec<Option<Result<Stored, Problem>>>,
-    pub(crate) token: ConsistencyToken,
+    outcomes: Vec<Option<Result<Stored, Problem>>>,
+    token: ConsistencyToken,
 }
 
 impl Answers {
     /// For so many items.
     pub(crate) fn of(items: usize, token: ConsistencyToken) -> Self {
         Answers { outcomes: vec![None; items], token }
+    }
+
+    /// What became of each item, in order, and what the shards have applied.
+    pub(crate) fn into_outcomes(self) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
+        let lost = || Err(Problem::internal("an item was neither stored nor refused"));
+        (self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), self.token)
     }
 
     fn settle(&mut self, at: usize, outcome: Result<Stored, Problem>) {
@@ -97,7 +103,7 @@ impl ClusterMemory {
             Err(problem) => (context.clone(), Some(problem)),
         };
         let context = &resolved;
-        let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+        let now_ms = convert::now_ms();
         let mut answers = Answers::of(items.len(), context.token.clone());
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
@@ -112,8 +118,7 @@ impl ClusterMemory {
         for (collection, drafts) in by_collection {
             self.store_in(context, &collection, drafts, &mut answers).await;
         }
-        let lost = || Err(Problem::internal("an item was neither stored nor refused"));
-        (answers.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), answers.token)
+        answers.into_outcomes()
     }
 
     /// Stores the drafts of one collection, notes their outcomes and what shards have applied.

@@ -25,7 +25,7 @@ use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::store::{Answers, Pending, frame_write, needs_embedding};
 use crate::validate::{self, Draft};
-use crate::{ClusterMemory, RequestContext, ids, private};
+use crate::{ClusterMemory, RequestContext, convert, ids, private};
 
 const FORMAT: u32 = 1;
 /// What bytes are when nobody says.
@@ -155,7 +155,7 @@ impl ClusterMemory {
         if content_type.parse::<mime::Mime>().is_err() || content_type.len() > limits::MAX_NAME_BYTES {
             return Err(Problem::invalid(format!("content_type {content_type:?} is not a media type")));
         }
-        let draft = validate::with_attachment(frame.clone(), Some(node_v1::Attachment::default()), now_ms())?;
+        let draft = validate::with_attachment(frame.clone(), Some(node_v1::Attachment::default()), convert::now_ms())?;
         let context = &self.storing_owner(context, std::slice::from_ref(&frame)).await?;
         let needs_embedding = needs_embedding(&draft);
         let route = self.collection_for(context, collection, &[(0, draft)]).await?;
@@ -221,11 +221,10 @@ impl ClusterMemory {
             let detail = format!("the upload has {} of {size} bytes: send the others first", upload.offset());
             return Err(Problem::new(Code::Conflict, detail));
         }
-        let draft = validate::with_attachment(upload.frame.clone(), Some(upload.attachment()), now_ms())?;
+        let draft = validate::with_attachment(upload.frame.clone(), Some(upload.attachment()), convert::now_ms())?;
         let mut answers = Answers::of(1, context.token.clone());
         self.store_in(context, collection, vec![(0, draft)], &mut answers).await;
-        let lost = || Err(Problem::internal("the frame was neither stored nor refused"));
-        upload.stored = Some(answers.outcomes.swap_remove(0).unwrap_or_else(lost)?);
+        upload.stored = Some(answers.into_outcomes().0.swap_remove(0)?);
         // The frame is there; that the upload cannot say so is no reason to fail.
         if let Err(problem) = self.put_upload(context, route, (id, version), &upload).await {
             tracing::debug!(upload = %id, %problem, "a finished upload is not noted as such");
@@ -312,10 +311,7 @@ impl ClusterMemory {
         let pending = pending.collect::<Result<Vec<_>, Problem>>()?;
         let mut answers = Answers::of(pending.len(), context.token.clone());
         self.write_frames(context, route.clone(), pending, &mut answers).await;
-        let lost = || Err(Problem::internal("a chunk was neither stored nor refused"));
-        for outcome in answers.outcomes {
-            outcome.unwrap_or_else(lost)?;
-        }
+        answers.into_outcomes().0.into_iter().try_for_each(|outcome| outcome.map(drop))?;
         Ok(names)
     }
 
@@ -396,14 +392,13 @@ impl ClusterMemory {
         let content = (content.into(), upload.frame.private);
         let frame = FrameWrite {
             expected_version: Some(version),
-            expires_ms: now_ms() + life.as_millis() as u64,
+            expires_ms: convert::now_ms() + life.as_millis() as u64,
             chunks: upload.chunks.iter().map(|(chunk, _)| ids::id_bytes(*chunk)).collect(),
             ..hidden(context, route.info.id, (id, FrameClass::Upload), content)?
         };
         let mut answers = Answers::of(1, context.token.clone());
         self.write_frames(context, route, vec![Pending { at: 0, id, frame, moved: false }], &mut answers).await;
-        let lost = || Err(Problem::internal("an upload was neither noted nor refused"));
-        match answers.outcomes.swap_remove(0).unwrap_or_else(lost) {
+        match answers.into_outcomes().0.swap_remove(0) {
             Err(problem) if problem.code == Code::Conflict => {
                 Err(Problem::new(Code::Conflict, "the upload was gone on with by another request: ask how far it is"))
             }
@@ -446,10 +441,6 @@ fn hidden(
         false => frame_write(id, draft, Vec::new()),
     };
     Ok(FrameWrite { class: class as i32, ..frame })
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar};
+
+use crate::output;
 
 /// Between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -21,15 +23,11 @@ impl Progress {
     /// `bytes_total` is 0 where it cannot be known.
     pub fn new(bytes_total: u64) -> Self {
         let plain = !console::user_attended_stderr();
-        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target((bytes_total > 0).then_some(bytes_total), target);
         let template = match bytes_total {
             0 => "{spinner} {bytes} read  {msg}",
             _ => "[{bar:30}] {bytes}/{total_bytes}  {msg}",
         };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
+        let bar = output::bar((bytes_total > 0).then_some(bytes_total), template);
         let now = Instant::now();
         Progress { bar, plain, started: now, last_line: now, bytes_total, bytes_resumed: None }
     }

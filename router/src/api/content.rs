@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
@@ -29,8 +30,19 @@ const UPLOAD_OFFSET: &str = "upload-offset";
 /// How long a body may stand still.
 const STREAM_IDLE: Duration = Duration::from_secs(60);
 
-/// A collection, and an upload or a frame in it.
-type Named = Path<(String, Uuid)>;
+/// A collection, and an upload or a frame in it, in the path.
+pub(super) struct Named(String, Uuid);
+
+impl FromRequestParts<Arc<Api>> for Named {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        match Path::from_request_parts(parts, api).await {
+            Ok(Path((collection, id))) => Ok(Named(collection, id)),
+            Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
+        }
+    }
+}
 
 pub(super) async fn begin(
     State(api): State<Arc<Api>>,
@@ -44,20 +56,18 @@ pub(super) async fn begin(
 pub(super) async fn state(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,
-    named: Result<Named, axum::extract::rejection::PathRejection>,
+    Named(collection, id): Named,
 ) -> Result<Json<UploadReply>, Failure> {
-    let (collection, id) = path(named)?;
     Ok(Json(api.memory.upload(&context, (&collection, id)).await?))
 }
 
 pub(super) async fn append(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,
-    named: Result<Named, axum::extract::rejection::PathRejection>,
+    Named(collection, id): Named,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<UploadReply>, Failure> {
-    let (collection, id) = path(named)?;
     let offset = text(&headers, UPLOAD_OFFSET)?.and_then(|offset| offset.parse().ok());
     let missing = || Problem::invalid(format!("header {UPLOAD_OFFSET} must say where the bytes begin: 0 at first"));
     let _permit = api.stream()?;
@@ -68,18 +78,16 @@ pub(super) async fn append(
 pub(super) async fn finish(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,
-    named: Result<Named, axum::extract::rejection::PathRejection>,
+    Named(collection, id): Named,
 ) -> Result<Json<UploadReply>, Failure> {
-    let (collection, id) = path(named)?;
     Ok(Json(api.memory.finish_upload(&context, (&collection, id)).await?))
 }
 
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,
-    named: Result<Named, axum::extract::rejection::PathRejection>,
+    Named(collection, id): Named,
 ) -> Result<StatusCode, Failure> {
-    let (collection, id) = path(named)?;
     api.memory.cancel_upload(&context, (&collection, id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -87,10 +95,9 @@ pub(super) async fn cancel(
 pub(super) async fn read(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,
-    named: Result<Named, axum::extract::rejection::PathRejection>,
+    Named(collection, id): Named,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let (collection, id) = path(named)?;
     let permit = api.stream()?;
     let content = api.memory.content(&context, (&collection, id)).await?;
     let (size, etag) = (content.size(), format!("\"{id}-{}\"", content.version));
@@ -105,7 +112,7 @@ pub(super) async fn read(
     };
     let wanted = range.clone().unwrap_or(0..size);
     let content_type = header(&content.content_type);
-    let reading = Reading { memory: api.memory.clone(), context, collection, content, permit };
+    let reading = Reading { memory: api.memory.clone(), context, collection, content, _permit: permit };
     let mut response = Body::from_stream(reading.pieces(wanted.clone())).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
@@ -128,7 +135,8 @@ pub(super) struct Reading {
     pub(super) context: RequestContext,
     pub(super) collection: String,
     pub(super) content: FrameContent,
-    pub(super) permit: OwnedSemaphorePermit,
+    /// Its room in the router, held until the last piece is gone.
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 impl Reading {
@@ -139,7 +147,6 @@ impl Reading {
         let piece = move |part: ContentPart| {
             let reading = reading.clone();
             async move {
-                debug_assert_eq!(reading.permit.num_permits(), 1);
                 let content = (&*reading.collection, &reading.content);
                 reading.memory.content_part(&reading.context.anew(patience), content, &part).await
             }
@@ -230,10 +237,6 @@ fn one_range(asked: &str, size: u64) -> Result<Range<u64>, ()> {
         [one] if *one.start() < size => Ok(*one.start()..size.min(one.end() + 1)),
         _ => Err(()),
     }
-}
-
-fn path(named: Result<Named, axum::extract::rejection::PathRejection>) -> Result<(String, Uuid), Problem> {
-    named.map(|Path(named)| named).map_err(|rejection| Problem::invalid(rejection.body_text()))
 }
 
 fn header(text: &str) -> HeaderValue {

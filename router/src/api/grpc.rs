@@ -136,7 +136,7 @@ impl MemoryService for Grpc {
 
     async fn sessions(&self, request: Request<v1::SessionsRequest>) -> Result<Response<v1::SessionsReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let collection = collection_of(request.collection);
         let page = model::SessionsRequest {
             agent: present(request.agent),
             active_since: present(request.active_since),
@@ -159,7 +159,7 @@ impl MemoryService for Grpc {
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let collection = collection_of(request.collection);
         let page = model::ScanRequest {
             after: present(request.after).map(|id| uuid(&id)).transpose()?,
             limit: (request.limit != 0).then_some(request.limit),
@@ -197,8 +197,8 @@ impl MemoryService for Grpc {
         request: Request<v1::BeginUploadRequest>,
     ) -> Result<Response<v1::UploadState>, Status> {
         let (context, request) = self.enter(request)?;
-        let frame = item_of(request.frame.unwrap_or_default())?;
-        let collection = frame.collection.clone().unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let frame = request.frame.unwrap_or_default();
+        let (collection, frame) = (collection_of(frame.collection.clone()), item_of(frame)?);
         let request = model::UploadRequest { frame, content_type: present(request.content_type), size: request.size };
         Ok(Response::new(upload_to(self.api.memory.begin_upload(&context, &collection, request).await?)))
     }
@@ -240,7 +240,7 @@ impl MemoryService for Grpc {
         request: Request<v1::ReadContentRequest>,
     ) -> Result<Response<Self::ReadContentStream>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = present(request.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+        let collection = collection_of(request.collection);
         let permit = self.api.stream()?;
         let content = self.api.memory.content(&context, (&collection, uuid(&request.id)?)).await?;
         let size = content.size();
@@ -256,7 +256,7 @@ impl MemoryService for Grpc {
             size,
             version: content.version,
         };
-        let reading = Reading { memory: self.api.memory.clone(), context, collection, content, permit };
+        let reading = Reading { memory: self.api.memory.clone(), context, collection, content, _permit: permit };
         let rest = reading
             .pieces(request.from..to)
             .map(|piece| piece.map(|bytes| v1::ContentPiece { bytes, ..Default::default() }).map_err(Status::from));
@@ -634,8 +634,13 @@ fn hit_to(hit: model::Hit) -> Result<v1::Hit, Problem> {
     Ok(v1::Hit { score: hit.score, frame: Some(frame_to(hit.frame)?), vector, group_json })
 }
 
+/// The collection that a request names, or the default one.
+fn collection_of(name: String) -> String {
+    present(name).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned())
+}
+
 fn upload_of(name: v1::UploadName) -> Result<(String, Uuid), Problem> {
-    let collection = present(name.collection).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned());
+    let collection = collection_of(name.collection);
     Ok((collection, uuid(&name.upload)?))
 }
 

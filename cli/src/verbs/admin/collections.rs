@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mira_proto::model::{
     Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, Quantization, StatusRequest,
 };
@@ -217,11 +216,7 @@ impl Grow {
 /// Shows how far a growth is until everything has moved.
 async fn watch(client: &Client, name: &str) -> Result<(), CliError> {
     let plain = !console::user_attended_stderr();
-    let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos} of {len} shards, {elapsed}  {msg}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let bar = output::bar(None, "[{bar:30}] {pos} of {len} shards, {elapsed}  {msg}");
     let mut told = String::new();
     while let Some(growth) = client.collection(name).await?.growth.filter(|growth| growth.step != "remembering") {
         let paused = client.status(&StatusRequest { detailed: false }).await?.moves_paused;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[cfg(feature = "server")]
 use mira_crypto::ClusterKey;
 #[cfg(feature = "server")]
@@ -197,11 +196,7 @@ impl Rotate {
 /// Shows how far a rotation is until the key before it is destroyed.
 async fn watch(client: &Client, name: &str) -> Result<(), CliError> {
     let plain = !console::user_attended_stderr();
-    let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos} of {len}, {elapsed}  {msg}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let bar = output::bar(None, "[{bar:30}] {pos} of {len}, {elapsed}  {msg}");
     let mut told = String::new();
     while let Some(rotation) = client.collection(name).await?.rotation {
         bar.set_length(rotation.of.into());

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mira_proto::model::{MovesSetting, NodeAction, NodeChange, NodeChangeReply, StatusRequest};
 
 use crate::args::Remote;
@@ -128,11 +127,7 @@ impl Change {
 /// Shows what still moves until nothing does.
 async fn watch(client: &Client, change: &NodeChange, total: u64) -> Result<(), CliError> {
     let plain = !console::user_attended_stderr();
-    let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(total), target);
-    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos} of {len} replicas moved, {elapsed}  {msg}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let bar = output::bar(Some(total), "[{bar:30}] {pos} of {len} replicas moved, {elapsed}  {msg}");
     let ask = NodeChange { dry_run: true, ..change.clone() };
     let mut told = 0;
     loop {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use mira_proto::limits;
 use mira_proto::model::{TuneReply, TuneRequest};
 
@@ -52,12 +52,10 @@ impl Tune {
     }
 
     fn spinner(&self) -> ProgressBar {
-        let shown = console::user_attended_stderr() && !self.reset;
-        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let spinner = ProgressBar::with_draw_target(None, target);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} measuring {msg}, {elapsed} of at most {prefix}") {
-            spinner.set_style(style);
-        }
+        let spinner = match self.reset {
+            true => ProgressBar::hidden(),
+            false => output::bar(None, "{spinner} measuring {msg}, {elapsed} of at most {prefix}"),
+        };
         spinner.set_message(self.name.clone());
         spinner.set_prefix(format!("{:?}", self.remote.timeout));
         spinner.enable_steady_tick(TICK);
