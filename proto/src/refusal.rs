@@ -100,7 +100,8 @@ impl From<node_v1::Problem> for Refusal {
 
 fn bare(status: tonic::Status) -> Refusal {
     match code_of_bare_status(status.code()) {
-        Code::Unavailable | Code::DeadlineExceeded => Refusal::Unknown(status.message().to_owned()),
+        // A connection that is torn down under a request is told as any of these, also as an internal error of HTTP/2.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Internal => Refusal::Unknown(status.message().to_owned()),
         code => Refusal::Problem(Problem::new(code, status.message())),
     }
 }
@@ -144,6 +145,14 @@ mod tests {
         ] {
             assert_eq!(Refusal::from(tonic::Status::from(refusal.clone())), refusal);
         }
-        assert!(matches!(Refusal::from(tonic::Status::unavailable("reset")), Refusal::Unknown(_)));
+        use tonic::Status;
+        let torn_down = [Status::unavailable("reset"), Status::internal("h2 protocol error: http2 error")];
+        for status in torn_down.into_iter().chain([Status::cancelled("gone"), Status::unknown("broken pipe")]) {
+            assert!(matches!(Refusal::from(status.clone()), Refusal::Unknown(_)), "{status}");
+        }
+        assert!(matches!(Refusal::from(Status::unimplemented("older")), Refusal::Problem(_)));
+        // What a node calls internal is no matter of the way to it.
+        let internal = Refusal::Problem(Problem::internal("odd"));
+        assert_eq!(Refusal::from(Status::from(internal.clone())), internal);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mira_proto::node_v1::{FrameWrite, WriteManyReply, WriteManyRequest, WriteReply, WriteRequest, WriteResult};
-use mira_proto::{NodeId, Refusal, ShardId, limits};
+use mira_proto::{NodeId, Problem, Refusal, ShardId, limits};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -173,7 +173,7 @@ async fn answer_all(mut client: Client, writes: Vec<WriteRequest>) -> Vec<Answer
             if results.len() == count {
                 return results.into_iter().map(result).collect();
             }
-            Status::internal("the node answered another number of writes")
+            Refusal::from(Problem::internal("the node answered another number of writes")).into()
         }
         Ok(Err(status)) => status,
         Err(_) => Status::deadline_exceeded(format!("no answer within {:?}", limits::WRITE_TRY)),
@@ -185,6 +185,6 @@ fn result(result: WriteResult) -> Answer {
     match (result.reply, result.problem) {
         (Some(reply), None) => Ok(reply),
         (_, Some(problem)) => Err(Refusal::from(problem).into()),
-        (None, None) => Err(Status::internal("the node answered a write with nothing")),
+        (None, None) => Err(Refusal::from(Problem::internal("the node answered a write with nothing")).into()),
     }
 }
