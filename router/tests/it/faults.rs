@@ -21,15 +21,17 @@ const SLOW: Duration = Duration::from_millis(50);
 async fn wide() -> World {
     let world = World::new().await;
     world.collection("wide", 4).await;
-    let frame = |n| {
-        let id = format!("01999999-0000-7000-8000-{n:012}");
-        json!({ "content": format!("frame number {n}"), "id": id, "collection": "wide" })
-    };
+    let frame = |n| json!({ "content": format!("frame number {n}"), "id": wide_id(n), "collection": "wide" });
     let items: Vec<Value> = (0..12).map(frame).collect();
     world.post("/mcp/store", json!({ "items": items })).await.ok();
     assert!(world.fake.shards_of("wide").iter().all(|&shard| world.fake.frames_in(shard) > 0));
     world.fake.clear_seen();
     world
+}
+
+/// The id of a frame of [`wide`]: fixed, so that every shard has one.
+fn wide_id(n: u32) -> String {
+    format!("01999999-0000-7000-8000-{n:012}")
 }
 
 /// The shard and leader of the default collection, after a first frame.
@@ -284,12 +286,9 @@ async fn a_search_that_no_shard_answers_is_unavailable() {
 
 #[tokio::test]
 async fn a_recall_answers_whole_or_not_at_all() {
-    let world = World::new().await;
-    world.collection("wide", 4).await;
-    let texts: Vec<String> = (0..12).map(|n| format!("frame number {n}")).collect();
-    let ids = world.store_all("wide", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let world = wide().await;
     world.fake.set_leader(world.fake.shards_of("wide")[1], None);
-    let request = json!({ "ids": ids, "collection": "wide" });
+    let request = json!({ "ids": (0..12).map(wide_id).collect::<Vec<_>>(), "collection": "wide" });
     let answer = world.post_with("/mcp/recall", request, &[("x-mira-timeout-ms", "400")]).await;
     assert_eq!(answer.code(), "unavailable");
 }
