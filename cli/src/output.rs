@@ -315,6 +315,15 @@ pub fn collections(collections: &[Collection]) -> String {
             collection.model.clone().unwrap_or_else(|| "-".to_owned()),
             collection.created_at.clone(),
         ]);
+        for (name, vectors) in &collection.vectors {
+            table.add_row([
+                format!("  {name}"),
+                vectors.dim.to_string(),
+                word(&vectors.metric),
+                word(&vectors.quantization),
+                vectors.ef.map_or("-".to_owned(), |ef| ef.to_string()),
+            ]);
+        }
     }
     finish(&table)
 }

@@ -366,7 +366,7 @@ impl Node {
         Ok(CollectionRecord {
             id: request.collection,
             name: String::new(),
-            // Vectors are opened as bytes; how many make one does not matter here.
+            // Vectors are opened as they are; how many components make one does not matter here.
             dim: 1,
             metric: String::new(),
             quantization: String::new(),
@@ -376,6 +376,7 @@ impl Node {
             created_ms: 0,
             model: String::new(),
             ef: 0,
+            spaces: Vec::new(),
             key_version,
             wrapped_keys: keys,
         })

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     meta::{ClusterState, Erasure, MetaCommand, Receipt, state::cluster_id_text},
     node::{META_GROUP, Node},
-    shard::{image::ImageFolder, record, tenure::Tenure},
+    shard::{image::ImageFolder, indexer::SpaceId, record, tenure::Tenure},
 };
 
 /// Between two looks.
@@ -96,7 +96,7 @@ impl Part<'_> {
             if self.erasure.whole && left.iter().any(Option::is_some) {
                 return Err(format!("shard {id} still holds frames of the collection"));
             }
-            self.erase_image(*id)?;
+            self.erase_images(*id)?;
         }
         let trimmed = self.node.meta().trim(self.erasure.index).await.map_err(|error| error.to_string())?;
         if !trimmed {
@@ -117,15 +117,16 @@ impl Part<'_> {
         Ok(())
     }
 
-    /// An image that a destroyed key sealed is of no use to anybody.
-    fn erase_image(&self, shard: ShardId) -> Result<(), String> {
+    /// Images that a destroyed key sealed are of no use to anybody.
+    fn erase_images(&self, shard: ShardId) -> Result<(), String> {
         let folder = ImageFolder::new(self.node.data(), shard);
-        let collection = self.erasure.collection;
-        let version = folder.key_version(collection).map_err(|error| error.to_string())?;
-        match version.is_some_and(|version| self.erasure.whole || self.erasure.keys.contains_key(&version)) {
-            true => folder.delete(collection).map_err(|error| error.to_string()),
-            false => Ok(()),
+        for space in SpaceId::each_of(self.erasure.collection) {
+            let version = folder.key_version(space).map_err(|error| error.to_string())?;
+            if version.is_some_and(|version| self.erasure.whole || self.erasure.keys.contains_key(&version)) {
+                folder.delete(space).map_err(|error| error.to_string())?;
+            }
         }
+        Ok(())
     }
 
     /// Data of an earlier life of this folder may hold the keys too, and only an operator may remove it.

@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 use crate::{
     erase,
     meta::{
-        ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, NodeRecord, OwnerName,
-        Repository, state::cluster_id_text,
+        ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace, NodeRecord,
+        OwnerName, Repository, state::cluster_id_text,
     },
     node::{META_GROUP, Node},
     rebalance::{self, NodeChange, Planned},
@@ -198,15 +198,20 @@ impl NodeService {
                 limits::MAX_NAME_BYTES
             )));
         }
-        if request.dim == 0 || request.dim > limits::MAX_DIM {
-            return Err(Problem::invalid(format!("dim is {}, allowed are 1 to {}", request.dim, limits::MAX_DIM)));
+        check_space(request.dim, &request.metric, &request.quantization)?;
+        let spaces: Vec<NamedSpace> = request.spaces.into_iter().map(NamedSpace::from).collect();
+        if spaces.len() > limits::MAX_NAMED_VECTORS {
+            let detail = format!("{} named vectors, allowed are {}", spaces.len(), limits::MAX_NAMED_VECTORS);
+            return Err(Problem::new(Code::TooLarge, detail));
         }
-        if !["cosine", "dot", "l2"].contains(&request.metric.as_str()) {
-            return Err(Problem::invalid(format!("metric is {:?}, allowed are cosine, dot and l2", request.metric)));
-        }
-        if !["none", "int8", "binary"].contains(&request.quantization.as_str()) {
-            let found = request.quantization;
-            return Err(Problem::invalid(format!("quantization is {found:?}, allowed are none, int8 and binary")));
+        for (at, space) in spaces.iter().enumerate() {
+            if space.name.is_empty() || spaces[..at].iter().any(|before| before.name == space.name) {
+                return Err(Problem::invalid(format!(
+                    "a vector space named {:?}, which no or another one is",
+                    space.name
+                )));
+            }
+            check_space(space.dim, &space.metric, &space.quantization)?;
         }
         if request.partitions == 0 || request.partitions > shards {
             return Err(Problem::invalid(format!("partitions is {}, allowed are 1 to {shards}", request.partitions)));
@@ -224,6 +229,7 @@ impl NodeService {
             created_ms: 0,
             model: request.model,
             ef: 0,
+            spaces,
             key_version: crate::keyring::FIRST_KEY,
             wrapped_keys: self.0.keyring().new_collection_keys(id),
         })
@@ -362,11 +368,14 @@ impl NodeService {
 
     async fn tune(&self, request: node_v1::TuneCollectionRequest) -> Result<node_v1::TuneCollectionReply, Refusal> {
         self.meta_leader()?;
-        let node_v1::TuneCollectionRequest { collection, ef } = request;
+        let node_v1::TuneCollectionRequest { collection, ef, space } = request;
         if ef != 0 {
             measure::check_ef(ef)?;
         }
-        match self.0.propose_meta(&MetaCommand::TuneCollection { collection, ef }).await? {
+        let missing = || Problem::new(Code::NotFound, "the collection is gone");
+        let cluster = self.0.cluster();
+        let space = cluster.collections.get(&collection).ok_or_else(missing)?.space_named(&space)?.number;
+        match self.0.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
             MetaAnswer::Missing => Err(Problem::new(Code::NotFound, "the collection is gone").into()),
             _ => Ok(node_v1::TuneCollectionReply { epoch: self.0.cluster().header.epoch }),
         }
@@ -777,4 +786,18 @@ impl node_server::Node for NodeService {
     async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {
         Ok(Response::new(node_v1::HandOverReply { moved: self.0.hand_over().await }))
     }
+}
+
+/// Refuses settings of vectors that no index could have.
+fn check_space(dim: u32, metric: &str, quantization: &str) -> Result<(), Problem> {
+    if dim == 0 || dim > limits::MAX_DIM {
+        return Err(Problem::invalid(format!("dim is {dim}, allowed are 1 to {}", limits::MAX_DIM)));
+    }
+    if !["cosine", "dot", "l2"].contains(&metric) {
+        return Err(Problem::invalid(format!("metric is {metric:?}, allowed are cosine, dot and l2")));
+    }
+    if !["none", "int8", "binary"].contains(&quantization) {
+        return Err(Problem::invalid(format!("quantization is {quantization:?}, allowed are none, int8 and binary")));
+    }
+    Ok(())
 }

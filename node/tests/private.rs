@@ -220,6 +220,7 @@ mod layers {
             created_ms: 0,
             model: String::new(),
             ef: 0,
+            spaces: Vec::new(),
             key_version: FIRST_KEY,
             wrapped_keys: keyring.new_collection_keys(7),
         };

@@ -6,14 +6,15 @@ use mira_crypto::{ClusterKey, MetaSealer, meta::position_nonce};
 use mira_node::identity::Identity;
 use mira_node::meta::state::RestoredCluster;
 use mira_node::meta::{
-    CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NodePhase, NodeRecord,
-    Receipt, Repository, Rewrapped, Rotation, RotationStep,
+    CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NamedSpace, NodePhase,
+    NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
 };
 use mira_node::shard::command::{
     self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
 use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
 use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
+use mira_proto::vectors::SpaceSet;
 use serde::{Serialize, de::DeserializeOwned};
 
 #[path = "../../proto/tests/support/samples.rs"]
@@ -34,7 +35,7 @@ fn frame_record() -> FrameRecord {
         owner: Some([6; 16]),
         session: Some([4; 16]),
         digest: [5; 32],
-        passages: 2,
+        spaces: SpaceSet::from_iter([0, 2]),
         class: Class::Memory,
         chunks: vec![7, 8],
         body: "sealed body".into(),
@@ -62,7 +63,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         expires_ms: TIME,
         created_ms: TIME - 9,
         ttl_ms: 60_000,
-        passages: 2,
+        spaces: SpaceSet::from_iter([0, 2]),
         class: Class::Chunk,
         chunks: vec![7],
         body: "sealed body".into(),
@@ -133,7 +134,8 @@ fn a_shard_reads_what_was_written_before() {
     }
     let committed = samples.check("frame_record", &frame_record().encode());
     assert_eq!(FrameRecord::decode(&committed).expect("readable"), frame_record());
-    let head = FrameHead { changed: 70, created_ms: TIME, expires_ms: 0, passages: 2, class: Class::Upload };
+    let spaces = SpaceSet::from_iter([0, 2]);
+    let head = FrameHead { changed: 70, created_ms: TIME, expires_ms: 0, spaces, class: Class::Upload };
     let committed = samples.check("frame_head", &head.encode());
     assert_eq!(FrameHead::decode(&committed).expect("readable"), head);
     let owned = OwnedFrame { changed: 70, created_ms: TIME, expires_ms: 0, vector_bytes: 1_600 };
@@ -203,6 +205,13 @@ fn meta(samples: &mut Samples) {
         created_ms: TIME,
         model: "m".into(),
         ef: 300,
+        spaces: vec![NamedSpace {
+            name: "state".into(),
+            dim: 1_536,
+            metric: "dot".into(),
+            quantization: "binary".into(),
+            ef: 64,
+        }],
         key_version: 1,
         wrapped_keys: [(1, vec![1, 2, 3])].into(),
     };
@@ -278,7 +287,7 @@ fn meta(samples: &mut Samples) {
         ("meta_forget_repository", MetaCommand::ForgetRepository(8)),
         ("meta_begin_restore", MetaCommand::BeginRestore(restored)),
         ("meta_end_restore", MetaCommand::EndRestore { backup: 6 }),
-        ("meta_tune_collection", MetaCommand::TuneCollection { collection: 7, ef: 300 }),
+        ("meta_tune_collection", MetaCommand::TuneCollection { collection: 7, space: 2, ef: 300 }),
     ];
     for (name, written) in commands {
         read_plain(samples, name, &written);

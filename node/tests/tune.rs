@@ -73,7 +73,7 @@ async fn indexed(shard: &Shard, vectors: u128) {
 }
 
 async fn tune(shard: &Shard, collection: u64, ef: u32) -> Result<node_v1::TuneCollectionReply, Refusal> {
-    let request = node_v1::TuneCollectionRequest { collection, ef };
+    let request = node_v1::TuneCollectionRequest { collection, ef, ..Default::default() };
     Ok(shard.client.clone().tune_collection(request).await?.into_inner())
 }
 

@@ -6,6 +6,7 @@
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
 //! - [`limits`]: every bound of the system in one file;
 //! - [`refusal`]: how a node tells a router where to go instead;
+//! - [`vectors`]: the vectors of a frame, as they lie in sealed pieces;
 //! - [`verification`]: what replicas that differ are judged by;
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
@@ -17,6 +18,7 @@ pub mod model;
 pub mod placement;
 pub mod problem;
 pub mod refusal;
+pub mod vectors;
 pub mod verification;
 
 pub use problem::{Code, Problem};

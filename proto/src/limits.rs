@@ -88,10 +88,16 @@ pub const SCAN_PAGE_BYTES: usize = 2 << 20;
 pub const MAX_FILTER_STEP: usize = 20_000;
 /// Components of a vector (SPEC: 384 text, 1,536 state; the largest public models have 4,096).
 pub const MAX_DIM: u32 = 4_096;
+/// Named vectors of a collection: each is an index of its own, and a bit in what is known of a frame.
+pub const MAX_NAMED_VECTORS: usize = 8;
 /// Passages of one frame: 1 MiB of text at about 700 bytes a passage, with room for overlap.
 pub const MAX_PASSAGES: usize = 2_048;
 /// Query text, bytes: what does not fit one passage of the model would be cut.
 pub const MAX_QUERY_BYTES: usize = 8 << 10;
+/// Words of a query that are looked for: each is compared with every word of every text.
+pub const MAX_QUERY_WORDS: usize = 64;
+/// Places in a hit's content that are named as what matched: enough to show.
+pub const MAX_HIGHLIGHTS: usize = 32;
 /// Levels of a filter: what people and models write has two or three.
 pub const MAX_FILTER_DEPTH: usize = 8;
 /// Parts of a filter, its tests and what joins them: each is evaluated for every search.

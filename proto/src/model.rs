@@ -3,6 +3,8 @@
 //!
 //! Unknown fields are errors, so that a misspelt option is not silently dropped.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -44,6 +46,9 @@ pub struct StoreItem {
     /// An embedding of your own, as long as the collection's dimension; otherwise the router embeds the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector: Option<Vec<f32>>,
+    /// Further embeddings, one for each named vector that the collection has, such as {"state": [0.1, …]}; found by `using`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vectors: BTreeMap<String, Vec<f32>>,
     /// A UUID of your own; storing the same content under it again changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
@@ -151,6 +156,10 @@ pub enum SearchMode {
     Auto,
     /// By meaning: nearest vectors.
     Vector,
+    /// By words. So far among private memories only: goes with `only_private`.
+    Text,
+    /// By both. So far among private memories only.
+    Hybrid,
 }
 
 /// `search`: find memories by meaning.
@@ -163,10 +172,13 @@ pub struct SearchRequest {
     /// An embedding of your own instead of words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector: Option<Vec<f32>>,
+    /// Compare with the vectors of this name (`vectors` of `store`) instead; goes with `vector` or `vectors`, not with words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub using: Option<String>,
     /// How many hits, 1 to 1,000; 10 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k: Option<u32>,
-    /// auto (default) or vector.
+    /// auto (default), vector; among private memories (`only_private`) also text (by words) and hybrid (by both).
     #[serde(default)]
     pub mode: SearchMode,
     /// The collection; `default` when absent.
@@ -226,6 +238,9 @@ pub struct SearchRequest {
     /// Also look among the private memories of the owner whose key the request carries in a header.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_private: bool,
+    /// Look among those private memories only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_private: bool,
 }
 
 /// How the similarities to several queries make one.
@@ -342,12 +357,27 @@ pub struct VectorReason {
     pub passage: Option<(u32, u32)>,
 }
 
+/// Why a hit was found by its words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TextReason {
+    /// Place among the hits by words, from 1.
+    pub rank: u32,
+    /// BM25; higher is better, comparable within one answer only.
+    pub score: f32,
+    /// Byte ranges of the content in which words of the query stand, the first few.
+    #[serde(default)]
+    pub highlights: Vec<(u32, u32)>,
+}
+
 /// Why a hit was found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Why {
     /// By its vector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector: Option<VectorReason>,
+    /// By its words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextReason>,
 }
 
 /// A frame that a search found.
@@ -586,6 +616,9 @@ pub struct ScannedFrame {
     /// The embedding, when the caller gave it; absent when the router made it from the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector: Option<Vec<f32>>,
+    /// Its further embeddings, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vectors: BTreeMap<String, Vec<f32>>,
 }
 
 /// `forget`: remove frames.
@@ -675,6 +708,26 @@ pub struct CollectionSettings {
     /// Frames are forgotten this long after they were stored; never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
+    /// Further vectors that its frames may have, by name, up to 8, such as {"state": {"dim": 1536}}.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vectors: BTreeMap<String, NamedVectors>,
+}
+
+/// Vectors that a collection's frames may have beside those of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedVectors {
+    /// Their components.
+    pub dim: u32,
+    /// cosine (default), dot or l2.
+    #[serde(default)]
+    pub metric: Metric,
+    /// int8 (default), binary or none.
+    #[serde(default)]
+    pub quantization: Quantization,
+    /// Beam of searches among them, once it was tuned; not a setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef: Option<u32>,
 }
 
 /// A collection.
@@ -696,6 +749,9 @@ pub struct Collection {
     /// Beam of its searches, once it was tuned: wider finds more and takes longer. Absent: the index's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ef: Option<u32>,
+    /// Further vectors that its frames may have, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vectors: BTreeMap<String, NamedVectors>,
     /// RFC 3339 time of its creation.
     pub created_at: String,
     /// The embedding model its texts go through; absent when callers give all vectors.
@@ -899,7 +955,7 @@ pub struct GrowReply {
 }
 
 /// Finds the beam (`ef`) with which searches of a collection reach a recall, and has it used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TuneRequest {
     /// The share of the truly nearest that an answer is to hold, above 0 and at most 1; 0.95 when absent.
@@ -908,6 +964,9 @@ pub struct TuneRequest {
     /// Hits of an answer; 10 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k: Option<u32>,
+    /// Of the vectors of this name, instead of the collection's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub using: Option<String>,
     /// Only say what was measured.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest};
-use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionReply, DropCollectionRequest, GrowCollectionRequest};
+use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest, NamedVectors};
+use mira_proto::node_v1::{
+    CreateCollectionRequest, DropCollectionReply, DropCollectionRequest, GrowCollectionRequest, VectorSpace,
+};
 use mira_proto::{Code, Problem, limits};
 use tokio::time::sleep;
 
@@ -53,6 +55,7 @@ impl ClusterMemory {
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
             if_absent: true,
+            spaces: settings.vectors.iter().map(space_to).collect(),
         };
         let call = meta_call(context, "create_collection");
         let made = self
@@ -133,6 +136,16 @@ impl ClusterMemory {
                 sleep(limits::RETRY_PAUSE / 5).await;
             }
         }
+    }
+}
+
+fn space_to((name, vectors): (&String, &NamedVectors)) -> VectorSpace {
+    VectorSpace {
+        name: name.clone(),
+        dim: vectors.dim,
+        metric: convert::name_of(&vectors.metric),
+        quantization: convert::name_of(&vectors.quantization),
+        ef: 0,
     }
 }
 

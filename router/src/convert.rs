@@ -4,8 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use mira_proto::model::{
-    AttachmentInfo, Collection, Frame, GrowthStatus, Metadata, Metric, Quantization, RotationStatus,
+    AttachmentInfo, Collection, Frame, GrowthStatus, Metadata, Metric, NamedVectors, Quantization, RotationStatus,
 };
+use mira_proto::vectors::{OWN_SPACE, SpaceNumber};
 use mira_proto::{Code, Problem, node_v1};
 use uuid::Uuid;
 
@@ -68,11 +69,49 @@ pub fn collection(info: &node_v1::Collection) -> Result<Collection, Problem> {
         partitions: info.partitions,
         ttl_seconds: (info.ttl_seconds != 0).then_some(info.ttl_seconds),
         ef: (info.ef != 0).then_some(info.ef),
+        vectors: info.spaces.iter().map(named_vectors).collect::<Result<_, _>>()?,
         created_at: rfc3339(info.created_ms),
         model: present(info.model.clone()),
         growth: info.growth.as_ref().map(growth),
         rotation: info.rotation.as_ref().map(rotation),
     })
+}
+
+/// A space of a collection's vectors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Space {
+    /// Its number.
+    pub number: SpaceNumber,
+    /// Components of its vectors.
+    pub dim: u32,
+    /// How they are compared.
+    pub metric: Metric,
+    /// Beam of its searches; 0 = the index's own.
+    pub ef: u32,
+}
+
+/// The space of a name; the collection's own for none.
+pub fn space(info: &node_v1::Collection, name: &str) -> Result<Space, Problem> {
+    if name.is_empty() {
+        return Ok(Space { number: OWN_SPACE, dim: info.dim, metric: metric(info)?, ef: info.ef });
+    }
+    let Some((number, found)) = (OWN_SPACE + 1..).zip(&info.spaces).find(|(_, space)| space.name == name) else {
+        let names: Vec<&str> = info.spaces.iter().map(|space| space.name.as_str()).collect();
+        let have = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let detail = format!("collection {:?} has no vectors named {name:?}; named are: {have}", info.name);
+        return Err(Problem::invalid(detail));
+    };
+    Ok(Space { number, dim: found.dim, metric: parsed(&found.metric)?, ef: found.ef })
+}
+
+fn named_vectors(space: &node_v1::VectorSpace) -> Result<(String, NamedVectors), Problem> {
+    let vectors = NamedVectors {
+        dim: space.dim,
+        metric: parsed(&space.metric)?,
+        quantization: parsed(&space.quantization)?,
+        ef: (space.ef != 0).then_some(space.ef),
+    };
+    Ok((space.name.clone(), vectors))
 }
 
 /// How far a rotation is, as callers see it.
@@ -95,8 +134,8 @@ fn growth(growth: &node_v1::Growth) -> GrowthStatus {
     GrowthStatus { from: growth.from, to: growth.to, step: growth.step.clone(), done, of }
 }
 
-/// How vectors of the collection are compared.
-pub fn metric(info: &node_v1::Collection) -> Result<Metric, Problem> {
+/// How the collection's own vectors are compared.
+fn metric(info: &node_v1::Collection) -> Result<Metric, Problem> {
     parsed(&info.metric)
 }
 

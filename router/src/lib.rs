@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod owner;
 pub mod uploads;
 pub mod validate;
+pub mod words;
 
 mod backup;
 mod collections;

@@ -9,6 +9,8 @@ use std::collections::HashSet;
 use mira_proto::{FrameId, ShardId, node_v1};
 use zeroize::Zeroizing;
 
+use crate::words::Counts;
+
 /// A hit of one shard.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Candidate {
@@ -28,6 +30,12 @@ pub struct Candidate {
     pub passage: u32,
     /// Whether the router found it among its owner's private frames.
     pub is_private: bool,
+    /// Its rank by meaning, where that is one of two.
+    pub vector_rank: Option<u32>,
+    /// Its rank and score by words.
+    pub by_words: Option<(u32, f32)>,
+    /// What was counted in its text.
+    pub counts: Option<Counts>,
     /// The frame itself, when the shard sent it along. Apart, for there may be many candidates and few frames.
     pub frame: Option<Box<node_v1::Frame>>,
 }

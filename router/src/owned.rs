@@ -1,4 +1,4 @@
-//! Searching an owner's private frames by meaning.
+//! Searching an owner's private frames by meaning, and listing them for a search by words ([`crate::words`]).
 //!
 //! No index on a node holds them, so the router reads the owner's sealed vectors from the shards, page by page, opens
 //! them, and compares the query with every one: exact, and bounded in memory by a page for each of a few shards.
@@ -27,6 +27,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::cluster::{CallError, CollectionRoute};
+use crate::convert::Space;
 use crate::merge::{Best, Candidate};
 use crate::owner::{Credential, problem_of};
 use crate::search::{Asked, Round, TakenOver, level_of, read_call};
@@ -99,6 +100,8 @@ impl OwnedCache {
 #[derive(Clone)]
 pub(crate) struct OwnedProbe {
     pub(crate) owner: Arc<OwnerKey>,
+    space: Space,
+    /// None lists the frames, compared with nothing.
     vectors: Arc<[Vec<f32>]>,
     is_mean: bool,
     ranking: Arc<Ranking>,
@@ -117,18 +120,20 @@ impl OwnedProbe {
         let Wanted { created_ms, condition } =
             filter::split(filter::parse(&query.filter_json)?, query.created_from_ms..until);
         // What is to be opened first may not be meant: then the next in line is.
-        let is_opened = condition.is_some() || query.group.is_some();
+        let is_opened = condition.is_some() || query.group.is_some() || query.words.is_some();
         let recency =
             |(half_life_ms, weight)| Recency { half_life_ms: half_life_ms as f64, weight, now_ms: asked.now_ms };
         let ranking = Ranking {
             k: if is_opened { limits::MAX_PRIVATE_OPENED + 1 } else { query.pool() as usize },
-            min_score: query.min_score,
+            // Of a search by words it is one of the score that they make.
+            min_score: query.min_score.filter(|_| query.words.is_none()),
             after: query.cursor.map(|cursor| (cursor.score, cursor.id)),
             recency: query.recency.map(recency),
             ..Ranking::default()
         };
         Ok(OwnedProbe {
             owner,
+            space: asked.space,
             vectors: asked.vectors.clone().into(),
             is_mean: query.is_mean,
             ranking: Arc::new(ranking),
@@ -136,6 +141,12 @@ impl OwnedProbe {
             condition: condition.map(Arc::new),
             among: None,
         })
+    }
+
+    /// All of the owner's frames, compared with nothing.
+    pub(crate) fn listing(&self) -> Self {
+        let ranking = Ranking { k: limits::MAX_PRIVATE_OPENED + 1, ..Ranking::default() };
+        OwnedProbe { vectors: Arc::new([]), ranking: ranking.into(), ..self.clone() }
     }
 
     /// The same for some frames, whose vectors are wanted too.
@@ -328,7 +339,7 @@ async fn compare(
     route: &CollectionRoute,
     (shard, copy): (ShardId, Arc<Copy>),
 ) -> Result<Vec<Candidate>, CallError> {
-    let metric = match convert::metric(&route.info).map_err(failed)? {
+    let metric = match probe.space.metric {
         Metric::Cosine => mira_index::Metric::Cosine,
         Metric::Dot => mira_index::Metric::Dot,
         Metric::L2 => mira_index::Metric::L2,
@@ -344,7 +355,7 @@ async fn compare(
             collection: route.info.id,
             shard,
             metric,
-            dim: route.info.dim as usize,
+            dim: probe.space.dim as usize,
         };
         let copy = copy.clone();
         tokio::task::spawn_blocking(move || {
@@ -373,6 +384,10 @@ struct Comparison {
 
 impl Comparison {
     fn best_of(&self, frames: &[OwnedFrame]) -> Result<Vec<Candidate>, Problem> {
+        if self.probe.vectors.is_empty() {
+            let listed = frames.iter().filter(|frame| self.wants(frame));
+            return Ok(listed.map(|frame| self.candidate(frame.id)).collect());
+        }
         let mut best = Best::new(self.probe.ranking.k);
         // Room for all at once: a buffer that grows would leave copies behind that nobody wipes.
         let mut components = Zeroizing::new(Vec::new());
@@ -386,23 +401,26 @@ impl Comparison {
             let mut opened = Vec::with_capacity(step.len());
             for frame in wanted {
                 let from = components.len();
-                self.open(frame, &mut components)?;
-                opened.push((frame, from..components.len()));
+                // It may have vectors in other spaces only.
+                if self.open(frame, &mut components)? > 0 {
+                    opened.push((frame, from..components.len()));
+                }
             }
             best.extend(self.candidates(&opened, &components)?);
         }
         Ok(best.into_ranked())
     }
 
-    fn open(&self, frame: &OwnedFrame, components: &mut Vec<f32>) -> Result<(), Problem> {
-        let sealed = (frame.id, &frame.vectors[..]);
+    /// Adds the components of a frame's vectors; returns how many there were.
+    fn open(&self, frame: &OwnedFrame, components: &mut Vec<f32>) -> Result<usize, Problem> {
+        let sealed = (frame.id, self.probe.space.number, &frame.vectors[..]);
         let opened = private::open_vectors(&self.probe.owner, self.collection, sealed, components);
         let count = opened.map_err(|error| self.refused(frame.id, &problem_of(error)))?;
-        if count == 0 || count % self.dim != 0 {
+        if count % self.dim != 0 {
             let detail = format!("{count} components do not make vectors of {}", self.dim);
             return Err(self.refused(frame.id, &Problem::internal(detail)));
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Those of some frames, opened and in order of their ids, that may belong to the answer.
@@ -430,26 +448,27 @@ impl Comparison {
             let vectors = among.as_ref().map(|_| components[range.clone()].chunks_exact(self.dim));
             let vector = vectors.and_then(|mut vectors| vectors.nth(passage as usize)).unwrap_or_default();
             Some(Candidate {
-                id,
                 score: ranking.score(similarity, frame.created_ms),
                 similarity,
                 vector: vector.to_vec().into(),
-                group_json: String::new(),
-                shard: self.shard,
                 passage,
-                is_private: true,
-                frame: None,
+                ..self.candidate(id)
             })
         };
         let candidates = hits.into_iter().filter_map(candidate);
         Ok(candidates.filter(|candidate| ranking.wants(candidate.score, candidate.id)).collect())
     }
 
+    fn candidate(&self, id: FrameId) -> Candidate {
+        Candidate { id, shard: self.shard, is_private: true, ..Candidate::default() }
+    }
+
     fn wants(&self, frame: &OwnedFrame) -> bool {
         let OwnedProbe { created_ms, among, .. } = &self.probe;
         let lives = frame.expires_ms == 0 || frame.expires_ms > self.now_ms;
         let is_among = among.as_ref().is_none_or(|among| among.binary_search(&frame.id).is_ok());
-        lives && is_among && created_ms.contains(&frame.created_ms) && !frame.vectors.is_empty()
+        let has_vectors = !frame.vectors.is_empty() || self.probe.vectors.is_empty();
+        lives && is_among && created_ms.contains(&frame.created_ms) && has_vectors
     }
 
     /// The name matched, so a key that does not open it is no stranger's: what is sealed is wrong.

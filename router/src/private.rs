@@ -12,6 +12,7 @@ use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::model::Frame;
 use mira_proto::node_v1::{self, FrameWrite, Passage, PrivateWrite};
+use mira_proto::vectors::{self, FrameVectors, OWN_SPACE, SpaceNumber, VectorsError};
 use mira_proto::{Code, CollectionId, FrameId, Problem, limits};
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
@@ -19,13 +20,13 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::owner::problem_of;
+use crate::store::Named;
 use crate::validate::Draft;
+use crate::words::{Counts, Words};
 use crate::{RequestContext, convert, ids};
 
 const BODY_VERSION: u8 = 1;
-const VECTORS_VERSION: u8 = 1;
 const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + limits::PRIVATE_ROOM_BYTES;
-const MAX_VECTORS_BYTES: usize = 1 + limits::MAX_PASSAGES * limits::MAX_DIM as usize * 4;
 
 /// What only the owner reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +45,7 @@ struct Body {
 /// A [`Body`] up to its metadata, read in place: nothing is copied that would not be wiped.
 #[derive(Deserialize)]
 struct BodyView<'a> {
-    #[allow(dead_code, reason = "it lies before the rest")]
     content: &'a [u8],
-    #[allow(dead_code, reason = "it lies before the rest")]
     text: bool,
     kind: &'a str,
     session: &'a str,
@@ -87,12 +86,12 @@ pub(crate) fn session_name(owner: &OwnerKey, collection: CollectionId, session: 
     Bytes::copy_from_slice(&owner.tag("session", collection, session.as_bytes()))
 }
 
-/// Seals a draft with its passages.
+/// Seals a draft with the vectors of its passages and those in named spaces.
 pub(crate) fn seal(
     owner: &OwnerKey,
     collection: CollectionId,
     (id, draft): (Uuid, Draft),
-    passages: Vec<Passage>,
+    (passages, named): (Vec<Passage>, Named),
 ) -> FrameWrite {
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let context = |part| OwnerContext { collection, frame: id.as_u128(), part };
@@ -101,12 +100,13 @@ pub(crate) fn seal(
         true => Bytes::new(),
         false => session_name(owner, collection, &draft.session),
     };
-    let vectors = match passages.is_empty() {
+    let mut vectors = FrameVectors::default();
+    passages.iter().for_each(|passage| vectors.add(OWN_SPACE, &passage.vector));
+    named.iter().for_each(|(space, named)| vectors.add(*space, &named.vector));
+    let vectors = match vectors.is_empty() {
         true => Bytes::new(),
         false => {
-            let components = passages.iter().flat_map(|passage| &passage.vector);
-            let mut plain = Zeroizing::new(vec![VECTORS_VERSION]);
-            plain.extend(components.flat_map(|component| component.to_le_bytes()));
+            let plain = Zeroizing::new(vectors.encode());
             private::seal_owner(owner, &context(Part::Vectors), &plain, &mut rng).into()
         }
     };
@@ -164,6 +164,10 @@ fn digest(owner: &OwnerKey, draft: &Draft) -> [u8; 32] {
     }
     for component in draft.vector.iter().flatten() {
         field(&component.to_le_bytes());
+    }
+    for (name, vector) in &draft.vectors {
+        field(name.as_bytes());
+        vector.iter().for_each(|component| field(&component.to_le_bytes()));
     }
     hasher.finish()
 }
@@ -229,17 +233,20 @@ pub(crate) fn open(
     Ok(Opened { frame, private: true })
 }
 
-/// Id and attributes of a private frame. Its content is wiped right away.
-pub(crate) fn attributes(
+/// Id and attributes of a private frame, and how often words occur in it. Its content is wiped right away.
+pub(crate) fn look(
     owner: &OwnerKey,
     collection: CollectionId,
     frame: &node_v1::Frame,
-) -> Result<(FrameId, Attributes), Problem> {
+    words: Option<&Words>,
+) -> Result<(FrameId, Attributes, Option<Counts>), Problem> {
     let id = id_of(frame)?;
     let refused = |error| named(id, &problem_of(error));
     let plain = plain_body(owner, collection, id, &frame.private).map_err(refused)?;
-    let BodyView { kind, session, role, metadata_json, .. } = read_body(&plain).map_err(refused)?;
-    Ok((id, filter::attributes(&Said { kind, session, role, metadata_json })))
+    let BodyView { content, text, kind, session, role, metadata_json } = read_body(&plain).map_err(refused)?;
+    let text = if text { std::str::from_utf8(content).unwrap_or_default() } else { "" };
+    let counts = words.map(|words| words.count(text));
+    Ok((id, filter::attributes(&Said { kind, session, role, metadata_json }), counts))
 }
 
 fn id_of(frame: &node_v1::Frame) -> Result<FrameId, Problem> {
@@ -273,25 +280,30 @@ fn read_body<'a, T: Deserialize<'a>>(plain: &'a [u8]) -> Result<T, CryptoError> 
     }
 }
 
-/// Adds the components of a frame's vectors to `components`; returns how many there were.
+/// Adds the components of a frame's vectors in a space to `components`; returns how many there were.
 pub(crate) fn open_vectors(
     owner: &OwnerKey,
     collection: CollectionId,
-    (frame, sealed): (FrameId, &[u8]),
+    (frame, space, sealed): (FrameId, SpaceNumber, &[u8]),
     components: &mut Vec<f32>,
 ) -> Result<usize, CryptoError> {
     let context = OwnerContext { collection, frame, part: Part::Vectors };
-    let plain = private::open_owner(owner, &context, sealed, MAX_VECTORS_BYTES)?;
-    match plain.split_first() {
-        Some((&VECTORS_VERSION, rest)) if rest.len().is_multiple_of(4) => {
-            components.extend(rest.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)));
-            Ok(rest.len() / 4)
+    let plain = private::open_owner(owner, &context, sealed, vectors::MAX_BYTES)?;
+    let refused = |error| match error {
+        VectorsError::UnknownVersion(found) => {
+            CryptoError::UnknownVersion { field: "version of private vectors", found }
         }
-        Some((&found, _)) if found != VECTORS_VERSION => {
-            Err(CryptoError::UnknownVersion { field: "version of private vectors", found })
+        VectorsError::Damaged => CryptoError::Damaged,
+    };
+    let mut count = 0;
+    for part in vectors::parts(&plain).map_err(refused)? {
+        let (number, found) = part.map_err(refused)?;
+        if number == space {
+            components.extend(found.iter().map(|four| f32::from_le_bytes(*four)));
+            count = found.len();
         }
-        _ => Err(CryptoError::Damaged),
     }
+    Ok(count)
 }
 
 #[cfg(test)]
@@ -321,6 +333,7 @@ mod tests {
             role: "assistant".into(),
             metadata_json: r#"{"mood":"calm"}"#.into(),
             vector: None,
+            vectors: Default::default(),
             replace: false,
             expected_version: None,
             expires_ms: 0,
@@ -333,7 +346,7 @@ mod tests {
 
     fn sealed(id: u128, content: &str) -> PrivateWrite {
         let passages = vec![Passage { start: 0, end: 3, vector: vec![1.0, -2.5] }];
-        seal(&owner(), COLLECTION, (Uuid::from_u128(id), draft(content)), passages).private.unwrap()
+        seal(&owner(), COLLECTION, (Uuid::from_u128(id), draft(content)), (passages, Vec::new())).private.unwrap()
     }
 
     fn frame(id: u128, private: Bytes) -> node_v1::Frame {
@@ -353,7 +366,7 @@ mod tests {
         assert_eq!(frames[0].content.as_deref(), Some("a quiet thought"));
         assert_eq!((frames[0].session.as_deref(), &*frames[0].kind, frames[0].private), (Some("s"), "thought", true));
         let mut components = Vec::new();
-        let vectors = (1, &write.vectors[..]);
+        let vectors = (1, OWN_SPACE, &write.vectors[..]);
         assert_eq!(open_vectors(&owner(), COLLECTION, vectors, &mut components).unwrap(), 2);
         assert_eq!(components, [1.0, -2.5]);
     }
@@ -361,11 +374,13 @@ mod tests {
     #[test]
     fn a_filter_is_asked_of_what_the_owner_said() {
         let body = sealed(1, "a quiet thought").body;
-        let (id, attributes) = attributes(&owner(), COLLECTION, &frame(1, body.clone())).unwrap();
+        let words = Words::of("a thought");
+        let (id, attributes, counts) = look(&owner(), COLLECTION, &frame(1, body.clone()), Some(&words)).unwrap();
+        assert_eq!(counts, Some(words.count("a quiet thought")));
         let pairs = [("metadata.mood", "calm"), ("role", "assistant"), ("session", "s"), ("type", "thought")];
         let expected = pairs.map(|(field, value)| (field.to_owned(), value.into())).to_vec();
         assert_eq!((id, attributes), (1, Attributes::new(expected)));
-        let code = |owner: OwnerKey, frame| super::attributes(&owner, COLLECTION, &frame).unwrap_err().code;
+        let code = |owner: OwnerKey, frame| look(&owner, COLLECTION, &frame, None).unwrap_err().code;
         assert_eq!(code(stranger(), frame(1, body.clone())), Code::WrongOwnerKey);
         assert_eq!(code(owner(), frame(2, body)), Code::Damaged);
     }

@@ -4,8 +4,11 @@
 //! those up to the smallest of the last ids of the shards that have more. So a page is whole whatever moves between
 //! shards, and the place where the next one begins is an id, which means the same after a growth.
 
+use std::collections::BTreeMap;
+
 use futures::stream::StreamExt;
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, ScanReply, ScanRequest, ScannedFrame};
+use mira_proto::vectors::OWN_SPACE;
 use mira_proto::{Code, FrameId, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
 
@@ -137,15 +140,23 @@ fn revealed(
     route: &CollectionRoute,
     (id, scanned): (FrameId, node_v1::ScannedFrame),
 ) -> Result<ScannedFrame, Problem> {
-    let node_v1::ScannedFrame { frame, vector, private_vectors } = scanned;
+    let node_v1::ScannedFrame { frame, vector, private_vectors, named } = scanned;
     let opened = private::open(context.owner_key(), route.info.id, frame.unwrap_or_default())?;
     let mut vector = (!vector.is_empty()).then_some(vector);
-    if let Some(owner) = context.owner_key().filter(|_| opened.has_own_vector() && !private_vectors.is_empty()) {
-        let mut components = zeroize::Zeroizing::new(Vec::new());
-        private::open_vectors(owner, route.info.id, (id, &private_vectors), &mut components).map_err(problem_of)?;
-        vector = Some(components.to_vec());
+    let mut vectors: BTreeMap<String, Vec<f32>> = named.into_iter().map(|named| (named.space, named.vector)).collect();
+    if let Some(owner) = context.owner_key().filter(|_| !private_vectors.is_empty()) {
+        let open = |space| {
+            let mut components = Vec::new();
+            let sealed = (id, space, &private_vectors[..]);
+            private::open_vectors(owner, route.info.id, sealed, &mut components).map_err(problem_of)?;
+            Ok::<_, Problem>((!components.is_empty()).then_some(components))
+        };
+        vector = if opened.has_own_vector() { open(OWN_SPACE)? } else { None };
+        for (number, space) in (OWN_SPACE + 1..).zip(&route.info.spaces) {
+            vectors.extend(open(number)?.map(|components| (space.name.clone(), components)));
+        }
     }
-    Ok(ScannedFrame { frame: opened.into_model()?, vector })
+    Ok(ScannedFrame { frame: opened.into_model()?, vector, vectors })
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use mira_proto::groups::first_of_groups;
 use mira_proto::model::{
-    Consistency, DEFAULT_COLLECTION, Hit, SearchExplain, SearchReply, SearchRequest, SearchResult, ShardExplain,
-    VectorReason, Why,
+    Consistency, DEFAULT_COLLECTION, Hit, SearchExplain, SearchMode, SearchReply, SearchRequest, SearchResult,
+    ShardExplain, TextReason, VectorReason, Why,
 };
 use mira_proto::placement::Partitioning;
 use mira_proto::{Code, FrameId, Problem, ShardId, limits, node_v1};
@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use crate::answers::{self, Road};
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Try, Want};
+use crate::convert::Space;
 use crate::cursor::Cursor;
 use crate::diversity::diversify;
 use crate::memory::{MAX_REROUTES, no_collection};
@@ -36,6 +37,7 @@ use crate::owned::OwnedProbe;
 use crate::private::{self, Opened};
 use crate::sift::{Ranked, Sieve, is_settled};
 use crate::validate::{self, Probe, Query};
+use crate::words::Words;
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids};
 
 /// How many times `k` candidates a diverse answer is chosen from.
@@ -139,6 +141,8 @@ impl Round {
 /// A search whose collection is known.
 pub(crate) struct Asked<'a> {
     pub(crate) query: &'a Query,
+    /// The space to look in.
+    pub(crate) space: Space,
     pub(crate) vectors: Vec<Vec<f32>>,
     /// The time that ages are counted from.
     pub(crate) now_ms: u64,
@@ -156,6 +160,8 @@ struct Gathered {
     now_ms: u64,
     /// What private frames were compared with, if they were.
     owned: Option<OwnedProbe>,
+    /// With a search by words and meaning: the private frames by meaning.
+    by_meaning: Vec<Candidate>,
 }
 
 /// Share of the time left that the first phase may take.
@@ -207,9 +213,13 @@ impl ClusterMemory {
                 cursor.belongs_to(route.info.id, query.question)?;
             }
             let started = Instant::now();
-            let vectors = self.query_vectors(&context, &query, &route).await?;
+            let space = convert::space(&route.info, &query.using)?;
+            let vectors = match query.mode {
+                SearchMode::Text => Vec::new(),
+                _ => self.query_vectors(&context, &query, (&route, space)).await?,
+            };
             let embed_us = micros(started);
-            let asked = Asked { query: &query, vectors, now_ms: query.now_ms() };
+            let asked = Asked { query: &query, space, vectors, now_ms: query.now_ms() };
             let gathered = self.gather_all(&context, &route, &asked).await;
             let answer = match gathered {
                 Ok(mut gathered) => {
@@ -230,7 +240,7 @@ impl ClusterMemory {
         &self,
         context: &RequestContext,
         query: &Query,
-        route: &CollectionRoute,
+        (route, space): (&CollectionRoute, Space),
     ) -> Result<Vec<Vec<f32>>, Problem> {
         let mut vectors = Vec::with_capacity(query.probes.len());
         for probe in &query.probes {
@@ -241,7 +251,7 @@ impl ClusterMemory {
                     self.embedding.query(context, text).await?.to_vec()
                 }
             };
-            validate::vector_fits(&vector, &query.collection, route.info.dim, convert::metric(&route.info)?)?;
+            validate::vector_fits(&vector, (&query.collection, &query.using), space)?;
             vectors.push(vector);
         }
         Ok(vectors)
@@ -258,9 +268,18 @@ impl ClusterMemory {
             return self.gather(context, route, asked).await;
         };
         let probe = OwnedProbe::new(owner, asked).map_err(CallError::Unreached)?;
-        let (plain, private) =
-            tokio::join!(self.gather(context, route, asked), self.search_owned(context, route, &probe));
-        let (mut gathered, private) = (plain?, private?);
+        let plain = async {
+            match asked.query.only_private {
+                true => Ok(Gathered { now_ms: asked.now_ms, ..Gathered::default() }),
+                false => self.gather(context, route, asked).await,
+            }
+        };
+        let (plain, private) = tokio::join!(plain, self.search_owned(context, route, &probe));
+        let (mut gathered, mut private) = (plain?, private?);
+        if asked.query.mode == SearchMode::Hybrid {
+            gathered.by_meaning = private.best.into_ranked();
+            private = self.search_owned(context, route, &probe.listing()).await?;
+        }
         gathered.seen.merge(&private.seen);
         gathered.lists.push(private.best.into_ranked());
         gathered.missing.extend(private.missing);
@@ -279,7 +298,7 @@ impl ClusterMemory {
         let patience = limits::SHARD_PATIENCE.min(context.remaining().mul_f64(FIRST_PHASE));
         let context = &context.within(patience);
         let shards = route.partitioning().shards();
-        let &Asked { query, ref vectors, now_ms } = asked;
+        let &Asked { query, space, ref vectors, now_ms } = asked;
         let (field, size) = query.group.clone().unwrap_or_default();
         let recency = |(half_life_ms, weight)| node_v1::Recency { half_life_ms, weight, now_ms };
         let request = |(shard, growing)| node_v1::SearchRequest {
@@ -303,7 +322,8 @@ impl ClusterMemory {
             with_vectors: query.diversity.is_some(),
             k: query.pool(),
             // Its own, named so that answers kept from before it was tuned are not given again.
-            ef: route.info.ef,
+            ef: space.ef,
+            space: query.using.clone(),
             level: Some(context.read_level(shard)),
             with_frames: shards.len() == 1 && query.diversity.is_none(),
             exact: query.exact,
@@ -407,7 +427,7 @@ impl ClusterMemory {
         route: &Arc<CollectionRoute>,
         gathered: Gathered,
     ) -> Result<SearchReply, CallError> {
-        let Gathered { lists, seen, missing, staleness, mut explain, now_ms, owned } = gathered;
+        let Gathered { lists, seen, missing, staleness, mut explain, now_ms, owned, by_meaning } = gathered;
         let context = context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
         let sieve = owned.as_ref().and_then(|probe| Sieve::of(probe, query, route.info.id));
@@ -415,6 +435,10 @@ impl ClusterMemory {
         self.metrics.merged(started.elapsed());
         explain.merge_us = micros(started);
         let started = Instant::now();
+        if query.words.is_some() {
+            self.sift(&context, route, &mut ranked, |_| false).await?;
+            ranked.by_words(by_meaning, query);
+        }
         if query.group.is_some() || query.diversity.is_some() {
             self.sift(&context, route, &mut ranked, |ready| is_settled(query, ready)).await?;
             self.select(&context, query, route, (&mut ranked, owned.as_ref())).await?;
@@ -497,7 +521,7 @@ impl ClusterMemory {
         let (candidates, frames): (Vec<Candidate>, Vec<node_v1::Frame>) = winners.into_iter().unzip();
         let frames = private::open_all(context, route.info.id, frames).map_err(CallError::Unreached)?;
         let hits = candidates.into_iter().zip(frames).zip(1..);
-        let hits = hits.map(|((candidate, frame), rank)| hit(candidate, frame, rank));
+        let hits = hits.map(|((candidate, frame), rank)| hit(candidate, frame, (rank, query.words.as_ref())));
         hits.collect::<Result<_, _>>().map_err(CallError::Unreached)
     }
 
@@ -599,7 +623,7 @@ fn best_of_groups(query: &Query, pool: Vec<Candidate>) -> Vec<Candidate> {
 /// Where the next page begins; none when the answer was not cut, or its order is not one of places.
 fn next_cursor(query: &Query, route: &CollectionRoute, hits: &[Hit], now_ms: u64) -> Option<String> {
     let last = hits.last().filter(|_| hits.len() == query.k as usize)?;
-    if query.group.is_some() || query.diversity.is_some() {
+    if query.group.is_some() || query.diversity.is_some() || query.words.is_some() {
         return None;
     }
     let seen = query.cursor.map_or(0, |cursor| cursor.seen) + hits.len() as u32;
@@ -681,22 +705,28 @@ fn candidates(shard: ShardId, hits: Vec<node_v1::Hit>) -> Result<Vec<Candidate>,
             group_json: hit.group_json,
             shard,
             passage: hit.passage,
-            is_private: false,
             frame: hit.frame.map(Box::new),
+            ..Candidate::default()
         })
     };
     let odd = || Problem::internal(format!("shard {shard} returned a hit without a proper id or score"));
     hits.into_iter().map(|hit| candidate(hit).ok_or_else(odd)).collect()
 }
 
-fn hit(candidate: Candidate, frame: Opened, rank: u32) -> Result<Hit, Problem> {
+fn hit(candidate: Candidate, frame: Opened, (rank, words): (u32, Option<&Words>)) -> Result<Hit, Problem> {
     let at = candidate.passage as usize * 2;
     let passage = match frame.frame.passage_ranges[..] {
         // One vector for the whole content says nothing about a part of it.
         [] | [_, _] => None,
         ref ranges => ranges.get(at).copied().zip(ranges.get(at + 1).copied()),
     };
-    let why = Why { vector: Some(VectorReason { rank, score: candidate.similarity, passage }) };
+    let vector_rank = if words.is_some() { candidate.vector_rank } else { Some(rank) };
+    let text = words.zip(candidate.by_words).map(|(words, (rank, score))| {
+        let content = std::str::from_utf8(&frame.frame.content).unwrap_or_default();
+        TextReason { rank, score, highlights: words.highlights(content) }
+    });
+    let vector = vector_rank.map(|rank| VectorReason { rank, score: candidate.similarity, passage });
+    let why = Why { vector, text };
     let group = match candidate.group_json.as_str() {
         "" => None,
         json => Some(serde_json::from_str(json).map_err(|_| Problem::internal("a group is no scalar"))?),

@@ -6,6 +6,8 @@
 //! opened is wiped as soon as it has been asked; only the verdict stays, so that memory is bounded by a page for each of
 //! a few shards.
 //!
+//! A search by words opens all of them, and counts words while it has them open ([`crate::words`]).
+//!
 //! A search opens [`limits::MAX_PRIVATE_OPENED`] bodies at most and is refused when that does not settle it: an answer
 //! that leaves out what it has not looked at would look like a whole one.
 
@@ -18,6 +20,7 @@ use mira_crypto::OwnerKey;
 use mira_index::filter::to_json;
 use mira_index::{Condition, Times};
 use mira_proto::groups::{are_full, first_of_groups};
+use mira_proto::model::SearchMode;
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
 
@@ -26,6 +29,7 @@ use crate::merge::Candidate;
 use crate::owned::{OwnedProbe, failed};
 use crate::search::Staleness;
 use crate::validate::Query;
+use crate::words::{Counts, Words, fuse, rank_by_words};
 use crate::{ClusterMemory, RequestContext, private};
 
 /// Private candidates that are opened first: a round trip costs as much as opening some dozens.
@@ -41,6 +45,13 @@ pub(crate) struct Sieve {
     collection: CollectionId,
     condition: Option<Arc<Condition>>,
     group_field: Option<String>,
+    words: Option<Words>,
+}
+
+/// What is found of a private candidate that is meant.
+struct Verdict {
+    group_json: String,
+    counts: Option<Counts>,
 }
 
 impl Sieve {
@@ -48,25 +59,26 @@ impl Sieve {
     pub(crate) fn of(probe: &OwnedProbe, query: &Query, collection: CollectionId) -> Option<Arc<Sieve>> {
         let group_field = query.group.as_ref().map(|(field, _)| field.clone());
         let (owner, condition) = (probe.owner.clone(), probe.condition.clone());
-        let is_needed = condition.is_some() || group_field.is_some();
-        is_needed.then(|| Arc::new(Sieve { owner, collection, condition, group_field }))
+        let words = query.words.clone();
+        let is_needed = condition.is_some() || group_field.is_some() || words.is_some();
+        is_needed.then(|| Arc::new(Sieve { owner, collection, condition, group_field, words }))
     }
 
-    /// Those of some frames that are meant, each with the group that it makes.
-    fn sift(&self, frames: &[node_v1::Frame]) -> Result<Vec<(FrameId, String)>, Problem> {
+    /// Those of some frames that are meant.
+    fn sift(&self, frames: &[node_v1::Frame]) -> Result<Vec<(FrameId, Verdict)>, Problem> {
         // A plain frame took the place of a private one that was found: that is gone.
         let frames = frames.iter().filter(|frame| !frame.private.is_empty());
         frames.filter_map(|frame| self.judge(frame).transpose()).collect()
     }
 
-    fn judge(&self, frame: &node_v1::Frame) -> Result<Option<(FrameId, String)>, Problem> {
-        let (id, attributes) = private::attributes(&self.owner, self.collection, frame)?;
+    fn judge(&self, frame: &node_v1::Frame) -> Result<Option<(FrameId, Verdict)>, Problem> {
+        let (id, attributes, counts) = private::look(&self.owner, self.collection, frame, self.words.as_ref())?;
         let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
         if self.condition.as_ref().is_some_and(|condition| !condition.matches(&attributes, &times)) {
             return Ok(None);
         }
         let group = self.group_field.as_ref().and_then(|field| attributes.of(field).next());
-        Ok(Some((id, group.map(to_json).unwrap_or_default())))
+        Ok(Some((id, Verdict { group_json: group.map(to_json).unwrap_or_default(), counts })))
     }
 }
 
@@ -92,7 +104,31 @@ impl Ranked {
     ) -> Self {
         let (ready, waiting) = if sieve.is_some() { (Vec::new(), merged) } else { (merged, Vec::new()) };
         let (ready, waiting) = (ready.into(), waiting.into_iter().peekable());
-        Ranked { ready, waiting, sieve, step: FIRST_STEP, opened: 0, staleness, missing }
+        // For words all of them are opened.
+        let has_words = sieve.as_ref().is_some_and(|sieve| sieve.words.is_some());
+        let step = if has_words { LAST_STEP } else { FIRST_STEP };
+        Ranked { ready, waiting, sieve, step, opened: 0, staleness, missing }
+    }
+
+    /// Puts those that were opened in the order that their words give, or words and meaning together.
+    pub(crate) fn by_words(&mut self, mut by_meaning: Vec<Candidate>, query: &Query) {
+        let groups: HashMap<FrameId, String> =
+            self.ready.iter().map(|meant| (meant.id, meant.group_json.clone())).collect();
+        let counted = self.ready.drain(..).map(|mut meant| {
+            let counts = meant.counts.take().unwrap_or_default();
+            (meant, counts)
+        });
+        let by_words = rank_by_words(counted.collect());
+        let ranked = match query.mode {
+            SearchMode::Hybrid => {
+                by_meaning.retain(|candidate| groups.contains_key(&candidate.id));
+                let by_meaning = by_meaning.into_iter();
+                fuse(by_meaning.map(|hit| Candidate { group_json: groups[&hit.id].clone(), ..hit }).collect(), by_words)
+            }
+            _ => by_words,
+        };
+        let least = query.min_score.unwrap_or(f32::NEG_INFINITY);
+        self.ready = ranked.into_iter().filter(|candidate| candidate.score >= least).collect();
     }
 
     /// Plain candidates that are next are ready.
@@ -167,20 +203,23 @@ impl ClusterMemory {
             }
             let mut meant = self.judge_all(context, route, &sieve, (&step, ranked)).await?;
             ranked.ready.extend(step.into_iter().filter_map(|candidate| match candidate.is_private {
-                true => meant.remove(&candidate.id).map(|group_json| Candidate { group_json, ..candidate }),
+                true => {
+                    let verdict = meant.remove(&candidate.id)?;
+                    Some(Candidate { group_json: verdict.group_json, counts: verdict.counts, ..candidate })
+                }
                 false => Some(candidate),
             }));
         }
     }
 
-    /// Which of some private candidates are meant, and their groups. Those of a shard that does not answer are not.
+    /// Which of some private candidates are meant. Those of a shard that does not answer are not.
     async fn judge_all(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
         sieve: &Arc<Sieve>,
         (step, ranked): (&[Candidate], &mut Ranked),
-    ) -> Result<HashMap<FrameId, String>, CallError> {
+    ) -> Result<HashMap<FrameId, Verdict>, CallError> {
         let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
         for candidate in step.iter().filter(|candidate| candidate.is_private) {
             by_shard.entry(candidate.shard).or_default().push(Uuid::from_u128(candidate.id));
@@ -212,7 +251,7 @@ impl ClusterMemory {
         route: &CollectionRoute,
         sieve: &Arc<Sieve>,
         (shard, mut ids): (ShardId, Vec<Uuid>),
-    ) -> Result<(Vec<(FrameId, String)>, Staleness), CallError> {
+    ) -> Result<(Vec<(FrameId, Verdict)>, Staleness), CallError> {
         let (mut meant, mut staleness) = (Vec::new(), Staleness::default());
         while !ids.is_empty() {
             let page = (node_v1::FrameClass::Memory, ids.clone(), limits::OWNED_PAGE_BYTES as u64);
@@ -243,6 +282,7 @@ mod tests {
             collection: 1,
             condition: None,
             group_field: Some("type".into()),
+            words: None,
         };
         let candidates = kinds.chars().zip(1..).map(|(kind, id)| candidate(id, kind == 'p', ""));
         Ranked::new(candidates.collect(), Some(Arc::new(sieve)), Default::default())

@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored};
-use mira_proto::node_v1::{FrameWrite, Passage, WriteReply, WriteRequest};
+use mira_proto::node_v1::{FrameWrite, NamedVector, Passage, WriteReply, WriteRequest};
+use mira_proto::vectors::SpaceNumber;
 use mira_proto::{Code, Problem, ShardId, limits};
 use uuid::Uuid;
 
@@ -191,10 +192,18 @@ impl ClusterMemory {
         drafts: Vec<(usize, Draft)>,
         answers: &mut Answers,
     ) -> Vec<Pending> {
+        let with_named = |(at, draft): (usize, Draft)| match named_vectors(&draft, route) {
+            Ok(named) => Some(((at, draft), named)),
+            Err(problem) => {
+                answers.settle(at, Err(problem));
+                None
+            }
+        };
+        let drafts: Vec<((usize, Draft), Named)> = drafts.into_iter().filter_map(with_named).collect();
         let texts: Vec<String> = drafts
             .iter()
-            .filter(|(_, draft)| needs_embedding(draft))
-            .map(|(_, draft)| String::from_utf8_lossy(&draft.content).into_owned())
+            .filter(|((_, draft), _)| needs_embedding(draft))
+            .map(|((_, draft), _)| String::from_utf8_lossy(&draft.content).into_owned())
             .collect();
         let embedded = match self.model_fits(route) {
             Ok(()) if !texts.is_empty() => self.embedding.documents(context, texts).await,
@@ -203,7 +212,7 @@ impl ClusterMemory {
         };
         let mut embedded = embedded.map(Vec::into_iter);
         let mut pending = Vec::with_capacity(drafts.len());
-        for (at, draft) in drafts {
+        for ((at, draft), named) in drafts {
             let passages = match &mut embedded {
                 _ if !needs_embedding(&draft) => given_passages(&draft, route),
                 Ok(embedded) => embedded.next().unwrap_or_else(|| Err(Problem::internal("a text was not embedded"))),
@@ -215,8 +224,10 @@ impl ClusterMemory {
                     let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
                     let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
                     let frame = match context.owner_key() {
-                        Some(owner) if draft.private => private::seal(owner, route.info.id, (id, draft), passages),
-                        _ => frame_write(id, draft, passages),
+                        Some(owner) if draft.private => {
+                            private::seal(owner, route.info.id, (id, draft), (passages, named))
+                        }
+                        _ => frame_write(id, draft, (passages, named)),
                     };
                     let frame = FrameWrite { chunks, ..frame };
                     pending.push(Pending { at, id, frame, moved: false });
@@ -382,11 +393,24 @@ pub(crate) fn needs_embedding(draft: &Draft) -> bool {
 /// The caller's own vector, or none: opaque bytes are then found by id only.
 fn given_passages(draft: &Draft, route: &CollectionRoute) -> Result<Vec<Passage>, Problem> {
     let Some(vector) = &draft.vector else { return Ok(Vec::new()) };
-    validate::vector_fits(vector, &route.info.name, route.info.dim, convert::metric(&route.info)?)?;
+    validate::vector_fits(vector, (&route.info.name, ""), convert::space(&route.info, "")?)?;
     Ok(vec![Passage { start: 0, end: 0, vector: vector.clone() }])
 }
 
-pub(crate) fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> FrameWrite {
+/// Vectors in named spaces, with their numbers.
+pub(crate) type Named = Vec<(SpaceNumber, NamedVector)>;
+
+/// The caller's vectors in named spaces.
+fn named_vectors(draft: &Draft, route: &CollectionRoute) -> Result<Named, Problem> {
+    let named = |(name, vector): (&String, &Vec<f32>)| {
+        let space = convert::space(&route.info, name)?;
+        validate::vector_fits(vector, (&route.info.name, name), space)?;
+        Ok((space.number, NamedVector { space: name.clone(), vector: vector.clone() }))
+    };
+    draft.vectors.iter().map(named).collect()
+}
+
+pub(crate) fn frame_write(id: Uuid, draft: Draft, (passages, named): (Vec<Passage>, Named)) -> FrameWrite {
     FrameWrite {
         id: ids::id_bytes(id),
         content: draft.content,
@@ -397,6 +421,7 @@ pub(crate) fn frame_write(id: Uuid, draft: Draft, passages: Vec<Passage>) -> Fra
         metadata_json: draft.metadata_json,
         passages,
         vector_given: draft.vector.is_some(),
+        named: named.into_iter().map(|(_, vector)| vector).collect(),
         replace: draft.replace,
         expected_version: draft.expected_version,
         expires_ms: draft.expires_ms,

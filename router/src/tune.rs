@@ -8,13 +8,13 @@
 use futures::StreamExt;
 use mira_proto::model::{BeamRecall, TuneReply, TuneRequest};
 use mira_proto::node_v1::{MeasureRecallReply, MeasureRecallRequest, TuneCollectionRequest};
-use mira_proto::{Code, Problem, ShardId, limits};
+use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 
 use crate::cluster::{Call, CallError, CollectionRoute};
 use crate::collections::meta_call;
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::search::{level_of, read_call};
-use crate::{ClusterMemory, RequestContext};
+use crate::{ClusterMemory, RequestContext, convert};
 
 /// The beams that are tried, as far as they hold `k` hits: each about a third or a half wider than the one before, which
 /// costs as much more.
@@ -39,29 +39,42 @@ impl ClusterMemory {
         self.cluster.refresh(0).await;
         for _ in 0..MAX_REROUTES {
             let route = self.find_collection(context, name).await?.ok_or_else(|| no_collection(name))?;
-            let before = (route.info.ef != 0).then_some(route.info.ef);
+            let using = request.using.as_deref().unwrap_or_default();
+            let ef = convert::space(&route.info, using)?.ef;
+            let before = (ef != 0).then_some(ef);
             let reply = match goal {
                 None => TuneReply { before, ..TuneReply::default() },
-                Some(goal) => match self.measure(context, &route, goal).await {
+                Some(goal) => match self.measure(context, &route, (using, goal)).await {
                     Err(CallError::Moved) => continue,
                     measured => choose(&measured?, goal, (before, request.dry_run))?,
                 },
             };
             if !request.dry_run && !reply.scanned && reply.ef != before {
-                self.set_beam(context, (name, route.info.id), reply.ef.unwrap_or_default()).await?;
+                self.set_beam(context, (name, route.info.id, using), reply.ef.unwrap_or_default()).await?;
             }
             return Ok(reply);
         }
         Err(CallError::Moved.into())
     }
 
-    async fn set_beam(&self, context: &RequestContext, (name, id): (&str, u64), ef: u32) -> Result<(), Problem> {
+    async fn set_beam(
+        &self,
+        context: &RequestContext,
+        (name, id, using): (&str, u64, &str),
+        ef: u32,
+    ) -> Result<(), Problem> {
         let call = meta_call(context, "tune_collection");
-        let request = TuneCollectionRequest { collection: id, ef };
-        let reply =
-            self.cluster.call(&call, |mut client, _| async move { client.tune_collection(request).await }).await?;
+        let request = TuneCollectionRequest { collection: id, ef, space: using.to_owned() };
+        let reply = self
+            .cluster
+            .call(&call, |mut client, _| {
+                let request = request.clone();
+                async move { client.tune_collection(request).await }
+            })
+            .await?;
         self.cluster.refresh(reply.epoch).await;
-        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != id || route.info.ef == ef)).await
+        let is_set = |info: &node_v1::Collection| convert::space(info, using).is_ok_and(|space| space.ef == ef);
+        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != id || is_set(&route.info))).await
     }
 
     /// What every shard found.
@@ -69,12 +82,12 @@ impl ClusterMemory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        goal: Goal,
+        (using, goal): (&str, Goal),
     ) -> Result<Vec<MeasureRecallReply>, CallError> {
         let shards = route.partitioning().shards();
         let samples = samples_of_each(shards.len() as u32);
         let asked = shards.iter().copied();
-        let asked = asked.map(|shard| self.measure_shard(context, route, (shard, samples), goal));
+        let asked = asked.map(|shard| self.measure_shard(context, route, (shard, samples), (using, goal)));
         // A node measures one shard at a time; the rest wait there for their turn.
         futures::stream::iter(asked).buffered(limits::MAX_FAN_OUT).collect::<Vec<_>>().await.into_iter().collect()
     }
@@ -84,12 +97,13 @@ impl ClusterMemory {
         context: &RequestContext,
         route: &CollectionRoute,
         (shard, samples): (ShardId, u32),
-        goal: Goal,
+        (using, goal): (&str, Goal),
     ) -> Result<MeasureRecallReply, CallError> {
         let beams = beams_for(goal.k);
         let level = Some(context.read_level(shard));
         let collection = route.info.id;
-        let request = MeasureRecallRequest { epoch: 0, shard, collection, level, k: goal.k, beams, samples };
+        let space = using.to_owned();
+        let request = MeasureRecallRequest { epoch: 0, shard, collection, level, k: goal.k, beams, samples, space };
         // It reads every vector of the shard: the whole time that the caller gives is for one try.
         let call = Call { try_for: context.remaining(), ..read_call(context, route, shard, "measure_recall") };
         let measured = self
@@ -250,8 +264,8 @@ mod tests {
         }
         let reset = TuneRequest { reset: true, ..TuneRequest::default() };
         assert_eq!(checked(&reset), Ok(None));
-        assert!(checked(&TuneRequest { k: Some(10), ..reset }).is_err());
-        assert!(checked(&TuneRequest { dry_run: true, ..reset }).is_err());
+        assert!(checked(&TuneRequest { k: Some(10), ..reset.clone() }).is_err());
+        assert!(checked(&TuneRequest { dry_run: true, ..reset.clone() }).is_err());
     }
 
     #[test]

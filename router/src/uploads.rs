@@ -437,8 +437,8 @@ fn hidden(
     let draft = Draft { content, private: is_private, ..Draft::default() };
     let missing = || Problem::new(Code::WrongOwnerKey, "it is private: send its owner's key");
     let frame = match is_private {
-        true => private::seal(context.owner_key().ok_or_else(missing)?, collection, (id, draft), Vec::new()),
-        false => frame_write(id, draft, Vec::new()),
+        true => private::seal(context.owner_key().ok_or_else(missing)?, collection, (id, draft), Default::default()),
+        false => frame_write(id, draft, Default::default()),
     };
     Ok(FrameWrite { class: class as i32, ..frame })
 }

@@ -4,19 +4,23 @@
 //! wrong, the limit, and never the content. What depends on the collection (its dimension, whether it exists) is
 //! checked where the collection is known, by [`vector_fits`].
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use mira_proto::filter::{self, Condition, Filter};
 use mira_proto::model::{
     CollectionSettings, Combine, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
-    Recency, ScanRequest, SearchRequest, SessionsRequest, StoreItem,
+    Recency, ScanRequest, SearchMode, SearchRequest, SessionsRequest, StoreItem,
 };
 use mira_proto::{Code, Problem, limits, node_v1};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::convert::Space;
 use crate::cursor::Cursor;
+use crate::words::Words;
 
 /// An item of `store` that is worth sending to its shard.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,6 +41,8 @@ pub struct Draft {
     pub metadata_json: String,
     /// The caller's vector.
     pub vector: Option<Vec<f32>>,
+    /// The caller's vectors in named spaces.
+    pub vectors: BTreeMap<String, Vec<f32>>,
     /// Replace what is there.
     pub replace: bool,
     /// Only if this version is current.
@@ -72,6 +78,13 @@ pub fn with_attachment(
     if let Some(vector) = &item.vector {
         components(vector)?;
     }
+    if item.vectors.len() > limits::MAX_NAMED_VECTORS {
+        let (have, limit) = (item.vectors.len(), limits::MAX_NAMED_VECTORS);
+        return Err(too_large(format!("vectors has {have} entries, the limit is {limit}")));
+    }
+    for (name, vector) in &item.vectors {
+        components(vector).map_err(|problem| Problem { detail: format!("{name}: {}", problem.detail), ..problem })?;
+    }
     if item.id.is_none() && item.replace {
         return Err(Problem::invalid("replace needs the id of the frame to replace"));
     }
@@ -87,6 +100,7 @@ pub fn with_attachment(
         role: optional_name("role", item.role)?.unwrap_or_default(),
         metadata_json: item.metadata.as_ref().map(metadata).transpose()?.unwrap_or_default(),
         vector: item.vector,
+        vectors: item.vectors,
         replace: item.replace,
         expected_version: item.expected_version,
         expires_ms: item.expires_at.as_deref().map(|text| expiry(text, now_ms)).transpose()?.unwrap_or_default(),
@@ -249,14 +263,15 @@ fn components(vector: &[f32]) -> Result<(), Problem> {
     }
 }
 
-/// Whether a vector can be compared with those of a collection.
-pub fn vector_fits(vector: &[f32], name: &str, dim: u32, metric: Metric) -> Result<(), Problem> {
-    if vector.len() != dim as usize {
-        let have = vector.len();
-        let detail = format!("vector has {have} components, those of collection {name:?} have {dim}");
+/// Whether a vector can be compared with those of a collection that have this name; its own, for an empty one.
+pub fn vector_fits(vector: &[f32], (collection, name): (&str, &str), space: Space) -> Result<(), Problem> {
+    if vector.len() != space.dim as usize {
+        let (have, dim) = (vector.len(), space.dim);
+        let named = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
+        let detail = format!("vector has {have} components, those of collection {collection:?}{named} have {dim}");
         return Err(Problem::new(Code::DimensionMismatch, detail));
     }
-    if metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
+    if space.metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
         return Err(Problem::invalid("vector is all zeros: it has no direction to compare by cosine"));
     }
     Ok(())
@@ -276,6 +291,8 @@ pub enum Probe {
 pub struct Query {
     /// What to look for, one thing or several.
     pub probes: Vec<Probe>,
+    /// The name of the vectors to compare with; empty for the collection's own.
+    pub using: String,
     /// Of several: whether a hit's similarity is the mean of those to all of them, not the best.
     pub is_mean: bool,
     /// How many hits.
@@ -308,6 +325,12 @@ pub struct Query {
     pub question: [u8; 16],
     /// Also the owner's private frames.
     pub include_private: bool,
+    /// These only.
+    pub only_private: bool,
+    /// What similarity is: of meaning, of words, or of both.
+    pub mode: SearchMode,
+    /// The words to look for, of a search by words.
+    pub words: Option<Words>,
 }
 
 /// `weight` of a recency that names none.
@@ -346,7 +369,29 @@ pub fn search(request: SearchRequest) -> Result<Query, Problem> {
     if request.combine.is_some() && probes.len() == 1 {
         return Err(Problem::invalid("combine goes with several queries or vectors"));
     }
+    let words = words(&request.mode, &probes)?;
+    if words.is_some() {
+        if !request.only_private {
+            let detail = "mode text and hybrid look among private memories only so far: send only_private: true";
+            return Err(Problem::invalid(detail));
+        }
+        let without = [
+            ("cursor", cursor.is_some()),
+            ("diversity", diversity.is_some()),
+            ("recency", request.recency.is_some()),
+            ("using", request.using.is_some()),
+        ];
+        if let Some((name, _)) = without.into_iter().find(|(_, is_there)| *is_there) {
+            return Err(Problem::invalid(format!("{name} goes with a search by meaning only (mode vector)")));
+        }
+    }
+    let using = optional_name("using", request.using)?.unwrap_or_default();
+    if !using.is_empty() && probes.iter().any(|probe| matches!(probe, Probe::Text(_))) {
+        let detail = format!("words cannot be compared with the vectors named {using:?}: send vector or vectors");
+        return Err(Problem::invalid(detail));
+    }
     Ok(Query {
+        using,
         is_mean: probes.len() > 1 && request.combine == Some(Combine::Mean),
         probes,
         k,
@@ -363,7 +408,10 @@ pub fn search(request: SearchRequest) -> Result<Query, Problem> {
         group,
         diversity,
         question,
-        include_private: request.include_private,
+        include_private: request.include_private || request.only_private,
+        only_private: request.only_private,
+        mode: request.mode,
+        words,
     })
 }
 
@@ -449,6 +497,21 @@ fn probes(
             Err(too_large(format!("queries and vectors are more than {}", limits::MAX_QUERY_VECTORS)))
         }
         _ => Ok(probes),
+    }
+}
+
+/// What a search by words looks for; none of one by meaning.
+fn words(mode: &SearchMode, probes: &[Probe]) -> Result<Option<Words>, Problem> {
+    match (mode, probes) {
+        (SearchMode::Auto | SearchMode::Vector, _) => Ok(None),
+        (SearchMode::Text | SearchMode::Hybrid, [Probe::Text(query)]) => {
+            let words = Words::of(query);
+            match words.is_empty() {
+                true => Err(Problem::invalid("query has no word to look for")),
+                false => Ok(Some(words)),
+            }
+        }
+        _ => Err(Problem::invalid("mode text and hybrid go with one query, in words")),
     }
 }
 
@@ -580,6 +643,22 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
     {
         let detail = format!("partitions is {partitions}, it must be 1 to {shard_count}, the shards of this cluster");
         return Err(Problem::invalid(detail));
+    }
+    if settings.vectors.len() > limits::MAX_NAMED_VECTORS {
+        let (have, limit) = (settings.vectors.len(), limits::MAX_NAMED_VECTORS);
+        return Err(too_large(format!("vectors has {have} entries, the limit is {limit}")));
+    }
+    for (name, vectors) in &settings.vectors {
+        checked_name("a name in vectors", name.clone())?;
+        if vectors.dim == 0 || vectors.dim > limits::MAX_DIM {
+            let (dim, limit) = (vectors.dim, limits::MAX_DIM);
+            return Err(Problem::invalid(format!(
+                "dim of the vectors named {name:?} is {dim}, it must be 1 to {limit}"
+            )));
+        }
+        if vectors.ef.is_some() {
+            return Err(Problem::invalid(format!("ef of the vectors named {name:?} is no setting: tune finds it")));
+        }
     }
     if settings.ttl_seconds == Some(0) {
         return Err(Problem::invalid("ttl_seconds is 0: leave it out to keep frames until they are forgotten"));

@@ -24,6 +24,7 @@ use mira_node::shard::record::{self, FrameRecord};
 use mira_node::shard::tenure::{Claim, Homes, Span, Tenure};
 use mira_node::shard::write::{MAX_ROUNDS, round_id};
 use mira_node::shard::{refuse_engine, refuse_proposal, refuse_read};
+use mira_proto::vectors::OWN_SPACE;
 use mira_proto::{CollectionId, FrameId, NodeId, Refusal, ShardId};
 use mira_raft::{
     Clock, EngineError, Group, GroupId, GroupStatus, HostConfig, HostError, Limits, NoObserver, Others, ProposeError,
@@ -181,6 +182,7 @@ pub fn collection(partitions: u32) -> CollectionRecord {
         created_ms: 0,
         model: String::new(),
         ef: 0,
+        spaces: Vec::new(),
         key_version: 1,
         wrapped_keys: BTreeMap::new(),
     }
@@ -587,7 +589,7 @@ fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardC
         expires_ms: 0,
         created_ms: 0,
         ttl_ms: 0,
-        passages: u32::from(content.is_multiple_of(3)),
+        spaces: content.is_multiple_of(3).then_some(OWN_SPACE).into_iter().collect(),
         class: record::Class::Memory,
         chunks: Vec::new(),
         body: body_of(write.operation, round).into(),

@@ -13,8 +13,8 @@ use mira_crypto::ClusterKey;
 use mira_node::collect::Collecting;
 use mira_node::{Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
 use mira_proto::model::{
-    CollectionSettings, Consistency, ForgetRequest, RecallRequest, ScanRequest, SearchRequest, SessionsRequest,
-    StoreItem, StoreRequest,
+    CollectionSettings, Consistency, ForgetRequest, Metric, NamedVectors, Quantization, RecallRequest, ScanRequest,
+    SearchRequest, SessionsRequest, StoreItem, StoreRequest,
 };
 use mira_proto::{Code, Problem, ShardId};
 use mira_router::cluster::Cluster as Map;
@@ -31,6 +31,9 @@ use uuid::Uuid;
 pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub const SHARDS: u32 = 6;
 pub const DIM: u32 = 8;
+/// Further vectors of the frames.
+pub const STATE: &str = "state";
+pub const STATE_DIM: u32 = 12;
 pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const NAME: &str = "grows";
 /// Of workers whose frames are private.
@@ -117,7 +120,10 @@ impl Cluster {
     /// So many nodes with this key, and the collection.
     pub async fn of(count: u32, shards: u32, key: &str) -> Cluster {
         let cluster = Cluster::empty(count, shards, key).await;
-        let settings = CollectionSettings { dim: Some(DIM), partitions: Some(2), ..Default::default() };
+        let state =
+            NamedVectors { dim: STATE_DIM, metric: Metric::default(), quantization: Quantization::Binary, ef: None };
+        let vectors = [(STATE.to_owned(), state)].into();
+        let settings = CollectionSettings { dim: Some(DIM), partitions: Some(2), vectors, ..Default::default() };
         cluster.memory.put_collection(&context(), NAME, settings).await.expect("a collection");
         cluster
     }
@@ -206,8 +212,17 @@ pub fn context() -> RequestContext {
 
 /// A direction of a frame's own.
 pub fn vector(id: Uuid) -> Vec<f32> {
-    let mut rng = StdRng::seed_from_u64(id.as_u128() as u64 ^ (id.as_u128() >> 64) as u64);
-    (0..DIM).map(|_| rng.random_range(-1.0..1.0f32)).collect()
+    direction(id, DIM)
+}
+
+/// Another one, its vector named [`STATE`]; none for every third frame.
+pub fn state(id: Uuid) -> Option<Vec<f32>> {
+    (!id.as_u128().is_multiple_of(3)).then(|| direction(id, STATE_DIM))
+}
+
+fn direction(id: Uuid, dim: u32) -> Vec<f32> {
+    let mut rng = StdRng::seed_from_u64(id.as_u128() as u64 ^ (id.as_u128() >> 64) as u64 ^ u64::from(dim));
+    (0..dim).map(|_| rng.random_range(-1.0..1.0f32)).collect()
 }
 
 /// What a frame must be.
@@ -252,6 +267,7 @@ impl Worker {
         StoreItem {
             content: Some(content.to_owned()),
             vector: Some(vector(id)),
+            vectors: state(id).map(|state| (STATE.to_owned(), state)).into_iter().collect(),
             session: Some(self.session.clone()),
             id: Some(id),
             collection: Some(NAME.into()),
@@ -420,6 +436,7 @@ impl Worker {
             for scanned in page.frames.iter().filter(mine) {
                 self.check(&scanned.frame, &self.frames[&scanned.frame.id]);
                 assert_eq!(scanned.vector.as_deref(), Some(&vector(scanned.frame.id)[..]));
+                assert_eq!(scanned.vectors.get(STATE), state(scanned.frame.id).as_ref());
                 found.push(scanned.frame.id);
             }
             match page.next {
@@ -431,9 +448,17 @@ impl Worker {
         assert_eq!((once.len(), once), (found.len(), self.frames.keys().copied().collect()), "{}", self.session);
     }
 
+    /// A frame is found by each of its vectors, and by no other.
     pub async fn search(&self, id: Uuid) {
+        self.search_using(id, None, Some(vector(id))).await;
+        self.search_using(id, Some(STATE), state(id)).await;
+    }
+
+    async fn search_using(&self, id: Uuid, using: Option<&str>, own: Option<Vec<f32>>) {
+        let is_findable = own.is_some();
         let request = SearchRequest {
-            vector: Some(vector(id)),
+            vector: Some(own.unwrap_or_else(|| direction(id, STATE_DIM))),
+            using: using.map(str::to_owned),
             k: Some(3),
             collection: Some(NAME.into()),
             consistency: Some(Consistency::Linearizable),
@@ -443,7 +468,7 @@ impl Worker {
         };
         let reply = self.memory.search(&self.context(), request).await.expect("searched");
         let hits: Vec<_> = reply.hits.iter().filter(|hit| hit.frame.id == id).collect();
-        match (&hits[..], self.frames.get(&id)) {
+        match (&hits[..], self.frames.get(&id).filter(|_| is_findable)) {
             ([hit], Some(expected)) => self.check(&hit.frame, expected),
             ([], None) => {}
             other => panic!("{id} is found as {other:?}"),

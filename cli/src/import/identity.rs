@@ -38,6 +38,12 @@ pub fn derive_id(item: &StoreItem, origin: Origin) -> Uuid {
         for component in item.vector.iter().flatten() {
             hash.0.update(&component.to_le_bytes());
         }
+        for (name, vector) in &item.vectors {
+            hash.text(Some(name));
+            vector.iter().for_each(|component| {
+                hash.0.update(&component.to_le_bytes());
+            });
+        }
     }
     let mut bits = [0; 16];
     bits.copy_from_slice(&hash.0.finalize().as_bytes()[..16]);

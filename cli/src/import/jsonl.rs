@@ -13,7 +13,7 @@ use crate::import::source::Source;
 const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// The fields of [`StoreItem`]; a test compares them with its schema.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "content",
     "bytes",
     "type",
@@ -21,6 +21,7 @@ const FIELDS: [&str; 14] = [
     "role",
     "metadata",
     "vector",
+    "vectors",
     "id",
     "replace",
     "expected_version",

@@ -272,7 +272,7 @@ fn resume(file: &File) -> std::io::Result<(u64, Option<Uuid>, u64)> {
 }
 
 /// What `mira import` needs to make the frame again.
-fn item_of(files_left_out: &mut u64, ScannedFrame { frame, vector }: ScannedFrame) -> Option<StoreItem> {
+fn item_of(files_left_out: &mut u64, ScannedFrame { frame, vector, vectors }: ScannedFrame) -> Option<StoreItem> {
     *files_left_out += u64::from(frame.attachment.is_some());
     let has_content = frame.content.is_some() || frame.bytes.is_some();
     has_content.then(|| StoreItem {
@@ -283,6 +283,7 @@ fn item_of(files_left_out: &mut u64, ScannedFrame { frame, vector }: ScannedFram
         role: frame.role,
         metadata: (!frame.metadata.is_empty()).then_some(frame.metadata),
         vector,
+        vectors,
         id: Some(frame.id),
         expires_at: frame.expires_at,
         created_at: Some(frame.created_at),

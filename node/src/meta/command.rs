@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use mira_crypto::{CryptoRng, MetaSealer};
-use mira_proto::{CollectionId, NodeId, ShardId};
+use mira_proto::{CollectionId, NodeId, ShardId, vectors::SpaceNumber};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Receipt, Repository, Rewrapped, RotationStep};
@@ -198,6 +198,8 @@ pub enum MetaCommand {
     TuneCollection {
         /// Which.
         collection: CollectionId,
+        /// Which of its spaces.
+        space: SpaceNumber,
         /// 0 = the index's own.
         ef: u32,
     },

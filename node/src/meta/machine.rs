@@ -28,7 +28,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use mira_crypto::{KeyId, MetaSealer, meta::position_nonce};
-use mira_proto::limits;
+use mira_proto::{limits, vectors::SpaceNumber};
 use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
@@ -187,7 +187,7 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
             }
             _ => MetaAnswer::Missing,
         },
-        MetaCommand::TuneCollection { collection, ef } => tune(collection, ef, records)?,
+        MetaCommand::TuneCollection { collection, space, ef } => tune(collection, (space, ef), records)?,
         MetaCommand::PutOwner { owner, record, replaces } => return put_owner(&owner, &record, &replaces, records),
     };
     // A change that was not made is no reason for every router to fetch the map.
@@ -352,13 +352,21 @@ fn finish_move(shard: u32, to: u64, records: &mut Records<'_, '_>) -> Result<Met
     Ok(MetaAnswer::Done)
 }
 
-fn tune(collection: u64, ef: u32, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+fn tune(
+    collection: u64,
+    (space, ef): (SpaceNumber, u32),
+    records: &mut Records<'_, '_>,
+) -> Result<MetaAnswer, EngineError> {
     let key = numbered(b'c', collection);
-    let Some(record) = records.get::<CollectionRecord>(&key)? else { return Ok(MetaAnswer::Missing) };
-    if record.ef == ef {
+    let Some(mut record) = records.get::<CollectionRecord>(&key)? else { return Ok(MetaAnswer::Missing) };
+    let before = record.clone();
+    if !record.set_ef(space, ef) {
+        return Ok(MetaAnswer::Missing);
+    }
+    if record == before {
         return Ok(MetaAnswer::Exists);
     }
-    records.put(&key, &CollectionRecord { ef, ..record })?;
+    records.put(&key, &record)?;
     Ok(MetaAnswer::Done)
 }
 

@@ -8,4 +8,7 @@ pub mod state;
 pub use command::{MetaAnswer, MetaCommand};
 pub use keys::{Erasure, Receipt, Repository, Rewrapped, Rotation, RotationStep};
 pub use machine::MetaMachine;
-pub use state::{ClusterState, CollectionRecord, Growth, GrowthStep, Move, MoveStep, NodePhase, NodeRecord, OwnerName};
+pub use state::{
+    ClusterState, CollectionRecord, Growth, GrowthStep, Move, MoveStep, NamedSpace, NodePhase, NodeRecord, OwnerName,
+    Space,
+};

@@ -4,8 +4,10 @@
 //! object is a record of its own, sealed with the cluster key ([`super::machine`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use mira_proto::{CollectionId, NodeId, ShardId, node_v1, placement::shards_of_collection};
+use mira_proto::vectors::{OWN_SPACE, SpaceNumber};
+use mira_proto::{CollectionId, NodeId, Problem, ShardId, node_v1, placement::shards_of_collection};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Erasure, Repository, Rotation, RotationStep};
@@ -169,17 +171,112 @@ pub struct CollectionRecord {
     pub model: String,
     /// Beam of searches that name none; 0 = the index's own.
     pub ef: u32,
+    /// Spaces of further vectors of its frames, numbered from 1; the space of its own vectors, described above, is 0.
+    pub spaces: Vec<NamedSpace>,
     /// Version of the key that new frames are sealed with.
     pub key_version: u32,
     /// The collection's keys by version, each wrapped with the cluster key.
     pub wrapped_keys: BTreeMap<u32, Vec<u8>>,
 }
 
+/// A space of vectors that frames of a collection may have beside those of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedSpace {
+    /// Its name.
+    pub name: String,
+    /// Components of its vectors.
+    pub dim: u32,
+    /// cosine, dot or l2.
+    pub metric: String,
+    /// none, int8 or binary.
+    pub quantization: String,
+    /// Beam of searches that name none; 0 = the index's own.
+    pub ef: u32,
+}
+
+/// A space of vectors, the collection's own or a named one.
+#[derive(Debug, Clone, Copy)]
+pub struct Space<'a> {
+    /// Whose it is.
+    pub collection: &'a CollectionRecord,
+    /// Which it is.
+    pub number: SpaceNumber,
+    /// Its name; empty for the collection's own.
+    pub name: &'a str,
+    /// Components of its vectors.
+    pub dim: usize,
+    /// cosine, dot or l2.
+    pub metric: &'a str,
+    /// none, int8 or binary.
+    pub quantization: &'a str,
+    /// Beam of searches that name none; 0 = the index's own.
+    pub ef: u32,
+}
+
+impl fmt::Display for Space<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let collection = &self.collection.name;
+        match self.name {
+            "" => write!(f, "collection {collection:?}"),
+            name => write!(f, "collection {collection:?} named {name:?}"),
+        }
+    }
+}
+
 impl CollectionRecord {
     /// Whether a request for the same settings may be answered with this collection.
     pub fn same_settings(&self, other: &CollectionRecord) -> bool {
+        let untuned = |space: &NamedSpace| NamedSpace { ef: 0, ..space.clone() };
         (self.dim, &self.metric, &self.quantization, self.partitions, self.ttl_seconds)
             == (other.dim, &other.metric, &other.quantization, other.partitions, other.ttl_seconds)
+            && self.spaces.iter().map(untuned).eq(other.spaces.iter().map(untuned))
+    }
+
+    /// The space of its own vectors.
+    pub fn own_space(&self) -> Space<'_> {
+        Space {
+            collection: self,
+            number: OWN_SPACE,
+            name: "",
+            dim: self.dim as usize,
+            metric: &self.metric,
+            quantization: &self.quantization,
+            ef: self.ef,
+        }
+    }
+
+    /// All its spaces, in order of their numbers.
+    pub fn all_spaces(&self) -> impl Iterator<Item = Space<'_>> {
+        let named = (1..).zip(&self.spaces).map(|(number, space)| Space {
+            collection: self,
+            number,
+            name: &space.name,
+            dim: space.dim as usize,
+            metric: &space.metric,
+            quantization: &space.quantization,
+            ef: space.ef,
+        });
+        std::iter::once(self.own_space()).chain(named)
+    }
+
+    /// The space of a number.
+    pub fn space(&self, number: SpaceNumber) -> Option<Space<'_>> {
+        self.all_spaces().nth(number.into())
+    }
+
+    /// The space of a name; its own for none.
+    pub fn space_named(&self, name: &str) -> Result<Space<'_>, Problem> {
+        let unknown = || Problem::invalid(format!("collection {:?} has no vectors named {name:?}", self.name));
+        self.all_spaces().find(|space| space.name == name).ok_or_else(unknown)
+    }
+
+    /// Gives a space another beam; false if it has no such space.
+    pub fn set_ef(&mut self, number: SpaceNumber, ef: u32) -> bool {
+        let space = match number.checked_sub(1) {
+            None => Some(&mut self.ef),
+            Some(at) => self.spaces.get_mut(usize::from(at)).map(|space| &mut space.ef),
+        };
+        space.map(|found| *found = ef).is_some()
     }
 }
 
@@ -420,8 +517,28 @@ impl CollectionRecord {
             key_version: self.key_version,
             model: self.model.clone(),
             ef: self.ef,
+            spaces: self.spaces.iter().map(NamedSpace::to_wire).collect(),
             growth: None,
             rotation: None,
         }
+    }
+}
+
+impl NamedSpace {
+    fn to_wire(&self) -> node_v1::VectorSpace {
+        node_v1::VectorSpace {
+            name: self.name.clone(),
+            dim: self.dim,
+            metric: self.metric.clone(),
+            quantization: self.quantization.clone(),
+            ef: self.ef,
+        }
+    }
+}
+
+impl From<node_v1::VectorSpace> for NamedSpace {
+    fn from(space: node_v1::VectorSpace) -> Self {
+        let node_v1::VectorSpace { name, dim, metric, quantization, ef } = space;
+        NamedSpace { name, dim, metric, quantization, ef }
     }
 }

@@ -4,7 +4,7 @@
 //! a version byte and postcard.
 
 use bytes::Bytes;
-use mira_proto::{CollectionId, FrameId, ShardId};
+use mira_proto::{CollectionId, FrameId, ShardId, vectors::SpaceSet};
 use mira_raft::EngineError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -220,8 +220,8 @@ pub struct StoreFrame {
     pub created_ms: u64,
     /// How long it lives when no time is named, from the log-carried time at which it is stored; 0 = for ever.
     pub ttl_ms: u64,
-    /// Number of vectors that the index may see: none of a private frame.
-    pub passages: u32,
+    /// The spaces in which it has vectors that the index may see: none of a private frame.
+    pub spaces: SpaceSet,
     /// What it is for.
     pub class: Class,
     /// Chunks that it refers to.

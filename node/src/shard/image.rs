@@ -3,7 +3,7 @@
 //! ```text
 //! file   = "MIRASIMG" version:u32 key_version:u32 file:u128 page*
 //! page   = a page of `crypto::page`, sealed with the collection's key of that version under that file id
-//! plain  = collection:u64 shard:u32 from:u64 upto:u64 image          of all pages together, little-endian
+//! plain  = collection:u64 shard:u32 space:u8 from:u64 upto:u64 image      of all pages together, little-endian
 //! ```
 //! `image` is the layout of `index/src/image.rs`. The file id is random, so pages of two files cannot be mixed; a page
 //! opens only in its place, and the last only as the last. Where the file belongs is sealed in it, so a file that was
@@ -23,12 +23,14 @@ use mira_crypto::{
     page::{PAGE_LEN, PagePosition, SEALED_PAGE_LEN},
 };
 use mira_index::{ImageError, RowStorage, Snapshot, VectorIndex};
-use mira_proto::{CollectionId, ShardId};
+use mira_proto::{CollectionId, ShardId, vectors::SpaceNumber};
+
+use super::indexer::SpaceId;
 
 const MAGIC: [u8; 8] = *b"MIRASIMG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_LEN: usize = 8 + 4 + 4 + 16;
-const PLACE_LEN: usize = 8 + 4 + 8 + 8;
+const PLACE_LEN: usize = 8 + 4 + 1 + 8 + 8;
 const SUFFIX: &str = "image";
 /// Of files that are being written.
 const NEW_SUFFIX: &str = "image-new";
@@ -54,11 +56,13 @@ pub enum SealedImageError {
     /// It is no image, or of a version that this program does not know.
     #[error("not an image of this version")]
     Foreign,
-    /// It was made for another collection or shard.
-    #[error("the image belongs to collection {collection}, shard {shard}")]
+    /// It was made for another collection, space or shard.
+    #[error("the image belongs to collection {collection}, space {space}, shard {shard}")]
     Misplaced {
         /// The collection it was made for.
         collection: CollectionId,
+        /// The space it was made for.
+        space: SpaceNumber,
         /// The shard it was made for.
         shard: ShardId,
     },
@@ -83,23 +87,32 @@ impl ImageFolder {
         ImageFolder { folder: data.join("index").join(format!("shard-{shard}")), shard }
     }
 
-    /// Where the image of a collection lies, if there is one.
-    pub fn path(&self, collection: CollectionId) -> PathBuf {
-        self.folder.join(format!("{collection:016x}.{SUFFIX}"))
+    /// Where the image of a space lies, if there is one.
+    pub fn path(&self, space: SpaceId) -> PathBuf {
+        self.named(space, SUFFIX)
+    }
+
+    fn named(&self, SpaceId { collection, number }: SpaceId, suffix: &str) -> PathBuf {
+        self.folder.join(format!("{collection:016x}-{number}.{suffix}"))
     }
 
     /// The version of the collection's key that an image needs; `None` if there is no image.
-    pub fn key_version(&self, collection: CollectionId) -> Result<Option<u32>, SealedImageError> {
-        match File::open(self.path(collection)) {
+    pub fn key_version(&self, space: SpaceId) -> Result<Option<u32>, SealedImageError> {
+        match File::open(self.path(space)) {
             Ok(mut file) => Ok(Some(Header::read(&mut file)?.key_version)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Reads the image of a collection.
-    pub fn read(&self, key: &CollectionKey, storage: &RowStorage) -> Result<(VectorIndex, Span), SealedImageError> {
-        let file = File::open(self.path(key.collection()))?;
+    /// Reads the image of a space of the key's collection.
+    pub fn read(
+        &self,
+        key: &CollectionKey,
+        number: SpaceNumber,
+        storage: &RowStorage,
+    ) -> Result<(VectorIndex, Span), SealedImageError> {
+        let file = File::open(self.path(SpaceId { collection: key.collection(), number }))?;
         let length = file.metadata()?.len();
         let mut file = BufReader::with_capacity(SEALED_PAGE_LEN, file);
         let header = Header::read(&mut file)?;
@@ -108,30 +121,31 @@ impl ImageFolder {
         let mut pages = SealedReader { file, sealer, left, number: 0, page: Vec::new(), used: 0 };
         let mut place = [0; PLACE_LEN];
         pages.read_exact(&mut place)?;
-        let number = |at: usize| u64::from_le_bytes(place[at..at + 8].try_into().expect("eight bytes"));
-        let collection = number(0);
+        let position = |at: usize| u64::from_le_bytes(place[at..at + 8].try_into().expect("eight bytes"));
+        let collection = position(0);
         let shard = u32::from_le_bytes(place[8..12].try_into().expect("four bytes"));
-        if (collection, shard) != (key.collection(), self.shard) {
-            return Err(SealedImageError::Misplaced { collection, shard });
+        let space = place[12];
+        if (collection, space, shard) != (key.collection(), number, self.shard) {
+            return Err(SealedImageError::Misplaced { collection, space, shard });
         }
         let index = VectorIndex::read_image(&mut pages, storage)?;
         if pages.left > 0 || pages.used < pages.page.len() {
             return Err(ImageError::Damaged("content goes on").into());
         }
-        Ok((index, Span { from: number(12), upto: number(20) }))
+        Ok((index, Span { from: position(13), upto: position(21) }))
     }
 
     /// Writes an image beside its place; [`NewImage::keep`] puts it there. `stop` is asked between pages.
     pub fn write(
         &self,
         key: &CollectionKey,
-        span: Span,
+        (number, span): (SpaceNumber, Span),
         snapshot: &Snapshot,
         stop: &dyn Fn() -> bool,
     ) -> Result<NewImage, SealedImageError> {
         fs::create_dir_all(&self.folder)?;
-        let path = self.folder.join(format!("{:016x}.{NEW_SUFFIX}", key.collection()));
-        let new = NewImage { path, place: self.path(key.collection()), kept: false };
+        let space = SpaceId { collection: key.collection(), number };
+        let new = NewImage { path: self.named(space, NEW_SUFFIX), place: self.path(space), kept: false };
         let mut file = BufWriter::with_capacity(SEALED_PAGE_LEN, File::create(&new.path)?);
         let header = Header { key_version: key.version(), file: rand::random() };
         header.write(&mut file)?;
@@ -139,6 +153,7 @@ impl ImageFolder {
         let mut pages = SealedWriter { file, sealer, number: 0, page: Vec::with_capacity(PAGE_LEN), stop };
         pages.write_all(&key.collection().to_le_bytes())?;
         pages.write_all(&self.shard.to_le_bytes())?;
+        pages.write_all(&[number])?;
         pages.write_all(&span.from.to_le_bytes())?;
         pages.write_all(&span.upto.to_le_bytes())?;
         snapshot.write(&mut pages)?;
@@ -146,9 +161,9 @@ impl ImageFolder {
         Ok(new)
     }
 
-    /// Deletes the image of a collection, if there is one.
-    pub fn delete(&self, collection: CollectionId) -> io::Result<()> {
-        match fs::remove_file(self.path(collection)) {
+    /// Deletes the image of a space, if there is one.
+    pub fn delete(&self, space: SpaceId) -> io::Result<()> {
+        match fs::remove_file(self.path(space)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -162,15 +177,15 @@ impl ImageFolder {
         }
     }
 
-    /// Deletes everything but the images of these collections: what a crash left half written, and what belongs to
-    /// collections that are gone.
-    pub fn retain(&self, collections: &[CollectionId]) -> io::Result<()> {
+    /// Deletes everything but the images of these spaces: what a crash left half written, and what belongs to collections
+    /// that are gone.
+    pub fn retain(&self, spaces: &[SpaceId]) -> io::Result<()> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let kept: Vec<_> = collections.iter().map(|collection| self.path(*collection)).collect();
+        let kept: Vec<_> = spaces.iter().map(|space| self.path(*space)).collect();
         for entry in entries {
             let path = entry?.path();
             if !kept.contains(&path) {
@@ -322,15 +337,15 @@ mod tests {
 
     /// A change of the layout needs a new version: an image of another one is deleted and built anew.
     #[test]
-    fn version_1_reads_as_it_was_written() {
+    fn version_2_reads_as_it_was_written() {
         let file = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
         let mut written = Vec::new();
         Header { key_version: 3, file }.write(&mut written).unwrap();
-        let sample = b"MIRASIMG\x01\0\0\0\x03\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
+        let sample = b"MIRASIMG\x02\0\0\0\x03\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
         assert_eq!(written, sample);
         let read = Header::read(&mut &sample[..]).unwrap();
         assert_eq!((read.key_version, read.file), (3, file));
-        let newer = [&sample[..8], &[2], &sample[9..]].concat();
+        let newer = [&sample[..8], &[3], &sample[9..]].concat();
         assert!(matches!(Header::read(&mut &newer[..]), Err(SealedImageError::Foreign)));
     }
 }

@@ -10,6 +10,9 @@
 //!   same frame took its place meanwhile;
 //! - changes of a shard are taken one at a time, in the order of the log.
 //!
+//! A collection has an index for each of its spaces of vectors; a frame is in those in which it has any. What is said here
+//! of a collection holds for each of its spaces by itself.
+//!
 //! When the whole state is replaced (start, snapshot) the index is made anew (`build`), from its last image and the frames
 //! that changed since; until that is done a search is told to ask another replica. Images and compaction happen in the
 //! background (`upkeep`). The index has codes, graph, times and attributes of its frames; full-precision vectors stay in
@@ -20,8 +23,8 @@ mod build;
 mod upkeep;
 
 use std::{
-    collections::{HashMap, VecDeque},
-    ops::Range,
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::{Range, RangeInclusive},
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -35,6 +38,7 @@ use mira_index::{
     Attributes, Condition, Config, Document, Explain, Filter, Hit, Metric, Quantization, RowCache, RowStorage,
     SearchParams, Times, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
 };
+use mira_proto::vectors::{FrameVectors, LAST_SPACE, OWN_SPACE, SpaceNumber, SpaceSet};
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
 use mira_raft::StateReader;
 use parking_lot::{Mutex, RwLock};
@@ -43,7 +47,7 @@ use tokio::sync::watch;
 
 use crate::{
     keyring::Keyring,
-    meta::{ClusterState, CollectionRecord},
+    meta::{ClusterState, CollectionRecord, Space},
 };
 
 use super::{
@@ -64,7 +68,9 @@ const UNKNOWN_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 /// A nearest-neighbour question to one collection of a shard.
 #[derive(Debug, Clone)]
 pub struct Query {
-    /// As many components as the collection has dimensions, checked.
+    /// The space to look in.
+    pub space: SpaceNumber,
+    /// As many components as the vectors of the space have, checked.
     pub vector: Vec<f32>,
     /// Hits wanted.
     pub k: usize,
@@ -160,7 +166,7 @@ pub struct ShardIndex {
     stopping: AtomicBool,
     /// The state, live, once it is known.
     state: Mutex<Option<StateReader>>,
-    collections: RwLock<HashMap<CollectionId, Arc<CollectionIndex>>>,
+    indexes: RwLock<BTreeMap<SpaceId, Arc<SpaceIndex>>>,
     work: Mutex<Work>,
     /// Held by whoever takes changes into the index: the worker, or the apply loop when the worker cannot keep up.
     turn: Mutex<()>,
@@ -183,7 +189,7 @@ struct Changed {
 
 /// A change that the worker has not taken yet.
 struct Queued {
-    collection: CollectionId,
+    space: SpaceId,
     frame: FrameId,
     sequence: u64,
     /// A log position before it, and at or after every change handed over before its batch.
@@ -208,9 +214,35 @@ pub trait Workers: Send + Sync + 'static {
     fn schedule(&self, index: Arc<ShardIndex>);
 }
 
-/// One collection's part.
-struct CollectionIndex {
-    /// Made when the collection's settings are known.
+/// Which index of a shard: that of a space of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SpaceId {
+    /// The collection.
+    pub collection: CollectionId,
+    /// Its space.
+    pub number: SpaceNumber,
+}
+
+impl SpaceId {
+    /// Every space that a collection may have, in order.
+    pub fn each_of(collection: CollectionId) -> impl Iterator<Item = SpaceId> {
+        (OWN_SPACE..=LAST_SPACE).map(move |number| SpaceId { collection, number })
+    }
+
+    fn range_of(collection: CollectionId) -> RangeInclusive<SpaceId> {
+        SpaceId { collection, number: OWN_SPACE }..=SpaceId { collection, number: LAST_SPACE }
+    }
+}
+
+impl From<&Space<'_>> for SpaceId {
+    fn from(space: &Space<'_>) -> Self {
+        SpaceId { collection: space.collection.id, number: space.number }
+    }
+}
+
+/// One space's part.
+struct SpaceIndex {
+    /// Made when the settings of the space are known.
     vectors: OnceLock<VectorIndex>,
     /// Whether any frame ever had an expiry.
     expiring: AtomicBool,
@@ -221,9 +253,9 @@ struct CollectionIndex {
     saved_at: Mutex<Instant>,
 }
 
-impl Default for CollectionIndex {
+impl Default for SpaceIndex {
     fn default() -> Self {
-        CollectionIndex {
+        SpaceIndex {
             vectors: OnceLock::new(),
             expiring: AtomicBool::new(false),
             tail: Mutex::default(),
@@ -244,15 +276,16 @@ fn is_within(times: &Times, query: &Query) -> bool {
 #[derive(Clone)]
 struct Pending {
     sequence: u64,
-    /// `None`: the frame is gone, or has no vectors any more.
+    /// `None`: the frame is gone, or has no vectors in this space any more.
     stored: Option<Arc<Stored>>,
 }
 
 struct Stored {
     version: u64,
     times: Times,
+    /// Its sealed vectors, in this space and others.
     sealed: Bytes,
-    opened: OnceLock<Option<Vec<f32>>>,
+    opened: OnceLock<Option<FrameVectors>>,
     attributes: OnceLock<Attributes>,
 }
 
@@ -284,7 +317,7 @@ impl Follower for Arc<ShardIndex> {
         self.ready.store(false, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
         work.changes.clear();
-        self.collections.write().clear();
+        self.indexes.write().clear();
         work.rebuild = Some(state);
         self.schedule(&mut work);
     }
@@ -303,7 +336,7 @@ impl ShardIndex {
             upkeep: Mutex::new(()),
             stopping: AtomicBool::new(false),
             state: Mutex::default(),
-            collections: RwLock::default(),
+            indexes: RwLock::default(),
             work: Mutex::default(),
             turn: Mutex::new(()),
             ready: AtomicBool::new(false),
@@ -317,11 +350,13 @@ impl ShardIndex {
 
     /// The nearest frames of a collection, best first.
     pub fn search(&self, collection: &CollectionRecord, query: &Query) -> Result<Found, IndexError> {
+        let unknown = || Problem::invalid(format!("collection {:?} has no space {}", collection.name, query.space));
+        let space = collection.space(query.space).ok_or_else(unknown)?;
         let generation = self.generation.load(Ordering::Acquire);
         if !self.ready.load(Ordering::Acquire) {
             return Err(IndexError::Building);
         }
-        let found = self.search_parts(collection, query).inspect_err(|error| {
+        let found = self.search_parts(&space, query).inspect_err(|error| {
             if let IndexError::Stopped = error {
                 self.given_up.fetch_add(1, Ordering::Relaxed);
             }
@@ -343,15 +378,18 @@ impl ShardIndex {
         last <= position && !self.is_expiring(collection) && self.ready.load(Ordering::Acquire)
     }
 
-    /// Vectors of a collection that can be found, about.
-    pub fn vectors(&self, collection: CollectionId) -> usize {
-        self.look_into(collection, VectorIndex::len).unwrap_or(0)
+    /// Vectors of a space that can be found, about.
+    pub fn vectors(&self, space: SpaceId) -> usize {
+        self.look_into(space, VectorIndex::len).unwrap_or(0)
     }
 
-    /// What `look` sees in the index of a collection, without the tail; none if nothing of it is indexed.
-    pub(super) fn look_into<T>(&self, collection: CollectionId, look: impl FnOnce(&VectorIndex) -> T) -> Option<T> {
-        let index = self.collections.read().get(&collection).cloned();
-        index.and_then(|index| index.vectors.get().map(look))
+    /// What `look` sees in the index of a space, without the tail; none if nothing of it is indexed.
+    pub(super) fn look_into<T>(&self, space: SpaceId, look: impl FnOnce(&VectorIndex) -> T) -> Option<T> {
+        self.index_of(space).and_then(|index| index.vectors.get().map(look))
+    }
+
+    fn index_of(&self, space: SpaceId) -> Option<Arc<SpaceIndex>> {
+        self.indexes.read().get(&space).cloned()
     }
 
     /// Whether searches are answered: the index is not being built.
@@ -361,18 +399,18 @@ impl ShardIndex {
 
     /// Whether frames of the collection may be over their time some day.
     pub fn is_expiring(&self, collection: CollectionId) -> bool {
-        let index = self.collections.read().get(&collection).cloned();
-        index.is_some_and(|index| index.expiring.load(Ordering::Relaxed))
+        let indexes = self.indexes.read();
+        indexes.range(SpaceId::range_of(collection)).any(|(_, index)| index.expiring.load(Ordering::Relaxed))
     }
 
-    fn search_parts(&self, collection: &CollectionRecord, query: &Query) -> Result<Found, IndexError> {
-        let Some(index) = self.collections.read().get(&collection.id).cloned() else { return Ok(Found::default()) };
+    fn search_parts(&self, space: &Space<'_>, query: &Query) -> Result<Found, IndexError> {
+        let Some(index) = self.index_of(space.into()) else { return Ok(Found::default()) };
         // The tail first: a frame that moves to the index meanwhile is then seen twice, not missed, and counts once.
         let tail: Tail = index.tail.lock().clone();
-        let mut lists = vec![self.search_tail(collection, query, &tail)?];
+        let mut lists = vec![self.search_tail(space, query, &tail)?];
         let mut found = Found::default();
         if let Some(vectors) = index.vectors.get() {
-            let (hits, explain) = self.search_indexed((collection, &index), vectors, query, &tail)?;
+            let (hits, explain) = self.search_indexed((space.collection, &index), vectors, query, &tail)?;
             lists.push(hits);
             found.explain = explain;
             found.unknown_fields =
@@ -385,7 +423,7 @@ impl ShardIndex {
         Ok(found)
     }
 
-    fn search_tail(&self, collection: &CollectionRecord, query: &Query, tail: &Tail) -> Result<Vec<Hit>, IndexError> {
+    fn search_tail(&self, space: &Space<'_>, query: &Query, tail: &Tail) -> Result<Vec<Hit>, IndexError> {
         let documents = tail.iter().filter_map(|(&frame, pending)| {
             if query.among.as_ref().is_some_and(|among| among.binary_search(&frame).is_err()) {
                 return None;
@@ -395,20 +433,20 @@ impl ShardIndex {
                 .as_deref()
                 .filter(|stored| is_within(&stored.times, query) && query.shown.shows(frame))?;
             if let Some(condition) = &query.condition
-                && !condition.matches(self.attributes_of(collection, frame, stored), &stored.times)
+                && !condition.matches(self.attributes_of(space.collection, frame, stored), &stored.times)
             {
                 return None;
             }
-            let vectors = self.open(collection, frame, stored)?;
-            Some((frame, vectors))
+            let vectors = self.open(space.collection, frame, stored)?;
+            Some((frame, vectors.in_space(space.number)))
         });
-        indexed_top_k(&config(collection), &query.vector, documents, query.k).map_err(refuse)
+        indexed_top_k(&config(space), &query.vector, documents, query.k).map_err(refuse)
     }
 
     /// The vectors of a frame in the tail, opened once; `None` (counted, logged) if they cannot be.
-    fn open<'a>(&self, collection: &CollectionRecord, frame: FrameId, stored: &'a Stored) -> Option<&'a [f32]> {
+    fn open<'a>(&self, collection: &CollectionRecord, frame: FrameId, stored: &'a Stored) -> Option<&'a FrameVectors> {
         let opened = stored.opened.get_or_init(|| self.opener.open(collection, frame, stored.version, &stored.sealed));
-        opened.as_deref()
+        opened.as_ref()
     }
 
     /// The attributes of a frame in the tail, read once.
@@ -416,9 +454,14 @@ impl ShardIndex {
         stored.attributes.get_or_init(|| self.read_attributes(collection, frame).unwrap_or_default())
     }
 
-    /// The first value of a frame's field: from the index if it knows, else from the frame.
-    pub(super) fn first_value(&self, collection: &CollectionRecord, frame: FrameId, field: &str) -> Option<Value> {
-        let index = self.collections.read().get(&collection.id).cloned()?;
+    /// The first value of a field of a frame with vectors in a space: from the index if it knows, else from the frame.
+    pub(super) fn first_value(
+        &self,
+        collection: &CollectionRecord,
+        number: SpaceNumber,
+        (frame, field): (FrameId, &str),
+    ) -> Option<Value> {
+        let index = self.index_of(SpaceId { collection: collection.id, number })?;
         let pending = index.tail.lock().get(&frame).cloned();
         if let Some(stored) = pending.and_then(|pending| pending.stored) {
             return self.attributes_of(collection, frame, &stored).of(field).next().cloned();
@@ -443,7 +486,7 @@ impl ShardIndex {
     /// Asks the index for everything that the tail does not mention.
     fn search_indexed(
         &self,
-        (collection, index): (&CollectionRecord, &CollectionIndex),
+        (collection, index): (&CollectionRecord, &SpaceIndex),
         vectors: &VectorIndex,
         query: &Query,
         tail: &Tail,
@@ -496,24 +539,39 @@ impl ShardIndex {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let (collection, frame, stored) = match change {
             Change::Purged { collection } => {
-                self.collections.write().remove(&collection);
-                self.delete_image(collection);
+                self.indexes.write().retain(|space, _| space.collection != collection);
+                self.delete_images(collection);
                 return;
             }
             Change::Removed { collection, frame } => (collection, frame, None),
-            Change::Stored { collection, frame, version, created_ms, expires_ms, vectors } => {
+            Change::Stored { collection, frame, version, created_ms, expires_ms, spaces, vectors } => {
                 let times = Times { created_ms, expires_ms };
                 let (opened, attributes) = Default::default();
-                let stored = Stored { version, times, sealed: vectors, opened, attributes };
-                (collection, frame, (!stored.sealed.is_empty()).then(|| Arc::new(stored)))
+                (
+                    collection,
+                    frame,
+                    Some((spaces, Arc::new(Stored { version, times, sealed: vectors, opened, attributes }))),
+                )
             }
         };
-        let index = self.collections.write().entry(collection).or_default().clone();
-        if stored.as_ref().is_some_and(|stored| stored.times.expires_ms != 0) {
-            index.expiring.store(true, Ordering::Relaxed);
+        for (space, index) in self.followed_by(collection, stored.as_ref().map(|(spaces, _)| *spaces)) {
+            let stored =
+                stored.as_ref().filter(|(spaces, _)| spaces.has(space.number)).map(|(_, stored)| stored.clone());
+            if stored.as_ref().is_some_and(|stored| stored.times.expires_ms != 0) {
+                index.expiring.store(true, Ordering::Relaxed);
+            }
+            index.tail.lock().insert_mut(frame, Pending { sequence, stored });
+            work.changes.push_back(Queued { space, frame, sequence, after });
         }
-        index.tail.lock().insert_mut(frame, Pending { sequence, stored });
-        work.changes.push_back(Queued { collection, frame, sequence, after });
+    }
+
+    /// The indexes that must follow a change of a frame: those that may hold it, and those of the spaces it has vectors in.
+    fn followed_by(&self, collection: CollectionId, spaces: Option<SpaceSet>) -> Vec<(SpaceId, Arc<SpaceIndex>)> {
+        let mut indexes = self.indexes.write();
+        for number in spaces.iter().flat_map(|spaces| spaces.iter()) {
+            indexes.entry(SpaceId { collection, number }).or_default();
+        }
+        indexes.range(SpaceId::range_of(collection)).map(|(space, index)| (*space, index.clone())).collect()
     }
 
     fn schedule(self: &Arc<Self>, work: &mut Work) {
@@ -541,18 +599,19 @@ impl ShardIndex {
         let _turn = self.turn.lock();
         for _ in 0..TURN {
             let Some(queued) = self.work.lock().changes.pop_front() else { return };
-            let Queued { collection, frame, sequence, .. } = queued;
-            let Some(index) = self.collections.read().get(&collection).cloned() else { continue };
+            let Queued { space, frame, sequence, .. } = queued;
+            let Some(index) = self.index_of(space) else { continue };
             let pending = index.tail.lock().get(&frame).cloned();
             // A newer change of the same frame is further back in the queue.
             let Some(pending) = pending.filter(|pending| pending.sequence == sequence) else { continue };
-            let Some(record) = self.settings(collection) else {
+            let record = self.settings(space.collection);
+            let Some(of) = record.as_ref().and_then(|record| record.space(space.number)) else {
                 // The meta group has not told this node yet (or the collection is dropped and its purge will follow).
                 self.work.lock().changes.push_back(queued);
                 std::thread::sleep(UNKNOWN_PAUSE);
                 return;
             };
-            self.index_one(&index, &record, frame, &pending);
+            self.index_one(&index, &of, frame, &pending);
             let mut tail = index.tail.lock();
             if tail.get(&frame).is_some_and(|now| now.sequence == sequence) {
                 tail.remove_mut(&frame);
@@ -564,13 +623,13 @@ impl ShardIndex {
         self.parts.cluster.borrow().collections.get(&collection).cloned()
     }
 
-    fn index_one(&self, index: &CollectionIndex, record: &CollectionRecord, frame: FrameId, pending: &Pending) {
+    fn index_one(&self, index: &SpaceIndex, space: &Space<'_>, frame: FrameId, pending: &Pending) {
         let stored = pending.stored.as_deref();
-        let opened = stored.and_then(|stored| Some((stored, self.open(record, frame, stored)?)));
+        let opened = stored.and_then(|stored| Some((stored, self.open(space.collection, frame, stored)?)));
         match opened {
             Some((stored, vectors)) => {
-                let attributes = self.attributes_of(record, frame, stored);
-                self.insert(index, record, (frame, stored.times), (attributes, vectors));
+                let attributes = self.attributes_of(space.collection, frame, stored);
+                self.insert(index, space, (frame, stored.times), (attributes, vectors.in_space(space.number)));
             }
             None => {
                 if index.vectors.get().is_some_and(|vectors| vectors.remove(frame)) {
@@ -583,8 +642,8 @@ impl ShardIndex {
     /// Puts a frame into the index; false (counted, logged) if that cannot be.
     fn insert(
         &self,
-        index: &CollectionIndex,
-        record: &CollectionRecord,
+        index: &SpaceIndex,
+        space: &Space<'_>,
         (frame, times): (FrameId, Times),
         (attributes, vectors): (&Attributes, &[f32]),
     ) -> bool {
@@ -593,18 +652,18 @@ impl ShardIndex {
         }
         let inserted = match index.vectors.get() {
             Some(into) => into.upsert_with((frame, times), attributes, vectors),
-            None => VectorIndex::with_storage(config(record), &self.storage(record))
+            None => VectorIndex::with_storage(config(space), &self.storage(space))
                 .and_then(|made| index.vectors.get_or_init(|| made).upsert_with((frame, times), attributes, vectors)),
         };
         index.unsaved.fetch_add(1, Ordering::Relaxed);
         inserted.map_err(|error| self.opener.report(frame, &error.to_string())).is_ok()
     }
 
-    /// Where the rows of a collection are: in the state.
-    fn storage(&self, record: &CollectionRecord) -> RowStorage {
+    /// Where the rows of a space are: in the state.
+    fn storage(&self, space: &Space<'_>) -> RowStorage {
         let state = self.state.lock().clone().expect("an index is made from a state");
         let (cluster, opener) = (self.parts.cluster.clone(), self.opener.clone());
-        let rows = StateRows { state, cluster, collection: record.id, opener };
+        let rows = StateRows { state, cluster, space: space.into(), dim: space.dim, opener };
         RowStorage::Source(Arc::new(rows), self.parts.cache.clone())
     }
 
@@ -622,7 +681,7 @@ impl ShardIndex {
             given_up: self.given_up.load(Ordering::Relaxed),
             ..IndexStats::default()
         };
-        for index in self.collections.read().values() {
+        for index in self.indexes.read().values() {
             stats.lag += index.tail.lock().size() as u64;
             let Some(vectors) = index.vectors.get() else { continue };
             let sizes = vectors.stats();
@@ -635,17 +694,17 @@ impl ShardIndex {
     }
 }
 
-fn config(record: &CollectionRecord) -> Config {
-    let quantization = match record.quantization.as_str() {
+fn config(space: &Space<'_>) -> Config {
+    let quantization = match space.quantization {
         "none" => Quantization::None,
         "binary" => Quantization::Binary,
         _ => Quantization::Int8,
     };
-    Config { quantization, ..Config::new(record.dim as usize, metric(record)) }
+    Config { quantization, ..Config::new(space.dim, metric(space)) }
 }
 
-fn metric(record: &CollectionRecord) -> Metric {
-    match record.metric.as_str() {
+fn metric(space: &Space<'_>) -> Metric {
+    match space.metric {
         "dot" => Metric::Dot,
         "l2" => Metric::L2,
         _ => Metric::Cosine,

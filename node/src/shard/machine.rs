@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mira_proto::{CollectionId, FrameId, ShardId};
+use mira_proto::{CollectionId, FrameId, ShardId, vectors::SpaceSet};
 use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
 use parking_lot::Mutex;
 
@@ -35,6 +35,8 @@ pub enum Change {
         created_ms: u64,
         /// When it is forgotten, 0 = never.
         expires_ms: u64,
+        /// The spaces in which it has vectors.
+        spaces: SpaceSet,
         /// Its sealed vectors; empty for none.
         vectors: Bytes,
     },
@@ -420,12 +422,13 @@ fn adopt(
         own(collection, owner, (frame, Some(owned)), index, txn);
     }
     txn.put(&key, record.encode());
-    let head = FrameHead { changed: index, created_ms, expires_ms, passages: record.passages, class: record.class };
+    let head = FrameHead { changed: index, created_ms, expires_ms, spaces: record.spaces, class: record.class };
     txn.put(&record::head_key(collection, frame), head.encode());
     let version = record.version;
     // The index never sees those of a private frame.
     let vectors = if is_private { Bytes::new() } else { vectors };
-    changes.push(Change::Stored { collection, frame, version, created_ms, expires_ms, vectors });
+    let spaces = record.spaces;
+    changes.push(Change::Stored { collection, frame, version, created_ms, expires_ms, spaces, vectors });
     Ok(())
 }
 
@@ -511,13 +514,13 @@ fn store(
         owner: new.owner,
         session: new.session,
         digest: new.digest,
-        passages: new.passages,
+        spaces: new.spaces,
         class: new.class,
         chunks: new.chunks,
         body: new.body,
     };
     txn.put(&key, record.encode());
-    let head = FrameHead { changed: index, created_ms, expires_ms, passages: new.passages, class: new.class };
+    let head = FrameHead { changed: index, created_ms, expires_ms, spaces: new.spaces, class: new.class };
     txn.put(&record::head_key(new.collection, new.frame), head.encode());
     changes.push(Change::Stored {
         collection: new.collection,
@@ -525,6 +528,7 @@ fn store(
         version: new.version,
         created_ms,
         expires_ms,
+        spaces: new.spaces,
         // The index never sees those of a private frame.
         vectors: if new.owner.is_some() { Bytes::new() } else { new.vectors },
     });

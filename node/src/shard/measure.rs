@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::{
     Shard,
-    indexer::{self, IndexError, ShardIndex},
+    indexer::{self, IndexError, ShardIndex, SpaceId},
     read::{Caller, refuse_index},
 };
 
@@ -38,12 +38,13 @@ impl Shard {
         self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
         check(&request)?;
+        let space = SpaceId::from(&collection.space_named(&request.space)?);
         let caller = Caller::default();
         let alone = self.shared.quality.measure_alone().await;
         let (index, stopped) = (self.index.clone(), caller.gone.clone());
         let measured = tokio::task::spawn_blocking(move || {
             let _alone = alone;
-            measure(&index, collection.id, &request, &Pace::new(stopped))
+            measure(&index, space, &request, &Pace::new(stopped))
         });
         let measured = measured.await.map_err(|error| Problem::internal(format!("the measurement failed: {error}")))?;
         measured.map_err(refuse_index)
@@ -74,7 +75,7 @@ pub fn check_ef(ef: u32) -> Result<(), Problem> {
 
 fn measure(
     index: &ShardIndex,
-    collection: u64,
+    space: SpaceId,
     request: &node_v1::MeasureRecallRequest,
     pace: &Pace,
 ) -> Result<node_v1::MeasureRecallReply, IndexError> {
@@ -82,7 +83,7 @@ fn measure(
         return Err(IndexError::Building);
     }
     let nothing = node_v1::MeasureRecallReply { scanned: true, ..Default::default() };
-    let measured = index.look_into(collection, |vectors| {
+    let measured = index.look_into(space, |vectors| {
         let count = vectors.stats().live_vectors as u64;
         if !vectors.has_graph() {
             return Ok(node_v1::MeasureRecallReply { vectors: count, ..nothing.clone() });

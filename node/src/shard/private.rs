@@ -70,7 +70,7 @@ pub fn open(
 /// Refuses what no router of ours would send: a node trusts none.
 pub fn check(frame: &node_v1::FrameWrite, sealed: &node_v1::PrivateWrite) -> Result<(), Problem> {
     let names = frame.session.len() + frame.role.len() + frame.r#type.len() + frame.language.len();
-    if names + frame.content.len() + frame.metadata_json.len() + frame.passages.len() > 0 {
+    if names + frame.content.len() + frame.metadata_json.len() + frame.passages.len() + frame.named.len() > 0 {
         return Err(Problem::invalid("a private frame has a part that its owner did not seal"));
     }
     let odd_name = |name: &[u8]| name.len() != NAME_BYTES;

@@ -12,10 +12,10 @@ use std::{
 use mira_crypto::CollectionKey;
 use mira_index::ranking::{Candidate, Ranking};
 use mira_index::{Condition, Hit, Plan, Times, filter, mean_top_k, merge_top_k};
-use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, limits, node_v1};
+use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, limits, node_v1, vectors::SpaceNumber};
 use mira_raft::{EngineError, StateReader};
 
-use crate::meta::CollectionRecord;
+use crate::meta::{CollectionRecord, Space};
 
 use super::{
     Shard, chunks, frame_id,
@@ -102,7 +102,8 @@ impl Shard {
     pub async fn search(&self, request: node_v1::SearchRequest) -> Result<node_v1::SearchReply, Refusal> {
         let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
-        super::write::check_vector(&request.vector, &collection)?;
+        let space = collection.space_named(&request.space)?;
+        super::write::check_vector(&request.vector, &space)?;
         if request.k == 0 || request.k > limits::MAX_K {
             return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)).into());
         }
@@ -123,12 +124,13 @@ impl Shard {
         let created_to_ms = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
         let wanted = filter::split(filter::parse(&request.filter_json)?, request.created_from_ms..created_to_ms);
         let ranking = Ranking::of(&request)?;
-        let vectors = query_vectors(&request, &collection)?;
+        let vectors = query_vectors(&request, &space)?;
         let caller = Caller::default();
         let query = Query {
+            space: space.number,
             vector: Vec::new(),
             k: ranking.first_pool(),
-            ef: [request.ef, collection.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
+            ef: [request.ef, space.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
             exact: request.exact,
             created_ms: wanted.created_ms,
             condition: wanted.condition,
@@ -137,7 +139,7 @@ impl Shard {
             stopped: caller.gone.clone(),
             shown,
         };
-        let admission = self.shared.gate.enter(self.memory_of(&request, &collection, query.k)).await?;
+        let admission = self.shared.gate.enter(self.memory_of(&request, &space, query.k)).await?;
         let started = Instant::now();
         let pools = Pools {
             index: self.index.clone(),
@@ -163,7 +165,7 @@ impl Shard {
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
         let Found { searched, tail, .. } = found;
         let vectors = match request.with_vectors {
-            true => self.vectors_of(&collection, &hits)?,
+            true => self.vectors_of(&space, &hits)?,
             false => vec![Vec::new(); hits.len()],
         };
         let frames = match request.with_frames {
@@ -197,11 +199,11 @@ impl Shard {
     }
 
     /// What a search may take: its pool, its visited set, its query and its frames. An estimate: what most frames take.
-    fn memory_of(&self, request: &node_v1::SearchRequest, collection: &CollectionRecord, pool: usize) -> usize {
+    fn memory_of(&self, request: &node_v1::SearchRequest, space: &Space<'_>, pool: usize) -> usize {
         let per_hit = size_of::<Candidate>() + 2 * size_of::<Hit>();
-        let vectors = 4 * collection.dim as usize * (1 + usize::from(request.with_vectors) * request.k as usize);
+        let vectors = 4 * space.dim * (1 + usize::from(request.with_vectors) * request.k as usize);
         let frames = if request.with_frames { TYPICAL_FRAME_BYTES * request.k as usize } else { 0 };
-        pool * per_hit + 2 * self.index.vectors(collection.id) + vectors + frames
+        pool * per_hit + 2 * self.index.vectors(space.into()) + vectors + frames
     }
 
     /// Repeats a search in the background to learn how right its answer was.
@@ -214,17 +216,18 @@ impl Shard {
             let exact = pools.nearest(&query);
             let is_same = pools.index.is_unchanged_since(pools.collection.id, applied);
             let recall = exact.ok().filter(|_| is_same).map(|exact| quality::recall(&answer, &exact.hits));
-            quality.done(&pools.collection.name, started.elapsed(), recall);
+            quality.done(&name_of(&pools.collection, query.space), started.elapsed(), recall);
         });
     }
 
     /// The vectors of the passages that matched; empty for frames that are gone.
-    fn vectors_of(&self, collection: &CollectionRecord, hits: &[Candidate]) -> Result<Vec<Vec<f32>>, Refusal> {
+    fn vectors_of(&self, space: &Space<'_>, hits: &[Candidate]) -> Result<Vec<Vec<f32>>, Refusal> {
+        let collection = space.collection;
         let keys: Vec<_> = hits.iter().map(|hit| record::vectors_key(collection.id, hit.id)).collect();
         let stored = self.group.reader().multi_get(&keys).map_err(|error| self.unreadable(error))?;
         let passage = |(hit, stored): (&Candidate, Option<bytes::Bytes>)| {
             let opened = self.index.opener().open_stored(collection, hit.id, &stored?)?;
-            Some(opened.chunks_exact(collection.dim as usize).nth(hit.passage as usize)?.to_vec())
+            Some(opened.in_space(space.number).chunks_exact(space.dim).nth(hit.passage as usize)?.to_vec())
         };
         Ok(hits.iter().zip(stored).map(|found| passage(found).unwrap_or_default()).collect())
     }
@@ -375,12 +378,12 @@ const FETCH_STEP: usize = 16;
 const TYPICAL_FRAME_BYTES: usize = 4 << 10;
 
 /// All vectors of a query, checked.
-fn query_vectors(request: &node_v1::SearchRequest, collection: &CollectionRecord) -> Result<Vec<Vec<f32>>, Problem> {
-    let more = request.more_vectors.chunks(collection.dim as usize);
+fn query_vectors(request: &node_v1::SearchRequest, space: &Space<'_>) -> Result<Vec<Vec<f32>>, Problem> {
+    let more = request.more_vectors.chunks(space.dim);
     if 1 + more.len() > limits::MAX_QUERY_VECTORS {
         return Err(Problem::new(Code::TooLarge, format!("more than {} query vectors", limits::MAX_QUERY_VECTORS)));
     }
-    more.clone().try_for_each(|vector| super::write::check_vector(vector, collection))?;
+    more.clone().try_for_each(|vector| super::write::check_vector(vector, space))?;
     Ok(std::iter::once(&request.vector[..]).chain(more).map(<[f32]>::to_vec).collect())
 }
 
@@ -399,7 +402,7 @@ impl Pools {
             let mut found = self.nearest(&query)?;
             let is_all = found.hits.len() < query.k;
             let least = found.hits.last().map_or(f32::NEG_INFINITY, |hit| hit.score);
-            let answer = ranking.cut(self.candidates(ranking, std::mem::take(&mut found.hits))?);
+            let answer = ranking.cut(self.candidates(ranking, query.space, std::mem::take(&mut found.hits))?);
             match ranking.next_pool(query.k) {
                 Some(larger) if !is_all && !ranking.is_settled(&answer, least) => query.k = larger,
                 _ => return Ok((answer, found)),
@@ -442,7 +445,7 @@ impl Pools {
         Ok(found)
     }
 
-    fn candidates(&self, ranking: &Ranking, hits: Vec<Hit>) -> Result<Vec<Candidate>, Refusal> {
+    fn candidates(&self, ranking: &Ranking, space: SpaceNumber, hits: Vec<Hit>) -> Result<Vec<Candidate>, Refusal> {
         let mut created = vec![0; hits.len()];
         if ranking.recency.is_some() {
             let keys: Vec<_> = hits.iter().map(|hit| record::head_key(self.collection.id, hit.id)).collect();
@@ -453,7 +456,7 @@ impl Pools {
         }
         let group = |id: FrameId| {
             let (field, _) = ranking.group.as_ref()?;
-            self.index.first_value(&self.collection, id, field)
+            self.index.first_value(&self.collection, space, (id, field))
         };
         let candidate = |(hit, created_ms): (Hit, u64)| Candidate {
             id: hit.id,
@@ -463,6 +466,14 @@ impl Pools {
             group: group(hit.id),
         };
         Ok(hits.into_iter().zip(created).map(candidate).collect())
+    }
+}
+
+/// What a space is called in metrics: no collection has a slash in its name.
+fn name_of(collection: &CollectionRecord, space: SpaceNumber) -> String {
+    match collection.space(space).map(|space| space.name) {
+        None | Some("") => collection.name.clone(),
+        Some(name) => format!("{}/{name}", collection.name),
     }
 }
 

@@ -23,13 +23,13 @@ use bytes::Bytes;
 use mira_crypto::{CollectionKey, Context, CryptoError, CryptoRng, Part, frame};
 use mira_index::Attributes;
 use mira_index::filter::{self, Said};
-use mira_proto::{CollectionId, FrameId, ShardId, limits};
+use mira_proto::vectors::{FrameVectors, SpaceSet};
+use mira_proto::{CollectionId, FrameId, ShardId, limits, vectors};
 use mira_raft::EngineError;
 use serde::{Deserialize, Serialize};
 
 const RECORD_VERSION: u8 = 1;
 const BODY_VERSION: u8 = 1;
-const VECTORS_VERSION: u8 = 1;
 const HEAD_VERSION: u8 = 1;
 const STORED_VECTORS_VERSION: u8 = 1;
 const OWNED_VERSION: u8 = 1;
@@ -37,7 +37,7 @@ const KEY_FLOOR_VERSION: u8 = 1;
 
 /// Room for everything of a frame beside its content.
 pub(super) const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + (64 << 10);
-pub(super) const MAX_VECTORS_BYTES: usize = 16 + limits::MAX_PASSAGES * limits::MAX_DIM as usize * 4;
+pub(super) const MAX_VECTORS_BYTES: usize = vectors::MAX_BYTES;
 
 /// What the state machine decides by; everything else is sealed in `body`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +56,8 @@ pub struct FrameRecord {
     pub session: Option<[u8; 16]>,
     /// Keyed digest of what the caller stored.
     pub digest: [u8; 32],
-    /// Number of its vectors that the index may see: none of a private frame.
-    pub passages: u32,
+    /// The spaces in which it has vectors that the index may see: none of a private frame.
+    pub spaces: SpaceSet,
     /// What it is for.
     pub class: Class,
     /// Chunks that it refers to.
@@ -113,7 +113,7 @@ pub struct FrameHead {
     /// As in [`FrameRecord`].
     pub expires_ms: u64,
     /// As in [`FrameRecord`].
-    pub passages: u32,
+    pub spaces: SpaceSet,
     /// As in [`FrameRecord`].
     pub class: Class,
 }
@@ -284,23 +284,15 @@ impl FramePlace {
         }
     }
 
-    /// Seals a frame's vectors, one after the other, `dim` components each.
-    pub fn seal_vectors(&self, key: &CollectionKey, vectors: &[f32], rng: &mut dyn CryptoRng) -> Vec<u8> {
-        let mut plain = Vec::with_capacity(1 + vectors.len() * 4);
-        plain.push(VECTORS_VERSION);
-        plain.extend(vectors.iter().flat_map(|component| component.to_le_bytes()));
-        frame::seal(key, &self.context(Part::Vectors), &plain, rng)
+    /// Seals a frame's vectors.
+    pub fn seal_vectors(&self, key: &CollectionKey, vectors: &FrameVectors, rng: &mut dyn CryptoRng) -> Vec<u8> {
+        frame::seal(key, &self.context(Part::Vectors), &vectors.encode(), rng)
     }
 
     /// Opens a frame's vectors.
-    pub fn open_vectors(&self, key: &CollectionKey, sealed: &[u8]) -> Result<Vec<f32>, CryptoError> {
+    pub fn open_vectors(&self, key: &CollectionKey, sealed: &[u8]) -> Result<FrameVectors, CryptoError> {
         let plain = frame::open(key, &self.context(Part::Vectors), sealed, MAX_VECTORS_BYTES)?;
-        match plain.split_first() {
-            Some((&VECTORS_VERSION, rest)) if rest.len().is_multiple_of(4) => {
-                Ok(rest.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four bytes"))).collect())
-            }
-            _ => Err(CryptoError::Damaged),
-        }
+        FrameVectors::decode(&plain).map_err(|_| CryptoError::Damaged)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use mira_index::{Attributes, Passage, RowSource, RowsError};
-use mira_proto::{CollectionId, FrameId, ShardId};
+use mira_proto::{FrameId, ShardId, vectors::FrameVectors};
 use mira_raft::StateReader;
 use tokio::sync::watch;
 
@@ -19,6 +19,7 @@ use crate::{
     meta::{ClusterState, CollectionRecord},
 };
 
+use super::indexer::SpaceId;
 use super::record::{self, FrameBody, FramePlace, FrameRecord};
 
 /// Opens sealed vectors and attributes of one shard.
@@ -34,7 +35,13 @@ pub struct Opener {
 
 impl Opener {
     /// The vectors of a frame; `None` (counted, logged) if they cannot be opened.
-    pub fn open(&self, collection: &CollectionRecord, frame: FrameId, version: u64, sealed: &[u8]) -> Option<Vec<f32>> {
+    pub fn open(
+        &self,
+        collection: &CollectionRecord,
+        frame: FrameId,
+        version: u64,
+        sealed: &[u8],
+    ) -> Option<FrameVectors> {
         // A private frame took a plain one's place, which the index is about to hear.
         if mira_crypto::private::cluster_layer_version(sealed).is_ok() {
             return None;
@@ -48,7 +55,7 @@ impl Opener {
     }
 
     /// The vectors of a frame as they are stored.
-    pub fn open_stored(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<Vec<f32>> {
+    pub fn open_stored(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<FrameVectors> {
         match record::decode_vectors(stored) {
             Ok((version, sealed)) => self.open(collection, frame, version, sealed),
             Err(error) => {
@@ -84,14 +91,16 @@ impl Opener {
     }
 }
 
-/// The vectors of one collection in a shard's state.
+/// The vectors of one space in a shard's state.
 pub struct StateRows {
     /// The state, live.
     pub state: StateReader,
     /// Collections and their keys.
     pub cluster: watch::Receiver<Arc<ClusterState>>,
-    /// Which collection.
-    pub collection: CollectionId,
+    /// Which space.
+    pub space: SpaceId,
+    /// Components of its vectors.
+    pub dim: usize,
     /// How its vectors are opened.
     pub opener: Opener,
 }
@@ -99,14 +108,14 @@ pub struct StateRows {
 impl RowSource for StateRows {
     fn read(&self, wanted: &[Passage], visit: &mut dyn FnMut(usize, &[f32])) -> Result<(), RowsError> {
         let cluster = self.cluster.borrow().clone();
-        let Some(collection) = cluster.collections.get(&self.collection) else { return Ok(()) };
-        let keys: Vec<_> = wanted.iter().map(|wanted| record::vectors_key(self.collection, wanted.id)).collect();
+        let SpaceId { collection, number } = self.space;
+        let Some(record) = cluster.collections.get(&collection) else { return Ok(()) };
+        let keys: Vec<_> = wanted.iter().map(|wanted| record::vectors_key(collection, wanted.id)).collect();
         let stored = self.state.multi_get(&keys).map_err(|error| RowsError::Source(error.to_string()))?;
         for (position, (wanted, stored)) in wanted.iter().zip(stored).enumerate() {
-            let opened = stored.and_then(|stored| self.opener.open_stored(collection, wanted.id, &stored));
-            let passage = opened
-                .as_deref()
-                .and_then(|vectors| vectors.chunks_exact(collection.dim as usize).nth(wanted.passage as usize));
+            let opened = stored.and_then(|stored| self.opener.open_stored(record, wanted.id, &stored));
+            let vectors = opened.as_ref().map(|opened| opened.in_space(number).chunks_exact(self.dim));
+            let passage = vectors.and_then(|mut vectors| vectors.nth(wanted.passage as usize));
             if let Some(vector) = passage {
                 visit(position, vector);
             }

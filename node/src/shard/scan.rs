@@ -3,9 +3,9 @@
 use std::ops::{Bound, ControlFlow};
 
 use mira_crypto::Part;
-use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
+use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE};
 
-use crate::meta::CollectionRecord;
+use crate::meta::{CollectionRecord, Space};
 
 use super::{
     Shard, private,
@@ -59,7 +59,8 @@ impl Shard {
             match scanned {
                 Ok(None) => ControlFlow::Continue(()),
                 Ok(Some(scanned)) => {
-                    bytes += stored.len() + 4 * scanned.vector.len() + scanned.private_vectors.len();
+                    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
+                    bytes += stored.len() + 4 * (scanned.vector.len() + named) + scanned.private_vectors.len();
                     page.frames.push(scanned);
                     ControlFlow::Continue(())
                 }
@@ -81,12 +82,14 @@ impl Shard {
         record: FrameRecord,
     ) -> Result<node_v1::ScannedFrame, Refusal> {
         let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
-        let (is_private, has_vectors) = (record.owner.is_some(), record.passages > 0);
+        let (is_private, spaces) = (record.owner.is_some(), record.spaces);
         let frame = self.open_frame(collection, id, record)?;
         let mut scanned = node_v1::ScannedFrame { frame: Some(frame), ..Default::default() };
         // A vector of the caller's stands for the whole content; those that were made from it can be made again.
-        let is_given = has_vectors && scanned.frame.as_ref().is_some_and(|frame| frame.passage_ranges.is_empty());
-        if !is_private && !is_given {
+        let is_given =
+            spaces.has(OWN_SPACE) && scanned.frame.as_ref().is_some_and(|frame| frame.passage_ranges.is_empty());
+        let mut named = collection.all_spaces().skip(1).filter(|space| spaces.has(space.number)).peekable();
+        if !is_private && !is_given && named.peek().is_none() {
             return Ok(scanned);
         }
         let stored = view.get(&record::vectors_key(collection.id, id)).map_err(|error| self.unreadable(error))?;
@@ -104,7 +107,15 @@ impl Shard {
             }
             false => {
                 let key = self.key_of(collection, sealed)?;
-                scanned.vector = place.open_vectors(&key, sealed).map_err(|error| damaged(error.to_string()))?;
+                let vectors = place.open_vectors(&key, sealed).map_err(|error| damaged(error.to_string()))?;
+                if is_given {
+                    scanned.vector = vectors.in_space(OWN_SPACE).to_vec();
+                }
+                let vector = |space: Space<'_>| node_v1::NamedVector {
+                    space: space.name.to_owned(),
+                    vector: vectors.in_space(space.number).to_vec(),
+                };
+                scanned.named = named.map(vector).collect();
             }
         }
         Ok(scanned)

@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use mira_crypto::{CollectionKey, Part};
 use mira_index::filter;
+use mira_proto::vectors::{FrameVectors, OWN_SPACE, SpaceSet};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::RequestId;
 use rand::SeedableRng;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::meta::CollectionRecord;
+use crate::meta::{CollectionRecord, Space};
 
 use super::{
     Shard, chunks,
@@ -70,7 +71,7 @@ pub(super) struct Draft {
 enum Content {
     Plain {
         body: FrameBody,
-        vectors: Vec<f32>,
+        vectors: FrameVectors,
     },
     /// Sealed by its owner.
     Private {
@@ -181,20 +182,19 @@ impl Shard {
         let sealed = drafts.iter().zip(versions).map(|(draft, current)| {
             let version = current + 1;
             let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };
-            let (body, vectors, passages) = match &draft.content {
+            let (body, vectors, spaces) = match &draft.content {
                 Content::Plain { body, vectors } => {
-                    let passages = (vectors.len() / collection.dim as usize) as u32;
-                    let vectors = match vectors.is_empty() {
+                    let sealed = match vectors.is_empty() {
                         true => Bytes::new(),
                         false => place.seal_vectors(&key, vectors, &mut rng).into(),
                     };
-                    (place.seal_body(&key, body, &mut rng).into(), vectors, passages)
+                    (place.seal_body(&key, body, &mut rng).into(), sealed, vectors.spaces())
                 }
                 Content::Private { body, vectors } => {
                     let mut seal =
                         |part, inner: &Bytes| private::seal(&key, &layer, &place.context(part), inner, &mut rng);
                     let vectors = if vectors.is_empty() { Bytes::new() } else { seal(Part::Vectors, vectors) };
-                    (seal(Part::Body, body), vectors, 0)
+                    (seal(Part::Body, body), vectors, SpaceSet::default())
                 }
             };
             StoreFrame {
@@ -212,7 +212,7 @@ impl Shard {
                     Class::Memory => collection.ttl_seconds.saturating_mul(1_000),
                     Class::Chunk | Class::Upload => 0,
                 },
-                passages,
+                spaces,
                 class: draft.class,
                 chunks: draft.chunks.clone(),
                 body,
@@ -402,11 +402,7 @@ fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &Colle
     let (class, references) = (chunks::class(frame.class)?, chunks::references(&frame.chunks)?);
     let attachment = frame.attachment.as_ref().map(chunks::attachment).transpose()?;
     must_keep(attachment.as_ref(), &references)?;
-    let mut vectors = Vec::new();
-    for passage in &frame.passages {
-        check_vector(&passage.vector, collection)?;
-        vectors.extend_from_slice(&passage.vector);
-    }
+    let vectors = vectors_of(&frame, collection)?;
     let condition = condition(&frame);
     let digest = digest(&frame, tags);
     let session = (!frame.session.is_empty()).then(|| tags.tag(record::SESSION_TAG, frame.session.as_bytes()));
@@ -437,6 +433,24 @@ fn draft(frame: node_v1::FrameWrite, collection: &CollectionRecord, tags: &Colle
         owner: None,
         content: Content::Plain { body, vectors },
     })
+}
+
+/// The vectors of a frame, checked.
+fn vectors_of(frame: &node_v1::FrameWrite, collection: &CollectionRecord) -> Result<FrameVectors, Problem> {
+    let mut vectors = FrameVectors::default();
+    for passage in &frame.passages {
+        check_vector(&passage.vector, &collection.own_space())?;
+        vectors.add(OWN_SPACE, &passage.vector);
+    }
+    for named in &frame.named {
+        let space = collection.space_named(&named.space)?;
+        check_vector(&named.vector, &space)?;
+        if vectors.spaces().has(space.number) {
+            return Err(Problem::invalid(format!("a frame has two vectors named {:?}", named.space)));
+        }
+        vectors.add(space.number, &named.vector);
+    }
+    Ok(vectors)
 }
 
 /// A frame refers to every chunk of its attachment, so that they stay.
@@ -473,23 +487,17 @@ fn check_sizes(frame: &node_v1::FrameWrite) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Checks one vector against its collection.
-pub fn check_vector(vector: &[f32], collection: &CollectionRecord) -> Result<(), Problem> {
-    if vector.len() != collection.dim as usize {
-        return Err(Problem::new(
-            Code::DimensionMismatch,
-            format!(
-                "the vector has {} components, collection {:?} has {}",
-                vector.len(),
-                collection.name,
-                collection.dim
-            ),
-        ));
+/// Checks one vector against its space.
+pub fn check_vector(vector: &[f32], space: &Space<'_>) -> Result<(), Problem> {
+    if vector.len() != space.dim {
+        let (have, want) = (vector.len(), space.dim);
+        let detail = format!("the vector has {have} components, those of {space} have {want}");
+        return Err(Problem::new(Code::DimensionMismatch, detail));
     }
     if let Some(at) = vector.iter().position(|component| !component.is_finite()) {
         return Err(Problem::invalid(format!("component {at} of the vector is not a finite number")));
     }
-    if collection.metric == "cosine" && vector.iter().all(|&component| component == 0.0) {
+    if space.metric == "cosine" && vector.iter().all(|&component| component == 0.0) {
         return Err(Problem::invalid("the zero vector has no direction to compare by cosine"));
     }
     Ok(())
@@ -517,6 +525,11 @@ fn digest(frame: &node_v1::FrameWrite, tags: &CollectionKey) -> [u8; 32] {
             let bytes: Vec<u8> = passage.vector.iter().flat_map(|component| component.to_le_bytes()).collect();
             field(&bytes);
         }
+    }
+    for named in &frame.named {
+        field(named.space.as_bytes());
+        let bytes: Vec<u8> = named.vector.iter().flat_map(|component| component.to_le_bytes()).collect();
+        field(&bytes);
     }
     hasher.finish()
 }

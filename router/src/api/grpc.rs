@@ -3,6 +3,7 @@
 //! Fields that are empty in protobuf are absent in the model. Metadata means what the HTTP headers of the same names
 //! mean, so both are read by the same code.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -166,8 +167,11 @@ impl MemoryService for Grpc {
         };
         let reply = self.api.memory.scan(&context, &collection, page).await?;
         let frame = |scanned: model::ScannedFrame| {
-            let vector = scanned.vector.unwrap_or_default();
-            Ok::<_, Problem>(v1::ScannedFrame { frame: Some(frame_to(scanned.frame)?), vector })
+            Ok::<_, Problem>(v1::ScannedFrame {
+                frame: Some(frame_to(scanned.frame)?),
+                vector: scanned.vector.unwrap_or_default(),
+                named_vectors: by_name(scanned.vectors, |components| v1::Vector { components }),
+            })
         };
         Ok(Response::new(v1::ScanReply {
             frames: reply.frames.into_iter().map(frame).collect::<Result<_, _>>()?,
@@ -389,6 +393,11 @@ impl Admin for Grpc {
             quantization: word("quantization", &request.quantization)?.unwrap_or_default(),
             partitions: (request.partitions != 0).then_some(request.partitions),
             ttl_seconds: request.ttl_seconds,
+            vectors: request
+                .vectors
+                .into_iter()
+                .map(|(name, vectors)| Ok((name, named_vectors_of(vectors)?)))
+                .collect::<Result<_, Problem>>()?,
         };
         let collection = self.api.memory.put_collection(&context, &request.name, settings).await?;
         Ok(Response::new(collection_to(collection)))
@@ -426,6 +435,7 @@ impl Admin for Grpc {
         let tune = model::TuneRequest {
             recall: request.recall,
             k: (request.k != 0).then_some(request.k),
+            using: present(request.using),
             dry_run: request.dry_run,
             reset: request.reset,
         };
@@ -516,6 +526,7 @@ fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Problem> {
         role: present(item.role),
         metadata,
         vector: (!item.vector.is_empty()).then_some(item.vector),
+        vectors: item.named_vectors.into_iter().map(|(name, vector)| (name, vector.components)).collect(),
         id: present(item.id).map(|id| uuid(&id)).transpose()?,
         replace: item.replace,
         expected_version: item.expected_version,
@@ -530,6 +541,7 @@ fn search_of(request: v1::SearchRequest) -> Result<model::SearchRequest, Problem
     Ok(model::SearchRequest {
         query: present(request.query),
         vector: (!request.vector.is_empty()).then_some(request.vector),
+        using: present(request.using),
         k: (request.k != 0).then_some(request.k),
         mode: word("mode", &request.mode)?.unwrap_or_default(),
         collection: present(request.collection),
@@ -555,6 +567,20 @@ fn search_of(request: v1::SearchRequest) -> Result<model::SearchRequest, Problem
         diversity: request.diversity,
         searches: None,
         include_private: request.include_private,
+        only_private: request.only_private,
+    })
+}
+
+fn by_name<T, U>(found: BTreeMap<String, T>, to: impl Fn(T) -> U) -> HashMap<String, U> {
+    found.into_iter().map(|(name, value)| (name, to(value))).collect()
+}
+
+fn named_vectors_of(vectors: v1::NamedVectors) -> Result<model::NamedVectors, Problem> {
+    Ok(model::NamedVectors {
+        dim: vectors.dim,
+        metric: word("metric", &vectors.metric)?.unwrap_or_default(),
+        quantization: word("quantization", &vectors.quantization)?.unwrap_or_default(),
+        ef: vectors.ef,
     })
 }
 
@@ -630,8 +656,13 @@ fn hit_to(hit: model::Hit) -> Result<v1::Hit, Problem> {
         passage_start: reason.passage.map(|(start, _)| start),
         passage_end: reason.passage.map(|(_, end)| end),
     });
+    let text = hit.why.text.map(|reason| v1::TextReason {
+        rank: reason.rank,
+        score: reason.score,
+        highlights: reason.highlights.into_iter().flat_map(|(start, end)| [start, end]).collect(),
+    });
     let group_json = hit.group.map(|group| json_of(&group)).transpose()?.unwrap_or_default();
-    Ok(v1::Hit { score: hit.score, frame: Some(frame_to(hit.frame)?), vector, group_json })
+    Ok(v1::Hit { score: hit.score, frame: Some(frame_to(hit.frame)?), vector, group_json, text })
 }
 
 /// The collection that a request names, or the default one.
@@ -697,6 +728,12 @@ fn collection_to(collection: model::Collection) -> v1::Collection {
             of: growth.of,
         }),
         ef: collection.ef,
+        vectors: by_name(collection.vectors, |vectors| v1::NamedVectors {
+            dim: vectors.dim,
+            metric: convert::name_of(&vectors.metric),
+            quantization: convert::name_of(&vectors.quantization),
+            ef: vectors.ef,
+        }),
         rotation: collection.rotation.map(|rotation| v1::RotationStatus {
             id: rotation.id,
             to: rotation.to,

@@ -158,9 +158,10 @@ fn is_small(write: &WriteRequest) -> bool {
 
 /// Bytes of a frame on its way, about.
 pub fn size_of_frame(frame: &FrameWrite) -> usize {
-    let vectors: usize = frame.passages.iter().map(|passage| size_of_val(&passage.vector[..])).sum();
+    let passages: usize = frame.passages.iter().map(|passage| size_of_val(&passage.vector[..])).sum();
+    let named: usize = frame.named.iter().map(|named| size_of_val(&named.vector[..])).sum();
     let sealed = frame.private.as_ref().map_or(0, |private| private.body.len() + private.vectors.len());
-    frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + vectors + sealed
+    frame.content.len() + frame.metadata_json.len() + frame.session.len() + frame.role.len() + passages + named + sealed
 }
 
 /// The answers to some writes of one shard, in their order.

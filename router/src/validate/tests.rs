@@ -73,10 +73,11 @@ fn expiry_lies_ahead() {
 
 #[test]
 fn vectors_fit_their_collection() {
-    assert!(vector_fits(&[0.0, 1.0], "c", 2, Metric::Cosine).is_ok());
-    assert!(vector_fits(&[0.0, 0.0], "c", 2, Metric::L2).is_ok());
-    refused(vector_fits(&[0.0, 0.0], "c", 2, Metric::Cosine), Code::InvalidArgument, "zeros");
-    refused(vector_fits(&[1.0], "c", 2, Metric::Dot), Code::DimensionMismatch, "have 2");
+    let fits = |vector: &[f32], metric| vector_fits(vector, ("c", ""), Space { number: 0, dim: 2, metric, ef: 0 });
+    assert!(fits(&[0.0, 1.0], Metric::Cosine).is_ok());
+    assert!(fits(&[0.0, 0.0], Metric::L2).is_ok());
+    refused(fits(&[0.0, 0.0], Metric::Cosine), Code::InvalidArgument, "zeros");
+    refused(fits(&[1.0], Metric::Dot), Code::DimensionMismatch, "have 2");
 }
 
 #[test]

@@ -76,6 +76,8 @@ struct State {
 struct Kept {
     frame: wire::Frame,
     vectors: Vec<Vec<f32>>,
+    /// In named spaces.
+    named: Vec<wire::NamedVector>,
     /// Names, digest and vectors of a private frame, as they came.
     private: wire::PrivateWrite,
     changed: u64,
@@ -236,6 +238,7 @@ impl Fake {
                 let copy = Kept {
                     frame: kept.frame.clone(),
                     vectors: kept.vectors.clone(),
+                    named: kept.named.clone(),
                     private: kept.private.clone(),
                     changed: kept.changed,
                 };
@@ -272,7 +275,11 @@ fn candidate(request: &wire::SearchRequest, ranking: &Ranking, kept: &Kept) -> O
     let id = u128::from_be_bytes(kept.frame.id.as_ref().try_into().unwrap());
     let dot = |query: &[f32], vector: &[f32]| vector.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
     let best = |query: &[f32]| {
-        let hits = kept.vectors.iter().zip(0..).map(|(vector, passage)| Hit { id, passage, score: dot(query, vector) });
+        let hits = kept.in_space(&request.space).into_iter().zip(0..).map(|(vector, passage)| Hit {
+            id,
+            passage,
+            score: dot(query, vector),
+        });
         hits.min_by(Hit::rank)
     };
     let hits = queries.map(best).collect::<Option<Vec<Hit>>>()?;
@@ -285,6 +292,15 @@ fn candidate(request: &wire::SearchRequest, ranking: &Ranking, kept: &Kept) -> O
     let group = ranking.group.as_ref().and_then(|(field, _)| attributes(frame).of(field).next().cloned());
     let score = ranking.score(similarity, frame.created_ms);
     Some(Candidate { id, passage: nearest.passage, similarity, score, group })
+}
+
+impl Kept {
+    fn in_space(&self, space: &str) -> Vec<&Vec<f32>> {
+        match space {
+            "" => self.vectors.iter().collect(),
+            name => self.named.iter().filter(|named| named.space == name).map(|named| &named.vector).collect(),
+        }
+    }
 }
 
 struct FakeNode {
@@ -441,7 +457,7 @@ impl State {
         };
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
         let changed = self.index(shard) + 1;
-        self.frames.insert(key, Kept { frame, vectors, private, changed });
+        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed });
         wire::WriteOutcome { version: have + 1, ..Default::default() }
     }
 
@@ -556,14 +572,17 @@ impl Node for FakeNode {
         request: Request<wire::TuneCollectionRequest>,
     ) -> Result<Response<wire::TuneCollectionReply>, Status> {
         self.enter().await?;
-        let wire::TuneCollectionRequest { collection, ef } = request.into_inner();
+        let wire::TuneCollectionRequest { collection, ef, space } = request.into_inner();
         let mut state = self.state.lock();
         state.epoch += 1;
         let epoch = state.epoch;
         let seen = self.seen("tune_collection", 0, None);
         state.seen.push(seen);
         match state.collections.values_mut().find(|found| found.id == collection) {
-            Some(found) => found.ef = ef,
+            Some(found) => match found.spaces.iter_mut().find(|named| named.name == space) {
+                Some(named) => named.ef = ef,
+                None => found.ef = ef,
+            },
             None => return Err(Refusal::from(Problem::new(Code::NotFound, "the collection is gone")).into()),
         }
         Ok(Response::new(wire::TuneCollectionReply { epoch }))
@@ -693,6 +712,7 @@ impl Node for FakeNode {
             model: request.model,
             first_partitions: request.partitions,
             ef: 0,
+            spaces: request.spaces,
             growth: None,
             rotation: None,
         };
@@ -809,7 +829,10 @@ impl Node for FakeNode {
                 passage: hit.passage,
                 frame: request.with_frames.then(|| kept.frame.clone()),
                 similarity: hit.similarity,
-                vector: if request.with_vectors { kept.vectors[hit.passage as usize].clone() } else { Vec::new() },
+                vector: match request.with_vectors {
+                    true => kept.in_space(&request.space)[hit.passage as usize].clone(),
+                    false => Vec::new(),
+                },
                 group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
             }
         });
@@ -888,7 +911,8 @@ impl Node for FakeNode {
         let scanned = |kept: &Kept| {
             let vector = if kept.frame.passage_ranges.is_empty() { kept.vectors.concat() } else { Vec::new() };
             let private_vectors = kept.private.vectors.clone();
-            wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors }
+            let named = kept.named.clone();
+            wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors, named }
         };
         let frames = kept.into_iter().take(request.limit as usize).map(scanned).collect();
         Ok(Response::new(wire::ScanReply { frames, more, applied, opened: Vec::new() }))

@@ -7,5 +7,6 @@ mod fake;
 mod faults;
 mod grpc;
 mod mcp;
+mod named;
 mod operations;
 mod private;

@@ -12,6 +12,7 @@ use crate::client::{Answer, World};
 use crate::errors::authorized;
 
 mod search;
+mod words;
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const OTHER: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";

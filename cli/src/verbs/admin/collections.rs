@@ -1,10 +1,12 @@
 //! `mira admin collections`: list, show, make, grow, tune and remove them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use mira_proto::model::{
-    Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, Quantization, StatusRequest,
+    Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, NamedVectors, Quantization,
+    StatusRequest,
 };
 
 use crate::args::{Remote, duration};
@@ -89,6 +91,9 @@ struct Create {
     /// How an index keeps vectors in memory
     #[arg(long, value_enum, default_value_t)]
     quantization: QuantizationName,
+    /// Further vectors that its memories may have, such as state=1536 (cosine, int8) or state=1536:dot:binary; may be repeated
+    #[arg(long = "vectors", value_name = "NAME=DIM[:METRIC[:QUANTIZATION]]", value_parser = named_vectors)]
+    vectors: Vec<(String, NamedVectors)>,
     /// Shards it is spread over
     #[arg(long, value_name = "N")]
     partitions: Option<u32>,
@@ -151,7 +156,8 @@ impl Action {
                 output::print_answer(&collection, remote.json, one)
             }
             Action::Create(create) => {
-                let collection = Client::new(&create.remote)?.put_collection(&create.name, &create.settings()).await?;
+                let settings = create.settings()?;
+                let collection = Client::new(&create.remote)?.put_collection(&create.name, &settings).await?;
                 output::print_answer(&collection, create.remote.json, one)
             }
             Action::Grow(grow) => grow.run().await,
@@ -167,21 +173,57 @@ impl Action {
 }
 
 impl Create {
-    fn settings(&self) -> CollectionSettings {
-        CollectionSettings {
+    fn settings(&self) -> Result<CollectionSettings, CliError> {
+        let mut vectors = BTreeMap::new();
+        for (name, settings) in &self.vectors {
+            if vectors.insert(name.clone(), *settings).is_some() {
+                return Err(CliError::Usage(format!("--vectors names {name} twice")));
+            }
+        }
+        Ok(CollectionSettings {
             dim: self.dim,
-            metric: match self.metric {
-                MetricName::Cosine => Metric::Cosine,
-                MetricName::Dot => Metric::Dot,
-                MetricName::L2 => Metric::L2,
-            },
-            quantization: match self.quantization {
-                QuantizationName::None => Quantization::None,
-                QuantizationName::Int8 => Quantization::Int8,
-                QuantizationName::Binary => Quantization::Binary,
-            },
+            metric: self.metric.into(),
+            quantization: self.quantization.into(),
             partitions: self.partitions,
             ttl_seconds: self.lifetime.map(|lifetime| lifetime.as_secs().max(1)),
+            vectors,
+        })
+    }
+}
+
+impl From<MetricName> for Metric {
+    fn from(name: MetricName) -> Self {
+        match name {
+            MetricName::Cosine => Metric::Cosine,
+            MetricName::Dot => Metric::Dot,
+            MetricName::L2 => Metric::L2,
+        }
+    }
+}
+
+impl From<QuantizationName> for Quantization {
+    fn from(name: QuantizationName) -> Self {
+        match name {
+            QuantizationName::None => Quantization::None,
+            QuantizationName::Int8 => Quantization::Int8,
+            QuantizationName::Binary => Quantization::Binary,
+        }
+    }
+}
+
+/// `NAME=DIM[:METRIC[:QUANTIZATION]]`.
+fn named_vectors(text: &str) -> Result<(String, NamedVectors), String> {
+    let (name, settings) = text.split_once('=').ok_or("not of the form NAME=DIM[:METRIC[:QUANTIZATION]]")?;
+    let mut parts = settings.split(':');
+    let dim = parts.next().unwrap_or_default();
+    let dim = dim.parse().map_err(|_| format!("{dim:?} is no number of components"))?;
+    let metric = parts.next().map(|name| MetricName::from_str(name, false)).transpose()?.unwrap_or_default();
+    let quantization = parts.next().map(|name| QuantizationName::from_str(name, false)).transpose()?;
+    match parts.next() {
+        Some(more) => Err(format!("nothing is known of {more:?}")),
+        None => {
+            let (metric, quantization) = (metric.into(), quantization.unwrap_or_default().into());
+            Ok((name.to_owned(), NamedVectors { dim, metric, quantization, ef: None }))
         }
     }
 }

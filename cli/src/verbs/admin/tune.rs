@@ -25,6 +25,9 @@ pub struct Tune {
     /// Hits of an answer
     #[arg(short, long, default_value_t = limits::DEFAULT_K)]
     k: u32,
+    /// Of the vectors of this name, instead of the collection's own
+    #[arg(long, value_name = "NAME")]
+    using: Option<String>,
     /// Only show what was measured
     #[arg(long)]
     dry_run: bool,
@@ -39,10 +42,14 @@ impl Tune {
     /// Measures, sets and prints.
     pub async fn run(self) -> Result<(), CliError> {
         let request = match self.reset {
-            true => TuneRequest { reset: true, ..TuneRequest::default() },
-            false => {
-                TuneRequest { recall: Some(self.recall), k: Some(self.k), dry_run: self.dry_run, ..Default::default() }
-            }
+            true => TuneRequest { reset: true, using: self.using.clone(), ..TuneRequest::default() },
+            false => TuneRequest {
+                recall: Some(self.recall),
+                k: Some(self.k),
+                dry_run: self.dry_run,
+                using: self.using.clone(),
+                reset: false,
+            },
         };
         let client = Client::new(&self.remote)?;
         let spinner = self.spinner();

@@ -15,13 +15,13 @@ use std::{
 };
 
 use mira_index::Times;
-use mira_proto::{CollectionId, FrameId};
+use mira_proto::{CollectionId, FrameId, vectors::SpaceNumber};
 use mira_raft::{EngineError, StateReader};
 use parking_lot::Mutex;
 
-use super::{CollectionIndex, ShardIndex, UNKNOWN_PAUSE, config, upkeep::yield_to_others};
+use super::{ShardIndex, SpaceId, SpaceIndex, UNKNOWN_PAUSE, config, upkeep::yield_to_others};
 use crate::{
-    meta::CollectionRecord,
+    meta::Space,
     shard::{
         image::{SealedImageError, Span},
         machine::decode_count,
@@ -92,12 +92,14 @@ impl ShardIndex {
         if let Some(unknown) = ids.iter().find(|id| !cluster.collections.contains_key(id)) {
             return Err(BuildError::UnknownCollection(*unknown));
         }
-        if let Err(error) = self.images.retain(&ids) {
+        let collections = ids.iter().filter_map(|id| cluster.collections.get(id));
+        let spaces: Vec<Space<'_>> = collections.flat_map(|record| record.all_spaces()).collect();
+        if let Err(error) = self.images.retain(&spaces.iter().map(SpaceId::from).collect::<Vec<_>>()) {
             tracing::warn!(shard = self.shard, %error, "old index images cannot be deleted");
         }
         let mut built = Built::default();
-        for record in ids.iter().filter_map(|id| cluster.collections.get(id)) {
-            let one = self.build_collection(&view, record)?;
+        for space in &spaces {
+            let one = self.build_space(&view, space)?;
             built.from_images += one.from_images;
             built.from_frames += one.from_frames;
             built.removed += one.removed;
@@ -105,15 +107,16 @@ impl ShardIndex {
         Ok(built)
     }
 
-    fn build_collection(&self, view: &StateReader, record: &CollectionRecord) -> Result<Built, BuildError> {
+    fn build_space(&self, view: &StateReader, space: &Space<'_>) -> Result<Built, BuildError> {
+        let collection = space.collection.id;
         let index = {
             let work = self.work.lock();
             if work.rebuild.is_some() {
                 return Err(BuildError::Replaced);
             }
-            self.collections.write().entry(record.id).or_default().clone()
+            self.indexes.write().entry(space.into()).or_default().clone()
         };
-        let from = self.load_image(&index, record, view.applied_index()).map_or(0, |span| span.from);
+        let from = self.load_image(&index, space, view.applied_index()).map_or(0, |span| span.from);
         let mut known: Vec<FrameId> = Vec::new();
         if let Some(vectors) = index.vectors.get() {
             let documents = vectors.documents();
@@ -129,17 +132,18 @@ impl ShardIndex {
         let (scanned, indexed) = std::thread::scope(|scope| {
             let worker = || {
                 yield_to_others();
-                self.index_batches(view, (&index, record), &receiver)
+                self.index_batches(view, (&index, space), &receiver)
             };
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            let compare = Compare { index: &index, from, known: known.into_iter().peekable(), removed: 0, kept: 0 };
-            let scanned = self.scan_heads(view, record.id, compare, sender);
+            let known = known.into_iter().peekable();
+            let compare = Compare { index: &index, number: space.number, from, known, removed: 0, kept: 0 };
+            let scanned = self.scan_heads(view, collection, compare, sender);
             let joined = workers.into_iter().map(|worker| worker.join().expect("indexing does not panic"));
             (scanned, joined.sum::<Result<u64, EngineError>>())
         });
         let (indexed, (kept, removed)) = (indexed?, scanned?);
         if known_count > 0 {
-            tracing::info!(collection = record.id, kept, indexed, removed, "index image brought up to date");
+            tracing::info!(collection, number = space.number, kept, indexed, removed, "index image brought up to date");
         }
         Ok(Built { from_images: kept, from_frames: indexed, removed })
     }
@@ -192,9 +196,10 @@ impl ShardIndex {
     fn index_batches(
         &self,
         view: &StateReader,
-        (index, record): (&CollectionIndex, &CollectionRecord),
+        (index, space): (&SpaceIndex, &Space<'_>),
         batches: &Mutex<Receiver<Vec<(FrameId, FrameHead)>>>,
     ) -> Result<u64, EngineError> {
+        let record = space.collection;
         let mut indexed = 0;
         loop {
             let next = batches.lock().recv();
@@ -210,18 +215,17 @@ impl ShardIndex {
                 let opened = self.opener.open_stored(record, frame, &stored);
                 let attributes = body.and_then(|body| self.opener.open_attributes(record, frame, &body));
                 let attributes = attributes.unwrap_or_default();
-                if opened.is_some_and(|vectors| self.insert(index, record, (frame, times), (&attributes, &vectors))) {
-                    indexed += 1;
-                }
+                let insert = |vectors: &[f32]| self.insert(index, space, (frame, times), (&attributes, vectors));
+                indexed += u64::from(opened.is_some_and(|vectors| insert(vectors.in_space(space.number))));
             }
         }
     }
 
-    /// Takes a collection's index from its image, if there is one that fits this state, and says what it stands for.
-    fn load_image(&self, index: &CollectionIndex, record: &CollectionRecord, applied: u64) -> Option<Span> {
-        let loaded = match self.images.key_version(record.id) {
+    /// Takes the index of a space from its image, if there is one that fits this state, and says what it stands for.
+    fn load_image(&self, index: &SpaceIndex, space: &Space<'_>, applied: u64) -> Option<Span> {
+        let loaded = match self.images.key_version(space.into()) {
             Ok(None) => return None,
-            Ok(Some(version)) => self.read_image(index, record, version, applied),
+            Ok(Some(version)) => self.read_image(index, space, version, applied),
             Err(error) => Err(error.to_string()),
         };
         match loaded {
@@ -229,11 +233,12 @@ impl ShardIndex {
             Err(error) => {
                 tracing::warn!(
                     shard = self.shard,
-                    collection = record.id,
+                    collection = space.collection.id,
+                    number = space.number,
                     error,
                     "index image is of no use, building from frames"
                 );
-                self.delete_image(record.id);
+                self.delete_image(space.into());
                 None
             }
         }
@@ -241,19 +246,19 @@ impl ShardIndex {
 
     fn read_image(
         &self,
-        index: &CollectionIndex,
-        record: &CollectionRecord,
+        index: &SpaceIndex,
+        space: &Space<'_>,
         key_version: u32,
         applied: u64,
     ) -> Result<Span, String> {
         if index.vectors.get().is_some() {
             return Err("the index is made already".into());
         }
-        let key = self.parts.keyring.version(record, key_version).map_err(|error| error.to_string())?;
-        let read = self.images.read(&key, &self.storage(record));
+        let key = self.parts.keyring.version(space.collection, key_version).map_err(|error| error.to_string())?;
+        let read = self.images.read(&key, space.number, &self.storage(space));
         let (vectors, span) = read.map_err(|error: SealedImageError| error.to_string())?;
-        if vectors.config() != config(record) {
-            return Err("the collection has other settings".into());
+        if vectors.config() != config(space) {
+            return Err("the space has other settings".into());
         }
         if span.upto > applied {
             return Err(format!("it goes up to log position {}, the state to {applied}", span.upto));
@@ -265,7 +270,9 @@ impl ShardIndex {
 
 /// An image beside the heads of its frames, both in order of ids.
 struct Compare<'a, I: Iterator<Item = FrameId>> {
-    index: &'a CollectionIndex,
+    index: &'a SpaceIndex,
+    /// The space that it is of.
+    number: SpaceNumber,
     /// What the image holds everything up to.
     from: u64,
     /// Frames of the image.
@@ -282,7 +289,7 @@ impl<I: Iterator<Item = FrameId>> Compare<'_, I> {
             self.remove(gone);
         }
         let is_known = self.known.next_if_eq(&frame).is_some();
-        if head.passages == 0 {
+        if !head.spaces.has(self.number) {
             if is_known {
                 self.remove(frame);
             }

@@ -16,7 +16,7 @@ use mira_index::{Snapshot, VectorIndex};
 use mira_proto::{CollectionId, limits};
 use parking_lot::Mutex;
 
-use super::{CollectionIndex, ShardIndex, Workers};
+use super::{ShardIndex, SpaceId, SpaceIndex, Workers};
 use crate::shard::image::Span;
 
 /// Between two rounds.
@@ -48,13 +48,13 @@ impl ShardIndex {
             return;
         }
         let _alone = self.upkeep.lock();
-        for (collection, index) in self.with_vectors() {
+        for (space, index) in self.with_vectors() {
             if self.stopping.load(Ordering::Relaxed) {
                 return;
             }
             self.compact(&index);
             let since = index.saved_at.lock().elapsed();
-            self.save_if_due(collection, &index, Some(since));
+            self.save_if_due(space, &index, Some(since));
         }
     }
 
@@ -66,8 +66,8 @@ impl ShardIndex {
         }
         self.catch_up();
         let _alone = self.upkeep.lock();
-        for (collection, index) in self.with_vectors() {
-            self.save_if_due(collection, &index, None);
+        for (space, index) in self.with_vectors() {
+            self.save_if_due(space, &index, None);
         }
     }
 
@@ -84,20 +84,18 @@ impl ShardIndex {
     pub fn discard(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.ready.store(false, Ordering::Release);
-        self.collections.write().clear();
+        self.indexes.write().clear();
         // Whoever was about to put an image into its place has done so, or sees that it is not wanted.
         drop(self.placing.lock());
     }
 
-    fn with_vectors(&self) -> Vec<(CollectionId, Arc<CollectionIndex>)> {
-        let collections = self.collections.read();
-        let mut all: Vec<_> = collections.iter().map(|(id, index)| (*id, index.clone())).collect();
-        all.retain(|(_, index)| index.vectors.get().is_some());
-        all.sort_unstable_by_key(|(id, _)| *id);
-        all
+    fn with_vectors(&self) -> Vec<(SpaceId, Arc<SpaceIndex>)> {
+        let indexes = self.indexes.read();
+        let made = indexes.iter().filter(|(_, index)| index.vectors.get().is_some());
+        made.map(|(space, index)| (*space, index.clone())).collect()
     }
 
-    fn compact(&self, index: &CollectionIndex) {
+    fn compact(&self, index: &SpaceIndex) {
         let Some(vectors) = index.vectors.get().filter(|vectors| vectors.needs_compaction()) else { return };
         let is_stopping = || self.stopping.load(Ordering::Relaxed);
         match vectors.compact(1, &is_stopping) {
@@ -108,36 +106,37 @@ impl ShardIndex {
         }
     }
 
-    fn save_if_due(&self, collection: CollectionId, index: &Arc<CollectionIndex>, since: Option<Duration>) {
+    fn save_if_due(&self, space: SpaceId, index: &Arc<SpaceIndex>, since: Option<Duration>) {
         let vectors = index.vectors.get().map_or(0, VectorIndex::len);
         let unsaved = index.unsaved.load(Ordering::Relaxed);
         if !is_due(vectors, unsaved, since) {
             return;
         }
         let started = Instant::now();
-        let saved = self.save(collection, index);
+        let SpaceId { collection, number } = space;
+        let saved = self.save(space, index);
         // Tried or done: not again at once.
         *index.saved_at.lock() = Instant::now();
         let millis = started.elapsed().as_millis() as u64;
         match saved {
             Ok(Some(bytes)) => {
-                tracing::info!(shard = self.shard, collection, vectors, bytes, millis, "index image written");
+                tracing::info!(shard = self.shard, collection, number, vectors, bytes, millis, "index image written");
             }
             Ok(None) => {}
             Err(error) => {
                 index.unsaved.fetch_add(unsaved, Ordering::Relaxed);
-                tracing::warn!(shard = self.shard, collection, error, "index image not written");
+                tracing::warn!(shard = self.shard, collection, number, error, "index image not written");
             }
         }
     }
 
     /// Writes one image; `None` if the index was replaced meanwhile.
-    fn save(&self, collection: CollectionId, index: &Arc<CollectionIndex>) -> Result<Option<u64>, String> {
-        let Some(record) = self.settings(collection) else { return Ok(None) };
+    fn save(&self, space: SpaceId, index: &Arc<SpaceIndex>) -> Result<Option<u64>, String> {
+        let Some(record) = self.settings(space.collection) else { return Ok(None) };
         let key = self.parts.keyring.current(&record).map_err(|error| error.to_string())?;
-        let Some((span, snapshot)) = self.moment(collection, index) else { return Ok(None) };
-        let is_replaced = || !self.is_current(collection, index);
-        let new = match self.images.write(&key, span, &snapshot, &is_replaced) {
+        let Some((span, snapshot)) = self.moment(space, index) else { return Ok(None) };
+        let is_replaced = || !self.is_current(space, index);
+        let new = match self.images.write(&key, (space.number, span), &snapshot, &is_replaced) {
             Err(_) if is_replaced() => return Ok(None),
             written => written.map_err(|error| error.to_string())?,
         };
@@ -147,16 +146,16 @@ impl ShardIndex {
             return Ok(None);
         }
         new.keep().map_err(|error| error.to_string())?;
-        let written = std::fs::metadata(self.images.path(collection)).map_or(0, |file| file.len());
+        let written = std::fs::metadata(self.images.path(space)).map_or(0, |file| file.len());
         Ok(Some(written))
     }
 
     /// The index between two changes, and the log positions it stands for there.
-    fn moment(&self, collection: CollectionId, index: &Arc<CollectionIndex>) -> Option<(Span, Snapshot)> {
+    fn moment(&self, space: SpaceId, index: &Arc<SpaceIndex>) -> Option<(Span, Snapshot)> {
         // With the turn nobody is in the midst of a change: it is in the index or in the queue.
         let _turn = self.turn.lock();
         let work = self.work.lock();
-        if work.rebuild.is_some() || !self.ready.load(Ordering::Acquire) || !self.is_current(collection, index) {
+        if work.rebuild.is_some() || !self.ready.load(Ordering::Acquire) || !self.is_current(space, index) {
             return None;
         }
         let from = work.changes.iter().map(|queued| queued.after).min().unwrap_or(work.handed);
@@ -165,15 +164,21 @@ impl ShardIndex {
         Some((Span { from, upto: work.handed }, snapshot))
     }
 
-    fn is_current(&self, collection: CollectionId, index: &Arc<CollectionIndex>) -> bool {
-        self.collections.read().get(&collection).is_some_and(|current| Arc::ptr_eq(current, index))
+    fn is_current(&self, space: SpaceId, index: &Arc<SpaceIndex>) -> bool {
+        self.indexes.read().get(&space).is_some_and(|current| Arc::ptr_eq(current, index))
     }
 
-    /// Deletes the image of a collection that is gone, or whose image is of no use.
-    pub(super) fn delete_image(&self, collection: CollectionId) {
+    /// Deletes the images of a collection that is gone.
+    pub(super) fn delete_images(&self, collection: CollectionId) {
+        SpaceId::each_of(collection).for_each(|space| self.delete_image(space));
+    }
+
+    /// Deletes an image that is of no use, if there is one.
+    pub(super) fn delete_image(&self, space: SpaceId) {
         let _placing = self.placing.lock();
-        if let Err(error) = self.images.delete(collection) {
-            tracing::error!(shard = self.shard, collection, %error, "index image cannot be deleted");
+        if let Err(error) = self.images.delete(space) {
+            let SpaceId { collection, number } = space;
+            tracing::error!(shard = self.shard, collection, number, %error, "index image cannot be deleted");
         }
     }
 }
