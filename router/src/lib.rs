@@ -29,6 +29,7 @@ mod diversity;
 mod forget;
 mod ids;
 mod keys;
+mod kinds;
 mod nodes;
 mod owned;
 mod private;

@@ -22,6 +22,7 @@ use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1}
 use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
+use crate::kinds::Known;
 use crate::merge::Candidate;
 use crate::owned::{OwnedProbe, failed};
 use crate::search::Staleness;
@@ -40,7 +41,19 @@ pub(crate) struct Sieve {
     owner: Arc<OwnerKey>,
     collection: CollectionId,
     condition: Option<Arc<Condition>>,
+    /// The fields that it compares.
+    compared: Vec<String>,
     group_field: Option<String>,
+}
+
+/// What opening some private frames has shown.
+#[derive(Default)]
+struct Sifted {
+    /// Those that are meant, each with the group that it makes.
+    meant: Vec<(FrameId, String)>,
+    /// What the fields of the filter hold in all of them.
+    kinds: Known,
+    staleness: Staleness,
 }
 
 impl Sieve {
@@ -49,18 +62,24 @@ impl Sieve {
         let group_field = query.group.as_ref().map(|(field, _)| field.clone());
         let (owner, condition) = (probe.owner.clone(), probe.condition.clone());
         let is_needed = condition.is_some() || group_field.is_some();
-        is_needed.then(|| Arc::new(Sieve { owner, collection, condition, group_field }))
+        let compared = condition.as_ref().map(|condition| condition.compared_fields()).unwrap_or_default();
+        let compared = compared.into_iter().map(str::to_owned).collect();
+        is_needed.then(|| Arc::new(Sieve { owner, collection, condition, compared, group_field }))
     }
 
-    /// Those of some frames that are meant, each with the group that it makes.
-    fn sift(&self, frames: &[node_v1::Frame]) -> Result<Vec<(FrameId, String)>, Problem> {
+    /// Opens frames and judges them.
+    fn sift(&self, frames: &[node_v1::Frame], sifted: &mut Sifted) -> Result<(), Problem> {
         // A plain frame took the place of a private one that was found: that is gone.
-        let frames = frames.iter().filter(|frame| !frame.private.is_empty());
-        frames.filter_map(|frame| self.judge(frame).transpose()).collect()
+        for frame in frames.iter().filter(|frame| !frame.private.is_empty()) {
+            let meant = self.judge(frame, &mut sifted.kinds)?;
+            sifted.meant.extend(meant);
+        }
+        Ok(())
     }
 
-    fn judge(&self, frame: &node_v1::Frame) -> Result<Option<(FrameId, String)>, Problem> {
+    fn judge(&self, frame: &node_v1::Frame, kinds: &mut Known) -> Result<Option<(FrameId, String)>, Problem> {
         let (id, attributes) = private::attributes(&self.owner, self.collection, frame)?;
+        kinds.note_frame(&self.compared, &attributes);
         let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
         if self.condition.as_ref().is_some_and(|condition| !condition.matches(&attributes, &times)) {
             return Ok(None);
@@ -78,7 +97,10 @@ pub(crate) struct Ranked {
     waiting: Peekable<std::vec::IntoIter<Candidate>>,
     sieve: Option<Arc<Sieve>>,
     step: usize,
-    opened: usize,
+    /// Private candidates that were opened.
+    pub(crate) opened: usize,
+    /// What the fields of the filter hold in them.
+    pub(crate) kinds: Known,
     pub(crate) staleness: Staleness,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
 }
@@ -92,7 +114,8 @@ impl Ranked {
     ) -> Self {
         let (ready, waiting) = if sieve.is_some() { (Vec::new(), merged) } else { (merged, Vec::new()) };
         let (ready, waiting) = (ready.into(), waiting.into_iter().peekable());
-        Ranked { ready, waiting, sieve, step: FIRST_STEP, opened: 0, staleness, missing }
+        let (step, opened, kinds) = (FIRST_STEP, 0, Known::default());
+        Ranked { ready, waiting, sieve, step, opened, kinds, staleness, missing }
     }
 
     /// Plain candidates that are next are ready.
@@ -192,9 +215,10 @@ impl ClusterMemory {
         let mut meant = HashMap::new();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
-                Ok((of_shard, staleness)) => {
-                    ranked.staleness.merge(staleness);
-                    meant.extend(of_shard);
+                Ok(sifted) => {
+                    ranked.staleness.merge(sifted.staleness);
+                    ranked.kinds.merge(sifted.kinds);
+                    meant.extend(sifted.meant);
                 }
                 Err(CallError::Unreached(problem)) => {
                     ranked.missing.insert(shard, problem);
@@ -212,22 +236,23 @@ impl ClusterMemory {
         route: &CollectionRoute,
         sieve: &Arc<Sieve>,
         (shard, mut ids): (ShardId, Vec<Uuid>),
-    ) -> Result<(Vec<(FrameId, String)>, Staleness), CallError> {
-        let (mut meant, mut staleness) = (Vec::new(), Staleness::default());
+    ) -> Result<Sifted, CallError> {
+        let mut sifted = Sifted::default();
         while !ids.is_empty() {
             let page = (node_v1::FrameClass::Memory, ids.clone(), limits::OWNED_PAGE_BYTES as u64);
             let reply = self.fetch_from(context, route, (shard, route.growing([])), page).await?;
-            staleness.note(reply.freshness);
+            sifted.staleness.note(reply.freshness);
             // A node that does not know of pages gives everything.
             let looked_at = if reply.looked_at == 0 { ids.len() } else { ids.len().min(reply.looked_at as usize) };
             ids.drain(..looked_at);
             let sieve = sieve.clone();
             // Opening layers is work of milliseconds: not on the threads that carry requests.
-            let sifted = tokio::task::spawn_blocking(move || sieve.sift(&reply.frames)).await;
-            let sifted = sifted.map_err(|_| failed(Problem::internal("opening private frames failed")))?;
-            meant.extend(sifted.map_err(failed)?);
+            let work = move || sieve.sift(&reply.frames, &mut sifted).map(|()| sifted);
+            let done = tokio::task::spawn_blocking(work).await;
+            let done = done.map_err(|_| failed(Problem::internal("opening private frames failed")))?;
+            sifted = done.map_err(failed)?;
         }
-        Ok((meant, staleness))
+        Ok(sifted)
     }
 }
 
@@ -242,6 +267,7 @@ mod tests {
             owner: Arc::new(OwnerKey::generate(&mut mira_crypto::os_rng())),
             collection: 1,
             condition: None,
+            compared: Vec::new(),
             group_field: Some("type".into()),
         };
         let candidates = kinds.chars().zip(1..).map(|(kind, id)| candidate(id, kind == 'p', ""));
