@@ -127,9 +127,16 @@ impl Client {
         self.write(Method::POST, &["mcp", "forget"], Some(request)).await
     }
 
-    /// Begins an upload.
-    pub async fn begin_upload(&self, collection: &str, request: &UploadRequest) -> Result<UploadReply, CliError> {
-        self.write(Method::POST, &["collections", collection, "uploads"], Some(request)).await
+    /// Begins an upload. The same key with the same request goes on with the upload that it began before.
+    pub async fn begin_upload(
+        &self,
+        collection: &str,
+        request: &UploadRequest,
+        key: Option<&str>,
+    ) -> Result<UploadReply, CliError> {
+        let key = key.map_or_else(idempotency_key, str::to_owned);
+        let url = self.url(&["collections", collection, "uploads"]);
+        self.answer(|| self.http.post(url.clone()).json(request).header("idempotency-key", &key)).await
     }
 
     /// How far an upload has come.

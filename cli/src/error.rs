@@ -66,6 +66,14 @@ pub enum CliError {
         /// Of how many.
         seen: u64,
     },
+    /// A batch of searches went through, but not every one was answered.
+    #[error("{refused} of {seen} searches were refused; each says why above")]
+    SearchesRefused {
+        /// How many.
+        refused: u64,
+        /// Of how many.
+        seen: u64,
+    },
     /// A server could not start.
     #[cfg(feature = "server")]
     #[error("{0}")]

@@ -1,11 +1,12 @@
 //! Files as large contents of memories: up in steps that can be repeated, down with ranges that go on where it broke off.
 
 use std::io::SeekFrom;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
+use indicatif::ProgressBar;
 use mira_proto::model::{Stored, UploadReply, UploadRequest};
-use mira_proto::{Code, limits};
+use mira_proto::{Code, Problem, limits};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use uuid::Uuid;
@@ -29,6 +30,8 @@ pub struct Upload<'a> {
     pub collection: &'a str,
     /// The file.
     pub path: &'a Path,
+    /// One of many: no bar, and no word on how to go on.
+    pub is_quiet: bool,
 }
 
 impl Upload<'_> {
@@ -36,8 +39,20 @@ impl Upload<'_> {
     pub async fn begin(&self, mut request: UploadRequest) -> Result<Stored, CliError> {
         let (file, size) = self.open().await?;
         request.size = Some(size);
-        let begun = self.client.begin_upload(self.collection, &request).await?;
+        let begun = self.client.begin_upload(self.collection, &request, None).await?;
         self.send(begun, file, size).await
+    }
+
+    /// Begins an upload or goes on with the one that the same key has begun, for as long as the cluster knows of that.
+    pub async fn begin_or_go_on(&self, mut request: UploadRequest, key: &str) -> Result<Stored, CliError> {
+        let (file, size) = self.open().await?;
+        request.size = Some(size);
+        let begun = self.client.begin_upload(self.collection, &request, Some(key)).await?;
+        match self.send(begun, file, size).await {
+            // Its time was over, and only the answer to its beginning was remembered.
+            Err(CliError::Problem(problem)) if problem.code == Code::NotFound => self.begin(request).await,
+            sent => sent,
+        }
     }
 
     /// Goes on with an upload.
@@ -63,8 +78,12 @@ impl Upload<'_> {
     }
 
     async fn send(&self, mut known: UploadReply, mut file: File, size: u64) -> Result<Stored, CliError> {
-        let (id, bar) = (known.upload, output::bar(Some(size), BAR));
+        let id = known.upload;
+        let bar = if self.is_quiet { ProgressBar::hidden() } else { output::bar(Some(size), BAR) };
         let broken_off = |error| {
+            if self.is_quiet {
+                return error;
+            }
             eprintln!("upload {id} can be gone on with for a day: give --resume {id} with the same file");
             error
         };
@@ -102,26 +121,65 @@ impl Upload<'_> {
 }
 
 /// Writes a memory's content to a file, which is there only when it is whole.
-pub async fn download(client: &Client, (collection, id): (&str, Uuid), path: &Path) -> Result<u64, CliError> {
-    let part = PathBuf::from(format!("{}.part", path.display()));
-    let name = part.display().to_string();
-    let mut file = File::create(&part).await.map_err(CliError::io(&name))?;
+pub async fn download(client: &Client, place: (&str, Uuid), path: &Path) -> Result<u64, CliError> {
+    let part = path.with_added_extension("part");
+    let read = download_part(client, place, &part, true).await?;
+    tokio::fs::rename(&part, path).await.map_err(CliError::io(path))?;
+    Ok(read.bytes)
+}
+
+/// The same, to a file that is not in its place yet.
+pub async fn download_part(
+    client: &Client,
+    place: (&str, Uuid),
+    part: &Path,
+    shows_bar: bool,
+) -> Result<Read, CliError> {
+    let mut file = File::create(part).await.map_err(CliError::io(part))?;
+    let read = read_content(client, place, (Some((&mut file, part)), shows_bar)).await?;
+    file.sync_all().await.map_err(CliError::io(part))?;
+    Ok(read)
+}
+
+/// What a memory's content is, without keeping it.
+pub async fn digest(client: &Client, place: (&str, Uuid)) -> Result<Read, CliError> {
+    read_content(client, place, (None, false)).await
+}
+
+/// A content that was read to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// How long it is.
+    pub bytes: u64,
+    /// What it is.
+    pub blake3: blake3::Hash,
+}
+
+/// Reads a content, going on where the connection broke.
+async fn read_content(
+    client: &Client,
+    (collection, id): (&str, Uuid),
+    (mut into, shows_bar): (Option<(&mut File, &Path)>, bool),
+) -> Result<Read, CliError> {
     let (mut at, mut etag, mut tries, mut bar_of_all) = (0, None, 0, None);
+    let mut hasher = blake3::Hasher::new();
     loop {
         let mut content = client.content(collection, id, (at, etag.as_deref())).await?;
         if etag.is_some() && content.is_whole {
-            return Err(CliError::BadFile {
-                path: name.into(),
-                detail: "the memory was replaced meanwhile: try again".into(),
-            });
+            let detail = format!("memory {id} was replaced while its content was read: try again");
+            return Err(Problem::new(Code::Conflict, detail).into());
         }
         etag = content.etag.take();
         let size = at + content.bytes;
-        let bar = bar_of_all.get_or_insert_with(|| output::bar(Some(size), BAR));
+        let make_bar = || if shows_bar { output::bar(Some(size), BAR) } else { ProgressBar::hidden() };
+        let bar = bar_of_all.get_or_insert_with(make_bar);
         let broken_off = loop {
             match content.next().await {
                 Ok(Some(bytes)) => {
-                    file.write_all(&bytes).await.map_err(CliError::io(&name))?;
+                    hasher.update(&bytes);
+                    if let Some((file, name)) = &mut into {
+                        file.write_all(&bytes).await.map_err(CliError::io(*name))?;
+                    }
                     at += bytes.len() as u64;
                     bar.set_position(at);
                 }
@@ -131,9 +189,7 @@ pub async fn download(client: &Client, (collection, id): (&str, Uuid), path: &Pa
         };
         if at == size {
             bar.finish_and_clear();
-            file.sync_all().await.map_err(CliError::io(&name))?;
-            tokio::fs::rename(&part, path).await.map_err(CliError::io(path.display().to_string()))?;
-            return Ok(size);
+            return Ok(Read { bytes: size, blake3: hasher.finalize() });
         }
         tries += 1;
         if let Some(error) = broken_off.filter(|_| tries == TRIES) {

@@ -252,3 +252,65 @@ fn an_export_is_imported_without_loss() {
     assert!(!refused.status.success() && !folder.path().join("nothing.jsonl").exists());
     dev.stop();
 }
+
+/// Large contents, plain and private, through JSON Lines and a table; and filters that make no sense.
+#[test]
+fn files_come_along_and_a_filter_must_make_sense() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    let mut noise = vec![0; (5 << 20) + 77];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    std::fs::write(path("big.bin"), &noise).unwrap();
+    std::fs::write(path("small.txt"), "of mine").unwrap();
+    std::fs::write(path("owner.key"), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+    std::fs::set_permissions(path("owner.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let records = r#"{"content":"beside a file","vector":[1,0,0,0],"id":"01999999-0000-7000-8000-000000000001","metadata":{"count":3},"attachment":{"path":"big.bin"}}
+{"content":"alone","vector":[0,1,0,0],"id":"01999999-0000-7000-8000-000000000002","metadata":{"count":4}}
+{"content":"my own","vector":[0,0,1,0],"id":"01999999-0000-7000-8000-000000000003","private":true,"attachment":{"path":"small.txt"}}
+"#;
+    std::fs::write(path("in.jsonl"), records).unwrap();
+    for name in ["kept", "lines", "table"] {
+        dev.says(&["admin", "collections", "create", name, "--dim", "4", "--partitions", "2"]);
+    }
+    let owner = ["--owner-key-file", "owner.key"];
+    let with_key = |args: &[&str]| dev.says(&[args, &owner].concat());
+    with_key(&["import", "in.jsonl", "--collection", "kept", "--files", "."]);
+    with_key(&["store", "--file", "big.bin", "--collection", "kept", "--id", "01999999-0000-7000-8000-000000000004"]);
+
+    let said = dev.says(&["export", "--collection", "kept", "-o", "others.jsonl"]);
+    assert!(said.contains("exported 3 memories") && said.contains("left out 1 private"), "{said}");
+    let said = with_key(&["export", "--collection", "kept", "-o", "out.jsonl"]);
+    assert!(said.contains("exported 4 memories") && said.contains("3 files of"), "{said}");
+    let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    for (format, out, collection) in [("jsonl", "out.jsonl", "lines"), ("parquet", "t.parquet", "table")] {
+        with_key(&["export", "--collection", "kept", "--format", format, "-o", out]);
+        let import = ["import", out, "--collection", collection, "--json"];
+        let counts = |said: String| serde_json::from_str::<serde_json::Value>(&said).unwrap()["refused"].clone();
+        assert_eq!(counts(with_key(&import)), 0);
+        assert_eq!(counts(with_key(&import)), 0, "again: everything is there");
+        let back = format!("{collection}.jsonl");
+        with_key(&["export", "--collection", collection, "-o", &back]);
+        assert_eq!(read(&back), read("out.jsonl"), "{format}");
+    }
+    let last: serde_json::Value = serde_json::from_str(read("table.jsonl").lines().nth(3).unwrap()).unwrap();
+    let file = path("table.jsonl.files").join(last["attachment"]["path"].as_str().unwrap());
+    assert!(std::fs::read(file).unwrap() == noise);
+
+    std::fs::write(path("query.json"), "[1, 0, 0, 0]").unwrap();
+    let filtered =
+        |verb: &[&str], filter: &str| dev.run(&[verb, &["--collection", "kept", "--filter", filter]].concat());
+    let search = ["search", "--vector", "query.json"];
+    let clash = r#"{"field": "metadata.count", "gt": "x"}"#;
+    let not = format!(r#"{{"not": {clash}}}"#);
+    for (verb, filter) in [(&search[..], clash), (&search[..], &not), (&["forget", "--yes"], &not)] {
+        let refused = filtered(verb, filter);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{verb:?} {filter}");
+        assert!(said.contains("invalid_argument") && said.contains("metadata.count holds numbers"), "{said}");
+    }
+    let found = filtered(&search, r#"{"field": "metadata.count", "gt": 3}"#);
+    assert!(found.status.success() && String::from_utf8_lossy(&found.stdout).contains("alone"), "{found:?}");
+    assert!(dev.says(&["export", "--collection", "kept", "-o", "after.jsonl"]).contains("exported 3 memories"));
+    dev.stop();
+}

@@ -12,6 +12,7 @@ use support::{Server, text};
 /// - `> mira ARGS…`: a shell's line; runs the program against the stand-in; prints standard output, errors marked `!`, and a bad exit code
 /// - `file NAME CONTENT`: writes a file into the folder where the program runs
 /// - `fail COUNT CODE`: the next requests are refused with this code
+/// - `searches`: what was searched for since the last time, as it arrived
 /// - `requests`: the requests since the last time, with equal idempotency keys under equal numbers
 struct Cli {
     server: Server,
@@ -36,6 +37,7 @@ impl Runner for Cli {
                 Ok(String::new())
             }
             "requests" => Ok(self.requests()),
+            "searches" => Ok(self.searches()),
             name => Err(format!("no command {name}").into()),
         }
     }
@@ -73,6 +75,16 @@ impl Cli {
         shown.replace(&self.server.address.to_string(), "ROUTER").replace(env!("CARGO_PKG_VERSION"), "VERSION")
     }
 
+    fn searches(&mut self) -> String {
+        let mut shared = self.server.shared();
+        let sizes = std::mem::take(&mut shared.batch_sizes);
+        let mut shown = if sizes.is_empty() { String::new() } else { format!("batches of {sizes:?}\n") };
+        for search in std::mem::take(&mut shared.searches) {
+            shown.push_str(&format!("{}\n", serde_json::to_string(&search).unwrap()));
+        }
+        shown
+    }
+
     fn requests(&mut self) -> String {
         let shared = self.server.shared();
         let mut keys: Vec<&String> = Vec::new();
@@ -100,6 +112,11 @@ fn run(script: &str) {
 #[test]
 fn memories() {
     run("memories");
+}
+
+#[test]
+fn searches() {
+    run("searches");
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //! **Bounds.** Values of more than [`MAX_TEXT`] bytes, documents of more than [`MAX_PER_DOCUMENT`] attributes and fields
 //! beyond [`MAX_FIELDS`] are not indexed: such a document is *partial*. When all takes more than the budget, the largest
 //! field is dropped. What is not indexed is not guessed: an evaluation gives the slots that certainly match and those
-//! that may, and the caller asks about the latter.
+//! that may, and the caller asks about the latter. What kinds of values a field has is known of all of them
+//! ([`crate::kinds`]).
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -18,6 +19,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use roaring::{MultiOps, RoaringBitmap};
 
 use crate::condition::{Attributes, Condition, Test, Value};
+use crate::kinds::{FieldKinds, Kinds};
 use crate::table::Labels;
 
 /// Longest text that is indexed, bytes: names and words, not prose.
@@ -219,6 +221,8 @@ impl Matched {
 pub(crate) struct Inner {
     pub(crate) fields: Vec<Field>,
     by_name: HashMap<String, usize>,
+    /// Of all values, indexed or not.
+    pub(crate) kinds: FieldKinds,
     /// First slots of all documents, dead ones too.
     documents: RoaringBitmap,
     /// Of them, those that have attributes which are not indexed.
@@ -237,10 +241,12 @@ impl Postings {
     /// Empty, without the fields that the index before had to drop.
     pub(crate) fn like(old: &Postings) -> Self {
         let fresh = Postings::default();
-        let dropped =
-            old.0.read().fields.iter().filter(|field| field.is_dropped).map(|field| field.name.clone()).collect();
-        fresh.drop_fields(dropped);
+        fresh.drop_fields(old.dropped());
         fresh
+    }
+
+    fn dropped(&self) -> Vec<String> {
+        self.0.read().fields.iter().filter(|field| field.is_dropped).map(|field| field.name.clone()).collect()
     }
 
     pub(crate) fn drop_fields(&self, names: Vec<String>) {
@@ -265,6 +271,25 @@ impl Postings {
             Some((field.name.as_str(), field.values.get(term.value())?))
         });
         self.0.write().set(slot, pairs, old.partial.contains(from));
+    }
+
+    /// Takes over what an older segment knows and its terms do not say, once all its documents were adopted.
+    pub(crate) fn inherit(&self, old: &Postings) {
+        // Those dropped meanwhile too: what was adopted since lacks their terms.
+        self.drop_fields(old.dropped());
+        let old = old.0.read();
+        let mut inner = self.0.write();
+        let is_partial = !inner.partial.is_empty();
+        let is_dropped = |name: &str| old.by_name.get(name).is_some_and(|field| old.fields[*field].is_dropped);
+        inner.kinds.inherit(&old.kinds, |name| is_partial || is_dropped(name));
+        if old.kinds.is_full() && (is_partial || old.fields.iter().any(|field| field.is_dropped)) {
+            inner.kinds.fill();
+        }
+    }
+
+    /// What kinds of values a field has.
+    pub(crate) fn kinds(&self, field: &str) -> Kinds {
+        self.0.read().kinds.of(field)
     }
 
     /// The slots that meet a condition. A condition on the time of creation is asked of labels.
@@ -297,8 +322,18 @@ impl Postings {
         &self,
         fields: Vec<(String, bool, Vec<Value>)>,
         documents: Vec<(u32, bool, Vec<Term>)>,
+        kinds: FieldKinds,
     ) -> Option<()> {
         let mut inner = self.0.write();
+        // A value whose kind is not known would be refused to whoever asks for it.
+        let are_known = |(name, _, values): &(String, bool, Vec<Value>)| {
+            let known = kinds.of(name);
+            values.iter().all(|value| known.holds(Kinds::of(value)))
+        };
+        if !fields.iter().all(are_known) {
+            return None;
+        }
+        inner.kinds = kinds;
         for (name, is_dropped, values) in fields {
             let number = inner.field(&name).filter(|number| *number + 1 == inner.fields.len())?;
             let field = &mut inner.fields[number];
@@ -346,6 +381,7 @@ impl Inner {
         let is_indexable = |value: &Value| !matches!(value, Value::Text(text) if text.len() > MAX_TEXT);
         let mut terms = Vec::new();
         for (at, (name, value)) in pairs.enumerate() {
+            self.kinds.add(name, Kinds::of(value));
             // What is not indexed makes the document partial: by the rest it is found for certain, by all else perhaps.
             let number = if at < MAX_PER_DOCUMENT && is_indexable(value) { self.field(name) } else { None };
             let Some(number) = number else {
@@ -412,7 +448,7 @@ impl Inner {
 
     fn bytes(&self) -> usize {
         let fields: usize = self.fields.iter().map(|field| field.bytes).sum();
-        fields + 4 * (self.starts.len() + self.terms.len()) + self.documents.len() as usize / 4
+        fields + self.kinds.bytes() + 4 * (self.starts.len() + self.terms.len()) + self.documents.len() as usize / 4
     }
 
     fn evaluate(&self, condition: &Condition, labels: &Labels) -> Matched {
@@ -459,7 +495,7 @@ impl Inner {
                 parts.iter().for_each(|part| self.unknown_fields(part, unknown));
             }
             Condition::Not(part) => self.unknown_fields(part, unknown),
-            Condition::Field(name, _) if !self.by_name.contains_key(name) && self.partial.is_empty() => {
+            Condition::Field(name, _) if self.kinds.of(name).is_none() => {
                 unknown.insert(name.clone());
             }
             Condition::Field(..) | Condition::Created(_) => {}

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::kinds::Kinds;
 use crate::table::Times;
 
 /// A number, compared by its exact value: 2⁶³ + 1 differs from 2⁶³, and 1.0 is 1.
@@ -193,6 +194,11 @@ impl Span {
             (Some((lower, _)), Some((upper, _))) if lower.kind() != upper.kind() => None,
             _ => Some(Span { lower, upper }),
         }
+    }
+
+    /// The kind of the values in the range.
+    pub(crate) fn kind(&self) -> Kinds {
+        self.lower.as_ref().or(self.upper.as_ref()).map_or(Kinds::NONE, |(end, _)| Kinds::of(end))
     }
 
     /// Whether a value lies before, in or after the range.

@@ -18,6 +18,7 @@
 //! fields  = count:u32 (name:text dropped:u8 values:u32 value*)*
 //! value   = 0:u8 bool:u8 | (1:u8 (whole) | 2:u8 (above i64) | 3:u8 (f64)) bits:u64 | 4:u8 text
 //! text    = bytes:u32 UTF-8
+//! kinds   = full:u8 count:u32 (name:text kinds:u8)*         by name; full: fields that are not named hold anything
 //! terms*  = partial:u8 count:u8 (value:u22 field:u10)*      of the first slots of live documents in order
 //! graph   = 0:u8 | 1:u8 unlinked_from:u32 unlinked_to:u32 top* links*
 //! top*    = 0..=15 (a node's highest layer) | 254 (a twin) | 255 (not in the graph): u8   of every slot
@@ -26,7 +27,8 @@
 //! ```
 //!
 //! Each value of a field stands once; the attributes of a document are terms, which name a field and one of its values.
-//! Of a field that takes too much nothing is kept, and no term names it.
+//! Of a field that takes too much nothing is kept, and no term names it. Its kinds are kept, as those of values that are
+//! too long or too many to be terms.
 //!
 //! Dead slots keep their codes, because the graph leads through them, but not their rows. An index can always be made
 //! again from its documents, so images of other versions are refused, not converted.
@@ -43,12 +45,13 @@ use crate::config::{Config, MAX_PASSAGES, MAX_SLOTS, Metric, Quantization};
 use crate::error::{ImageError, RowsError};
 use crate::graph::{Graph, MAX_LAYER};
 use crate::index::VectorIndex;
+use crate::kinds::{FieldKinds, Kinds, MAX_NAME_BYTES, MAX_NAMED};
 use crate::rows::{Row, RowStorage, Rows};
 use crate::segment::{Segment, View};
 use crate::table::{Label, Times};
 
 const MAGIC: [u8; 8] = *b"MIRAVIDX";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const CHUNK: usize = 256 * 1024;
 const TWIN: u8 = 254;
 const ABSENT: u8 = 255;
@@ -173,6 +176,15 @@ impl Snapshot {
             sink.u32(values.len() as u32)?;
             values.iter().try_for_each(|value| sink.value(value))?;
             is_dropped.push(dropped);
+        }
+        // After the values, so that none is written whose kind is not.
+        let field_kinds = postings.read().kinds.clone();
+        sink.put(&[field_kinds.is_full().into()])?;
+        let named = field_kinds.sorted();
+        sink.u32(named.len() as u32)?;
+        for (name, kinds) in named {
+            sink.text(name)?;
+            sink.put(&[kinds.bits()])?;
         }
         let firsts: Vec<u32> = firsts(&self.segment, kinds).collect();
         for slots in firsts.chunks(TERM_BATCH) {
@@ -326,6 +338,7 @@ fn read_attributes(source: &mut ChunkReader<impl Read>, segment: &Segment, kinds
         let values = (0..source.u32()?).map(|_| source.value()).collect::<Result<Vec<_>, _>>()?;
         fields.push((name, is_dropped, values));
     }
+    let field_kinds = read_kinds(source)?;
     let mut documents = Vec::new();
     for slot in firsts(segment, kinds) {
         let (is_partial, count) = (source.u8()? != 0, source.u8()?);
@@ -335,7 +348,30 @@ fn read_attributes(source: &mut ChunkReader<impl Read>, segment: &Segment, kinds
         let terms = (0..count).map(|_| source.u32().map(Term)).collect::<Result<Vec<_>, _>>()?;
         documents.push((slot, is_partial, terms));
     }
-    segment.postings.restore(fields, documents).ok_or(ImageError::Damaged("attributes"))
+    segment.postings.restore(fields, documents, field_kinds).ok_or(ImageError::Damaged("attributes"))
+}
+
+fn read_kinds(source: &mut ChunkReader<impl Read>) -> Result<FieldKinds, ImageError> {
+    let damaged = || ImageError::Damaged("kinds of fields");
+    let is_full = source.u8()? != 0;
+    let (mut kinds, count) = (FieldKinds::default(), source.u32()? as usize);
+    let mut last = None;
+    for _ in 0..count.min(MAX_NAMED + 1) {
+        let (name, bits) = (source.text(MAX_NAME_BYTES)?, source.u8()?);
+        if last.as_ref().is_some_and(|last| *last >= name) || bits == 0 || bits > Kinds::ALL.bits() {
+            return Err(damaged());
+        }
+        kinds.add(&name, Kinds::from_bits(bits.into()));
+        last = Some(name);
+    }
+    // Only now: what went beyond the bounds was not written by this version.
+    if kinds.is_full() {
+        return Err(damaged());
+    }
+    if is_full {
+        kinds.fill();
+    }
+    Ok(kinds)
 }
 
 fn read_graph(source: &mut ChunkReader<impl Read>, segment: &Segment, kinds: &[u8]) -> Result<(), ImageError> {

@@ -10,6 +10,7 @@ use crate::attributes::Postings;
 use crate::condition::{Attributes, Condition, Value};
 use crate::config::{self, Config};
 use crate::error::IndexError;
+use crate::kinds::Kinds;
 use crate::rows::RowStorage;
 use crate::search::{Explain, Search, SearchParams};
 use crate::segment::Segment;
@@ -111,6 +112,12 @@ impl VectorIndex {
         let mut unknown: Vec<_> = unknown.into_iter().collect();
         unknown.sort_unstable();
         unknown
+    }
+
+    /// The kinds of a field's values in all documents, and maybe of some that are gone; none of a field that no document
+    /// had, all of one that the index cannot tell.
+    pub fn kinds(&self, field: &str) -> Kinds {
+        self.segment.load().postings.kinds(field)
     }
 
     /// The documents held, in no order; some of those that come or go meanwhile.
@@ -257,6 +264,7 @@ impl VectorIndex {
         for id in last {
             fresh.adopt(old, id)?;
         }
+        fresh.postings.inherit(&old.postings);
         self.segment.store(Arc::new(fresh));
         Ok(())
     }

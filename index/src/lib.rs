@@ -9,7 +9,7 @@
 //! - `recall`: how right searches are, measured with vectors of the index.
 //! - `segment`: slots, stamps and who sees what; `table`: ids and slots.
 //! - `condition`: what a filter asks of attributes; `attributes`: which documents have them; `filter`: what a frame's
-//!   attributes are, and a caller's filter as a condition.
+//!   attributes are, and a caller's filter as a condition; `kinds`: what kinds of values a field holds.
 //! - `ranking`: what a search asks beyond the nearest.
 //! - `graph`: HNSW. `scratch`: a walk's working memory.
 //! - `codes`, `binary`: what the graph compares; `rows`: what hits are scored from, in memory or elsewhere.
@@ -38,6 +38,7 @@ mod image;
 mod index;
 #[allow(unsafe_code, reason = "vector instructions; every block says why it is sound")]
 mod kernels;
+mod kinds;
 pub mod ranking;
 mod recall;
 mod rows;
@@ -54,6 +55,7 @@ pub use exact::{exact_top_k, indexed_top_k};
 pub use image::Snapshot;
 pub use index::{Stats, VectorIndex};
 pub use kernels::Isa;
+pub use kinds::{Clash, Kinds};
 pub use recall::{Asked, Samples};
 pub use rows::{Passage, RowCache, RowSource, RowStorage};
 pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams, Where};

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use common::{Clusters, Shelf, recall};
 use mira_index::{
-    Attributes, Condition, Config, Document, Metric, Number, Plan, Quantization, RowCache, RowStorage, SearchParams,
-    Span, Test, Times, Value, VectorIndex, Where, exact_top_k,
+    Attributes, Condition, Config, Document, Kinds, Metric, Number, Plan, Quantization, RowCache, RowStorage,
+    SearchParams, Span, Test, Times, Value, VectorIndex, Where, exact_top_k,
 };
 use proptest::prelude::*;
 
@@ -146,6 +146,94 @@ proptest! {
             prop_assert!(found.iter().all(|hit| matches(hit.id as u8)));
         }
     }
+}
+
+/// The kinds of each field's values in some documents.
+fn kinds_in<'a>(documents: impl Iterator<Item = &'a Attributes>) -> BTreeMap<String, Kinds> {
+    let mut kinds: BTreeMap<String, Kinds> = BTreeMap::new();
+    for (field, value) in documents.flat_map(|attributes| attributes.pairs()) {
+        let held = kinds.entry(field.clone()).or_default();
+        *held = held.with(Kinds::of(value));
+    }
+    kinds
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// After any history an index knows the kinds of all that can be found, and no kind that never was; of what is gone it
+    /// may know more, until a compaction that finds everything indexed.
+    #[test]
+    fn kinds_are_those_of_the_documents(steps in steps(), last in any::<bool>()) {
+        let mut index = VectorIndex::new(Config { exact_below: 20, ..Config::new(DIM, Metric::L2) }).unwrap();
+        let (mut model, mut ever) = (BTreeMap::<u8, Attributes>::new(), Vec::new());
+        let mut is_exact = true;
+        let compaction = last.then_some(Step::Compact);
+        for step in steps.into_iter().chain(compaction) {
+            match step {
+                Step::Upsert { id, vector, attributes } => {
+                    let attributes = Attributes::new(attributes);
+                    index.upsert_with((id.into(), times(id)), &attributes, &to_f32(&vector)).unwrap();
+                    ever.push(attributes.clone());
+                    is_exact &= model.insert(id, attributes).is_none();
+                }
+                Step::Remove { id } => {
+                    index.remove(id.into());
+                    is_exact &= model.remove(&id).is_none();
+                }
+                Step::Compact => {
+                    index.compact(1, &|| false).unwrap();
+                    let is_indexed = |attributes: &Attributes| {
+                        let is_long = |(_, value): &(String, Value)| {
+                            matches!(value, Value::Text(text) if text.len() > 256)
+                        };
+                        attributes.pairs().len() <= 64 && !attributes.pairs().iter().any(is_long)
+                    };
+                    is_exact |= model.values().all(is_indexed);
+                }
+                Step::Restart => {
+                    let mut image = Vec::new();
+                    index.write_image(&mut image).unwrap();
+                    index = VectorIndex::read_image(&image[..], &RowStorage::Memory).unwrap();
+                }
+            }
+            let (now, ever) = (kinds_in(model.values()), kinds_in(ever.iter()));
+            for field in ["type", "n", "tag", "deep.er", "absent"] {
+                let of = |kinds: &BTreeMap<String, Kinds>| kinds.get(field).copied().unwrap_or_default();
+                let known = index.kinds(field);
+                prop_assert!(known.holds(of(&now)), "{} {:?} lacks {:?}", field, known, of(&now));
+                prop_assert!(of(&ever).holds(known), "{} {:?} never was", field, known);
+                prop_assert!(!is_exact || known == of(&now), "{} {:?} {:?}", field, known, of(&now));
+            }
+        }
+    }
+}
+
+/// Writers go on while an index is compacted and an image is written: no kind is lost on the way.
+#[test]
+fn kinds_of_what_is_written_during_a_compaction_are_kept() {
+    let index = VectorIndex::new(Config { exact_below: 100, ..Config::new(DIM, Metric::L2) }).unwrap();
+    let put = |id: u128, field: &str, value: Value| {
+        let attributes = Attributes::new(vec![(field.to_owned(), value)]);
+        index.upsert_with((id, Times::default()), &attributes, &[id as f32, 0.0, 0.0, 0.0]).unwrap();
+    };
+    (0..2_000).for_each(|id| put(id, "old", Value::Bool(true)));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for id in 2_000..2_500u128 {
+                put(id, &format!("new {}", id % 100), "x".repeat(if id % 2 == 0 { 300 } else { 3 }).as_str().into());
+            }
+        });
+        for _ in 0..5 {
+            index.compact(1, &|| false).unwrap();
+            let mut image = Vec::new();
+            index.write_image(&mut image).unwrap();
+            let read = VectorIndex::read_image(&image[..], &RowStorage::Memory).unwrap();
+            assert_eq!(read.kinds("old"), Kinds::BOOL);
+        }
+    });
+    index.compact(1, &|| false).unwrap();
+    assert!((0..100).all(|number| index.kinds(&format!("new {number}")) == Kinds::TEXT));
 }
 
 /// Only documents that are not wholly indexed are asked about.

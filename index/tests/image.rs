@@ -4,8 +4,8 @@ mod common;
 
 use common::Clusters;
 use mira_index::{
-    Attributes, Condition, Config, Document, ImageError, Metric, Quantization, RowStorage, SearchParams, Span, Test,
-    Times, Value, VectorIndex, Where,
+    Attributes, Condition, Config, Document, ImageError, Kinds, Metric, Quantization, RowStorage, SearchParams, Span,
+    Test, Times, Value, VectorIndex, Where,
 };
 use proptest::prelude::*;
 
@@ -111,11 +111,14 @@ fn foreign_and_future_images_are_refused() {
     assert!(matches!(read(b"not an index image at all"), Err(ImageError::NotAnImage)));
     assert!(matches!(read(b""), Err(ImageError::Truncated)));
     let mut future = image.clone();
-    future[8] = 4;
-    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(4))));
-    for (version, past) in
-        [(1, &include_bytes!("samples/version-1.image")[..]), (2, include_bytes!("samples/version-2.image"))]
-    {
+    future[8] = 5;
+    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(5))));
+    let past = [
+        (1, &include_bytes!("samples/version-1.image")[..]),
+        (2, include_bytes!("samples/version-2.image")),
+        (3, include_bytes!("samples/version-3.image")),
+    ];
+    for (version, past) in past {
         assert!(matches!(read(past), Err(ImageError::UnsupportedVersion(found)) if found == version));
     }
 }
@@ -166,8 +169,8 @@ fn line() -> VectorIndex {
 
 /// The layout does not change without a new version.
 #[test]
-fn the_committed_sample_of_version_3_reads() {
-    let sample = include_bytes!("samples/version-3.image");
+fn the_committed_sample_of_version_4_reads() {
+    let sample = include_bytes!("samples/version-4.image");
     let index = read(sample).unwrap();
     let hits = index.search(&SearchParams::new(&[5.0, 1.0], 3)).unwrap();
     let found: Vec<_> = hits.iter().map(|hit| (hit.id, hit.score)).collect();
@@ -180,6 +183,8 @@ fn the_committed_sample_of_version_3_reads() {
     let params = SearchParams { condition, ..SearchParams::new(&[5.0, 1.0], 9) };
     let found: Vec<_> = index.search(&params).unwrap().iter().map(|hit| hit.id).collect();
     assert_eq!(found, [4, 6, 8, 10, 11], "11 may match, and was asked about");
+    let kinds = ["even", "square", "long", "absent"].map(|field| index.kinds(field));
+    assert_eq!(kinds, [Kinds::BOOL, Kinds::NUMBER, Kinds::TEXT, Kinds::NONE]);
     let among = index.search_among(&[20, 5], &SearchParams::new(&[3.0, 1.5], 2)).unwrap();
     assert_eq!((among.len(), among[0].id, among[0].passage, among[0].score), (1, 20, 1, 0.0));
     assert_eq!(bytes(&line()), sample, "the layout changed: raise the version and add a sample");
@@ -189,5 +194,5 @@ fn the_committed_sample_of_version_3_reads() {
 #[test]
 #[ignore = "writes the sample"]
 fn write_the_sample() {
-    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-3.image"), bytes(&line())).unwrap();
+    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-4.image"), bytes(&line())).unwrap();
 }

@@ -589,6 +589,12 @@ impl node_server::Node for NodeService {
         self.timed("owned", shard.owned(request)).await
     }
 
+    async fn field_kinds(&self, request: Request<node_v1::FieldKindsRequest>) -> Answer<node_v1::FieldKindsReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(request.shard)?;
+        self.timed("field_kinds", shard.field_kinds(request)).await
+    }
+
     async fn name_chunks(&self, request: Request<node_v1::NameChunksRequest>) -> Answer<node_v1::NameChunksReply> {
         let request = request.into_inner();
         let unknown = || Refusal::NotReady("this node has not heard of the collection yet".into());

@@ -9,12 +9,15 @@ use futures::stream::{StreamExt, TryStreamExt};
 use mira_crypto::OwnerKey;
 use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
 use mira_proto::placement::Partitioning;
-use mira_proto::{Problem, ShardId, limits, node_v1};
+use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::ids::{self, WriteIdentity};
+use crate::kinds::Known;
 use crate::memory::{MAX_REROUTES, no_collection};
+use crate::owned::failed;
+use crate::search::read_call;
 use crate::validate::{self, Doomed};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, private};
 
@@ -109,6 +112,9 @@ impl ClusterMemory {
         doomed: &Doomed,
     ) -> Result<Removed, CallError> {
         let (before, owner) = (route.before_growth(), context.owner_key());
+        if let Doomed::Filtered(filter_json) = doomed {
+            self.filter_makes_sense(context, route, filter_json).await?;
+        }
         let first = requests(route, before.unwrap_or(route.partitioning()), doomed, owner);
         // Ids that have moved are named by the shard; of a session it can only say that some may have, and so the map must be
         // new enough to know.
@@ -130,6 +136,83 @@ impl ClusterMemory {
         };
         removed.add(self.forget_all(context, route, (heirs, Stays::After)).await?);
         Ok(removed)
+    }
+
+    /// Refuses, before anything is removed, a filter that compares a field with what it holds nowhere: under a `not` it would
+    /// mean everything.
+    async fn filter_makes_sense(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        filter_json: &str,
+    ) -> Result<(), CallError> {
+        let name = &route.info.name;
+        let indexed = self.kinds_everywhere(context, route, (filter_json, false)).await?;
+        if indexed.is_whole() && indexed.check(filter_json, name).is_ok() {
+            return Ok(());
+        }
+        // Frames without vectors are in no index, and an index may be in the making: a look at all of them makes it certain.
+        let all = self.kinds_everywhere(context, route, (filter_json, true)).await?;
+        all.check(filter_json, name).map_err(failed)
+    }
+
+    async fn kinds_everywhere(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        (filter_json, walk): (&str, bool),
+    ) -> Result<Known, CallError> {
+        let request = |&shard: &ShardId| node_v1::FieldKindsRequest {
+            shard,
+            collection: route.info.id,
+            level: Some(context.read_level(shard)),
+            filter_json: filter_json.to_owned(),
+            walk,
+            ..Default::default()
+        };
+        let requests: Vec<_> = route.partitioning().shards().iter().map(request).collect();
+        let parts = requests.into_iter().map(|request| self.kinds_in_shard(context, route, request));
+        futures::stream::iter(parts)
+            .buffer_unordered(limits::MAX_FAN_OUT)
+            .try_fold(Known::default(), |mut all, part| async move {
+                all.merge(part);
+                Ok(all)
+            })
+            .await
+    }
+
+    async fn kinds_in_shard(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        mut request: node_v1::FieldKindsRequest,
+    ) -> Result<Known, CallError> {
+        // Looking at a step of frames takes about as long as removing one.
+        let call = read_call(context, route, request.shard, "field_kinds");
+        let call = Call { want: Want::Leader, try_for: limits::WRITE_TRY, ..call };
+        let mut known = Known::default();
+        loop {
+            let answer: Result<node_v1::FieldKindsReply, CallError> = self
+                .cluster
+                .call(&call, |mut client, attempt| {
+                    let request = node_v1::FieldKindsRequest { epoch: attempt.epoch, ..request.clone() };
+                    async move { client.field_kinds(request).await }
+                })
+                .await;
+            let reply = match answer {
+                Ok(reply) => reply,
+                // A node of an older version cannot say.
+                Err(CallError::Refused { problem, .. }) if problem.code == Code::UnsupportedVersion => {
+                    Default::default()
+                }
+                Err(error) => return Err(error),
+            };
+            known.note(reply.kinds);
+            if !reply.more {
+                return Ok(known);
+            }
+            request.after = reply.next;
+        }
     }
 
     async fn forget_all(

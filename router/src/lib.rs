@@ -30,6 +30,7 @@ mod diversity;
 mod forget;
 mod ids;
 mod keys;
+mod kinds;
 mod nodes;
 mod owned;
 mod private;

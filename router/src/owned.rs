@@ -165,6 +165,8 @@ impl OwnedProbe {
 /// What was found among private frames.
 pub(crate) struct OwnedHits {
     pub(crate) best: Best,
+    /// How many frames the owner has, wanted or not.
+    pub(crate) frames: usize,
     pub(crate) seen: ConsistencyToken,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
 }
@@ -178,7 +180,8 @@ impl OwnedHits {
         taken_over: &mut TakenOver,
     ) -> Result<(), CallError> {
         match answer {
-            Ok(OwnedAnswer { hits, applied, opened }) => {
+            Ok(OwnedAnswer { hits, frames, applied, opened }) => {
+                self.frames += frames;
                 self.seen.note(shard, applied);
                 taken_over.note(shard, &opened);
                 self.best.extend(hits);
@@ -196,6 +199,8 @@ impl OwnedHits {
 /// What a shard answered.
 struct OwnedAnswer {
     hits: Vec<Candidate>,
+    /// How many frames were compared or passed over.
+    frames: usize,
     /// The log index that the answer is as new as.
     applied: u64,
     /// While the collection grows: whose frames it has taken over.
@@ -222,7 +227,7 @@ impl ClusterMemory {
     ) -> Result<OwnedHits, CallError> {
         let context = &context.within(limits::SHARD_PATIENCE);
         let best = Best::new(probe.ranking.k);
-        let mut found = OwnedHits { best, seen: ConsistencyToken::default(), missing: BTreeMap::new() };
+        let mut found = OwnedHits { best, frames: 0, seen: ConsistencyToken::default(), missing: BTreeMap::new() };
         let mut taken_over = TakenOver::default();
         for round in Round::of(route) {
             let asked = round.shards(route, &taken_over).into_iter();
@@ -261,14 +266,17 @@ impl ClusterMemory {
         let mut first = self.owned_page(context, route, &request).await?;
         let (applied, opened) = (first.applied, std::mem::take(&mut first.opened));
         if let (true, Some(copy)) = (first.unchanged, &cached) {
-            return Ok(OwnedAnswer { hits: compare(probe, route, (shard, copy.clone())).await?, applied, opened });
+            let frames = copy.frames.len();
+            let hits = compare(probe, route, (shard, copy.clone())).await?;
+            return Ok(OwnedAnswer { hits, frames, applied, opened });
         }
         // A copy in the making; given up when it grows too large to be kept.
         let mut kept = may_keep.then(Vec::new);
-        let (mut best, mut bytes, mut page) = (Best::new(probe.ranking.k), 0, first);
+        let (mut best, mut count, mut bytes, mut page) = (Best::new(probe.ranking.k), 0, 0, first);
         loop {
             let more = page.more.then(|| page.frames.last().map(|frame| frame.id.clone())).flatten();
             let frames = taken_over(page.frames, request.known, cached.as_deref()).map_err(failed)?;
+            count += frames.len();
             bytes += frames.iter().map(size_of_frame).sum::<usize>();
             let part = Arc::new(Copy { known: 0, frames, bytes: 0 });
             best.extend(compare(probe, route, (shard, part.clone())).await?);
@@ -286,7 +294,7 @@ impl ClusterMemory {
             Some(frames) => self.owned.put(key, Arc::new(Copy { known: applied, frames, bytes })),
             None => self.owned.remove(&key),
         }
-        Ok(OwnedAnswer { hits: best.into_ranked(), applied, opened })
+        Ok(OwnedAnswer { hits: best.into_ranked(), frames: count, applied, opened })
     }
 
     async fn owned_page(

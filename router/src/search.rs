@@ -31,9 +31,10 @@ use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Try, Want};
 use crate::convert::Space;
 use crate::cursor::Cursor;
 use crate::diversity::diversify;
+use crate::kinds::Known;
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::merge::{Candidate, merge};
-use crate::owned::OwnedProbe;
+use crate::owned::{OwnedProbe, failed};
 use crate::private::{self, Opened};
 use crate::sift::{Ranked, Sieve, is_settled};
 use crate::validate::{self, Probe, Query};
@@ -162,6 +163,10 @@ struct Gathered {
     owned: Option<OwnedProbe>,
     /// With a search by words and meaning: the private frames by meaning.
     by_meaning: Vec<Candidate>,
+    /// How many of them there are, wanted or not.
+    owned_frames: usize,
+    /// What the fields of the filter hold in plain frames.
+    kinds: Known,
 }
 
 /// Share of the time left that the first phase may take.
@@ -283,6 +288,7 @@ impl ClusterMemory {
         gathered.seen.merge(&private.seen);
         gathered.lists.push(private.best.into_ranked());
         gathered.missing.extend(private.missing);
+        gathered.owned_frames = private.frames;
         gathered.owned = Some(probe);
         Ok(gathered)
     }
@@ -351,6 +357,7 @@ impl ClusterMemory {
                         taken_over.note(shard, &reply.opened);
                         gathered.seen.note(shard, reply.applied);
                         gathered.staleness.note(reply.freshness);
+                        gathered.kinds.note(reply.kinds);
                         gathered.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?);
                     }
                     Err(CallError::Unreached(problem)) => {
@@ -427,7 +434,11 @@ impl ClusterMemory {
         route: &Arc<CollectionRoute>,
         gathered: Gathered,
     ) -> Result<SearchReply, CallError> {
-        let Gathered { lists, seen, missing, staleness, mut explain, now_ms, owned, by_meaning } = gathered;
+        let Gathered { lists, seen, missing, staleness, mut explain, now_ms, owned, by_meaning, owned_frames, kinds } =
+            gathered;
+        if missing.is_empty() && owned_frames == 0 {
+            kinds.check(&query.filter_json, &query.collection).map_err(failed)?;
+        }
         let context = context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
         let sieve = owned.as_ref().and_then(|probe| Sieve::of(probe, query, route.info.id));
@@ -445,6 +456,10 @@ impl ClusterMemory {
         }
         let hits = self.fetch_winners(&context, query, route, &mut ranked).await?;
         explain.fetch_us = micros(started);
+        if owned_frames > 0 && ranked.missing.is_empty() && ranked.opened >= owned_frames {
+            ranked.kinds.merge(kinds);
+            ranked.kinds.check(&query.filter_json, &query.collection).map_err(failed)?;
+        }
         let Ranked { staleness, missing, .. } = ranked;
         let all_missing = missing.len() == route.partitioning().shards().len();
         if let Some((shard, problem)) = missing.first_key_value().filter(|_| all_missing || query.strict) {

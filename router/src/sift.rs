@@ -25,6 +25,7 @@ use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1}
 use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
+use crate::kinds::Known;
 use crate::merge::Candidate;
 use crate::owned::{OwnedProbe, failed};
 use crate::search::Staleness;
@@ -44,6 +45,8 @@ pub(crate) struct Sieve {
     owner: Arc<OwnerKey>,
     collection: CollectionId,
     condition: Option<Arc<Condition>>,
+    /// The fields that it compares.
+    compared: Vec<String>,
     group_field: Option<String>,
     words: Option<Words>,
 }
@@ -54,6 +57,16 @@ struct Verdict {
     counts: Option<Counts>,
 }
 
+/// What opening some private frames has shown.
+#[derive(Default)]
+struct Sifted {
+    /// Those that are meant.
+    meant: Vec<(FrameId, Verdict)>,
+    /// What the fields of the filter hold in all of them.
+    kinds: Known,
+    staleness: Staleness,
+}
+
 impl Sieve {
     /// That of a search; none if vectors and times say all that it needs to know.
     pub(crate) fn of(probe: &OwnedProbe, query: &Query, collection: CollectionId) -> Option<Arc<Sieve>> {
@@ -61,18 +74,24 @@ impl Sieve {
         let (owner, condition) = (probe.owner.clone(), probe.condition.clone());
         let words = query.words.clone();
         let is_needed = condition.is_some() || group_field.is_some() || words.is_some();
-        is_needed.then(|| Arc::new(Sieve { owner, collection, condition, group_field, words }))
+        let compared = condition.as_ref().map(|condition| condition.compared_fields()).unwrap_or_default();
+        let compared = compared.into_iter().map(str::to_owned).collect();
+        is_needed.then(|| Arc::new(Sieve { owner, collection, condition, compared, group_field, words }))
     }
 
-    /// Those of some frames that are meant.
-    fn sift(&self, frames: &[node_v1::Frame]) -> Result<Vec<(FrameId, Verdict)>, Problem> {
+    /// Opens frames and judges them.
+    fn sift(&self, frames: &[node_v1::Frame], sifted: &mut Sifted) -> Result<(), Problem> {
         // A plain frame took the place of a private one that was found: that is gone.
-        let frames = frames.iter().filter(|frame| !frame.private.is_empty());
-        frames.filter_map(|frame| self.judge(frame).transpose()).collect()
+        for frame in frames.iter().filter(|frame| !frame.private.is_empty()) {
+            let meant = self.judge(frame, &mut sifted.kinds)?;
+            sifted.meant.extend(meant);
+        }
+        Ok(())
     }
 
-    fn judge(&self, frame: &node_v1::Frame) -> Result<Option<(FrameId, Verdict)>, Problem> {
+    fn judge(&self, frame: &node_v1::Frame, kinds: &mut Known) -> Result<Option<(FrameId, Verdict)>, Problem> {
         let (id, attributes, counts) = private::look(&self.owner, self.collection, frame, self.words.as_ref())?;
+        kinds.note_frame(&self.compared, &attributes);
         let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
         if self.condition.as_ref().is_some_and(|condition| !condition.matches(&attributes, &times)) {
             return Ok(None);
@@ -90,7 +109,10 @@ pub(crate) struct Ranked {
     waiting: Peekable<std::vec::IntoIter<Candidate>>,
     sieve: Option<Arc<Sieve>>,
     step: usize,
-    opened: usize,
+    /// Private candidates that were opened.
+    pub(crate) opened: usize,
+    /// What the fields of the filter hold in them.
+    pub(crate) kinds: Known,
     pub(crate) staleness: Staleness,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
 }
@@ -107,7 +129,7 @@ impl Ranked {
         // For words all of them are opened.
         let has_words = sieve.as_ref().is_some_and(|sieve| sieve.words.is_some());
         let step = if has_words { LAST_STEP } else { FIRST_STEP };
-        Ranked { ready, waiting, sieve, step, opened: 0, staleness, missing }
+        Ranked { ready, waiting, sieve, step, opened: 0, kinds: Known::default(), staleness, missing }
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.
@@ -231,9 +253,10 @@ impl ClusterMemory {
         let mut meant = HashMap::new();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
-                Ok((of_shard, staleness)) => {
-                    ranked.staleness.merge(staleness);
-                    meant.extend(of_shard);
+                Ok(sifted) => {
+                    ranked.staleness.merge(sifted.staleness);
+                    ranked.kinds.merge(sifted.kinds);
+                    meant.extend(sifted.meant);
                 }
                 Err(CallError::Unreached(problem)) => {
                     ranked.missing.insert(shard, problem);
@@ -251,22 +274,23 @@ impl ClusterMemory {
         route: &CollectionRoute,
         sieve: &Arc<Sieve>,
         (shard, mut ids): (ShardId, Vec<Uuid>),
-    ) -> Result<(Vec<(FrameId, Verdict)>, Staleness), CallError> {
-        let (mut meant, mut staleness) = (Vec::new(), Staleness::default());
+    ) -> Result<Sifted, CallError> {
+        let mut sifted = Sifted::default();
         while !ids.is_empty() {
             let page = (node_v1::FrameClass::Memory, ids.clone(), limits::OWNED_PAGE_BYTES as u64);
             let reply = self.fetch_from(context, route, (shard, route.growing([])), page).await?;
-            staleness.note(reply.freshness);
+            sifted.staleness.note(reply.freshness);
             // A node that does not know of pages gives everything.
             let looked_at = if reply.looked_at == 0 { ids.len() } else { ids.len().min(reply.looked_at as usize) };
             ids.drain(..looked_at);
             let sieve = sieve.clone();
             // Opening layers is work of milliseconds: not on the threads that carry requests.
-            let sifted = tokio::task::spawn_blocking(move || sieve.sift(&reply.frames)).await;
-            let sifted = sifted.map_err(|_| failed(Problem::internal("opening private frames failed")))?;
-            meant.extend(sifted.map_err(failed)?);
+            let work = move || sieve.sift(&reply.frames, &mut sifted).map(|()| sifted);
+            let done = tokio::task::spawn_blocking(work).await;
+            let done = done.map_err(|_| failed(Problem::internal("opening private frames failed")))?;
+            sifted = done.map_err(failed)?;
         }
-        Ok((meant, staleness))
+        Ok(sifted)
     }
 }
 
@@ -281,6 +305,7 @@ mod tests {
             owner: Arc::new(OwnerKey::generate(&mut mira_crypto::os_rng())),
             collection: 1,
             condition: None,
+            compared: Vec::new(),
             group_field: Some("type".into()),
             words: None,
         };

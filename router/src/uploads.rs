@@ -168,8 +168,32 @@ impl ClusterMemory {
         let upload = Upload { format: FORMAT, frame, content_type, size, chunks: Vec::new(), stored: None };
         // Another one than the frame's, which an Idempotency-Key would give again.
         let id = ids::frame_id(context, 1);
+        if context.idempotency_key.is_some()
+            && let Some(known) = self.begun_before(context, (collection, id), &upload).await?
+        {
+            return Ok(known);
+        }
         self.put_upload(context, route, (id, 0), &upload).await?;
         Ok(upload.reply(id))
+    }
+
+    /// How far the upload has come that an earlier request with the same key has begun; another one under the key is a
+    /// conflict.
+    async fn begun_before(
+        &self,
+        context: &RequestContext,
+        (collection, id): (&str, Uuid),
+        upload: &Upload,
+    ) -> Result<Option<UploadReply>, Problem> {
+        let known = match self.find_upload(context, collection, id).await {
+            Err(problem) if problem.code == Code::NotFound => return Ok(None),
+            found => found?.1,
+        };
+        let begun = Upload { chunks: known.chunks.clone(), stored: known.stored.clone(), ..upload.clone() };
+        match begun == known {
+            true => Ok(Some(known.reply(id))),
+            false => Err(Problem::new(Code::Conflict, "the Idempotency-Key has begun another upload")),
+        }
     }
 
     /// How far an upload has come.

@@ -183,7 +183,7 @@ fn document(
         // As far into the file as into its records; the number of these is what says where to go on.
         let bytes = (u128::from(length) * u128::from(number) / u128::from(count)) as u64;
         let place = Place { source: source.clone(), line: number };
-        Record { place, next: Position { bytes, lines: number }, item }
+        Record { place, next: Position { bytes, lines: number }, item, file: None }
     }))
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mira_proto::model::StoreItem;
 use serde_json::Value;
 
+use crate::import::files::FileRef;
 use crate::import::record::{Place, Position, Record, RecordError};
 use crate::import::source::Source;
 
@@ -31,8 +32,14 @@ const FIELDS: [&str; 15] = [
     "private",
 ];
 
+/// The field that names a file, which `store` has not.
+const ATTACHMENT: &str = "attachment";
+
+/// A thing to store and the file that goes with it.
+pub type Parsed = (StoreItem, Option<FileRef>);
+
 /// Makes a record of one line, not blank.
-pub type Parse = fn(&[u8]) -> Result<StoreItem, RecordError>;
+pub type Parse = fn(&[u8]) -> Result<Parsed, RecordError>;
 
 /// Reads records line by line; blank lines are none.
 pub struct JsonLines<R> {
@@ -91,7 +98,7 @@ impl<R: BufRead> Iterator for JsonLines<R> {
         while !self.ended {
             let place = Place { source: self.source.clone(), line: self.position.lines + 1 };
             let first = self.position.bytes == 0;
-            let item = match self.read_line()? {
+            let parsed = match self.read_line()? {
                 Ok(()) => {
                     let line = without_byte_order_mark(&self.line, first).trim_ascii();
                     if line.is_empty() {
@@ -101,7 +108,8 @@ impl<R: BufRead> Iterator for JsonLines<R> {
                 }
                 Err(error) => Err(error),
             };
-            return Some(Record { place, next: self.position, item });
+            let (item, file) = parted(parsed);
+            return Some(Record { place, next: self.position, item, file });
         }
         None
     }
@@ -112,19 +120,43 @@ fn without_byte_order_mark(line: &[u8], first: bool) -> &[u8] {
 }
 
 /// A record that has the fields of `store` and no others.
-pub fn strict(line: &[u8]) -> Result<StoreItem, RecordError> {
-    serde_json::from_str(object_text(line)?).map_err(json_error)
+pub fn strict(line: &[u8]) -> Result<Parsed, RecordError> {
+    let text = object_text(line)?;
+    match text.contains(ATTACHMENT) {
+        true => of_fields(serde_json::from_str(text).map_err(json_error)?, false),
+        // Without a way over maps, which takes long for vectors.
+        false => serde_json::from_str(text).map(|item| (item, None)).map_err(json_error),
+    }
 }
 
 /// A record whose other fields become metadata.
-pub fn lenient(line: &[u8]) -> Result<StoreItem, RecordError> {
+pub fn lenient(line: &[u8]) -> Result<Parsed, RecordError> {
     of_fields(serde_json::from_str(object_text(line)?).map_err(json_error)?, true)
 }
 
 /// A record with these fields; with `lenient`, those that a memory has not become metadata.
-pub fn of_fields(fields: serde_json::Map<String, Value>, lenient: bool) -> Result<StoreItem, RecordError> {
+pub fn of_fields(mut fields: serde_json::Map<String, Value>, lenient: bool) -> Result<Parsed, RecordError> {
+    // What another program calls so need not be a file of ours.
+    let is_file = fields.get(ATTACHMENT).is_some_and(|value| !lenient || value.get("path").is_some());
+    let file = if is_file { fields.remove(ATTACHMENT) } else { None };
+    let file: Option<FileRef> = file
+        .map(serde_json::from_value)
+        .transpose()
+        .map_err(|error| RecordError::Json(format!("attachment: {error}")))?;
     let fields = if lenient { tuck_away(fields)? } else { fields };
-    serde_json::from_value(Value::Object(fields)).map_err(json_error)
+    let item: StoreItem = serde_json::from_value(Value::Object(fields)).map_err(json_error)?;
+    match file.is_some() && item.id.is_none() {
+        true => Err(RecordError::NoId),
+        false => Ok((item, file)),
+    }
+}
+
+/// The two parts of a record.
+pub fn parted(parsed: Result<Parsed, RecordError>) -> (Result<StoreItem, RecordError>, Option<FileRef>) {
+    match parsed {
+        Ok((item, file)) => (Ok(item), file),
+        Err(error) => (Err(error), None),
+    }
 }
 
 fn object_text(line: &[u8]) -> Result<&str, RecordError> {

@@ -27,7 +27,8 @@ pub fn read(mut input: impl Read, source: Arc<Source>, done: u64) -> Box<dyn Ite
     };
     if let Some(error) = refused {
         let next = Position::default().after(&bytes);
-        return Box::new(std::iter::once(Record { place: Place { source, line: 1 }, next, item: Err(error) }));
+        let place = Place { source, line: 1 };
+        return Box::new(std::iter::once(Record { place, next, item: Err(error), file: None }));
     }
     // Checked just above.
     let text = String::from_utf8(bytes).unwrap_or_default();
@@ -42,7 +43,7 @@ pub fn read(mut input: impl Read, source: Arc<Source>, done: u64) -> Box<dyn Ite
         }
         let place = Place { source: source.clone(), line: start.lines + 1 };
         let item = file_item(&source, content.to_owned(), section.title, start);
-        Some(Record { place, next: position, item: Ok(item) })
+        Some(Record { place, next: position, item: Ok(item), file: None })
     }))
 }
 

@@ -23,8 +23,9 @@ use parquet::record::{Field, Row};
 use parquet::schema::parser::parse_message_type;
 use serde_json::{Map, Value};
 
+use super::files::FileRef;
 use super::foreign::Records;
-use super::jsonl;
+use super::jsonl::{self, Parsed};
 use super::record::{Place, Position, Record, RecordError};
 use super::source::Source;
 
@@ -42,6 +43,12 @@ message memory {
   optional int64 expires_at (TIMESTAMP(MILLIS, true));
   required boolean private;
   optional group vector (LIST) { repeated group list { required float element; } }
+  optional group attachment {
+    required binary path (STRING);
+    optional binary content_type (STRING);
+    optional int64 size;
+    optional binary blake3 (STRING);
+  }
 }";
 
 /// A row group is written when it has so many rows or bytes.
@@ -52,6 +59,8 @@ const GROUP_BYTES: usize = 32 << 20;
 pub struct Writer<W: Write + Send> {
     out: SerializedFileWriter<W>,
     rows: Vec<StoreItem>,
+    /// The files of these rows.
+    files: Vec<Option<FileRef>>,
     bytes: usize,
 }
 
@@ -60,14 +69,16 @@ impl<W: Write + Send> Writer<W> {
     pub fn new(out: W) -> Result<Self, ParquetError> {
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         let properties = WriterProperties::builder().set_compression(Compression::LZ4_RAW).build();
-        Ok(Writer { out: SerializedFileWriter::new(out, schema, Arc::new(properties))?, rows: Vec::new(), bytes: 0 })
+        let out = SerializedFileWriter::new(out, schema, Arc::new(properties))?;
+        Ok(Writer { out, rows: Vec::new(), files: Vec::new(), bytes: 0 })
     }
 
-    /// Adds a row.
-    pub fn put(&mut self, item: StoreItem) -> Result<(), ParquetError> {
+    /// Adds a row, and the file that goes with it.
+    pub fn put(&mut self, item: StoreItem, file: Option<FileRef>) -> Result<(), ParquetError> {
         let text = item.content.as_ref().or(item.bytes.as_ref()).map_or(0, String::len);
         self.bytes += text + 4 * item.vector.as_ref().map_or(0, Vec::len);
         self.rows.push(item);
+        self.files.push(file);
         match self.rows.len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
             true => self.write_group(),
             false => Ok(()),
@@ -88,7 +99,7 @@ impl<W: Write + Send> Writer<W> {
     }
 
     fn write_group(&mut self) -> Result<(), ParquetError> {
-        let rows = std::mem::take(&mut self.rows);
+        let (rows, files) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.files));
         self.bytes = 0;
         let mut group = self.out.next_row_group()?;
         for column in 0.. {
@@ -107,7 +118,16 @@ impl<W: Write + Send> Writer<W> {
                     let private: Vec<bool> = rows.iter().map(|row| row.private).collect();
                     out.typed::<BoolType>().write_batch(&private, None, None).map(drop)
                 }
-                _ => vectors(&mut out, &rows),
+                10 => vectors(&mut out, &rows),
+                11 => of_files(&mut out, &files, |file| Some(file.path.as_str())),
+                12 => of_files(&mut out, &files, |file| file.content_type.as_deref()),
+                13 => {
+                    let levels = levels(&files, |file| file.size.is_some());
+                    let sizes: Vec<i64> =
+                        files.iter().flatten().filter_map(|file| i64::try_from(file.size?).ok()).collect();
+                    out.typed::<Int64Type>().write_batch(&sizes, Some(&levels), None).map(drop)
+                }
+                _ => of_files(&mut out, &files, |file| file.blake3.as_deref()),
             }?;
             out.close()?;
         }
@@ -143,6 +163,25 @@ fn times(
     let present: Vec<i16> = times.iter().map(|time| i16::from(time.is_some())).collect();
     let values: Vec<i64> = times.into_iter().flatten().collect();
     out.typed::<Int64Type>().write_batch(&values, Some(&present), None).map(drop)
+}
+
+/// Levels of fields of files: 0 = there is no file, 1 = it has no such field, 2 = it has.
+fn levels(files: &[Option<FileRef>], has: impl Fn(&FileRef) -> bool) -> Vec<i16> {
+    files.iter().map(|file| file.as_ref().map_or(0, |file| 1 + i16::from(has(file)))).collect()
+}
+
+fn of_files(
+    out: &mut SerializedColumnWriter<'_>,
+    files: &[Option<FileRef>],
+    field: impl Fn(&FileRef) -> Option<&str>,
+) -> Result<(), ParquetError> {
+    // A path is always there, and then one level says that there is a file.
+    let deepest = out.typed::<ByteArrayType>().get_descriptor().max_def_level();
+    let levels: Vec<i16> =
+        levels(files, |file| field(file).is_some()).into_iter().map(|level| level.min(deepest)).collect();
+    let values: Vec<ByteArray> =
+        files.iter().flatten().filter_map(|file| Some(ByteArray::from(field(file)?))).collect();
+    out.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None).map(drop)
 }
 
 /// Levels of a list: 0 = there is none, 1 = it is empty, 2 = a component; each row begins anew at repetition 0.
@@ -189,10 +228,10 @@ pub fn read(file: File, source: Arc<Source>, done: u64, lenient: bool) -> Record
         }
     };
     let records = std::iter::from_fn(next).zip(1..).map(move |(row, number)| {
-        let item = row.and_then(|row| item_of(row, lenient));
+        let (item, file) = jsonl::parted(row.and_then(|row| item_of(row, lenient)));
         let bytes = (u128::from(length) * u128::from(number) / u128::from(count)) as u64;
         let place = Place { source: source.clone(), line: number };
-        Record { place, next: Position { bytes, lines: number }, item }
+        Record { place, next: Position { bytes, lines: number }, item, file }
     });
     Box::new(records.skip(usize::try_from(done).unwrap_or(usize::MAX)))
 }
@@ -204,7 +243,7 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Recor
     outcome.map_err(|error| RecordError::Json(error.to_string()))
 }
 
-fn item_of(row: Row, lenient: bool) -> Result<StoreItem, RecordError> {
+fn item_of(row: Row, lenient: bool) -> Result<Parsed, RecordError> {
     let mut fields = Map::new();
     for (name, field) in row.into_columns() {
         let value = json(&field).map_err(|what| RecordError::Json(format!("column `{name}`: {what}")))?;
@@ -272,7 +311,7 @@ mod tests {
 
     fn written(items: &[StoreItem]) -> File {
         let mut writer = Writer::new(tempfile::tempfile().unwrap()).unwrap();
-        items.iter().for_each(|item| writer.put(item.clone()).unwrap());
+        items.iter().for_each(|item| writer.put(item.clone(), None).unwrap());
         let mut file = writer.finish().unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
         file
@@ -325,6 +364,24 @@ mod tests {
             let back: Vec<StoreItem> = items(written(&items_in)).into_iter().map(Result::unwrap).collect();
             prop_assert_eq!(back, items_in);
         }
+    }
+
+    #[test]
+    fn files_of_rows_are_read_back() {
+        let file = |path: &str| FileRef { path: path.into(), content_type: None, size: None, blake3: None };
+        let full = FileRef { content_type: Some("video/webm".into()), size: Some(1 << 40), ..file("ef/x.v1") };
+        let files =
+            [None, Some(FileRef { blake3: Some("ab".into()), ..full.clone() }), Some(file("a")), Some(full), None];
+        let mut writer = Writer::new(tempfile::tempfile().unwrap()).unwrap();
+        let id = Some(uuid::Uuid::from_u128(7));
+        for file in files.clone() {
+            writer.put(StoreItem { id, ..StoreItem::default() }, file).unwrap();
+        }
+        let mut out = writer.finish().unwrap();
+        out.seek(SeekFrom::Start(0)).unwrap();
+        let records = records(out, 0);
+        assert!(records.iter().all(|record| record.item.is_ok()), "{records:?}");
+        assert_eq!(records.into_iter().map(|record| record.file).collect::<Vec<_>>(), files);
     }
 
     fn plain(count: usize) -> Vec<StoreItem> {

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mira_proto::model::StoreItem;
@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::import::checkpoint::Checkpoint;
+use crate::import::files::{Attached, FileRef, folder_beside};
 use crate::import::foreign::{self, Records};
 use crate::import::identity::derive_id;
 use crate::import::jsonl::{self, JsonLines};
@@ -39,6 +40,8 @@ pub struct ReadOptions {
     pub session: Option<String>,
     /// Unknown fields become metadata.
     pub lenient: bool,
+    /// Where files are, if not beside each source.
+    pub files: Option<PathBuf>,
 }
 
 /// Records that go to the cluster together.
@@ -81,6 +84,8 @@ pub struct Prepared {
     pub place: Place,
     /// The item, with an id.
     pub item: StoreItem,
+    /// The file that goes with it.
+    pub attached: Option<Attached>,
     /// Whether the id was made from the content, so that a memory with this id is this memory.
     pub derived: bool,
 }
@@ -98,7 +103,7 @@ pub fn read_all(
         for record in records(source, checkpoint, options) {
             batch.reach(source, record.next);
             match record.item {
-                Ok(item) => prepare(item, record.place, options, &mut recent, &mut batch),
+                Ok(item) => prepare((item, record.file), record.place, options, &mut recent, &mut batch),
                 Err(error) => batch.unreadable.push((record.place, error)),
             }
             if batch.is_full(options.batch) && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
@@ -110,7 +115,15 @@ pub fn read_all(
     let _ = batches.blocking_send(batch);
 }
 
-fn prepare(mut item: StoreItem, place: Place, options: &ReadOptions, recent: &mut Recent, batch: &mut Batch) {
+fn prepare(
+    (mut item, file): (StoreItem, Option<FileRef>),
+    place: Place,
+    options: &ReadOptions,
+    recent: &mut Recent,
+    batch: &mut Batch,
+) {
+    let beside = || place.source.path.as_deref().map(folder_beside);
+    let attached = file.map(|file| Attached { folder: options.files.clone().or_else(beside), file });
     item.collection = item.collection.or_else(|| options.collection.clone());
     item.kind = item.kind.or_else(|| options.kind.clone());
     item.session = item.session.or_else(|| options.session.clone());
@@ -124,7 +137,7 @@ fn prepare(mut item: StoreItem, place: Place, options: &ReadOptions, recent: &mu
         item.id = Some(id);
     }
     batch.bytes += item.content.as_ref().or(item.bytes.as_ref()).map_or(0, String::len);
-    batch.items.push(Prepared { place, item, derived });
+    batch.items.push(Prepared { place, item, attached, derived });
 }
 
 /// The last ids seen.
@@ -170,7 +183,7 @@ fn records(source: &Arc<Source>, checkpoint: &Checkpoint, options: &ReadOptions)
 
 fn failed(source: &Arc<Source>, error: std::io::Error) -> Records {
     let place = Place { source: source.clone(), line: 1 };
-    Box::new(std::iter::once(Record { place, next: Position::default(), item: Err(error.into()) }))
+    Box::new(std::iter::once(Record { place, next: Position::default(), item: Err(error.into()), file: None }))
 }
 
 /// Opens a file where an earlier import stopped.
@@ -191,10 +204,13 @@ fn parsed(
 ) -> Records {
     match source.format {
         Format::Jsonl => {
-            let parse = if options.lenient { jsonl::lenient } else { jsonl::strict };
+            let parse: jsonl::Parse = if options.lenient { jsonl::lenient } else { jsonl::strict };
             Box::new(JsonLines::new(input, source, position, parse))
         }
-        Format::McpMemory => Box::new(JsonLines::new(input, source, position, foreign::mcp_line)),
+        Format::McpMemory => {
+            let parse: jsonl::Parse = |line| foreign::mcp_line(line).map(|item| (item, None));
+            Box::new(JsonLines::new(input, source, position, parse))
+        }
         Format::Mem0 => foreign::mem0(input, source, position.lines),
         Format::Memvid => foreign::memvid(input, source, position.lines),
         Format::Parquet => failed(&source, std::io::Error::other("a table is read from a file")),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mira_proto::model::StoreItem;
 
+use crate::import::files::FileRef;
 use crate::import::source::Source;
 
 /// A thing to store, or why it could not be read.
@@ -16,6 +17,8 @@ pub struct Record {
     pub next: Position,
     /// The thing.
     pub item: Result<StoreItem, RecordError>,
+    /// The file that goes with it.
+    pub file: Option<FileRef>,
 }
 
 /// How far a source has been read.
@@ -62,6 +65,9 @@ pub enum RecordError {
     /// The JSON is malformed, or has a field that a memory has not or of another type.
     #[error("{0}")]
     Json(String),
+    /// Where a file goes cannot be told from the file.
+    #[error("a record with an attachment needs an id")]
+    NoId,
     /// `--lenient` would have to choose between two values.
     #[error("field `{0}` stands beside `metadata` and in it")]
     TwoValues(String),

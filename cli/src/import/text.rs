@@ -45,7 +45,7 @@ impl<R: Read> Iterator for TextParts<R> {
                 Ok(part) => part,
                 Err(error) => {
                     self.ended = true;
-                    return Some(Record { place, next: start, item: Err(error.into()) });
+                    return Some(Record { place, next: start, item: Err(error.into()), file: None });
                 }
             };
             self.position = start.after(&part);
@@ -56,7 +56,7 @@ impl<R: Read> Iterator for TextParts<R> {
             let item = String::from_utf8(part)
                 .map_err(|error| RecordError::Utf8(error.utf8_error().valid_up_to()))
                 .map(|content| file_item(&self.source, content, None, start));
-            return Some(Record { place, next: self.position, item });
+            return Some(Record { place, next: self.position, item, file: None });
         }
         None
     }

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mira_proto::model::{Consistency, ItemResult, RecallRequest, StoreItem, StoreRequest};
+use mira_proto::model::{
+    AttachmentInfo, Consistency, DEFAULT_COLLECTION, DEFAULT_TYPE, Frame, ItemResult, RecallRequest, StoreItem,
+    StoreRequest, UploadRequest,
+};
 use mira_proto::{Code, Problem};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -12,7 +15,9 @@ use uuid::Uuid;
 use crate::backoff::backoff;
 use crate::client::Client;
 use crate::error::CliError;
+use crate::import::files::Found;
 use crate::import::reader::{Batch, Prepared};
+use crate::transfer::{self, Upload};
 
 /// A request should take about this long: short enough to stay far from deadlines while others queue for the same
 /// embedder, long enough that the way there and back does not count.
@@ -53,16 +58,77 @@ impl Writer {
         let mut outcome = Outcome { present: batch.repeated, ..Outcome::default() };
         outcome.refused =
             batch.unreadable.iter().map(|(place, error)| (place.to_string(), error.to_string())).collect();
-        let present = self.present(&batch.items).await?;
-        let mut waiting: Vec<Prepared> = Vec::with_capacity(batch.items.len());
-        for prepared in batch.items {
+        let (with_files, items): (Vec<_>, Vec<_>) =
+            batch.items.into_iter().partition(|prepared| prepared.attached.is_some());
+        let present = self.present(&items).await?;
+        let mut waiting: Vec<Prepared> = Vec::with_capacity(items.len());
+        for prepared in items {
             match prepared.item.id {
                 Some(id) if prepared.derived && present.contains(&id) => outcome.present += 1,
                 _ => waiting.push(prepared),
             }
         }
         self.store_all(waiting, &mut outcome).await?;
+        for prepared in with_files {
+            let place = prepared.place.to_string();
+            match self.store_with_file(prepared).await? {
+                Settled::Added => outcome.added += 1,
+                Settled::Present => outcome.present += 1,
+                Settled::Refused(reason) => outcome.refused.push((place, reason)),
+            }
+        }
         Ok(outcome)
+    }
+
+    /// Uploads a record's file and makes the memory of both. What was sent before a stop is not sent again: the upload's
+    /// key is made of the record and its file. A memory that is there is compared, file and all.
+    async fn store_with_file(&self, Prepared { item, attached, .. }: Prepared) -> Result<Settled, CliError> {
+        let Some(attached) = attached else { return Ok(Settled::Refused("it names no file".to_owned())) };
+        let found = tokio::task::spawn_blocking(move || attached.check()).await;
+        let found = match found.map_err(|error| Problem::internal(format!("reading a file: {error}")))? {
+            Ok(found) => found,
+            Err(fault) => return Ok(Settled::Refused(fault.to_string())),
+        };
+        let collection = item.collection.clone().unwrap_or_else(|| DEFAULT_COLLECTION.to_owned());
+        if !item.replace && item.expected_version.is_none() {
+            match self.kept(&collection, &item, &found).await? {
+                None => {}
+                Some(true) => return Ok(Settled::Present),
+                Some(false) => return Ok(Settled::Refused("conflict: this id has another content".to_owned())),
+            }
+        }
+        let request = UploadRequest { frame: item, content_type: Some(found.content_type), size: Some(found.size) };
+        let key = upload_key(&collection, &request, &found.blake3)?;
+        let upload = Upload { client: &self.client, collection: &collection, path: &found.path, is_quiet: true };
+        match upload.begin_or_go_on(request, &key).await {
+            Ok(_) => Ok(Settled::Added),
+            Err(CliError::Problem(problem)) if !is_passing(problem.code) => Ok(Settled::Refused(problem.to_string())),
+            Err(error @ CliError::BadFile { .. }) => Ok(Settled::Refused(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is a memory of this id, and it is this one.
+    async fn kept(&self, collection: &str, item: &StoreItem, found: &Found) -> Result<Option<bool>, CliError> {
+        let Some(id) = item.id else { return Ok(None) };
+        let request = RecallRequest {
+            ids: Some(vec![id]),
+            collection: Some(collection.to_owned()),
+            consistency: Some(Consistency::Leader),
+            ..RecallRequest::default()
+        };
+        let frame = match self.client.recall(&request).await {
+            Ok(reply) => reply.frames.into_iter().next(),
+            Err(CliError::Problem(problem)) if problem.code == Code::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let Some(frame) = frame else { return Ok(None) };
+        let info = AttachmentInfo { content_type: found.content_type.clone(), size: found.size };
+        if !says_the_same(&frame, item) || frame.attachment != Some(info) {
+            return Ok(Some(false));
+        }
+        let theirs = transfer::digest(&self.client, (collection, id)).await?;
+        Ok(Some(theirs.blake3 == found.blake3))
     }
 
     /// Which of the derived ids the cluster has. Asking costs a read; storing again would cost an embedding.
@@ -137,6 +203,38 @@ impl Writer {
     }
 }
 
+/// What became of one record.
+enum Settled {
+    Added,
+    Present,
+    Refused(String),
+}
+
+/// Whether a memory is what a record says, beside its file.
+fn says_the_same(frame: &Frame, item: &StoreItem) -> bool {
+    frame.content == item.content
+        && frame.bytes == item.bytes
+        && frame.kind == item.kind.as_deref().unwrap_or(DEFAULT_TYPE)
+        && frame.session == item.session
+        && frame.role == item.role
+        && frame.metadata == item.metadata.clone().unwrap_or_default()
+        && frame.private == item.private
+}
+
+/// The same for the same record with the same file.
+fn upload_key(collection: &str, request: &UploadRequest, file: &blake3::Hash) -> Result<String, CliError> {
+    let request = serde_json::to_vec(request).map_err(|error| Problem::internal(format!("a record: {error}")))?;
+    let mut hash = blake3::Hasher::new_derive_key("mira import: key of an upload, version 1");
+    hash.update(&(collection.len() as u64).to_le_bytes()).update(collection.as_bytes());
+    hash.update(&request).update(file.as_bytes());
+    Ok(hash.finalize().to_hex()[..32].to_owned())
+}
+
+/// Whether it may pass by itself.
+fn is_passing(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::DeadlineExceeded)
+}
+
 /// Items of the next request after one of `size` items took `took`, or ran into its deadline (none).
 fn next_size(size: usize, took: Option<Duration>, max: usize) -> usize {
     let next = match took {
@@ -155,9 +253,7 @@ fn settle(sent: Vec<Prepared>, results: Vec<ItemResult>, outcome: &mut Outcome) 
         match result {
             ItemResult::Stored(_) => outcome.added += 1,
             ItemResult::Refused { error } => match error.code {
-                Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::DeadlineExceeded => {
-                    again.push((prepared, error));
-                }
+                code if is_passing(code) => again.push((prepared, error)),
                 // The id was made from the content, so the memory is there; only notes such as its path differ.
                 Code::Conflict if prepared.derived => outcome.present += 1,
                 _ => outcome.refused.push((prepared.place.to_string(), error.to_string())),

@@ -6,16 +6,20 @@ use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use mira_proto::model::{DEFAULT_COLLECTION, Frame, RecallRequest, ScanRequest, ScannedFrame, StoreItem};
+use mira_proto::model::{
+    AttachmentInfo, DEFAULT_COLLECTION, Frame, RecallRequest, ScanRequest, ScannedFrame, StoreItem,
+};
+use mira_proto::{Code, Problem};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::args::Remote;
 use crate::client::Client;
 use crate::error::CliError;
+use crate::import::files::{self, FileRef};
 use crate::import::parquet::Writer;
 use crate::import::progress::Progress;
-use crate::output;
+use crate::{output, transfer};
 
 /// Frames that are asked for at once.
 const PAGE: u32 = 500;
@@ -24,6 +28,8 @@ const RECALL: usize = 100;
 /// Characters of a session's name in the name of its file.
 const FILE_NAME_CHARS: usize = 100;
 const NO_SESSION: &str = "without session";
+/// Where Markdown has its files.
+const FILES: &str = "files";
 
 /// Export a collection
 ///
@@ -31,13 +37,18 @@ const NO_SESSION: &str = "without session";
 /// creation and embeddings that callers gave; embeddings that the router made from a text it makes again. Versions begin
 /// anew. Private memories come along, readable, when the owner's key is there; those of others are left out and counted.
 ///
-/// JSON Lines that were stopped on their way into a file go on where they were when the same command is given again.
+/// Files that memories have beside their text are written as files, which the records name with their sizes and checksums;
+/// `mira import` takes them along.
+///
+/// JSON Lines that were stopped on their way into a file go on where they were when the same command is given again, and
+/// no file is fetched twice.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mira export --collection notes -o notes.jsonl
   mira export | zstd > memories.jsonl.zst
   mira export --collection notes --format parquet -o notes.parquet
+  mira export --collection scans -o scans.jsonl --files /mnt/large/scans
   mira export --collection chats --format markdown -o chats/")]
 pub struct Export {
     /// The collection
@@ -49,6 +60,13 @@ pub struct Export {
     /// How it is written
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
+    /// Where files go that memories have beside their text. Otherwise they go beside the output, into a folder of its name
+    /// with `.files` added (with Markdown: `files` within the folder), and from standard output they are left out
+    #[arg(long, value_name = "DIR", conflicts_with = "no_files")]
+    files: Option<PathBuf>,
+    /// Leave files out, and say how many there were
+    #[arg(long)]
+    no_files: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -75,19 +93,25 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<u64>,
     private_left_out: u64,
-    /// Files that memories have beside their text.
+    /// Files that were written, or were there from an earlier export.
+    files: u64,
+    file_bytes: u64,
+    /// Files that were not asked for.
     files_left_out: u64,
     seconds: f64,
 }
 
-impl Summary {
-    /// What is to be written of a frame; nothing of one that is a file and no more.
-    fn counted(&mut self, scanned: ScannedFrame) -> Option<StoreItem> {
-        let item = item_of(&mut self.files_left_out, scanned);
-        self.frames += u64::from(item.is_some());
-        item
-    }
+/// What is written of a memory.
+#[derive(Debug, Serialize)]
+struct Written {
+    #[serde(flatten)]
+    item: StoreItem,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attachment: Option<FileRef>,
 }
+
+/// Most times that a memory is looked at again because it was replaced while its file was written.
+const MOST_REPLACED: usize = 10;
 
 impl Export {
     /// Exports and says how much.
@@ -142,8 +166,8 @@ impl Export {
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
-                if let Some(item) = summary.counted(scanned) {
-                    table.put(item).map_err(failed)?;
+                if let Some(Written { item, attachment }) = self.written(client, scanned, &mut summary).await? {
+                    table.put(item, attachment).map_err(failed)?;
                 }
             }
             summary.private_left_out += page.private_left_out;
@@ -158,6 +182,101 @@ impl Export {
         Ok(summary)
     }
 
+    /// Where files go, if anywhere.
+    fn files_folder(&self) -> Option<PathBuf> {
+        if self.no_files {
+            return None;
+        }
+        let beside = |output: &PathBuf| match self.format {
+            Format::Markdown => output.join(FILES),
+            Format::Jsonl | Format::Parquet => files::folder_beside(output),
+        };
+        self.files.clone().or_else(|| self.output.as_ref().map(beside))
+    }
+
+    /// What is to be written of a frame, once its file is; nothing of one that is gone, or is a file and no more.
+    async fn written(
+        &self,
+        client: &Client,
+        mut scanned: ScannedFrame,
+        summary: &mut Summary,
+    ) -> Result<Option<Written>, CliError> {
+        let folder = self.files_folder();
+        for _ in 0..MOST_REPLACED {
+            let (Some(info), Some(folder)) = (&scanned.frame.attachment, &folder) else {
+                summary.files_left_out += u64::from(scanned.frame.attachment.is_some());
+                let has_content = scanned.frame.content.is_some() || scanned.frame.bytes.is_some();
+                summary.frames += u64::from(has_content);
+                return Ok(has_content.then(|| Written { item: item_of(scanned), attachment: None }));
+            };
+            match self.keep_file(client, &scanned.frame, (info, folder)).await? {
+                Kept::Whole(attachment) => {
+                    summary.files += 1;
+                    summary.file_bytes += attachment.size.unwrap_or_default();
+                    summary.frames += 1;
+                    return Ok(Some(Written { item: item_of(scanned), attachment: Some(attachment) }));
+                }
+                Kept::Replaced(now) => scanned = *now,
+                // What was forgotten meanwhile belongs in no export.
+                Kept::Gone => return Ok(None),
+            }
+        }
+        let detail = format!("memory {} is replaced again and again while its file is written", scanned.frame.id);
+        Err(Problem::new(Code::Conflict, detail).into())
+    }
+
+    /// Writes the file of a frame, unless an earlier export has. It gets its name only after the frame was found to be of
+    /// the same version still, so that a file is the content of the version it is named after.
+    async fn keep_file(
+        &self,
+        client: &Client,
+        frame: &Frame,
+        (info, folder): (&AttachmentInfo, &Path),
+    ) -> Result<Kept, CliError> {
+        let name = files::path_of(frame.id, frame.version);
+        let path = folder.join(&name);
+        let of = |blake3: blake3::Hash| FileRef {
+            path: name.clone(),
+            content_type: Some(info.content_type.clone()),
+            size: Some(info.size),
+            blake3: Some(blake3.to_hex().to_string()),
+        };
+        if std::fs::metadata(&path).is_ok_and(|found| found.len() == info.size) {
+            let known = path.clone();
+            let read = tokio::task::spawn_blocking(move || files::digest(&known)).await;
+            let read = read.map_err(|error| Problem::internal(format!("reading a file: {error}")))?;
+            return Ok(Kept::Whole(of(read.map_err(CliError::io(&path))?.0)));
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(CliError::io(parent))?;
+        }
+        let part = path.with_added_extension("part");
+        let read = match transfer::download_part(client, (&self.collection, frame.id), &part, false).await {
+            Ok(read) => Some(read),
+            // It may have been replaced meanwhile, or forgotten.
+            Err(CliError::Problem(problem)) if matches!(problem.code, Code::NotFound | Code::Conflict) => None,
+            Err(error) => return Err(error),
+        };
+        let before = frame.id.as_u128().checked_sub(1).map(Uuid::from_u128);
+        let page = client.scan(&self.collection, &ScanRequest { after: before, limit: Some(1) }).await?;
+        let now = page.frames.into_iter().find(|now| now.frame.id == frame.id);
+        let kept = match (now, read) {
+            (None, _) => Kept::Gone,
+            (Some(now), Some(read)) if now.frame.version == frame.version => {
+                if read.bytes != info.size {
+                    let detail =
+                        format!("the content of memory {} has {} bytes, not {}", frame.id, read.bytes, info.size);
+                    return Err(Problem::new(Code::Damaged, detail).into());
+                }
+                std::fs::rename(&part, &path).map_err(CliError::io(&path))?;
+                return Ok(Kept::Whole(of(read.blake3)));
+            }
+            (Some(now), _) => Kept::Replaced(Box::new(now)),
+        };
+        std::fs::remove_file(&part).map_err(CliError::io(&part))?;
+        Ok(kept)
+    }
+
     async fn lines<W: Write>(
         &self,
         client: &Client,
@@ -168,8 +287,8 @@ impl Export {
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
-                if let Some(item) = summary.counted(scanned) {
-                    sink.put(&item)?;
+                if let Some(written) = self.written(client, scanned, &mut summary).await? {
+                    sink.put(&written)?;
                 }
             }
             // What is told to be done is.
@@ -183,6 +302,35 @@ impl Export {
         }
     }
 
+    /// A frame for reading, and where its file is seen from the folder; nothing of one that is gone.
+    async fn readable(
+        &self,
+        client: &Client,
+        mut frame: Frame,
+        summary: &mut Summary,
+    ) -> Result<Option<(Frame, Option<String>)>, CliError> {
+        let folder = self.files_folder();
+        for _ in 0..MOST_REPLACED {
+            let (Some(info), Some(folder)) = (&frame.attachment, &folder) else {
+                summary.files_left_out += u64::from(frame.attachment.is_some());
+                return Ok(Some((frame, None)));
+            };
+            match self.keep_file(client, &frame, (info, folder)).await? {
+                Kept::Whole(file) => {
+                    summary.files += 1;
+                    summary.file_bytes += info.size;
+                    let within = self.files.as_deref().unwrap_or(Path::new(FILES));
+                    let link = within.join(file.path).display().to_string();
+                    return Ok(Some((frame, Some(link))));
+                }
+                Kept::Replaced(now) => frame = now.frame,
+                Kept::Gone => return Ok(None),
+            }
+        }
+        let detail = format!("memory {} is replaced again and again while its file is written", frame.id);
+        Err(Problem::new(Code::Conflict, detail).into())
+    }
+
     /// First which sessions there are, then one after the other in its own order.
     async fn to_folder(&self, client: &Client, folder: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
         std::fs::create_dir_all(folder).map_err(CliError::io(folder))?;
@@ -192,7 +340,6 @@ impl Export {
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for ScannedFrame { frame, .. } in page.frames {
-                summary.files_left_out += u64::from(frame.attachment.is_some());
                 sessions.entry(frame.session).or_default().push((frame.created_at, frame.id));
             }
             summary.private_left_out += page.private_left_out;
@@ -216,8 +363,10 @@ impl Export {
                     RecallRequest { ids: Some(ids), collection: Some(self.collection.clone()), ..Default::default() };
                 // A frame that was forgotten meanwhile is not there any more, and belongs in no export.
                 for frame in client.recall(&request).await?.frames {
-                    text.push_str(&section(&frame));
-                    summary.frames += 1;
+                    if let Some((frame, file)) = self.readable(client, frame, &mut summary).await? {
+                        text.push_str(&section(&frame, file.as_deref()));
+                        summary.frames += 1;
+                    }
                 }
                 bytes += text.len() as u64;
                 out.write_all(text.as_bytes()).map_err(CliError::io(&part))?;
@@ -231,6 +380,13 @@ impl Export {
     }
 }
 
+/// What became of a frame's file.
+enum Kept {
+    Whole(FileRef),
+    Replaced(Box<ScannedFrame>),
+    Gone,
+}
+
 /// JSON Lines on their way out.
 struct Lines<'a, W: Write> {
     out: &'a mut W,
@@ -239,8 +395,8 @@ struct Lines<'a, W: Write> {
 }
 
 impl<W: Write> Lines<'_, W> {
-    fn put(&mut self, item: &StoreItem) -> Result<(), CliError> {
-        let mut line = serde_json::to_vec(item).map_err(|error| CliError::io(self.name)(error.into()))?;
+    fn put(&mut self, written: &Written) -> Result<(), CliError> {
+        let mut line = serde_json::to_vec(written).map_err(|error| CliError::io(self.name)(error.into()))?;
         line.push(b'\n');
         self.bytes += line.len() as u64;
         self.out.write_all(&line).map_err(CliError::io(self.name))
@@ -272,10 +428,8 @@ fn resume(file: &File) -> std::io::Result<(u64, Option<Uuid>, u64)> {
 }
 
 /// What `mira import` needs to make the frame again.
-fn item_of(files_left_out: &mut u64, ScannedFrame { frame, vector, vectors }: ScannedFrame) -> Option<StoreItem> {
-    *files_left_out += u64::from(frame.attachment.is_some());
-    let has_content = frame.content.is_some() || frame.bytes.is_some();
-    has_content.then(|| StoreItem {
+fn item_of(ScannedFrame { frame, vector, vectors }: ScannedFrame) -> StoreItem {
+    StoreItem {
         content: frame.content,
         bytes: frame.bytes,
         kind: Some(frame.kind),
@@ -289,20 +443,22 @@ fn item_of(files_left_out: &mut u64, ScannedFrame { frame, vector, vectors }: Sc
         created_at: Some(frame.created_at),
         private: frame.private,
         ..StoreItem::default()
-    })
+    }
 }
 
-/// A frame for reading.
-fn section(frame: &Frame) -> String {
+/// A frame for reading, with a link to its file.
+fn section(frame: &Frame, file: Option<&str>) -> String {
     let who = frame.role.as_deref().unwrap_or(&frame.kind);
-    let content = match (&frame.content, &frame.bytes) {
-        (Some(text), _) => text.trim_end().to_owned(),
-        (None, None) => frame
-            .attachment
-            .as_ref()
-            .map_or(String::new(), |found| format!("({}, {} bytes)", found.content_type, found.size)),
-        (None, bytes) => format!("({} bytes)", bytes.as_ref().map_or(0, |base64| base64.len() / 4 * 3)),
+    let said = match (&frame.content, &frame.bytes) {
+        (Some(text), _) => Some(text.trim_end().to_owned()),
+        (None, None) => None,
+        (None, bytes) => Some(format!("({} bytes)", bytes.as_ref().map_or(0, |base64| base64.len() / 4 * 3))),
     };
+    let file = frame.attachment.as_ref().map(|info| {
+        let what = format!("{}, {} bytes", info.content_type, info.size);
+        file.map_or_else(|| format!("({what})"), |path| format!("[{what}](<{path}>)"))
+    });
+    let content = said.into_iter().chain(file).collect::<Vec<_>>().join("\n\n");
     format!("\n## {who} · {} · {}\n\n{content}\n", frame.created_at, frame.id)
 }
 
@@ -343,9 +499,12 @@ fn render(summary: &Summary) -> String {
             summary.private_left_out
         ));
     }
+    if summary.files > 0 {
+        text.push_str(&format!("{} files of {} bytes beside them\n", summary.files, summary.file_bytes));
+    }
     if summary.files_left_out > 0 {
         text.push_str(&format!(
-            "left out {} files: `mira recall ID --output FILE` reads one, `mira admin backup` keeps all\n",
+            "left out {} files: --files DIR says where they may go, `mira recall ID --output FILE` reads one\n",
             summary.files_left_out
         ));
     }

@@ -18,13 +18,14 @@ use crate::output;
 /// Import JSON Lines, text, Markdown, and memories of other programs
 ///
 /// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, id,
-/// expires_at, created_at, collection, private. Markdown is split at its headings. What has no id gets one made from its content, so
-/// importing the same thing again adds nothing.
+/// expires_at, created_at, collection, private; beside them attachment names a file that `mira export` has written. Markdown
+/// is split at its headings. What has no id gets one made from its content, so importing the same thing again adds nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mira import notes/ --collection notes
   mira import chat.jsonl --session chat-7 --type conversation
+  mira import notes.jsonl --files notes.jsonl.files
   mira import big.jsonl --state big.state --writers 16
   zcat dump.jsonl.gz | mira import - --lenient
   mira import memory.json --format mcp-memory --collection graph
@@ -48,6 +49,9 @@ pub struct Import {
     /// Put fields that a memory has not into its metadata instead of refusing the record
     #[arg(long)]
     lenient: bool,
+    /// Where the files are that records name (otherwise beside each input, under its name with `.files` added)
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
     /// Stop at the first record that is refused
     #[arg(long)]
     strict: bool,
@@ -77,6 +81,7 @@ impl Import {
                 kind: self.kind,
                 session: self.session,
                 lenient: self.lenient,
+                files: self.files,
             },
             writers: self.writers.into(),
             strict: self.strict,

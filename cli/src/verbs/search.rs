@@ -1,9 +1,11 @@
 //! `mira search`: find memories by meaning.
 
+mod batch;
+
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use mira_proto::model::{Filter, Recency, SearchRequest};
+use clap::{Args, ValueEnum};
+use mira_proto::model::{self, Filter, SearchMode, SearchRequest};
 
 use crate::args::{Freshness, Remote};
 use crate::client::Client;
@@ -17,20 +19,36 @@ Examples:
   mira search \"where is the deploy key?\"
   mira search -k 3 --collection manuals \"recover deleted files\" --json
   mira search \"open questions\" --filter '{\"field\": \"metadata.project\", \"eq\": \"atlas\"}'
-  mira search --vector embedding.json --exact")]
+  mira search \"green tea\" \"black tea\" --combine mean
+  mira search \"standup notes\" --recency 7d --recency-weight 0.4 --created-from 2026-01-01T00:00:00Z
+  mira search --vector embedding.json --exact
+  mira search --batch questions.jsonl --collection notes --json
+  printf 'deploy key\\n{\"query\": \"open questions\", \"k\": 3}\\n' | mira search --batch -")]
 pub struct Search {
-    /// What to look for, in words
-    #[arg(required_unless_present = "vector")]
-    query: Option<String>,
-    /// How many hits at most
-    #[arg(short, long, default_value_t = 10)]
-    k: u32,
+    /// What to look for, in words; several, each in quotes, are looked for at once
+    #[arg(required_unless_present_any = ["vector", "batch"])]
+    query: Vec<String>,
+    /// How many hits at most [default: 10; with --min-score 1000]
+    #[arg(short, long)]
+    k: Option<u32>,
     /// The collection to look in
     #[arg(long)]
     collection: Option<String>,
-    /// A file with an embedding of your own, as a JSON array of numbers (`-`: standard input), instead of words
-    #[arg(long, value_name = "FILE", conflicts_with = "query")]
-    vector: Option<PathBuf>,
+    /// A file with an embedding of your own, as a JSON array of numbers, or with several in one array (`-`: standard
+    /// input); may be given more than once, and beside words
+    #[arg(long, value_name = "FILE")]
+    vector: Vec<PathBuf>,
+    /// Several searches: a file with a question in words or a search as a JSON object on each line (`-`: standard input).
+    /// Other options hold for all lines that do not say otherwise. Answers come in order, with --json one a line; one that
+    /// is refused does not stop the others, and then the exit code is 1
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["query", "vector", "combine", "cursor"])]
+    batch: Option<PathBuf>,
+    /// How to look
+    #[arg(long, value_enum, default_value = "auto")]
+    mode: Mode,
+    /// With several queries or embeddings: what makes the score of a hit [default: max]
+    #[arg(long, value_enum)]
+    combine: Option<Combine>,
     /// Compare with every vector instead of walking the index: slower, never misses
     #[arg(long)]
     exact: bool,
@@ -58,6 +76,9 @@ pub struct Search {
     /// Rank newer memories higher: a memory of this age (such as 7d) gets half of what a new one gets
     #[arg(long, value_name = "HALF_LIFE", value_parser = crate::args::duration)]
     recency: Option<std::time::Duration>,
+    /// With --recency: how much of the score is age, above 0 and up to 1 [default: 0.2]
+    #[arg(long, value_name = "PART", requires = "recency")]
+    recency_weight: Option<f32>,
     /// Fail instead of leaving out what a shard could not answer
     #[arg(long)]
     strict: bool,
@@ -76,36 +97,101 @@ pub struct Search {
     remote: Remote,
 }
 
+/// [`SearchMode`] with a help text for each value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// As fits the question
+    Auto,
+    /// By meaning: nearest vectors
+    Vector,
+}
+
+/// [`model::Combine`] with a help text for each value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Combine {
+    /// The best similarity to any of them
+    Max,
+    /// The mean of the similarities to all of them
+    Mean,
+}
+
 impl Search {
     /// Searches and prints the hits.
     pub async fn run(self) -> Result<(), CliError> {
-        let vector = self.vector.as_deref().map(read_vector).transpose()?;
-        let request = SearchRequest {
-            query: self.query,
-            vector,
-            k: Some(self.k),
-            collection: self.collection,
+        let request = self.request()?;
+        let client = Client::new(&self.remote)?.having_seen(self.freshness.at_least.as_deref())?;
+        if let Some(file) = &self.batch {
+            let lines = batch::read(file, &request)?;
+            return batch::run(&client, &lines, self.remote.json).await;
+        }
+        output::print_answer(&client.search(&request).await?, self.remote.json, output::hits)
+    }
+
+    /// What the command line says; with a batch, what holds for all of it.
+    fn request(&self) -> Result<SearchRequest, CliError> {
+        let mut vectors = Vec::new();
+        for file in &self.vector {
+            vectors.extend(read_vectors(file)?);
+        }
+        let recency = self.recency.map(|half_life| model::Recency {
+            half_life_seconds: half_life.as_secs().max(1),
+            weight: self.recency_weight,
+        });
+        let mut request = SearchRequest {
+            k: self.k,
+            collection: self.collection.clone(),
+            mode: match self.mode {
+                Mode::Auto => SearchMode::Auto,
+                Mode::Vector => SearchMode::Vector,
+            },
+            combine: self.combine.map(|combine| match combine {
+                Combine::Max => model::Combine::Max,
+                Combine::Mean => model::Combine::Mean,
+            }),
             consistency: self.freshness.consistency(),
-            created_from: self.created_from,
-            created_to: self.created_to,
+            created_from: self.created_from.clone(),
+            created_to: self.created_to.clone(),
             strict: self.strict,
             exact: self.exact,
-            filter: self.filter,
+            filter: self.filter.clone(),
             explain: self.explain,
             min_score: self.min_score,
-            cursor: self.cursor,
-            group_by: self.group_by,
+            cursor: self.cursor.clone(),
+            group_by: self.group_by.clone(),
             group_size: self.group_size,
             diversity: self.diversity,
-            recency: self
-                .recency
-                .map(|half_life| Recency { half_life_seconds: half_life.as_secs().max(1), weight: None }),
+            recency,
             include_private: self.include_private,
             ..SearchRequest::default()
         };
-        let reply =
-            Client::new(&self.remote)?.having_seen(self.freshness.at_least.as_deref())?.search(&request).await?;
-        output::print_answer(&reply, self.remote.json, output::hits)
+        match (&self.query[..], &mut vectors[..]) {
+            ([], []) => {}
+            ([query], []) => request.query = Some(query.clone()),
+            ([], [vector]) => request.vector = Some(std::mem::take(vector)),
+            (queries, _) => {
+                request.queries = (!queries.is_empty()).then(|| queries.to_vec());
+                request.vectors = (!vectors.is_empty()).then_some(vectors);
+            }
+        }
+        check_numbers(&request).map_err(CliError::Usage)?;
+        Ok(request)
+    }
+}
+
+/// Refuses numbers that JSON has not: they would arrive as none at all.
+fn check_numbers(request: &SearchRequest) -> Result<(), String> {
+    let vectors = request.vector.iter().chain(request.vectors.iter().flatten());
+    for vector in vectors {
+        if let Some(at) = vector.iter().position(|component| !component.is_finite()) {
+            return Err(format!("vector component {at} is not a finite number"));
+        }
+    }
+    let weight = request.recency.and_then(|recency| recency.weight);
+    let numbers =
+        [("min_score", request.min_score), ("diversity", request.diversity), ("the weight of recency", weight)];
+    match numbers.into_iter().find(|(_, number)| number.is_some_and(|number| !number.is_finite())) {
+        Some((name, _)) => Err(format!("{name} is not a finite number")),
+        None => Ok(()),
     }
 }
 
@@ -114,13 +200,18 @@ pub fn parse_filter(json: &str) -> Result<Filter, String> {
     serde_json::from_str(json).map_err(|error| error.to_string())
 }
 
-fn read_vector(file: &Path) -> Result<Vec<f32>, CliError> {
+/// A vector, or several in an array.
+fn read_vectors(file: &Path) -> Result<Vec<Vec<f32>>, CliError> {
     let text = match file.as_os_str() == "-" {
         true => std::io::read_to_string(std::io::stdin()).map_err(CliError::io("standard input"))?,
         false => std::fs::read_to_string(file).map_err(CliError::io(file))?,
     };
-    serde_json::from_str(&text).map_err(|error| CliError::BadFile {
-        path: file.into(),
-        detail: format!("not a JSON array of numbers: {error}"),
-    })
+    let one = serde_json::from_str::<Vec<f32>>(&text);
+    let bad = |detail| CliError::BadFile { path: file.into(), detail };
+    match (one, serde_json::from_str::<Vec<Vec<f32>>>(&text)) {
+        (Ok(vector), _) if !vector.is_empty() => Ok(vec![vector]),
+        (Err(_), Ok(vectors)) => Ok(vectors),
+        (Ok(_), _) => Err(bad("there is no embedding in it".to_owned())),
+        (Err(error), Err(_)) => Err(bad(format!("not a JSON array of numbers: {error}"))),
+    }
 }

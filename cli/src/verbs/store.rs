@@ -94,7 +94,7 @@ impl Store {
         if let Some(path) = &self.file {
             let client = Client::new(&self.remote)?;
             let collection = item.collection.as_deref().unwrap_or(DEFAULT_COLLECTION).to_owned();
-            let upload = Upload { client: &client, collection: &collection, path };
+            let upload = Upload { client: &client, collection: &collection, path, is_quiet: false };
             let guess = || mime_guess::from_path(path).first_or_octet_stream().to_string();
             let content_type = Some(self.content_type.clone().unwrap_or_else(guess));
             let stored = match self.resume {

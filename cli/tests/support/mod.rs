@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,17 +15,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::{Path as UrlPath, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use mira_proto::filter::Scalar;
 use mira_proto::model::{
-    BeamRecall, Collection, CollectionSettings, Consistency, ForgetReply, ForgetRequest, Frame, GrowReply, GrowRequest,
-    GrowthStatus, Hit, ItemResult, Metric, NodeStatus, Quantization, RecallReply, RecallRequest, ReplicaStatus,
-    SearchExplain, SearchReply, SearchRequest, ShardExplain, ShardStatus, StatusReply, StoreItem, StoreReply,
-    StoreRequest, Stored, TuneReply, TuneRequest, VectorReason, Why,
+    AttachmentInfo, BeamRecall, Collection, CollectionSettings, Consistency, ForgetReply, ForgetRequest, Frame,
+    GrowReply, GrowRequest, GrowthStatus, Hit, ItemResult, Metric, NodeStatus, Quantization, RecallReply,
+    RecallRequest, ReplicaStatus, ScanReply, ScannedFrame, SearchExplain, SearchReply, SearchRequest, SearchResult,
+    ShardExplain, ShardStatus, StatusReply, StoreItem, StoreReply, StoreRequest, Stored, TuneReply, TuneRequest,
+    UploadReply, UploadRequest, VectorReason, Why,
 };
 use mira_proto::{Code, Problem};
 use serde_json::json;
@@ -38,6 +40,10 @@ pub struct Shared {
     pub collections: BTreeMap<String, Collection>,
     /// Method, path and idempotency key of every request.
     pub requests: Vec<(String, String, Option<String>)>,
+    /// Every search, also those of batches.
+    pub searches: Vec<SearchRequest>,
+    /// Searches of every batch.
+    pub batch_sizes: Vec<usize>,
     /// Items of every `store` that was answered.
     pub store_sizes: Vec<usize>,
     pub recalled_ids: usize,
@@ -51,8 +57,34 @@ pub struct Shared {
     pub most_items_in_time: Option<usize>,
     /// Every n-th item is `unavailable` the first time it comes.
     pub every_nth_item_unavailable: Option<usize>,
+    /// Large contents of frames.
+    pub contents: HashMap<Uuid, Vec<u8>>,
+    pub uploads: BTreeMap<Uuid, UploadUnderWay>,
+    /// Bytes that came in uploads.
+    pub uploaded_bytes: u64,
+    /// Contents that were read.
+    pub contents_read: usize,
+    /// After so many more steps of uploads every request is refused with `internal`.
+    pub breaks_after_steps: Option<u32>,
+    /// The next content that is read is of a frame that is replaced before it can be looked at again.
+    pub replaces_while_read: Option<Vec<u8>>,
     pub items_seen: HashMap<Uuid, u32>,
     pub applied: HashMap<String, StoreReply>,
+}
+
+/// An upload that was begun.
+pub struct UploadUnderWay {
+    collection: String,
+    request: UploadRequest,
+    bytes: Vec<u8>,
+    stored: Option<Stored>,
+}
+
+impl UploadUnderWay {
+    fn reply(&self, upload: Uuid) -> UploadReply {
+        let (size, stored) = (self.request.size, self.stored.clone());
+        UploadReply { upload, offset: self.bytes.len() as u64, size, stored }
+    }
 }
 
 type Fake = Arc<Mutex<Shared>>;
@@ -83,6 +115,11 @@ impl Server {
             .route("/mcp/status", get(status))
             .route("/collections", get(list_collections))
             .route("/collections/{name}", get(get_collection).put(put_collection).delete(delete_collection))
+            .route("/collections/{name}/frames", get(scan))
+            .route("/collections/{name}/frames/{id}/content", get(content))
+            .route("/collections/{name}/uploads", post(begin_upload))
+            .route("/collections/{name}/uploads/{upload}", get(upload_state).patch(append))
+            .route("/collections/{name}/uploads/{upload}/finish", post(finish_upload))
             .route("/collections/{name}/grow", post(grow_collection))
             .route("/collections/{name}/tune", post(tune_collection))
             .layer(axum::extract::DefaultBodyLimit::max(32 << 20))
@@ -160,7 +197,7 @@ impl Shared {
             *left -= 1;
             return Some(Problem::new(*code, "told to fail"));
         }
-        if self.breaks_after_stores == Some(0) {
+        if self.breaks_after_stores == Some(0) || self.breaks_after_steps == Some(0) {
             return Some(Problem::internal("told to break"));
         }
         let number = self.requests.len();
@@ -169,10 +206,14 @@ impl Shared {
     }
 
     fn store_one(&mut self, item: StoreItem) -> Result<Stored, Problem> {
-        let content = item.content.unwrap_or_default();
-        if content.trim().is_empty() {
+        if item.content.as_ref().is_none_or(|content| content.trim().is_empty()) {
             return Err(Problem::invalid("content is empty"));
         }
+        self.keep(item, None)
+    }
+
+    fn keep(&mut self, item: StoreItem, attachment: Option<AttachmentInfo>) -> Result<Stored, Problem> {
+        let content = item.content;
         let id = item.id.unwrap_or_else(|| Uuid::from_u128(0x7000_8000_0000_0000_0000 + self.frames.len() as u128 + 1));
         let seen = self.items_seen.entry(id).or_default();
         *seen += 1;
@@ -181,30 +222,30 @@ impl Shared {
         }
         let metadata = item.metadata.unwrap_or_default();
         if let Some((_, known)) = self.frames.get_mut(&id) {
-            if known.content.as_ref() == Some(&content) && known.metadata == metadata {
+            if known.content == content && known.metadata == metadata && known.attachment == attachment {
                 return Ok(Stored { id, version: known.version });
             }
             if !item.replace {
                 return Err(Problem::new(Code::Conflict, "this id has other content"));
             }
-            known.content = Some(content);
+            known.content = content;
             known.version += 1;
             return Ok(Stored { id, version: known.version });
         }
         let frame = Frame {
             id,
-            content: Some(content),
+            content,
             bytes: None,
             metadata,
             kind: item.kind.unwrap_or_else(|| "general".into()),
             session: item.session,
             role: item.role,
-            created_at: "2026-01-02T03:04:05Z".into(),
+            created_at: item.created_at.unwrap_or_else(|| "2026-01-02T03:04:05Z".into()),
             updated_at: "2026-01-02T03:04:05Z".into(),
             expires_at: item.expires_at,
             version: 1,
             private: item.private,
-            attachment: None,
+            attachment,
         };
         self.order.push(id);
         self.frames.insert(id, (item.collection.unwrap_or_else(|| "default".into()), frame));
@@ -215,6 +256,99 @@ impl Shared {
         let wanted = collection.map_or("default", String::as_str).to_owned();
         self.order.iter().filter_map(|id| self.frames.get(id)).filter(move |(name, _)| *name == wanted).map(|(_, f)| f)
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Page {
+    after: Option<Uuid>,
+    limit: Option<u32>,
+}
+
+async fn scan(State(fake): State<Fake>, UrlPath(name): UrlPath<String>, Query(page): Query<Page>) -> Answer<ScanReply> {
+    let shared = fake.lock().unwrap();
+    let behind = shared.frames.range((page.after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+    let all = behind.filter(|(_, (collection, _))| *collection == name).map(|(_, (_, frame))| frame.clone());
+    let mut frames: Vec<_> = all.map(|frame| ScannedFrame { frame, vector: None }).collect();
+    let limit = page.limit.unwrap_or(100) as usize;
+    let more = frames.len() > limit;
+    frames.truncate(limit);
+    let next = frames.last().filter(|_| more).map(|last| last.frame.id);
+    Ok(Json(ScanReply { frames, next, ..ScanReply::default() }))
+}
+
+async fn content(State(fake): State<Fake>, UrlPath((_, id)): UrlPath<(String, Uuid)>) -> Result<Response, Refusal> {
+    let mut shared = fake.lock().unwrap();
+    shared.contents_read += 1;
+    let bytes = shared.contents.get(&id).cloned();
+    let bytes = bytes.ok_or_else(|| Problem::new(Code::NotFound, format!("there is no frame {id}")))?;
+    let version = shared.frames[&id].1.version;
+    if let Some(other) = shared.replaces_while_read.take() {
+        let frame = &mut shared.frames.get_mut(&id).unwrap().1;
+        frame.version += 1;
+        frame.attachment.as_mut().unwrap().size = other.len() as u64;
+        shared.contents.insert(id, other);
+    }
+    Ok(([("etag", format!("\"{id}-{version}\""))], bytes).into_response())
+}
+
+async fn begin_upload(
+    State(fake): State<Fake>,
+    UrlPath(collection): UrlPath<String>,
+    headers: HeaderMap,
+    Json(request): Json<UploadRequest>,
+) -> Answer<UploadReply> {
+    let key = headers["idempotency-key"].to_str().unwrap();
+    let id = Uuid::new_v8(blake3::hash(key.as_bytes()).as_bytes()[..16].try_into().unwrap());
+    let mut shared = fake.lock().unwrap();
+    let new = UploadUnderWay { collection, request: request.clone(), bytes: Vec::new(), stored: None };
+    let upload = shared.uploads.entry(id).or_insert(new);
+    match upload.request == request {
+        true => Ok(Json(upload.reply(id))),
+        false => Err(Problem::new(Code::Conflict, "the key has begun another upload").into()),
+    }
+}
+
+async fn upload_state(State(fake): State<Fake>, UrlPath((_, id)): UrlPath<(String, Uuid)>) -> Answer<UploadReply> {
+    let shared = fake.lock().unwrap();
+    let upload = shared.uploads.get(&id).ok_or_else(|| Problem::new(Code::NotFound, "there is no such upload"))?;
+    Ok(Json(upload.reply(id)))
+}
+
+async fn append(
+    State(fake): State<Fake>,
+    UrlPath((_, id)): UrlPath<(String, Uuid)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<UploadReply> {
+    let mut shared = fake.lock().unwrap();
+    let offset: usize = headers["upload-offset"].to_str().unwrap().parse().unwrap();
+    shared.uploaded_bytes += body.len() as u64;
+    if let Some(left) = &mut shared.breaks_after_steps {
+        *left -= 1;
+    }
+    let upload = shared.uploads.get_mut(&id).unwrap();
+    if offset != upload.bytes.len() || upload.stored.is_some() {
+        return Err(Problem::new(Code::Conflict, "it goes on elsewhere").into());
+    }
+    upload.bytes.extend_from_slice(&body);
+    Ok(Json(upload.reply(id)))
+}
+
+async fn finish_upload(State(fake): State<Fake>, UrlPath((_, id)): UrlPath<(String, Uuid)>) -> Answer<UploadReply> {
+    let mut shared = fake.lock().unwrap();
+    let mut upload = shared.uploads.remove(&id).unwrap();
+    if upload.stored.is_none() {
+        let size = upload.bytes.len() as u64;
+        assert_eq!(upload.request.size, Some(size), "nothing is missing");
+        let content_type = upload.request.content_type.clone().unwrap();
+        let item = StoreItem { collection: Some(upload.collection.clone()), ..upload.request.frame.clone() };
+        let stored = shared.keep(item, Some(AttachmentInfo { content_type, size }))?;
+        shared.contents.insert(stored.id, std::mem::take(&mut upload.bytes));
+        upload.stored = Some(stored);
+    }
+    let reply = upload.reply(id);
+    shared.uploads.insert(id, upload);
+    Ok(Json(reply))
 }
 
 async fn store(State(fake): State<Fake>, headers: HeaderMap, body: Bytes) -> Answer<StoreReply> {
@@ -251,8 +385,31 @@ async fn store(State(fake): State<Fake>, headers: HeaderMap, body: Bytes) -> Ans
 }
 
 async fn search(State(fake): State<Fake>, Json(request): Json<SearchRequest>) -> Answer<SearchReply> {
-    let shared = fake.lock().unwrap();
-    let query = request.query.unwrap_or_default();
+    let mut shared = fake.lock().unwrap();
+    let Some(searches) = request.searches else {
+        return Ok(Json(shared.search_one(request)?));
+    };
+    shared.batch_sizes.push(searches.len());
+    let answer = |request| match shared.search_one(request) {
+        Ok(reply) => SearchResult::Answered(Box::new(reply)),
+        Err(error) => SearchResult::Refused { error },
+    };
+    let answers = Some(searches.into_iter().map(answer).collect());
+    Ok(Json(SearchReply { answers, consistency_token: "t".into(), ..SearchReply::default() }))
+}
+
+impl Shared {
+    fn search_one(&mut self, request: SearchRequest) -> Result<SearchReply, Problem> {
+        self.searches.push(request.clone());
+        if request.k == Some(0) {
+            return Err(Problem::invalid("k is 0, it must be 1 to 1000"));
+        }
+        Ok(found(self, request))
+    }
+}
+
+fn found(shared: &Shared, request: SearchRequest) -> SearchReply {
+    let query = request.query.into_iter().chain(request.queries.into_iter().flatten()).collect::<Vec<_>>().join(" ");
     let kind = request.filter.and_then(|filter| filter.eq);
     let matching = |frame: &&Frame| {
         kind.as_ref().is_none_or(|kind| *kind == Scalar::Text(frame.kind.clone()))
@@ -271,13 +428,13 @@ async fn search(State(fake): State<Fake>, Json(request): Json<SearchRequest>) ->
     let explain =
         request.explain.then(|| SearchExplain { shards_us: 400, shards: vec![shard], ..SearchExplain::default() });
     let any = request.consistency == Some(Consistency::Any);
-    Ok(Json(SearchReply {
+    SearchReply {
         hits: hits.collect(),
         consistency_token: "t".into(),
         explain,
         staleness_ms: any.then_some(12),
         ..SearchReply::default()
-    }))
+    }
 }
 
 async fn recall(State(fake): State<Fake>, Json(request): Json<RecallRequest>) -> Answer<RecallReply> {

@@ -35,7 +35,7 @@ use std::{
 
 use bytes::Bytes;
 use mira_index::{
-    Attributes, Condition, Config, Document, Explain, Filter, Hit, Metric, Quantization, RowCache, RowStorage,
+    Attributes, Condition, Config, Document, Explain, Filter, Hit, Kinds, Metric, Quantization, RowCache, RowStorage,
     SearchParams, Times, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
 };
 use mira_proto::vectors::{FrameVectors, LAST_SPACE, OWN_SPACE, SpaceNumber, SpaceSet};
@@ -52,6 +52,7 @@ use crate::{
 
 use super::{
     image::ImageFolder,
+    kinds,
     machine::{Change, Follower},
     record,
     rows::{Opener, StateRows},
@@ -105,7 +106,12 @@ pub struct Found {
     pub explain: Option<Explain>,
     /// Fields of the condition that no indexed frame has had.
     pub unknown_fields: Vec<String>,
+    /// With a condition: what the fields that it compares hold.
+    pub kinds: Option<Fields>,
 }
+
+/// Fields, each with the kinds of its values.
+pub type Fields = Vec<(String, Kinds)>;
 
 /// Why a search has no answer here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -368,6 +374,29 @@ impl ShardIndex {
         Ok(found)
     }
 
+    /// What the fields that a condition compares hold in frames with vectors of their own; `None` while the index is being built.
+    pub(super) fn field_kinds(&self, collection: &CollectionRecord, condition: &Condition) -> Option<Fields> {
+        let generation = self.generation.load(Ordering::Acquire);
+        let index = self.index_of((&collection.own_space()).into());
+        let fields = index.map(|index| {
+            let tail = index.tail.lock().clone();
+            self.known_kinds(collection, condition, (&index, &tail))
+        });
+        let is_sound = self.is_ready() && self.generation.load(Ordering::Acquire) == generation;
+        is_sound.then(|| fields.unwrap_or_default())
+    }
+
+    fn known_kinds(
+        &self,
+        collection: &CollectionRecord,
+        condition: &Condition,
+        (index, tail): (&SpaceIndex, &Tail),
+    ) -> Fields {
+        let stored = tail.iter().filter_map(|(&frame, pending)| Some((frame, pending.stored.as_deref()?)));
+        let attributes = stored.map(|(frame, stored)| self.attributes_of(collection, frame, stored));
+        kinds::known(condition, index.vectors.get(), attributes)
+    }
+
     /// Whether an answer of the collection as of a log position is still what a search would give: nothing was stored or
     /// removed since, and no frame's time runs out by itself.
     pub fn is_unchanged_since(&self, collection: CollectionId, position: u64) -> bool {
@@ -404,7 +433,9 @@ impl ShardIndex {
     }
 
     fn search_parts(&self, space: &Space<'_>, query: &Query) -> Result<Found, IndexError> {
-        let Some(index) = self.index_of(space.into()) else { return Ok(Found::default()) };
+        let Some(index) = self.index_of(space.into()) else {
+            return Ok(Found { kinds: query.condition.as_ref().map(|_| Fields::new()), ..Found::default() });
+        };
         // The tail first: a frame that moves to the index meanwhile is then seen twice, not missed, and counts once.
         let tail: Tail = index.tail.lock().clone();
         let mut lists = vec![self.search_tail(space, query, &tail)?];
@@ -417,6 +448,8 @@ impl ShardIndex {
                 query.condition.as_ref().map(|condition| vectors.unknown_fields(condition)).unwrap_or_default();
             found.searched = vectors.len() as u64;
         }
+        let known = |condition| self.known_kinds(space.collection, condition, (&index, &tail));
+        found.kinds = query.condition.as_ref().map(known);
         found.tail = tail.values().filter(|pending| pending.stored.is_some()).count() as u64;
         found.searched += found.tail;
         found.hits = merge_top_k(lists, query.k);

@@ -10,6 +10,7 @@ pub mod gate;
 pub mod grow;
 pub mod image;
 pub mod indexer;
+pub mod kinds;
 pub mod machine;
 pub mod measure;
 pub mod private;

@@ -11,7 +11,7 @@ use std::{
 
 use mira_crypto::CollectionKey;
 use mira_index::ranking::{Candidate, Ranking};
-use mira_index::{Condition, Hit, Plan, Times, filter, mean_top_k, merge_top_k};
+use mira_index::{Attributes, Condition, Hit, Plan, Times, filter, mean_top_k, merge_top_k};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, limits, node_v1, vectors::SpaceNumber};
 use mira_raft::{EngineError, StateReader};
 
@@ -119,7 +119,8 @@ impl Shard {
             return Ok(node_v1::SearchReply { applied, not_modified: true, as_of, freshness, ..Default::default() });
         }
         if shown.is_none() {
-            return Ok(node_v1::SearchReply { applied, freshness, ..Default::default() });
+            let kinds = Some(node_v1::KnownKinds::default());
+            return Ok(node_v1::SearchReply { applied, freshness, kinds, ..Default::default() });
         }
         let created_to_ms = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
         let wanted = filter::split(filter::parse(&request.filter_json)?, request.created_from_ms..created_to_ms);
@@ -163,7 +164,8 @@ impl Shard {
             self.repeat_exactly(pools, query, (applied, scores));
         }
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
-        let Found { searched, tail, .. } = found;
+        let Found { searched, tail, kinds, .. } = found;
+        let kinds = kinds.map(super::kinds::to_wire);
         let vectors = match request.with_vectors {
             true => self.vectors_of(&space, &hits)?,
             false => vec![Vec::new(); hits.len()],
@@ -195,7 +197,18 @@ impl Shard {
         let is_kept = !self.index.is_expiring(collection.id) && request.growing.is_none();
         let as_of = if is_kept { applied } else { 0 };
         let not_modified = false;
-        Ok(node_v1::SearchReply { hits, applied, searched, tail, explain, not_modified, as_of, freshness, opened })
+        Ok(node_v1::SearchReply {
+            hits,
+            applied,
+            searched,
+            tail,
+            explain,
+            not_modified,
+            as_of,
+            freshness,
+            opened,
+            kinds,
+        })
     }
 
     /// What a search may take: its pool, its visited set, its query and its frames. An estimate: what most frames take.
@@ -262,49 +275,64 @@ impl Shard {
         condition: &Condition,
         after: Option<FrameId>,
     ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
-        let reader = self.group.reader();
+        let (mut matching, mut looked_at, mut last) = (Vec::new(), 0, None);
+        let is_full = |matching: &Vec<FrameId>, looked_at| {
+            matching.len() == limits::MAX_FORGET_STEP || looked_at == limits::MAX_FILTER_STEP
+        };
+        self.walk_plain(collection, after, &mut |frame, read| {
+            looked_at += 1;
+            last = Some(frame);
+            if read.is_some_and(|(attributes, times)| condition.matches(&attributes, &times)) {
+                matching.push(frame);
+            }
+            !is_full(&matching, looked_at)
+        })?;
+        let last = last.filter(|_| is_full(&matching, looked_at));
+        Ok((matching, last))
+    }
+
+    /// Opens frames in order of their ids until `visit` has had enough; it gets `None` for those that nobody but their
+    /// owner can read, and for what is hidden.
+    pub(super) fn walk_plain(
+        &self,
+        collection: &CollectionRecord,
+        after: Option<FrameId>,
+        visit: &mut dyn FnMut(FrameId, Option<(Attributes, Times)>) -> bool,
+    ) -> Result<(), Refusal> {
         let prefix = record::collection_prefix(b'f', collection.id);
         let from = after.map(|frame| record::frame_key(collection.id, frame));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
         let end = record::frame_key(collection.id, FrameId::MAX);
-        let (mut matching, mut looked_at, mut last, mut failed) = (Vec::new(), 0, None, None);
+        let mut failed = None;
         let mut look = |key: &[u8], stored: &[u8]| {
             let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
-            let record = match FrameRecord::decode(stored) {
-                Ok(record) => record,
-                Err(error) => {
-                    failed = Some(self.unreadable(error));
-                    return ControlFlow::Break(());
-                }
-            };
-            looked_at += 1;
-            last = Some(frame);
-            // What a private frame says, its owner alone can compare; what is hidden, nobody means.
-            if record.owner.is_some() || record.class != Class::Memory {
-                return if looked_at == limits::MAX_FILTER_STEP {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                };
-            }
-            let times = Times { created_ms: record.created_ms, expires_ms: record.expires_ms };
-            match self.open_body(collection, frame, &record) {
-                Ok(body) if condition.matches(&body.attributes(), &times) => matching.push(frame),
-                Ok(_) => {}
+            match self.read_plain(collection, frame, stored).map(|read| visit(frame, read)) {
+                Ok(true) => ControlFlow::Continue(()),
+                Ok(false) => ControlFlow::Break(()),
                 Err(refusal) => {
                     failed = Some(refusal);
-                    return ControlFlow::Break(());
+                    ControlFlow::Break(())
                 }
             }
-            let is_full = matching.len() == limits::MAX_FORGET_STEP || looked_at == limits::MAX_FILTER_STEP;
-            if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let reader = self.group.reader();
         reader.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
-        if let Some(refusal) = failed {
-            return Err(refusal);
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn read_plain(
+        &self,
+        collection: &CollectionRecord,
+        frame: FrameId,
+        stored: &[u8],
+    ) -> Result<Option<(Attributes, Times)>, Refusal> {
+        let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
+        // What a private frame says, its owner alone can compare; what is hidden, nobody means.
+        if record.owner.is_some() || record.class != Class::Memory {
+            return Ok(None);
         }
-        let is_full = matching.len() == limits::MAX_FORGET_STEP || looked_at == limits::MAX_FILTER_STEP;
-        Ok((matching, last.filter(|_| is_full)))
+        let times = Times { created_ms: record.created_ms, expires_ms: record.expires_ms };
+        Ok(Some((self.open_body(collection, frame, &record)?.attributes(), times)))
     }
 
     fn open_body(

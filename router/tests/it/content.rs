@@ -78,6 +78,27 @@ async fn a_content_comes_in_steps_and_is_read_in_ranges() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_begun_again_under_its_key_goes_on() {
+    let world = World::new().await;
+    world.collection("files", 1).await;
+    let begin = async |key: &str, size: u64| {
+        let request = json!({ "frame": { "content": "a log" }, "size": size });
+        world.post_with(UPLOADS, request, &[("idempotency-key", key)]).await
+    };
+    let first = begin("k", 8).await.json();
+    let upload = format!("{UPLOADS}/{}", first["upload"].as_str().unwrap());
+    world.patch(&upload, 0, "12345").await.ok();
+    let again = begin("k", 8).await.json();
+    assert_eq!((&again["upload"], &again["offset"]), (&first["upload"], &json!(5)));
+    assert_eq!(begin("k", 9).await.code(), "conflict", "another upload");
+    assert_ne!(begin("other", 8).await.json()["upload"], first["upload"]);
+    world.patch(&upload, 5, "678").await.ok();
+    let done = world.post(&format!("{upload}/finish"), json!({})).await.ok();
+    assert_eq!(begin("k", 8).await.json(), done, "it stays finished");
+    assert_eq!(world.fake.frame_count(), 1 + 2 + 2, "a frame, a chunk of each step, two uploads");
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_leaves_what_came_whole() {
     let world = World::new().await;
     world.collection("files", 1).await;

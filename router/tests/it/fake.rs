@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mira_index::filter::{self, Said};
 use mira_index::ranking::{Candidate, Ranking};
-use mira_index::{Attributes, Hit, Times};
+use mira_index::{Attributes, Hit, Kinds, Times};
 use mira_proto::node_v1::node_server::{Node, NodeServer};
 use mira_proto::node_v1::{self as wire, read_level::Kind};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits};
@@ -34,6 +34,8 @@ pub struct Faults {
     pub lost_answers: usize,
     /// Does not learn of frames: lags behind in reads at level `any`.
     pub lags: bool,
+    /// Is of a version that does not say what kinds of values fields hold.
+    pub says_no_kinds: bool,
     /// How old what it knows is, milliseconds; beyond the bound it answers as the last resort only.
     pub stale_ms: u64,
 }
@@ -252,6 +254,20 @@ impl Fake {
 fn attributes(frame: &wire::Frame) -> Attributes {
     let wire::Frame { r#type: kind, session, role, metadata_json, .. } = frame;
     filter::attributes(&Said { kind, session, role, metadata_json })
+}
+
+/// What the fields of a filter hold in plain frames.
+fn kinds_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownKinds {
+    let condition = filter::parse(filter_json).unwrap().map(filter::condition);
+    let compared = condition.as_ref().map(|condition| condition.compared_fields()).unwrap_or_default();
+    let plain: Vec<_> =
+        frames.iter().filter(|kept| kept.private.owner.is_empty()).map(|kept| attributes(&kept.frame)).collect();
+    let kinds = |field: &str| {
+        let values = plain.iter().flat_map(|attributes| attributes.of(field));
+        values.fold(Kinds::NONE, |kinds, value| kinds.with(Kinds::of(value))).bits().into()
+    };
+    let fields = compared.into_iter().map(|field| wire::FieldKinds { field: field.to_owned(), kinds: kinds(field) });
+    wire::KnownKinds { fields: fields.collect() }
 }
 
 /// Whether a plain frame meets a filter.
@@ -768,6 +784,30 @@ impl Node for FakeNode {
         Ok(Response::new(wire::WriteManyReply { results: writes.into_iter().map(result).collect() }))
     }
 
+    async fn field_kinds(
+        &self,
+        request: Request<wire::FieldKindsRequest>,
+    ) -> Result<Response<wire::FieldKindsReply>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let seen = self.seen("field_kinds", request.shard, request.level);
+        self.check(&mut state, seen, request.epoch)?;
+        if state.faults.get(&self.id).is_some_and(|faults| faults.says_no_kinds) {
+            return Err(Status::unimplemented("an older node"));
+        }
+        let of_shard = state.of_shard(request.collection, request.shard);
+        let mut frames: Vec<&Kept> = of_shard.filter(|kept| request.walk || !kept.vectors.is_empty()).collect();
+        frames.retain(|kept| !request.walk || kept.frame.id > request.after);
+        let more = request.walk && frames.len() > state.forget_step;
+        if more {
+            frames.truncate(state.forget_step);
+        }
+        let next = frames.last().filter(|_| more).map(|kept| kept.frame.id.clone()).unwrap_or_default();
+        let kinds = Some(kinds_of(&request.filter_json, &frames));
+        Ok(Response::new(wire::FieldKindsReply { kinds, more, next }))
+    }
+
     async fn forget(&self, request: Request<wire::ForgetRequest>) -> Result<Response<wire::ForgetReply>, Status> {
         self.enter().await?;
         let request = request.into_inner();
@@ -839,7 +879,11 @@ impl Node for FakeNode {
         let hits = hits.collect();
         let applied = state.index(request.shard);
         let explain = request.explain.then(|| wire::SearchExplain { plan: "scan".into(), ..Default::default() });
-        Ok(Response::new(wire::SearchReply { hits, applied, explain, as_of, freshness, ..Default::default() }))
+        let indexed: Vec<&Kept> =
+            state.of_shard(request.collection, request.shard).filter(|kept| !kept.vectors.is_empty()).collect();
+        let says_no_kinds = state.faults.get(&self.id).is_some_and(|faults| faults.says_no_kinds);
+        let kinds = (!says_no_kinds).then(|| kinds_of(&request.filter_json, &indexed));
+        Ok(Response::new(wire::SearchReply { hits, applied, explain, as_of, freshness, kinds, ..Default::default() }))
     }
 
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<wire::FetchReply>, Status> {

@@ -6,6 +6,7 @@ mod errors;
 mod fake;
 mod faults;
 mod grpc;
+mod kinds;
 mod mcp;
 mod named;
 mod operations;
