@@ -101,7 +101,7 @@ async fn the_same_is_measured_of_every_size() {
         points.as_flattened().iter().map(String::as_str).chain(["from the smallest to the largest"]).collect();
     assert_eq!(names, wanted);
     assert_met(&report, "recall@10");
-    assert_met(&report, "start of all nodes: until their indexes are complete");
+    assert_eq!(figures(&report, "start of all nodes: until their indexes are complete").len(), 4);
     assert_eq!(figures(&report, "cost of a document, CPU, replication 3").len(), 1);
     for chart in &report.charts {
         let sizes = |line: &Line| line.points.iter().map(|point| point.0).collect::<Vec<f64>>();

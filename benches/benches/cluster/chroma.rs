@@ -58,7 +58,7 @@ struct Found {
 /// # Errors
 /// Why it could not be installed, in words.
 pub fn install() -> Result<PathBuf, String> {
-    let folder = cache_folder().join(format!("chroma-{}", REQUIREMENTS.trim().replace("==", "-")));
+    let folder = cache_folder().join(REQUIREMENTS.trim().replace("==", "-"));
     let (program, whole) = (folder.join("bin/chroma"), folder.join("whole"));
     if whole.exists() {
         return Ok(program);

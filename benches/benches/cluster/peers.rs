@@ -35,7 +35,7 @@ const BATCH: usize = 100;
 const UNDER_WAY: usize = 4;
 /// Bytes of a document's text.
 const TEXT_BYTES: usize = 60;
-/// MIRA's throughput over Chroma's (SPEC's issue of vector search).
+/// MIRA's throughput over Chroma's.
 const GOAL: f64 = 3.0;
 /// p99 with many callers over that with one, the wait for the processors left out.
 const SPREAD: f64 = 1.5;
