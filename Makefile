@@ -129,9 +129,19 @@ bench: deps model ## Run the micro-benchmarks
 scaling: setup ## What clusters of up to a billion documents would look like, see docs/SCALING.md
 	$(CARGO) run --locked --quiet --package mira-proto --example scaling
 
+BENCH_CLUSTER = MIRA_BIN="$(call target_dir)/release/mira" $(CARGO) bench --locked --package mira-benches --bench cluster --
+
 .PHONY: bench-cluster
-bench-cluster: release ## Measure a three-node cluster on this machine, minutes (BENCH_ARGS="--only store,search")
-	MIRA_BIN="$(call target_dir)/release/mira" $(CARGO) bench --locked --package mira-benches --bench cluster -- $(BENCH_ARGS)
+bench-cluster: release ## Measure a three-node cluster on this machine, a quarter of an hour (BENCH_ARGS="--only store,search")
+	$(BENCH_CLUSTER) $(BENCH_ARGS)
+
+.PHONY: bench-peers
+bench-peers: release ## Measure a Chroma server from PyPI beside it, on the same vectors, minutes (BENCH_ARGS="--peer-documents 100000")
+	$(BENCH_CLUSTER) --only peers $(BENCH_ARGS)
+
+.PHONY: bench-scale
+bench-scale: release ## Measure clusters of up to a million documents, half an hour (BENCH_ARGS="--sizes 10000,100000 --resume")
+	$(BENCH_CLUSTER) --only scale $(BENCH_ARGS)
 
 ##@ Prepare
 

@@ -12,7 +12,7 @@ use mira_proto::v1::admin_client::AdminClient;
 use mira_proto::v1::memory_client::MemoryClient;
 use mira_proto::v1::{
     DeleteCollectionRequest, ItemReply, PutCollectionRequest, RecallReply, RecallRequest, SearchReply, SearchRequest,
-    StatusRequest, StoreBatchRequest, StoreReply, StoreRequest,
+    StatusRequest, StoreBatchRequest, StoreReply, StoreRequest, TuneCollectionReply, TuneCollectionRequest,
 };
 use mira_proto::{Code, Problem, limits};
 use tokio::time::{Instant, sleep};
@@ -23,6 +23,8 @@ use uuid::Uuid;
 
 /// How long a request is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a collection may take to be tuned: the longest deadline that a router accepts.
+const TUNED_WITHIN: Duration = limits::MAX_DEADLINE;
 /// Wait before the first retry; it doubles, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -44,6 +46,7 @@ pub struct Caller {
     channel: Channel,
     bearer: MetadataValue<tonic::metadata::Ascii>,
     owner_key: Option<MetadataValue<tonic::metadata::Ascii>>,
+    patience: Duration,
     retries: Arc<AtomicU64>,
 }
 
@@ -58,13 +61,19 @@ impl Caller {
         })?;
         let bearer =
             format!("Bearer {}", target.token).parse().map_err(|_| Problem::invalid("the token is not plain text"))?;
-        Ok(Caller { channel, bearer, owner_key: None, retries: Arc::default() })
+        Ok(Caller { channel, bearer, owner_key: None, patience: PATIENCE, retries: Arc::default() })
     }
 
     /// The same connection with an owner's key (base64 of 32 bytes) in each request.
     pub fn as_owner(&self, key: &str) -> Result<Caller, Problem> {
         let key = key.parse().map_err(|_| Problem::invalid("the owner's key is not plain text"))?;
         Ok(Caller { owner_key: Some(key), ..self.clone() })
+    }
+
+    /// The same connection for requests that may take this long.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Caller {
+        Caller { patience, ..self.clone() }
     }
 
     /// Connects so many times.
@@ -129,6 +138,16 @@ impl Caller {
             .map(drop)
     }
 
+    /// Finds and sets the beam with which searches of a collection reach a recall; it takes up to a minute for a million
+    /// vectors. Without a recall the index's own beam is used again.
+    pub async fn tune(&self, name: &str, recall: Option<f64>) -> Result<TuneCollectionReply, Problem> {
+        let reset = recall.is_none();
+        let request = TuneCollectionRequest { name: name.to_owned(), recall, reset, ..Default::default() };
+        self.with_patience(TUNED_WITHIN)
+            .send(request, |mut client, request| async move { client.admin.tune_collection(request).await })
+            .await
+    }
+
     /// Removes a collection.
     pub async fn delete_collection(&self, name: &str) -> Result<(), Problem> {
         let request = DeleteCollectionRequest { name: name.to_owned() };
@@ -143,7 +162,7 @@ impl Caller {
         message: Q,
         call: impl Fn(Clients, Request<Q>) -> F,
     ) -> Result<A, Problem> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let key = Uuid::now_v7().to_string();
         let mut pause = FIRST_PAUSE;
         loop {

@@ -67,7 +67,7 @@ impl Input {
 }
 
 /// `$XDG_CACHE_HOME/mira/bench`, else under `~/.cache`.
-fn cache_folder() -> PathBuf {
+pub fn cache_folder() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = base.or_else(|| Some(std::env::home_dir()?.join(".cache")));
     base.unwrap_or_else(std::env::temp_dir).join("mira/bench")

@@ -1,22 +1,25 @@
 //! Measuring MIRA from outside: load, latencies, and reports that say what they were measured on.
 //!
 //! - [`caller`]: one client of a router over gRPC, with the default retries of a client; [`mcp`]: one over MCP;
+//!   [`rest`]: one over REST, without retries;
 //! - [`load`]: many callers at once, their latencies and their failures;
 //! - [`machine`]: what it all ran on, and what its disk can do;
 //! - [`input`]: real [`texts`] and [`vectors`], from this machine or a folder;
 //! - [`suite`]: the measurements, one file each, on any running cluster;
-//! - [`report`]: figures beside the goals of SPEC section 5, as JSON and Markdown; [`page`]: as HTML.
+//! - [`report`]: figures beside the goals of SPEC section 5, as JSON and Markdown; [`page`]: as HTML, with [`chart`]s.
 //!
 //! Nothing here starts a cluster. `benches/cluster` does, with processes that it can kill; `mira benchmark` asks the one
 //! it is told. A figure from a run with a failed operation is not a figure: every measurement fails instead.
 
 pub mod caller;
+pub mod chart;
 pub mod input;
 pub mod load;
 pub mod machine;
 pub mod mcp;
 pub mod page;
 pub mod report;
+pub mod rest;
 pub mod suite;
 pub mod texts;
 pub mod vectors;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,34 @@ impl Machine {
             system: format!("{} {}", system.sysname().to_string_lossy(), system.release().to_string_lossy()),
             file_system: file_system(&mounts, &folder.canonicalize().unwrap_or(folder.to_owned())),
         }
+    }
+}
+
+/// What a process of this machine has used so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// Time on a processor, of all its threads.
+    pub cpu: Duration,
+    /// Resident memory now, bytes.
+    pub resident_bytes: u64,
+}
+
+impl Usage {
+    /// Of a process, as the kernel counts it.
+    pub fn of(process: u32) -> Result<Usage, BenchError> {
+        let path = format!("/proc/{process}/stat");
+        let text = fs::read_to_string(&path).map_err(BenchError::io(&path))?;
+        Usage::read(&text).ok_or_else(|| BenchError::Wrong(format!("{path} is not as proc(5) says: {text}")))
+    }
+
+    /// Fields 14, 15 and 24 of proc(5): ticks in user and kernel mode, pages. The second field is a name in parentheses,
+    /// which may hold anything.
+    fn read(stat: &str) -> Option<Usage> {
+        let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let ticks = field(14)? + field(15)?;
+        let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+        Some(Usage { cpu, resident_bytes: field(24)? * rustix::param::page_size() as u64 })
     }
 }
 
@@ -94,6 +122,16 @@ mod tests {
         let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\nproc /proc proc rw 0 0\n";
         assert_eq!(file_system(mounts, Path::new("/tmp/x")), "tmpfs");
         assert_eq!(file_system(mounts, Path::new("/home/x")), "ext4");
+    }
+
+    #[test]
+    fn a_process_uses_processor_and_memory() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 1 0 77 1000 3 18446744073709551615";
+        let usage = Usage::read(stat).unwrap();
+        assert_eq!(usage.cpu, Duration::from_secs_f64(300.0 / rustix::param::clock_ticks_per_second() as f64));
+        assert_eq!(usage.resident_bytes, 3 * rustix::param::page_size() as u64);
+        assert_eq!(Usage::read("7 (cut off) S 1"), None);
+        assert!(Usage::of(std::process::id()).unwrap().resident_bytes > 1 << 20);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! A client of a router over MCP, as an agent's is: JSON-RPC over streamable HTTP, revision 2025-11-25.
 
-use std::time::Duration;
-
 use mira_proto::{Code, Problem};
 use serde_json::{Value, json};
 
 use crate::caller::Target;
+use crate::rest;
 
 const VERSION: &str = "2025-11-25";
 
@@ -20,14 +19,7 @@ pub struct McpCaller {
 impl McpCaller {
     /// Connects and initializes.
     pub async fn connect(target: &Target) -> Result<McpCaller, Problem> {
-        // The process-wide choice of TLS provider; a second client finds it made already, which is no error.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = reqwest::Client::builder().timeout(Duration::from_secs(30)).tcp_nodelay(true);
-        if target.url.starts_with("http://") {
-            // Without TLS nobody needs the machine's root certificates, which take time to read and may be missing.
-            http = http.tls_certs_only([]);
-        }
-        let http = http.build().map_err(|error| Problem::internal(format!("no HTTP client: {error}")))?;
+        let http = rest::http_client(&target.url)?;
         let caller = McpCaller { http, url: format!("{}/mcp", target.url), token: target.token.clone() };
         let hello = json!({ "protocolVersion": VERSION, "capabilities": {},
             "clientInfo": { "name": "mira-benchmark", "version": env!("CARGO_PKG_VERSION") } });

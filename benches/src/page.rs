@@ -1,7 +1,8 @@
-//! Reports as one HTML page that needs nothing beside it: tables, and bars on a logarithmic scale.
+//! Reports as one HTML page that needs nothing beside it: tables, bars on a logarithmic scale, and charts.
 
 use std::fmt::Write;
 
+use crate::chart::escaped;
 use crate::load::Summary;
 use crate::report::{Figure, Report, Value, digits};
 
@@ -10,7 +11,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}p{color:#56616e}
 table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem;border-bottom:1px solid #e3e7ec;text-align:right}
 td:first-child,th:first-child{text-align:left}td.bars{width:32%;text-align:left}
-svg{display:block;width:100%;height:14px}.met{color:#19764b}.missed{color:#b3261e;font-weight:600}
+svg{display:block;width:100%;height:14px}svg.chart{height:auto;max-width:50rem}.met{color:#19764b}.missed{color:#b3261e;font-weight:600}
 @media(prefers-color-scheme:dark){body{color:#dfe5ec;background:#14181d}p{color:#98a3b0}td,th{border-color:#2b333c}}";
 
 /// The page.
@@ -44,6 +45,9 @@ pub fn of(reports: &[Report]) -> String {
             );
             part.figures.iter().for_each(|figure| row(&mut page, figure, &scale));
             page.push_str("</table>\n");
+        }
+        for chart in &report.charts {
+            let _ = writeln!(page, "<h2>{}</h2>\n{}", escaped(&chart.title), chart.to_svg());
         }
     }
     page.push_str("</body></html>\n");
@@ -108,10 +112,6 @@ impl Scale {
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +137,9 @@ mod tests {
                 Figure::absent("peer", "not installed"),
             ],
         );
+        report.chart("<b>cost", "documents", "µs").put("one replica", 10.0, 3.0);
         let page = of(&[report]);
+        assert!(!page.contains("<b>") && page.contains("&lt;b&gt;cost") && page.contains("one replica"));
         assert!(!page.contains("<script>"));
         for wanted in ["quick", "slow", "7.00 frames", "not installed", "p99 &lt; 5 ms: met", "p99 &lt; 5 ms: missed"] {
             assert!(page.contains(wanted), "{wanted} in {page}");

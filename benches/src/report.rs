@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::BenchError;
+use crate::chart::Chart;
 use crate::load::Summary;
 use crate::machine::Machine;
 
@@ -25,6 +26,9 @@ pub struct Report {
     pub parameters: Vec<(String, String)>,
     /// The figures, by measurement.
     pub parts: Vec<Part>,
+    /// What is better seen than read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<Chart>,
 }
 
 /// What one measurement found.
@@ -99,7 +103,14 @@ impl Figure {
 impl Report {
     /// A report without figures.
     pub fn new(machine: Machine, parameters: Vec<(String, String)>) -> Report {
-        Report { version: REPORT_VERSION, measured_at: now(), machine, parameters, parts: Vec::new() }
+        Report {
+            version: REPORT_VERSION,
+            measured_at: now(),
+            machine,
+            parameters,
+            parts: Vec::new(),
+            charts: Vec::new(),
+        }
     }
 
     /// The report in a file, to be continued, if it was made on this machine with these parameters.
@@ -125,6 +136,15 @@ impl Report {
             None => self.parts.push(part),
         }
         self.measured_at = now();
+    }
+
+    /// The chart of this title; an empty one where there is none yet.
+    pub fn chart(&mut self, title: &str, across: &str, up: &str) -> &mut Chart {
+        let at = self.charts.iter().position(|chart| chart.title == title).unwrap_or_else(|| {
+            self.charts.push(Chart::new(title, across, up));
+            self.charts.len() - 1
+        });
+        &mut self.charts[at]
     }
 
     /// Writes it as JSON, whole or not at all.
@@ -234,7 +254,12 @@ mod tests {
         first.put("store", vec![Figure::amount("frames", 1.0, "frames")]);
         first.put("search", vec![]);
         first.write_json(&file).unwrap();
+        first.chart("cost", "documents", "µs").put("one", 10.0, 3.0);
+        first.write_json(&file).unwrap();
         let mut second = Report::resume(&file, report());
+        second.chart("cost", "documents", "µs").put("one", 100.0, 4.0);
+        assert_eq!(second.charts.len(), 1, "a chart is gone on with");
+        assert_eq!(second.charts[0].lines[0].points, [(10.0, 3.0), (100.0, 4.0)]);
         second.put("store", vec![Figure::amount("frames", 2.0, "frames").goal("2", true)]);
         assert_eq!(second.parts.len(), 2);
         assert_eq!(second.parts[0].figures[0].value, Value::Amount { amount: 2.0, unit: "frames".into() });

@@ -17,9 +17,10 @@ use mira_chaos_tests::process::Program;
 use mira_crypto::ClusterKey;
 use serde_json::Value;
 
+use super::MIB;
+
 /// Partitions of the collection, if there are as many shards.
 const PARTITIONS: u32 = 16;
-const MIB: f64 = (1 << 20) as f64;
 
 /// Rotates, backs up, restores, shreds.
 pub async fn measure(bench: &mut Bench, cluster: &Cluster) -> Result<Vec<Figure>, BenchError> {
@@ -47,7 +48,7 @@ pub async fn measure(bench: &mut Bench, cluster: &Cluster) -> Result<Vec<Figure>
 
 async fn rotated(bench: &Bench, cluster: &Cluster, documents: &Documents) -> Result<Vec<Figure>, BenchError> {
     let Documents { collection, count, .. } = documents;
-    let idle = search::one_by_one(bench, documents, bench.scale.run.clone()).await?.summary("searching")?;
+    let idle = search::by_vector(bench, documents, 1, bench.scale.run.clone()).await?.summary("searching")?;
     let stopped = Arc::new(AtomicBool::new(false));
     let rotating = async {
         let started = Instant::now();
@@ -56,7 +57,7 @@ async fn rotated(bench: &Bench, cluster: &Cluster, documents: &Documents) -> Res
         stopped.store(true, Ordering::Relaxed);
         rotation.map(|rotation| (rotation["id"].to_string(), took, started))
     };
-    let searching = search::one_by_one(bench, documents, Limit::Stopped(stopped.clone()));
+    let searching = search::by_vector(bench, documents, 1, Limit::Stopped(stopped.clone()));
     let (rotated, searched) = tokio::join!(rotating, searching);
     let ((number, took, started), searched): (_, Outcome) = (rotated?, searched?);
     mira(cluster, &["admin", "shred-status", &number, "--wait"]).await?;

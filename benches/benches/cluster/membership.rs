@@ -15,14 +15,15 @@ use mira_proto::model::{NodeAction, NodeChange, NodeStatus, StatusReply};
 use mira_proto::{Code, Problem};
 use tokio::time::sleep;
 
+use super::restart::restart;
+use super::{MIB, wait_until};
+
 /// Partitions of the collection, if there are as many shards: every replica that moves has something to copy.
 const PARTITIONS: u32 = 16;
 /// Longest wait for the replicas of one change.
 const MOVED_WITHIN: Duration = Duration::from_secs(300);
 /// From the start of all nodes to the first answer (SPEC section 5).
 const READY: Duration = Duration::from_secs(10);
-
-const MIB: f64 = (1 << 20) as f64;
 
 /// Adds a node, drains one, replaces one that is dead, and starts the whole cluster again.
 pub async fn measure(bench: &mut Bench, cluster: &mut Cluster) -> Result<Vec<Figure>, BenchError> {
@@ -32,7 +33,7 @@ pub async fn measure(bench: &mut Bench, cluster: &mut Cluster) -> Result<Vec<Fig
     let collection = bench.collection("membership", partitions).await?;
     let stored = import::vectors(bench, &collection, count).await?;
     let documents = Documents { collection, count, stored };
-    let idle = search::one_by_one(bench, &documents, bench.scale.run.clone()).await?.summary("searching")?;
+    let idle = search::by_vector(bench, &documents, 1, bench.scale.run.clone()).await?.summary("searching")?;
     let mut figures =
         vec![Figure::latency(format!("search {count} documents in {partitions} partitions, idle"), idle.clone())];
 
@@ -58,7 +59,7 @@ async fn joined(bench: &Bench, cluster: &mut Cluster) -> Result<u8, BenchError> 
     let at = cluster.add_node();
     let (caller, address) = (&bench.callers(1).await?[0], cluster.advertised(at));
     let known = |node: &NodeStatus| node.address == address && node.reachable;
-    wait_until("a new node joins", || async {
+    wait_until("a new node joins", MOVED_WITHIN, || async {
         caller.status().await.is_ok_and(|status| status.nodes.iter().any(known))
     })
     .await?;
@@ -100,7 +101,7 @@ impl Change {
                 reply = client.change_node(&change).await;
             }
             let moves = reply.map_err(refused)?.moves.len();
-            wait_until("replicas move", || async {
+            wait_until("replicas move", MOVED_WITHIN, || async {
                 let idle = caller.status().await.is_ok_and(|status| status.moves.is_empty());
                 idle && client.change_node(&again).await.is_ok_and(|reply| reply.moves.is_empty())
             })
@@ -112,7 +113,7 @@ impl Change {
             stopped.store(true, Ordering::Relaxed);
             moved
         };
-        let searching = search::one_by_one(bench, documents, Limit::Stopped(stopped.clone()));
+        let searching = search::by_vector(bench, documents, 1, Limit::Stopped(stopped.clone()));
         let (moved, searched) = tokio::join!(moving, searching);
         let ((moves, took), searched): (_, Outcome) = (moved?, searched?);
         let after = wait_until_indexed(caller).await?;
@@ -148,8 +149,10 @@ async fn wait_until_indexed(caller: &mira_benches::caller::Caller) -> Result<Sta
             .map(|replica| replica.apply_lag + replica.index_lag)
             .sum()
     };
-    wait_until("replicas are indexed", || async { caller.status().await.is_ok_and(|status| behind(&status) == 0) })
-        .await?;
+    wait_until("replicas are indexed", MOVED_WITHIN, || async {
+        caller.status().await.is_ok_and(|status| behind(&status) == 0)
+    })
+    .await?;
     caller.status().await.map_err(BenchError::refused("status"))
 }
 
@@ -160,29 +163,10 @@ async fn restarted(
     nodes: &[u8],
     documents: &Documents,
 ) -> Result<Figure, BenchError> {
-    for &at in nodes {
-        cluster.try_stop_node(at).await.map_err(BenchError::Wrong)?;
+    let restarted = restart(bench, cluster, nodes, documents).await?;
+    if let Some(why) = restarted.killed {
+        return Err(BenchError::Wrong(why));
     }
-    let started = Instant::now();
-    nodes.iter().for_each(|&at| cluster.restart_node(at));
-    let caller = &bench.callers(1).await?[0];
-    wait_until("a cluster that was started answers", || async {
-        let request = search::vector_request(&documents.collection, bench.vectors.query(0));
-        caller.search(request).await.is_ok_and(|reply| !reply.degraded)
-    })
-    .await?;
-    let took = started.elapsed();
     let what = format!("start of {} nodes with {} frames: until a search is whole", nodes.len(), documents.count);
-    Ok(Figure::amount(what, took.as_secs_f64(), "s").goal("< 10 s", took < READY))
-}
-
-async fn wait_until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) -> Result<(), BenchError> {
-    let started = Instant::now();
-    while !condition().await {
-        if started.elapsed() > MOVED_WITHIN {
-            return Err(BenchError::Late(what.to_owned()));
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
+    Ok(Figure::amount(what, restarted.answering.as_secs_f64(), "s").goal("< 10 s", restarted.answering < READY))
 }

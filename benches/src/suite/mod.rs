@@ -3,7 +3,9 @@
 //! Collections are made fresh under the prefix `bench-` and, apart from the documents that several measurements share,
 //! removed again by [`Bench::clean_up`].
 
+pub mod batch;
 pub mod import;
+pub mod interference;
 pub mod mcp;
 pub mod private;
 pub mod recall;
@@ -32,6 +34,9 @@ pub const FRAME_BYTES: usize = 1024;
 /// Longest wait for indexes to hold what was stored: building a graph of 50,000 on a busy core.
 const INDEXED_WITHIN: Duration = Duration::from_secs(240);
 
+/// Between two looks at indexes: a tenth of what the smallest import takes.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// How much is measured.
 #[derive(Debug, Clone)]
 pub struct Scale {
@@ -57,6 +62,8 @@ pub struct Scale {
     pub private: u64,
     /// Rounds in which a peer and MIRA take turns.
     pub rounds: usize,
+    /// Bytes of the large content that is uploaded and downloaded.
+    pub large: usize,
 }
 
 impl Scale {
@@ -74,6 +81,7 @@ impl Scale {
             moved: 100_000,
             private: 10_000,
             rounds: 3,
+            large: 256 << 20,
         }
     }
 
@@ -91,6 +99,7 @@ impl Scale {
             moved: 300,
             private: 300,
             rounds: 1,
+            large: 5 << 20,
         }
     }
 
@@ -101,7 +110,7 @@ impl Scale {
 
     /// How many vectors all measurements together need.
     pub fn rows(&self) -> usize {
-        self.most_documents().max(self.moved)
+        (interference::IMPORTS * self.most_documents()).max(self.moved)
     }
 }
 
@@ -182,7 +191,12 @@ impl Bench {
 
 /// Waits until every replica has applied and indexed everything.
 pub async fn wait_until_indexed(caller: &Caller) -> Result<StatusReply, BenchError> {
-    let deadline = Instant::now() + INDEXED_WITHIN;
+    wait_until_indexed_within(caller, INDEXED_WITHIN).await
+}
+
+/// As [`wait_until_indexed`], as long as that may take.
+pub async fn wait_until_indexed_within(caller: &Caller, patience: Duration) -> Result<StatusReply, BenchError> {
+    let deadline = Instant::now() + patience;
     loop {
         let status = caller.status().await.map_err(BenchError::refused("status"))?;
         let replicas = || status.groups.iter().flat_map(|group| &group.replicas);
@@ -193,7 +207,7 @@ pub async fn wait_until_indexed(caller: &Caller) -> Result<StatusReply, BenchErr
         if Instant::now() > deadline {
             return Err(BenchError::Late(format!("replicas are {behind} changes behind")));
         }
-        sleep(Duration::from_millis(100)).await;
+        sleep(LOOK_AGAIN).await;
     }
 }
 

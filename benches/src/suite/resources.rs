@@ -5,6 +5,7 @@ use mira_proto::{Code, Problem};
 use super::Bench;
 use crate::BenchError;
 use crate::report::Figure;
+use crate::rest;
 
 const MIB: f64 = (1 << 20) as f64;
 /// A router's resident memory (SPEC section 2), MiB.
@@ -38,10 +39,9 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
 }
 
 async fn router_bytes(bench: &Bench) -> Result<f64, Problem> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let url = format!("{}/metrics", bench.target.url);
     let lost = |error: reqwest::Error| Problem::new(Code::Unavailable, error.to_string());
-    let http = reqwest::Client::builder().tls_certs_only([]).build().map_err(lost)?;
+    let http = rest::http_client(&url)?;
     let text =
         http.get(&url).bearer_auth(&bench.target.token).send().await.map_err(lost)?.text().await.map_err(lost)?;
     let line = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));

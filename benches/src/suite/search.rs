@@ -1,5 +1,6 @@
 //! `search`: by vector and by text, alone and with many callers; and how right the answers are.
 
+use std::num::NonZero;
 use std::sync::Arc;
 
 use mira_proto::Problem;
@@ -11,11 +12,12 @@ use crate::BenchError;
 use crate::caller::Caller;
 use crate::load::{Limit, Outcome, closed_loop};
 use crate::report::Figure;
+use crate::vectors::Vectors;
 
 /// Hits of every search.
-const K: usize = 10;
+pub const K: usize = 10;
 /// The smallest recall@10 (SPEC section 5).
-const RECALL: f64 = 0.95;
+pub const RECALL: f64 = 0.95;
 
 /// Latencies at every size, and recall@10.
 pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
@@ -26,7 +28,7 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
         let documents = bench.documents(count).await?;
         for callers in bench.scale.callers.clone() {
             let what = format!("search {count} documents, vector given, {}", plural(callers, "caller"));
-            let summary = by_vector(bench, &documents, callers).await?.summary(&what)?;
+            let summary = by_vector(bench, &documents, callers, bench.scale.run.clone()).await?.summary(&what)?;
             figures.push(match (count, callers) {
                 (10_000, 1) => {
                     let met = summary.p99_ms < 5.0;
@@ -60,7 +62,7 @@ pub async fn measure_with_vectors(bench: &mut Bench) -> Result<Vec<Figure>, Benc
         let documents = bench.documents(count).await?;
         for callers in bench.scale.callers.clone() {
             let what = format!("search {count} vectors of {}, {}", bench.vectors.dim(), plural(callers, "caller"));
-            let summary = by_vector(bench, &documents, callers).await?.summary(&what)?;
+            let summary = by_vector(bench, &documents, callers, bench.scale.run.clone()).await?.summary(&what)?;
             let met = summary.p99_ms < 10.0;
             let figure = Figure::latency(what, summary);
             figures.push(if callers == 1 { figure.goal("p99 < 10 ms", met) } else { figure });
@@ -72,23 +74,21 @@ pub async fn measure_with_vectors(bench: &mut Bench) -> Result<Vec<Figure>, Benc
     Ok(figures)
 }
 
-/// Searches with vectors.
-pub async fn by_vector(bench: &Bench, documents: &Documents, callers: usize) -> Result<Outcome, BenchError> {
+/// So many callers search with vectors until the limit.
+pub async fn by_vector(
+    bench: &Bench,
+    documents: &Documents,
+    callers: usize,
+    limit: Limit,
+) -> Result<Outcome, BenchError> {
     let (vectors, collection) = (bench.vectors.clone(), documents.collection.clone());
     let ask = move |number| vector_request(&collection, &anew(vectors.query(number as usize)));
-    run(bench, documents, callers, bench.scale.run.clone(), ask).await
-}
-
-/// One caller searches with vectors until the limit.
-pub async fn one_by_one(bench: &Bench, documents: &Documents, limit: Limit) -> Result<Outcome, BenchError> {
-    let (vectors, collection) = (bench.vectors.clone(), documents.collection.clone());
-    run(bench, documents, 1, limit, move |number| vector_request(&collection, &anew(vectors.query(number as usize))))
-        .await
+    run(bench, documents, callers, limit, ask).await
 }
 
 /// The same question in other numbers: a router gives a shard's answer to a question that it has heard before again, and
 /// what is measured here is searching. Cosine knows no length.
-fn anew(query: &[f32]) -> Vec<f32> {
+pub fn anew(query: &[f32]) -> Vec<f32> {
     let length = 1.0 + rand::random::<f32>();
     query.iter().map(|component| component * length).collect()
 }
@@ -140,11 +140,22 @@ pub async fn recall(bench: &Bench, documents: &Documents) -> Result<f64, BenchEr
         found.push(rows.map_err(BenchError::refused("search"))?);
     }
     let (vectors, count) = (Arc::clone(&bench.vectors), documents.count);
-    let judge = move || {
-        let shares = found.iter().enumerate().map(|(query, rows)| vectors.recall(query, count, rows, K));
-        shares.sum::<f64>() / judged as f64
-    };
+    let judge = move || judged_recall(&vectors, count, &found);
     tokio::task::spawn_blocking(judge).await.map_err(|error| BenchError::Wrong(error.to_string()))
+}
+
+/// The mean recall@10 of what was found for the first queries, on all processors: each compares with every row.
+fn judged_recall(vectors: &Vectors, count: usize, found: &[Vec<usize>]) -> f64 {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let sum_of = |thread: usize| -> f64 {
+        let own = found.iter().enumerate().skip(thread).step_by(threads);
+        own.map(|(query, rows)| vectors.recall(query, count, rows, K)).sum()
+    };
+    let sum: f64 = std::thread::scope(|scope| {
+        let judges: Vec<_> = (0..threads).map(|thread| scope.spawn(move || sum_of(thread))).collect();
+        judges.into_iter().map(|judge| judge.join().expect("comparing does not panic")).sum()
+    });
+    sum / found.len() as f64
 }
 
 /// The request that searches with one vector.

@@ -26,7 +26,12 @@ pub struct Load {
 impl Load {
     /// Prepares frames for a collection.
     pub fn new(collection: String, vectors: Arc<Vectors>) -> Load {
-        let contents = (0..CONTENTS).map(|number| opaque_text(number, FRAME_BYTES)).collect();
+        Load::of(collection, vectors, FRAME_BYTES)
+    }
+
+    /// The same with contents of so many bytes.
+    pub fn of(collection: String, vectors: Arc<Vectors>, bytes: usize) -> Load {
+        let contents = (0..CONTENTS).map(|number| opaque_text(number, bytes)).collect();
         Load { collection, contents: Arc::new(contents), vectors }
     }
 
