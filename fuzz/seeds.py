@@ -5,7 +5,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Targets, and among how many decoders the first byte of their inputs chooses (0: there is no such byte).
-TARGETS = [("raft", "replication", 0), ("node", "shard_records", 8), ("node", "commands", 3), ("node", "sealed", 9)]
+TARGETS = [("raft", "replication", 0), ("node", "shard_records", 8), ("node", "commands", 5), ("node", "sealed", 9)]
 REQUESTS = [
     (1, '{"content":"a text","type":"note","session":"s","role":"user","metadata":{"a":[1,{"b":null}]},"id":'
         '"01999999-0000-7000-8000-000000000001","replace":true,"expires_at":"2099-01-01T00:00:00Z","vector":[0.5,-1e3]}'),

@@ -218,6 +218,11 @@ async fn answer_local(cluster: &Cluster, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
+/// Whether a piece is needed only to roll a shard forward.
+fn is_of_log(name: &str) -> bool {
+    name.ends_with("-start") || name.contains("-log-")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_not_whole_or_not_ours_changes_nothing() {
     let key = ClusterKey::generate(&mut mira_crypto::os_rng());
@@ -244,13 +249,18 @@ async fn a_backup_that_is_not_whole_or_not_ours_changes_nothing() {
                 continue;
             }
             std::fs::write(&file, &wrong).expect("written");
-            let refused = refusal(&other, &["admin", "restore", place_text]).await;
+            let refused = refusal(&other, &["admin", "backup", "verify", place_text]).await;
             assert!(!refused.contains("internal"), "{name}: {refused}");
-            refusal(&other, &["admin", "backup", "verify", place_text]).await;
+            // Who wants the backup itself needs no log.
+            if !is_of_log(&name) {
+                let refused = refusal(&other, &["admin", "restore", place_text]).await;
+                assert!(!refused.contains("internal"), "{name}: {refused}");
+            }
         }
         if name != "repository.json" {
             std::fs::remove_file(&file).expect("removed");
-            refusal(&other, &["admin", "restore", place_text]).await;
+            let verb = if is_of_log(&name) { &["admin", "backup", "verify"][..] } else { &["admin", "restore"] };
+            refusal(&other, &[verb, &[place_text]].concat()).await;
         }
         std::fs::write(&file, &whole).expect("written");
     }
@@ -388,4 +398,240 @@ async fn nothing_of_an_old_backup_opens_after_shredding() {
     answer(&cluster, &["admin", "backup", "forget", &id]).await;
     let number = again["shred"].as_u64().expect("a number").to_string();
     assert_eq!(answer(&cluster, &["admin", "shred-status", &number, "--wait"]).await["state"], "done");
+}
+
+/// A moment that lies behind everything that was answered before, and before everything that is asked after.
+async fn moment() -> String {
+    let apart = Duration::from_millis(20);
+    tokio::time::sleep(apart).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    tokio::time::sleep(apart).await;
+    jiff::Timestamp::from_millisecond(now as i64).expect("a time").to_string()
+}
+
+async fn secret(cluster: &Cluster, content: &str) {
+    let secret = json!({
+        "content": content, "private": true, "collection": "notes", "vector": vector(9_000), "replace": true,
+        "id": "01999999-0000-7000-8000-999999999999",
+    });
+    let url = format!("{}/mcp/store", cluster.router_url(0));
+    private(cluster, reqwest::Client::new().post(url).json(&secret)).await;
+}
+
+async fn opened(cluster: &Cluster) -> String {
+    let recall = json!({ "id": "01999999-0000-7000-8000-999999999999", "collection": "notes" });
+    let url = format!("{}/mcp/recall", cluster.router_url(0));
+    let mine = private(cluster, reqwest::Client::new().post(url).json(&recall)).await;
+    mine["frames"][0]["content"].as_str().expect("it is there").to_owned()
+}
+
+fn ids(numbers: std::ops::Range<u64>) -> Value {
+    json!(numbers.map(|number| format!("01999999-0000-7000-8000-{number:012}")).collect::<Vec<_>>())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_moment_between_backups_comes_back() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let cluster = start(3, 4, &key).await;
+    let client = cluster.client(0);
+    client.put_collection("notes", &json!({ "dim": 8, "partitions": 4 })).await.expect("a collection");
+    client.put_collection("more", &json!({ "dim": 8, "partitions": 1 })).await.expect("a collection");
+    fill(&cluster, "notes", 0..600, "zebra").await;
+    secret(&cluster, "first words").await;
+    let (folder, place) = place();
+    let place = place.to_str().expect("UTF-8");
+    let before_all = moment().await;
+    let first = answer(&cluster, &["admin", "backup", "create", place]).await;
+
+    // What is to come back: frames replaced, frames gone, a private one, a file in chunks.
+    fill(&cluster, "notes", 100..120, "zebra-anew").await;
+    client.call("forget", &json!({ "ids": ids(5..9), "collection": "notes" })).await.expect("forgotten");
+    secret(&cluster, "second words").await;
+    let file = folder.path().join("recording.bin");
+    let bytes: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).take(2_500_000).collect();
+    std::fs::write(&file, &bytes).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let stored = answer(&cluster, &["store", "--collection", "more", "--file", file]).await;
+    let file_id = stored["id"].as_str().expect("an id").to_owned();
+    let early = moment().await;
+    let at_early = (contents(&cluster, "notes").await, contents(&cluster, "more").await);
+
+    // And what is not: all that is undone, replaced or added later.
+    fill(&cluster, "notes", 0..50, "zebra-late").await;
+    fill(&cluster, "notes", 700..760, "zebra-late").await;
+    client.call("forget", &json!({ "ids": ids(110..300), "collection": "notes" })).await.expect("forgotten");
+    client.call("forget", &json!({ "ids": [file_id], "collection": "more" })).await.expect("forgotten");
+    secret(&cluster, "third words").await;
+    let log = answer(&cluster, &["admin", "backup", "create", place, "--log"]).await;
+    assert_eq!((&log["log_only"], &log["frames"], &log["forgotten"]), (&json!(true), &json!(0), &json!([])));
+    client.put_collection("later", &json!({ "dim": 8, "partitions": 3 })).await.expect("a collection");
+    fill(&cluster, "later", 0..80, "zebra-later").await;
+    fill(&cluster, "later", 10..20, "zebra-latest").await;
+    let late = moment().await;
+    let at_late = (contents(&cluster, "notes").await, contents(&cluster, "later").await);
+    fill(&cluster, "later", 0..500, "zebra-last").await;
+    client.call("forget", &json!({ "ids": ids(0..700), "collection": "notes" })).await.expect("forgotten");
+    let last = answer(&cluster, &["admin", "backup", "create", place]).await;
+    assert_eq!((&last["base"], &last["forgotten"]), (&first["backup"], &json!([])));
+    let after_all = moment().await;
+    let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
+    assert_eq!(verified["backup"], last["backup"]);
+
+    let listed = answer_local(&cluster, &["admin", "backup", "list", place, "--json"]).await;
+    let time = |text: &str| text.parse::<jiff::Timestamp>().expect("a time");
+    let listed_at = |at: usize, end: &str| time(listed[at][end].as_str().expect("a time"));
+    assert!(listed_at(0, "at_from") <= time(&early) && time(&late) <= listed_at(0, "at_until"), "{listed}");
+    assert!(listed[1].get("at_from").is_none() && listed_at(2, "at_from") > time(&late), "{listed}");
+    for file in files(Path::new(place)) {
+        let bytes = std::fs::read(&file).expect("readable");
+        assert!(!bytes.windows(5).any(|window| window == b"zebra"), "{}", file.display());
+    }
+
+    let other = start(1, 3, &key).await;
+    for (at, why) in [(&before_all, "before the first"), (&after_all, "after the end")] {
+        let refused = refusal(&other, &["admin", "restore", place, "--at", at]).await;
+        assert!(refused.contains(why) && refused.contains("not_found"), "{refused}");
+    }
+    assert!(refusal(&other, &["admin", "restore", place, "--at", "yesterday"]).await.contains("--at"));
+    let only_log = log["backup"].as_str().unwrap();
+    assert!(refusal(&other, &["admin", "restore", place, "--backup", only_log]).await.contains("logs only"));
+
+    let restored = answer(&other, &["admin", "restore", place, "--at", &early]).await;
+    assert_eq!((&restored["backup"], &restored["collections"]), (&first["backup"], &json!(["more", "notes"])));
+    assert_eq!(contents(&other, "notes").await, at_early.0);
+    assert_eq!(contents(&other, "more").await, at_early.1);
+    assert_eq!(opened(&other).await, "second words");
+    let output = format!("{file}.early");
+    answer(&other, &["recall", "--collection", "more", &file_id, "--output", &output]).await;
+    assert!(std::fs::read(&output).expect("it is there") == bytes, "the file is another one");
+    let search = json!({ "vector": vector(105), "k": 1, "collection": "notes" });
+    let found = other.client(0).call("search", &search).await.expect("searched");
+    assert_eq!(found["hits"][0]["content"], "zebra-anew 105");
+    fill(&other, "notes", 0..10, "zebra-goes-on").await;
+
+    // Another one, from the log of two backups, with a collection that the first knew nothing of.
+    let other = start(1, 8, &key).await;
+    let restored = answer(&other, &["admin", "restore", place, "--at", &late]).await;
+    assert_eq!(restored["collections"], json!(["later", "more", "notes"]));
+    assert_eq!(contents(&other, "notes").await, at_late.0);
+    assert_eq!(contents(&other, "later").await, at_late.1);
+    assert_eq!(contents(&other, "more").await, BTreeMap::new());
+    assert_eq!(opened(&other).await, "third words");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_that_the_logs_do_not_reach_is_refused() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let cluster = start(1, 2, &key).await;
+    let client = cluster.client(0);
+    for name in ["kept", "secrets", "grows"] {
+        client.put_collection(name, &json!({ "dim": 8, "partitions": 1 })).await.expect("a collection");
+        fill(&cluster, name, 0..100, name).await;
+    }
+    let (_folder, place) = place();
+    let place = place.to_str().expect("UTF-8");
+    answer(&cluster, &["admin", "backup", "create", place]).await;
+    fill(&cluster, "kept", 0..50, "anew").await;
+    fill(&cluster, "secrets", 0..50, "anew").await;
+    let before = moment().await;
+    let expected = contents(&cluster, "kept").await;
+    answer(&cluster, &["admin", "backup", "create", place, "--log"]).await;
+    fill(&cluster, "kept", 50..60, "lost").await;
+    let lost = moment().await;
+    // What ends a key ends the logs before it, here and on every node.
+    let whole = answer(&cluster, &["forget", "--all", "--collection", "secrets", "--shred", "--yes"]).await;
+    let number = whole["shred"].as_u64().expect("a number").to_string();
+    until_only_places_are_waited_for(&cluster, &number, place).await;
+    let log = answer(&cluster, &["admin", "backup", "create", place, "--log"]).await;
+    assert_ne!(log["forgotten"], json!([]));
+    answer(&cluster, &["admin", "shred-status", &number, "--wait"]).await;
+    let other = start(1, 3, &key).await;
+    let refused = refusal(&other, &["admin", "restore", place, "--at", &lost]).await;
+    assert!(refused.contains("did not keep its log") && refused.contains("possible: "), "{refused}");
+
+    // Over a growth nothing is rolled forward, but from behind it.
+    answer(&cluster, &["admin", "backup", "create", place]).await;
+    client.grow("grows", 2).await.expect("it grows");
+    let started = Instant::now();
+    while client.collection("grows").await.expect("a collection")["growth"]["step"] != "remembering" {
+        assert!(started.elapsed() < PATIENCE, "it does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let grown = moment().await;
+    let started = Instant::now();
+    while !mira(&cluster, &["admin", "backup", "create", place, "--timeout", "20s"]).await.status.success() {
+        assert!(started.elapsed() < PATIENCE, "the growth does not end");
+    }
+    let refused = refusal(&other, &["admin", "restore", place, "--at", &grown]).await;
+    assert!(refused.contains("grew") && refused.contains("conflict"), "{refused}");
+
+    // What was shredded since stays gone, also of the moments before.
+    let restored = answer(&other, &["admin", "restore", place, "--at", &before]).await;
+    assert_eq!((&restored["collections"], &restored["frames"]), (&json!(["grows", "kept"]), &json!(200)));
+    assert!(other.client(0).collection("secrets").await.is_err());
+    assert_eq!(contents(&other, "kept").await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_with_a_piece_missing_is_named_and_one_that_was_stopped_goes_on() {
+    let key = ClusterKey::generate(&mut mira_crypto::os_rng());
+    let cluster = start(1, 2, &key).await;
+    cluster.client(0).put_collection("notes", &json!({ "dim": 8, "partitions": 2 })).await.expect("a collection");
+    fill(&cluster, "notes", 0..2_000, "zebra").await;
+    let (_folder, place) = place();
+    let place_text = place.to_str().expect("UTF-8");
+    answer(&cluster, &["admin", "backup", "create", place_text]).await;
+    fill(&cluster, "notes", 500..1_500, "anew").await;
+    let at = moment().await;
+    let expected = contents(&cluster, "notes").await;
+    fill(&cluster, "notes", 0..2_000, "later").await;
+    answer(&cluster, &["admin", "backup", "create", place_text, "--log"]).await;
+
+    let mut other = start(1, 3, &key).await;
+    let pieces = files(&place).into_iter().filter(|file| is_of_log(file.file_name().unwrap().to_str().unwrap()));
+    let pieces: Vec<PathBuf> = pieces.collect();
+    assert!(pieces.len() >= 6, "{pieces:?}");
+    for piece in pieces {
+        let name = piece.file_name().unwrap().to_str().unwrap().to_owned();
+        let whole = std::fs::read(&piece).expect("readable");
+        let mut altered = whole.clone();
+        let middle = whole.len() / 2;
+        altered[middle] ^= 1;
+        std::fs::write(&piece, altered).expect("written");
+        let refused = refusal(&other, &["admin", "restore", place_text, "--at", &at]).await;
+        assert!(refused.contains(&name) && refused.contains("altered") && refused.contains("damaged"), "{refused}");
+        std::fs::remove_file(&piece).expect("removed");
+        let refused = refusal(&other, &["admin", "restore", place_text, "--at", &at]).await;
+        assert!(refused.contains(&name) && refused.contains("missing"), "{refused}");
+        std::fs::write(&piece, &whole).expect("written");
+    }
+    let status = other.client(0).call("status", &json!({})).await.expect("a status");
+    assert_eq!(status["frames"], 0, "nothing was changed");
+
+    let mut running = command(&other, &["admin", "restore", place_text, "--at", &at]);
+    let mut running = running.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
+    let started = Instant::now();
+    loop {
+        let status = other.client(0).call("status", &json!({})).await.expect("a status");
+        if status["frames"].as_u64().unwrap() > 0 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "nothing comes back");
+    }
+    running.kill().expect("killed");
+    running.wait().expect("ended");
+    other.kill_node(0).await;
+    other.restart_node(0);
+    other.wait_ready(0).await;
+    // Another moment is another restore.
+    let status = other.client(0).call("status", &json!({})).await.expect("a status");
+    if status["frames"].as_u64().unwrap() < 2_000 {
+        let refused = refusal(&other, &["admin", "restore", place_text]).await;
+        assert!(refused.contains("another backup is being restored"), "{refused}");
+    }
+    let restored = answer(&other, &["admin", "restore", place_text, "--at", &at]).await;
+    assert_eq!(restored["frames"], 2_000);
+    assert_eq!(contents(&other, "notes").await, expected);
+    assert!(!other.data(0).join("rolls").exists() || files(&other.data(0).join("rolls")).is_empty());
+    fill(&other, "notes", 3_000..3_010, "zebra").await;
 }

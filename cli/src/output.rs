@@ -392,14 +392,17 @@ pub fn backups(listed: &[Listed]) -> String {
     if listed.is_empty() {
         return "no backups\n".to_owned();
     }
-    let mut table = table(&["BACKUP", "MADE", "MEMORIES", "ADDED", "ADDS TO", "CLUSTER"], &[2, 3]);
+    let heads = ["BACKUP", "MADE", "MEMORIES", "ADDED", "ADDS TO", "MOMENTS FROM", "UNTIL", "CLUSTER"];
+    let mut table = table(&heads, &[2, 3]);
     for backup in listed {
         table.add_row([
             backup.backup.to_string(),
             backup.made_at.clone(),
-            backup.frames.to_string(),
+            if backup.log_only { "log".to_owned() } else { backup.frames.to_string() },
             bytes(backup.bytes),
             backup.base.map_or("-".to_owned(), |base| base.to_string()),
+            backup.at_from.clone().unwrap_or_else(|| "-".to_owned()),
+            backup.at_until.clone().unwrap_or_else(|| "-".to_owned()),
             backup.cluster_id.clone(),
         ]);
     }

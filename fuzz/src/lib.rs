@@ -15,10 +15,12 @@ use mira_index::{Config, Metric, RowStorage, VectorIndex};
 use mira_node::{
     meta::MetaCommand,
     shard::{
+        archive,
         command::{self, ShardAnswer, ShardCommand},
         filter,
         machine::decode_count,
         record::{self, FrameHead, FramePlace, FrameRecord, OwnedFrame},
+        restore::PageBody,
         tenure::Tenure,
     },
 };
@@ -66,9 +68,12 @@ pub fn shard_records(data: &[u8]) {
 /// Commands of shards and of the meta group, and their answers.
 pub fn commands(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
-    match which % 3 {
-        0 => drop(command::decode::<ShardCommand>(rest)),
+    match which % 5 {
+        0 => drop(command::decode::<ShardCommand>(rest).map(|read| archive::touched(&read))),
         1 => drop(command::decode::<ShardAnswer>(rest)),
+        // What is sealed in pages of backups and of their logs.
+        2 => drop(PageBody::decode(rest).map(|read| assert_eq!(PageBody::decode(&read.encode()).ok(), Some(read)))),
+        3 => drop(command::decode::<Vec<bytes::Bytes>>(rest)),
         _ => {
             // As whoever holds the cluster key would have sealed it.
             let sealer = MetaSealer::new(&cluster_key());

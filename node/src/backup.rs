@@ -5,6 +5,7 @@
 //!                                    backup, so that what was destroyed since leaves it
 //!              manifest per backup   positions, pages with checksums; vouched for with the repository's key
 //!              pages                 frames as they are sealed in the state (shard/restore.rs)
+//!              logs                  what happened since, entry by entry (shard/archive.rs)
 //! ```
 //! Keys are in the key file only. So a destroyed key is out of reach of every backup once the key file is rewritten, and
 //! an erasure is not over before that. The caller moves bytes between nodes and the repository and can open none.
@@ -147,6 +148,7 @@ impl Node {
             parts: parts(&cluster),
             cluster_id: cluster_id_text(cluster.header.cluster_id),
             epoch: cluster.header.epoch,
+            shards: cluster.header.shards,
         })
     }
 
@@ -157,6 +159,29 @@ impl Node {
         let key = self.repository_key(&request.key_file)?;
         let page = self.shard(request.shard)?.backup_page(&key, request).await?;
         Ok(node_v1::BackupPageReply { node: self.id(), ..page })
+    }
+
+    pub(crate) async fn backup_start(
+        &self,
+        request: node_v1::BackupStartRequest,
+    ) -> Result<node_v1::BackupStartReply, Refusal> {
+        let key = self.repository_key(&request.key_file)?;
+        self.shard(request.shard)?.backup_start(&key, &request).await
+    }
+
+    pub(crate) async fn backup_log(
+        &self,
+        request: node_v1::BackupLogRequest,
+    ) -> Result<node_v1::BackupLogReply, Refusal> {
+        let key = self.repository_key(&request.key_file)?;
+        self.shard(request.shard)?.backup_log(&key, &request).await
+    }
+
+    pub(crate) fn roll_forward(&self, request: &node_v1::RollRequest) -> Result<node_v1::RollReply, Refusal> {
+        let key = self.repository_key(&request.key_file)?;
+        let step = request.step.as_ref().ok_or_else(|| Problem::invalid("the step of the roll is not known here"))?;
+        let reply = tokio::task::block_in_place(|| self.rolls().step(&key, (request.roll, step)))?;
+        Ok(node_v1::RollReply { node: self.id(), ..reply })
     }
 
     pub(crate) fn vouch_backup(&self, request: &node_v1::VouchBackupRequest) -> Result<Bytes, Refusal> {
@@ -222,7 +247,8 @@ impl Node {
         let mut restored = Vec::new();
         let mut reply = node_v1::BeginRestoreReply::default();
         let active = self.keyring().active();
-        for record in backed_up.collections {
+        let is_there = |record: &CollectionRecord| request.at_ms == 0 || record.created_ms <= request.at_ms;
+        for record in backed_up.collections.into_iter().filter(is_there) {
             let keys = file.collections.get(&record.id);
             reply.collections.push(node_v1::RestoredCollection {
                 id: record.id,
@@ -239,7 +265,7 @@ impl Node {
         if request.check_only {
             return Ok(reply);
         }
-        let backup = number(&request.backup, "backup")?;
+        let backup = restore_id(number(&request.backup, "backup")?, request.at_ms);
         let empty = self.empty_collections().await?;
         let owners = backed_up.owners;
         let restored = RestoredCluster { backup, collections: restored, layer_keys, owners, empty };
@@ -316,7 +342,7 @@ impl Node {
             ids: &request.ids,
             changed: &request.changed,
         };
-        let frames = place.open(&key, &request.page)?;
+        let frames = place.open(&key, &request.page)?.frames;
         let wanted: std::collections::BTreeSet<_> = read_ids(&request.wanted)?.into_iter().collect();
         let wanted: Vec<AdoptedFrame> = frames.into_iter().filter(|frame| wanted.contains(&frame.frame)).collect();
         let cluster = self.cluster();
@@ -382,10 +408,23 @@ impl Node {
         })
     }
 
-    pub(crate) async fn end_restore(&self, backup: &[u8]) -> Result<node_v1::EndRestoreReply, Refusal> {
-        self.propose_meta(&MetaCommand::EndRestore { backup: number(backup, "backup")? }).await?;
+    pub(crate) async fn end_restore(
+        &self,
+        request: &node_v1::EndRestoreRequest,
+    ) -> Result<node_v1::EndRestoreReply, Refusal> {
+        let backup = restore_id(number(&request.backup, "backup")?, request.at_ms);
+        self.propose_meta(&MetaCommand::EndRestore { backup }).await?;
         Ok(node_v1::EndRestoreReply { epoch: self.cluster().header.epoch })
     }
+}
+
+/// Names what is being restored: a backup, or another moment, which is another restore.
+fn restore_id(backup: u128, at_ms: u64) -> u128 {
+    if at_ms == 0 {
+        return backup;
+    }
+    let named = [&b"mira restore"[..], &backup.to_be_bytes(), &at_ms.to_be_bytes()].concat();
+    u128::from_be_bytes(blake3::hash(&named).as_bytes()[..16].try_into().expect("sixteen bytes"))
 }
 
 /// Frames on their way between shards would be missed or doubled; those that are being sealed anew would stay in the

@@ -43,6 +43,7 @@ use crate::{
         machine::ShardMachine,
         quality::QualityBoard,
         record, refuse_proposal,
+        roll::Rolls,
         tenure::Tenure,
     },
 };
@@ -209,6 +210,7 @@ pub struct Node {
     damaged: Mutex<BTreeSet<ShardId>>,
     preferred_at: Mutex<BTreeMap<ShardId, Instant>>,
     provider: Arc<dyn KeyProvider>,
+    rolls: Rolls,
     leaving: AtomicBool,
     started: Instant,
     /// What is measured.
@@ -246,6 +248,7 @@ impl Node {
         let mut host_config = HostConfig::new(node_id, log, state, transport);
         host_config.timing = config.timing;
         host_config.limits = config.limits;
+        let rolls = Rolls::new(&config.data, config.limits.requests).map_err(data_error)?;
         host_config.observer = metrics.clone();
         let host = RaftHost::open(host_config).await?;
         let present =
@@ -278,6 +281,7 @@ impl Node {
             damaged: Mutex::default(),
             preferred_at: Mutex::default(),
             provider: config.keys,
+            rolls,
             leaving: AtomicBool::new(false),
             started: Instant::now(),
             metrics,
@@ -293,6 +297,11 @@ impl Node {
             engines,
         };
         Ok((node, rest))
+    }
+
+    /// Shards that are rolled forward here.
+    pub(crate) fn rolls(&self) -> &Rolls {
+        &self.rolls
     }
 
     /// This node's id.
@@ -833,6 +842,7 @@ impl RunningNode {
         tracing::info!(moved, "leadership handed over");
         self.stop.send_replace(true);
         futures::future::join_all(self.tasks.drain(..)).await;
+        self.node.rolls.clear();
         self.node.host.shutdown().await;
         // Nothing is applied any more, so the images are those of the state.
         let node = self.node.clone();

@@ -740,6 +740,18 @@ impl node_server::Node for NodeService {
         self.timed("backup_page", self.0.backup_page(request.into_inner())).await
     }
 
+    async fn backup_start(&self, request: Request<node_v1::BackupStartRequest>) -> Answer<node_v1::BackupStartReply> {
+        self.timed("backup_start", self.0.backup_start(request.into_inner())).await
+    }
+
+    async fn backup_log(&self, request: Request<node_v1::BackupLogRequest>) -> Answer<node_v1::BackupLogReply> {
+        self.timed("backup_log", self.0.backup_log(request.into_inner())).await
+    }
+
+    async fn roll_forward(&self, request: Request<node_v1::RollRequest>) -> Answer<node_v1::RollReply> {
+        self.timed("roll_forward", async { self.0.roll_forward(request.get_ref()) }).await
+    }
+
     async fn vouch_backup(&self, request: Request<node_v1::VouchBackupRequest>) -> Answer<node_v1::VouchBackupReply> {
         self.newest_meta().await?;
         Ok(Response::new(node_v1::VouchBackupReply { mac: self.0.vouch_backup(request.get_ref())? }))
@@ -786,7 +798,7 @@ impl node_server::Node for NodeService {
 
     async fn end_restore(&self, request: Request<node_v1::EndRestoreRequest>) -> Answer<node_v1::EndRestoreReply> {
         self.newest_meta().await?;
-        Ok(Response::new(self.0.end_restore(&request.into_inner().backup).await?))
+        Ok(Response::new(self.0.end_restore(request.get_ref()).await?))
     }
 
     async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {

@@ -13,6 +13,7 @@ use mira_node::shard::command::{
     self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
 use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
+use mira_node::shard::restore::{PageBody, Standing};
 use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
 use mira_proto::vectors::SpaceSet;
 use serde::{Serialize, de::DeserializeOwned};
@@ -160,6 +161,7 @@ fn a_shard_reads_what_was_written_before() {
         attachment: Some(Attachment { content_type: "text/csv".into(), chunks: vec![(7, 1 << 20), (8, 5)] }),
     };
     read_plain(&mut samples, "frame_body", &body);
+    backup(&mut samples);
     keys(&mut samples);
     meta(&mut samples);
     identity(&mut samples);
@@ -174,6 +176,23 @@ fn read_plain<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
 ) {
     let committed = samples.check(name, &postcard::to_stdvec(value).expect("plain data"));
     assert_eq!(&postcard::from_bytes::<T>(&committed).expect("readable"), value, "{name}");
+}
+
+/// What is sealed in pages of backups.
+fn backup(samples: &mut Samples) {
+    let frames = vec![AdoptedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
+    // As the first version wrote it.
+    let committed = samples.check("backup_page", &command::encode(&frames));
+    let read = PageBody::decode(&committed).expect("readable");
+    assert_eq!((read.frames, read.changed.len(), read.standing), (frames.clone(), 0, None));
+    let floor = Some(KeyFloor { version: 2, complete_at: 90 });
+    let standing = Some(Standing { tenure: Some(tenure()), floor });
+    let page = PageBody { frames, changed: vec![70], standing };
+    let committed = samples.check("backup_page_2", &page.encode());
+    assert_eq!(PageBody::decode(&committed).expect("readable"), page);
+    let entries = vec![bytes::Bytes::from_static(b"an entry"), "another".into()];
+    let committed = samples.check("backup_log_page", &command::encode(&entries));
+    assert_eq!(command::decode::<Vec<bytes::Bytes>>(&committed).expect("readable"), entries);
 }
 
 fn keys(samples: &mut Samples) {

@@ -209,6 +209,12 @@ pub const PRIVATE_ROOM_BYTES: usize = 64 << 10;
 pub const MAX_PASSPHRASE_BYTES: usize = 1 << 10;
 /// Owners with a passphrase record: the meta group keeps all of them in memory.
 pub const MAX_OWNERS: usize = 10_000;
+/// Bytes of one page of a shard's log in a backup, unless one entry alone has more: a proposal of the largest size fits.
+pub const ARCHIVE_PAGE_BYTES: usize = 4 << 20;
+/// Shards that a node rolls forward at once while a backup is restored. Each holds the frames that its log names on disk.
+pub const MAX_ROLLS: usize = 8;
+/// One that nobody asks of is given up after this long.
+pub const ROLL_IDLE: Duration = Duration::from_secs(300);
 /// Places of backups that a cluster knows.
 pub const MAX_REPOSITORIES: usize = 64;
 /// Passphrases that a router opens at once: each takes 64 MiB and a CPU for a tenth of a second.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::archive::Record;
 use crate::codec::{decode_entry, decode_record, encode_entry, encode_record};
 use crate::engine::Batch;
 use crate::requests;
@@ -31,6 +32,9 @@ pub fn decode_all(data: &[u8]) {
         }
         if let Ok(incoming) = decode_record::<Incoming>(candidate) {
             assert_eq!(decode_record(&encode_record(&incoming)), Ok(incoming));
+        }
+        if let Ok(start) = decode_record::<Record>(candidate) {
+            assert_eq!(decode_record(&encode_record(&start)), Ok(start));
         }
         let _ = decode_record::<Vote>(candidate);
         let _ = decode_record::<SnapshotMeta>(candidate);

@@ -17,10 +17,12 @@ use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{LinearizerOption, Raft, ReadPolicy, ServerState, Snapshot};
 use serde::de::DeserializeOwned;
 
+use crate::archive::{Archived, Start};
 use crate::codec::{CodecError, to_postcard};
 use crate::config::HostConfig;
+use crate::engine::EngineError;
 use crate::freshness::{self, Freshness, Heard};
-use crate::log_store::LogStore;
+use crate::log_store::{GroupLog, LogStore};
 use crate::replica::{Replica, answer_parts};
 use crate::snapshot::SnapshotData;
 use crate::snapshot::receive::{Finished, SnapshotReceiver};
@@ -209,6 +211,8 @@ pub(crate) struct GroupParts<R: Runtime> {
     pub raft: Library<R>,
     pub state: Arc<GroupState>,
     pub log: Arc<LogStore<R>>,
+    /// This group's part of it.
+    pub entries: GroupLog<R>,
     pub config: HostConfig,
     pub applied: WatchReceiverOf<Types<R>, u64>,
     pub state_full: Arc<AtomicBool>,
@@ -406,6 +410,25 @@ impl<R: Runtime> Group<R> {
     /// Reads this replica's state.
     pub fn reader(&self) -> StateReader {
         StateReader::live(self.inner.parts.state.clone())
+    }
+
+    /// What a replay of this group's entries must know, as of now.
+    ///
+    /// # Errors
+    /// When the engine cannot be read.
+    pub fn archive_start(&self) -> Result<Start, EngineError> {
+        Start::read(&self.inner.parts.state)
+    }
+
+    /// Entries behind `after` that are applied here, in order: at least one if there is any, then as many as fit
+    /// `max_bytes`. What the log has no more is left out: the answer says behind which entry it begins.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn archive(&self, after: u64, max_bytes: usize) -> Result<Archived, EngineError> {
+        let applied = self.reader().applied_index();
+        let entries = self.inner.parts.entries.read(after.saturating_add(1), applied.saturating_add(1), max_bytes)?;
+        Ok(Archived::of(after, entries))
     }
 
     /// How old what this replica shows may be. The leader's own state is current as long as it has a quorum.

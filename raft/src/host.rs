@@ -164,7 +164,7 @@ impl<R: Runtime> RaftHost<R> {
             append_timeout: self.config.timing.append,
             quorum_age: quorum_age.clone(),
         });
-        let raft = openraft::Raft::new(self.config.node_id, self.library.clone(), links, log, replica)
+        let raft = openraft::Raft::new(self.config.node_id, self.library.clone(), links, log.clone(), replica)
             .await
             .map_err(|error| HostError::NotStarted(id, error.to_string()))?;
         let metrics = raft.metrics();
@@ -174,6 +174,7 @@ impl<R: Runtime> RaftHost<R> {
             raft,
             state,
             log: self.log.clone(),
+            entries: log,
             config: self.config.clone(),
             applied: applied_watch,
             state_full: self.state_full.clone(),

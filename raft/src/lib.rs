@@ -27,6 +27,7 @@
 // Log ids are `Copy` for the leader ids in use here, not for every leader id of the library.
 #![allow(clippy::clone_on_copy, clippy::type_complexity)]
 
+pub mod archive;
 pub mod config;
 pub mod engine;
 pub mod inspect;
@@ -34,6 +35,7 @@ pub mod state_machine;
 pub mod threads;
 pub mod transport;
 
+mod applier;
 mod codec;
 mod freshness;
 #[cfg(feature = "fuzzing")]

@@ -391,7 +391,7 @@ impl<R: Runtime> GroupLog<R> {
     }
 
     /// Entries of `from..to` that the log has, in order; at least one if it has any, then as many as fit `max_bytes`.
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, EngineError> {
+    pub(crate) fn read(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, EngineError> {
         loop {
             let (from, boundary, truncations, recent) = {
                 let tail = self.tail.lock();

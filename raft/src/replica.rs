@@ -22,14 +22,15 @@ use openraft::{RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+use crate::applier::Applier;
 use crate::engine::{EngineError, Read};
 use crate::log_store::{GroupLog, io_error};
-use crate::requests::{RequestMemory, RequestWindow};
+use crate::requests::RequestWindow;
 use crate::snapshot::{SnapshotData, SnapshotKeeper, SnapshotView, copy_into};
-use crate::state::{APP_TABLE, Applied, GroupState, Overlay, StateReader, Txn, table_prefix};
-use crate::state_machine::{Command, StateMachine};
+use crate::state::{Applied, GroupState, Overlay, StateReader};
+use crate::state_machine::StateMachine;
 use crate::threads::{Threads, run_blocking};
-use crate::types::{Answer, Entry, LogId, Membership, Payload, Proposal, Runtime, SnapshotMeta, Types, index_of};
+use crate::types::{Answer, LogId, Membership, Payload, Runtime, SnapshotMeta, Types, index_of};
 
 /// How long to wait before trying a full disk again.
 const DISK_FULL_RETRY: Duration = Duration::from_millis(500);
@@ -61,9 +62,7 @@ pub(crate) struct ReplicaParts<R: Runtime> {
 /// Applies committed entries, builds and installs snapshots.
 pub(crate) struct Replica<R: Runtime> {
     parts: ReplicaParts<R>,
-    applied: Applied,
-    memory: RequestMemory,
-    prefix: Vec<u8>,
+    applier: Applier,
 }
 
 type Waiting<R> = (Option<ApplyResponder<Types<R>>>, Answer);
@@ -71,66 +70,26 @@ type Waiting<R> = (Option<ApplyResponder<Types<R>>>, Answer);
 impl<R: Runtime> Replica<R> {
     /// Opens the state as it was left.
     pub(crate) fn open(parts: ReplicaParts<R>) -> Result<Self, EngineError> {
-        let (state, generation) = (&parts.state, parts.state.generation());
-        let applied = Applied::load(state.engine.as_ref(), state.group, generation)?;
-        let memory = RequestMemory::load(state.engine.as_ref(), state.group, generation, parts.window)?;
-        let prefix = table_prefix(state.group, generation, APP_TABLE);
-        let replica = Self { applied, memory, prefix, parts };
+        let applier = Applier::load(&parts.state, parts.window)?;
+        let replica = Self { applier, parts };
         replica.announce_restored();
         Ok(replica)
     }
 
     fn announce_restored(&self) {
-        let index = index_of(self.applied.last.as_ref());
+        let index = index_of(self.applier.applied.last.as_ref());
         self.parts.app.restored(StateReader::live(self.parts.state.clone()), index);
         self.parts.state.advance(index);
         // Nobody listens before the group is open.
         let _ = self.parts.applied.lock().send(index);
     }
 
-    fn apply_entry(&mut self, entry: &Entry, overlay: &mut Overlay) -> Result<Answer, EngineError> {
-        self.applied.last = Some(entry.log_id.clone());
-        match &entry.payload {
-            Payload::Blank => Ok(Answer::Empty),
-            Payload::Membership(membership) => {
-                self.applied.membership = Membership::new(Some(entry.log_id.clone()), membership.clone());
-                Ok(Answer::Empty)
-            }
-            Payload::Normal(proposal) => self.apply_proposal(entry.log_id.index, proposal, overlay),
-        }
-    }
-
-    fn apply_proposal(
-        &mut self,
-        index: u64,
-        proposal: &Proposal,
-        overlay: &mut Overlay,
-    ) -> Result<Answer, EngineError> {
-        // A new leader's clock may be behind its predecessor's; replicated time never is.
-        let time_ms = self.applied.clock_ms.max(proposal.time_ms);
-        self.applied.clock_ms = time_ms;
-        self.memory.forget(overlay, time_ms);
-        let engine: &dyn Read = self.parts.state.engine.as_ref();
-        if let Some(request) = &proposal.request
-            && let Some(answer) = self.memory.recall(engine, overlay, request)?
-        {
-            return Ok(answer);
-        }
-        let command = Command { index, time_ms, payload: &proposal.payload };
-        let response = self.parts.app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))?;
-        if let Some(request) = &proposal.request {
-            self.memory.remember(overlay, request, (index, time_ms), &response);
-            self.memory.forget(overlay, time_ms);
-        }
-        Ok(Answer::Applied(response))
-    }
-
     /// Makes one batch visible, tells the application, and answers the proposers.
     async fn commit(&mut self, overlay: Overlay, waiting: Vec<Waiting<R>>) -> Result<(), EngineError> {
         let state = &self.parts.state;
-        let index = index_of(self.applied.last.as_ref());
+        let index = index_of(self.applier.applied.last.as_ref());
         let mut batch = overlay.batch;
-        self.applied.save(&mut batch, state.group, state.generation());
+        self.applier.applied.save(&mut batch, state.group, state.generation());
         while let Err(error) = state.commit(&batch) {
             self.wait_for_room(error).await?;
         }
@@ -173,9 +132,9 @@ impl<R: Runtime> Replica<R> {
         })
         .await?;
         let state = &self.parts.state;
-        self.memory = RequestMemory::load(state.engine.as_ref(), state.group, generation, self.parts.window)?;
-        self.prefix = table_prefix(state.group, generation, APP_TABLE);
-        self.applied = applied;
+        assert_eq!(state.generation(), generation, "what was installed is live");
+        self.applier = Applier::load(state, self.parts.window)?;
+        assert_eq!(self.applier.applied, applied, "as it was received");
         self.parts.keeper.installed(meta.clone());
         info!(group = state.group, index = index_of(meta.last_log_id.as_ref()), "snapshot installed");
         self.announce_restored();
@@ -183,7 +142,10 @@ impl<R: Runtime> Replica<R> {
     }
 
     fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.applied.last.clone(), last_membership: self.applied.membership.clone() }
+        SnapshotMeta {
+            last_log_id: self.applier.applied.last.clone(),
+            last_membership: self.applier.applied.membership.clone(),
+        }
     }
 
     fn view(&self) -> Arc<SnapshotView> {
@@ -198,7 +160,7 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
-        Ok((self.applied.last.clone(), self.applied.membership.clone()))
+        Ok((self.applier.applied.last.clone(), self.applier.applied.membership.clone()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -208,7 +170,8 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
         let (mut overlay, mut waiting) = (Overlay::default(), Vec::new());
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let answer = self.apply_entry(&entry, &mut overlay).map_err(io_error)?;
+            let engine: &dyn Read = self.parts.state.engine.as_ref();
+            let answer = self.applier.apply(&entry, self.parts.app.as_ref(), engine, &mut overlay).map_err(io_error)?;
             waiting.push((responder, answer));
             let ends =
                 matches!(&entry.payload, Payload::Normal(proposal) if self.parts.app.ends_batch(&proposal.payload));
@@ -239,7 +202,7 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
     /// leaves a follower the least to catch up. One that is being sent is given out again as long as the log goes on
     /// where it ends, so that a broken transfer can be resumed.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snap>, io::Error> {
-        if !self.parts.keeper.has_built() || self.applied.last.is_none() {
+        if !self.parts.keeper.has_built() || self.applier.applied.last.is_none() {
             return Ok(None);
         }
         let view = match self.parts.keeper.held(self.parts.log.purged_index()) {

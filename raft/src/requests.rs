@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{decode_record, encode_record};
-use crate::engine::{EngineError, Read};
+use crate::engine::{Batch, EngineError, Read};
 use crate::state::{OWN_TABLE, Overlay, damaged_unless, join, scan_table, table_prefix};
 use crate::types::{Answer, Fingerprint, GroupId, RequestId};
 
@@ -46,6 +46,41 @@ struct Remembered {
     time_ms: u64,
     digest: [u8; 16],
     response: Option<Bytes>,
+}
+
+/// A remembered request without its answer: what tells a repeated proposal from a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    id: RequestId,
+    index: u64,
+    time_ms: u64,
+    digest: [u8; 16],
+}
+
+/// What a generation remembers, in the order of being forgotten.
+pub(crate) fn known(engine: &dyn Read, group: GroupId, generation: u32) -> Result<Vec<Known>, EngineError> {
+    let memory = RequestMemory::load(engine, group, generation, RequestWindow::default())?;
+    let lost = |index| EngineError::Damaged(format!("request {index} is queued, but not remembered"));
+    let of = |&(index, Queued { id, time_ms }): &(u64, Queued)| {
+        let stored = engine.get(&memory.record_key(id))?.ok_or_else(|| lost(index))?;
+        let record: Remembered = damaged_unless(decode_record(&stored), "remembered request")?;
+        Ok(Known { id, index, time_ms, digest: record.digest })
+    };
+    memory.queue.iter().map(of).collect()
+}
+
+/// Puts what was [`known`] into an empty generation.
+pub(crate) fn put_known(batch: &mut Batch, group: GroupId, generation: u32, known: &[Known]) {
+    let memory = RequestMemory {
+        prefix: table_prefix(group, generation, OWN_TABLE),
+        window: RequestWindow::default(),
+        queue: VecDeque::new(),
+    };
+    for &Known { id, index, time_ms, digest } in known {
+        let record = Remembered { index, time_ms, digest, response: None };
+        batch.put(memory.record_key(id), encode_record(&record));
+        batch.put(memory.queue_key(index), encode_record(&Queued { id, time_ms }));
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +183,12 @@ impl RequestMemory {
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = decode_record::<Remembered>(bytes);
     let _ = decode_record::<Queued>(bytes);
+}
+
+/// A remembered request as a replay gets it.
+#[cfg(test)]
+pub(crate) fn sample_known() -> Vec<Known> {
+    vec![Known { id: RequestId(0x0102_0304), index: 7, time_ms: 1_800_000_000_123, digest: [9; 16] }]
 }
 
 /// One of each record of this memory: its name, its stored form, and whether that is read as it was meant.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::impls::leader_id_adv::LeaderId;
 
+use crate::archive::Record;
 use crate::codec::{decode_entry, decode_record, encode_entry, encode_record, to_postcard};
 use crate::requests;
 use crate::state::{Applied, Incoming};
@@ -67,6 +68,10 @@ fn records(samples: &mut Samples) {
 
     let generation = samples.check("live_generation", &encode_record(&3u32));
     assert_eq!(decode_record::<u32>(&generation).expect("readable"), 3);
+
+    let start = Record { applied, requests: requests::sample_known() };
+    let committed = samples.check("replay_start", &encode_record(&start));
+    assert_eq!(decode_record::<Record>(&committed).expect("readable"), start);
 
     for (name, written, reads) in requests::samples() {
         let committed = samples.check(name, &written);

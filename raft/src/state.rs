@@ -177,6 +177,12 @@ impl GroupState {
         *self.live.read_recursive()
     }
 
+    /// A view of this moment, and the generation that is live in it.
+    pub(crate) fn view_live(&self) -> (Arc<dyn Read>, u32) {
+        let live = self.live.read_recursive();
+        (self.engine.view(), *live)
+    }
+
     pub(crate) fn applied_index(&self) -> u64 {
         self.applied_index.load(Ordering::Acquire)
     }
@@ -283,7 +289,7 @@ pub struct StateReader(Source);
 #[derive(Clone)]
 enum Source {
     Live(Arc<GroupState>),
-    View { read: Arc<dyn Read>, prefix: Arc<[u8]>, applied_index: u64 },
+    View { read: Arc<dyn Read>, prefix: Arc<[u8]>, applied_index: u64, clock_ms: u64 },
 }
 
 impl StateReader {
@@ -296,6 +302,14 @@ impl StateReader {
         match &self.0 {
             Source::Live(state) => state.applied_index(),
             Source::View { applied_index, .. } => *applied_index,
+        }
+    }
+
+    /// The log-carried time of a view; none of a live reader, whose time goes on.
+    pub fn clock_ms(&self) -> Option<u64> {
+        match &self.0 {
+            Source::Live(_) => None,
+            Source::View { clock_ms, .. } => Some(*clock_ms),
         }
     }
 
@@ -313,6 +327,7 @@ impl StateReader {
             read,
             prefix: table_prefix(state.group, *live, APP_TABLE).into(),
             applied_index: index_of(applied.last.as_ref()),
+            clock_ms: applied.clock_ms,
         }))
     }
 

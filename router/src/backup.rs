@@ -48,6 +48,23 @@ impl ClusterMemory {
                 let call = whole(context, "backup_page", Group::Shard(page.shard), want);
                 self.pass(&call, body, |mut client, sent| async move { client.backup_page(sent).await }).await
             }
+            "backup-start" => {
+                let start = node_v1::BackupStartRequest::decode(body.clone()).map_err(malformed)?;
+                let call = whole(context, "backup_start", Group::Shard(start.shard), Want::Leader);
+                self.pass(&call, body, |mut client, sent| async move { client.backup_start(sent).await }).await
+            }
+            "backup-log" => {
+                let log = node_v1::BackupLogRequest::decode(body.clone()).map_err(malformed)?;
+                let call = whole(context, "backup_log", Group::Shard(log.shard), Want::Leader);
+                self.pass(&call, body, |mut client, sent| async move { client.backup_log(sent).await }).await
+            }
+            "roll-forward" => {
+                let roll = node_v1::RollRequest::decode(body.clone()).map_err(malformed)?;
+                // One node, not two that hedge: each would hold on to what it began.
+                let want = if roll.node == 0 { Want::Leader } else { Want::Only(roll.node) };
+                let call = whole(context, "roll_forward", Group::Meta, want);
+                self.pass(&call, body, |mut client, sent| async move { client.roll_forward(sent).await }).await
+            }
             "vouch-backup" => {
                 self.pass(&meta, body, |mut client, sent| async move { client.vouch_backup(sent).await }).await
             }

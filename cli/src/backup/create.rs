@@ -1,7 +1,8 @@
 //! Making a backup: part by part, page by page, then the manifest, then the keys.
 //!
 //! The keys come last: until the manifest stands, the repository's key file must open the backups before. A part is read
-//! from one view on one node; when that node goes away, the part begins again on another.
+//! from one view on one node; when that node goes away, the part begins again on another. The shards' logs are followed
+//! meanwhile ([`super::follow`]).
 
 use std::sync::Mutex;
 
@@ -11,10 +12,12 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use mira_proto::{Code, node_v1};
 use serde::Serialize;
+use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::follow::Following;
 use super::page::Page;
-use super::{FORMAT, Manifest, PageEntry, Part, Repository, hash, manifest_name, page_name};
+use super::{FORMAT, Holding, Log, Manifest, PageEntry, Part, Repository, hash, manifest_name, page_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::progress::Progress;
@@ -25,6 +28,17 @@ const PARTS_AT_ONCE: usize = 4;
 const PART_TRIES: usize = 5;
 /// After so many backups that add to each other, one that stands alone is made: a restore reads the whole chain.
 const MAX_CHAIN: usize = 30;
+
+/// What a backup is to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// What has changed since the last one, if there is one.
+    Changes,
+    /// Everything.
+    Everything,
+    /// What happened since the last one, and no frames.
+    Log,
+}
 
 /// What was made.
 #[derive(Debug, Serialize)]
@@ -37,19 +51,23 @@ pub struct Created {
     pub frames: u64,
     /// Bytes that were written.
     pub bytes: u64,
+    /// It holds logs only.
+    pub log_only: bool,
+    /// Shards whose log did not reach back to where the backup before ended: moments between are lost.
+    pub forgotten: Vec<u32>,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// Makes a backup, of what has changed since the last one of this cluster unless it is to be `full`.
-pub async fn create(client: &Client, repository: &Repository, full: bool) -> Result<Created, CliError> {
-    repository.alone(Making { client, repository, done: Mutex::default() }.make(full)).await
+/// Makes a backup.
+pub async fn create(client: &Client, repository: &Repository, what: What) -> Result<Created, CliError> {
+    repository.alone(Making { client, repository, done: Mutex::default() }.make(what)).await
 }
 
 /// Writes the key file anew, so that keys which were destroyed since leave the repository.
 pub async fn rewrite_keys(client: &Client, repository: &Repository) -> Result<(), CliError> {
     let rewrite = async {
-        let begun = begin(client, repository, Uuid::now_v7()).await?;
+        let begun = begin(client, repository, (Uuid::now_v7(), None)).await?;
         finish(client, repository, begun.key_file, false).await
     };
     repository.alone(rewrite).await
@@ -61,11 +79,20 @@ pub async fn forget(client: &Client, id: Uuid) -> Result<(), CliError> {
     client.backup_step::<_, node_v1::ForgetRepositoryReply>("forget-repository", &request).await.map(drop)
 }
 
-async fn begin(client: &Client, repository: &Repository, backup: Uuid) -> Result<node_v1::BeginBackupReply, CliError> {
+/// `key_file` is the one that is to be written, if the backup has begun before.
+async fn begin(
+    client: &Client,
+    repository: &Repository,
+    (backup, key_file): (Uuid, Option<Bytes>),
+) -> Result<node_v1::BeginBackupReply, CliError> {
+    let key_file = match key_file {
+        Some(key_file) => key_file,
+        None => repository.keys().await?.unwrap_or_default(),
+    };
     let request = node_v1::BeginBackupRequest {
         repository: bytes_of(repository.id),
         backup: bytes_of(backup),
-        key_file: repository.keys().await?.unwrap_or_default(),
+        key_file,
         place: repository.place.clone(),
     };
     client.backup_step("begin-backup", &request).await
@@ -90,19 +117,43 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    async fn make(&self, full: bool) -> Result<Created, CliError> {
+    async fn make(&self, what: What) -> Result<Created, CliError> {
         let progress = Mutex::new(Progress::new(0));
         self.repository.remove_unfinished().await?;
         let backup = Uuid::now_v7();
-        let begun = begin(self.client, self.repository, backup).await?;
-        let base = if full { None } else { self.base(&begun.cluster_id).await? };
-        let parts = begun.parts.iter().map(|part| {
-            let (key_file, progress) = (&begun.key_file, &progress);
-            let since = base.as_ref().map_or(0, |base| position_in(base, part));
-            async move { self.part(backup, part, since, (key_file, progress)).await }
-        });
-        let parts: Vec<Part> = futures::stream::iter(parts).buffered(PARTS_AT_ONCE).try_collect().await?;
+        let log_only = what == What::Log;
+        let mut begun = begin(self.client, self.repository, (backup, None)).await?;
+        let key_file = begun.key_file.clone();
+        let following = Following::new(self.client, self.repository, backup, &key_file);
+        let mut starts = Vec::new();
+        if !log_only {
+            starts = following.starts(begun.shards).await?;
+            // A collection that is not in the backup now has no frame yet at these starts.
+            begun = begin(self.client, self.repository, (backup, Some(begun.key_file))).await?;
+        }
+        let before = self.before(&begun.cluster_id).await?;
+        let base = if what == What::Changes { self.base(&begun.cluster_id).await? } else { None };
+        let (ended, end) = watch::channel(log_only);
+        let parts = async {
+            let wanted = if log_only { &[] } else { &begun.parts[..] };
+            let parts = wanted.iter().map(|part| {
+                let (key_file, progress) = (&begun.key_file, &progress);
+                let since = base.as_ref().map_or(0, |base| position_in(base, part));
+                async move { self.part(backup, part, since, (key_file, progress)).await }
+            });
+            let parts: Vec<Part> = futures::stream::iter(parts).buffered(PARTS_AT_ONCE).try_collect().await?;
+            ended.send_replace(true);
+            Ok::<_, CliError>(parts)
+        };
+        let logs = following.logs((begun.shards, before.as_ref()), &starts, end);
+        let (parts, logs) = tokio::try_join!(parts, logs)?;
         let base = base.filter(|_| parts.iter().any(|part| part.since > 0)).map(|base| base.backup);
+        let forgotten = forgotten(before.as_ref(), &logs);
+        let holding = |part: &node_v1::BackupPart| Holding {
+            collection: part.collection,
+            shard: part.shard,
+            key_version: part.key_version,
+        };
         let manifest = Manifest {
             format: FORMAT,
             repository: self.repository.id,
@@ -113,6 +164,11 @@ impl Making<'_> {
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: STANDARD.encode(&begun.cluster),
             parts,
+            log_only,
+            shards: begun.shards,
+            holdings: begun.parts.iter().map(holding).collect(),
+            starts,
+            logs,
         };
         let text = Bytes::from(serde_json::to_vec(&manifest).expect("plain data"));
         let vouch = node_v1::VouchBackupRequest {
@@ -125,16 +181,31 @@ impl Making<'_> {
         self.repository.write(&manifest_name(backup), whole.into()).await?;
         finish(self.client, self.repository, begun.key_file, true).await?;
         let seconds = progress.into_inner().expect("nobody panicked").finish().as_secs_f64();
-        Ok(Created { backup, base, frames: manifest.frames(), bytes: manifest.bytes(), seconds })
+        let (frames, bytes) = (manifest.frames(), manifest.bytes());
+        Ok(Created { backup, base, frames, bytes, log_only, forgotten, seconds })
     }
 
-    /// The newest backup of this cluster, unless too many add to each other already.
+    /// The newest backup of this cluster, with or without frames.
+    async fn before(&self, cluster_id: &str) -> Result<Option<Manifest>, CliError> {
+        for &id in self.repository.finished().await?.iter().rev() {
+            let manifest = self.repository.manifest(id).await?.manifest;
+            if manifest.cluster_id == cluster_id {
+                return Ok(Some(manifest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newest backup of this cluster with frames, unless too many add to each other already. One that an older version
+    /// made is not added to: it cannot be rolled forward.
     async fn base(&self, cluster_id: &str) -> Result<Option<Manifest>, CliError> {
-        let Some(&newest) = self.repository.finished().await?.last() else { return Ok(None) };
+        let Some(newest) = self.repository.newest().await? else { return Ok(None) };
         let chain = self.repository.chain(newest).await?;
         let length = chain.len();
         let newest = chain.into_iter().next().map(|vouched| vouched.manifest);
-        Ok(newest.filter(|manifest| manifest.cluster_id == cluster_id && length < MAX_CHAIN))
+        let is_fit =
+            |manifest: &Manifest| manifest.cluster_id == cluster_id && manifest.format == FORMAT && length < MAX_CHAIN;
+        Ok(newest.filter(is_fit))
     }
 
     async fn part(
@@ -165,7 +236,7 @@ impl Making<'_> {
         (key_file, progress): (&Bytes, &Mutex<Progress>),
     ) -> Result<Part, CliError> {
         let node_v1::BackupPart { shard, collection, key_version } = *of;
-        let mut part = Part { shard, collection, key_version, position: 0, since, pages: Vec::new() };
+        let mut part = Part { shard, collection, key_version, position: 0, time_ms: 0, since, pages: Vec::new() };
         let mut request = node_v1::BackupPageRequest {
             key_file: key_file.clone(),
             backup: bytes_of(backup),
@@ -187,7 +258,7 @@ impl Making<'_> {
             self.repository.write(&page_name(backup, &part, part.pages.len()), bytes).await?;
             self.tell(&entry, progress);
             part.pages.push(entry);
-            part.position = reply.position;
+            (part.position, part.time_ms) = (reply.position, reply.time_ms);
             if reply.upto.is_empty() {
                 return Ok(part);
             }
@@ -202,6 +273,20 @@ impl Making<'_> {
         done.1 += page.bytes;
         progress.lock().expect("nobody panicked").update(done.0, done.1);
     }
+}
+
+/// Shards whose log has a hole, here or to the backup before.
+fn forgotten(before: Option<&Manifest>, logs: &[Log]) -> Vec<u32> {
+    let ends = |shard| before.and_then(|before| before.logs.iter().rfind(|log| log.shard == shard)).map(Log::upto);
+    let mut next = std::collections::BTreeMap::new();
+    let mut forgotten = std::collections::BTreeSet::new();
+    for log in logs {
+        let known = next.insert(log.shard, log.upto()).or_else(|| ends(log.shard));
+        if known.is_some_and(|known| log.after > known) {
+            forgotten.insert(log.shard);
+        }
+    }
+    forgotten.into_iter().collect()
 }
 
 /// The position up to which a base has a part, with the key that seals it now; 0 if it has none of it.

@@ -7,10 +7,16 @@
 //! lock                               while somebody writes
 //! backups/ID/manifest                what the backup consists of, with checksums; a line of JSON and a line that vouches
 //! backups/ID/SHARD-COLLECTION-N      a page
+//! backups/ID/SHARD-start             what rolling a shard forward from here must know
+//! backups/ID/SHARD-log-N             a page of a shard's log: what happened up to here since the backup before, or as far as
+//!                                    the shard still knew
 //! ```
-//! A backup without a manifest was not finished, and is removed by the next one.
+//! A backup without a manifest was not finished, and is removed by the next one. One may consist of logs alone.
 
 mod create;
+mod follow;
+mod forward;
+mod moments;
 mod page;
 mod restore;
 
@@ -32,10 +38,14 @@ use uuid::Uuid;
 
 use crate::error::CliError;
 
-pub use create::{Created, create, forget, rewrite_keys};
+pub use create::{Created, What, create, forget, rewrite_keys};
+pub use forward::restore_at;
 pub use restore::{Restored, restore, verify};
 
-const FORMAT: u32 = 1;
+/// Of the repository.
+const REPOSITORY_FORMAT: u32 = 1;
+/// Of manifests. The first had no logs.
+const FORMAT: u32 = 2;
 /// The lock is renewed this often, and belongs to nobody any more when it is so old.
 const LOCK_RENEWED: Duration = Duration::from_secs(60);
 const LOCK_LOST: Duration = Duration::from_secs(600);
@@ -73,6 +83,87 @@ pub struct Manifest {
     /// Settings of the cluster, sealed; base64.
     pub cluster: String,
     pub parts: Vec<Part>,
+    /// There are logs only, and no frames.
+    #[serde(default)]
+    pub log_only: bool,
+    /// Shards of the cluster.
+    #[serde(default)]
+    pub shards: u32,
+    /// What the cluster consisted of.
+    #[serde(default)]
+    pub holdings: Vec<Holding>,
+    /// Where each shard is rolled forward from, if it is from this backup.
+    #[serde(default)]
+    pub starts: Vec<Start>,
+    /// Stretches of the shards' logs, of each shard in order.
+    #[serde(default)]
+    pub logs: Vec<Log>,
+}
+
+/// A collection in a shard, and the key that sealed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Holding {
+    pub collection: u64,
+    pub shard: u32,
+    pub key_version: u32,
+}
+
+/// Where a shard is rolled forward from: at or before the position of each of its parts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Start {
+    pub shard: u32,
+    /// The log position.
+    pub index: u64,
+    /// The log-carried time there.
+    pub time_ms: u64,
+    pub object: Object,
+}
+
+/// A stretch of a shard's log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Log {
+    pub shard: u32,
+    /// The entry that it begins behind.
+    pub after: u64,
+    pub pages: Vec<LogPage>,
+}
+
+/// A page of a log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogPage {
+    /// Which object of the shard's log in this backup.
+    pub number: u32,
+    /// Its last entry.
+    pub upto: u64,
+    /// What comes behind it carries no earlier time.
+    pub time_ms: u64,
+    pub object: Object,
+}
+
+/// An object of the repository.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Object {
+    pub bytes: u64,
+    /// Hex.
+    pub blake3: String,
+}
+
+impl Object {
+    fn of(bytes: &[u8]) -> Self {
+        Object { bytes: bytes.len() as u64, blake3: hash(bytes) }
+    }
+}
+
+impl Log {
+    /// Its last entry.
+    fn upto(&self) -> u64 {
+        self.pages.last().map_or(self.after, |page| page.upto)
+    }
+
+    /// What comes behind it carries no earlier time.
+    fn time_ms(&self) -> u64 {
+        self.pages.last().map_or(0, |page| page.time_ms)
+    }
 }
 
 /// A collection in a shard.
@@ -83,6 +174,9 @@ pub struct Part {
     pub key_version: u32,
     /// The log position that it shows.
     pub position: u64,
+    /// The log-carried time there; 0 in a manifest of the first format.
+    #[serde(default)]
+    pub time_ms: u64,
     /// What has not changed after this position is in `base`; 0 = everything is here.
     pub since: u64,
     pub pages: Vec<PageEntry>,
@@ -119,12 +213,22 @@ pub struct Listed {
     pub frames: u64,
     /// Bytes that this backup added.
     pub bytes: u64,
+    /// It holds logs only.
+    pub log_only: bool,
+    /// Any moment from here on can be restored with it, RFC 3339; none if it cannot be rolled forward.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_from: Option<String>,
+    /// Up to here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_until: Option<String>,
 }
 
 impl Manifest {
-    /// Bytes of its own pages.
+    /// Bytes of its own pieces.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().flat_map(|part| &part.pages).map(|page| page.bytes).sum()
+        let pages = self.parts.iter().flat_map(|part| &part.pages).map(|page| page.bytes);
+        let logs = self.logs.iter().flat_map(|log| &log.pages).map(|page| page.object.bytes);
+        pages.chain(logs).chain(self.starts.iter().map(|start| start.object.bytes)).sum()
     }
 
     /// Frames that it shows.
@@ -146,7 +250,7 @@ impl Repository {
         let found = match repository.read("repository.json").await? {
             Some(found) => found,
             None if make => {
-                let identity = Identity { format: FORMAT, id: Uuid::new_v4() };
+                let identity = Identity { format: REPOSITORY_FORMAT, id: Uuid::new_v4() };
                 let text = serde_json::to_vec(&identity).expect("plain data");
                 repository.create("repository.json", text.into()).await?;
                 let written = repository.read("repository.json").await?;
@@ -156,7 +260,7 @@ impl Repository {
         };
         let identity: Identity =
             serde_json::from_slice(&found).map_err(|error| repository.bad(format!("repository.json: {error}")))?;
-        if identity.format != FORMAT {
+        if identity.format != REPOSITORY_FORMAT {
             return Err(repository.bad(format!("the repository has format {}: update mira", identity.format)));
         }
         Ok(Repository { id: identity.id, ..repository })
@@ -206,7 +310,7 @@ impl Repository {
         let bytes = found.slice(..end);
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|error| damaged(backup, &format!("its manifest: {error}")))?;
-        if manifest.format != FORMAT {
+        if !(1..=FORMAT).contains(&manifest.format) {
             let detail = format!("backup {backup} has format {}: update mira", manifest.format);
             return Err(Problem::new(Code::UnsupportedVersion, detail).into());
         }
@@ -232,19 +336,53 @@ impl Repository {
 
     /// What `mira admin backup list` shows.
     pub async fn list(&self) -> Result<Vec<Listed>, CliError> {
+        let manifests = self.manifests().await?;
         let mut listed = Vec::new();
-        for id in self.finished().await? {
-            let manifest = self.manifest(id).await?.manifest;
+        for (at, found) in manifests.iter().enumerate() {
+            let manifest = &found.manifest;
+            let window = moments::window(&manifests, at).filter(|window| window.from_ms <= window.until_ms);
             listed.push(Listed {
-                backup: id,
+                backup: manifest.backup,
                 base: manifest.base,
                 frames: manifest.frames(),
                 bytes: manifest.bytes(),
-                made_at: manifest.made_at,
-                cluster_id: manifest.cluster_id,
+                made_at: manifest.made_at.clone(),
+                cluster_id: manifest.cluster_id.clone(),
+                log_only: manifest.log_only,
+                at_from: window.as_ref().map(|window| moments::text(window.from_ms)),
+                at_until: window.as_ref().map(|window| moments::text(window.until_ms)),
             });
         }
         Ok(listed)
+    }
+
+    /// All its finished backups, the oldest first. None is vouched for yet.
+    pub async fn manifests(&self) -> Result<Vec<Vouched>, CliError> {
+        let mut manifests = Vec::new();
+        for id in self.finished().await? {
+            manifests.push(self.manifest(id).await?);
+        }
+        Ok(manifests)
+    }
+
+    /// The newest backup with frames.
+    pub async fn newest(&self) -> Result<Option<Uuid>, CliError> {
+        for &id in self.finished().await?.iter().rev() {
+            if !self.manifest(id).await?.manifest.log_only {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An object that a manifest names, if it is what it was.
+    async fn piece(&self, backup: Uuid, name: &str, object: &Object) -> Result<Bytes, CliError> {
+        let lost = |what: &str| damaged(backup, &format!("{name}: {what}"));
+        let bytes = self.read(name).await?.ok_or_else(|| lost("it is missing"))?;
+        match bytes.len() as u64 == object.bytes && hash(&bytes) == object.blake3 {
+            true => Ok(bytes),
+            false => Err(lost("it was altered").into()),
+        }
     }
 
     /// Removes what is left of backups that were not finished.
@@ -351,6 +489,14 @@ fn manifest_name(backup: Uuid) -> String {
 
 fn page_name(backup: Uuid, part: &Part, number: usize) -> String {
     format!("backups/{backup}/{}-{}-{number}", part.shard, part.collection)
+}
+
+fn start_name(backup: Uuid, shard: u32) -> String {
+    format!("backups/{backup}/{shard}-start")
+}
+
+fn log_name(backup: Uuid, shard: u32, number: u32) -> String {
+    format!("backups/{backup}/{shard}-log-{number}")
 }
 
 fn memchr_line(bytes: &[u8]) -> Option<usize> {

@@ -9,25 +9,28 @@ use std::sync::Mutex;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
-use mira_proto::{FrameId, node_v1};
+use mira_proto::{FrameId, Problem, node_v1};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::create::bytes_of;
 use super::page::{Page, ids};
-use super::{Manifest, Part, Repository, Vouched, damaged, hash, page_name};
+use super::{Manifest, Object, Part, Repository, Vouched, damaged, page_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::progress::Progress;
 
 /// Parts under way at once.
-const PARTS_AT_ONCE: usize = 4;
+pub(super) const PARTS_AT_ONCE: usize = 4;
 
 /// What came back, or would.
 #[derive(Debug, Serialize)]
 pub struct Restored {
     /// The backup.
     pub backup: Uuid,
+    /// The moment that it was rolled forward to, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
     /// Collections by name.
     pub collections: Vec<String>,
     /// Collections whose keys were destroyed since: nothing of them can be opened.
@@ -49,35 +52,37 @@ pub async fn restore(client: &Client, repository: &Repository, backup: Option<Uu
     reading.look_at_all().await?;
     let reading = reading.go_on().await?;
     let restored = reading.all().await?;
-    let end = node_v1::EndRestoreRequest { backup: bytes_of(restored.backup) };
+    let end = node_v1::EndRestoreRequest { backup: bytes_of(restored.backup), at_ms: 0 };
     client.backup_step::<_, node_v1::EndRestoreReply>("end-restore", &end).await?;
     Ok(restored)
 }
 
-/// Reads a backup whole and has the cluster open every frame of it, without storing any.
+/// Reads a backup whole and has the cluster open every frame of it, without storing any; and compares every piece of the
+/// place's logs with its checksum.
 pub async fn verify(client: &Client, repository: &Repository, backup: Option<Uuid>) -> Result<Restored, CliError> {
+    super::forward::look_at_logs(repository).await?;
     Reading::begin(client, repository, backup, true).await?.all().await
 }
 
-struct Reading<'a> {
-    client: &'a Client,
-    repository: &'a Repository,
-    check_only: bool,
-    key_file: Bytes,
+pub(super) struct Reading<'a> {
+    pub client: &'a Client,
+    pub repository: &'a Repository,
+    pub check_only: bool,
+    pub key_file: Bytes,
     /// What begins the restore.
-    newest: node_v1::BeginRestoreRequest,
+    pub newest: node_v1::BeginRestoreRequest,
     /// The newest first.
-    chain: Vec<Manifest>,
-    begun: node_v1::BeginRestoreReply,
-    progress: Mutex<Progress>,
-    done: Mutex<Done>,
+    pub chain: Vec<Manifest>,
+    pub begun: node_v1::BeginRestoreReply,
+    pub progress: Mutex<Progress>,
+    pub done: Mutex<Done>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Done {
-    frames: u64,
-    erased: u64,
-    bytes: u64,
+pub(super) struct Done {
+    pub frames: u64,
+    pub erased: u64,
+    pub bytes: u64,
 }
 
 impl<'a> Reading<'a> {
@@ -90,12 +95,16 @@ impl<'a> Reading<'a> {
         let newest = match backup {
             Some(backup) => backup,
             None => {
-                let last = repository.finished().await?.last().copied();
-                last.ok_or_else(|| repository.missing("there is no finished backup"))?
+                let newest = repository.newest().await?;
+                newest.ok_or_else(|| repository.missing("there is no finished backup"))?
             }
         };
         let key_file = repository.needed_keys().await?;
         let vouched = repository.chain(newest).await?;
+        if vouched[0].manifest.log_only {
+            let detail = format!("backup {newest} holds logs only: --at brings back a moment that they tell of");
+            return Err(Problem::invalid(detail).into());
+        }
         let mut begun = node_v1::BeginRestoreReply::default();
         for found in vouched.iter().rev() {
             begun = client.backup_step("begin-restore", &begin_request(&key_file, found, true)?).await?;
@@ -107,7 +116,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Every page is there and unaltered.
-    async fn look_at_all(&self) -> Result<(), CliError> {
+    pub async fn look_at_all(&self) -> Result<(), CliError> {
         let pages = self.chain.iter().flat_map(|manifest| {
             manifest
                 .parts
@@ -123,7 +132,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Has the cluster make room for what comes.
-    async fn go_on(self) -> Result<Self, CliError> {
+    pub async fn go_on(self) -> Result<Self, CliError> {
         let begun = self.client.backup_step("begin-restore", &self.newest).await?;
         Ok(Reading { begun, ..self })
     }
@@ -137,6 +146,11 @@ impl<'a> Reading<'a> {
             .buffer_unordered(PARTS_AT_ONCE)
             .try_collect::<()>()
             .await?;
+        Ok(self.restored())
+    }
+
+    /// What came of it.
+    pub fn restored(self) -> Restored {
         let names = |erased: bool| {
             let found = self.begun.collections.iter().filter(|found| found.erased == erased);
             let mut names: Vec<String> = found.map(|found| found.name.clone()).collect();
@@ -146,15 +160,16 @@ impl<'a> Reading<'a> {
         let (collections, shredded) = (names(false), names(true));
         let done = *self.done.lock().expect("nobody panicked");
         let seconds = self.progress.into_inner().expect("nobody panicked").finish().as_secs_f64();
-        Ok(Restored {
-            backup: newest.backup,
+        Restored {
+            backup: self.chain[0].backup,
+            at: None,
             collections,
             shredded,
             frames: done.frames,
             frames_shredded: done.erased,
             bytes: done.bytes,
             seconds,
-        })
+        }
     }
 
     /// A collection in a shard, from every backup of the chain that has something of it.
@@ -173,7 +188,7 @@ impl<'a> Reading<'a> {
                 match is_erased {
                     true => self.done.lock().expect("nobody panicked").erased += taken.len() as u64,
                     false if taken.is_empty() => {}
-                    false => self.send((manifest, part), (number, page), &taken).await?,
+                    false => self.count(&self.send((manifest, part), (number, page), &taken).await?),
                 }
             }
             if part.since == 0 {
@@ -189,28 +204,23 @@ impl<'a> Reading<'a> {
         }
     }
 
-    async fn page(&self, manifest: &Manifest, part: &Part, number: usize) -> Result<Page, CliError> {
+    pub async fn page(&self, manifest: &Manifest, part: &Part, number: usize) -> Result<Page, CliError> {
         let name = page_name(manifest.backup, part, number);
-        let lost = |what: &str| damaged(manifest.backup, &format!("page {name}: {what}"));
-        let bytes = self.repository.read(&name).await?.ok_or_else(|| lost("it is missing"))?;
         let entry = &part.pages[number];
-        if bytes.len() as u64 != entry.bytes || hash(&bytes) != entry.blake3 {
-            return Err(lost("it was altered").into());
-        }
+        let object = Object { bytes: entry.bytes, blake3: entry.blake3.clone() };
+        let bytes = self.repository.piece(manifest.backup, &name, &object).await?;
         self.done.lock().expect("nobody panicked").bytes += entry.bytes;
-        Page::decode(bytes).map_err(|what| lost(&what).into())
+        Page::decode(bytes).map_err(|what| damaged(manifest.backup, &format!("{name}: {what}")).into())
     }
 
     /// Has the cluster take these frames of a page.
-    async fn send(
+    pub async fn send(
         &self,
         (manifest, part): (&Manifest, &Part),
         (number, page): (usize, Page),
         taken: &[FrameId],
-    ) -> Result<(), CliError> {
-        let mut wanted = BytesMut::with_capacity(16 * taken.len());
-        taken.iter().for_each(|&id| wanted.put_u128(id));
-        let request = node_v1::RestorePageRequest {
+    ) -> Result<node_v1::RestorePageReply, CliError> {
+        self.put(&node_v1::RestorePageRequest {
             key_file: self.key_file.clone(),
             backup: bytes_of(manifest.backup),
             shard: part.shard,
@@ -219,19 +229,33 @@ impl<'a> Reading<'a> {
             ids: page.ids,
             changed: page.changed,
             page: page.sealed,
-            wanted: wanted.freeze(),
+            wanted: list(taken),
             check_only: self.check_only,
-        };
-        let reply: node_v1::RestorePageReply = self.client.backup_step("restore-page", &request).await?;
+        })
+        .await
+    }
+
+    /// Has the cluster take frames.
+    pub async fn put(&self, request: &node_v1::RestorePageRequest) -> Result<node_v1::RestorePageReply, CliError> {
+        self.client.backup_step("restore-page", request).await
+    }
+
+    fn count(&self, reply: &node_v1::RestorePageReply) {
         let mut done = self.done.lock().expect("nobody panicked");
         done.frames += reply.restored;
         done.erased += reply.erased;
         self.progress.lock().expect("nobody panicked").update(done.frames, done.bytes);
-        Ok(())
     }
 }
 
-fn begin_request(
+/// Ids, 16 bytes each.
+pub(super) fn list(ids: &[FrameId]) -> Bytes {
+    let mut listed = BytesMut::with_capacity(16 * ids.len());
+    ids.iter().for_each(|&id| listed.put_u128(id));
+    listed.freeze()
+}
+
+pub(super) fn begin_request(
     key_file: &Bytes,
     found: &Vouched,
     check_only: bool,
@@ -243,5 +267,6 @@ fn begin_request(
         backup: bytes_of(found.manifest.backup),
         cluster: found.manifest.cluster()?,
         check_only,
+        at_ms: 0,
     })
 }

@@ -104,10 +104,41 @@ impl ShardMachine {
 
 impl StateMachine for ShardMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
+        self.carry_out(command::decode(command.payload)?, (command.index, command.time_ms), txn)
+    }
+
+    fn ends_batch(&self, payload: &[u8]) -> bool {
+        command::is_verify(payload)
+    }
+
+    fn committed(&self, applied_index: u64) {
+        if let Some(nonce) = self.verification.lock().take() {
+            self.verifier.begin(nonce, applied_index);
+        }
+        let changes = std::mem::take(&mut *self.pending.lock());
+        self.follower.changed(changes, applied_index);
+    }
+
+    fn restored(&self, state: StateReader, applied_index: u64) {
+        self.pending.lock().clear();
+        self.verification.lock().take();
+        self.verifier.state_is(state.clone());
+        self.follower.replaced(state, applied_index);
+    }
+}
+
+impl ShardMachine {
+    /// What a command does, at its place in the log and the log's time there.
+    pub(super) fn carry_out(
+        &self,
+        command: ShardCommand,
+        (index, time_ms): (u64, u64),
+        txn: &mut Txn<'_>,
+    ) -> Result<Bytes, EngineError> {
         let mut changes = Vec::new();
-        let answer = match command::decode(command.payload)? {
+        let answer = match command {
             ShardCommand::Store(frames) => {
-                let now = (command.index, command.time_ms);
+                let now = (index, time_ms);
                 let mut claims = Claims::new(&self.homes);
                 let mut floors = Floors::default();
                 let mut outcomes = Vec::with_capacity(frames.len());
@@ -132,7 +163,7 @@ impl StateMachine for ShardMachine {
                         Claim::Moved | Claim::NotYet => moved.push(frame),
                     }
                 }
-                let doomed = Doomed { collection, frames: mine, asker, index: command.index };
+                let doomed = Doomed { collection, frames: mine, asker, index };
                 ShardAnswer::Forget { removed: forget(doomed, txn, &mut changes)?, moved }
             }
             ShardCommand::Purge { collection } => {
@@ -148,25 +179,25 @@ impl StateMachine for ShardMachine {
                 for frame in frames {
                     let stored = txn.get(&record::frame_key(collection, frame))?;
                     let record = stored.map(|stored| FrameRecord::decode(&stored)).transpose()?;
-                    let is_over = record.is_some_and(|record| record.expired(command.time_ms));
+                    let is_over = record.is_some_and(|record| record.expired(time_ms));
                     if is_over && claims.claim(collection, frame, txn)? == Claim::Mine {
                         over.push(frame);
                     }
                 }
-                let doomed = Doomed { collection, frames: over, asker: Asker::Operator, index: command.index };
+                let doomed = Doomed { collection, frames: over, asker: Asker::Operator, index };
                 ShardAnswer::Expire(forget(doomed, txn, &mut changes)?.len() as u32)
             }
             ShardCommand::Reseal { collection, to, frames, complete } => {
-                ShardAnswer::Reseal(reseal((collection, to), frames, complete.then_some(command.index), txn)?)
+                ShardAnswer::Reseal(reseal((collection, to), frames, complete.then_some(index), txn)?)
             }
             ShardCommand::Restore { collection, frames } => {
                 for frame in frames {
-                    adopt(collection, frame, command.index, txn, &mut changes)?;
+                    adopt(collection, frame, index, txn, &mut changes)?;
                 }
                 ShardAnswer::Restore
             }
             ShardCommand::Renew { collection, chunks } => {
-                let now = (command.index, command.time_ms);
+                let now = (index, time_ms);
                 let mut claims = Claims::new(&self.homes);
                 let mut renewed = Vec::with_capacity(chunks.len());
                 for chunk in chunks {
@@ -186,7 +217,7 @@ impl StateMachine for ShardMachine {
                         unneeded.push(chunk);
                     }
                 }
-                let doomed = Doomed { collection, frames: unneeded, asker: Asker::Operator, index: command.index };
+                let doomed = Doomed { collection, frames: unneeded, asker: Asker::Operator, index };
                 ShardAnswer::Collect(forget(doomed, txn, &mut changes)?.len() as u32)
             }
             ShardCommand::Verify { nonce } => {
@@ -194,31 +225,12 @@ impl StateMachine for ShardMachine {
                 ShardAnswer::Verify
             }
             ShardCommand::Grow { collection, shard, span, step } => {
-                let part = Part { collection, shard, span, index: command.index };
+                let part = Part { collection, shard, span, index };
                 ShardAnswer::Grow(part.take(step, &self.homes, txn, &mut changes)?)
             }
         };
         self.pending.lock().append(&mut changes);
         Ok(command::encode(&answer))
-    }
-
-    fn ends_batch(&self, payload: &[u8]) -> bool {
-        command::is_verify(payload)
-    }
-
-    fn committed(&self, applied_index: u64) {
-        if let Some(nonce) = self.verification.lock().take() {
-            self.verifier.begin(nonce, applied_index);
-        }
-        let changes = std::mem::take(&mut *self.pending.lock());
-        self.follower.changed(changes, applied_index);
-    }
-
-    fn restored(&self, state: StateReader, applied_index: u64) {
-        self.pending.lock().clear();
-        self.verification.lock().take();
-        self.verifier.state_is(state.clone());
-        self.follower.replaced(state, applied_index);
     }
 }
 
@@ -384,7 +396,7 @@ impl Part {
 }
 
 /// Puts a frame that comes from another shard into the place of what is there of it.
-fn adopt(
+pub(super) fn adopt(
     collection: CollectionId,
     adopted: AdoptedFrame,
     index: u64,

@@ -3,6 +3,7 @@
 //! *Store*: [`Shard::write`] seals on the leader and proposes; [`machine`] applies on every replica; [`indexer`]
 //! follows. *Search*: [`Shard::search`] asks the index and the tail. *Recall*: [`Shard::fetch`] opens frames.
 
+pub mod archive;
 pub mod chunks;
 pub mod command;
 pub mod expiry;
@@ -19,6 +20,7 @@ pub mod read;
 pub mod record;
 pub mod reseal;
 pub mod restore;
+pub mod roll;
 pub mod rows;
 pub mod scan;
 pub mod sessions;

@@ -186,21 +186,7 @@ impl Shard {
         collection: CollectionId,
         frame: FrameId,
     ) -> Result<AdoptedFrame, Refusal> {
-        let keys = [record::frame_key(collection, frame), record::vectors_key(collection, frame)];
-        let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
-        let [Some(stored), vectors] = &stored[..] else {
-            let damage = format!("frame {frame:032x} has a head only");
-            return Err(self.unreadable(EngineError::Damaged(damage)));
-        };
-        let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
-        let vectors = match vectors {
-            None => Bytes::new(),
-            Some(stored) => {
-                let (_, sealed) = record::decode_vectors(stored).map_err(|error| self.unreadable(error))?;
-                Bytes::copy_from_slice(sealed)
-            }
-        };
-        Ok(AdoptedFrame { frame, record, vectors })
+        read_stored(view, collection, frame).map_err(|error| self.unreadable(error))
     }
 
     /// The refusal when a frame does not open: damage, but for a key that this node does not know, or not any more.
@@ -210,6 +196,25 @@ impl Shard {
             _ => error.clone().into(),
         }
     }
+}
+
+/// A frame as it lies in a state; it must have a head there.
+pub(super) fn read_stored(
+    view: &StateReader,
+    collection: CollectionId,
+    frame: FrameId,
+) -> Result<AdoptedFrame, EngineError> {
+    let keys = [record::frame_key(collection, frame), record::vectors_key(collection, frame)];
+    let stored = view.multi_get(&keys)?;
+    let [Some(stored), vectors] = &stored[..] else {
+        return Err(EngineError::Damaged(format!("frame {frame:032x} has a head only")));
+    };
+    let record = FrameRecord::decode(stored)?;
+    let vectors = match vectors {
+        None => Bytes::new(),
+        Some(stored) => Bytes::copy_from_slice(record::decode_vectors(stored)?.1),
+    };
+    Ok(AdoptedFrame { frame, record, vectors })
 }
 
 /// Whether a frame is known to be sealed with the key that seals now. Of a private one, only opening it would tell.

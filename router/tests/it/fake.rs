@@ -659,6 +659,21 @@ impl Node for FakeNode {
         Err(Status::unimplemented("a fake has no keys"))
     }
 
+    async fn backup_start(
+        &self,
+        _: Request<wire::BackupStartRequest>,
+    ) -> Result<Response<wire::BackupStartReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn backup_log(&self, _: Request<wire::BackupLogRequest>) -> Result<Response<wire::BackupLogReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn roll_forward(&self, _: Request<wire::RollRequest>) -> Result<Response<wire::RollReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
     async fn vouch_backup(
         &self,
         _: Request<wire::VouchBackupRequest>,

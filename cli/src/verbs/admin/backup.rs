@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use crate::args::Remote;
-use crate::backup::{self, Created, Repository, Restored};
+use crate::backup::{self, Created, Repository, Restored, What};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -18,6 +18,7 @@ use crate::output;
 Examples:
   mira admin backup create /mnt/backups/mira
   mira admin backup create s3://backups/mira --full
+  mira admin backup create /mnt/backups/mira --log
   mira admin backup verify /mnt/backups/mira
   mira admin restore /mnt/backups/mira")]
 pub struct Backup {
@@ -34,10 +35,13 @@ enum Action {
         /// Everything, whatever is there
         #[arg(long)]
         full: bool,
+        /// Only what happened since the last backup, for `mira admin restore --at`: quick enough for every minute
+        #[arg(long, conflicts_with = "full")]
+        log: bool,
         #[command(flatten)]
         remote: Remote,
     },
-    /// List the backups of a place
+    /// List the backups of a place, and which moments they can bring back
     List {
         /// Folder or s3://BUCKET/PREFIX
         place: String,
@@ -77,9 +81,14 @@ impl Backup {
     /// Does it, and prints.
     pub async fn run(self) -> Result<(), CliError> {
         match self.action {
-            Action::Create { place, full, remote } => {
+            Action::Create { place, full, log, remote } => {
                 let (client, repository) = (Client::new(&remote)?, Repository::open(&place, true).await?);
-                let created = backup::create(&client, &repository, full).await?;
+                let what = match (full, log) {
+                    (true, _) => What::Everything,
+                    (_, true) => What::Log,
+                    _ => What::Changes,
+                };
+                let created = backup::create(&client, &repository, what).await?;
                 output::print_answer(&created, remote.json, summary)
             }
             Action::List { place, json } => {
@@ -111,18 +120,32 @@ impl Backup {
 }
 
 fn summary(created: &Created) -> String {
-    let Created { backup, base, frames, bytes, seconds } = created;
-    let what = base.map_or("everything".to_owned(), |base| format!("what has changed since {base}"));
+    let Created { backup, base, frames, bytes, log_only, forgotten, seconds } = created;
     let (size, rate) = (output::bytes(*bytes), output::bytes((*bytes as f64 / seconds.max(0.001)) as u64));
-    format!("backup {backup} holds {what}: {frames} memories, {size} written in {seconds:.1} s ({rate}/s)\n")
+    let mut text = match log_only {
+        true => format!("backup {backup} holds what happened since the last one: {size} written in {seconds:.1} s\n"),
+        false => {
+            let what = base.map_or("everything".to_owned(), |base| format!("what has changed since {base}"));
+            format!("backup {backup} holds {what}: {frames} memories, {size} written in {seconds:.1} s ({rate}/s)\n")
+        }
+    };
+    if !forgotten.is_empty() {
+        text += &format!(
+            "shards {} did not keep their logs since the last backup: moments between cannot all be restored; back up more \
+             often, or logs alone (--log)\n",
+            forgotten.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+        );
+    }
+    text
 }
 
 /// What a restore or a check says.
 pub fn restored(what: &str, restored: &Restored) -> String {
-    let Restored { backup, collections, shredded, frames, frames_shredded, bytes, seconds } = restored;
+    let Restored { backup, at, collections, shredded, frames, frames_shredded, bytes, seconds } = restored;
+    let at = at.as_ref().map(|at| format!(", as of {at},")).unwrap_or_default();
     let (size, rate) = (output::bytes(*bytes), output::bytes((*bytes as f64 / seconds.max(0.001)) as u64));
     let mut text = format!(
-        "backup {backup} {what}: {frames} memories in {} collections, {size} read in {seconds:.1} s ({rate}/s)\n",
+        "backup {backup}{at} {what}: {frames} memories in {} collections, {size} read in {seconds:.1} s ({rate}/s)\n",
         collections.len()
     );
     if !shredded.is_empty() || *frames_shredded > 0 {

@@ -15,10 +15,14 @@ use crate::output;
 /// The cluster may have another number of nodes and shards; it must hold the cluster key that the backup was made under,
 /// behind its own if that is another. Writes are refused until everything is back. Stopped half-way, the same command
 /// goes on.
+///
+/// With --at, what comes back is what the cluster held at that moment, by the clock that its logs carry: the newest backup
+/// before it, and the logs that were backed up since. `mira admin backup list` shows which moments there are.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mira admin restore /mnt/backups/mira
+  mira admin restore /mnt/backups/mira --at 2026-11-28T14:05:00Z
   mira admin restore s3://backups/mira --backup 01997c1e-4a08-7c62-93c4-5d6f0e1c2b3a")]
 pub struct Restore {
     /// Folder or s3://BUCKET/PREFIX
@@ -26,6 +30,9 @@ pub struct Restore {
     /// Which [default: the newest]
     #[arg(long, value_name = "ID")]
     backup: Option<Uuid>,
+    /// The moment that is to come back, such as 2026-11-28T14:05:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "backup")]
+    at: Option<jiff::Timestamp>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -34,7 +41,14 @@ impl Restore {
     /// Restores, and says what came back.
     pub async fn run(self) -> Result<(), CliError> {
         let (client, repository) = (Client::new(&self.remote)?, Repository::open(&self.place, false).await?);
-        let reply = backup::restore(&client, &repository, self.backup).await?;
+        let reply = match self.at {
+            Some(at) => {
+                let before_all = |_| CliError::Usage(format!("{at} is before 1970"));
+                let at_ms = u64::try_from(at.as_millisecond()).map_err(before_all)?;
+                backup::restore_at(&client, &repository, at_ms).await?
+            }
+            None => backup::restore(&client, &repository, self.backup).await?,
+        };
         output::print_answer(&reply, self.remote.json, |reply| restored("is back", reply))
     }
 }

@@ -1,0 +1,87 @@
+//! What a committed entry does to a state: one set of rules for a replica, and for whoever replays archived entries.
+
+use bytes::Bytes;
+
+use crate::engine::{EngineError, Read};
+use crate::requests::{RequestMemory, RequestWindow};
+use crate::state::{APP_TABLE, Applied, GroupState, Overlay, Txn, table_prefix};
+use crate::state_machine::{Command, StateMachine};
+use crate::types::{Answer, Entry, Membership, Payload, Proposal};
+
+/// How far the live generation of a state has come.
+pub(crate) struct Applier {
+    /// What the next commit says was applied.
+    pub applied: Applied,
+    memory: RequestMemory,
+    prefix: Vec<u8>,
+}
+
+impl Applier {
+    /// As the live generation of `state` was left.
+    pub(crate) fn load(state: &GroupState, window: RequestWindow) -> Result<Self, EngineError> {
+        let (engine, group, generation) = (state.engine.as_ref(), state.group, state.generation());
+        Ok(Self {
+            applied: Applied::load(engine, group, generation)?,
+            memory: RequestMemory::load(engine, group, generation, window)?,
+            prefix: table_prefix(group, generation, APP_TABLE),
+        })
+    }
+
+    /// The application's keys, over what `engine` holds and `overlay` has changed.
+    pub(crate) fn txn<'a>(&'a self, engine: &'a dyn Read, overlay: &'a mut Overlay) -> Txn<'a> {
+        Txn::new(engine, &self.prefix, overlay)
+    }
+
+    /// The log-carried time of an entry that comes next, if it carries any. A new leader's clock may be behind its
+    /// predecessor's; replicated time never is.
+    pub(crate) fn time_of(&self, entry: &Entry) -> Option<u64> {
+        match &entry.payload {
+            Payload::Normal(proposal) => Some(self.applied.clock_ms.max(proposal.time_ms)),
+            Payload::Blank | Payload::Membership(_) => None,
+        }
+    }
+
+    pub(crate) fn apply(
+        &mut self,
+        entry: &Entry,
+        app: &dyn StateMachine,
+        engine: &dyn Read,
+        overlay: &mut Overlay,
+    ) -> Result<Answer, EngineError> {
+        let time_ms = self.time_of(entry);
+        self.applied.last = Some(entry.log_id.clone());
+        match (&entry.payload, time_ms) {
+            (Payload::Normal(proposal), Some(time_ms)) => {
+                self.applied.clock_ms = time_ms;
+                self.proposal(proposal, (entry.log_id.index, time_ms), app, (engine, overlay))
+            }
+            (Payload::Membership(membership), _) => {
+                self.applied.membership = Membership::new(Some(entry.log_id.clone()), membership.clone());
+                Ok(Answer::Empty)
+            }
+            _ => Ok(Answer::Empty),
+        }
+    }
+
+    fn proposal(
+        &mut self,
+        proposal: &Proposal,
+        (index, time_ms): (u64, u64),
+        app: &dyn StateMachine,
+        (engine, overlay): (&dyn Read, &mut Overlay),
+    ) -> Result<Answer, EngineError> {
+        self.memory.forget(overlay, time_ms);
+        if let Some(request) = &proposal.request
+            && let Some(answer) = self.memory.recall(engine, overlay, request)?
+        {
+            return Ok(answer);
+        }
+        let command = Command { index, time_ms, payload: &proposal.payload };
+        let response: Bytes = app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))?;
+        if let Some(request) = &proposal.request {
+            self.memory.remember(overlay, request, (index, time_ms), &response);
+            self.memory.forget(overlay, time_ms);
+        }
+        Ok(Answer::Applied(response))
+    }
+}
