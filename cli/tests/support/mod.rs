@@ -268,7 +268,7 @@ async fn scan(State(fake): State<Fake>, UrlPath(name): UrlPath<String>, Query(pa
     let shared = fake.lock().unwrap();
     let behind = shared.frames.range((page.after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
     let all = behind.filter(|(_, (collection, _))| *collection == name).map(|(_, (_, frame))| frame.clone());
-    let mut frames: Vec<_> = all.map(|frame| ScannedFrame { frame, vector: None }).collect();
+    let mut frames: Vec<_> = all.map(|frame| ScannedFrame { frame, vector: None, vectors: BTreeMap::new() }).collect();
     let limit = page.limit.unwrap_or(100) as usize;
     let more = frames.len() > limit;
     frames.truncate(limit);
@@ -419,7 +419,7 @@ fn found(shared: &Shared, request: SearchRequest) -> SearchReply {
         shared.in_collection(request.collection.as_ref()).filter(matching).take(request.k.unwrap_or(10) as usize);
     let hits = hits.enumerate().map(|(at, frame)| Hit {
         score: 0.9 - at as f32 / 10.0,
-        why: Why { vector: Some(VectorReason { rank: at as u32 + 1, score: 0.5, passage: None }) },
+        why: Why { vector: Some(VectorReason { rank: at as u32 + 1, score: 0.5, passage: None }), text: None },
         group: None,
         frame: frame.clone(),
     });
@@ -554,6 +554,7 @@ async fn put_collection(
         ttl_seconds: settings.ttl_seconds,
         created_at: "2026-01-02T03:04:05Z".into(),
         ef: None,
+        vectors: settings.vectors,
         growth: None,
         rotation: None,
         model: (settings.metric == Metric::Cosine && settings.quantization == Quantization::Int8)
