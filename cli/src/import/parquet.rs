@@ -49,6 +49,7 @@ message memory {
     optional int64 size;
     optional binary blake3 (STRING);
   }
+  optional binary vectors (JSON);
 }";
 
 /// A row group is written when it has so many rows or bytes.
@@ -76,7 +77,8 @@ impl<W: Write + Send> Writer<W> {
     /// Adds a row, and the file that goes with it.
     pub fn put(&mut self, item: StoreItem, file: Option<FileRef>) -> Result<(), ParquetError> {
         let text = item.content.as_ref().or(item.bytes.as_ref()).map_or(0, String::len);
-        self.bytes += text + 4 * item.vector.as_ref().map_or(0, Vec::len);
+        let components: usize = item.vector.iter().chain(item.vectors.values()).map(Vec::len).sum();
+        self.bytes += text + 4 * components;
         self.rows.push(item);
         self.files.push(file);
         match self.rows.len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
@@ -111,7 +113,7 @@ impl<W: Write + Send> Writer<W> {
                 3 => texts(&mut out, &rows, |row| row.kind.clone().map(String::into_bytes)),
                 4 => texts(&mut out, &rows, |row| row.session.clone().map(String::into_bytes)),
                 5 => texts(&mut out, &rows, |row| row.role.clone().map(String::into_bytes)),
-                6 => texts(&mut out, &rows, |row| row.metadata.as_ref().map(json_text)),
+                6 => texts(&mut out, &rows, |row| row.metadata.as_ref().map(|fields| json_text(fields))),
                 7 => times(&mut out, &rows, |row| row.created_at.as_deref()),
                 8 => times(&mut out, &rows, |row| row.expires_at.as_deref()),
                 9 => {
@@ -127,7 +129,8 @@ impl<W: Write + Send> Writer<W> {
                         files.iter().flatten().filter_map(|file| i64::try_from(file.size?).ok()).collect();
                     out.typed::<Int64Type>().write_batch(&sizes, Some(&levels), None).map(drop)
                 }
-                _ => of_files(&mut out, &files, |file| file.blake3.as_deref()),
+                14 => of_files(&mut out, &files, |file| file.blake3.as_deref()),
+                _ => texts(&mut out, &rows, |row| (!row.vectors.is_empty()).then(|| json_text(&row.vectors))),
             }?;
             out.close()?;
         }
@@ -135,8 +138,8 @@ impl<W: Write + Send> Writer<W> {
     }
 }
 
-fn json_text(fields: &Map<String, Value>) -> Vec<u8> {
-    serde_json::to_vec(fields).expect("JSON is plain data")
+fn json_text(fields: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(fields).expect("plain data, keys are text")
 }
 
 fn texts(
@@ -258,10 +261,12 @@ fn item_of(row: Row, lenient: bool) -> Result<Parsed, RecordError> {
             fields.insert(ours.to_owned(), value);
         }
     }
-    if let Some(Value::String(text)) = fields.get("metadata") {
-        let parsed = serde_json::from_str(text);
-        let parsed = parsed.map_err(|error| RecordError::Json(format!("column `metadata`: {error}")))?;
-        fields.insert("metadata".to_owned(), parsed);
+    for name in ["metadata", "vectors"] {
+        if let Some(Value::String(text)) = fields.get(name) {
+            let parsed = serde_json::from_str(text);
+            let parsed = parsed.map_err(|error| RecordError::Json(format!("column `{name}`: {error}")))?;
+            fields.insert(name.to_owned(), parsed);
+        }
     }
     jsonl::of_fields(fields, lenient)
 }
@@ -331,6 +336,7 @@ mod tests {
             text in proptest::option::of("\\PC{0,40}"),
             bytes in proptest::collection::vec(any::<u8>(), 0..20),
             vector in proptest::option::of(proptest::collection::vec(-1e9f32..1e9, 1..8)),
+            vectors in proptest::collection::btree_map("[a-zäß ]{1,9}", proptest::collection::vec(-1e9f32..1e9, 1..8), 0..3),
             names in proptest::collection::vec(proptest::option::of("[a-zäß ]{1,9}"), 3),
             number in any::<i64>(),
             id in any::<u128>(),
@@ -347,6 +353,7 @@ mod tests {
                 role: names[2].clone(),
                 metadata: (number % 3 != 0).then(|| fields.as_object().unwrap().clone()),
                 vector,
+                vectors,
                 id: Some(uuid::Uuid::from_u128(id)),
                 created_at: at.map(time),
                 expires_at: at.filter(|at| at % 2 == 0).map(time),

@@ -22,6 +22,8 @@ Examples:
   mira search \"green tea\" \"black tea\" --combine mean
   mira search \"standup notes\" --recency 7d --recency-weight 0.4 --created-from 2026-01-01T00:00:00Z
   mira search --vector embedding.json --exact
+  mira search --vector state.json --using state --collection agents
+  MIRA_OWNER_KEY=$(cat ~/mira-owner.key) mira search --only-private --mode hybrid \"what I was afraid of\"
   mira search --batch questions.jsonl --collection notes --json
   printf 'deploy key\\n{\"query\": \"open questions\", \"k\": 3}\\n' | mira search --batch -")]
 pub struct Search {
@@ -46,6 +48,9 @@ pub struct Search {
     /// How to look
     #[arg(long, value_enum, default_value = "auto")]
     mode: Mode,
+    /// Compare embeddings with the vectors of this name instead of the collection's own
+    #[arg(long, value_name = "NAME", conflicts_with = "query")]
+    using: Option<String>,
     /// With several queries or embeddings: what makes the score of a hit [default: max]
     #[arg(long, value_enum)]
     combine: Option<Combine>,
@@ -93,6 +98,9 @@ pub struct Search {
     /// Also look among your private memories; needs your key
     #[arg(long)]
     include_private: bool,
+    /// Look among your private memories only; needs your key
+    #[arg(long)]
+    only_private: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -104,6 +112,10 @@ enum Mode {
     Auto,
     /// By meaning: nearest vectors
     Vector,
+    /// By words; among private memories only
+    Text,
+    /// By words and meaning; among private memories only
+    Hybrid,
 }
 
 /// [`model::Combine`] with a help text for each value.
@@ -143,6 +155,8 @@ impl Search {
             mode: match self.mode {
                 Mode::Auto => SearchMode::Auto,
                 Mode::Vector => SearchMode::Vector,
+                Mode::Text => SearchMode::Text,
+                Mode::Hybrid => SearchMode::Hybrid,
             },
             combine: self.combine.map(|combine| match combine {
                 Combine::Max => model::Combine::Max,
@@ -162,6 +176,8 @@ impl Search {
             diversity: self.diversity,
             recency,
             include_private: self.include_private,
+            only_private: self.only_private,
+            using: self.using.clone(),
             ..SearchRequest::default()
         };
         match (&self.query[..], &mut vectors[..]) {
@@ -201,7 +217,7 @@ pub fn parse_filter(json: &str) -> Result<Filter, String> {
 }
 
 /// A vector, or several in an array.
-fn read_vectors(file: &Path) -> Result<Vec<Vec<f32>>, CliError> {
+pub fn read_vectors(file: &Path) -> Result<Vec<Vec<f32>>, CliError> {
     let text = match file.as_os_str() == "-" {
         true => std::io::read_to_string(std::io::stdin()).map_err(CliError::io("standard input"))?,
         false => std::fs::read_to_string(file).map_err(CliError::io(file))?,

@@ -1,7 +1,8 @@
 //! `mira store`: remember one text.
 
+use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mira_proto::limits::MAX_CONTENT_BYTES;
@@ -13,6 +14,7 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
 use crate::transfer::Upload;
+use crate::verbs::search::read_vectors;
 
 /// Remember a text
 #[derive(Debug, Args)]
@@ -21,6 +23,7 @@ Examples:
   mira store \"The deploy key lives in the vault under ci/deploy\"
   mira store --type insight --metadata '{\"project\": \"atlas\"}' \"Retries must be idempotent\"
   git log -1 --format=%B | mira store - --session release-7 --role tool
+  mira store --collection agents --vectors state=state.json \"Rather sure of the plan by now\"
   mira store --file minutes.pdf \"Minutes of the meeting about the move to Lisbon\"
   MIRA_OWNER_KEY=$(cat ~/mira-owner.key) mira store --private \"I am not sure that this will hold\"")]
 pub struct Store {
@@ -38,6 +41,12 @@ pub struct Store {
     /// A JSON object to keep with it
     #[arg(long, value_name = "JSON", value_parser = json_object)]
     metadata: Option<Metadata>,
+    /// A file with an embedding of your own, as a JSON array of numbers; otherwise the text is embedded
+    #[arg(long, value_name = "FILE")]
+    vector: Option<PathBuf>,
+    /// A file with the embedding of this name, one of those that the collection has; may be repeated
+    #[arg(long = "vectors", value_name = "NAME=FILE", value_parser = named_file)]
+    vectors: Vec<(String, PathBuf)>,
     /// The collection to put it into
     #[arg(long)]
     collection: Option<String>,
@@ -77,7 +86,15 @@ impl Store {
             (None, Some(_)) => None,
             _ => Some(read_standard_input()?),
         };
+        let mut vectors = BTreeMap::new();
+        for (name, file) in &self.vectors {
+            if vectors.insert(name.clone(), one_vector(file)?).is_some() {
+                return Err(CliError::Usage(format!("--vectors names {name} twice")));
+            }
+        }
         let item = StoreItem {
+            vector: self.vector.as_deref().map(one_vector).transpose()?,
+            vectors,
             content,
             kind: self.kind,
             session: self.session,
@@ -113,6 +130,20 @@ fn render(reply: &StoreReply) -> String {
     match reply.version {
         Some(version) if version > 1 => format!("{id} version {version}\n"),
         _ => format!("{id}\n"),
+    }
+}
+
+/// `NAME=FILE`.
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("not of the form NAME=FILE")?;
+    Ok((name.to_owned(), file.into()))
+}
+
+fn one_vector(file: &Path) -> Result<Vec<f32>, CliError> {
+    let mut vectors = read_vectors(file)?;
+    match vectors.len() {
+        1 => Ok(vectors.remove(0)),
+        count => Err(CliError::BadFile { path: file.into(), detail: format!("{count} embeddings, one is wanted") }),
     }
 }
 
