@@ -99,6 +99,25 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Runs a restore until something is back, and kills it and the node.
+async fn kill_half_way(cluster: &mut Cluster, restore: &[&str]) {
+    let mut running = command(cluster, restore);
+    let mut running = running.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
+    let started = Instant::now();
+    loop {
+        let status = cluster.client(0).call("status", &json!({})).await.expect("a status");
+        if status["frames"].as_u64().unwrap() > 0 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "nothing comes back");
+    }
+    running.kill().expect("killed");
+    running.wait().expect("ended");
+    cluster.kill_node(0).await;
+    cluster.restart_node(0);
+    cluster.wait_ready(0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     let key = ClusterKey::generate(&mut mira_crypto::os_rng());
@@ -318,21 +337,7 @@ async fn a_restore_goes_on_after_everything_was_killed_in_its_midst() {
     answer(&cluster, &["admin", "backup", "create", place]).await;
 
     let mut other = start(1, 4, &key).await;
-    let mut running = command(&other, &["admin", "restore", place]);
-    let mut running = running.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
-    let started = Instant::now();
-    loop {
-        let status = other.client(0).call("status", &json!({})).await.expect("a status");
-        if status["frames"].as_u64().unwrap() > 0 {
-            break;
-        }
-        assert!(started.elapsed() < PATIENCE, "nothing comes back");
-    }
-    running.kill().expect("killed");
-    running.wait().expect("ended");
-    other.kill_node(0).await;
-    other.restart_node(0);
-    other.wait_ready(0).await;
+    kill_half_way(&mut other, &["admin", "restore", place]).await;
     // Until all is back nobody writes over it.
     let early = json!({ "content": "early", "vector": vector(1), "collection": "notes" });
     let refused = other.client(0).once("store", &early).await;
@@ -608,21 +613,7 @@ async fn a_moment_with_a_piece_missing_is_named_and_one_that_was_stopped_goes_on
     let status = other.client(0).call("status", &json!({})).await.expect("a status");
     assert_eq!(status["frames"], 0, "nothing was changed");
 
-    let mut running = command(&other, &["admin", "restore", place_text, "--at", &at]);
-    let mut running = running.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
-    let started = Instant::now();
-    loop {
-        let status = other.client(0).call("status", &json!({})).await.expect("a status");
-        if status["frames"].as_u64().unwrap() > 0 {
-            break;
-        }
-        assert!(started.elapsed() < PATIENCE, "nothing comes back");
-    }
-    running.kill().expect("killed");
-    running.wait().expect("ended");
-    other.kill_node(0).await;
-    other.restart_node(0);
-    other.wait_ready(0).await;
+    kill_half_way(&mut other, &["admin", "restore", place_text, "--at", &at]).await;
     // Another moment is another restore.
     let status = other.client(0).call("status", &json!({})).await.expect("a status");
     if status["frames"].as_u64().unwrap() < 2_000 {

@@ -18,7 +18,7 @@ use node_v1::roll_request::Step;
 use super::create::bytes_of;
 use super::moments::{self, Placed, Plan};
 use super::page::{LogPage, Page, ids};
-use super::restore::{Done, PARTS_AT_ONCE, Reading, Restored, begin_request, list};
+use super::restore::{Done, PARTS_AT_ONCE, Reading, Restored, all_found, begin_request, list};
 use super::{Manifest, Object, Part, Repository, Vouched, damaged, log_name, start_name};
 use crate::client::Client;
 use crate::error::CliError;
@@ -254,13 +254,7 @@ impl<'a> Forward<'a> {
                 break;
             }
         }
-        match wanted.len() {
-            0 => Ok(()),
-            lost => {
-                let what = format!("{lost} frames of shard {} are in none of its pages", newest.shard);
-                Err(damaged(self.base().backup, &what).into())
-            }
-        }
+        all_found(&wanted, newest, self.base().backup)
     }
 
     /// Has the cluster take what came of a collection.

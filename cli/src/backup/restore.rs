@@ -195,13 +195,7 @@ impl<'a> Reading<'a> {
                 break;
             }
         }
-        match wanted.len() {
-            0 => Ok(()),
-            lost => {
-                let what = format!("{lost} frames of shard {} are in none of its pages", newest.shard);
-                Err(damaged(self.chain[0].backup, &what).into())
-            }
-        }
+        all_found(&wanted, newest, self.chain[0].backup)
     }
 
     pub async fn page(&self, manifest: &Manifest, part: &Part, number: usize) -> Result<Page, CliError> {
@@ -269,4 +263,15 @@ pub(super) fn begin_request(
         check_only,
         at_ms: 0,
     })
+}
+
+/// Refuses a backup that names frames which none of its pages has.
+pub(super) fn all_found(wanted: &BTreeSet<FrameId>, part: &Part, backup: Uuid) -> Result<(), CliError> {
+    match wanted.len() {
+        0 => Ok(()),
+        lost => {
+            let what = format!("{lost} frames of shard {} are in none of its pages", part.shard);
+            Err(damaged(backup, &what).into())
+        }
+    }
 }
