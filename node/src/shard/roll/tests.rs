@@ -61,11 +61,11 @@ struct Turn {
 
 fn said() -> impl Strategy<Value = Said> {
     let condition = prop_oneof![
-        Just(Condition::Create),
+        1 => Just(Condition::Create),
         4 => Just(Condition::Replace),
-        (0..3u64).prop_map(Condition::Expect),
+        1 => (0..3u64).prop_map(Condition::Expect),
     ];
-    let class = prop_oneof![3 => Just(Class::Memory), Just(Class::Chunk), Just(Class::Upload)];
+    let class = prop_oneof![3 => Just(Class::Memory), 1 => Just(Class::Chunk), 1 => Just(Class::Upload)];
     let whose = (option::weighted(0.3, 1..3u8), option::of(1..3u8), option::weighted(0.3, 1..30u64), class);
     let what = (vec(0..4u128, 0..3), 0..4u8, 1..3u32);
     let store = (condition, whose, what).prop_map(|(condition, whose, (chunks, content, key_version))| {
@@ -76,10 +76,10 @@ fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
         8 => store,
         2 => asker.prop_map(Said::Forget),
-        Just(Said::Expire),
-        Just(Said::Renew),
+        1 => Just(Said::Expire),
+        1 => Just(Said::Renew),
         2 => (0..2u64).prop_map(Said::Collect),
-        Just(Said::Verify),
+        1 => Just(Said::Verify),
         2 => (1..12usize).prop_map(Said::Again),
     ]
 }
@@ -108,7 +108,7 @@ struct Live {
 impl Live {
     async fn start() -> Self {
         let clock = Arc::new(TestClock(AtomicU64::new(10_000)));
-        let transport = LocalNetwork::default().transport(1);
+        let transport = <LocalNetwork>::default().transport(1);
         let mut config = HostConfig::new(1, Arc::new(MemEngine::new()), Arc::new(MemEngine::new()), transport);
         config.clock = clock.clone();
         config.limits = Limits { requests: WINDOW, ..Limits::default() };
@@ -303,7 +303,7 @@ proptest! {
     #[test]
     fn a_moment_comes_back_as_it_was(
         turns in vec(turn(), 20..90),
-        cuts in [any::<prop::sample::Index>(), any(), any(), any()],
+        cuts in any::<[prop::sample::Index; 4]>(),
     ) {
         let mut cuts = cuts.map(|cut| cut.index(turns.len()));
         cuts.sort_unstable();
