@@ -407,19 +407,18 @@ pub(super) fn adopt(
     let key = record::frame_key(collection, frame);
     let old = txn.get(&key)?.map(|stored| FrameRecord::decode(&stored)).transpose()?;
     refer(collection, frame, (chunks_of(old.as_ref()), chunks_of(Some(&record))), txn);
-    match old {
-        Some(old) => {
-            if let Some(session) = &old.session {
-                txn.delete(&record::session_key(collection, session, old.created_ms, frame));
-            }
-            if let Some(owner) = &old.owner {
-                own(collection, owner, (frame, None), index, txn);
-            }
-            outlives(collection, frame, (old.expires_ms, 0), txn);
-            txn.delete(&record::vectors_key(collection, frame));
+    let was_counted = counted(old.as_ref().map(|old| old.class));
+    if let Some(old) = old {
+        if let Some(session) = &old.session {
+            txn.delete(&record::session_key(collection, session, old.created_ms, frame));
         }
-        None => add_to_count(collection, i64::from(record.class == Class::Memory), txn)?,
+        if let Some(owner) = &old.owner {
+            own(collection, owner, (frame, None), index, txn);
+        }
+        outlives(collection, frame, (old.expires_ms, 0), txn);
+        txn.delete(&record::vectors_key(collection, frame));
     }
+    add_to_count(collection, counted(Some(record.class)) - was_counted, txn)?;
     let (created_ms, expires_ms) = (record.created_ms, record.expires_ms);
     if let Some(session) = &record.session {
         txn.put(&record::session_key(collection, session, created_ms, frame), Bytes::new());
@@ -502,9 +501,8 @@ fn store(
     if let Some(session) = &new.session {
         txn.put(&record::session_key(new.collection, session, created_ms, new.frame), Bytes::new());
     }
-    if old.is_none() {
-        add_to_count(new.collection, i64::from(new.class == Class::Memory), txn)?;
-    }
+    // One that is over may have been of another class.
+    add_to_count(new.collection, counted(Some(new.class)) - counted(old.as_ref().map(|old| old.class)), txn)?;
     let references = (new.class == Class::Chunk, &new.chunks[..]);
     refer(new.collection, new.frame, (chunks_of(old.as_ref()), references), txn);
     let vectors_key = record::vectors_key(new.collection, new.frame);
@@ -653,6 +651,11 @@ fn forget(
     }
     add_to_count(collection, -counted, txn)?;
     Ok(removed)
+}
+
+/// What a frame of this class adds to the number of frames: those that callers stored count.
+fn counted(class: Option<Class>) -> i64 {
+    i64::from(class == Some(Class::Memory))
 }
 
 fn add_to_count(collection: CollectionId, change: i64, txn: &mut Txn<'_>) -> Result<(), EngineError> {

@@ -317,6 +317,35 @@ proptest! {
     }
 }
 
+/// It would end the shard's replicas if it were counted when it goes, and not when it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_that_takes_the_id_of_a_hidden_frame_is_counted() {
+    let mut live = Live::start().await;
+    let store = |class, lives_ms| Said::Store {
+        condition: Condition::Create,
+        owner: None,
+        session: None,
+        lives_ms,
+        class,
+        chunks: Vec::new(),
+        content: 2,
+        key_version: 1,
+    };
+    let turn = |said, ticks| Turn { collection: 1, frame: 1, said, ticks };
+    let count = |live: &Live| {
+        let stored = live.group.reader().get(&record::count_key(1)).expect("readable");
+        super::super::machine::decode_count(stored.as_deref()).expect("a count")
+    };
+    live.take(&turn(store(Class::Upload, Some(3)), 0)).await;
+    assert_eq!(count(&live), 0);
+    live.take(&turn(store(Class::Memory, None), 10)).await;
+    assert_eq!(count(&live), 1);
+    live.take(&turn(Said::Forget(Asker::Operator), 1)).await;
+    assert_eq!(count(&live), 0);
+    live.take(&turn(store(Class::Memory, None), 1)).await;
+    assert_eq!(count(&live), 1, "it is still served");
+}
+
 fn code(refusal: Refusal) -> Code {
     match refusal {
         Refusal::Problem(problem) => problem.code,
