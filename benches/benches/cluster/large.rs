@@ -44,9 +44,9 @@ pub async fn measure(bench: &mut Bench, cluster: &mut Cluster) -> Result<Vec<Fig
     ];
     for (word, peaks) in [("upload", sent), ("download", received)] {
         for (process, peak) in peaks {
-            let what = format!("resident memory of {process} during the {word}, most / beyond before");
-            figures.push(Figure::amount(format!("{what}: most"), peak.most / MIB, "MiB"));
-            figures.push(Figure::amount(format!("{what}: growth"), peak.growth / MIB, "MiB"));
+            let what = format!("resident memory of {process} during the {word}");
+            figures.push(Figure::amount(format!("{what}, at most"), peak.most / MIB, "MiB"));
+            figures.push(Figure::amount(format!("{what}, beyond before"), peak.growth / MIB, "MiB"));
         }
     }
     Ok(figures)
