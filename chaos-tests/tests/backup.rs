@@ -441,11 +441,11 @@ async fn any_moment_between_backups_comes_back() {
     let client = cluster.client(0);
     client.put_collection("notes", &json!({ "dim": 8, "partitions": 4 })).await.expect("a collection");
     client.put_collection("more", &json!({ "dim": 8, "partitions": 1 })).await.expect("a collection");
+    let before_all = moment().await;
     fill(&cluster, "notes", 0..600, "zebra").await;
     secret(&cluster, "first words").await;
     let (folder, place) = place();
     let place = place.to_str().expect("UTF-8");
-    let before_all = moment().await;
     let first = answer(&cluster, &["admin", "backup", "create", place]).await;
 
     // What is to come back: frames replaced, frames gone, a private one, a file in chunks.
@@ -529,8 +529,8 @@ async fn a_moment_that_the_logs_do_not_reach_is_refused() {
     let key = ClusterKey::generate(&mut mira_crypto::os_rng());
     let cluster = start(1, 2, &key).await;
     let client = cluster.client(0);
-    for name in ["kept", "secrets", "grows"] {
-        client.put_collection(name, &json!({ "dim": 8, "partitions": 1 })).await.expect("a collection");
+    for (name, partitions) in [("kept", 1), ("secrets", 2), ("grows", 1)] {
+        client.put_collection(name, &json!({ "dim": 8, "partitions": partitions })).await.expect("a collection");
         fill(&cluster, name, 0..100, name).await;
     }
     let (_folder, place) = place();
@@ -543,12 +543,19 @@ async fn a_moment_that_the_logs_do_not_reach_is_refused() {
     answer(&cluster, &["admin", "backup", "create", place, "--log"]).await;
     fill(&cluster, "kept", 50..60, "lost").await;
     let lost = moment().await;
-    // What ends a key ends the logs before it, here and on every node.
+    // The end of a key cuts the logs of its collection's shards.
+    answer(&cluster, &["admin", "keys", "rotate", "--collection", "secrets", "--no-wait"]).await;
+    let started = Instant::now();
+    while client.collection("secrets").await.expect("a collection").get("rotation").is_some() {
+        assert!(started.elapsed() < PATIENCE, "the rotation does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = answer(&cluster, &["admin", "backup", "create", place, "--log"]).await;
+    assert_ne!(log["forgotten"], json!([]));
     let whole = answer(&cluster, &["forget", "--all", "--collection", "secrets", "--shred", "--yes"]).await;
     let number = whole["shred"].as_u64().expect("a number").to_string();
     until_only_places_are_waited_for(&cluster, &number, place).await;
-    let log = answer(&cluster, &["admin", "backup", "create", place, "--log"]).await;
-    assert_ne!(log["forgotten"], json!([]));
+    answer(&cluster, &["admin", "backup", "create", place, "--log"]).await;
     answer(&cluster, &["admin", "shred-status", &number, "--wait"]).await;
     let other = start(1, 3, &key).await;
     let refused = refusal(&other, &["admin", "restore", place, "--at", &lost]).await;

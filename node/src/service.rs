@@ -477,7 +477,7 @@ fn existing_collection(
     wanted: &CollectionRecord,
     if_absent: bool,
 ) -> Result<node_v1::Collection, Refusal> {
-    if if_absent || existing.same_settings(wanted) {
+    if if_absent && existing.same_settings(wanted) {
         return Ok(existing.to_wire());
     }
     let detail =

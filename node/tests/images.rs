@@ -156,7 +156,7 @@ async fn a_bad_image_is_thrown_away_and_the_index_built_from_frames() {
     store(&shard, 0..FRAMES, 0, &mut model).await;
     store(&other, 0..FRAMES, 9, &mut Model::new()).await;
     node.shutdown().await;
-    let name = |collection: u64| format!("{collection:016x}.image");
+    let name = |collection: u64| format!("{collection:016x}-0.image");
     let path = |folder: &Path, collection: u64| folder.join("index").join("shard-0").join(name(collection));
     let whole = fs::read(path(folder.path(), shard.collection)).unwrap();
     let foreign = fs::read(path(folder.path(), other.collection)).unwrap();

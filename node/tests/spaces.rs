@@ -250,6 +250,6 @@ async fn a_space_has_a_beam_of_its_own() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 128));
+    assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 64));
     node.shutdown().await;
 }

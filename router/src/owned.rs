@@ -30,7 +30,7 @@ use crate::cluster::{CallError, CollectionRoute};
 use crate::convert::Space;
 use crate::merge::{Best, Candidate};
 use crate::owner::{Credential, problem_of};
-use crate::search::{Asked, Round, TakenOver, level_of, read_call};
+use crate::search::{Asked, FIRST_PHASE, Round, TakenOver, level_of, read_call};
 use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids, private};
 
 /// Frames whose vectors are opened and compared at once, then wiped: what 400 KB hold at 384 components.
@@ -225,7 +225,8 @@ impl ClusterMemory {
         route: &CollectionRoute,
         probe: &OwnedProbe,
     ) -> Result<OwnedHits, CallError> {
-        let context = &context.within(limits::SHARD_PATIENCE);
+        // A shard that does not answer must not take the time in which the bodies of the others are fetched.
+        let context = &context.within(limits::SHARD_PATIENCE.min(context.remaining().mul_f64(FIRST_PHASE)));
         let best = Best::new(probe.ranking.k);
         let mut found = OwnedHits { best, frames: 0, seen: ConsistencyToken::default(), missing: BTreeMap::new() };
         let mut taken_over = TakenOver::default();

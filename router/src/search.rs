@@ -170,7 +170,7 @@ struct Gathered {
 }
 
 /// Share of the time left that the first phase may take.
-const FIRST_PHASE: f64 = 0.75;
+pub(crate) const FIRST_PHASE: f64 = 0.75;
 
 impl ClusterMemory {
     pub(crate) async fn search_request(

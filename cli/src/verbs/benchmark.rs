@@ -14,6 +14,7 @@ use mira_benches::machine::{self, Machine};
 use mira_benches::page;
 use mira_benches::report::{Figure, Report};
 use mira_benches::suite::{self, Bench, Scale};
+use mira_proto::limits::MAX_DIM;
 
 use crate::args::{Remote, duration};
 use crate::client::find_token;
@@ -33,6 +34,7 @@ const TEXT_DIM: usize = 384;
 Examples:
   mira benchmark vidmem --operations 1000
   mira benchmark chromadb --vector-type semantic --dataset-size 50000
+  mira benchmark faiss --query-complexity simple --vector-dims 384,1536
   mira benchmark mcp --concurrent-users 20 --duration 60s --report-json mcp.json
   mira benchmark report --output performance_report.html *.json")]
 pub struct Benchmark {
@@ -121,6 +123,9 @@ struct Sizes {
     /// Searches of each load; without it, loads of six seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iterations: Option<u64>,
+    /// Measure with vectors of these components, one after the other: 384 are those of texts, others are made up
+    #[arg(long, value_name = "DIM", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_DIM)))]
+    vector_dims: Vec<u16>,
 }
 
 #[derive(Debug, Args)]
@@ -142,9 +147,10 @@ fn documents(text: &str) -> Result<usize, String> {
     }
 }
 
-/// One measurement: its name in reports, what it needs, how it is made.
+/// One measurement: how it is made, its name in reports, what it needs.
 struct Run {
-    name: &'static str,
+    kind: &'static str,
+    name: String,
     scale: Scale,
     input: Input,
 }
@@ -152,7 +158,6 @@ struct Run {
 impl Benchmark {
     /// Measures and prints.
     pub async fn run(self) -> Result<(), CliError> {
-        let real = || Input::Real { embeddings: None, model: None };
         let (runs, common) = match self.what {
             What::Report { output, reports } => return write_page(&output, &reports),
             What::Vidmem { operations, common } => (vec![vidmem(Limit::Operations(operations))], common),
@@ -161,32 +166,49 @@ impl Benchmark {
                     VectorType::Semantic => real(),
                     VectorType::Consciousness => Input::Invented { dim: STATE_DIM },
                 };
-                (vec![Run { name: "chromadb", scale: sizes.scale(), input }], common)
+                (sizes.runs("chromadb", input), common)
             }
             What::Faiss { query_complexity: Complexity::Simple, sizes, common } => {
-                (vec![Run { name: "faiss", scale: sizes.scale(), input: real() }], common)
+                (sizes.runs("faiss", real()), common)
             }
             What::Mcp { concurrent_users, duration, common } => {
                 let scale = Scale { run: Limit::Time(duration), agents: concurrent_users.into(), ..Scale::full() };
-                (vec![Run { name: "mcp", scale, input: real() }], common)
+                (vec![Run::of("mcp", scale, real())], common)
             }
             What::All { sizes, common } => {
                 let scale = sizes.scale();
-                let run = |name| Run { name, scale: scale.clone(), input: real() };
-                (vec![vidmem(scale.run.clone()), run("chromadb"), run("faiss"), run("mcp")], common)
+                let mut runs = vec![vidmem(scale.run.clone())];
+                runs.extend(sizes.runs("chromadb", real()));
+                runs.extend(sizes.runs("faiss", real()));
+                runs.push(Run::of("mcp", scale, real()));
+                (runs, common)
             }
         };
         common.measure(runs).await
     }
 }
 
+fn real() -> Input {
+    Input::Real { embeddings: None, model: None }
+}
+
 fn vidmem(run: Limit) -> Run {
     // Recalls need frames to recall.
     let scale = Scale { run, documents: vec![1_000], ..Scale::full() };
-    Run { name: "vidmem", scale, input: Input::Invented { dim: TEXT_DIM } }
+    Run::of("vidmem", scale, Input::Invented { dim: TEXT_DIM })
 }
 
 impl Sizes {
+    /// One run with this input, or one for each number of components that was asked for.
+    fn runs(&self, kind: &'static str, input: Input) -> Vec<Run> {
+        if self.vector_dims.is_empty() {
+            return vec![Run::of(kind, self.scale(), input)];
+        }
+        let dims = self.vector_dims.iter().copied().map(usize::from);
+        let input = |dim| if dim == TEXT_DIM { real() } else { Input::Invented { dim } };
+        dims.map(|dim| Run { name: format!("{kind} {dim}"), ..Run::of(kind, self.scale(), input(dim)) }).collect()
+    }
+
     fn scale(&self) -> Scale {
         let full = Scale::full();
         let run = self.iterations.map_or(full.run.clone(), Limit::Operations);
@@ -203,10 +225,10 @@ impl Common {
             report = Report::resume(file, report);
         }
         for run in runs {
-            let name = run.name;
+            let name = run.name.clone();
             eprintln!("{name}");
             let figures = run.measure(target.clone(), &here).await?;
-            report.put(name, figures);
+            report.put(&name, figures);
             if let Some(file) = &self.report_json {
                 report.write_json(file).map_err(CliError::bench)?;
             }
@@ -231,6 +253,10 @@ impl Common {
 }
 
 impl Run {
+    fn of(kind: &'static str, scale: Scale, input: Input) -> Self {
+        Run { kind, name: kind.to_owned(), scale, input }
+    }
+
     async fn measure(self, target: Target, folder: &Path) -> Result<Vec<Figure>, CliError> {
         let rows = self.scale.most_documents();
         let input = self.input.clone();
@@ -239,7 +265,7 @@ impl Run {
         let (texts, vectors) = loaded.map_err(CliError::start)?.map_err(CliError::bench)?;
         let fdatasync = machine::fdatasync(folder, PROBES).map_err(CliError::bench)?;
         let mut bench = Bench::new(target, self.scale, vectors, texts, fdatasync);
-        let measured = match (self.name, &self.input) {
+        let measured = match (self.kind, &self.input) {
             ("vidmem", _) => frames(&mut bench).await,
             ("chromadb", Input::Real { .. }) => suite::search::measure(&mut bench).await,
             // No model makes state vectors from words.

@@ -227,8 +227,11 @@ impl CollectionRecord {
     /// Whether a request for the same settings may be answered with this collection.
     pub fn same_settings(&self, other: &CollectionRecord) -> bool {
         let untuned = |space: &NamedSpace| NamedSpace { ef: 0, ..space.clone() };
-        (self.dim, &self.metric, &self.quantization, self.partitions, self.ttl_seconds)
-            == (other.dim, &other.metric, &other.quantization, other.partitions, other.ttl_seconds)
+        // It may have grown since.
+        let partitions = [self.first_partitions, self.partitions];
+        (self.dim, &self.metric, &self.quantization, self.ttl_seconds)
+            == (other.dim, &other.metric, &other.quantization, other.ttl_seconds)
+            && partitions.contains(&other.partitions)
             && self.spaces.iter().map(untuned).eq(other.spaces.iter().map(untuned))
     }
 

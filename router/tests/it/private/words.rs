@@ -119,7 +119,8 @@ async fn what_words_cannot_do_is_said() {
     refused(json!({ "query": "key", "using": "state" }), "using").await;
     refused(json!({ "query": "key", "mode": "words" }), "words").await;
     let keyless = world.post("/mcp/search", json!({ "query": "key", "mode": "text", "only_private": true })).await;
-    assert_eq!(keyless.code(), "wrong_owner_key");
+    assert_eq!(keyless.code(), "invalid_argument");
+    assert!(keyless.detail().contains("X-Mira-Owner-Key"), "{keyless:?}");
 }
 
 #[tokio::test]
