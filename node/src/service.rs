@@ -168,17 +168,16 @@ impl NodeService {
 
     async fn create(&self, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
         self.meta_leader()?;
-        let if_absent = request.if_absent;
         let wanted = self.checked(request)?;
         if let Some(existing) = self.0.cluster().collection_named(&wanted.name) {
-            return existing_collection(existing, &wanted, if_absent);
+            return existing_collection(existing, &wanted);
         }
         let answer = self.0.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
         let cluster = self.0.cluster();
         let made = cluster.collection_named(&wanted.name);
         match (answer, made) {
             (MetaAnswer::Done, Some(made)) => Ok(made.to_wire()),
-            (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted, if_absent),
+            (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted),
             (MetaAnswer::Full, _) => Err(Problem::new(
                 Code::TooLarge,
                 format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS),
@@ -472,12 +471,8 @@ fn node_change(request: &node_v1::ChangeNodeRequest) -> Result<NodeChange, Probl
     }
 }
 
-fn existing_collection(
-    existing: &CollectionRecord,
-    wanted: &CollectionRecord,
-    if_absent: bool,
-) -> Result<node_v1::Collection, Refusal> {
-    if if_absent && existing.same_settings(wanted) {
+fn existing_collection(existing: &CollectionRecord, wanted: &CollectionRecord) -> Result<node_v1::Collection, Refusal> {
+    if existing.same_settings(wanted) {
         return Ok(existing.to_wire());
     }
     let detail =

@@ -23,8 +23,7 @@ async fn short_lived(client: NodeClient<Channel>) -> Shard {
         ttl_seconds: LIFETIME.as_secs(),
         ..Default::default()
     };
-    client.clone().create_collection(request).await.expect("a collection");
-    Shard::new(client, "short").await
+    Shard::created(client, request).await
 }
 
 fn now_ms() -> u64 {

@@ -93,7 +93,6 @@ impl Cluster {
             metric: "cosine".into(),
             quantization: "int8".into(),
             partitions: SHARDS,
-            if_absent: true,
             ..Default::default()
         };
         cluster.collection = cluster

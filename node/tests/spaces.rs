@@ -34,7 +34,6 @@ async fn create(
         metric: "cosine".into(),
         quantization: "int8".into(),
         partitions: 1,
-        if_absent: true,
         spaces: SPACES[1..].iter().copied().map(space).collect(),
         ..Default::default()
     };

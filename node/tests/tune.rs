@@ -26,7 +26,6 @@ async fn wide(mut client: NodeClient<Channel>) -> Shard {
         metric: "cosine".into(),
         quantization: "binary".into(),
         partitions: 1,
-        if_absent: true,
         ..Default::default()
     };
     let collection = client.create_collection(request).await.expect("a collection").into_inner().id;

@@ -116,10 +116,11 @@ impl FrameVectors {
     }
 }
 
-/// What a piece holds, read in place: for each space its components, little-endian. After an error it ends.
-pub fn parts(
-    piece: &[u8],
-) -> Result<impl Iterator<Item = Result<(SpaceNumber, &[[u8; 4]]), VectorsError>>, VectorsError> {
+/// A space, and the components of its vectors, little-endian.
+pub type Part<'a> = (SpaceNumber, &'a [[u8; 4]]);
+
+/// What a piece holds, read in place: one space after the other. After an error it ends.
+pub fn parts(piece: &[u8]) -> Result<impl Iterator<Item = Result<Part<'_>, VectorsError>>, VectorsError> {
     let mut rest = match piece.split_first() {
         Some((&VERSION, rest)) => rest,
         Some((&version, _)) => return Err(VectorsError::UnknownVersion(version)),

@@ -54,7 +54,6 @@ impl ClusterMemory {
             partitions: settings.partitions.unwrap_or(1),
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
-            if_absent: true,
             spaces: settings.vectors.iter().map(space_to).collect(),
         };
         let call = meta_call(context, "create_collection");

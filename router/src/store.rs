@@ -180,7 +180,11 @@ impl ClusterMemory {
             (None, Some(vector)) => Some(vector.len() as u32),
             (None, None) => return Err(self.embedding.missing()),
         };
-        self.make_collection(context, name, CollectionSettings { dim, ..Default::default() }).await?;
+        match self.make_collection(context, name, CollectionSettings { dim, ..Default::default() }).await {
+            // Somebody else has made it meanwhile, with settings of its own.
+            Err(problem) if problem.code != Code::AlreadyExists => return Err(problem),
+            _ => {}
+        }
         self.find_collection(context, name).await?.ok_or_else(|| crate::memory::no_collection(name))
     }
 

@@ -19,6 +19,7 @@ use mira_benches::suite::search::{RECALL, by_vector, recall};
 use mira_benches::suite::store::plural;
 use mira_benches::suite::{Bench, Documents, Scale, import, wait_until_indexed_within};
 use mira_chaos_tests::cluster::{Cluster, Shape};
+use mira_proto::Code;
 use mira_proto::model::StatusReply;
 
 use super::restart::{Restarted, restart};
@@ -260,8 +261,12 @@ async fn search(bench: &Bench, documents: &Documents) -> Result<Searched, BenchE
         if found >= RECALL {
             break;
         }
+        let tuned = match caller.tune(&documents.collection, Some(wanted)).await {
+            // No beam finds so much: it stays as it is, and the figure says so.
+            Err(problem) if problem.code == Code::Conflict => break,
+            tuned => tuned.map_err(BenchError::refused("tune"))?,
+        };
         figures.push(Figure::amount(format!("recall@10 with {beam}"), found, ""));
-        let tuned = caller.tune(&documents.collection, Some(wanted)).await.map_err(BenchError::refused("tune"))?;
         beam = tuned.ef.map_or(beam, |ef| format!("a tuned beam of {ef}"));
         found = recall(bench, documents).await?;
     }

@@ -206,9 +206,11 @@ mod tests {
         Object { bytes: 1, blake3: String::new() }
     }
 
-    /// Of one collection in two shards: where the frames are read at, and stretches of logs as (shard, after, pages of
-    /// (last entry, time)).
-    fn manifest(number: u64, frames: Option<(u64, u64)>, logs: &[(u32, u64, &[(u64, u64)])]) -> Manifest {
+    /// A stretch of a log: its shard, the entry before it, and the last entry and time of each of its pages.
+    type Stretch<'a> = (u32, u64, &'a [(u64, u64)]);
+
+    /// Of one collection in two shards: where the frames are read at, and stretches of logs.
+    fn manifest(number: u64, frames: Option<(u64, u64)>, logs: &[Stretch<'_>]) -> Manifest {
         let shards = [0, 1];
         let part = |shard, (position, time_ms)| Part {
             shard,

@@ -113,7 +113,7 @@ impl<W: Write + Send> Writer<W> {
                 3 => texts(&mut out, &rows, |row| row.kind.clone().map(String::into_bytes)),
                 4 => texts(&mut out, &rows, |row| row.session.clone().map(String::into_bytes)),
                 5 => texts(&mut out, &rows, |row| row.role.clone().map(String::into_bytes)),
-                6 => texts(&mut out, &rows, |row| row.metadata.as_ref().map(|fields| json_text(fields))),
+                6 => texts(&mut out, &rows, |row| row.metadata.as_ref().map(json_text)),
                 7 => times(&mut out, &rows, |row| row.created_at.as_deref()),
                 8 => times(&mut out, &rows, |row| row.expires_at.as_deref()),
                 9 => {

@@ -33,7 +33,7 @@ use crate::error::CliError;
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Store(store::Store),
-    Search(search::Search),
+    Search(Box<search::Search>),
     Recall(recall::Recall),
     Sessions(sessions::Sessions),
     Forget(forget::Forget),

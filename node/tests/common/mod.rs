@@ -38,16 +38,19 @@ impl Shard {
         Shard::quantised(client, name, "int8").await
     }
 
-    pub async fn quantised(mut client: NodeClient<Channel>, name: &str, quantization: &str) -> Shard {
+    pub async fn quantised(client: NodeClient<Channel>, name: &str, quantization: &str) -> Shard {
         let request = node_v1::CreateCollectionRequest {
             name: name.into(),
             dim: DIM,
             metric: "cosine".into(),
             quantization: quantization.into(),
             partitions: 1,
-            if_absent: true,
             ..Default::default()
         };
+        Shard::created(client, request).await
+    }
+
+    pub async fn created(mut client: NodeClient<Channel>, request: node_v1::CreateCollectionRequest) -> Shard {
         let collection = client.create_collection(request).await.expect("a collection").into_inner();
         let map = client.get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
         Shard { client, collection: collection.id, shard: 0, epoch: map.epoch }

@@ -749,7 +749,7 @@ impl Node for FakeNode {
         };
         if let Some(there) = state.collections.get(&request.name) {
             wanted.id = there.id;
-            return match *there == wanted && request.if_absent {
+            return match *there == wanted {
                 true => Ok(Response::new(there.clone())),
                 false => Err(Problem::new(Code::AlreadyExists, "the collection has other settings").into()),
             };
