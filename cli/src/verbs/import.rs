@@ -17,7 +17,7 @@ use crate::output;
 
 /// Import JSON Lines, text, Markdown, and memories of other programs
 ///
-/// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, id,
+/// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, vectors, id,
 /// expires_at, created_at, collection, private; beside them attachment names a file that `mira export` has written. Markdown
 /// is split at its headings. What has no id gets one made from its content, so importing the same thing again adds nothing.
 #[derive(Debug, Args)]
