@@ -1,7 +1,7 @@
 //! Searching an owner's private frames by words.
 //!
 //! No index holds them, on no node and in no router. So every body of the owner's is opened once for each search, page by
-//! page ([`crate::sift`]); the words of the question are counted in it, and it is wiped. What stays are numbers. When all
+//! page (`sift.rs`); the words of the question are counted in it, and it is wiped. What stays are numbers. When all
 //! have been counted, frames are ranked by BM25 over them; nothing is left out, so the ranking is exact.
 //!
 //! `hybrid` fuses that ranking with the one by meaning: each gives a frame `1 / (60 + rank)`, and the sum counts
