@@ -287,23 +287,43 @@ pub(crate) fn open_vectors(
     (frame, space, sealed): (FrameId, SpaceNumber, &[u8]),
     components: &mut Vec<f32>,
 ) -> Result<usize, CryptoError> {
-    let context = OwnerContext { collection, frame, part: Part::Vectors };
-    let plain = private::open_owner(owner, &context, sealed, vectors::MAX_BYTES)?;
-    let refused = |error| match error {
-        VectorsError::UnknownVersion(found) => {
-            CryptoError::UnknownVersion { field: "version of private vectors", found }
-        }
-        VectorsError::Damaged => CryptoError::Damaged,
-    };
+    let plain = plain_vectors(owner, collection, (frame, sealed))?;
     let mut count = 0;
-    for part in vectors::parts(&plain).map_err(refused)? {
-        let (number, found) = part.map_err(refused)?;
+    for part in vectors::parts(&plain).map_err(unreadable)? {
+        let (number, found) = part.map_err(unreadable)?;
         if number == space {
             components.extend(found.iter().map(|four| f32::from_le_bytes(*four)));
             count = found.len();
         }
     }
     Ok(count)
+}
+
+/// All of a frame's vectors.
+pub(crate) fn open_all_vectors(
+    owner: &OwnerKey,
+    collection: CollectionId,
+    sealed: (FrameId, &[u8]),
+) -> Result<FrameVectors, CryptoError> {
+    FrameVectors::decode(&plain_vectors(owner, collection, sealed)?).map_err(unreadable)
+}
+
+fn plain_vectors(
+    owner: &OwnerKey,
+    collection: CollectionId,
+    (frame, sealed): (FrameId, &[u8]),
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let context = OwnerContext { collection, frame, part: Part::Vectors };
+    private::open_owner(owner, &context, sealed, vectors::MAX_BYTES)
+}
+
+fn unreadable(error: VectorsError) -> CryptoError {
+    match error {
+        VectorsError::UnknownVersion(found) => {
+            CryptoError::UnknownVersion { field: "version of private vectors", found }
+        }
+        VectorsError::Damaged => CryptoError::Damaged,
+    }
 }
 
 #[cfg(test)]

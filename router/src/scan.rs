@@ -145,16 +145,11 @@ fn revealed(
     let mut vector = (!vector.is_empty()).then_some(vector);
     let mut vectors: BTreeMap<String, Vec<f32>> = named.into_iter().map(|named| (named.space, named.vector)).collect();
     if let Some(owner) = context.owner_key().filter(|_| !private_vectors.is_empty()) {
-        let open = |space| {
-            let mut components = Vec::new();
-            let sealed = (id, space, &private_vectors[..]);
-            private::open_vectors(owner, route.info.id, sealed, &mut components).map_err(problem_of)?;
-            Ok::<_, Problem>((!components.is_empty()).then_some(components))
-        };
-        vector = if opened.has_own_vector() { open(OWN_SPACE)? } else { None };
-        for (number, space) in (OWN_SPACE + 1..).zip(&route.info.spaces) {
-            vectors.extend(open(number)?.map(|components| (space.name.clone(), components)));
-        }
+        let all = private::open_all_vectors(owner, route.info.id, (id, &private_vectors)).map_err(problem_of)?;
+        let of = |space| Some(all.in_space(space).to_vec()).filter(|components| !components.is_empty());
+        vector = if opened.has_own_vector() { of(OWN_SPACE) } else { None };
+        let named = (OWN_SPACE + 1..).zip(&route.info.spaces);
+        vectors.extend(named.filter_map(|(number, space)| Some((space.name.clone(), of(number)?))));
     }
     Ok(ScannedFrame { frame: opened.into_model()?, vector, vectors })
 }
