@@ -140,6 +140,19 @@ pub(crate) fn prepare(metric: Metric, vector: &[f32], out: &mut Vec<f32>) {
         out.extend_from_slice(vector);
         return;
     }
-    let norm = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-    out.extend(vector.iter().map(|value| (f64::from(*value) / norm) as f32));
+    let inverse = 1.0 / norm(vector);
+    out.extend(vector.iter().map(|value| (f64::from(*value) * inverse) as f32));
+}
+
+fn norm(vector: &[f32]) -> f64 {
+    /// Sums that a processor makes at once.
+    const LANES: usize = 8;
+    let (chunks, rest) = vector.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        let squares = chunk.map(|value| f64::from(value).powi(2));
+        sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+    }
+    let rest = rest.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+    (sums.iter().sum::<f64>() + rest).sqrt()
 }

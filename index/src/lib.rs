@@ -51,7 +51,7 @@ mod topk;
 pub use condition::{Attributes, Condition, Number, Span, Test, Value};
 pub use config::{Config, MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES, Metric, Quantization};
 pub use error::{ImageError, IndexError, RowsError};
-pub use exact::{exact_top_k, indexed_top_k};
+pub use exact::{DocumentRows, exact_top_k, indexed_top_k};
 pub use image::Snapshot;
 pub use index::{Stats, VectorIndex};
 pub use kernels::Isa;

@@ -54,6 +54,21 @@ impl Row<'_> {
     }
 }
 
+/// A [`Row`] of its own.
+pub(crate) enum OwnedRow {
+    Full(Box<[f32]>),
+    Half { bits: Box<[u16]>, scale: f32 },
+}
+
+impl OwnedRow {
+    pub(crate) fn as_row(&self) -> Row<'_> {
+        match self {
+            OwnedRow::Full(values) => Row::Full(values),
+            OwnedRow::Half { bits, scale } => Row::Half { bits, scale: *scale },
+        }
+    }
+}
+
 /// One vector of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passage {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use common::{Clusters, mean_recall, recall};
 use mira_index::{
-    Config, Document, Filter, Hit, Metric, Quantization, SearchParams, VectorIndex, exact_top_k, merge_top_k,
+    Config, Document, DocumentRows, Filter, Hit, Metric, Quantization, SearchParams, VectorIndex, exact_top_k,
+    indexed_top_k, merge_top_k,
 };
 use proptest::prelude::*;
 
@@ -101,6 +102,10 @@ proptest! {
             let filtered = SearchParams { filter, ..params };
             let exact = index.search_exact(&params).unwrap();
             prop_assert!(same(metric, &exact, &expect(&|_| true)), "{:?}", exact);
+            let rows = model.iter().map(|(id, vectors)| (*id, DocumentRows::new(&config, vectors).unwrap()));
+            let rows: Vec<_> = rows.collect();
+            let outside = indexed_top_k(&config, &query, rows.iter().map(|(id, rows)| (*id, rows)), k).unwrap();
+            prop_assert_eq!(&outside, &exact, "a document has one score, wherever it is");
             let exact_filtered = index.search_exact(&filtered).unwrap();
             prop_assert!(same(metric, &exact_filtered, &expect(&even)));
             let among = index.search_among(&listed, &params).unwrap();

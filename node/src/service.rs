@@ -204,11 +204,11 @@ impl NodeService {
             return Err(Problem::new(Code::TooLarge, detail));
         }
         for (at, space) in spaces.iter().enumerate() {
-            if space.name.is_empty() || spaces[..at].iter().any(|before| before.name == space.name) {
-                return Err(Problem::invalid(format!(
-                    "a vector space named {:?}, which no or another one is",
-                    space.name
-                )));
+            if space.name.is_empty() {
+                return Err(Problem::invalid("named vectors without a name"));
+            }
+            if spaces[..at].iter().any(|before| before.name == space.name) {
+                return Err(Problem::invalid(format!("two of the named vectors are called {:?}", space.name)));
             }
             check_space(space.dim, &space.metric, &space.quantization)?;
         }

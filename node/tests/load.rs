@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use common::{ALONE, EAST, Shard, config, frame, start};
 use mira_node::{Formation, NodeConfig, RunningNode};
-use mira_proto::node_v1::{self, node_client::NodeClient};
+use mira_proto::{
+    limits,
+    node_v1::{self, node_client::NodeClient},
+};
 use serde_json::json;
 
 async fn eventually(mut holds: impl FnMut() -> bool, what: &str) {
@@ -81,5 +84,37 @@ async fn recall_is_measured_beside_the_answers() {
     assert!((found.recall / found.samples as f64 - 1.0).abs() < 1e-9, "a scan misses nothing: {found:?}");
     let metrics = node.node().metrics.scrape(node.node());
     assert!(metrics.contains("mira_search_recall{collection=\"c\"} 1\n"), "{metrics}");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_wait_for_an_index_that_is_behind() {
+    const WRITERS: u128 = 8;
+    const BATCHES: u128 = 12;
+    const BATCH: u128 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    let lag = || node.node().shards().iter().map(|(_, open)| open.index().stats().lag).sum::<u64>();
+    let vector = |id: u128| [(id as f32 * 0.37).cos(), (id as f32 * 0.37).sin(), (id as f32 * 0.11).cos(), 0.1];
+    let writer = async |writer: u128| {
+        for batch in 0..BATCHES {
+            let first = 1 + (writer * BATCHES + batch) * BATCH;
+            shard.write((first..first + BATCH).map(|id| frame(id, "text", vector(id))).collect()).await.unwrap();
+        }
+    };
+    let mut longest = 0;
+    let writing = futures::future::join_all((0..WRITERS).map(writer));
+    tokio::pin!(writing);
+    while tokio::time::timeout(Duration::from_millis(1), &mut writing).await.is_err() {
+        longest = longest.max(lag());
+    }
+    // Those that were let in together are behind by as much as each of them brings.
+    let bound = limits::INDEX_TAIL as u64 + (WRITERS * BATCH) as u64;
+    assert!(longest <= bound, "the index was {longest} changes behind");
+    assert!(longest > limits::INDEX_TAIL as u64, "it was never behind by more than {longest}: nothing was tried");
+    eventually(|| lag() == 0, "the index does not catch up").await;
+    let found = shard.search(vector(7_777), 1).await.unwrap();
+    assert_eq!(u128::from_be_bytes(found.hits[0].id[..].try_into().unwrap()), 7_777);
     node.shutdown().await;
 }

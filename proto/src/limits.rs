@@ -155,8 +155,11 @@ pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;
 pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
 /// How long a request for a newer map is held open.
 pub const MAP_WAIT: Duration = Duration::from_secs(20);
-/// Changes of a shard that wait for its indexer; more slow the apply loop down instead of filling memory.
-pub const MAX_INDEX_TAIL: usize = 100_000;
+/// Changes of a shard that wait for its indexer, of which every search looks at all: beyond them its leader lets writes
+/// wait. Comparing a query with so many takes as long as searching the graph.
+pub const INDEX_TAIL: usize = 1_024;
+/// The same on a replica that falls behind its leader; more slow its apply loop down instead of filling memory.
+pub const MAX_INDEX_TAIL: usize = 16_384;
 /// Replicas of a cluster that move at once: copying is to stay small beside serving.
 pub const MAX_MOVES: usize = 4;
 /// Entries a replica may lack to be handed leadership or a vote: less than a heartbeat's worth under load.

@@ -35,15 +35,15 @@ use std::{
 
 use bytes::Bytes;
 use mira_index::{
-    Attributes, Condition, Config, Document, Explain, Filter, Hit, Kinds, Metric, Quantization, RowCache, RowStorage,
-    SearchParams, Times, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
+    Attributes, Condition, Config, Document, DocumentRows, Explain, Filter, Hit, Kinds, Metric, Quantization, RowCache,
+    RowStorage, SearchParams, Times, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
 };
 use mira_proto::vectors::{FrameVectors, LAST_SPACE, OWN_SPACE, SpaceNumber, SpaceSet};
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
 use mira_raft::StateReader;
 use parking_lot::{Mutex, RwLock};
 use rpds::RedBlackTreeMapSync;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     keyring::Keyring,
@@ -174,6 +174,8 @@ pub struct ShardIndex {
     state: Mutex<Option<StateReader>>,
     indexes: RwLock<BTreeMap<SpaceId, Arc<SpaceIndex>>>,
     work: Mutex<Work>,
+    /// Told after every turn.
+    taken: Notify,
     /// Held by whoever takes changes into the index: the worker, or the apply loop when the worker cannot keep up.
     turn: Mutex<()>,
     ready: AtomicBool,
@@ -284,6 +286,8 @@ struct Pending {
     sequence: u64,
     /// `None`: the frame is gone, or has no vectors in this space any more.
     stored: Option<Arc<Stored>>,
+    /// What queries are compared with: its vectors in this space. `None` inside: they cannot be opened.
+    rows: Arc<OnceLock<Option<DocumentRows>>>,
 }
 
 struct Stored {
@@ -326,6 +330,7 @@ impl Follower for Arc<ShardIndex> {
         self.indexes.write().clear();
         work.rebuild = Some(state);
         self.schedule(&mut work);
+        self.taken.notify_waiters();
     }
 }
 
@@ -344,6 +349,7 @@ impl ShardIndex {
             state: Mutex::default(),
             indexes: RwLock::default(),
             work: Mutex::default(),
+            taken: Notify::new(),
             turn: Mutex::new(()),
             ready: AtomicBool::new(false),
             generation: AtomicU64::new(0),
@@ -352,6 +358,18 @@ impl ShardIndex {
             given_up: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
         })
+    }
+
+    /// Waits while there are more than [`limits::INDEX_TAIL`] changes to be taken: until then a write is better not
+    /// proposed. Not while the index is being built, which takes long, and searches are told to ask elsewhere.
+    pub async fn has_room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            if self.work.lock().changes.len() <= limits::INDEX_TAIL || !self.is_ready() {
+                return;
+            }
+            taken.await;
+        }
     }
 
     /// The nearest frames of a collection, best first.
@@ -470,10 +488,17 @@ impl ShardIndex {
             {
                 return None;
             }
-            let vectors = self.open(space.collection, frame, stored)?;
-            Some((frame, vectors.in_space(space.number)))
+            let rows = pending.rows.get_or_init(|| self.rows_of(space, frame, stored));
+            Some((frame, rows.as_ref()?))
         });
         indexed_top_k(&config(space), &query.vector, documents, query.k).map_err(refuse)
+    }
+
+    /// The rows of a frame in the tail; `None` (counted, logged) if there can be none.
+    fn rows_of(&self, space: &Space<'_>, frame: FrameId, stored: &Stored) -> Option<DocumentRows> {
+        let vectors = self.open(space.collection, frame, stored)?;
+        let rows = DocumentRows::new(&config(space), vectors.in_space(space.number));
+        rows.map_err(|error| self.opener.report(frame, &error.to_string())).ok()
     }
 
     /// The vectors of a frame in the tail, opened once; `None` (counted, logged) if they cannot be.
@@ -593,7 +618,7 @@ impl ShardIndex {
             if stored.as_ref().is_some_and(|stored| stored.times.expires_ms != 0) {
                 index.expiring.store(true, Ordering::Relaxed);
             }
-            index.tail.lock().insert_mut(frame, Pending { sequence, stored });
+            index.tail.lock().insert_mut(frame, Pending { sequence, stored, rows: Arc::default() });
             work.changes.push_back(Queued { space, frame, sequence, after });
         }
     }
@@ -626,6 +651,7 @@ impl ShardIndex {
         let mut work = self.work.lock();
         work.scheduled = false;
         self.schedule(&mut work);
+        self.taken.notify_waiters();
     }
 
     fn take_turn(&self) {

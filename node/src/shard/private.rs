@@ -13,7 +13,7 @@ use std::{ops::Bound, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use mira_crypto::{ClusterLayerKey, CollectionKey, Context, CryptoRng, Part, private};
-use mira_proto::{Code, FrameId, Problem, Refusal, ShardId, limits, node_v1};
+use mira_proto::{Code, FrameId, Problem, Refusal, ShardId, limits, node_v1, vectors};
 use mira_raft::{EngineError, StateReader};
 
 use crate::{
@@ -58,7 +58,7 @@ pub fn open(
 ) -> Result<Vec<u8>, KeyError> {
     let max_len = private::OVERHEAD
         + match context.part {
-            Part::Vectors => record::MAX_VECTORS_BYTES,
+            Part::Vectors => vectors::MAX_BYTES,
             _ => record::MAX_BODY_BYTES,
         };
     let layer = keyring.layer(cluster, private::cluster_layer_version(sealed)?)?;
@@ -83,7 +83,7 @@ pub fn check(frame: &node_v1::FrameWrite, sealed: &node_v1::PrivateWrite) -> Res
     if sealed.body.is_empty() {
         return Err(Problem::invalid("a private frame without a body"));
     }
-    let bounds = [(&sealed.body, record::MAX_BODY_BYTES), (&sealed.vectors, record::MAX_VECTORS_BYTES)];
+    let bounds = [(&sealed.body, record::MAX_BODY_BYTES), (&sealed.vectors, vectors::MAX_BYTES)];
     match bounds.into_iter().find(|(piece, limit)| piece.len() > limit + private::OWNER_OVERHEAD) {
         Some((piece, limit)) => {
             let detail = format!("a sealed piece has {} bytes, the limit is {limit}", piece.len());

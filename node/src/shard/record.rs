@@ -37,7 +37,6 @@ const KEY_FLOOR_VERSION: u8 = 1;
 
 /// Room for everything of a frame beside its content.
 pub(super) const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + (64 << 10);
-pub(super) const MAX_VECTORS_BYTES: usize = vectors::MAX_BYTES;
 
 /// What the state machine decides by; everything else is sealed in `body`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,7 +290,7 @@ impl FramePlace {
 
     /// Opens a frame's vectors.
     pub fn open_vectors(&self, key: &CollectionKey, sealed: &[u8]) -> Result<FrameVectors, CryptoError> {
-        let plain = frame::open(key, &self.context(Part::Vectors), sealed, MAX_VECTORS_BYTES)?;
+        let plain = frame::open(key, &self.context(Part::Vectors), sealed, vectors::MAX_BYTES)?;
         FrameVectors::decode(&plain).map_err(|_| CryptoError::Damaged)
     }
 }

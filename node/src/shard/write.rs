@@ -94,6 +94,7 @@ impl Shard {
             request.frames.into_iter().map(|frame| drafted(frame, &collection, &tags)).collect();
         let ready: Vec<&Draft> = drafts.iter().filter_map(|draft| draft.as_ref().ok()).collect();
         self.must_have_arrived(collection.id, ready.iter().map(|draft| draft.frame))?;
+        self.index.has_room().await;
 
         // Frames that only ever create an id of their own cannot race: no need to wait for each other.
         let contended = ready.iter().filter(|draft| draft.condition != Condition::Create).map(|draft| draft.frame);

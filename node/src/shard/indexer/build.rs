@@ -19,7 +19,7 @@ use mira_proto::{CollectionId, FrameId, vectors::SpaceNumber};
 use mira_raft::{EngineError, StateReader};
 use parking_lot::Mutex;
 
-use super::{ShardIndex, SpaceId, SpaceIndex, UNKNOWN_PAUSE, config, upkeep::yield_to_others};
+use super::{ShardIndex, SpaceId, SpaceIndex, UNKNOWN_PAUSE, config, upkeep::run_last};
 use crate::{
     meta::Space,
     shard::{
@@ -131,7 +131,7 @@ impl ShardIndex {
         let receiver = Mutex::new(receiver);
         let (scanned, indexed) = std::thread::scope(|scope| {
             let worker = || {
-                yield_to_others();
+                run_last();
                 self.index_batches(view, (&index, space), &receiver)
             };
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();

@@ -1,7 +1,8 @@
 //! What keeps indexes in shape beside searches and writes: compaction, and images for the next start.
 //!
-//! One thread of low priority per node looks after all its shards, so that neither delays the workers that bring changes
-//! into the indexes. An image is taken at one moment between two changes (which costs nothing) and written from there.
+//! One thread of the lowest priority per node looks after all its shards, so that neither delays the workers that bring
+//! changes into the indexes; those in turn let searches go first. An image is taken at one moment between two changes (which
+//! costs nothing) and written from there.
 
 use std::{
     sync::{
@@ -23,9 +24,11 @@ use crate::shard::image::Span;
 const ROUND: Duration = Duration::from_secs(1);
 /// For waiting changes when the node stops.
 const LAST_TURNS: Duration = Duration::from_secs(3);
-/// What a thread that yields to others adds to its niceness: all there is. It then has a sixtieth of the share of one that
-/// does not, when both want a processor.
-const NICER: i32 = 19;
+/// What a thread adds to its niceness that runs after all others: all there is. It then has a sixtieth of the share of one
+/// that does not, when both want a processor.
+const LAST: i32 = 19;
+/// And one that brings changes into indexes: a third of the share. Writes wait for it, searches do not.
+const AFTER_SEARCHES: i32 = 5;
 
 /// Whether a collection's image is worth writing: fewer changes are replayed sooner than an image is written.
 ///
@@ -84,6 +87,7 @@ impl ShardIndex {
     pub fn discard(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.ready.store(false, Ordering::Release);
+        self.taken.notify_waiters();
         self.indexes.write().clear();
         // Whoever was about to put an image into its place has done so, or sees that it is not wanted.
         drop(self.placing.lock());
@@ -184,9 +188,13 @@ impl ShardIndex {
 }
 
 /// Lets the calling thread, for good, run after all others.
-pub(super) fn yield_to_others() {
+pub(super) fn run_last() {
+    be_nicer(LAST);
+}
+
+fn be_nicer(by: i32) {
     // Not allowed, it runs like the others.
-    let _ = rustix::process::nice(NICER);
+    let _ = rustix::process::nice(by);
 }
 
 /// Background threads of a node, shared by its shards.
@@ -203,6 +211,7 @@ impl IndexThreads {
         for number in 0..count {
             let receiver = receiver.clone();
             std::thread::Builder::new().name(format!("indexer-{number}")).spawn(move || {
+                be_nicer(AFTER_SEARCHES);
                 loop {
                     let next = receiver.lock().recv();
                     let Ok(index) = next else { return };
@@ -212,7 +221,7 @@ impl IndexThreads {
         }
         let (looked_after, newcomers) = channel();
         std::thread::Builder::new().name("upkeep".into()).spawn(move || {
-            yield_to_others();
+            run_last();
             look_after(&newcomers);
         })?;
         Ok(Arc::new(IndexThreads { changes, looked_after }))
