@@ -17,6 +17,9 @@ const FIRST: u32 = 16;
 /// Chunks needed to reach 2³² slots.
 const CHUNKS: usize = 29;
 const LINE_WORDS: usize = 16;
+/// From so many bytes on, a chunk asks for huge pages. A walk reads records all over it, and with small pages most of them
+/// miss the processor's cache of addresses too.
+const HUGE_FROM: usize = 4 << 20;
 
 /// One cache line.
 #[repr(C, align(64))]
@@ -68,7 +71,27 @@ fn zeroed(records: usize, stride: usize) -> Box<[Line]> {
     let lines = (records * stride).div_ceil(LINE_WORDS);
     let memory = Box::<[Line]>::new_zeroed_slice(lines);
     // SAFETY: a Line is atomics only, for which all zeroes is a valid value.
-    unsafe { memory.assume_init() }
+    let memory = unsafe { memory.assume_init() };
+    if size_of_val(&*memory) >= HUGE_FROM {
+        ask_for_huge_pages(&memory);
+    }
+    memory
+}
+
+/// Asks the system to back memory with huge pages; without them it works the same, slower.
+fn ask_for_huge_pages(memory: &[Line]) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::mm::{Advice, madvise};
+        let page = rustix::param::page_size();
+        let start = memory.as_ptr().cast::<u8>();
+        let before = start.align_offset(page);
+        let whole = size_of_val(memory).saturating_sub(before) / page * page;
+        // SAFETY: the pages lie inside `memory`, and the advice is about what backs them, not what they hold.
+        let _ = unsafe { madvise(start.add(before).cast_mut().cast(), whole, Advice::LinuxHugepage) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 #[inline]

@@ -19,7 +19,7 @@ use crate::binary::BinaryCodes;
 use crate::config::{Config, Metric, Quantization};
 use crate::kernels::{self, CODE_BLOCK, Isa};
 use crate::rows::Row;
-use crate::search::DEFAULT_EF;
+use crate::search::default_ef;
 
 /// How many times more is rescored after a scan of one-bit codes than after a walk: less leaves filters below a recall of
 /// 0.95 that the same beam reaches without one (`conditions_keep_recall_at_any_selectivity`).
@@ -337,10 +337,10 @@ impl Codes {
     }
 
     /// The beam where the caller names none.
-    pub(crate) fn default_ef(&self) -> usize {
+    pub(crate) fn default_ef(&self, live: usize) -> usize {
         match self {
-            Codes::Full(_) | Codes::Int8(_) => DEFAULT_EF,
-            Codes::Binary(_) => 2 * DEFAULT_EF,
+            Codes::Full(_) | Codes::Int8(_) => default_ef(live),
+            Codes::Binary(_) => 2 * default_ef(live),
         }
     }
 

@@ -297,9 +297,10 @@ impl Graph {
             list[used].store(slot + 1, Ordering::Release);
             return;
         }
+        let others: Vec<u32> = self.links(node, layer).chain([slot]).collect();
+        others.iter().for_each(|other| space.prefetch(*other));
         space.probe_slot(node, probe);
-        let others = self.links(node, layer).chain([slot]);
-        let mut found: Vec<u64> = others.map(|other| key(space.similarity(probe, other), other)).collect();
+        let mut found: Vec<u64> = others.into_iter().map(|other| key(space.similarity(probe, other), other)).collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         self.write_list(node, layer, &select(space, &found, list.len()));
     }

@@ -43,8 +43,16 @@ const SCAN_BATCH: usize = 256;
 const AGAINST: f64 = 0.5;
 /// How much wider its beam is the second time.
 const WIDER: usize = 8;
-/// The beam where the caller names none; twice as wide over one-bit codes.
+/// The beam of an index of up to [`FEW`] vectors where the caller names none; twice as wide over one-bit codes.
 pub const DEFAULT_EF: usize = 64;
+/// And how much wider it is for each doubling beyond them: among more vectors the same beam misses more.
+const WIDER_BY: f64 = 16.0;
+const FEW: usize = 1 << 16;
+
+/// The beam of an index of so many vectors where the caller names none.
+pub(crate) fn default_ef(live: usize) -> usize {
+    DEFAULT_EF + ((live as f64 / FEW as f64).log2().max(0.0) * WIDER_BY) as usize
+}
 
 /// Which documents a search may return.
 #[derive(Clone, Copy)]
@@ -72,7 +80,8 @@ pub struct SearchParams<'a> {
     pub query: &'a [f32],
     /// Documents wanted, 1 to [`MAX_K`](crate::MAX_K).
     pub k: usize,
-    /// Beam width: more finds more and costs more. At least `k` is used; [`DEFAULT_EF`] if `None`.
+    /// Beam width: more finds more and costs more. At least `k` is used; [`DEFAULT_EF`] if `None`, wider in large
+    /// indexes.
     pub ef: Option<usize>,
     /// Which documents may be returned; all if `None`.
     pub filter: Option<Filter<'a>>,
@@ -185,7 +194,7 @@ impl<'a> Search<'a> {
     /// Plans and answers.
     pub(crate) fn run(&self) -> Result<(Vec<Hit>, Explain), IndexError> {
         let (live, documents) = self.segment.sizes();
-        let ef = self.params.ef.unwrap_or(self.segment.codes.default_ef()).max(self.params.k);
+        let ef = self.params.ef.unwrap_or(self.segment.codes.default_ef(live)).max(self.params.k);
         if self.segment.graph.get().is_none() || self.is_narrow(live, ef) {
             return self.scan_all(Plan::Scan);
         }

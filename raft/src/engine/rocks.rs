@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB, DBCompressionType,
+    BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB, DBCompressionType,
     DBRawIteratorWithThreadMode, ErrorKind, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
@@ -61,6 +61,10 @@ impl EngineOptions {
 
 /// Values from this size on lie in blob files.
 const BLOB_BYTES: u64 = 4096;
+/// Bytes of a block of entries: a few rows of vectors.
+const BLOCK_BYTES: usize = 8 << 10;
+/// Bytes of a piece of an index or filter.
+const METADATA_BLOCK_BYTES: usize = 4 << 10;
 
 /// Opening is said to take long after this time, and again after as much.
 const OPEN_WARNING: Duration = Duration::from_secs(5);
@@ -283,7 +287,8 @@ fn database_options(options: EngineOptions) -> Options {
     db.set_max_write_buffer_number(3);
     db.set_max_open_files(512);
     db.set_recycle_log_file_num(4);
-    db.set_compression_type(DBCompressionType::Lz4);
+    // All but keys is ciphertext: compressing it gains nothing.
+    db.set_compression_type(DBCompressionType::None);
     db.set_level_compaction_dynamic_level_bytes(true);
     db.set_keep_log_file_num(2);
     db.set_max_log_file_size(1 << 20);
@@ -292,13 +297,19 @@ fn database_options(options: EngineOptions) -> Options {
     blocks.set_block_cache(&Cache::new_lru_cache(options.cache_bytes));
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // An index of one block per file is a megabyte: beyond a few hundred thousand frames they would push each other out of
+    // the cache, and every read would bring one back.
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
+    blocks.set_pin_top_level_index_and_filter(true);
+    blocks.set_block_size(BLOCK_BYTES);
     if options.role == Role::State {
         // Most request ids are new: the filter answers "not there" without a read.
         blocks.set_bloom_filter(10.0, false);
+        blocks.set_partition_filters(true);
         db.set_enable_blob_files(true);
         db.set_min_blob_size(BLOB_BYTES);
         db.set_enable_blob_gc(true);
-        // Large values are ciphertext: compressing them gains nothing.
         db.set_blob_compression_type(DBCompressionType::None);
     }
     db.set_block_based_table_factory(&blocks);
