@@ -84,6 +84,7 @@ impl Shard {
     /// Stores frames; each is stored or refused by itself.
     pub async fn write(&self, request: node_v1::WriteRequest) -> Result<node_v1::WriteReply, Refusal> {
         self.must_lead()?;
+        self.index.has_room().await;
         let collection = self.collection(request.epoch, request.collection)?;
         if self.shared.cluster.borrow().restoring.is_some() {
             return Err(Refusal::NotReady("a backup is being restored".into()));
@@ -94,7 +95,6 @@ impl Shard {
             request.frames.into_iter().map(|frame| drafted(frame, &collection, &tags)).collect();
         let ready: Vec<&Draft> = drafts.iter().filter_map(|draft| draft.as_ref().ok()).collect();
         self.must_have_arrived(collection.id, ready.iter().map(|draft| draft.frame))?;
-        self.index.has_room().await;
 
         // Frames that only ever create an id of their own cannot race: no need to wait for each other.
         let contended = ready.iter().filter(|draft| draft.condition != Condition::Create).map(|draft| draft.frame);
