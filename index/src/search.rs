@@ -43,7 +43,7 @@ const SCAN_BATCH: usize = 256;
 const AGAINST: f64 = 0.5;
 /// How much wider its beam is the second time.
 const WIDER: usize = 8;
-/// The beam of an index of up to [`FEW`] vectors where the caller names none; twice as wide over one-bit codes.
+/// The beam of an index of up to 65,536 vectors where the caller names none; twice as wide over one-bit codes.
 pub const DEFAULT_EF: usize = 64;
 /// And how much wider it is for each doubling beyond them: among more vectors the same beam misses more.
 const WIDER_BY: f64 = 16.0;
