@@ -360,7 +360,8 @@ async fn store(State(fake): State<Fake>, headers: HeaderMap, body: Bytes) -> Ans
         return Ok(Json(reply.clone()));
     }
     if let Some(left) = &mut shared.breaks_after_stores {
-        *left -= 1;
+        // Others may have come between the question of whether to break and here.
+        *left = left.checked_sub(1).ok_or_else(|| Problem::internal("told to break"))?;
     }
     let mut reply = StoreReply { id: None, version: None, items: None, consistency_token: "t".into() };
     match request.items {
