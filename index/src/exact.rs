@@ -3,7 +3,7 @@
 use crate::config::{self, Config, Metric, Quantization};
 use crate::error::IndexError;
 use crate::kernels::Isa;
-use crate::rows::{self, OwnedRow, Row, halve};
+use crate::rows::{self, HalfRow, OwnedRow, Row};
 use crate::topk::{Hit, TopK};
 
 /// The best `k` of some documents by comparing with every vector, best first.
@@ -42,11 +42,7 @@ impl DocumentRows {
             config::prepare(config.metric, vector, &mut prepared);
             match config.quantization {
                 Quantization::None => OwnedRow::Full(prepared.as_slice().into()),
-                Quantization::Int8 | Quantization::Binary => {
-                    let mut bits = vec![0; config.dim].into_boxed_slice();
-                    let scale = halve(Row::Full(&prepared), &mut bits);
-                    OwnedRow::Half { bits, scale }
-                }
+                Quantization::Int8 | Quantization::Binary => OwnedRow::Half(HalfRow::new(Row::Full(&prepared))),
             }
         };
         Ok(DocumentRows(vectors.chunks_exact(config.dim).map(row).collect()))

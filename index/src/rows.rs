@@ -45,6 +45,14 @@ pub(crate) enum Row<'a> {
 }
 
 impl Row<'_> {
+    /// How many components it has.
+    fn len(&self) -> usize {
+        match self {
+            Row::Full(values) => values.len(),
+            Row::Half { bits, .. } => bits.len(),
+        }
+    }
+
     /// Its components in single precision.
     pub(crate) fn to_vec(self) -> Vec<f32> {
         match self {
@@ -57,15 +65,38 @@ impl Row<'_> {
 /// A [`Row`] of its own.
 pub(crate) enum OwnedRow {
     Full(Box<[f32]>),
-    Half { bits: Box<[u16]>, scale: f32 },
+    Half(HalfRow),
 }
 
 impl OwnedRow {
     pub(crate) fn as_row(&self) -> Row<'_> {
         match self {
             OwnedRow::Full(values) => Row::Full(values),
-            OwnedRow::Half { bits, scale } => Row::Half { bits, scale: *scale },
+            OwnedRow::Half(half) => half.as_row(),
         }
+    }
+}
+
+/// A row in half precision, of its own.
+pub(crate) struct HalfRow {
+    scale: f32,
+    bits: Box<[u16]>,
+}
+
+impl HalfRow {
+    pub(crate) fn new(row: Row<'_>) -> Self {
+        let mut bits = vec![0; row.len()].into_boxed_slice();
+        let scale = halve(row, &mut bits);
+        HalfRow { scale, bits }
+    }
+
+    fn as_row(&self) -> Row<'_> {
+        Row::Half { bits: &self.bits, scale: self.scale }
+    }
+
+    /// What it takes in a cache.
+    fn bytes(&self) -> usize {
+        CACHE_OVERHEAD + size_of_val(&*self.bits)
     }
 }
 
@@ -283,23 +314,8 @@ pub struct RowCache {
 }
 
 struct CacheShard {
-    rows: LruCache<u64, CachedRow>,
+    rows: LruCache<u64, HalfRow>,
     bytes: usize,
-}
-
-struct CachedRow {
-    scale: f32,
-    bits: Box<[u16]>,
-}
-
-impl CachedRow {
-    fn as_row(&self) -> Row<'_> {
-        Row::Half { bits: &self.bits, scale: self.scale }
-    }
-
-    fn bytes(&self) -> usize {
-        CACHE_OVERHEAD + size_of_val(&*self.bits)
-    }
 }
 
 impl RowCache {
@@ -331,21 +347,15 @@ impl RowCache {
         &self.shards[slot as usize % CACHE_SHARDS]
     }
 
-    fn with<T>(&self, owner: u32, slot: u32, read: impl FnOnce(&CachedRow) -> T) -> Option<T> {
+    fn with<T>(&self, owner: u32, slot: u32, read: impl FnOnce(&HalfRow) -> T) -> Option<T> {
         self.shard(slot).lock().rows.get(&cache_key(owner, slot)).map(read)
     }
 
     fn put(&self, owner: u32, slot: u32, row: Row<'_>) {
-        let length = match row {
-            Row::Full(values) => values.len(),
-            Row::Half { bits, .. } => bits.len(),
-        };
-        if CACHE_OVERHEAD + 2 * length > self.share {
+        if CACHE_OVERHEAD + 2 * row.len() > self.share {
             return;
         }
-        let mut bits = vec![0; length].into_boxed_slice();
-        let scale = halve(row, &mut bits);
-        let row = CachedRow { scale, bits };
+        let row = HalfRow::new(row);
         let mut shard = self.shard(slot).lock();
         shard.bytes += row.bytes();
         let displaced = shard.rows.push(cache_key(owner, slot), row);
