@@ -150,7 +150,7 @@ setup: ## Install the Debian packages that the build needs (as root), or say whi
 	@deploy/deps/setup.sh
 
 .PHONY: deps
-deps: setup ## Build the RocksDB library into the cache (once per machine, about 15 minutes on two cores)
+deps: setup ## Build the RocksDB library into the cache (once per machine, about 4 minutes on two cores)
 	@mkdir -p $(ROCKSDB)
 	@exec 9>$(ROCKSDB)/.lock; flock 9; \
 	if [ -f $(ROCKSDB)/librocksdb.a ]; then echo "rocksdb: ready in $(ROCKSDB)"; exit 0; fi; \
