@@ -1,18 +1,14 @@
 //! The production transport: three hosts on loopback, their messages over real gRPC.
 
-#![cfg(feature = "grpc")]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Register, SECONDS, set};
 use bytes::Bytes;
 use mira_raft::engine::MemEngine;
 use mira_raft::transport::grpc::{GrpcOptions, GrpcTransport, Peers, RaftService};
 use mira_raft::{Group, GroupId, HostConfig, NodeId, ProposeError, RaftHost, RequestId, Transport, TransportError};
-use support::{Register, SECONDS, set};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;

@@ -1,7 +1,5 @@
 //! Clusters within the process, on in-memory disks.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -12,7 +12,7 @@ use crate::state::{Applied, Incoming};
 use crate::types::{Entry, Fingerprint, LogId, Membership, Payload, Proposal, RequestId, SnapshotMeta, Vote};
 use crate::wire::{self, Append, ChunkHeader, Kind, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
 
-#[path = "../../proto/tests/support/samples.rs"]
+#[path = "../../../proto/tests/support/samples.rs"]
 mod committed;
 
 use committed::Samples;

@@ -1,19 +1,17 @@
 //! Groups of three nodes in one process: what replication promises, and what happens when nodes, disks and messages go.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{Cluster, GROUP, Register, SECONDS, set};
 use bytes::Bytes;
 use mira_raft::engine::{Batch, Durability, Engine, Fault};
 use mira_raft::{
     ChangeError, EngineError, Freshness, Group, HostError, Limits, Others, ProposeError, ReadError, RequestId, Role,
     TransportError,
 };
-use support::{Cluster, GROUP, Register, SECONDS, set};
 
 /// Snapshots and trimming early, chunks small: every path in few writes.
 fn eager() -> Limits {
