@@ -13,14 +13,15 @@ use crate::config::HostConfig;
 use crate::engine::{Engine, EngineError};
 use crate::group::{Group, GroupParts, age_of_quorum};
 use crate::log_store::LogStore;
-use crate::network::{Links, QuorumAge, Wires};
+use crate::network::Links;
+use crate::network::link::{QuorumAge, Wires};
 use crate::replica::{Replica, ReplicaParts};
 use crate::snapshot::SnapshotKeeper;
 use crate::state::GroupState;
 use crate::state_machine::StateMachine;
 use crate::threads::run_blocking;
 use crate::types::{GroupId, Runtime, TokioRuntime};
-use crate::wire::{self, Status};
+use crate::wire::{self, Refusal, Status};
 
 /// Why a host or a group could not be opened or removed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -293,14 +294,14 @@ impl<R: Runtime> RaftHost<R> {
     pub async fn handle(&self, request: Bytes) -> Bytes {
         let (kind, id, body) = match wire::parse_request(request) {
             Ok(parts) => parts,
-            Err((status, text)) => return wire::reply(status, text.as_bytes()),
+            Err(refusal) => return refusal.reply(),
         };
         let Some(group) = self.group(id) else {
-            return wire::reply(Status::NoGroup, format!("group {id} is not open here").as_bytes());
+            return Refusal::new(Status::NoGroup, format!("group {id} is not open here")).reply();
         };
         match group.handle(kind, body).await {
             Ok(body) => wire::reply(Status::Ok, &body),
-            Err((status, text)) => wire::reply(status, text.as_bytes()),
+            Err(refusal) => refusal.reply(),
         }
     }
 

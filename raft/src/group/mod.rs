@@ -1,135 +1,40 @@
 //! One Raft group on this node: what the rest of the program does with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{
-    ChangeMembershipError, ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError,
-};
-use openraft::metrics::RaftMetrics;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{LinearizerOption, Raft, ReadPolicy, ServerState, Snapshot};
-use serde::de::DeserializeOwned;
+use openraft::{LinearizerOption, Raft, ReadPolicy};
 
 use crate::archive::{Archived, Start};
-use crate::codec::{CodecError, to_postcard};
 use crate::config::HostConfig;
 use crate::engine::EngineError;
-use crate::freshness::{self, Freshness, Heard};
+use crate::freshness::{Freshness, Heard};
 use crate::log_store::{GroupLog, LogStore};
-use crate::replica::{Replica, answer_parts};
-use crate::snapshot::SnapshotData;
-use crate::snapshot::receive::{Finished, SnapshotReceiver};
+use crate::replica::Replica;
+use crate::snapshot::receive::SnapshotReceiver;
 use crate::state::{GroupState, StateReader};
-use crate::threads::run_blocking;
-use crate::types::{
-    Answer, Fingerprint, GroupId, Node, NodeId, Proposal, RequestId, Runtime, TokioRuntime, Types, Vote, index_of,
-};
-use crate::wire::{self, ChunkHeader, Kind, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
+use crate::types::{Answer, Fingerprint, GroupId, Node, NodeId, Proposal, RequestId, Runtime, TokioRuntime, Types};
+
+mod error;
+mod messages;
+mod status;
+
+pub use error::{ChangeError, ProposeError, ReadError};
+use error::{change_error, lease_expired, propose_error, read_error};
+pub(crate) use status::age_of_quorum;
+pub use status::{GroupStatus, Role, StatusWatch};
+use status::{is_closed, status_of};
 
 /// Longest pause before a leader without a lease tries again.
 const LEASE_RETRY: Duration = Duration::from_millis(20);
 
 type Library<R> = Raft<Types<R>, Replica<R>>;
-
-/// Why a proposal was not answered with a result.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// Nothing happened here; propose to the leader, if it is known.
-    #[error("not the leader; it is {leader:?}")]
-    NotLeader {
-        /// The leader this node knows.
-        leader: Option<NodeId>,
-    },
-    /// It may yet be applied, or have been: propose again under the same request id.
-    #[error("no answer within {0:?}; the outcome is unknown")]
-    Timeout(Duration),
-    /// Nothing happened: this node leads, as far as it knows, but no quorum has answered it for a while. Propose again.
-    #[error("no quorum answers the leader")]
-    NoQuorum,
-    /// Leadership moved, or this replica stopped, while it was under way; it may have been applied: propose again under
-    /// the same request id.
-    #[error("leadership moved to {leader:?}; the outcome is unknown")]
-    Unknown {
-        /// The leader this node knows.
-        leader: Option<NodeId>,
-    },
-    /// The id named another payload before; nothing was applied.
-    #[error("the request id was used for something else")]
-    RequestIdReused,
-    /// The request was applied earlier, but its answer was too large to keep: read what it did.
-    #[error("applied before, at index {index}; its answer was not kept")]
-    AppliedBefore {
-        /// Where.
-        index: u64,
-    },
-    /// Nothing happened; a payload must be shorter.
-    #[error("payload of {bytes} bytes; at most {limit} are allowed")]
-    TooLarge {
-        /// Of the payload.
-        bytes: usize,
-        /// The bound.
-        limit: usize,
-    },
-    /// Nothing happened; propose later.
-    #[error("too many proposals are under way")]
-    Overloaded,
-    /// Nothing happened; this node's disk has no room.
-    #[error("the disk is full")]
-    DiskFull,
-    /// Nothing happened: this replica had stopped before.
-    #[error("the group has stopped here: {0}")]
-    Stopped(String),
-}
-
-/// Why there is no read index.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// Ask the leader, if it is known.
-    #[error("not the leader; it is {leader:?}")]
-    NotLeader {
-        /// The leader this node knows.
-        leader: Option<NodeId>,
-    },
-    /// This node leads, as far as it knows, but a quorum did not confirm it in time.
-    #[error("no quorum confirmed the leader")]
-    NoQuorum,
-    /// Confirmed, but not applied here in time.
-    #[error("not applied within {0:?}")]
-    Timeout(Duration),
-    /// This replica has stopped.
-    #[error("the group has stopped here: {0}")]
-    Stopped(String),
-}
-
-/// Why the membership was not changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeError {
-    /// Ask the leader, if it is known.
-    #[error("not the leader; it is {leader:?}")]
-    NotLeader {
-        /// The leader this node knows.
-        leader: Option<NodeId>,
-    },
-    /// Another change is under way; try again when it is done.
-    #[error("another change is under way: {0}")]
-    InProgress(String),
-    /// It cannot be done as asked; nothing changed.
-    #[error("refused: {0}")]
-    Refused(String),
-    /// Not done in time; it may yet be.
-    #[error("not done within {0:?}")]
-    Timeout(Duration),
-    /// This replica has stopped.
-    #[error("the group has stopped here: {0}")]
-    Stopped(String),
-}
 
 /// A proposal that was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,61 +54,6 @@ pub enum Others {
     Leave,
     /// They stay as learners.
     Learn,
-}
-
-/// What a replica is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
-    /// It leads.
-    Leader,
-    /// It votes and follows.
-    Follower,
-    /// It asks to lead.
-    Candidate,
-    /// It follows without a vote (also a group that is not initialized).
-    Learner,
-    /// It has stopped, and why.
-    Stopped(String),
-}
-
-/// A replica at one moment. Indexes are 0 where there is none: entry 0 is always the initial membership.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupStatus {
-    /// The group.
-    pub group: GroupId,
-    /// This replica's part.
-    pub role: Role,
-    /// Its term; grows by one with every campaign that got as far as a vote.
-    pub term: u64,
-    /// The leader it knows.
-    pub leader: Option<NodeId>,
-    /// The last entry in its log.
-    pub last_log_index: u64,
-    /// The last entry it knows to be committed and has itself.
-    pub committed: u64,
-    /// The last entry visible to its readers.
-    pub applied: u64,
-    /// The last entry in its newest snapshot.
-    pub snapshot_index: u64,
-    /// The last entry removed from its log.
-    pub purged: u64,
-    /// Those who vote; during a joint change, of the old and of the new members.
-    pub voters: BTreeSet<NodeId>,
-    /// Whether a change of voters is half done: it takes majorities of both sets until it is finished.
-    pub joint: bool,
-    /// Those who follow without a vote.
-    pub learners: BTreeSet<NodeId>,
-    /// On the leader: how many entries each other member lacks. `None`: not known yet.
-    pub lag: BTreeMap<NodeId, Option<u64>>,
-    /// On the leader: how long ago a quorum last answered.
-    pub quorum_age: Option<Duration>,
-}
-
-impl GroupStatus {
-    /// Whether this replica leads.
-    pub fn is_leader(&self) -> bool {
-        self.role == Role::Leader
-    }
 }
 
 pub(crate) struct GroupParts<R: Runtime> {
@@ -284,7 +134,7 @@ impl<R: Runtime> Group<R> {
             RaftError::APIError(InitializeError::NotInMembers(_)) => {
                 ChangeError::Refused("this node is not among the voters".into())
             }
-            RaftError::Fatal(fatal) => ChangeError::Stopped(fatal.to_string()),
+            RaftError::Fatal(fatal) => stopped(fatal),
         })
     }
 
@@ -293,7 +143,7 @@ impl<R: Runtime> Group<R> {
     /// # Errors
     /// When this replica has stopped.
     pub async fn is_initialized(&self) -> Result<bool, ChangeError> {
-        self.raft().is_initialized().await.map_err(|fatal| ChangeError::Stopped(fatal.to_string()))
+        self.raft().is_initialized().await.map_err(stopped)
     }
 
     /// Has `payload` applied on all replicas; answers when a majority has it on disk and this one has applied it. With a
@@ -307,7 +157,7 @@ impl<R: Runtime> Group<R> {
     }
 
     /// As [`propose`](Self::propose), for a payload that differs from try to try although the request is the same (one
-    /// that is sealed anew, say): the request is recognised by `content` instead.
+    /// that is sealed again, say): the request is recognised by `content` instead.
     ///
     /// # Errors
     /// See [`ProposeError`].
@@ -328,8 +178,7 @@ impl<R: Runtime> Group<R> {
             Ok(written) => written?,
             Err(_) => return Err(ProposeError::Timeout(timeout)),
         };
-        let (index, response, replayed) = answer_parts(index, answer)?;
-        Ok(Proposed { index, response, replayed })
+        proposed(index, answer)
     }
 
     /// Hands the proposal to the library; again, for a while, if it leads but no quorum has answered it lately. A leader
@@ -454,7 +303,7 @@ impl<R: Runtime> Group<R> {
         let metrics = self.raft().metrics();
         let mut status = status_of(self.id(), &metrics.borrow_watched(), self.reader().applied_index());
         // A task that ended by a panic leaves its last words standing, "leader" among them.
-        if !stopped(&status) && is_closed::<R>(metrics) {
+        if !status.is_stopped() && is_closed::<R>(metrics) {
             status.role = Role::Stopped("its task has ended by a panic".into());
             status.leader = None;
         }
@@ -510,10 +359,10 @@ impl<R: Runtime> Group<R> {
     async fn may_change(&self) -> Result<futures::lock::MutexGuard<'_, ()>, ChangeError> {
         let turn = self.inner.changing.lock().await;
         let status = self.status();
-        match status.is_leader() && !status.voters.contains(&self.config().node_id) {
-            true => Err(ChangeError::InProgress("this leader is leaving the group".into())),
-            false => Ok(turn),
+        if status.is_leader() && !status.voters.contains(&self.config().node_id) {
+            return Err(ChangeError::InProgress("this leader is leaving the group".into()));
         }
+        Ok(turn)
     }
 
     /// Hands leadership to `target`, and returns when this node has given it up.
@@ -531,11 +380,11 @@ impl<R: Runtime> Group<R> {
         }
         let mut watch = self.watch();
         let started = self.raft().trigger().transfer_leader(target).await;
-        started.map_err(|fatal| ChangeError::Stopped(fatal.to_string()))?;
+        started.map_err(stopped)?;
         let timeout = self.config().timing.election_max * 2;
-        let moved = watch.wait_for(timeout, |status| status.leader == Some(target) || stopped(status)).await;
+        let moved = watch.wait_for(timeout, |status| status.leader == Some(target) || status.is_stopped()).await;
         match moved {
-            Some(status) if !stopped(&status) => Ok(()),
+            Some(status) if !status.is_stopped() => Ok(()),
             Some(_) => Err(ChangeError::Stopped("while it handed over".into())),
             None => Err(ChangeError::Timeout(timeout)),
         }
@@ -546,7 +395,7 @@ impl<R: Runtime> Group<R> {
     /// # Errors
     /// When this replica has stopped.
     pub async fn trigger_snapshot(&self) -> Result<(), ChangeError> {
-        self.raft().trigger().snapshot().await.map_err(|fatal| ChangeError::Stopped(fatal.to_string()))
+        self.raft().trigger().snapshot().await.map_err(stopped)
     }
 
     /// Takes the next step towards a log without the entries up to `index`, all applied: a snapshot, then trimming. True
@@ -559,11 +408,12 @@ impl<R: Runtime> Group<R> {
         if status.purged >= index {
             return Ok(true);
         }
-        let stopped = |fatal: openraft::error::Fatal<_>| ChangeError::Stopped(fatal.to_string());
-        match status.snapshot_index >= index {
-            true => self.raft().trigger().purge_log(index).await.map_err(stopped)?,
-            false => self.raft().trigger().snapshot().await.map_err(stopped)?,
-        }
+        let triggered = if status.snapshot_index >= index {
+            self.raft().trigger().purge_log(index).await
+        } else {
+            self.raft().trigger().snapshot().await
+        };
+        triggered.map_err(stopped)?;
         Ok(false)
     }
 
@@ -572,7 +422,7 @@ impl<R: Runtime> Group<R> {
     /// # Errors
     /// When this replica has stopped.
     pub async fn campaign(&self) -> Result<(), ChangeError> {
-        self.raft().trigger().elect(true).await.map_err(|fatal| ChangeError::Stopped(fatal.to_string()))
+        self.raft().trigger().elect(true).await.map_err(stopped)
     }
 
     pub(crate) async fn stop(&self) {
@@ -581,226 +431,19 @@ impl<R: Runtime> Group<R> {
         // Its worker may still be about to apply.
         self.inner.parts.state.close();
     }
-
-    /// Answers another replica's message.
-    pub(crate) async fn handle(&self, kind: Kind, body: Bytes) -> Result<Vec<u8>, (Status, String)> {
-        let raft = self.raft();
-        match kind {
-            Kind::Append => {
-                let append = wire::decode_append(body).map_err(malformed)?;
-                let (quorum_age, committed) = (append.quorum_age, append.commit.clone());
-                // A new leader does not know how far its predecessor had got until an entry of its own is committed.
-                let knows = committed.as_ref().is_some_and(|at| at.leader_id.term == append.vote.leader_id.term);
-                let received = openraft::Instant::elapsed(&self.inner.opened);
-                let rpc = AppendEntriesRequest {
-                    vote: append.vote,
-                    prev_log_id: append.prev,
-                    leader_commit: append.commit,
-                    entries: append.entries,
-                };
-                let reply = raft.append_entries(rpc).await.map_err(stopped_status)?;
-                if knows && !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
-                    let as_of = freshness::as_of(received, quorum_age, self.config().timing.election_max);
-                    let applied = self.reader().applied_index();
-                    self.inner.heard.hear(as_of, index_of(committed.as_ref()), applied);
-                }
-                Ok(to_postcard(&reply))
-            }
-            Kind::Vote => raft.vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped_status),
-            Kind::PreVote => {
-                raft.pre_vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped_status)
-            }
-            Kind::TransferLeader => {
-                let reply = raft.handle_transfer_leader(parse(&body)?).await;
-                reply.map(|reply| to_postcard(&reply)).map_err(stopped_status)
-            }
-            Kind::SnapshotOffer | Kind::SnapshotChunk | Kind::SnapshotFinish => {
-                let _turn = self.inner.receiving.lock().await;
-                let reply = self.handle_snapshot(kind, body).await?;
-                Ok(to_postcard(&reply))
-            }
-        }
-    }
-
-    async fn handle_snapshot(&self, kind: Kind, body: Bytes) -> Result<SnapshotReply, (Status, String)> {
-        let (receiver, own_vote) = (self.inner.receiver.clone(), self.vote());
-        let threads = self.config().threads.clone();
-        match kind {
-            Kind::SnapshotChunk => {
-                let (header, pairs) = wire::take::<ChunkHeader>(body).map_err(malformed)?;
-                let written = run_blocking(threads.as_ref(), move || receiver.chunk(&header, pairs)).await;
-                written.map_err(stopped_status)
-            }
-            Kind::SnapshotFinish => {
-                let finish: SnapshotFinish = parse(&body)?;
-                match receiver.finish(&finish, own_vote).map_err(stopped_status)? {
-                    Finished::Answer(reply) => Ok(reply),
-                    Finished::Install { generation } => self.install(finish, generation).await,
-                }
-            }
-            _ => {
-                let offer: SnapshotOffer = parse(&body)?;
-                receiver.offer(&offer, own_vote).map_err(stopped_status)
-            }
-        }
-    }
-
-    async fn install(&self, finish: SnapshotFinish, generation: u32) -> Result<SnapshotReply, (Status, String)> {
-        let snapshot = Snapshot { meta: finish.meta, snapshot: SnapshotData::Received { generation } };
-        let installed = self.raft().install_full_snapshot(finish.vote, snapshot).await;
-        installed.map(|reply| SnapshotReply::Installed(reply.vote)).map_err(stopped_status)
-    }
-
-    fn vote(&self) -> Vote {
-        self.raft().metrics().borrow_watched().vote
-    }
 }
 
-/// Waits for changes of one replica's status.
-pub struct StatusWatch<R: Runtime = TokioRuntime> {
-    group: Group<R>,
-    metrics: WatchReceiverOf<Types<R>, RaftMetrics<Types<R>>>,
+fn stopped<R: Runtime>(fatal: Fatal<Types<R>>) -> ChangeError {
+    ChangeError::Stopped(fatal.to_string())
 }
 
-impl<R: Runtime> StatusWatch<R> {
-    /// The status now.
-    pub fn current(&self) -> GroupStatus {
-        self.group.status()
-    }
-
-    /// Waits until something changed; `None` when the replica is gone.
-    pub async fn changed(&mut self) -> Option<GroupStatus> {
-        self.metrics.changed().await.ok()?;
-        Some(self.current())
-    }
-
-    /// Waits until `condition` holds; `None` if it did not in time or the replica is gone.
-    pub async fn wait_for(
-        &mut self,
-        timeout: Duration,
-        condition: impl Fn(&GroupStatus) -> bool + Send + Sync,
-    ) -> Option<GroupStatus> {
-        let waited = R::timeout(timeout, async {
-            loop {
-                let status = self.current();
-                if condition(&status) {
-                    return Some(status);
-                }
-                self.changed().await?;
-            }
-        });
-        waited.await.ok().flatten()
-    }
-}
-
-/// Whether the task that fills these metrics is gone.
-fn is_closed<R: Runtime>(mut metrics: WatchReceiverOf<Types<R>, RaftMetrics<Types<R>>>) -> bool {
-    loop {
-        match metrics.changed().now_or_never() {
-            // A change that nobody has seen yet comes before the news of the end.
-            Some(Ok(())) => {}
-            Some(Err(_)) => return true,
-            None => return false,
-        }
-    }
-}
-
-fn stopped(status: &GroupStatus) -> bool {
-    matches!(status.role, Role::Stopped(_))
-}
-
-fn status_of<R: Runtime>(group: GroupId, metrics: &RaftMetrics<Types<R>>, applied: u64) -> GroupStatus {
-    let role = match (&metrics.running_state, metrics.state) {
-        (Err(fatal), _) => Role::Stopped(fatal.to_string()),
-        (Ok(()), ServerState::Leader) => Role::Leader,
-        (Ok(()), ServerState::Follower) => Role::Follower,
-        (Ok(()), ServerState::Candidate) => Role::Candidate,
-        (Ok(()), ServerState::Learner) => Role::Learner,
-        (Ok(()), ServerState::Shutdown) => Role::Stopped("shut down".into()),
-    };
-    let last_log_index = metrics.last_log_index.unwrap_or(0);
-    let lag = metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
-    GroupStatus {
-        group,
-        role,
-        term: metrics.current_term,
-        leader: metrics.current_leader,
-        last_log_index,
-        committed: index_of(metrics.local_committed.as_ref()),
-        applied,
-        snapshot_index: index_of(metrics.snapshot.as_ref()),
-        purged: index_of(metrics.purged.as_ref()),
-        voters: metrics.membership_config.membership().voter_ids().collect(),
-        joint: metrics.membership_config.membership().get_joint_config().len() > 1,
-        learners: metrics.membership_config.membership().learner_ids().collect(),
-        lag: lag
-            .map(|(node, matched)| (*node, matched.as_ref().map(|id| last_log_index.saturating_sub(id.index))))
-            .collect(),
-        quorum_age: age_of_quorum(metrics),
-    }
-}
-
-/// On the leader: how long ago a quorum last answered. A leader that is its own quorum needs no answer.
-pub(crate) fn age_of_quorum<R: Runtime>(metrics: &RaftMetrics<Types<R>>) -> Option<Duration> {
-    if metrics.state != ServerState::Leader {
-        return None;
-    }
-    let mut voters = metrics.membership_config.membership().voter_ids();
-    if voters.next() == Some(metrics.id) && voters.next().is_none() {
-        return Some(Duration::ZERO);
-    }
-    metrics.last_quorum_acked.as_ref().map(|at| openraft::Instant::elapsed(&**at))
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, (Status, String)> {
-    postcard::from_bytes(body).map_err(|error| malformed(error.into()))
-}
-
-fn malformed(error: CodecError) -> (Status, String) {
-    (Status::Malformed, error.to_string())
-}
-
-fn stopped_status(error: impl std::fmt::Display) -> (Status, String) {
-    (Status::Stopped, error.to_string())
-}
-
-fn lease_expired<R: Runtime>(error: &RaftError<Types<R>, ClientWriteError<Types<R>>>) -> bool {
-    let RaftError::APIError(ClientWriteError::ForwardToLeader(to)) = error else { return false };
-    to.reason == ForwardReason::LeaseExpired
-}
-
-/// `ran`: the replica had not stopped when the proposal was handed in, so that it may be in the log here and elsewhere.
-fn propose_error<R: Runtime>(error: RaftError<Types<R>, ClientWriteError<Types<R>>>, ran: bool) -> ProposeError {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => ProposeError::NotLeader { leader: to.leader_id },
-        RaftError::APIError(ClientWriteError::LogEntryDiscarded(to)) => ProposeError::Unknown { leader: to.leader_id },
-        // Only membership changes and conditional writes are refused otherwise.
-        RaftError::APIError(other) => ProposeError::Stopped(other.to_string()),
-        RaftError::Fatal(_) if ran => ProposeError::Unknown { leader: None },
-        RaftError::Fatal(fatal) => ProposeError::Stopped(fatal.to_string()),
-    }
-}
-
-fn read_error<R: Runtime>(error: RaftError<Types<R>, LinearizableReadError<Types<R>>>) -> ReadError {
-    match error {
-        RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
-            ReadError::NotLeader { leader: to.leader_id }
-        }
-        RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::NoQuorum,
-        RaftError::Fatal(fatal) => ReadError::Stopped(fatal.to_string()),
-    }
-}
-
-fn change_error<R: Runtime>(error: RaftError<Types<R>, ClientWriteError<Types<R>>>) -> ChangeError {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to)) => {
-            ChangeError::NotLeader { leader: to.leader_id }
-        }
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
-            ChangeMembershipError::InProgress(cause) => ChangeError::InProgress(cause.to_string()),
-            other => ChangeError::Refused(other.to_string()),
-        },
-        RaftError::APIError(other) => ChangeError::Refused(other.to_string()),
-        RaftError::Fatal(fatal) => ChangeError::Stopped(fatal.to_string()),
+/// What the answer of an entry means to its proposer.
+fn proposed(index: u64, answer: Answer) -> Result<Proposed, ProposeError> {
+    match answer {
+        Answer::Empty => Ok(Proposed { index, response: Bytes::new(), replayed: false }),
+        Answer::Applied(response) => Ok(Proposed { index, response, replayed: false }),
+        Answer::Replayed { index, response: Some(response) } => Ok(Proposed { index, response, replayed: true }),
+        Answer::Replayed { index, response: None } => Err(ProposeError::AppliedBefore { index }),
+        Answer::Reused => Err(ProposeError::RequestIdReused),
     }
 }
