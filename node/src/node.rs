@@ -16,7 +16,7 @@ use mira_index::RowCache;
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
     ChangeError, EngineError, Group, GroupId, HostConfig, HostError, Others, RaftHost, Role, SystemClock,
-    engine::{Closing, EngineOptions, RocksEngine, Role as EngineRole},
+    engine::{Closing, EngineOptions, EngineRole, RocksEngine},
     transport::grpc::{GrpcOptions, GrpcTransport},
 };
 use parking_lot::{Mutex, RwLock};
@@ -173,7 +173,7 @@ async fn salvage(host: &RaftHost, machine: &Arc<MetaMachine>, replication: u32) 
         return Err(EngineError::Damaged(text.into()).into());
     }
     tracing::error!("the state on this node's disk is damaged: what can be read of it moves to a new database");
-    let lost = host.salvage_state().await?;
+    let lost = host.rebuild_state().await?;
     tracing::error!(groups = ?lost, "state that could not be read is made anew from logs and other replicas");
     match host.open_group(META_GROUP, machine.clone()).await {
         Ok(meta) => Ok(meta),

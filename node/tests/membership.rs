@@ -499,10 +499,10 @@ async fn a_replica_that_hears_no_leader_is_read_only_as_the_last_resort() {
 
 /// Puts a record into the state of a stopped node that no other replica has: every checksum fits, and it is wrong.
 fn tamper(folder: &Path, group: u32) {
-    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, RocksEngine, Role};
+    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, EngineRole, RocksEngine};
     let started = Instant::now();
     let engine = loop {
-        match RocksEngine::open(&folder.join("state"), EngineOptions::new(Role::State)) {
+        match RocksEngine::open(&folder.join("state"), EngineOptions::new(EngineRole::State)) {
             Ok(engine) => break engine,
             Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
         }
@@ -519,9 +519,9 @@ fn tamper(folder: &Path, group: u32) {
 
 /// Damages a block of a group's state in a stopped node, so that compaction, which the next start begins with, meets it.
 fn damage(folder: &Path, group: u32) {
-    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, Read, RocksEngine, Role};
+    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, EngineRole, Read, RocksEngine};
     let folder = folder.join("state");
-    let open = || RocksEngine::open(&folder, EngineOptions::new(Role::State));
+    let open = || RocksEngine::open(&folder, EngineOptions::new(EngineRole::State));
     let started = Instant::now();
     let engine = loop {
         match open() {
@@ -579,7 +579,7 @@ async fn a_node_whose_state_takes_no_writes_any_more_saves_what_is_readable() {
     cluster.store_some().await;
     let node = start_at(cluster.folders[sick].path(), Formation::Join(Vec::new()), addresses).await;
     cluster.nodes.insert(sick, node.expect("it starts again"));
-    let saved = cluster.folders[sick].path().join("state/salvaged-1/WHOLE");
+    let saved = cluster.folders[sick].path().join("state/rebuilt-1/WHOLE");
     let started = Instant::now();
     while !saved.exists() {
         assert!(started.elapsed() < PATIENCE, "nothing was saved");

@@ -198,7 +198,7 @@ async fn a_node_that_was_away_catches_up_by_snapshot_and_knows_old_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_is_made_anew_from_a_whole_log() {
+async fn a_state_is_rebuilt_from_a_whole_log() {
     let mut cluster = Cluster::start(3, Limits::default()).await;
     let keys = cluster.write_many("k", 30).await;
     cluster.agree().await;
@@ -222,12 +222,12 @@ async fn a_removal_that_stopped_half_way_is_finished_before_the_group_is_opened_
     // The state goes first; that the log does not follow is what a crash, or a disk that fails, leaves behind.
     cluster.host(node).close_group(GROUP).await;
     let [log, state] = cluster.engines(node);
-    let (mut doomed, mut emptied) = (Batch::default(), Batch::default());
+    let (mut removing, mut emptied) = (Batch::default(), Batch::default());
     // The log's note of a removal (`raft/src/log_store.rs`): version, checksum of nothing, nothing.
     let key = [&[5][..], &GROUP.to_be_bytes(), &0u64.to_be_bytes()].concat();
-    doomed.put(key, vec![1, 0, 0, 0, 0]);
+    removing.put(key, vec![1, 0, 0, 0, 0]);
     emptied.delete_range(vec![], vec![u8::MAX; 64]);
-    log.write(&doomed, Durability::Synced).unwrap();
+    log.write(&removing, Durability::Synced).unwrap();
     state.write(&emptied, Durability::Synced).unwrap();
     let group = cluster.host(node).open_group(GROUP, Arc::new(Register::default())).await.expect("it is new");
     let status = group.status();
@@ -351,9 +351,8 @@ async fn a_replica_knows_how_old_it_is() {
     }
     // A follower that hears nothing grows older, however often it is asked, until it hears again.
     let follower = cluster.another(leader);
-    let cut = move |from: u64, to: u64, _: &Bytes| match from == follower || to == follower {
-        true => Err(TransportError::Lost("cut".into())),
-        false => Ok(()),
+    let cut = move |from: u64, to: u64, _: &Bytes| {
+        if from == follower || to == follower { Err(TransportError::Lost("cut".into())) } else { Ok(()) }
     };
     cluster.network.set_gate(Some(Arc::new(cut)));
     cluster.write_many("without", 10).await;
@@ -374,9 +373,12 @@ async fn a_leader_cut_off_with_a_learner_does_not_keep_it_young() {
     let young = |freshness: Freshness| freshness.age.is_some_and(|age| age < Duration::from_millis(500));
     until_fresh(cluster.group(4), young).await;
     // Leader and learner on one side, the other two voters on the other, where they elect a leader and go on.
-    let cut = move |from: u64, to: u64, _: &Bytes| match (from == leader || from == 4) == (to == leader || to == 4) {
-        true => Ok(()),
-        false => Err(TransportError::Lost("cut".into())),
+    let cut = move |from: u64, to: u64, _: &Bytes| {
+        if (from == leader || from == 4) == (to == leader || to == 4) {
+            Ok(())
+        } else {
+            Err(TransportError::Lost("cut".into()))
+        }
     };
     cluster.network.set_gate(Some(Arc::new(cut)));
     let old = |freshness: Freshness| freshness.age.is_some_and(|age| age > Duration::from_secs(2));
