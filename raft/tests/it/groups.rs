@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Cluster, GROUP, Register, SECONDS, set};
+use crate::support::{Cluster, GROUP, Register, SECONDS, eventually, set};
 use bytes::Bytes;
 use mira_raft::engine::{Batch, Durability, Engine, Fault};
 use mira_raft::{
@@ -283,9 +283,8 @@ async fn an_interrupted_snapshot_goes_on_where_it_stopped() {
     };
     cluster.network.set_gate(Some(Arc::new(gate)));
     cluster.network.connect(away, cluster.host(away));
-    while refused.load(Ordering::Relaxed) < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let cut_twice = async || (refused.load(Ordering::Relaxed) >= 2).then_some(());
+    eventually("the snapshot is cut off twice", SECONDS, cut_twice).await;
     assert_eq!(cluster.value(away, "k299"), None, "nothing of half a snapshot shows");
     // The receiver restarts in the middle; what it has written stays written.
     cluster.stop(away).await;
@@ -328,15 +327,7 @@ async fn members_join_and_leave() {
 
 /// Waits until a replica's age is as `wanted` has it.
 async fn until_fresh(group: &Group, wanted: impl Fn(Freshness) -> bool) -> Freshness {
-    let deadline = tokio::time::Instant::now() + SECONDS;
-    loop {
-        let freshness = group.freshness();
-        if wanted(freshness) {
-            return freshness;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{freshness:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("the age that is wanted", SECONDS, async || Some(group.freshness()).filter(|found| wanted(*found))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -400,9 +391,7 @@ async fn a_full_disk_refuses_writes_and_recovers_by_itself() {
         let group = group.clone();
         tokio::spawn(async move { group.propose(None, set("b", "1")).await })
     };
-    while !group.disk_full() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the disk is full", SECONDS, async || group.disk_full().then_some(())).await;
     assert_eq!(group.propose(None, set("c", "1")).await.unwrap_err(), ProposeError::DiskFull);
     assert_eq!(cluster.value(1, "a"), Some("1".into()), "reads go on");
     log.set_faults(None);
