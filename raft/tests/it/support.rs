@@ -111,6 +111,9 @@ impl Cluster {
         }
         let voters: BTreeSet<NodeId> = (1..=size.min(3)).collect();
         cluster.group(1).initialize(voters).await.unwrap();
+        // Until then the first membership is a change under way, and others are refused.
+        let committed = async || cluster.nodes().any(|node| cluster.group(node).status().committed > 0).then_some(());
+        eventually("the first membership is committed", SECONDS, committed).await;
         cluster
     }
 
