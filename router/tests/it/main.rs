@@ -2,6 +2,7 @@
 
 mod client;
 mod content;
+mod doors;
 mod errors;
 mod fake;
 mod faults;
