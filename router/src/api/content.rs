@@ -37,7 +37,7 @@ impl Reading {
         let piece = move |part: ContentPart| {
             let reading = reading.clone();
             async move {
-                let context = reading.context.anew(patience);
+                let context = reading.context.with_patience(patience);
                 reading.memory.read_content_part(&context, &reading.collection, &reading.content, &part).await
             }
         };
@@ -88,7 +88,7 @@ impl<'a> Receiving<'a> {
             if came == Ok(false) && !buffer.is_empty() {
                 chunks.push(buffer.split().freeze());
             }
-            let context = self.context.anew(self.patience);
+            let context = self.context.with_patience(self.patience);
             let reply = if chunks.is_empty() {
                 self.memory.get_upload(&context, self.upload).await?
             } else {

@@ -8,11 +8,14 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use mira_proto::{Code, Problem, limits};
+use schemars::JsonSchema;
+use schemars::generate::SchemaGenerator;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::Api;
 use super::failure::Failure;
+use super::operation::Media;
 use crate::RequestContext;
 
 /// Who sent a request, for the handlers behind the gate.
@@ -110,4 +113,56 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         let what = if error.is_data() { "the request is wrong" } else { "the body is not valid JSON" };
         Problem::invalid(format!("{what}: {error}"))
     })
+}
+
+/// What an operation takes from a request beside its context.
+pub(super) trait Input: Sized + Send + 'static {
+    /// Reads it.
+    fn read(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Failure>> + Send;
+
+    /// What the body is.
+    fn media() -> Media {
+        Media::Empty
+    }
+}
+
+impl Input for () {
+    async fn read(_: Request, _: &Arc<Api>) -> Result<Self, Failure> {
+        Ok(())
+    }
+}
+
+impl Input for NameAndId {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        NameAndId::from_request_parts(&mut request.into_parts().0, api).await
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Input for Parameters<T> {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        Parameters::from_request_parts(&mut request.into_parts().0, api).await
+    }
+}
+
+impl<T: DeserializeOwned + JsonSchema + Send + 'static> Input for Document<T> {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        Document::from_request(request, api).await
+    }
+
+    fn media() -> Media {
+        Media::Json(SchemaGenerator::subschema_for::<T>)
+    }
+}
+
+/// Something of the collection that the path names.
+impl<I: Input> Input for (Name, I) {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        let (mut parts, body) = request.into_parts();
+        let name = Name::from_request_parts(&mut parts, api).await?;
+        Ok((name, I::read(Request::from_parts(parts, body), api).await?))
+    }
+
+    fn media() -> Media {
+        I::media()
+    }
 }

@@ -2,12 +2,8 @@
 //!
 //! Every error, also of a wrong path, method, media type or body, is an RFC 9457 problem document.
 
-pub(super) mod admin;
-mod answer;
-pub(super) mod collections;
-pub(super) mod memory;
+pub(super) mod contents;
 pub(super) mod service;
-pub(super) mod uploads;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Uploads and contents over REST.
+//! Large contents over REST: bytes in and out.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,34 +10,17 @@ use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_T
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use mira_proto::Problem;
-use mira_proto::model::{UploadReply, UploadRequest};
+use mira_proto::model::UploadReply;
 
 use crate::api::content::{Reading, Receiving};
-use crate::api::extract::{Caller, Document, Name, NameAndId};
+use crate::api::extract::{Caller, NameAndId};
 use crate::api::failure::Failure;
 use crate::api::{Api, text};
 use crate::operations::content::FrameRef;
 use crate::operations::uploads::UploadRef;
 
 /// The header that says where the bytes of a body begin in the content.
-pub(in crate::api) const UPLOAD_OFFSET: &str = "upload-offset";
-
-pub(in crate::api) async fn begin_upload(
-    State(api): State<Arc<Api>>,
-    Caller(context): Caller,
-    Name(collection): Name,
-    Document(request): Document<UploadRequest>,
-) -> Result<(StatusCode, Json<UploadReply>), Failure> {
-    Ok((StatusCode::CREATED, Json(api.memory.begin_upload(&context, &collection, request).await?)))
-}
-
-pub(in crate::api) async fn get_upload(
-    State(api): State<Arc<Api>>,
-    Caller(context): Caller,
-    NameAndId(collection, id): NameAndId,
-) -> Result<Json<UploadReply>, Failure> {
-    Ok(Json(api.memory.get_upload(&context, UploadRef { collection: &collection, upload: id }).await?))
-}
+const UPLOAD_OFFSET: &str = "upload-offset";
 
 pub(in crate::api) async fn append_upload(
     State(api): State<Arc<Api>>,
@@ -51,23 +34,6 @@ pub(in crate::api) async fn append_upload(
     let _permit = api.stream()?;
     let upload = Receiving::new(&api.memory, context, UploadRef { collection: &collection, upload: id });
     Ok(Json(upload.receive(offset.ok_or_else(missing)?, body.into_data_stream()).await?))
-}
-
-pub(in crate::api) async fn finish_upload(
-    State(api): State<Arc<Api>>,
-    Caller(context): Caller,
-    NameAndId(collection, id): NameAndId,
-) -> Result<Json<UploadReply>, Failure> {
-    Ok(Json(api.memory.finish_upload(&context, UploadRef { collection: &collection, upload: id }).await?))
-}
-
-pub(in crate::api) async fn cancel_upload(
-    State(api): State<Arc<Api>>,
-    Caller(context): Caller,
-    NameAndId(collection, id): NameAndId,
-) -> Result<StatusCode, Failure> {
-    api.memory.cancel_upload(&context, UploadRef { collection: &collection, upload: id }).await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(in crate::api) async fn read_content(
