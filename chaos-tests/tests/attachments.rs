@@ -13,7 +13,7 @@ use mira_proto::model::{
     ForgetRequest, GrowRequest, RecallRequest, RotateRequest, ScanRequest, SearchRequest, StoreItem, UploadRequest,
 };
 use mira_proto::{Code, Problem, limits};
-use mira_router::owner::Credential;
+use mira_router::private::credential::Credential;
 use mira_router::{Memory, RequestContext};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};

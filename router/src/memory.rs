@@ -22,13 +22,13 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::RequestContext;
-use crate::answers::Answers;
 use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
-use crate::owned::OwnedCache;
-use crate::owner::{NewPassphrase, Owners};
-use crate::uploads::{ContentPart, FrameContent};
+use crate::operations::search::answer_cache::Answers;
+use crate::operations::uploads::{ContentPart, FrameContent};
+use crate::private::credential::{NewPassphrase, Owners};
+use crate::private::search::OwnedCache;
 
 /// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
 /// this long to do so.

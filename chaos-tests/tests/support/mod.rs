@@ -20,7 +20,7 @@ use mira_proto::{Code, Problem, ShardId};
 use mira_router::cluster::Cluster as Map;
 use mira_router::embedding::Embedding;
 use mira_router::metrics::Metrics;
-use mira_router::owner::Credential;
+use mira_router::private::credential::Credential;
 use mira_router::{ClusterMemory, Memory, RequestContext};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::rest::{Caller, Document, Failure, Name};
 use super::{Api, text};
-use crate::uploads::{ContentPart, FrameContent};
+use crate::operations::uploads::{ContentPart, FrameContent};
 use crate::{Memory, RequestContext};
 
 /// The header that says where the bytes of a body begin in the content.

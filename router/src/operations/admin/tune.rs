@@ -11,10 +11,11 @@ use mira_proto::node_v1::{MeasureRecallReply, MeasureRecallRequest, TuneCollecti
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 
 use crate::cluster::{Call, CallError, CollectionRoute};
-use crate::collections::meta_call;
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::search::{level_of, read_call};
-use crate::{ClusterMemory, RequestContext, convert};
+use crate::operations::admin::collections::meta_call;
+use crate::operations::convert;
+use crate::operations::search::{level_of, read_call};
+use crate::{ClusterMemory, RequestContext};
 
 /// The beams that are tried, as far as they hold `k` hits: each about a third or a half wider than the one before, which
 /// costs as much more.

@@ -15,9 +15,10 @@ use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::search::{Round, Staleness, TakenOver, level_of, read_call};
-use crate::validate::{self, Wanted};
-use crate::{ClusterMemory, RequestContext, private};
+use crate::operations::search::{Round, Staleness, TakenOver, level_of, read_call};
+use crate::operations::validate::{self, Wanted};
+use crate::private::seal;
+use crate::{ClusterMemory, RequestContext};
 
 impl ClusterMemory {
     pub(crate) async fn recall_request(
@@ -54,7 +55,7 @@ impl ClusterMemory {
     ) -> Result<RecallReply, CallError> {
         let replies = self.fetch_frames(context, route, FrameClass::Memory, ids).await?;
         let staleness = staleness_of(&replies);
-        let found = private::reveal_all(context, route.info.id, replies.into_iter().flat_map(|reply| reply.frames));
+        let found = seal::reveal_all(context, route.info.id, replies.into_iter().flat_map(|reply| reply.frames));
         let found = found.map_err(CallError::Unreached)?;
         let found: HashMap<Uuid, Frame> = found.into_iter().map(|frame| (frame.id, frame)).collect();
         let (known, missing): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| found.contains_key(id));
@@ -123,7 +124,7 @@ impl ClusterMemory {
             return Ok(RecallReply::default());
         };
         // Two sessions may have one name: the plain one, and the owner's.
-        let private_session = context.owner_key().map(|owner| private::session_name(owner, route.info.id, session));
+        let private_session = context.owner_key().map(|owner| seal::session_name(owner, route.info.id, session));
         let names = std::iter::once((session.clone(), Bytes::new()));
         let names: Vec<_> = names.chain(private_session.map(|name| (String::new(), name))).collect();
         let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
@@ -158,7 +159,7 @@ impl ClusterMemory {
         }
         let staleness = staleness_of(&replies);
         let merged = merge_session(replies, *limit as usize, *last);
-        let frames = private::reveal_all(context, route.info.id, merged).map_err(CallError::Unreached)?;
+        let frames = seal::reveal_all(context, route.info.id, merged).map_err(CallError::Unreached)?;
         Ok(RecallReply {
             frames,
             missing: Vec::new(),

@@ -24,8 +24,10 @@ use uuid::Uuid;
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want, size_of_frame};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::MAX_REROUTES;
-use crate::validate::{self, Draft};
-use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, private};
+use crate::operations::convert;
+use crate::operations::validate::{self, Draft};
+use crate::private::seal;
+use crate::{ClusterMemory, ConsistencyToken, RequestContext};
 
 /// What is known so far: one outcome for each item, in order, and what the shards have applied.
 pub(crate) struct Answers {
@@ -229,7 +231,7 @@ impl ClusterMemory {
                     let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
                     let frame = match context.owner_key() {
                         Some(owner) if draft.private => {
-                            private::seal(owner, route.info.id, (id, draft), (passages, named))
+                            seal::seal(owner, route.info.id, (id, draft), (passages, named))
                         }
                         _ => frame_write(id, draft, (passages, named)),
                     };

@@ -19,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::owner::problem_of;
-use crate::store::Named;
-use crate::validate::Draft;
-use crate::words::{Counts, Words};
-use crate::{RequestContext, convert, ids};
+use crate::operations::convert;
+use crate::operations::store::Named;
+use crate::operations::validate::Draft;
+use crate::private::credential::problem_of;
+use crate::private::text::{Counts, Words};
+use crate::{RequestContext, ids};
 
 const BODY_VERSION: u8 = 1;
 const MAX_BODY_BYTES: usize = limits::MAX_CONTENT_BYTES + limits::MAX_METADATA_BYTES + limits::PRIVATE_ROOM_BYTES;
@@ -381,7 +382,7 @@ mod tests {
     fn what_an_owner_seals_it_reads_back() {
         let write = sealed(1, "a quiet thought");
         let mut context = RequestContext::new("ada", Duration::from_secs(1));
-        context.owner = Some(crate::owner::Credential::key(KEY).unwrap());
+        context.owner = Some(crate::private::credential::Credential::key(KEY).unwrap());
         let frames = reveal_all(&context, COLLECTION, [frame(1, write.body.clone())]).unwrap();
         assert_eq!(frames[0].content.as_deref(), Some("a quiet thought"));
         assert_eq!((frames[0].session.as_deref(), &*frames[0].kind, frames[0].private), (Some("s"), "thought", true));

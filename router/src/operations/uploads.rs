@@ -23,9 +23,11 @@ use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::store::{Answers, Pending, frame_write, needs_embedding};
-use crate::validate::{self, Draft};
-use crate::{ClusterMemory, RequestContext, convert, ids, private};
+use crate::operations::convert;
+use crate::operations::store::{Answers, Pending, frame_write, needs_embedding};
+use crate::operations::validate::{self, Draft};
+use crate::private::seal;
+use crate::{ClusterMemory, RequestContext, ids};
 
 const FORMAT: u32 = 1;
 /// What bytes are when nobody says.
@@ -349,7 +351,7 @@ impl ClusterMemory {
     ) -> Result<Vec<Uuid>, Problem> {
         let digests = chunks.iter().map(|chunk| Bytes::copy_from_slice(blake3::hash(chunk).as_bytes()));
         let names: Vec<Bytes> = match context.owner_key().filter(|_| is_private) {
-            Some(owner) => digests.map(|digest| private::chunk_name(owner, route.info.id, &digest)).collect(),
+            Some(owner) => digests.map(|digest| seal::chunk_name(owner, route.info.id, &digest)).collect(),
             None => {
                 let request =
                     node_v1::NameChunksRequest { epoch: 0, collection: route.info.id, digests: digests.collect() };
@@ -444,7 +446,7 @@ impl ClusterMemory {
                 replies => replies?,
             };
             let frame = replies.into_iter().flat_map(|reply| reply.frames).next();
-            let opened = frame.map(|frame| private::open(context.owner_key(), route.info.id, frame)).transpose()?;
+            let opened = frame.map(|frame| seal::open(context.owner_key(), route.info.id, frame)).transpose()?;
             return Ok((route, opened.map(|opened| opened.frame)));
         }
         Err(CallError::Moved.into())
@@ -461,7 +463,7 @@ fn hidden(
     let draft = Draft { content, private: is_private, ..Draft::default() };
     let missing = || Problem::new(Code::WrongOwnerKey, "it is private: send its owner's key");
     let frame = match is_private {
-        true => private::seal(context.owner_key().ok_or_else(missing)?, collection, (id, draft), Default::default()),
+        true => seal::seal(context.owner_key().ok_or_else(missing)?, collection, (id, draft), Default::default()),
         false => frame_write(id, draft, Default::default()),
     };
     Ok(FrameWrite { class: class as i32, ..frame })

@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use super::Api;
 use super::content::{Reading, Upload};
-use crate::{RequestContext, convert, ids};
+use crate::operations::convert;
+use crate::{RequestContext, ids};
 
 /// The HTTP/2 window of a connection: an ingest stream should not wait for permission between its batches.
 const WINDOW_BYTES: u32 = 4 << 20;

@@ -6,7 +6,7 @@
 //! opened is wiped as soon as it has been asked; only the verdict stays, so that memory is bounded by a page for each of
 //! a few shards.
 //!
-//! A search by words opens all of them, and counts words while it has them open ([`crate::words`]).
+//! A search by words opens all of them, and counts words while it has them open ([`crate::private::text`]).
 //!
 //! A search opens [`limits::MAX_PRIVATE_OPENED`] bodies at most and is refused when that does not settle it: an answer
 //! that leaves out what it has not looked at would look like a whole one.
@@ -25,13 +25,14 @@ use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1}
 use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
-use crate::kinds::Known;
-use crate::merge::Candidate;
-use crate::owned::{OwnedProbe, failed};
-use crate::search::Staleness;
-use crate::validate::Query;
-use crate::words::{Counts, Words, fuse, rank_by_words};
-use crate::{ClusterMemory, RequestContext, private};
+use crate::operations::field_types::Known;
+use crate::operations::search::Staleness;
+use crate::operations::validate::Query;
+use crate::private::seal;
+use crate::private::search::{OwnedProbe, failed};
+use crate::private::text::{Counts, Words, fuse, rank_by_words};
+use crate::ranking::merge::Candidate;
+use crate::{ClusterMemory, RequestContext};
 
 /// Private candidates that are opened first: a round trip costs as much as opening some dozens.
 const FIRST_STEP: usize = 64;
@@ -90,7 +91,7 @@ impl Sieve {
     }
 
     fn judge(&self, frame: &node_v1::Frame, kinds: &mut Known) -> Result<Option<(FrameId, Verdict)>, Problem> {
-        let (id, attributes, counts) = private::look(&self.owner, self.collection, frame, self.words.as_ref())?;
+        let (id, attributes, counts) = seal::look(&self.owner, self.collection, frame, self.words.as_ref())?;
         kinds.note_frame(&self.compared, &attributes);
         let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
         if self.condition.as_ref().is_some_and(|condition| !condition.matches(&attributes, &times)) {
@@ -362,7 +363,7 @@ mod tests {
         let query = |change: fn(&mut SearchRequest)| {
             let mut request = SearchRequest { query: Some("x".into()), k: Some(2), ..Default::default() };
             change(&mut request);
-            crate::validate::search(request).unwrap()
+            crate::operations::validate::search(request).unwrap()
         };
         let grouped = query(|request| {
             request.group_by = Some("type".into());

@@ -18,9 +18,9 @@ use mira_proto::{Code, Problem, limits, node_v1};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::convert::Space;
-use crate::cursor::Cursor;
-use crate::words::Words;
+use crate::operations::convert::Space;
+use crate::private::text::Words;
+use crate::ranking::cursor::Cursor;
 
 /// An item of `store` that is worth sending to its shard.
 #[derive(Debug, Clone, Default, PartialEq)]

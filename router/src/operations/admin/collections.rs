@@ -11,7 +11,9 @@ use tokio::time::sleep;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::memory::no_collection;
-use crate::{ClusterMemory, RequestContext, convert, validate};
+use crate::operations::convert;
+use crate::operations::validate;
+use crate::{ClusterMemory, RequestContext};
 
 impl ClusterMemory {
     pub(crate) async fn collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem> {

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use mira_proto::{FrameId, ShardId, node_v1};
 use zeroize::Zeroizing;
 
-use crate::words::Counts;
+use crate::private::text::Counts;
 
 /// A hit of one shard.
 #[derive(Debug, Clone, Default, PartialEq)]

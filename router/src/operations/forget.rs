@@ -14,12 +14,13 @@ use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::ids::{self, WriteIdentity};
-use crate::kinds::Known;
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::owned::failed;
-use crate::search::read_call;
-use crate::validate::{self, Doomed};
-use crate::{ClusterMemory, ConsistencyToken, RequestContext, private};
+use crate::operations::field_types::Known;
+use crate::operations::search::read_call;
+use crate::operations::validate::{self, Doomed};
+use crate::private::seal;
+use crate::private::search::failed;
+use crate::{ClusterMemory, ConsistencyToken, RequestContext};
 
 /// What went, and from where.
 #[derive(Default)]
@@ -307,7 +308,7 @@ fn requests_of(
             Doomed::Ids(_) => Vec::new(),
             Doomed::Session(session) => {
                 // Two sessions may have one name: the plain one, and the owner's.
-                let private_session = owner.map(|owner| private::session_name(owner, route.info.id, session));
+                let private_session = owner.map(|owner| seal::session_name(owner, route.info.id, session));
                 let private =
                     private_session.map(|private_session| node_v1::ForgetRequest { private_session, ..blank.clone() });
                 let plain = node_v1::ForgetRequest { session: session.clone(), ..blank };
@@ -323,7 +324,7 @@ fn requests_of(
 }
 
 fn blank(route: &CollectionRoute, shard: ShardId, owner: Option<&OwnerKey>) -> node_v1::ForgetRequest {
-    let owner = owner.map(|owner| private::owner_name(owner, route.info.id)).unwrap_or_default();
+    let owner = owner.map(|owner| seal::owner_name(owner, route.info.id)).unwrap_or_default();
     node_v1::ForgetRequest { shard, collection: route.info.id, owner, ..Default::default() }
 }
 

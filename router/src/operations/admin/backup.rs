@@ -13,8 +13,9 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::cluster::{Call, Client, Group, Stays, Want};
-use crate::collections::meta_call;
-use crate::{ClusterMemory, RequestContext, convert};
+use crate::operations::admin::collections::meta_call;
+use crate::operations::convert;
+use crate::{ClusterMemory, RequestContext};
 
 impl ClusterMemory {
     pub(crate) async fn backup_places(&self, context: &RequestContext) -> Result<RepositoriesReply, Problem> {

@@ -19,7 +19,7 @@ use mira_proto::{Problem, limits};
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
-use crate::owner::{Credential, NewPassphrase};
+use crate::private::credential::{Credential, NewPassphrase};
 use crate::{ClusterMemory, Memory, RequestContext, RouterConfig};
 use auth::Gate;
 

@@ -12,7 +12,8 @@ use mira_proto::{NodeId, Problem, ShardId, limits};
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Group, View};
-use crate::{ClusterMemory, VERSION, convert};
+use crate::operations::convert;
+use crate::{ClusterMemory, VERSION};
 
 /// Who answered what.
 type Answers = BTreeMap<NodeId, Result<node_v1::NodeStatus, String>>;
@@ -81,7 +82,7 @@ fn summary(view: &View, answers: &Answers) -> StatusReply {
         frames: view.shard_ids().map(|shard| frames(answers, shard + 1)).sum(),
         nodes: view.nodes().map(|node| node_status(node, answers, &leaders)).collect(),
         missing,
-        moves: view.moves.iter().map(crate::nodes::replica_move).collect(),
+        moves: view.moves.iter().map(crate::operations::admin::nodes::replica_move).collect(),
         moves_paused: view.moves_paused,
         ..Default::default()
     }

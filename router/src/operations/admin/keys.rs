@@ -8,10 +8,11 @@ use mira_proto::node_v1::{self, DropCollectionRequest, GetKeysRequest, RotateKey
 use mira_proto::{Code, Problem};
 
 use crate::cluster::CallError;
-use crate::collections::meta_call;
 use crate::ids::{self, WriteIdentity};
 use crate::memory::no_collection;
-use crate::{ClusterMemory, RequestContext, convert};
+use crate::operations::admin::collections::meta_call;
+use crate::operations::convert;
+use crate::{ClusterMemory, RequestContext};
 
 impl ClusterMemory {
     pub(crate) async fn key_names(&self, context: &RequestContext) -> Result<KeysReply, Problem> {

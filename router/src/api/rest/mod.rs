@@ -65,7 +65,7 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
     Router::new()
         .merge(guarded)
         .merge(metrics)
-        .route("/", get(async || Html(include_str!("index.html"))))
+        .route("/", get(async || Html(include_str!("../console/index.html"))))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .fallback(async |uri: Uri| {

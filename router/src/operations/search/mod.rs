@@ -12,6 +12,8 @@
 //! A shard that no replica answers for within [`limits::SHARD_PATIENCE`] is left out and named: the answer is
 //! `degraded`, unless the caller asked for all or nothing (`strict`), or no shard answered at all.
 
+pub(crate) mod answer_cache;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -26,20 +28,21 @@ use mira_proto::{Code, FrameId, Problem, ShardId, limits, node_v1};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::answers::{self, Road};
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Try, Want};
-use crate::convert::Space;
-use crate::cursor::Cursor;
-use crate::diversity::diversify;
-use crate::kinds::Known;
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::merge::{Candidate, merge};
-use crate::owned::{OwnedProbe, failed};
-use crate::private::{self, Opened};
-use crate::sift::{Ranked, Sieve, is_settled};
-use crate::validate::{self, Probe, Query};
-use crate::words::Words;
-use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids};
+use crate::operations::convert;
+use crate::operations::convert::Space;
+use crate::operations::field_types::Known;
+use crate::operations::validate::{self, Probe, Query};
+use crate::private::post_filter::{Ranked, Sieve, is_settled};
+use crate::private::seal::{self, Opened};
+use crate::private::search::{OwnedProbe, failed};
+use crate::private::text::Words;
+use crate::ranking::cursor::Cursor;
+use crate::ranking::diversity::diversify;
+use crate::ranking::merge::{Candidate, merge};
+use crate::{ClusterMemory, ConsistencyToken, RequestContext, ids};
+use answer_cache::Road;
 
 /// How many times `k` candidates a diverse answer is chosen from.
 const DIVERSE_POOL: u32 = 4;
@@ -381,7 +384,7 @@ impl ClusterMemory {
         mut request: node_v1::SearchRequest,
     ) -> Result<(node_v1::SearchReply, Road), CallError> {
         let started = Instant::now();
-        let key = answers::key(&request);
+        let key = answer_cache::key(&request);
         let kept = key.and_then(|key| self.answers.position(&key));
         let road = Road::of(&request, kept);
         self.metrics.decided(road.name(), started.elapsed());
@@ -534,7 +537,7 @@ impl ClusterMemory {
             }));
         }
         let (candidates, frames): (Vec<Candidate>, Vec<node_v1::Frame>) = winners.into_iter().unzip();
-        let frames = private::open_all(context, route.info.id, frames).map_err(CallError::Unreached)?;
+        let frames = seal::open_all(context, route.info.id, frames).map_err(CallError::Unreached)?;
         let hits = candidates.into_iter().zip(frames).zip(1..);
         let hits = hits.map(|((candidate, frame), rank)| hit(candidate, frame, (rank, query.words.as_ref())));
         hits.collect::<Result<_, _>>().map_err(CallError::Unreached)

@@ -5,7 +5,7 @@
 //! as a cosine, and the relevance is the score brought into 0..=1 over the pool, so that it weighs the same under
 //! every metric.
 
-use crate::merge::Candidate;
+use crate::ranking::merge::Candidate;
 
 /// Takes `k` hits of a ranked pool whose candidates carry their vectors. Cost: O(k · pool · dimension).
 pub fn diversify(pool: Vec<Candidate>, k: usize, diversity: f32) -> Vec<Candidate> {

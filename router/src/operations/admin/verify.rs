@@ -13,7 +13,7 @@ use mira_proto::{NodeId, Problem, ShardId, limits};
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::{Call, Group, Stays, View, Want};
-use crate::collections::meta_call;
+use crate::operations::admin::collections::meta_call;
 use crate::{ClusterMemory, RequestContext};
 
 /// Shards verified at once: reading everything is work for the disks.

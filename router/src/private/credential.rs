@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::collections::meta_call;
+use crate::operations::admin::collections::meta_call;
 use crate::{ClusterMemory, RequestContext};
 
 /// What a request says about the owner. Prints no secret.

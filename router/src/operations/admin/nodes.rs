@@ -6,7 +6,7 @@ use mira_proto::node_v1::{self, ChangeNodeRequest, PauseMovesRequest, change_nod
 use mira_proto::{Code, NodeId, Problem};
 
 use crate::cluster::View;
-use crate::collections::meta_call;
+use crate::operations::admin::collections::meta_call;
 use crate::{ClusterMemory, RequestContext};
 
 impl ClusterMemory {

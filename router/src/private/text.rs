@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use mira_proto::{FrameId, limits};
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::merge::{Candidate, merge};
+use crate::ranking::merge::{Candidate, merge};
 
 /// How soon another occurrence of a word counts for less, and how much a long text is held against it: the usual values
 /// (Robertson, Zaragoza: The Probabilistic Relevance Framework, 2009, section 3.4).

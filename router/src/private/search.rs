@@ -1,4 +1,4 @@
-//! Searching an owner's private frames by meaning, and listing them for a search by words ([`crate::words`]).
+//! Searching an owner's private frames by meaning, and listing them for a search by words ([`crate::private::text`]).
 //!
 //! No index on a node holds them, so the router reads the owner's sealed vectors from the shards, page by page, opens
 //! them, and compares the query with every one: exact, and bounded in memory by a page for each of a few shards.
@@ -8,7 +8,7 @@
 //! mostly nothing has, and the answer is a few bytes.
 //!
 //! What ranks hits beyond their similarity (age, a least score, the place where a page ended) is judged here, by the rules that a
-//! shard goes by ([`mira_index::ranking`]). What only bodies say is not: [`crate::sift`] opens those of the best.
+//! shard goes by ([`mira_index::ranking`]). What only bodies say is not: [`crate::private::post_filter`] opens those of the best.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,11 +27,13 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::cluster::{CallError, CollectionRoute};
-use crate::convert::Space;
-use crate::merge::{Best, Candidate};
-use crate::owner::{Credential, problem_of};
-use crate::search::{Asked, FIRST_PHASE, Round, TakenOver, level_of, read_call};
-use crate::{ClusterMemory, ConsistencyToken, RequestContext, convert, ids, private};
+use crate::operations::convert;
+use crate::operations::convert::Space;
+use crate::operations::search::{Asked, FIRST_PHASE, Round, TakenOver, level_of, read_call};
+use crate::private::credential::{Credential, problem_of};
+use crate::private::seal;
+use crate::ranking::merge::{Best, Candidate};
+use crate::{ClusterMemory, ConsistencyToken, RequestContext, ids};
 
 /// Frames whose vectors are opened and compared at once, then wiped: what 400 KB hold at 384 components.
 const STEP: usize = 256;
@@ -250,7 +252,7 @@ impl ClusterMemory {
         (shard, growing): (ShardId, Option<node_v1::Growing>),
         probe: &OwnedProbe,
     ) -> Result<OwnedAnswer, CallError> {
-        let key = (route.info.id, shard, private::owner_name(&probe.owner, route.info.id));
+        let key = (route.info.id, shard, seal::owner_name(&probe.owner, route.info.id));
         // What is shown of a collection that grows changes without any of its frames.
         let may_keep = route.before_growth().is_none();
         let cached = if may_keep { self.owned.get(&key) } else { None };
@@ -423,7 +425,7 @@ impl Comparison {
     /// Adds the components of a frame's vectors; returns how many there were.
     fn open(&self, frame: &OwnedFrame, components: &mut Vec<f32>) -> Result<usize, Problem> {
         let sealed = (frame.id, self.probe.space.number, &frame.vectors[..]);
-        let opened = private::open_vectors(&self.probe.owner, self.collection, sealed, components);
+        let opened = seal::open_vectors(&self.probe.owner, self.collection, sealed, components);
         let count = opened.map_err(|error| self.refused(frame.id, &problem_of(error)))?;
         if count % self.dim != 0 {
             let detail = format!("{count} components do not make vectors of {}", self.dim);

@@ -14,9 +14,11 @@ use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::owner::problem_of;
-use crate::search::{Round, TakenOver, level_of, read_call};
-use crate::{ClusterMemory, RequestContext, ids, private, validate};
+use crate::operations::search::{Round, TakenOver, level_of, read_call};
+use crate::operations::validate;
+use crate::private::credential::problem_of;
+use crate::private::seal;
+use crate::{ClusterMemory, RequestContext, ids};
 
 /// Frames that a shard is asked for beyond its share, because shares are never quite equal.
 const SPARE: u32 = 16;
@@ -141,11 +143,11 @@ fn revealed(
     (id, scanned): (FrameId, node_v1::ScannedFrame),
 ) -> Result<ScannedFrame, Problem> {
     let node_v1::ScannedFrame { frame, vector, private_vectors, named } = scanned;
-    let opened = private::open(context.owner_key(), route.info.id, frame.unwrap_or_default())?;
+    let opened = seal::open(context.owner_key(), route.info.id, frame.unwrap_or_default())?;
     let mut vector = (!vector.is_empty()).then_some(vector);
     let mut vectors: BTreeMap<String, Vec<f32>> = named.into_iter().map(|named| (named.space, named.vector)).collect();
     if let Some(owner) = context.owner_key().filter(|_| !private_vectors.is_empty()) {
-        let all = private::open_all_vectors(owner, route.info.id, (id, &private_vectors)).map_err(problem_of)?;
+        let all = seal::open_all_vectors(owner, route.info.id, (id, &private_vectors)).map_err(problem_of)?;
         let of = |space| Some(all.in_space(space).to_vec()).filter(|components| !components.is_empty());
         vector = if opened.has_own_vector() { of(OWN_SPACE) } else { None };
         let named = (OWN_SPACE + 1..).zip(&route.info.spaces);

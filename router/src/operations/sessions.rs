@@ -1,7 +1,7 @@
 //! Which sessions a collection has: the parts that each shard has of them, put together.
 //!
 //! Shards list sessions by a keyed tag that is the same in all of them, so pages fit together as those of a scan do
-//! ([`crate::scan`]): a session is told when no shard can still come with a smaller tag.
+//! ([`crate::operations::scan`]): a session is told when no shard can still come with a smaller tag.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,11 @@ use mira_proto::{Code, Problem, limits, node_v1};
 
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::search::{Round, TakenOver, level_of, read_call};
-use crate::validate::{self, WantedSessions};
-use crate::{ClusterMemory, RequestContext, convert, private};
+use crate::operations::convert;
+use crate::operations::search::{Round, TakenOver, level_of, read_call};
+use crate::operations::validate::{self, WantedSessions};
+use crate::private::seal;
+use crate::{ClusterMemory, RequestContext};
 
 /// A session, as far as shards have told of it.
 struct Known {
@@ -142,7 +144,7 @@ fn merged(pages: Vec<node_v1::SessionsReply>, limit: usize) -> Result<(Vec<Known
 }
 
 fn told(context: &RequestContext, route: &CollectionRoute, known: Known) -> Result<Session, Problem> {
-    let frame = private::open(context.owner_key(), route.info.id, known.newest)?.into_model()?;
+    let frame = seal::open(context.owner_key(), route.info.id, known.newest)?.into_model()?;
     Ok(Session {
         session: frame.session.unwrap_or_default(),
         frames: known.frames,
