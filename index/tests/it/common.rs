@@ -1,5 +1,4 @@
 //! Data for the tests: vectors in clusters, as embeddings of real texts are.
-#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,10 +1,8 @@
 //! Measuring recall with an index's own vectors: the same as asking one by one and comparing with the exact answers.
 
-mod common;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Clusters, Shelf};
+use crate::common::{Clusters, Shelf};
 use mira_index::{Config, IndexError, Metric, Quantization, RowCache, RowStorage, Samples, SearchParams, VectorIndex};
 
 const DIM: usize = 24;

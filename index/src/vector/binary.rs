@@ -15,10 +15,10 @@
 //! components: orthogonal, and O(dim · log dim). It follows from the seed and the dimension, so that an index read back
 //! from an image has the same.
 
-use crate::arena::Records;
-use crate::codes::{Longest, PREFIX, Space, lift};
-use crate::config::{Config, Metric};
-use crate::kernels::{self, Isa};
+use crate::vector::arena::Records;
+use crate::vector::codes::{Longest, PREFIX, Space, lift};
+use crate::vector::config::{Config, Metric};
+use crate::vector::kernels::{self, Isa};
 
 /// Bits of a rounded query.
 pub(crate) const PLANES: usize = 4;
@@ -96,7 +96,7 @@ pub(crate) struct BinaryProbe {
     factor: f32,
     /// -‖q‖² under L2, else 0.
     constant: f32,
-    /// As in [`Int8Probe`](crate::codes::Int8Probe).
+    /// As in [`Int8Probe`](crate::vector::codes::Int8Probe).
     lifted: Option<(f32, f32)>,
 }
 

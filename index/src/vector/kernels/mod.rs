@@ -86,10 +86,10 @@ pub(crate) fn dot_u7(isa: Isa, codes: &[u8], query: &[i8]) -> i32 {
     dispatch!(isa, dot_u7(codes, query), avx512 = dot_u7_vnni)
 }
 
-/// Σ bit · query, the query as [`PLANES`](crate::binary::PLANES) planes of as many words, in two's complement.
+/// Σ bit · query, the query as [`PLANES`](crate::vector::binary::PLANES) planes of as many words, in two's complement.
 #[inline]
 pub(crate) fn dot_bits(isa: Isa, bits: &[u64], planes: &[u64]) -> i32 {
-    assert_eq!(bits.len() * crate::binary::PLANES, planes.len());
+    assert_eq!(bits.len() * crate::vector::binary::PLANES, planes.len());
     dispatch!(isa, dot_bits(bits, planes), avx512 = dot_bits)
 }
 

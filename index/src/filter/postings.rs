@@ -10,7 +10,7 @@
 //! beyond [`MAX_FIELDS`] are not indexed: such a document is *partial*. When all takes more than the budget, the largest
 //! field is dropped. What is not indexed is not guessed: an evaluation gives the slots that certainly match and those
 //! that may, and the caller asks about the latter. What kinds of values a field has is known of all of them
-//! ([`crate::kinds`]).
+//! ([`crate::filter::field_types`]).
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -18,9 +18,9 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::{RwLock, RwLockReadGuard};
 use roaring::{MultiOps, RoaringBitmap};
 
-use crate::condition::{Attributes, Condition, Test, Value};
-use crate::kinds::{FieldKinds, Kinds};
-use crate::table::Labels;
+use crate::filter::condition::{Attributes, Condition, Test, Value};
+use crate::filter::field_types::{FieldKinds, Kinds};
+use crate::vector::table::Labels;
 
 /// Longest text that is indexed, bytes: names and words, not prose.
 pub(crate) const MAX_TEXT: usize = 256;

@@ -19,16 +19,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::arena::WRITTEN;
-use crate::attributes::Postings;
-use crate::codes::{Codes, with_space};
-use crate::condition::Attributes;
-use crate::config::{self, Config, MAX_SLOTS, Quantization};
 use crate::error::{IndexError, RowsError};
-use crate::graph::Graph;
-use crate::rows::{Row, RowStorage, Rows};
-use crate::scratch;
-use crate::table::{Label, Labels, Table, Times};
+use crate::filter::condition::Attributes;
+use crate::filter::postings::Postings;
+use crate::vector::arena::WRITTEN;
+use crate::vector::codes::{Codes, with_space};
+use crate::vector::config::{self, Config, MAX_SLOTS, Quantization};
+use crate::vector::graph::Graph;
+use crate::vector::rows::{Row, RowStorage, Rows};
+use crate::vector::scratch;
+use crate::vector::table::{Label, Labels, Table, Times};
 
 /// Backlog slots that each insert links beside its own: the backlog is gone after `exact_below / 4` inserts.
 const BACKLOG_PER_INSERT: usize = 4;

@@ -2,7 +2,7 @@
 //!
 //! Attributes are the type, session and role of a frame and the scalars of its metadata: `{"a": {"b": [1, 2]}}` gives the
 //! field `metadata.a.b` the values 1 and 2. A null is no value. They lie in the sealed body of a frame. A node keeps those of
-//! plain frames in memory (`crate::attributes`), beside codes and graph; a router reads those of private frames when a
+//! plain frames in memory (`crate::filter::postings`), beside codes and graph; a router reads those of private frames when a
 //! search asks about them. Both make them here, so that a filter means the same to either.
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ use mira_proto::{
 };
 use serde_json::Value as Json;
 
-use crate::condition::{Attributes, Condition, Number, Span, Test, Value};
+use crate::filter::condition::{Attributes, Condition, Number, Span, Test, Value};
 
 /// What a frame says of itself beside its content.
 #[derive(Debug, Clone, Copy, Default)]
@@ -154,7 +154,7 @@ fn value(scalar: Scalar) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Times;
+    use crate::vector::table::Times;
 
     fn said(metadata_json: &str) -> Said<'_> {
         Said { kind: "insight", session: "s1", metadata_json, ..Said::default() }

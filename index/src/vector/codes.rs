@@ -14,12 +14,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::arena::Records;
-use crate::binary::BinaryCodes;
-use crate::config::{Config, Metric, Quantization};
-use crate::kernels::{self, CODE_BLOCK, Isa};
-use crate::rows::Row;
-use crate::search::default_ef;
+use crate::vector::arena::Records;
+use crate::vector::binary::BinaryCodes;
+use crate::vector::config::{Config, Metric, Quantization};
+use crate::vector::kernels::{self, CODE_BLOCK, Isa};
+use crate::vector::rows::Row;
+use crate::vector::search::default_ef;
 
 /// How many times more is rescored after a scan of one-bit codes than after a walk: less leaves filters below a recall of
 /// 0.95 that the same beam reaches without one (`conditions_keep_recall_at_any_selectivity`).
@@ -300,9 +300,9 @@ pub(crate) enum Codes {
 macro_rules! with_space {
     ($codes:expr, $space:ident => $body:expr) => {
         match $codes {
-            $crate::codes::Codes::Int8($space) => $body,
-            $crate::codes::Codes::Full($space) => $body,
-            $crate::codes::Codes::Binary($space) => $body,
+            $crate::vector::codes::Codes::Int8($space) => $body,
+            $crate::vector::codes::Codes::Full($space) => $body,
+            $crate::vector::codes::Codes::Binary($space) => $body,
         }
     };
 }
@@ -350,7 +350,7 @@ impl Codes {
         with_space!(self, space => &space.records)
     }
 
-    /// Encodes and writes a vector that [`prepare`](crate::config::prepare) has prepared.
+    /// Encodes and writes a vector that [`prepare`](crate::vector::config::prepare) has prepared.
     pub(crate) fn push(&self, slot: u32, vector: &[f32]) {
         let payload = with_space!(self, space => space.encode(vector));
         self.push_payload(slot, &payload);

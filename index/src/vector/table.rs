@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashTable;
 use parking_lot::{RwLock, RwLockWriteGuard};
 
-use crate::arena::WordArena;
+use crate::vector::arena::WordArena;
 
 /// Shards, so that growing one stalls a sixteenth of the documents.
 const SHARDS: usize = 16;

@@ -1,10 +1,10 @@
 //! The exact answer over vectors that are in no index: the tail of a log, or another implementation's oracle.
 
-use crate::config::{self, Config, Metric, Quantization};
 use crate::error::IndexError;
-use crate::kernels::Isa;
-use crate::rows::{self, HalfRow, OwnedRow, Row};
 use crate::topk::{Hit, TopK};
+use crate::vector::config::{self, Config, Metric, Quantization};
+use crate::vector::kernels::Isa;
+use crate::vector::rows::{self, HalfRow, OwnedRow, Row};
 
 /// The best `k` of some documents by comparing with every vector, best first.
 ///

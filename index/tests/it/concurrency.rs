@@ -1,10 +1,8 @@
 //! Many threads at once: what is acknowledged is found, once, in one of its versions, at every moment.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::Clusters;
+use crate::common::Clusters;
 use mira_index::{Config, Metric, SearchParams, VectorIndex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -1,12 +1,10 @@
 //! Rows that lie elsewhere: the same answers as with rows in memory, whatever the cache holds, across compactions and
 //! restarts from images, and sensible ones while the source is ahead of the index.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{Clusters, Shelf, mean_recall};
+use crate::common::{Clusters, Shelf, mean_recall};
 use mira_index::{
     Attributes, Config, Document, Filter, Hit, ImageError, IndexError, Metric, Passage, Quantization, RowCache,
     RowSource, RowStorage, RowsError, SearchParams, Times, VectorIndex, exact_top_k,

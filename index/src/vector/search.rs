@@ -22,18 +22,18 @@ use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
-use crate::attributes::Matched;
-use crate::codes::{Space, with_space};
-use crate::condition::Condition;
-use crate::config::{self, MAX_EF};
 use crate::error::IndexError;
-use crate::graph::{self, Bounds, Walk, Walked};
-use crate::kernels::Isa;
-use crate::rows::{self, Rows};
-use crate::scratch;
-use crate::segment::{Segment, View};
-use crate::table::{Document, Label};
+use crate::filter::condition::Condition;
+use crate::filter::postings::Matched;
 use crate::topk::{Hit, TopK, best_documents};
+use crate::vector::codes::{Space, with_space};
+use crate::vector::config::{self, MAX_EF};
+use crate::vector::graph::{self, Bounds, Walk, Walked};
+use crate::vector::kernels::Isa;
+use crate::vector::rows::{self, Rows};
+use crate::vector::scratch;
+use crate::vector::segment::{Segment, View};
+use crate::vector::table::{Document, Label};
 
 /// The beam that a scan of codes is like: it ranks every vector by its code.
 const SCAN_BEAM: usize = 256;

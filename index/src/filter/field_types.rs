@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::condition::{Condition, Test, Value};
+use crate::filter::condition::{Condition, Test, Value};
 
 /// Most fields whose kinds are known; more than have postings, because a set is small.
 pub(crate) const MAX_NAMED: usize = 4_096;
@@ -222,7 +222,7 @@ impl FieldKinds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::condition::Span;
+    use crate::filter::condition::Span;
 
     fn kinds_of(field: &str) -> Kinds {
         match field {

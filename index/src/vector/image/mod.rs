@@ -38,17 +38,17 @@ use std::sync::Arc;
 
 use crc32fast::Hasher;
 
-use crate::arena::WRITTEN;
-use crate::attributes::{MAX_FIELDS, MAX_PER_DOCUMENT, MAX_TEXT, Term};
-use crate::condition::{Number, Value};
-use crate::config::{Config, MAX_PASSAGES, MAX_SLOTS, Metric, Quantization};
 use crate::error::{ImageError, RowsError};
-use crate::graph::{Graph, MAX_LAYER};
-use crate::index::VectorIndex;
-use crate::kinds::{FieldKinds, Kinds, MAX_NAME_BYTES, MAX_NAMED};
-use crate::rows::{Row, RowStorage, Rows};
-use crate::segment::{Segment, View};
-use crate::table::{Label, Times};
+use crate::filter::condition::{Number, Value};
+use crate::filter::field_types::{FieldKinds, Kinds, MAX_NAME_BYTES, MAX_NAMED};
+use crate::filter::postings::{MAX_FIELDS, MAX_PER_DOCUMENT, MAX_TEXT, Term};
+use crate::vector::arena::WRITTEN;
+use crate::vector::config::{Config, MAX_PASSAGES, MAX_SLOTS, Metric, Quantization};
+use crate::vector::graph::{Graph, MAX_LAYER};
+use crate::vector::rows::{Row, RowStorage, Rows};
+use crate::vector::segment::{Segment, View};
+use crate::vector::table::{Label, Times};
+use crate::vector::vector_index::VectorIndex;
 
 const MAGIC: [u8; 8] = *b"MIRAVIDX";
 const VERSION: u32 = 4;

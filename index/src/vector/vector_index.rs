@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
-use crate::attributes::Postings;
-use crate::condition::{Attributes, Condition, Value};
-use crate::config::{self, Config};
 use crate::error::IndexError;
-use crate::kinds::Kinds;
-use crate::rows::RowStorage;
-use crate::search::{Explain, Search, SearchParams};
-use crate::segment::Segment;
-use crate::table::{Document, Times};
+use crate::filter::condition::{Attributes, Condition, Value};
+use crate::filter::field_types::Kinds;
+use crate::filter::postings::Postings;
 use crate::topk::Hit;
+use crate::vector::config::{self, Config};
+use crate::vector::rows::RowStorage;
+use crate::vector::search::{Explain, Search, SearchParams};
+use crate::vector::segment::Segment;
+use crate::vector::table::{Document, Times};
 
 /// Dead slots below this number are not worth a compaction.
 const MIN_DEAD: u32 = 256;

@@ -10,14 +10,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config;
 use crate::error::IndexError;
-use crate::index::VectorIndex;
-use crate::kernels::Isa;
-use crate::rows;
-use crate::search::SearchParams;
-use crate::segment::Segment;
 use crate::topk::{Hit, TopK};
+use crate::vector::config;
+use crate::vector::kernels::Isa;
+use crate::vector::rows;
+use crate::vector::search::SearchParams;
+use crate::vector::segment::Segment;
+use crate::vector::vector_index::VectorIndex;
 
 /// Slots compared between two questions to the caller whether to stop.
 const BATCH: usize = 256;

@@ -1,10 +1,8 @@
 //! The index against slow models: random histories against a map, ranked lists against sort-all, recall against a scan.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Clusters, mean_recall, recall};
+use crate::common::{Clusters, mean_recall, recall};
 use mira_index::{
     Config, Document, DocumentRows, Filter, Hit, Metric, Quantization, SearchParams, VectorIndex, exact_top_k,
     indexed_top_k, merge_top_k,

@@ -3,14 +3,14 @@
 //! An attribute is a field and a value; a document may have several values of one field (a list), and a test holds if it
 //! holds for one of them. A test compares values of one kind only: `5` is neither below nor equal to `"5"`. A document
 //! without the field passes no test but the negation of one. The same rules hold wherever a condition is evaluated: on
-//! postings ([`crate::attributes`]) and on the attributes of one document ([`Condition::matches`]), which is the oracle.
+//! postings ([`crate::filter::postings`]) and on the attributes of one document ([`Condition::matches`]), which is the oracle.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::kinds::Kinds;
-use crate::table::Times;
+use crate::filter::field_types::Kinds;
+use crate::vector::table::Times;
 
 /// A number, compared by its exact value: 2⁶³ + 1 differs from 2⁶³, and 1.0 is 1.
 #[derive(Debug, Clone, Copy)]

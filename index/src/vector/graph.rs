@@ -21,10 +21,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::arena::WordArena;
-use crate::codes::Space;
-use crate::config::Config;
-use crate::scratch::Scratch;
+use crate::vector::arena::WordArena;
+use crate::vector::codes::Space;
+use crate::vector::config::Config;
+use crate::vector::scratch::Scratch;
 
 /// Highest layer; reached with m = 4 by one node in 4¹⁵.
 pub(crate) const MAX_LAYER: usize = 15;
@@ -410,7 +410,7 @@ impl<S: Space> Walk<'_, S> {
                 }
                 candidates.push(found);
                 if let Some(list) = graph.list(*slot, layer) {
-                    crate::kernels::prefetch(list);
+                    crate::vector::kernels::prefetch(list);
                 }
                 *compared += graph.offer(found, ef, accept, results);
             }

@@ -1,8 +1,6 @@
 //! The graph beside hnswlib-rs on the same vectors: at the same parameters it must find as much.
 
-mod common;
-
-use common::{Clusters, recall};
+use crate::common::{Clusters, recall};
 use hnswlib_rs::{Hnsw, HnswConfig, InMemoryVectorStore, L2};
 use mira_index::{Config, Hit, Metric, Quantization, SearchParams, VectorIndex};
 use proptest::prelude::*;

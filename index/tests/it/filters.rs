@@ -1,10 +1,8 @@
 //! Conditions on attributes: the same documents as one by one, after any history, and the recall of what a planner chose.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Clusters, Shelf, recall};
+use crate::common::{Clusters, Shelf, recall};
 use mira_index::{
     Attributes, Condition, Config, Document, Kinds, Metric, Number, Plan, Quantization, RowCache, RowStorage,
     SearchParams, Span, Test, Times, Value, VectorIndex, Where, exact_top_k,
@@ -379,7 +377,7 @@ fn conditions_keep_recall_at_any_selectivity() {
     }
 }
 
-/// Run by hand: `cargo test --workspace --test filters -- --ignored --nocapture`. Median times of searches at 100,000
+/// Run by hand: `cargo test -p mira-index --test it filters:: -- --ignored --nocapture`. Median times of searches at 100,000
 /// vectors of 384 components, and the memory of attributes.
 #[test]
 #[ignore = "takes minutes"]

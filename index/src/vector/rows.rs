@@ -18,11 +18,11 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::arena::Records;
-use crate::config::{self, Metric};
 use crate::error::RowsError;
-use crate::kernels::{self, Isa};
-use crate::table::Labels;
+use crate::vector::arena::Records;
+use crate::vector::config::{self, Metric};
+use crate::vector::kernels::{self, Isa};
+use crate::vector::table::Labels;
 
 /// Parts of a cache that are locked by themselves.
 const CACHE_SHARDS: usize = 32;
@@ -383,7 +383,7 @@ fn cache_key(owner: u32, slot: u32) -> u64 {
     u64::from(owner) << 32 | u64::from(slot)
 }
 
-/// The metric's score of a row for a query that [`prepare`](crate::config::prepare) has prepared.
+/// The metric's score of a row for a query that [`prepare`](crate::vector::config::prepare) has prepared.
 #[inline]
 pub(crate) fn score(isa: Isa, metric: Metric, row: Row<'_>, query: &[f32]) -> f32 {
     let dot = || match row {

@@ -1,8 +1,6 @@
 //! Images: the same answers after a round trip, and an error for every byte that is not as it was written.
 
-mod common;
-
-use common::Clusters;
+use crate::common::Clusters;
 use mira_index::{
     Attributes, Condition, Config, Document, ImageError, Kinds, Metric, Quantization, RowStorage, SearchParams, Span,
     Test, Times, Value, VectorIndex, Where,
@@ -114,9 +112,9 @@ fn foreign_and_future_images_are_refused() {
     future[8] = 5;
     assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(5))));
     let past = [
-        (1, &include_bytes!("samples/version-1.image")[..]),
-        (2, include_bytes!("samples/version-2.image")),
-        (3, include_bytes!("samples/version-3.image")),
+        (1, &include_bytes!("../samples/version-1.image")[..]),
+        (2, include_bytes!("../samples/version-2.image")),
+        (3, include_bytes!("../samples/version-3.image")),
     ];
     for (version, past) in past {
         assert!(matches!(read(past), Err(ImageError::UnsupportedVersion(found)) if found == version));
@@ -170,7 +168,7 @@ fn line() -> VectorIndex {
 /// The layout does not change without a new version.
 #[test]
 fn the_committed_sample_of_version_4_reads() {
-    let sample = include_bytes!("samples/version-4.image");
+    let sample = include_bytes!("../samples/version-4.image");
     let index = read(sample).unwrap();
     let hits = index.search(&SearchParams::new(&[5.0, 1.0], 3)).unwrap();
     let found: Vec<_> = hits.iter().map(|hit| (hit.id, hit.score)).collect();
@@ -190,7 +188,7 @@ fn the_committed_sample_of_version_4_reads() {
     assert_eq!(bytes(&line()), sample, "the layout changed: raise the version and add a sample");
 }
 
-/// Run by hand after the version was raised: `cargo test -p mira-index --test image -- --ignored`.
+/// Run by hand after the version was raised: `cargo test -p mira-index --test it image:: -- --ignored`.
 #[test]
 #[ignore = "writes the sample"]
 fn write_the_sample() {
