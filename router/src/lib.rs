@@ -1,8 +1,9 @@
 //! The router: stateless, any number of them, in front of the storage nodes.
 //!
-//! A caller speaks MCP, REST or gRPC to it ([`api`]); all three are thin adapters over one trait, [`Memory`], whose
-//! production implementation [`ClusterMemory`] validates a request and carries it out ([`operations`]), embeds its texts ([`embedding`]),
-//! finds the shards in a cached cluster map ([`cluster`]), asks them at once, and merges what they say ([`ranking`]).
+//! A caller speaks MCP, REST or gRPC to it ([`api`]); all three are thin adapters over [`Memory`]. Each of its operations
+//! is a file of [`operations`]: it checks the request, embeds texts ([`embedding`]), finds the shards in a cached cluster
+//! map ([`cluster`]), asks them at once, and merges what they say ([`ranking`]). Private frames have a folder of their own
+//! ([`private`]).
 //!
 //! Two promises shape the code. *Routers are interchangeable*: nothing is kept here that another router lacks; what a
 //! client must carry from one request to the next travels with it as a [`ConsistencyToken`]. *Retries are safe*: every
@@ -25,7 +26,7 @@ mod token;
 
 pub use config::RouterConfig;
 pub use context::RequestContext;
-pub use memory::{ClusterMemory, Memory};
+pub use memory::Memory;
 pub use server::{Router, RunningRouter, StartError};
 pub use token::ConsistencyToken;
 

@@ -20,7 +20,7 @@ use mira_proto::{Problem, limits};
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::private::credential::{Credential, NewPassphrase};
-use crate::{ClusterMemory, Memory, RequestContext, RouterConfig};
+use crate::{Memory, RequestContext, RouterConfig};
 use auth::Gate;
 
 /// The header that carries a consistency token, in requests and answers.
@@ -42,7 +42,7 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// What the adapters work with.
 pub struct Api {
-    pub(crate) memory: Arc<dyn Memory>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gate: Gate,
     pub(crate) open_metrics: bool,
@@ -57,7 +57,7 @@ pub struct Api {
 
 impl Api {
     /// The front ends' common part.
-    pub fn new(memory: Arc<ClusterMemory>, metrics: Arc<Metrics>, config: &RouterConfig) -> Self {
+    pub fn new(memory: Arc<Memory>, metrics: Arc<Metrics>, config: &RouterConfig) -> Self {
         Api {
             streams: Arc::new(tokio::sync::Semaphore::new(limits::MAX_STREAMS)),
             cluster: memory.cluster.clone(),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use futures::stream::{StreamExt, TryStreamExt};
 use mira_crypto::OwnerKey;
+use mira_proto::filter::{Condition, Filter};
 use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
 use mira_proto::placement::Partitioning;
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
@@ -17,10 +18,23 @@ use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::field_types::Known;
 use crate::operations::search::read_call;
-use crate::operations::validate::{self, Doomed};
+use crate::operations::validate::{self, checked_filter, checked_name, id_list};
 use crate::private::seal;
 use crate::private::search::failed;
-use crate::{ClusterMemory, ConsistencyToken, RequestContext};
+use crate::{ConsistencyToken, Memory, RequestContext};
+
+/// Which frames a `forget` removes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Removal {
+    /// These.
+    Ids(Vec<Uuid>),
+    /// All of a session.
+    Session(String),
+    /// All that this filter means, as JSON.
+    Filtered(String),
+    /// All of the collection.
+    All,
+}
 
 /// What went, and from where.
 #[derive(Default)]
@@ -50,30 +64,30 @@ impl Removed {
     }
 }
 
-impl ClusterMemory {
-    pub(crate) async fn forget_request(
-        &self,
-        context: &RequestContext,
-        request: ForgetRequest,
-    ) -> Result<ForgetReply, Problem> {
-        let shred = request.shred;
-        let (collection, doomed) = validate::forget(request)?;
-        if shred && matches!(doomed, Doomed::All) {
-            let shred = Some(self.shred_collection(context, &collection).await?);
-            return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
-        }
-        let reply = self.forget_named(context, &collection, doomed).await?;
-        match shred {
-            false => Ok(reply),
-            true => Ok(ForgetReply { shred: Some(self.shred_key(context, &collection).await?), ..reply }),
-        }
+impl Memory {
+    /// Removes memories.
+    pub async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {
+        self.bounded("forget", context, async {
+            let shred = request.shred;
+            let (collection, removal) = self::removal(request)?;
+            if shred && matches!(removal, Removal::All) {
+                let shred = Some(self.shred_collection(context, &collection).await?);
+                return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
+            }
+            let reply = self.forget_named(context, &collection, removal).await?;
+            match shred {
+                false => Ok(reply),
+                true => Ok(ForgetReply { shred: Some(self.shred_key(context, &collection).await?), ..reply }),
+            }
+        })
+        .await
     }
 
     async fn forget_named(
         &self,
         context: &RequestContext,
         collection: &str,
-        mut doomed: Doomed,
+        mut removal: Removal,
     ) -> Result<ForgetReply, Problem> {
         let context = &self.with_owner(context).await?;
         let mut removed = Removed::default();
@@ -84,7 +98,7 @@ impl ClusterMemory {
                     _ => Err(no_collection(collection)),
                 };
             };
-            match self.forget_in(context, &route, &doomed).await {
+            match self.forget_in(context, &route, &removal).await {
                 Ok(mut more) => {
                     let moved = std::mem::take(&mut more.moved);
                     removed.add(more);
@@ -93,7 +107,7 @@ impl ClusterMemory {
                         return Ok(reply(context, removed));
                     }
                     // This router has not heard of the growth that moved them.
-                    doomed = Doomed::Ids(moved);
+                    removal = Removal::Ids(moved);
                     let epoch = self.cluster.view().map_or(0, |view| view.epoch);
                     self.cluster.refresh(epoch + 1).await;
                 }
@@ -110,26 +124,26 @@ impl ClusterMemory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        doomed: &Doomed,
+        removal: &Removal,
     ) -> Result<Removed, CallError> {
         let (before, owner) = (route.before_growth(), context.owner_key());
-        if let Doomed::Filtered(filter_json) = doomed {
+        if let Removal::Filtered(filter_json) = removal {
             self.filter_makes_sense(context, route, filter_json).await?;
         }
-        let first = requests(route, before.unwrap_or(route.partitioning()), doomed, owner);
+        let first = requests(route, before.unwrap_or(route.partitioning()), removal, owner);
         // Ids that have moved are named by the shard; of a session it can only say that some may have, and so the map must be
         // new enough to know.
-        let stays = if matches!(doomed, Doomed::Ids(_)) { Stays::Before } else { Stays::Whole };
+        let stays = if matches!(removal, Removal::Ids(_)) { Stays::Before } else { Stays::Whole };
         let mut removed = self.forget_all(context, route, (first, stays)).await?;
-        let heirs = match (before, doomed) {
+        let heirs = match (before, removal) {
             (None, _) => Vec::new(),
-            (Some(_), Doomed::Ids(_)) => {
-                requests(route, route.partitioning(), &Doomed::Ids(std::mem::take(&mut removed.moved)), owner)
+            (Some(_), Removal::Ids(_)) => {
+                requests(route, route.partitioning(), &Removal::Ids(std::mem::take(&mut removed.moved)), owner)
             }
             (Some(_), _) => {
                 let of_heir = |(&heir, sources): (&ShardId, &Vec<ShardId>)| {
                     let opened = sources.clone();
-                    let asked = requests_of(route, &[heir], doomed, owner).into_iter();
+                    let asked = requests_of(route, &[heir], removal, owner).into_iter();
                     asked.map(move |request| node_v1::ForgetRequest { opened: opened.clone(), ..request })
                 };
                 removed.released.iter().flat_map(of_heir).collect()
@@ -279,14 +293,41 @@ impl ClusterMemory {
     }
 }
 
+/// Checks a `forget`; returns the collection, and what goes.
+pub fn removal(request: ForgetRequest) -> Result<(String, Removal), Problem> {
+    let collection = validate::collection(request.collection)?;
+    let removal = match (request.id, request.ids, request.session, request.filter, request.all) {
+        (Some(id), None, None, None, false) => Removal::Ids(vec![id]),
+        (None, Some(ids), None, None, false) => Removal::Ids(id_list(ids, limits::MAX_FORGET_STEP)?),
+        (None, None, Some(session), None, false) => Removal::Session(checked_name("session", session)?),
+        (None, None, None, Some(filter), false) => Removal::Filtered(meaningful(&filter)?),
+        (None, None, None, None, true) => Removal::All,
+        (None, None, None, None, false) => {
+            return Err(Problem::invalid("nothing to forget: send id, ids, session, filter, or all: true"));
+        }
+        _ => return Err(Problem::invalid("id, ids, session, filter and all exclude each other: send one of them")),
+    };
+    Ok((collection, removal))
+}
+
+/// A filter that leaves something out: to forget everything must be asked for in so many words.
+fn meaningful(filter: &Filter) -> Result<String, Problem> {
+    match filter.check()? {
+        Condition::All(parts) if parts.is_empty() => {
+            Err(Problem::invalid("the filter matches everything: send all: true if that is meant"))
+        }
+        _ => checked_filter(filter),
+    }
+}
+
 /// What each shard is asked to remove, when frames lie as `homes` says.
 fn requests(
     route: &CollectionRoute,
     homes: &Partitioning,
-    doomed: &Doomed,
+    removal: &Removal,
     owner: Option<&OwnerKey>,
 ) -> Vec<node_v1::ForgetRequest> {
-    let Doomed::Ids(ids) = doomed else { return requests_of(route, homes.shards(), doomed, owner) };
+    let Removal::Ids(ids) = removal else { return requests_of(route, homes.shards(), removal, owner) };
     let mut by_shard: BTreeMap<ShardId, node_v1::ForgetRequest> = BTreeMap::new();
     for id in ids {
         let shard = homes.shard_of(id.as_u128());
@@ -299,14 +340,14 @@ fn requests(
 fn requests_of(
     route: &CollectionRoute,
     shards: &[ShardId],
-    doomed: &Doomed,
+    removal: &Removal,
     owner: Option<&OwnerKey>,
 ) -> Vec<node_v1::ForgetRequest> {
     let of_shard = |&shard: &ShardId| {
         let blank = blank(route, shard, owner);
-        match doomed {
-            Doomed::Ids(_) => Vec::new(),
-            Doomed::Session(session) => {
+        match removal {
+            Removal::Ids(_) => Vec::new(),
+            Removal::Session(session) => {
                 // Two sessions may have one name: the plain one, and the owner's.
                 let private_session = owner.map(|owner| seal::session_name(owner, route.info.id, session));
                 let private =
@@ -314,10 +355,10 @@ fn requests_of(
                 let plain = node_v1::ForgetRequest { session: session.clone(), ..blank };
                 std::iter::once(plain).chain(private).collect()
             }
-            Doomed::Filtered(filter_json) => {
+            Removal::Filtered(filter_json) => {
                 vec![node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank }]
             }
-            Doomed::All => vec![node_v1::ForgetRequest { all: true, ..blank }],
+            Removal::All => vec![node_v1::ForgetRequest { all: true, ..blank }],
         }
     };
     shards.iter().flat_map(of_shard).collect()
@@ -341,4 +382,27 @@ fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: 
 fn reply(context: &RequestContext, removed: Removed) -> ForgetReply {
     let token = context.having_seen(&removed.seen).token;
     ForgetReply { removed: removed.count, ids: removed.ids, shred: None, consistency_token: token.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::validate::tests::refused;
+
+    #[test]
+    fn everything_is_forgotten_only_when_asked_in_so_many_words() {
+        refused(removal(ForgetRequest::default()), Code::InvalidArgument, "all: true");
+        let all = ForgetRequest { all: true, ..Default::default() };
+        assert_eq!(removal(all.clone()).unwrap(), ("default".to_owned(), Removal::All));
+        let also = ForgetRequest { session: Some("s".into()), ..all };
+        refused(removal(also), Code::InvalidArgument, "exclude");
+    }
+
+    #[test]
+    fn a_filter_that_means_everything_forgets_nothing() {
+        let by = |filter: Filter| removal(ForgetRequest { filter: Some(filter), ..Default::default() });
+        refused(by(Filter { and: Some(vec![]), ..Default::default() }), Code::InvalidArgument, "all: true");
+        let drafts: Filter = serde_json::from_str(r#"{"field": "type", "eq": "draft"}"#).unwrap();
+        assert_eq!(by(drafts.clone()).unwrap().1, Removal::Filtered(serde_json::to_string(&drafts).unwrap()));
+    }
 }

@@ -16,35 +16,57 @@ use uuid::Uuid;
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::search::{Round, Staleness, TakenOver, level_of, read_call};
-use crate::operations::validate::{self, Wanted};
+use crate::operations::validate::{self, checked_name, id_list, range};
 use crate::private::seal;
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
 
-impl ClusterMemory {
-    pub(crate) async fn recall_request(
-        &self,
-        context: &RequestContext,
-        request: RecallRequest,
-    ) -> Result<RecallReply, Problem> {
-        let context = context.reading(request.consistency.unwrap_or(Consistency::Linearizable));
-        let (collection, wanted) = validate::recall(request)?;
-        let context = self.with_owner(&context).await?;
-        for _ in 0..MAX_REROUTES {
-            let Some(route) = self.find_collection(&context, &collection).await? else {
-                return nothing_in(&collection, wanted);
-            };
-            let reply = match &wanted {
-                Wanted::One(id) => self.recall_ids(&context, &route, std::slice::from_ref(id)).await,
-                Wanted::Many(ids) => self.recall_ids(&context, &route, ids).await,
-                Wanted::Session { .. } => self.recall_session(&context, &route, &wanted).await,
-            };
-            return match (reply, &wanted) {
-                (Err(CallError::Moved), _) => continue,
-                (Ok(reply), Wanted::One(id)) if reply.frames.is_empty() => Err(no_frame(*id)),
-                (reply, _) => Ok(reply?),
-            };
-        }
-        Err(CallError::Moved.into())
+/// Which frames a recall is after.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// One frame; that it is unknown is a problem.
+    One(Uuid),
+    /// These frames; unknown ones are listed.
+    Many(Vec<Uuid>),
+    /// A session in order of creation.
+    Session {
+        /// Its name.
+        session: String,
+        /// Created at or after, milliseconds; 0 = open.
+        from_ms: u64,
+        /// Created before, milliseconds; 0 = open.
+        to_ms: u64,
+        /// How many at most.
+        limit: u32,
+        /// The newest instead of the oldest.
+        last: bool,
+    },
+}
+
+impl Memory {
+    /// Fetches memories by id, or a session in order.
+    pub async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem> {
+        self.bounded("recall", context, async {
+            let context = context.reading(request.consistency.unwrap_or(Consistency::Linearizable));
+            let (collection, wanted) = self::wanted(request)?;
+            let context = self.with_owner(&context).await?;
+            for _ in 0..MAX_REROUTES {
+                let Some(route) = self.find_collection(&context, &collection).await? else {
+                    return nothing_in(&collection, wanted);
+                };
+                let reply = match &wanted {
+                    Wanted::One(id) => self.recall_ids(&context, &route, std::slice::from_ref(id)).await,
+                    Wanted::Many(ids) => self.recall_ids(&context, &route, ids).await,
+                    Wanted::Session { .. } => self.recall_session(&context, &route, &wanted).await,
+                };
+                return match (reply, &wanted) {
+                    (Err(CallError::Moved), _) => continue,
+                    (Ok(reply), Wanted::One(id)) if reply.frames.is_empty() => Err(no_frame(*id)),
+                    (reply, _) => Ok(reply?),
+                };
+            }
+            Err(CallError::Moved.into())
+        })
+        .await
     }
 
     async fn recall_ids(
@@ -185,6 +207,32 @@ impl ClusterMemory {
     }
 }
 
+/// Checks a recall; returns the collection, and what is wanted of it.
+pub fn wanted(request: RecallRequest) -> Result<(String, Wanted), Problem> {
+    let collection = validate::collection(request.collection)?;
+    let ranged = request.created_from.is_some() || request.created_to.is_some();
+    let session_only = ranged || request.limit.is_some() || request.last;
+    let wanted = match (request.id, request.ids, request.session) {
+        (Some(id), None, None) => Wanted::One(id),
+        (None, Some(ids), None) => Wanted::Many(id_list(ids, limits::MAX_RECALL as usize)?),
+        (None, None, Some(session)) => {
+            let (from_ms, to_ms) = range(request.created_from.as_deref(), request.created_to.as_deref())?;
+            let limit = request.limit.unwrap_or(limits::DEFAULT_RECALL);
+            if limit == 0 || limit > limits::MAX_RECALL {
+                return Err(Problem::invalid(format!("limit is {limit}, it must be 1 to {}", limits::MAX_RECALL)));
+            }
+            let session = checked_name("session", session)?;
+            Wanted::Session { session, from_ms, to_ms, limit, last: request.last }
+        }
+        (None, None, None) => return Err(Problem::invalid("nothing to recall: send id, ids or session")),
+        _ => return Err(Problem::invalid("id, ids and session exclude each other: send one of them")),
+    };
+    if session_only && !matches!(wanted, Wanted::Session { .. }) {
+        return Err(Problem::invalid("created_from, created_to, limit and last go with session only"));
+    }
+    Ok((collection, wanted))
+}
+
 fn staleness_of(replies: &[node_v1::FetchReply]) -> Staleness {
     let mut staleness = Staleness::default();
     replies.iter().for_each(|reply| staleness.note(reply.freshness));
@@ -226,6 +274,7 @@ fn no_frame(id: Uuid) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operations::validate::tests::refused;
 
     fn frame(id: u8, created_ms: u64) -> node_v1::Frame {
         node_v1::Frame { id: vec![id; 16].into(), created_ms, ..Default::default() }
@@ -244,5 +293,20 @@ mod tests {
         assert_eq!(ids(merge_session(replies(), 2, false)), [1, 2]);
         assert_eq!(ids(merge_session(replies(), 2, true)), [4, 5]);
         assert_eq!(ids(merge_session(replies(), 10, true)), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_recall_has_exactly_one_selector() {
+        let id = Uuid::from_u128(7);
+        let recall = |request| wanted(request).map(|(_, wanted)| wanted);
+        let by_id = RecallRequest { id: Some(id), ..Default::default() };
+        assert_eq!(recall(by_id.clone()).unwrap(), Wanted::One(id));
+        let by_ids = RecallRequest { ids: Some(vec![id]), ..Default::default() };
+        assert_eq!(recall(by_ids.clone()).unwrap(), Wanted::Many(vec![id]));
+        let both = RecallRequest { ids: by_ids.ids, ..by_id.clone() };
+        refused(recall(both), Code::InvalidArgument, "exclude");
+        refused(recall(RecallRequest { last: true, ..by_id }), Code::InvalidArgument, "session only");
+        let many = RecallRequest { ids: Some(vec![id; 1_001]), ..Default::default() };
+        refused(recall(many), Code::TooLarge, "1001");
     }
 }

@@ -15,36 +15,40 @@ use uuid::Uuid;
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::search::{Round, TakenOver, level_of, read_call};
-use crate::operations::validate;
+use crate::operations::validate::page_size;
 use crate::private::credential::problem_of;
 use crate::private::seal;
-use crate::{ClusterMemory, RequestContext, ids};
+use crate::{Memory, RequestContext, ids};
 
 /// Frames that a shard is asked for beyond its share, because shares are never quite equal.
 const SPARE: u32 = 16;
 
-impl ClusterMemory {
-    pub(crate) async fn scan_request(
+impl Memory {
+    /// Everything in a collection, page by page in order of the ids.
+    pub async fn scan(
         &self,
         context: &RequestContext,
         collection: &str,
         request: ScanRequest,
     ) -> Result<ScanReply, Problem> {
-        let (after, limit) = validate::scan(&request)?;
-        let context = self.with_owner(&context.reading(Consistency::Linearizable)).await?;
-        for _ in 0..MAX_REROUTES {
-            let Some(route) = self.find_collection(&context, collection).await? else {
-                return match collection {
-                    DEFAULT_COLLECTION => Ok(ScanReply::default()),
-                    other => Err(no_collection(other)),
+        self.bounded("scan", context, async {
+            let (after, limit) = page_size(request.limit).map(|limit| (request.after, limit))?;
+            let context = self.with_owner(&context.reading(Consistency::Linearizable)).await?;
+            for _ in 0..MAX_REROUTES {
+                let Some(route) = self.find_collection(&context, collection).await? else {
+                    return match collection {
+                        DEFAULT_COLLECTION => Ok(ScanReply::default()),
+                        other => Err(no_collection(other)),
+                    };
                 };
-            };
-            match self.scan_page(&context, &route, (after, limit)).await {
-                Err(CallError::Moved) => {}
-                page => return Ok(page?),
+                match self.scan_page(&context, &route, (after, limit)).await {
+                    Err(CallError::Moved) => {}
+                    page => return Ok(page?),
+                }
             }
-        }
-        Err(CallError::Moved.into())
+            Err(CallError::Moved.into())
+        })
+        .await
     }
 
     async fn scan_page(

@@ -16,9 +16,22 @@ use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::convert;
 use crate::operations::search::{Round, TakenOver, level_of, read_call};
-use crate::operations::validate::{self, WantedSessions};
+use crate::operations::validate::{optional_name, page_size, time};
 use crate::private::seal;
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
+
+/// Which sessions are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct WantedSessions {
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Only with a frame that is not older.
+    active_since_ms: u64,
+    /// The tag of the last one of the page before; empty for the first.
+    after: Bytes,
+    /// So many at most.
+    limit: u32,
+}
 
 /// A session, as far as shards have told of it.
 struct Known {
@@ -27,28 +40,32 @@ struct Known {
     newest: node_v1::Frame,
 }
 
-impl ClusterMemory {
-    pub(crate) async fn sessions_request(
+impl Memory {
+    /// The sessions of a collection, page by page.
+    pub async fn sessions(
         &self,
         context: &RequestContext,
         collection: &str,
         request: SessionsRequest,
     ) -> Result<SessionsReply, Problem> {
-        let wanted = validate::sessions(request)?;
-        let context = self.with_owner(&context.reading(Consistency::Linearizable)).await?;
-        for _ in 0..MAX_REROUTES {
-            let Some(route) = self.find_collection(&context, collection).await? else {
-                return match collection {
-                    DEFAULT_COLLECTION => Ok(SessionsReply::default()),
-                    other => Err(no_collection(other)),
+        self.bounded("sessions", context, async {
+            let wanted = self::wanted(request)?;
+            let context = self.with_owner(&context.reading(Consistency::Linearizable)).await?;
+            for _ in 0..MAX_REROUTES {
+                let Some(route) = self.find_collection(&context, collection).await? else {
+                    return match collection {
+                        DEFAULT_COLLECTION => Ok(SessionsReply::default()),
+                        other => Err(no_collection(other)),
+                    };
                 };
-            };
-            match self.sessions_page(&context, &route, &wanted).await {
-                Err(CallError::Moved) => {}
-                page => return Ok(page?),
+                match self.sessions_page(&context, &route, &wanted).await {
+                    Err(CallError::Moved) => {}
+                    page => return Ok(page?),
+                }
             }
-        }
-        Err(CallError::Moved.into())
+            Err(CallError::Moved.into())
+        })
+        .await
     }
 
     async fn sessions_page(
@@ -111,6 +128,21 @@ impl ClusterMemory {
             })
             .await
     }
+}
+
+/// Checks what sessions are asked for.
+fn wanted(request: SessionsRequest) -> Result<WantedSessions, Problem> {
+    let after = request.after.as_deref().map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
+    let after = after.ok().filter(|after| after.as_ref().is_none_or(|tag| tag.len() == 16));
+    let after = after.ok_or_else(|| Problem::invalid("after is not what an earlier page gave as next"))?;
+    let limit = page_size(request.limit)?;
+    let since = request.active_since.as_deref().map(|text| time("active_since", text)).transpose()?;
+    Ok(WantedSessions {
+        agent: optional_name("agent", request.agent)?,
+        active_since_ms: since.unwrap_or_default(),
+        after: after.unwrap_or_default().into(),
+        limit,
+    })
 }
 
 /// The first sessions of all pages that no shard can come before, and the tag behind which the next page begins.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Group, View};
 use crate::operations::convert;
-use crate::{ClusterMemory, VERSION};
+use crate::{Memory, RequestContext, VERSION};
 
 /// Who answered what.
 type Answers = BTreeMap<NodeId, Result<node_v1::NodeStatus, String>>;
@@ -21,23 +21,27 @@ type Answers = BTreeMap<NodeId, Result<node_v1::NodeStatus, String>>;
 /// The meta group's number on the wire; a shard's is one more than the shard's own.
 const META_GROUP: u32 = 0;
 
-impl ClusterMemory {
-    pub(crate) async fn status_request(&self, request: StatusRequest) -> Result<StatusReply, Problem> {
-        let model = self.embedding.model().map(|model| model.name.clone());
-        let by = Instant::now() + limits::STATUS_TRY;
-        let Ok(view) = self.cluster.view_by(by).await else {
-            let missing = vec!["no storage node has answered yet: there is no cluster map".to_owned()];
-            let state = "unavailable".to_owned();
-            return Ok(StatusReply { state, version: VERSION.to_owned(), model, missing, ..Default::default() });
-        };
-        let answers = self.ask_all(&view).await;
-        let mut reply = StatusReply { model, ..summary(&view, &answers) };
-        if request.detailed {
-            reply.groups = groups(&view, &answers);
-            reply.collections =
-                view.collections().map(|route| convert::collection(&route.info)).collect::<Result<_, _>>()?;
-        }
-        Ok(reply)
+impl Memory {
+    /// Says how the cluster is.
+    pub async fn status(&self, context: &RequestContext, request: StatusRequest) -> Result<StatusReply, Problem> {
+        self.bounded("status", context, async {
+            let model = self.embedding.model().map(|model| model.name.clone());
+            let by = Instant::now() + limits::STATUS_TRY;
+            let Ok(view) = self.cluster.view_by(by).await else {
+                let missing = vec!["no storage node has answered yet: there is no cluster map".to_owned()];
+                let state = "unavailable".to_owned();
+                return Ok(StatusReply { state, version: VERSION.to_owned(), model, missing, ..Default::default() });
+            };
+            let answers = self.ask_all(&view).await;
+            let mut reply = StatusReply { model, ..summary(&view, &answers) };
+            if request.detailed {
+                reply.groups = groups(&view, &answers);
+                reply.collections =
+                    view.collections().map(|route| convert::collection(&route.info)).collect::<Result<_, _>>()?;
+            }
+            Ok(reply)
+        })
+        .await
     }
 
     async fn ask_all(&self, view: &View) -> Answers {

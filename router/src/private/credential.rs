@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::operations::admin::collections::meta_call;
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
 
 /// What a request says about the owner. Prints no secret.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl fmt::Debug for Credential {
 }
 
 impl RequestContext {
-    /// The owner's key, once [`ClusterMemory::with_owner`] has found it.
+    /// The owner's key, once [`Memory::with_owner`] has found it.
     pub(crate) fn owner_key(&self) -> Option<&OwnerKey> {
         match &self.owner {
             Some(Credential::Key(key)) => Some(key),
@@ -156,7 +156,7 @@ impl Owners {
     }
 }
 
-impl ClusterMemory {
+impl Memory {
     /// The request with the owner's key in the place of a passphrase. A passphrase that nothing was stored under is a
     /// wrong one.
     pub(crate) async fn with_owner(&self, context: &RequestContext) -> Result<RequestContext, Problem> {
@@ -240,28 +240,32 @@ impl ClusterMemory {
     }
 
     /// Protects the owner's key by another passphrase. The key stays, and so does everything sealed with it.
-    pub(crate) async fn change_passphrase(&self, context: &RequestContext, new: NewPassphrase) -> Result<(), Problem> {
-        let Some(Credential::Passphrase(passphrase)) = &context.owner else {
-            let detail = "send the passphrase of today (header X-Mira-Owner-Passphrase): a key has none to be changed";
-            return Err(Problem::invalid(detail));
-        };
-        let owner = Bytes::copy_from_slice(&passphrase.owner);
-        let record = self.record(context, &owner).await?;
-        if record.is_empty() {
-            return Err(Problem::new(Code::WrongOwnerKey, "no passphrase of this owner was ever used"));
-        }
-        let (old, cost) = (record.clone(), *self.owners.cost.lock());
-        let changed = self
-            .at_work(passphrase, move |secret| {
-                let key = OwnerKey::from_passphrase(secret, &record)?;
-                key.protect(&new.0, cost, &mut mira_crypto::os_rng())
-            })
-            .await?;
-        if self.put_record(context, (owner, changed.clone(), old)).await? != changed {
-            return Err(Problem::new(Code::Conflict, "the passphrase was changed by another request: try again"));
-        }
-        self.owners.opened.lock().pop(&self.owners.cache_key(passphrase));
-        Ok(())
+    pub async fn set_passphrase(&self, context: &RequestContext, new: NewPassphrase) -> Result<(), Problem> {
+        self.bounded("set_passphrase", context, async {
+            let Some(Credential::Passphrase(passphrase)) = &context.owner else {
+                let detail =
+                    "send the passphrase of today (header X-Mira-Owner-Passphrase): a key has none to be changed";
+                return Err(Problem::invalid(detail));
+            };
+            let owner = Bytes::copy_from_slice(&passphrase.owner);
+            let record = self.record(context, &owner).await?;
+            if record.is_empty() {
+                return Err(Problem::new(Code::WrongOwnerKey, "no passphrase of this owner was ever used"));
+            }
+            let (old, cost) = (record.clone(), *self.owners.cost.lock());
+            let changed = self
+                .at_work(passphrase, move |secret| {
+                    let key = OwnerKey::from_passphrase(secret, &record)?;
+                    key.protect(&new.0, cost, &mut mira_crypto::os_rng())
+                })
+                .await?;
+            if self.put_record(context, (owner, changed.clone(), old)).await? != changed {
+                return Err(Problem::new(Code::Conflict, "the passphrase was changed by another request: try again"));
+            }
+            self.owners.opened.lock().pop(&self.owners.cache_key(passphrase));
+            Ok(())
+        })
+        .await
     }
 
     /// An owner's passphrase record; empty if there is none.

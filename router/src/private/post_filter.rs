@@ -27,12 +27,12 @@ use uuid::Uuid;
 use crate::cluster::{CallError, CollectionRoute};
 use crate::operations::field_types::Known;
 use crate::operations::search::Staleness;
-use crate::operations::validate::Query;
+use crate::operations::search::query::{Grouping, Query};
 use crate::private::seal;
 use crate::private::search::{OwnedProbe, failed};
 use crate::private::text::{Counts, Words, fuse, rank_by_words};
 use crate::ranking::merge::Candidate;
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
 
 /// Private candidates that are opened first: a round trip costs as much as opening some dozens.
 const FIRST_STEP: usize = 64;
@@ -71,7 +71,7 @@ struct Sifted {
 impl Sieve {
     /// That of a search; none if vectors and times say all that it needs to know.
     pub(crate) fn of(probe: &OwnedProbe, query: &Query, collection: CollectionId) -> Option<Arc<Sieve>> {
-        let group_field = query.group.as_ref().map(|(field, _)| field.clone());
+        let group_field = query.group.as_ref().map(|group| group.field.clone());
         let (owner, condition) = (probe.owner.clone(), probe.condition.clone());
         let words = query.words.clone();
         let is_needed = condition.is_some() || group_field.is_some() || words.is_some();
@@ -196,7 +196,7 @@ impl Ranked {
 
 /// Whether candidates that are ready settle an answer whose hits depend on each other: of groups or of a diverse pool.
 pub(crate) fn is_settled(query: &Query, ready: &VecDeque<Candidate>) -> bool {
-    let Some((_, size)) = &query.group else { return ready.len() >= query.pool() as usize };
+    let Some(Grouping { size, .. }) = &query.group else { return ready.len() >= query.pool() as usize };
     let bounds = (query.k as usize, *size as usize);
     let name = |candidate: &&Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
     let kept = first_of_groups(ready.iter().collect(), bounds, name);
@@ -205,7 +205,7 @@ pub(crate) fn is_settled(query: &Query, ready: &VecDeque<Candidate>) -> bool {
     are_full(&kept, bounds, name) || private >= limits::MAX_GROUP_POOL
 }
 
-impl ClusterMemory {
+impl Memory {
     /// Makes candidates ready until there are enough, or no more.
     pub(crate) async fn sift(
         &self,
@@ -363,7 +363,7 @@ mod tests {
         let query = |change: fn(&mut SearchRequest)| {
             let mut request = SearchRequest { query: Some("x".into()), k: Some(2), ..Default::default() };
             change(&mut request);
-            crate::operations::validate::search(request).unwrap()
+            Query::of(request).unwrap()
         };
         let grouped = query(|request| {
             request.group_by = Some("type".into());

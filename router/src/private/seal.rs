@@ -11,7 +11,7 @@ use mira_crypto::{CryptoError, OwnerContext, OwnerKey, Part, private};
 use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::model::Frame;
-use mira_proto::node_v1::{self, FrameWrite, Passage, PrivateWrite};
+use mira_proto::node_v1::{self, FrameWrite, PrivateWrite};
 use mira_proto::vectors::{self, FrameVectors, OWN_SPACE, SpaceNumber, VectorsError};
 use mira_proto::{Code, CollectionId, FrameId, Problem, limits};
 use rand::SeedableRng;
@@ -20,8 +20,8 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::operations::convert;
-use crate::operations::store::Named;
-use crate::operations::validate::Draft;
+use crate::operations::store::Embedded;
+use crate::operations::store::draft::Draft;
 use crate::private::credential::problem_of;
 use crate::private::text::{Counts, Words};
 use crate::{RequestContext, ids};
@@ -91,8 +91,7 @@ pub(crate) fn session_name(owner: &OwnerKey, collection: CollectionId, session: 
 pub(crate) fn seal(
     owner: &OwnerKey,
     collection: CollectionId,
-    (id, draft): (Uuid, Draft),
-    (passages, named): (Vec<Passage>, Named),
+    Embedded { id, draft, passages, named }: Embedded,
 ) -> FrameWrite {
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let context = |part| OwnerContext { collection, frame: id.as_u128(), part };
@@ -330,6 +329,7 @@ fn unreadable(error: VectorsError) -> CryptoError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mira_proto::node_v1::Passage;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -367,7 +367,13 @@ mod tests {
 
     fn sealed(id: u128, content: &str) -> PrivateWrite {
         let passages = vec![Passage { start: 0, end: 3, vector: vec![1.0, -2.5] }];
-        seal(&owner(), COLLECTION, (Uuid::from_u128(id), draft(content)), (passages, Vec::new())).private.unwrap()
+        seal(
+            &owner(),
+            COLLECTION,
+            Embedded { id: Uuid::from_u128(id), draft: draft(content), passages, named: Vec::new() },
+        )
+        .private
+        .unwrap()
     }
 
     fn frame(id: u128, private: Bytes) -> node_v1::Frame {

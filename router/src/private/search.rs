@@ -33,7 +33,7 @@ use crate::operations::search::{Asked, FIRST_PHASE, Round, TakenOver, level_of, 
 use crate::private::credential::{Credential, problem_of};
 use crate::private::seal;
 use crate::ranking::merge::{Best, Candidate};
-use crate::{ClusterMemory, ConsistencyToken, RequestContext, ids};
+use crate::{ConsistencyToken, Memory, RequestContext, ids};
 
 /// Frames whose vectors are opened and compared at once, then wiped: what 400 KB hold at 384 components.
 const STEP: usize = 256;
@@ -123,14 +123,17 @@ impl OwnedProbe {
             filter::split(filter::parse(&query.filter_json)?, query.created_from_ms..until);
         // What is to be opened first may not be meant: then the next in line is.
         let is_opened = condition.is_some() || query.group.is_some() || query.words.is_some();
-        let recency =
-            |(half_life_ms, weight)| Recency { half_life_ms: half_life_ms as f64, weight, now_ms: asked.now_ms };
+        let recency = query.recency.map(|recency| Recency {
+            half_life_ms: recency.half_life_ms as f64,
+            weight: recency.weight,
+            now_ms: asked.now_ms,
+        });
         let ranking = Ranking {
             k: if is_opened { limits::MAX_PRIVATE_OPENED + 1 } else { query.pool() as usize },
             // Of a search by words it is one of the score that they make.
             min_score: query.min_score.filter(|_| query.words.is_none()),
             after: query.cursor.map(|cursor| (cursor.score, cursor.id)),
-            recency: query.recency.map(recency),
+            recency,
             ..Ranking::default()
         };
         Ok(OwnedProbe {
@@ -219,7 +222,7 @@ impl RequestContext {
     }
 }
 
-impl ClusterMemory {
+impl Memory {
     /// The best private frames of every shard of a collection.
     pub(crate) async fn search_owned(
         &self,

@@ -23,8 +23,10 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::Api;
-use super::content::{Reading, Upload};
+use super::content::{Reading, Receiving};
+use crate::operations::content::FrameRef;
 use crate::operations::convert;
+use crate::operations::uploads::UploadRef;
 use crate::{RequestContext, ids};
 
 /// The HTTP/2 window of a connection: an ingest stream should not wait for permission between its batches.
@@ -213,7 +215,7 @@ impl MemoryService for Grpc {
         let first = pieces.message().await?.unwrap_or_default();
         let (collection, id) = upload_of(first.name.unwrap_or_default())?;
         let _permit = self.api.stream()?;
-        let upload = Upload::new(&*self.api.memory, context, (&collection, id));
+        let upload = Receiving::new(&self.api.memory, context, UploadRef { collection: &collection, upload: id });
         let rest = pieces.map(|piece| piece.map(|piece| piece.bytes));
         let bytes = futures::stream::iter([Ok(first.bytes)]).chain(rest);
         Ok(Response::new(upload_to(upload.receive(first.offset, bytes).await?)))
@@ -222,19 +224,23 @@ impl MemoryService for Grpc {
     async fn get_upload(&self, request: Request<v1::UploadName>) -> Result<Response<v1::UploadState>, Status> {
         let (context, name) = self.enter(request)?;
         let (collection, id) = upload_of(name)?;
-        Ok(Response::new(upload_to(self.api.memory.upload(&context, (&collection, id)).await?)))
+        Ok(Response::new(upload_to(
+            self.api.memory.get_upload(&context, UploadRef { collection: &collection, upload: id }).await?,
+        )))
     }
 
     async fn finish_upload(&self, request: Request<v1::UploadName>) -> Result<Response<v1::UploadState>, Status> {
         let (context, name) = self.enter(request)?;
         let (collection, id) = upload_of(name)?;
-        Ok(Response::new(upload_to(self.api.memory.finish_upload(&context, (&collection, id)).await?)))
+        Ok(Response::new(upload_to(
+            self.api.memory.finish_upload(&context, UploadRef { collection: &collection, upload: id }).await?,
+        )))
     }
 
     async fn cancel_upload(&self, request: Request<v1::UploadName>) -> Result<Response<v1::CancelUploadReply>, Status> {
         let (context, name) = self.enter(request)?;
         let (collection, id) = upload_of(name)?;
-        self.api.memory.cancel_upload(&context, (&collection, id)).await?;
+        self.api.memory.cancel_upload(&context, UploadRef { collection: &collection, upload: id }).await?;
         Ok(Response::new(v1::CancelUploadReply {}))
     }
 
@@ -247,7 +253,11 @@ impl MemoryService for Grpc {
         let (context, request) = self.enter(request)?;
         let collection = collection_of(request.collection);
         let permit = self.api.stream()?;
-        let content = self.api.memory.content(&context, (&collection, uuid(&request.id)?)).await?;
+        let content = self
+            .api
+            .memory
+            .read_content(&context, FrameRef { collection: &collection, id: uuid(&request.id)? })
+            .await?;
         let size = content.size();
         let to = if request.length == 0 { size } else { request.from.saturating_add(request.length) };
         if request.from > size || to > size {
@@ -477,7 +487,8 @@ impl Admin for Grpc {
     ) -> Result<Response<v1::VerifyShardsReply>, Status> {
         let (context, request) = self.enter(request)?;
         let shards = (!request.shards.is_empty()).then_some(request.shards);
-        let reply = self.api.memory.verify(&context, model::VerifyRequest { shards, mend: request.mend }).await?;
+        let reply =
+            self.api.memory.verify_shards(&context, model::VerifyRequest { shards, mend: request.mend }).await?;
         let replica = |replica: model::ReplicaVerification| v1::ReplicaVerification {
             node: replica.node,
             state: replica.state,

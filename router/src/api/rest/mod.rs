@@ -233,7 +233,7 @@ async fn verify(
     Caller(context): Caller,
     Document(request): Document<VerifyRequest>,
 ) -> Result<Json<VerifyReply>, Failure> {
-    Ok(Json(api.memory.verify(&context, request).await?))
+    Ok(Json(api.memory.verify_shards(&context, request).await?))
 }
 
 async fn set_passphrase(
@@ -246,7 +246,7 @@ async fn set_passphrase(
 }
 
 async fn keys(State(api): State<Arc<Api>>, Caller(context): Caller) -> Result<Json<KeysReply>, Failure> {
-    Ok(Json(api.memory.keys(&context).await?))
+    Ok(Json(api.memory.list_keys(&context).await?))
 }
 
 async fn rotate_key(
@@ -258,14 +258,14 @@ async fn rotate_key(
 }
 
 async fn erasures(State(api): State<Arc<Api>>, Caller(context): Caller) -> Result<Json<ErasuresReply>, Failure> {
-    Ok(Json(api.memory.erasures(&context).await?))
+    Ok(Json(api.memory.list_erasures(&context).await?))
 }
 
 async fn repositories(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,
 ) -> Result<Json<RepositoriesReply>, Failure> {
-    Ok(Json(api.memory.repositories(&context).await?))
+    Ok(Json(api.memory.list_repositories(&context).await?))
 }
 
 /// Backup and restore: protobuf in and out, see `backup.rs`.
@@ -275,7 +275,7 @@ async fn backup(
     Name(step): Name,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    let answer = api.memory.backup(&context, &step, body).await?;
+    let answer = api.memory.backup_step(&context, &step, body).await?;
     Ok(([(CONTENT_TYPE, "application/x-protobuf")], answer).into_response())
 }
 

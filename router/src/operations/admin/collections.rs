@@ -12,32 +12,50 @@ use tokio::time::sleep;
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::memory::no_collection;
 use crate::operations::convert;
-use crate::operations::validate;
-use crate::{ClusterMemory, RequestContext};
+use crate::operations::validate::{checked_name, too_large};
+use crate::{Memory, RequestContext};
 
-impl ClusterMemory {
-    pub(crate) async fn collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem> {
-        // Another router may have made one a moment ago; a list is rare enough to ask.
-        self.cluster.refresh(0).await;
-        let view = self.cluster.view_by(context.deadline).await?;
-        view.collections().map(|route| convert::collection(&route.info)).collect()
+impl Memory {
+    /// All collections by name.
+    pub async fn list_collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem> {
+        self.bounded("list_collections", context, async {
+            // Another router may have made one a moment ago; a list is rare enough to ask.
+            self.cluster.refresh(0).await;
+            let view = self.cluster.view_by(context.deadline).await?;
+            view.collections().map(|route| convert::collection(&route.info)).collect()
+        })
+        .await
     }
 
-    pub(crate) async fn collection(&self, context: &RequestContext, name: &str) -> Result<Collection, Problem> {
-        let route = self.find_collection(context, name).await?.ok_or_else(|| no_collection(name))?;
-        convert::collection(&route.info)
+    /// One collection.
+    pub async fn get_collection(&self, context: &RequestContext, name: &str) -> Result<Collection, Problem> {
+        self.bounded("get_collection", context, async {
+            let route = self.find_collection(context, name).await?.ok_or_else(|| no_collection(name))?;
+            convert::collection(&route.info)
+        })
+        .await
     }
 
-    /// Makes a collection, or answers with the one that is there if it has these settings.
-    pub(crate) async fn make_collection(
+    /// Makes a collection; the same settings again change nothing.
+    pub async fn put_collection(
         &self,
         context: &RequestContext,
         name: &str,
         settings: CollectionSettings,
     ) -> Result<Collection, Problem> {
-        let name = validate::checked_name("collection", name.to_owned())?;
+        self.bounded("put_collection", context, self.create_collection(context, name, settings)).await
+    }
+
+    /// Makes a collection, or answers with the one that is there if it has these settings.
+    pub(crate) async fn create_collection(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        settings: CollectionSettings,
+    ) -> Result<Collection, Problem> {
+        let name = checked_name("collection", name.to_owned())?;
         let view = self.cluster.view_by(context.deadline).await?;
-        validate::collection_settings(&settings, view.shard_count())?;
+        collection_settings(&settings, view.shard_count())?;
         let dim = match (settings.dim, self.embedding.model()) {
             (Some(dim), _) => dim,
             (None, Some(model)) => model.dim as u32,
@@ -70,36 +88,44 @@ impl ClusterMemory {
         convert::collection(&made)
     }
 
-    pub(crate) async fn grow(
+    /// Spreads a collection over more shards, or says what that means.
+    pub async fn grow_collection(
         &self,
         context: &RequestContext,
         name: &str,
         request: GrowRequest,
     ) -> Result<GrowReply, Problem> {
-        let GrowRequest { partitions, dry_run } = request;
-        let grow = GrowCollectionRequest { name: name.to_owned(), partitions, dry_run };
-        let call = meta_call(context, "grow_collection");
-        let reply = self
-            .cluster
-            .call(&call, |mut client, _| {
-                let grow = grow.clone();
-                async move { client.grow_collection(grow).await }
-            })
-            .await?;
-        self.cluster.refresh(reply.epoch).await;
-        Ok(GrowReply { from: reply.from, to: reply.to, shards: reply.sources, added_shards: reply.heirs })
+        self.bounded("grow_collection", context, async {
+            let GrowRequest { partitions, dry_run } = request;
+            let grow = GrowCollectionRequest { name: name.to_owned(), partitions, dry_run };
+            let call = meta_call(context, "grow_collection");
+            let reply = self
+                .cluster
+                .call(&call, |mut client, _| {
+                    let grow = grow.clone();
+                    async move { client.grow_collection(grow).await }
+                })
+                .await?;
+            self.cluster.refresh(reply.epoch).await;
+            Ok(GrowReply { from: reply.from, to: reply.to, shards: reply.sources, added_shards: reply.heirs })
+        })
+        .await
     }
 
-    pub(crate) async fn drop_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
-        let Some(doomed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
-        let drop = DropCollectionRequest { name: name.to_owned(), shred: false };
-        match self.drop_named(context, drop).await {
-            Ok(_) => {}
-            // An earlier try of ours removed it, and its answer was lost.
-            Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != doomed.info.id)).await
+    /// Removes a collection with all its frames.
+    pub async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
+        self.bounded("delete_collection", context, async {
+            let Some(doomed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
+            let drop = DropCollectionRequest { name: name.to_owned(), shred: false };
+            match self.drop_named(context, drop).await {
+                Ok(_) => {}
+                // An earlier try of ours removed it, and its answer was lost.
+                Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != doomed.info.id)).await
+        })
+        .await
     }
 
     pub(crate) async fn drop_named(
@@ -138,6 +164,41 @@ impl ClusterMemory {
             }
         }
     }
+}
+
+/// Checks the settings of a new collection against a cluster of `shard_count` shards.
+pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> Result<(), Problem> {
+    if let Some(dim) = settings.dim
+        && (dim == 0 || dim > limits::MAX_DIM)
+    {
+        return Err(Problem::invalid(format!("dim is {dim}, it must be 1 to {}", limits::MAX_DIM)));
+    }
+    if let Some(partitions) = settings.partitions
+        && (partitions == 0 || partitions > shard_count)
+    {
+        let detail = format!("partitions is {partitions}, it must be 1 to {shard_count}, the shards of this cluster");
+        return Err(Problem::invalid(detail));
+    }
+    if settings.vectors.len() > limits::MAX_NAMED_VECTORS {
+        let (have, limit) = (settings.vectors.len(), limits::MAX_NAMED_VECTORS);
+        return Err(too_large(format!("vectors has {have} entries, the limit is {limit}")));
+    }
+    for (name, vectors) in &settings.vectors {
+        checked_name("a name in vectors", name.clone())?;
+        if vectors.dim == 0 || vectors.dim > limits::MAX_DIM {
+            let (dim, limit) = (vectors.dim, limits::MAX_DIM);
+            return Err(Problem::invalid(format!(
+                "dim of the vectors named {name:?} is {dim}, it must be 1 to {limit}"
+            )));
+        }
+        if vectors.ef.is_some() {
+            return Err(Problem::invalid(format!("ef of the vectors named {name:?} is no setting: tune finds it")));
+        }
+    }
+    if settings.ttl_seconds == Some(0) {
+        return Err(Problem::invalid("ttl_seconds is 0: leave it out to keep frames until they are forgotten"));
+    }
+    Ok(())
 }
 
 fn space_to((name, vectors): (&String, &NamedVectors)) -> VectorSpace {

@@ -12,26 +12,30 @@ use crate::ids::{self, WriteIdentity};
 use crate::memory::no_collection;
 use crate::operations::admin::collections::meta_call;
 use crate::operations::convert;
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
 
-impl ClusterMemory {
-    pub(crate) async fn key_names(&self, context: &RequestContext) -> Result<KeysReply, Problem> {
-        let keys = self.ask_keys(context, true).await?;
-        Ok(KeysReply {
-            active: keys.active,
-            nodes: keys.nodes.into_iter().map(node_keys).collect(),
-            collections: keys.collections.into_iter().map(collection_keys).collect(),
-            layer_versions: keys.layer_versions,
+impl Memory {
+    /// The cluster's keys, by name.
+    pub async fn list_keys(&self, context: &RequestContext) -> Result<KeysReply, Problem> {
+        self.bounded("list_keys", context, async {
+            let keys = self.ask_keys(context, true).await?;
+            Ok(KeysReply {
+                active: keys.active,
+                nodes: keys.nodes.into_iter().map(node_keys).collect(),
+                collections: keys.collections.into_iter().map(collection_keys).collect(),
+                layer_versions: keys.layer_versions,
+            })
         })
+        .await
     }
 
-    pub(crate) async fn rotate(
-        &self,
-        context: &RequestContext,
-        request: RotateRequest,
-    ) -> Result<RotateReply, Problem> {
-        let collection = request.collection.unwrap_or_default();
-        self.put_key(context, collection, false).await
+    /// Puts another key in the place of the cluster's or of a collection's.
+    pub async fn rotate_key(&self, context: &RequestContext, request: RotateRequest) -> Result<RotateReply, Problem> {
+        self.bounded("rotate_key", context, async {
+            let collection = request.collection.unwrap_or_default();
+            self.put_key(context, collection, false).await
+        })
+        .await
     }
 
     /// Puts another key in the place of one; with `own`, a rotation that somebody else began will not do.
@@ -83,24 +87,28 @@ impl ClusterMemory {
         Ok(id)
     }
 
-    pub(crate) async fn ends_of_keys(&self, context: &RequestContext) -> Result<ErasuresReply, Problem> {
-        let keys = self.ask_keys(context, false).await?;
-        let public_key = (!keys.receipt_public_key.is_empty()).then(|| convert::hex(&keys.receipt_public_key));
-        let under_way = keys.collections.iter().filter_map(|collection| {
-            let rotation = collection.rotation.as_ref()?;
-            let is_older = |key: &&node_v1::KeyInfo| key.version != 0 && key.version < rotation.to;
-            Some(Erasure {
-                id: rotation.id,
-                collection: Some(collection.name.clone()),
-                state: rotation.step.clone(),
-                keys: collection.keys.iter().filter(is_older).map(key_info).collect(),
-                ..Erasure::default()
-            })
-        });
-        let over = keys.erasures.iter().map(|found| erasure(found, public_key.as_deref().unwrap_or_default()));
-        let mut erasures: Vec<Erasure> = under_way.chain(over).collect();
-        erasures.sort_by_key(|erasure| erasure.id);
-        Ok(ErasuresReply { erasures, public_key })
+    /// Keys that end, and those that have.
+    pub async fn list_erasures(&self, context: &RequestContext) -> Result<ErasuresReply, Problem> {
+        self.bounded("list_erasures", context, async {
+            let keys = self.ask_keys(context, false).await?;
+            let public_key = (!keys.receipt_public_key.is_empty()).then(|| convert::hex(&keys.receipt_public_key));
+            let under_way = keys.collections.iter().filter_map(|collection| {
+                let rotation = collection.rotation.as_ref()?;
+                let is_older = |key: &&node_v1::KeyInfo| key.version != 0 && key.version < rotation.to;
+                Some(Erasure {
+                    id: rotation.id,
+                    collection: Some(collection.name.clone()),
+                    state: rotation.step.clone(),
+                    keys: collection.keys.iter().filter(is_older).map(key_info).collect(),
+                    ..Erasure::default()
+                })
+            });
+            let over = keys.erasures.iter().map(|found| erasure(found, public_key.as_deref().unwrap_or_default()));
+            let mut erasures: Vec<Erasure> = under_way.chain(over).collect();
+            erasures.sort_by_key(|erasure| erasure.id);
+            Ok(ErasuresReply { erasures, public_key })
+        })
+        .await
     }
 
     /// What the meta group says of keys, and of places that hold copies of them.

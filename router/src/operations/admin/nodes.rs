@@ -7,39 +7,47 @@ use mira_proto::{Code, NodeId, Problem};
 
 use crate::cluster::View;
 use crate::operations::admin::collections::meta_call;
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
 
-impl ClusterMemory {
-    pub(crate) async fn node_change(
-        &self,
-        context: &RequestContext,
-        change: NodeChange,
-    ) -> Result<NodeChangeReply, Problem> {
-        // A node that has just joined is not on an older map.
-        self.cluster.refresh(0).await;
-        let view = self.cluster.view_by(context.deadline).await?;
-        let (action, by) = match (change.action, &change.by) {
-            (NodeAction::Replace, Some(by)) => (Action::Replace, find(&view, by)?),
-            (NodeAction::Replace, None) => return Err(Problem::invalid("by is missing: who takes the node's place?")),
-            (_, Some(_)) => return Err(Problem::invalid("by goes with replace only")),
-            (NodeAction::Add, None) => (Action::Add, 0),
-            (NodeAction::Drain, None) => (Action::Drain, 0),
-            (NodeAction::Remove, None) => (Action::Remove, 0),
-        };
-        let node = find(&view, &change.node)?;
-        let request = ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run };
-        let call = meta_call(context, "change_node");
-        let reply = self.cluster.call(&call, |mut client, _| async move { client.change_node(request).await }).await?;
-        self.cluster.refresh(reply.epoch).await;
-        Ok(NodeChangeReply { moves: reply.moves.iter().map(replica_move).collect() })
+impl Memory {
+    /// Adds, drains, replaces or removes a storage node, or says what that would move.
+    pub async fn change_node(&self, context: &RequestContext, change: NodeChange) -> Result<NodeChangeReply, Problem> {
+        self.bounded("change_node", context, async {
+            // A node that has just joined is not on an older map.
+            self.cluster.refresh(0).await;
+            let view = self.cluster.view_by(context.deadline).await?;
+            let (action, by) = match (change.action, &change.by) {
+                (NodeAction::Replace, Some(by)) => (Action::Replace, find(&view, by)?),
+                (NodeAction::Replace, None) => {
+                    return Err(Problem::invalid("by is missing: who takes the node's place?"));
+                }
+                (_, Some(_)) => return Err(Problem::invalid("by goes with replace only")),
+                (NodeAction::Add, None) => (Action::Add, 0),
+                (NodeAction::Drain, None) => (Action::Drain, 0),
+                (NodeAction::Remove, None) => (Action::Remove, 0),
+            };
+            let node = find(&view, &change.node)?;
+            let request = ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run };
+            let call = meta_call(context, "change_node");
+            let reply =
+                self.cluster.call(&call, |mut client, _| async move { client.change_node(request).await }).await?;
+            self.cluster.refresh(reply.epoch).await;
+            Ok(NodeChangeReply { moves: reply.moves.iter().map(replica_move).collect() })
+        })
+        .await
     }
 
-    pub(crate) async fn pause_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
-        let call = meta_call(context, "pause_moves");
-        let request = PauseMovesRequest { paused };
-        let reply = self.cluster.call(&call, |mut client, _| async move { client.pause_moves(request).await }).await?;
-        self.cluster.refresh(reply.epoch).await;
-        Ok(())
+    /// Stops moves of replicas for now, or lets them go on.
+    pub async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
+        self.bounded("set_moves", context, async {
+            let call = meta_call(context, "pause_moves");
+            let request = PauseMovesRequest { paused };
+            let reply =
+                self.cluster.call(&call, |mut client, _| async move { client.pause_moves(request).await }).await?;
+            self.cluster.refresh(reply.epoch).await;
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -15,7 +15,7 @@ use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::admin::collections::meta_call;
 use crate::operations::convert;
 use crate::operations::search::{level_of, read_call};
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
 
 /// The beams that are tried, as far as they hold `k` hits: each about a third or a half wider than the one before, which
 /// costs as much more.
@@ -28,34 +28,38 @@ struct Goal {
     k: u32,
 }
 
-impl ClusterMemory {
-    pub(crate) async fn tune(
+impl Memory {
+    /// Finds and sets the beam with which searches of a collection reach a recall.
+    pub async fn tune_collection(
         &self,
         context: &RequestContext,
         name: &str,
         request: TuneRequest,
     ) -> Result<TuneReply, Problem> {
-        let goal = checked(&request)?;
-        // What another router has set a moment ago is what there was before.
-        self.cluster.refresh(0).await;
-        for _ in 0..MAX_REROUTES {
-            let route = self.find_collection(context, name).await?.ok_or_else(|| no_collection(name))?;
-            let using = request.using.as_deref().unwrap_or_default();
-            let ef = convert::space(&route.info, using)?.ef;
-            let before = (ef != 0).then_some(ef);
-            let reply = match goal {
-                None => TuneReply { before, ..TuneReply::default() },
-                Some(goal) => match self.measure(context, &route, (using, goal)).await {
-                    Err(CallError::Moved) => continue,
-                    measured => choose(&measured?, goal, (before, request.dry_run))?,
-                },
-            };
-            if !request.dry_run && !reply.scanned && reply.ef != before {
-                self.set_beam(context, (name, route.info.id, using), reply.ef.unwrap_or_default()).await?;
+        self.bounded("tune_collection", context, async {
+            let goal = checked(&request)?;
+            // What another router has set a moment ago is what there was before.
+            self.cluster.refresh(0).await;
+            for _ in 0..MAX_REROUTES {
+                let route = self.find_collection(context, name).await?.ok_or_else(|| no_collection(name))?;
+                let using = request.using.as_deref().unwrap_or_default();
+                let ef = convert::space(&route.info, using)?.ef;
+                let before = (ef != 0).then_some(ef);
+                let reply = match goal {
+                    None => TuneReply { before, ..TuneReply::default() },
+                    Some(goal) => match self.measure(context, &route, (using, goal)).await {
+                        Err(CallError::Moved) => continue,
+                        measured => choose(&measured?, goal, (before, request.dry_run))?,
+                    },
+                };
+                if !request.dry_run && !reply.scanned && reply.ef != before {
+                    self.set_beam(context, (name, route.info.id, using), reply.ef.unwrap_or_default()).await?;
+                }
+                return Ok(reply);
             }
-            return Ok(reply);
-        }
-        Err(CallError::Moved.into())
+            Err(CallError::Moved.into())
+        })
+        .await
     }
 
     async fn set_beam(

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cluster::{Call, Group, Stays, View, Want};
 use crate::operations::admin::collections::meta_call;
-use crate::{ClusterMemory, RequestContext};
+use crate::{Memory, RequestContext};
 
 /// Shards verified at once: reading everything is work for the disks.
 const AT_ONCE: usize = 2;
@@ -23,46 +23,50 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Before the deadline no more is asked, so that what is known goes out.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-impl ClusterMemory {
-    pub(crate) async fn verify_shards(
+impl Memory {
+    /// Compares what the replicas of shards hold.
+    pub async fn verify_shards(
         &self,
         context: &RequestContext,
         request: VerifyRequest,
     ) -> Result<VerifyReply, Problem> {
-        self.cluster.refresh(0).await;
-        let view = self.cluster.view_by(context.deadline).await?;
-        let wanted: Vec<ShardId> = request.shards.unwrap_or_else(|| view.shard_ids().collect());
-        if let Some(unknown) = wanted.iter().find(|&&shard| shard >= view.shard_count()) {
-            return Err(Problem::invalid(format!(
-                "there is no shard {unknown}: they go from 0 to {}",
-                view.shard_count() - 1
-            )));
-        }
-        let verified = wanted.into_iter().map(|shard| self.verify_shard(context, &view, shard));
-        let mut verified: Vec<(ShardId, Vec<(NodeId, VerifyShardReply)>)> = futures::stream::iter(verified)
-            .buffer_unordered(AT_ONCE)
-            .collect::<Vec<_>>()
-            .await
-            .into_iter()
-            .collect::<Result<_, _>>()?;
-        verified.sort_by_key(|(shard, _)| *shard);
-        let mut shards = Vec::with_capacity(verified.len());
-        for (shard, replies) in verified {
-            let mut verification = compare(shard, &replies);
-            if request.mend {
-                for node in wrong(&replies) {
-                    self.mend(context, shard, node).await?;
-                    let name = format!("{node:016x}");
-                    verification
-                        .replicas
-                        .iter_mut()
-                        .filter(|replica| replica.node == name)
-                        .for_each(|replica| replica.mending = true);
-                }
+        self.bounded("verify_shards", context, async {
+            self.cluster.refresh(0).await;
+            let view = self.cluster.view_by(context.deadline).await?;
+            let wanted: Vec<ShardId> = request.shards.unwrap_or_else(|| view.shard_ids().collect());
+            if let Some(unknown) = wanted.iter().find(|&&shard| shard >= view.shard_count()) {
+                return Err(Problem::invalid(format!(
+                    "there is no shard {unknown}: they go from 0 to {}",
+                    view.shard_count() - 1
+                )));
             }
-            shards.push(verification);
-        }
-        Ok(VerifyReply { shards })
+            let verified = wanted.into_iter().map(|shard| self.verify_shard(context, &view, shard));
+            let mut verified: Vec<(ShardId, Vec<(NodeId, VerifyShardReply)>)> = futures::stream::iter(verified)
+                .buffer_unordered(AT_ONCE)
+                .collect::<Vec<_>>()
+                .await
+                .into_iter()
+                .collect::<Result<_, _>>()?;
+            verified.sort_by_key(|(shard, _)| *shard);
+            let mut shards = Vec::with_capacity(verified.len());
+            for (shard, replies) in verified {
+                let mut verification = compare(shard, &replies);
+                if request.mend {
+                    for node in wrong(&replies) {
+                        self.mend(context, shard, node).await?;
+                        let name = format!("{node:016x}");
+                        verification
+                            .replicas
+                            .iter_mut()
+                            .filter(|replica| replica.node == name)
+                            .for_each(|replica| replica.mending = true);
+                    }
+                }
+                shards.push(verification);
+            }
+            Ok(VerifyReply { shards })
+        })
+        .await
     }
 
     async fn verify_shard(

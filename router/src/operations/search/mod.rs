@@ -13,6 +13,7 @@
 //! `degraded`, unless the caller asked for all or nothing (`strict`), or no shard answered at all.
 
 pub(crate) mod answer_cache;
+pub mod query;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::convert;
 use crate::operations::convert::Space;
 use crate::operations::field_types::Known;
-use crate::operations::validate::{self, Probe, Query};
+use crate::operations::validate;
 use crate::private::post_filter::{Ranked, Sieve, is_settled};
 use crate::private::seal::{self, Opened};
 use crate::private::search::{OwnedProbe, failed};
@@ -41,11 +42,10 @@ use crate::private::text::Words;
 use crate::ranking::cursor::Cursor;
 use crate::ranking::diversity::diversify;
 use crate::ranking::merge::{Candidate, merge};
-use crate::{ClusterMemory, ConsistencyToken, RequestContext, ids};
+use crate::{ConsistencyToken, Memory, RequestContext, ids};
 use answer_cache::Road;
+use query::{Grouping, Probe, Query, Recency, check_batch};
 
-/// How many times `k` candidates a diverse answer is chosen from.
-const DIVERSE_POOL: u32 = 4;
 /// How often winners that vanished are replaced by the next in line.
 const MAX_REFILLS: usize = 3;
 
@@ -175,19 +175,19 @@ struct Gathered {
 /// Share of the time left that the first phase may take.
 pub(crate) const FIRST_PHASE: f64 = 0.75;
 
-impl ClusterMemory {
-    pub(crate) async fn search_request(
-        &self,
-        context: &RequestContext,
-        mut request: SearchRequest,
-    ) -> Result<SearchReply, Problem> {
-        match request.searches.take() {
-            Some(searches) => {
-                validate::batch(&request, &searches)?;
-                self.search_all(context, searches).await
+impl Memory {
+    /// Finds memories by meaning; a batch of searches is answered one by one.
+    pub async fn search(&self, context: &RequestContext, mut request: SearchRequest) -> Result<SearchReply, Problem> {
+        self.bounded("search", context, async {
+            match request.searches.take() {
+                Some(searches) => {
+                    check_batch(&request, &searches)?;
+                    self.search_all(context, searches).await
+                }
+                None => self.search_one(context, request).await,
             }
-            None => self.search_one(context, request).await,
-        }
+        })
+        .await
     }
 
     /// Answers each by itself, some at a time.
@@ -211,7 +211,7 @@ impl ClusterMemory {
 
     async fn search_one(&self, context: &RequestContext, request: SearchRequest) -> Result<SearchReply, Problem> {
         let context = context.reading(request.consistency.unwrap_or(Consistency::Leader));
-        let query = validate::search(request)?;
+        let query = Query::of(request)?;
         let context = self.searching_owner(&context, query.include_private).await?;
         for _ in 0..MAX_REROUTES {
             let Some(route) = self.find_collection(&context, &query.collection).await? else {
@@ -308,8 +308,8 @@ impl ClusterMemory {
         let context = &context.within(patience);
         let shards = route.partitioning().shards();
         let &Asked { query, space, ref vectors, now_ms } = asked;
-        let (field, size) = query.group.clone().unwrap_or_default();
-        let recency = |(half_life_ms, weight)| node_v1::Recency { half_life_ms, weight, now_ms };
+        let group = query.group.as_ref();
+        let recency = |Recency { half_life_ms, weight }| node_v1::Recency { half_life_ms, weight, now_ms };
         let request = |(shard, growing)| node_v1::SearchRequest {
             epoch: 0,
             shard,
@@ -326,8 +326,8 @@ impl ClusterMemory {
                 seen: cursor.seen,
             }),
             recency: query.recency.map(recency),
-            group_field: field.clone(),
-            group_size: size,
+            group_field: group.map(|group| group.field.clone()).unwrap_or_default(),
+            group_size: group.map_or(0, |group| group.size),
             with_vectors: query.diversity.is_some(),
             k: query.pool(),
             // Its own, named so that answers kept from before it was tuned are not given again.
@@ -611,29 +611,9 @@ impl ClusterMemory {
     }
 }
 
-impl Query {
-    /// How many candidates each shard names.
-    pub(crate) fn pool(&self) -> u32 {
-        match self.diversity {
-            Some(_) => self.k.saturating_mul(DIVERSE_POOL).clamp(self.k, limits::MAX_K),
-            None => self.k,
-        }
-    }
-
-    /// How many hits an answer has at most: with groups, `k` counts those.
-    fn most_hits(&self) -> usize {
-        self.k as usize * self.group.as_ref().map_or(1, |(_, size)| *size as usize)
-    }
-
-    /// The time that ages are counted from, the same on every page.
-    fn now_ms(&self) -> u64 {
-        self.cursor.map_or_else(convert::now_ms, |cursor| cursor.now_ms)
-    }
-}
-
 /// The best of the best groups; all, of a search that does not group.
 fn best_of_groups(query: &Query, pool: Vec<Candidate>) -> Vec<Candidate> {
-    let Some((_, size)) = &query.group else { return pool };
+    let Some(Grouping { size, .. }) = &query.group else { return pool };
     let group = |candidate: &Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
     first_of_groups(pool, (query.k as usize, *size as usize), group)
 }

@@ -11,6 +11,8 @@
 //! remembers the first try, whatever has moved meanwhile. Once every frame is where it belongs, writes that nobody can have
 //! tried before (they come without an `Idempotency-Key`) go straight there.
 
+pub mod draft;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,30 +27,31 @@ use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want, size_
 use crate::ids::{self, WriteIdentity};
 use crate::memory::MAX_REROUTES;
 use crate::operations::convert;
-use crate::operations::validate::{self, Draft};
+use crate::operations::validate;
 use crate::private::seal;
-use crate::{ClusterMemory, ConsistencyToken, RequestContext};
+use crate::{ConsistencyToken, Memory, RequestContext};
+use draft::Draft;
 
 /// What is known so far: one outcome for each item, in order, and what the shards have applied.
-pub(crate) struct Answers {
-    outcomes: Vec<Option<Result<Stored, Problem>>>,
+pub(crate) struct Outcomes {
+    items: Vec<Option<Result<Stored, Problem>>>,
     token: ConsistencyToken,
 }
 
-impl Answers {
+impl Outcomes {
     /// For so many items.
     pub(crate) fn of(items: usize, token: ConsistencyToken) -> Self {
-        Answers { outcomes: vec![None; items], token }
+        Outcomes { items: vec![None; items], token }
     }
 
     /// What became of each item, in order, and what the shards have applied.
-    pub(crate) fn into_outcomes(self) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
+    pub(crate) fn into_parts(self) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
         let lost = || Err(Problem::internal("an item was neither stored nor refused"));
-        (self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), self.token)
+        (self.items.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), self.token)
     }
 
     fn settle(&mut self, at: usize, outcome: Result<Stored, Problem>) {
-        self.outcomes[at] = Some(outcome);
+        self.items[at] = Some(outcome);
     }
 }
 
@@ -59,41 +62,58 @@ pub(crate) struct Pending {
     pub(crate) id: Uuid,
     pub(crate) frame: FrameWrite,
     /// Where the frame lay before has said that it has moved.
-    pub(crate) moved: bool,
+    moved: bool,
 }
 
-impl ClusterMemory {
-    pub(crate) async fn store_request(
-        &self,
-        context: &RequestContext,
-        request: StoreRequest,
-    ) -> Result<StoreReply, Problem> {
-        let StoreRequest { item, items } = request;
-        let Some(items) = items else {
-            let (mut outcomes, token) = self.store_items(context, vec![item]).await;
-            let Stored { id, version } = outcomes.swap_remove(0)?;
-            let consistency_token = token.to_string();
-            return Ok(StoreReply { id: Some(id), version: Some(version), items: None, consistency_token });
-        };
-        if item != StoreItem::default() {
-            return Err(Problem::invalid("items stands alone: put every other field into the items"));
-        }
-        match items.len() {
-            0 => return Err(Problem::invalid("items is empty")),
-            have if have > limits::MAX_BATCH_ITEMS => {
-                let detail =
-                    format!("items has {have} entries, the limit is {}: send several", limits::MAX_BATCH_ITEMS);
-                return Err(Problem::new(Code::TooLarge, detail));
+impl Pending {
+    /// A frame for the item at a place of the request.
+    pub(crate) fn new(at: usize, id: Uuid, frame: FrameWrite) -> Self {
+        Pending { at, id, frame, moved: false }
+    }
+}
+
+/// A draft with its id, and all that it is found by.
+pub(crate) struct Embedded {
+    pub(crate) id: Uuid,
+    pub(crate) draft: Draft,
+    /// Vectors of its passages, or the one that its caller gave.
+    pub(crate) passages: Vec<Passage>,
+    /// Vectors in named spaces.
+    pub(crate) named: Named,
+}
+
+impl Memory {
+    /// Remembers one item or many.
+    pub async fn store(&self, context: &RequestContext, request: StoreRequest) -> Result<StoreReply, Problem> {
+        self.bounded("store", context, async {
+            let StoreRequest { item, items } = request;
+            let Some(items) = items else {
+                let (mut outcomes, token) = self.store_items(context, vec![item]).await;
+                let Stored { id, version } = outcomes.swap_remove(0)?;
+                let consistency_token = token.to_string();
+                return Ok(StoreReply { id: Some(id), version: Some(version), items: None, consistency_token });
+            };
+            if item != StoreItem::default() {
+                return Err(Problem::invalid("items stands alone: put every other field into the items"));
             }
-            _ => {}
-        }
-        let (outcomes, token) = self.store_items(context, items).await;
-        let answer = |outcome| match outcome {
-            Ok(stored) => ItemResult::Stored(stored),
-            Err(error) => ItemResult::Refused { error },
-        };
-        let items = Some(outcomes.into_iter().map(answer).collect());
-        Ok(StoreReply { id: None, version: None, items, consistency_token: token.to_string() })
+            match items.len() {
+                0 => return Err(Problem::invalid("items is empty")),
+                have if have > limits::MAX_BATCH_ITEMS => {
+                    let detail =
+                        format!("items has {have} entries, the limit is {}: send several", limits::MAX_BATCH_ITEMS);
+                    return Err(Problem::new(Code::TooLarge, detail));
+                }
+                _ => {}
+            }
+            let (outcomes, token) = self.store_items(context, items).await;
+            let answer = |outcome| match outcome {
+                Ok(stored) => ItemResult::Stored(stored),
+                Err(error) => ItemResult::Refused { error },
+            };
+            let items = Some(outcomes.into_iter().map(answer).collect());
+            Ok(StoreReply { id: None, version: None, items, consistency_token: token.to_string() })
+        })
+        .await
     }
 
     async fn store_items(
@@ -107,21 +127,21 @@ impl ClusterMemory {
         };
         let context = &resolved;
         let now_ms = convert::now_ms();
-        let mut answers = Answers::of(items.len(), context.token.clone());
+        let mut outcomes = Outcomes::of(items.len(), context.token.clone());
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
-            match validate::item(item, now_ms) {
+            match Draft::of(item, now_ms) {
                 Ok(draft) if draft.private && keyless.is_some() => {
-                    answers.settle(at, Err(keyless.clone().expect("is some")))
+                    outcomes.settle(at, Err(keyless.clone().expect("is some")))
                 }
                 Ok(draft) => by_collection.entry(draft.collection.clone()).or_default().push((at, draft)),
-                Err(problem) => answers.settle(at, Err(problem)),
+                Err(problem) => outcomes.settle(at, Err(problem)),
             }
         }
         for (collection, drafts) in by_collection {
-            self.store_in(context, &collection, drafts, &mut answers).await;
+            self.store_in(context, &collection, drafts, &mut outcomes).await;
         }
-        answers.into_outcomes()
+        outcomes.into_parts()
     }
 
     /// Stores the drafts of one collection, notes their outcomes and what shards have applied.
@@ -130,14 +150,14 @@ impl ClusterMemory {
         context: &RequestContext,
         name: &str,
         drafts: Vec<(usize, Draft)>,
-        answers: &mut Answers,
+        outcomes: &mut Outcomes,
     ) {
         let route = match self.collection_for(context, name, &drafts).await {
             Ok(route) => route,
-            Err(problem) => return drafts.iter().for_each(|(at, _)| answers.settle(*at, Err(problem.clone()))),
+            Err(problem) => return drafts.iter().for_each(|(at, _)| outcomes.settle(*at, Err(problem.clone()))),
         };
-        let pending = self.embed_drafts(context, &route, drafts, answers).await;
-        self.write_frames(context, route, pending, answers).await;
+        let pending = self.embed_drafts(context, &route, drafts, outcomes).await;
+        self.write_frames(context, route, pending, outcomes).await;
     }
 
     /// Writes frames to their shards, wherever these are by then.
@@ -146,13 +166,13 @@ impl ClusterMemory {
         context: &RequestContext,
         route: Arc<CollectionRoute>,
         mut pending: Vec<Pending>,
-        answers: &mut Answers,
+        outcomes: &mut Outcomes,
     ) {
         let name = route.info.name.clone();
         let mut route = Some(route);
         for _ in 0..MAX_REROUTES {
             let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
-            pending = self.write_shards(context, &current, pending, answers).await;
+            pending = self.write_shards(context, &current, pending, outcomes).await;
             if !pending.is_empty() {
                 if pending.iter().any(|item| item.moved) && current.info.growth.is_none() {
                     // This router has not heard of the growth yet.
@@ -163,7 +183,7 @@ impl ClusterMemory {
             }
         }
         let moved = Problem::from(CallError::Moved);
-        pending.iter().for_each(|item| answers.settle(item.at, Err(moved.clone())));
+        pending.iter().for_each(|item| outcomes.settle(item.at, Err(moved.clone())));
     }
 
     /// The collection, made on first use: with the model's dimension, or without a model that of the first vector.
@@ -182,7 +202,7 @@ impl ClusterMemory {
             (None, Some(vector)) => Some(vector.len() as u32),
             (None, None) => return Err(self.embedding.missing()),
         };
-        match self.make_collection(context, name, CollectionSettings { dim, ..Default::default() }).await {
+        match self.create_collection(context, name, CollectionSettings { dim, ..Default::default() }).await {
             // Somebody else has made it meanwhile, with settings of its own.
             Err(problem) if problem.code != Code::AlreadyExists => return Err(problem),
             _ => {}
@@ -196,12 +216,12 @@ impl ClusterMemory {
         context: &RequestContext,
         route: &CollectionRoute,
         drafts: Vec<(usize, Draft)>,
-        answers: &mut Answers,
+        outcomes: &mut Outcomes,
     ) -> Vec<Pending> {
         let with_named = |(at, draft): (usize, Draft)| match named_vectors(&draft, route) {
             Ok(named) => Some(((at, draft), named)),
             Err(problem) => {
-                answers.settle(at, Err(problem));
+                outcomes.settle(at, Err(problem));
                 None
             }
         };
@@ -229,16 +249,15 @@ impl ClusterMemory {
                     let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
                     let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
                     let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
+                    let embedded = Embedded { id, draft, passages, named };
                     let frame = match context.owner_key() {
-                        Some(owner) if draft.private => {
-                            seal::seal(owner, route.info.id, (id, draft), (passages, named))
-                        }
-                        _ => frame_write(id, draft, (passages, named)),
+                        Some(owner) if embedded.draft.private => seal::seal(owner, route.info.id, embedded),
+                        _ => frame_write(embedded),
                     };
                     let frame = FrameWrite { chunks, ..frame };
-                    pending.push(Pending { at, id, frame, moved: false });
+                    pending.push(Pending::new(at, id, frame));
                 }
-                Err(problem) => answers.settle(at, Err(problem)),
+                Err(problem) => outcomes.settle(at, Err(problem)),
             }
         }
         pending
@@ -250,7 +269,7 @@ impl ClusterMemory {
         context: &RequestContext,
         route: &Arc<CollectionRoute>,
         pending: Vec<Pending>,
-        answers: &mut Answers,
+        outcomes: &mut Outcomes,
     ) -> Vec<Pending> {
         // The order of the request, also for what comes back from several shards.
         let mut pending = pending;
@@ -267,8 +286,8 @@ impl ClusterMemory {
         let mut written = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
         let mut moved = Vec::new();
         while let Some(answer) = written.next().await {
-            answer.done.into_iter().for_each(|(at, outcome)| answers.settle(at, outcome));
-            answers.token.note(answer.shard, answer.index);
+            answer.done.into_iter().for_each(|(at, outcome)| outcomes.settle(at, outcome));
+            outcomes.token.note(answer.shard, answer.index);
             moved.extend(answer.moved);
         }
         moved
@@ -416,7 +435,8 @@ fn named_vectors(draft: &Draft, route: &CollectionRoute) -> Result<Named, Proble
     draft.vectors.iter().map(named).collect()
 }
 
-pub(crate) fn frame_write(id: Uuid, draft: Draft, (passages, named): (Vec<Passage>, Named)) -> FrameWrite {
+/// A plain frame as its shard takes it.
+pub(crate) fn frame_write(Embedded { id, draft, passages, named }: Embedded) -> FrameWrite {
     FrameWrite {
         id: ids::id_bytes(id),
         content: draft.content,
@@ -463,7 +483,7 @@ mod tests {
 
     fn pending(at: usize, bytes: usize) -> Pending {
         let frame = FrameWrite { content: vec![b'x'; bytes].into(), ..Default::default() };
-        Pending { at, id: Uuid::nil(), frame, moved: false }
+        Pending::new(at, Uuid::nil(), frame)
     }
 
     #[test]
