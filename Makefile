@@ -168,9 +168,9 @@ deps: setup ## Build the RocksDB library into the cache (once per machine, about
 	if [ -f $(ROCKSDB)/librocksdb.a ]; then echo "rocksdb: ready in $(ROCKSDB)"; exit 0; fi; \
 	echo "rocksdb: compiling $(ROCKSDB_VERSION) once for this machine; an interrupted build goes on where it stopped"; \
 	metadata=$$($(CARGO) metadata --locked --format-version 1); \
-	env -u MAKEFLAGS make --jobs=$$(nproc) -f $(ROCKSDB_MK) OUT=$(ROCKSDB) \
-	    SRC="$$(python3 -c '$(folder_of)' librocksdb-sys <<<"$$metadata")" \
-	    LZ4="$$(python3 -c '$(folder_of)' lz4-sys <<<"$$metadata")/liblz4/lib"
+	src=$$(python3 -c '$(folder_of)' librocksdb-sys <<<"$$metadata"); \
+	lz4=$$(python3 -c '$(folder_of)' lz4-sys <<<"$$metadata")/liblz4/lib; \
+	env -u MAKEFLAGS make --jobs=$$(nproc) -f $(ROCKSDB_MK) SRC="$$src" LZ4="$$lz4" OUT=$(ROCKSDB)
 
 .PHONY: model
 model: ## Fetch the embedding model into the cache (once per machine, 91 MB)
