@@ -96,7 +96,10 @@ class Requests:
     def recalls(self, collection, count):
         """Linearizable recalls by id."""
         return [
-            ("/mcp/recall", f'{{"ids":["{self.random.choice(self.ids)}"],"collection":"{collection}"}}'.encode())
+            (
+                "/mcp/recall",
+                f'{{"ids":["{self.random.choice(self.ids)}"],"collection":"{collection}","consistency":"linearizable"}}'.encode(),
+            )
             for _ in range(count)
         ]
 
@@ -142,8 +145,9 @@ class Cluster:
         self.log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
         try:
-            self._wait(lambda: self._is_listening(port), READY_WITHIN, "ready")
+            self._wait(lambda: self._is_listening(port), READY_WITHIN, "listening")
             self.target = Target(port, (data / "token").read_text().strip())
+            self._wait(lambda: self._status()["state"] == "ok", READY_WITHIN, "ready")
         except BaseException:
             self.close()
             raise
@@ -155,6 +159,9 @@ class Cluster:
         for name in ("one", "four"):
             self._send(requests.fill(name), 4)
         self.settle()
+        frames = self._status()["frames"]
+        if frames < 2 * requests.documents:
+            raise Refused(f"of two times {requests.documents} documents {frames} were stored")
 
     def check(self, requests):
         """Asks once for each kind of answer and looks at it: a load whose answers are empty would be fast."""
@@ -209,9 +216,11 @@ class Cluster:
         return closed_loop(self.target.port, messages, callers)
 
     def _is_settled(self):
-        status = self.ask("POST", "/mcp/status", {"detailed": True})
-        replicas = [replica for group in status["groups"] for replica in group["replicas"]]
+        replicas = [replica for group in self._status()["groups"] for replica in group["replicas"]]
         return all(replica["apply_lag"] + replica["index_lag"] == 0 for replica in replicas)
+
+    def _status(self):
+        return self.ask("POST", "/mcp/status", {"detailed": True})
 
     @staticmethod
     def _is_listening(port):

@@ -12,7 +12,7 @@ SPIN = 0.0010
 
 ANSWERS = {
     "/readyz": "ok",
-    "/mcp/status": {"groups": [{"replicas": [{"apply_lag": 0, "index_lag": 0}]}]},
+    "/mcp/status": {"state": "ok", "frames": 10**9, "groups": [{"replicas": [{"apply_lag": 0, "index_lag": 0}]}]},
     "/mcp/search": {"hits": [{"score": 1.0}] * 10},
     "/mcp/recall": {"frames": [{"id": "x"}]},
 }

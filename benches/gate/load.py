@@ -94,7 +94,7 @@ def content_length(head):
 
 
 def closed_loop(port, messages, callers):
-    """Sends all messages, so many under way at a time. Any answer but success, and one without a shard, is an error."""
+    """Sends all messages, so many under way at a time. Any answer but success is an error, and one without a shard or an item."""
     waiting = iter(messages)
     latencies = []
     connections = [Connection(port) for _ in range(min(callers, len(messages)))]
@@ -113,8 +113,8 @@ def closed_loop(port, messages, callers):
                 if body is None:
                     continue
                 latencies.append(time.perf_counter() - key.data.sent_at)
-                if b'"degraded":true' in body:
-                    raise Refused("an answer without a shard")
+                if b'"degraded":true' in body or b'"error":{' in body:
+                    raise Refused(f"an answer that is not whole: {body[:300].decode(errors='replace')}")
                 message = next(waiting, None)
                 if message is None:
                     under_way -= 1

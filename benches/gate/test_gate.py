@@ -181,6 +181,15 @@ class ProgramTest(unittest.TestCase):
         self.assertGreaterEqual(timing.elapsed, statistics.median(timing.latencies))
 
 
+class PlantTest(unittest.TestCase):
+    def test_the_patch_that_plants_a_slowdown_fits_the_tree(self):
+        done = subprocess.run(
+            ["git", "apply", "--check", "-C1", "--recount", HERE / "planted.patch"],
+            cwd=gate.REPOSITORY, capture_output=True, text=True,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
 class BuildsTest(unittest.TestCase):
     """Trees of a small repository."""
 

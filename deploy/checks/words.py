@@ -66,10 +66,14 @@ def pattern(form):
     return re.compile(f"{lower}|{camel}|{upper}")
 
 
+def blank(text):
+    """So many spaces, the ends of lines kept."""
+    return re.sub(r"[^\n]", " ", text)
+
+
 def names_of(path, text):
     """A file's text with everything blanked that names no thing: comments, and in Markdown what is not quoted."""
     suffix = Path(path).suffix
-    blank = lambda part: re.sub(r"[^\n]", " ", part)
     if suffix == ".md":
         kept, last = [], 0
         for quoted in QUOTED.finditer(text):
