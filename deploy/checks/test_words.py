@@ -21,7 +21,7 @@ class WordsTest(unittest.TestCase):
             self.assertEqual(found(text), [], text)
 
     def test_the_line_and_the_term_are_named(self):
-        self.assertEqual(words.find("a.md", "x\nto mend it\n", RULES), [(2, "mend", "repair")])
+        self.assertEqual(words.find("a.md", "x\nto mend it\n", words.rules("mend | all | repair")), [(2, "mend", "repair")])
 
     def test_a_phrase_is_found_across_lines_and_comments(self):
         self.assertEqual(found("/// The index is made\n/// anew.\n"), [(1, "made /// anew")])
