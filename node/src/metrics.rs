@@ -10,7 +10,9 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::{node::Node, service::role_name, system};
+use mira_raft::Role;
+
+use crate::{node::Node, system};
 
 /// 10 µs to 10 s, three steps a decade.
 const BUCKETS: [f64; 19] = [
@@ -131,7 +133,7 @@ impl NodeMetrics {
             set("term", status.term);
             set("is_leader", u64::from(status.is_leader()));
             set("has_leader", u64::from(status.leader.is_some()));
-            set("stopped", u64::from(role_name(&status.role) == "stopped"));
+            set("stopped", u64::from(matches!(status.role, Role::Stopped(_))));
             set("last_log_index", status.last_log_index);
             set("committed_index", status.committed);
             set("applied_index", status.applied);

@@ -432,7 +432,7 @@ impl Node {
         let sealed: bytes::Bytes = command.seal(&self.shared.keyring.meta_sealer(), &mut os_rng()).into();
         let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
-                let mut client = self.peers.client_of(leader)?;
+                let mut client = self.peers.client_of(leader)?.cluster();
                 let asked = client.propose_meta(node_v1::ProposeMetaRequest { sealed });
                 let reply = tokio::time::timeout(limits::WRITE_TRY, asked).await;
                 reply.map_err(|_| Refusal::Unknown("the meta leader did not answer".into()))??.into_inner().answer
@@ -535,14 +535,14 @@ impl Node {
                 self.map()
             }
             false => {
-                let mut client = self.peers.client_of(leader).map_err(|status| status.message().to_owned())?;
-                let asked = tokio::time::timeout(limits::READ_TRY, client.get_map(request)).await;
+                let client = self.peers.client_of(leader).map_err(|status| status.message().to_owned())?;
+                let asked = tokio::time::timeout(limits::READ_TRY, client.cluster().get_map(request)).await;
                 asked.map_err(|_| "no answer")?.map_err(|status| status.message().to_owned())?.into_inner()
             }
         };
         let placed = map.shards.get(shard as usize).is_none_or(|info| info.replicas.contains(&self.id()));
         let moved = map.moves.iter().find(|found| found.shard == shard && found.to == self.id());
-        Ok(moved.map_or(placed, |found| found.step != "clearing"))
+        Ok(moved.map_or(placed, |found| found.step() != node_v1::MoveStep::Clearing))
     }
 
     /// The map as routers get it.
@@ -701,16 +701,17 @@ impl Node {
 
     /// Whether a node's replica of a shard has its index: most reads ask the leader.
     async fn is_ready(&self, node: NodeId, shard: ShardId) -> bool {
-        let Ok(mut client) = self.peers.client_of(node) else { return false };
-        let answer = tokio::time::timeout(TICK, client.status(node_v1::StatusRequest { detailed: false })).await;
+        let Ok(client) = self.peers.client_of(node) else { return false };
+        let answer =
+            tokio::time::timeout(TICK, client.cluster().status(node_v1::StatusRequest { detailed: false })).await;
         let Ok(Ok(status)) = answer else { return false };
         status.get_ref().groups.iter().any(|group| group.group == shard + 1 && group.index_ready)
     }
 
     /// Whether a node of the cluster answers, under its own id.
     pub async fn answers(&self, node: NodeId) -> bool {
-        let Ok(mut client) = self.peers.client_of(node) else { return false };
-        let answer = tokio::time::timeout(TICK, client.identify(node_v1::IdentifyRequest {})).await;
+        let Ok(client) = self.peers.client_of(node) else { return false };
+        let answer = tokio::time::timeout(TICK, client.cluster().identify(node_v1::IdentifyRequest {})).await;
         matches!(answer, Ok(Ok(identity)) if identity.get_ref().node_id == node)
     }
 
@@ -773,6 +774,7 @@ impl RunningNode {
             address: advertise,
             zone: rest.zone,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            format: mira_proto::FORMAT_LEVEL,
         };
         let (stop, stopped) = watch::channel(false);
         let tasks = vec![

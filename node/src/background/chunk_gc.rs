@@ -101,9 +101,9 @@ impl Part<'_> {
             node_v1::ListReferencesRequest { shard, collection: self.collection.id, ..Default::default() };
         loop {
             let replicas = likely_leader_first(self.node, self.cluster, shard);
-            let page = ask(self.node, replicas, |mut client| {
+            let page = ask(self.node, replicas, |client| {
                 let request = request.clone();
-                async move { client.list_references(request).await }
+                async move { client.shards().list_references(request).await }
             })
             .await?;
             needed.extend(page.chunks.as_chunks::<16>().0.iter().map(|chunk| FrameId::from_be_bytes(*chunk)));

@@ -225,18 +225,18 @@ impl Driver<'_> {
         Ok(())
     }
 
-    async fn begin_pass(&self, source: ShardId, release: bool) -> Result<u64, Refusal> {
+    async fn begin_pass(&self, source: ShardId, freeze: bool) -> Result<u64, Refusal> {
         let request = node_v1::BeginPassRequest {
             shard: source,
             collection: self.collection,
             from: self.growth.from,
             to: self.growth.to,
             epoch: self.growth.epoch,
-            heir: self.id,
-            release,
+            target: self.id,
+            freeze,
         };
         let replicas = likely_leader_first(self.node, self.cluster, source);
-        ask(self.node, replicas, |mut client| async move { client.begin_pass(request).await })
+        ask(self.node, replicas, |client| async move { client.migration().begin_pass(request).await })
             .await
             .map(|reply| reply.start)
     }
@@ -252,14 +252,14 @@ impl Driver<'_> {
             collection: self.collection,
             from: self.growth.from,
             to: self.growth.to,
-            heir: self.id,
+            target: self.id,
             start: adoption.start,
             since: adoption.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
         };
-        ask(self.node, likely_leader_first(self.node, self.cluster, source), |mut client| {
+        ask(self.node, likely_leader_first(self.node, self.cluster, source), |client| {
             let request = request.clone();
-            async move { client.export(request).await }
+            async move { client.migration().export(request).await }
         })
         .await
     }

@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mira_proto::{NodeId, Refusal, ShardId, limits, node_v1, verification};
+use mira_proto::{
+    NodeId, Refusal, ShardId, limits,
+    node_v1::{self, VerificationState},
+    verification,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -124,7 +128,7 @@ async fn compare(
     let asked = replicas.into_iter().map(|replica| async move {
         loop {
             let reply = ask(node, replica, (shard, nonce)).await;
-            if matches!(reply.state.as_str(), "done" | "failed") || Instant::now() >= until {
+            if matches!(reply.state(), VerificationState::Done | VerificationState::Failed) || Instant::now() >= until {
                 return (replica, reply);
             }
             tokio::time::sleep(ASK_EVERY.min(patience / 10)).await;
@@ -135,9 +139,10 @@ async fn compare(
 
 async fn ask(node: &Node, replica: NodeId, (shard, nonce): (ShardId, u64)) -> node_v1::VerifyShardReply {
     let request = node_v1::VerifyShardRequest { shard, nonce, begin: false };
-    let unreachable = || node_v1::VerifyShardReply { state: "unreachable".into(), ..Default::default() };
-    let Ok(mut client) = node.peers().client_of(replica) else { return unreachable() };
-    match tokio::time::timeout(limits::STATUS_TRY, client.verify_shard(request)).await {
+    let unreachable =
+        || node_v1::VerifyShardReply { state: VerificationState::Unreachable.into(), ..Default::default() };
+    let Ok(client) = node.peers().client_of(replica) else { return unreachable() };
+    match tokio::time::timeout(limits::STATUS_TRY, client.shards().verify_shard(request)).await {
         Ok(Ok(reply)) => reply.into_inner(),
         _ => unreachable(),
     }

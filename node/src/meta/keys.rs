@@ -52,13 +52,12 @@ pub enum RotationStep {
     Retiring,
 }
 
-impl RotationStep {
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            RotationStep::Preparing => "preparing",
-            RotationStep::Resealing => "resealing",
-            RotationStep::Retiring => "retiring",
+impl From<RotationStep> for mira_proto::node_v1::RotationStep {
+    fn from(step: RotationStep) -> Self {
+        match step {
+            RotationStep::Preparing => Self::Preparing,
+            RotationStep::Resealing => Self::Resealing,
+            RotationStep::Retiring => Self::Retiring,
         }
     }
 }

@@ -111,7 +111,8 @@ fn apply(change: MetaCommand, now_ms: u64, records: &mut Records<'_, '_>) -> Res
                 return Ok(MetaAnswer::Exists);
             }
             let layer_keys = [(FIRST_KEY, layer_key)].into();
-            header = Header { cluster_id, epoch: 0, shards, replication, expect, layer_keys };
+            let format = mira_proto::FORMAT_LEVEL;
+            header = Header { cluster_id, epoch: 0, shards, replication, expect, format, layer_keys };
             MetaAnswer::Done
         }
         MetaCommand::PlaceShards(placement) => {

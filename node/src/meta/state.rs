@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use mira_proto::model::{Metric, Quantization};
 use mira_proto::vectors::{OWN_SPACE, SpaceNumber};
 use mira_proto::{CollectionId, NodeId, Problem, ShardId, node_v1, placement::shards_of_collection};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct Header {
     pub replication: u32,
     /// Nodes to wait for before shards are placed.
     pub expect: u32,
+    /// The format level that is switched on: every node knows it ([`mira_proto::FORMAT_LEVEL`]).
+    pub format: u32,
     /// Keys of private frames' outermost layer by version, each wrapped with the cluster key; the newest seals.
     pub layer_keys: BTreeMap<u32, Vec<u8>>,
 }
@@ -45,6 +48,8 @@ pub struct NodeRecord {
     pub zone: String,
     /// Build that it runs.
     pub version: String,
+    /// The highest format level that the build knows.
+    pub format: u32,
 }
 
 /// What a node is to the placement of shards. A node without a record of it is active on a seat of its own: those that
@@ -116,13 +121,12 @@ pub enum GrowthStep {
     Remembering,
 }
 
-impl GrowthStep {
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            GrowthStep::Copying => "copying",
-            GrowthStep::Clearing => "clearing",
-            GrowthStep::Remembering => "remembering",
+impl From<GrowthStep> for node_v1::MigrationStep {
+    fn from(step: GrowthStep) -> Self {
+        match step {
+            GrowthStep::Copying => node_v1::MigrationStep::Copying,
+            GrowthStep::Clearing => node_v1::MigrationStep::Clearing,
+            GrowthStep::Remembering => node_v1::MigrationStep::Remembering,
         }
     }
 }
@@ -135,11 +139,11 @@ impl Growth {
         (sources, heirs)
     }
 
-    fn to_wire(&self) -> node_v1::Growth {
-        node_v1::Growth {
+    fn to_wire(&self) -> node_v1::Migration {
+        node_v1::Migration {
             from: self.from,
             to: self.to,
-            step: self.step.name().to_owned(),
+            step: node_v1::MigrationStep::from(self.step).into(),
             done: self.done.iter().copied().collect(),
             epoch: self.epoch,
         }
@@ -155,10 +159,10 @@ pub struct CollectionRecord {
     pub name: String,
     /// Components of its vectors.
     pub dim: u32,
-    /// cosine, dot or l2.
-    pub metric: String,
-    /// none, int8 or binary.
-    pub quantization: String,
+    /// How its vectors are compared.
+    pub metric: Metric,
+    /// How its index keeps them in memory.
+    pub quantization: Quantization,
     /// Shards it is spread over.
     pub partitions: u32,
     /// Shards it was spread over when it was created.
@@ -186,10 +190,10 @@ pub struct NamedSpace {
     pub name: String,
     /// Components of its vectors.
     pub dim: u32,
-    /// cosine, dot or l2.
-    pub metric: String,
-    /// none, int8 or binary.
-    pub quantization: String,
+    /// How its vectors are compared.
+    pub metric: Metric,
+    /// How its index keeps them in memory.
+    pub quantization: Quantization,
     /// Beam of searches that name none; 0 = the index's own.
     pub ef: u32,
 }
@@ -206,9 +210,9 @@ pub struct Space<'a> {
     /// Components of its vectors.
     pub dim: usize,
     /// cosine, dot or l2.
-    pub metric: &'a str,
+    pub metric: Metric,
     /// none, int8 or binary.
-    pub quantization: &'a str,
+    pub quantization: Quantization,
     /// Beam of searches that name none; 0 = the index's own.
     pub ef: u32,
 }
@@ -242,8 +246,8 @@ impl CollectionRecord {
             number: OWN_SPACE,
             name: "",
             dim: self.dim as usize,
-            metric: &self.metric,
-            quantization: &self.quantization,
+            metric: self.metric,
+            quantization: self.quantization,
             ef: self.ef,
         }
     }
@@ -255,8 +259,8 @@ impl CollectionRecord {
             number,
             name: &space.name,
             dim: space.dim as usize,
-            metric: &space.metric,
-            quantization: &space.quantization,
+            metric: space.metric,
+            quantization: space.quantization,
             ef: space.ef,
         });
         std::iter::once(self.own_space()).chain(named)
@@ -422,6 +426,7 @@ impl ClusterState {
             collections: self.collections.values().map(|record| self.collection_to_wire(record)).collect(),
             moves: self.moves.iter().map(|(&shard, found)| found.to_wire(shard)).collect(),
             moves_paused: self.moves_paused,
+            format: self.header.format,
         }
     }
 
@@ -430,7 +435,7 @@ impl ClusterState {
         let rotation = self.rotations.get(&record.id).map(|rotation| node_v1::Rotation {
             id: rotation.id,
             to: rotation.to,
-            step: rotation.step.name().to_owned(),
+            step: node_v1::RotationStep::from(rotation.step).into(),
             done: rotation.done.len() as u32,
             of: match rotation.step {
                 RotationStep::Preparing => self.living_nodes().count() as u32,
@@ -438,20 +443,20 @@ impl ClusterState {
                 RotationStep::Retiring => self.holders(record).len() as u32,
             },
         });
-        let growth = self.growths.get(&record.id).map(Growth::to_wire);
-        node_v1::Collection { growth, rotation, ..record.to_wire() }
+        let migration = self.growths.get(&record.id).map(Growth::to_wire);
+        node_v1::Collection { migration, rotation, ..record.to_wire() }
     }
 
     /// The nodes as routers and peers see them.
     fn nodes_to_wire(&self) -> Vec<node_v1::NodeInfo> {
         let phase = |node: &NodeRecord| match self.phase(node.id) {
-            NodePhase::Standby => "standby",
-            NodePhase::Active { .. } => "active",
-            NodePhase::Draining if self.holds_nothing(node.id) => "drained",
-            NodePhase::Draining => "draining",
-            NodePhase::Lost => "lost",
+            NodePhase::Standby => node_v1::NodePhase::Standby,
+            NodePhase::Active { .. } => node_v1::NodePhase::Active,
+            NodePhase::Draining if self.holds_nothing(node.id) => node_v1::NodePhase::Drained,
+            NodePhase::Draining => node_v1::NodePhase::Draining,
+            NodePhase::Lost => node_v1::NodePhase::Lost,
         };
-        self.nodes.values().map(|node| node_v1::NodeInfo { phase: phase(node).to_owned(), ..node.to_wire() }).collect()
+        self.nodes.values().map(|node| node_v1::NodeInfo { phase: phase(node).into(), ..node.to_wire() }).collect()
     }
 
     /// Whether a node is replica of no shard and becomes none.
@@ -465,11 +470,11 @@ impl Move {
     /// As routers and peers see it.
     pub fn to_wire(self, shard: ShardId) -> node_v1::Move {
         let step = match self.step {
-            MoveStep::Leaving => "leaving",
-            MoveStep::Clearing => "clearing",
-            MoveStep::Joining => "joining",
+            MoveStep::Leaving => node_v1::MoveStep::Leaving,
+            MoveStep::Clearing => node_v1::MoveStep::Clearing,
+            MoveStep::Joining => node_v1::MoveStep::Joining,
         };
-        node_v1::Move { shard, from: self.from.unwrap_or_default(), to: self.to, step: step.to_owned() }
+        node_v1::Move { shard, from: self.from.unwrap_or_default(), to: self.to, step: step.into() }
     }
 }
 
@@ -487,7 +492,8 @@ impl NodeRecord {
             http_address: self.http_address.clone(),
             zone: self.zone.clone(),
             version: self.version.clone(),
-            phase: String::new(),
+            phase: node_v1::NodePhase::Unspecified.into(),
+            format: self.format,
         }
     }
 }
@@ -500,6 +506,7 @@ impl From<node_v1::NodeInfo> for NodeRecord {
             http_address: info.http_address,
             zone: info.zone,
             version: info.version,
+            format: info.format,
         }
     }
 }
@@ -511,8 +518,8 @@ impl CollectionRecord {
             id: self.id,
             name: self.name.clone(),
             dim: self.dim,
-            metric: self.metric.clone(),
-            quantization: self.quantization.clone(),
+            metric: node_v1::Metric::from(self.metric).into(),
+            quantization: node_v1::Quantization::from(self.quantization).into(),
             partitions: self.partitions,
             first_partitions: self.first_partitions,
             ttl_seconds: self.ttl_seconds,
@@ -521,7 +528,8 @@ impl CollectionRecord {
             model: self.model.clone(),
             ef: self.ef,
             spaces: self.spaces.iter().map(NamedSpace::to_wire).collect(),
-            growth: None,
+            placement_key: Vec::new().into(),
+            migration: None,
             rotation: None,
         }
     }
@@ -532,16 +540,19 @@ impl NamedSpace {
         node_v1::VectorSpace {
             name: self.name.clone(),
             dim: self.dim,
-            metric: self.metric.clone(),
-            quantization: self.quantization.clone(),
+            metric: node_v1::Metric::from(self.metric).into(),
+            quantization: node_v1::Quantization::from(self.quantization).into(),
             ef: self.ef,
         }
     }
 }
 
-impl From<node_v1::VectorSpace> for NamedSpace {
-    fn from(space: node_v1::VectorSpace) -> Self {
-        let node_v1::VectorSpace { name, dim, metric, quantization, ef } = space;
-        NamedSpace { name, dim, metric, quantization, ef }
+impl TryFrom<node_v1::VectorSpace> for NamedSpace {
+    type Error = Problem;
+
+    fn try_from(space: node_v1::VectorSpace) -> Result<Self, Problem> {
+        let (metric, quantization) = (space.metric().try_into()?, space.quantization().try_into()?);
+        let node_v1::VectorSpace { name, dim, ef, .. } = space;
+        Ok(NamedSpace { name, dim, metric, quantization, ef })
     }
 }
