@@ -56,6 +56,6 @@ impl AddressBook {
 
 impl Peers for AddressBook {
     fn address(&self, node: NodeId) -> Option<String> {
-        self.cluster.borrow().nodes.get(&node).map(|record| format!("http://{}", record.address))
+        self.cluster.borrow().nodes.get(&node).map(|record| record.address.clone())
     }
 }
