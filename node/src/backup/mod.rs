@@ -201,7 +201,7 @@ impl Node {
             let detail = "a collection grew or got another key while the backup was made: make it again";
             return Err(Problem::new(Code::Conflict, detail).into());
         }
-        Ok(key.vouch(&request.manifest).to_vec().into())
+        Ok(key.sign(&request.manifest).to_vec().into())
     }
 
     pub(crate) async fn finish_backup(&self, request: node_v1::FinishBackupRequest) -> Result<(), Refusal> {
@@ -237,7 +237,7 @@ impl Node {
         let file = KeyFile::open(self.keyring(), &request.key_file)?;
         let key = self.keyring().repository(&file.key)?;
         let damaged = |what: &str| Problem::new(Code::Damaged, format!("the backup's manifest: {what}"));
-        if !key.vouched(&request.manifest, &request.mac) {
+        if !key.verifies(&request.manifest, &request.mac) {
             return Err(damaged("it was altered, or belongs to another repository").into());
         }
         let opened = key.open(&cluster_place(&request.backup), &request.cluster, limits::MAX_MESSAGE_BYTES);

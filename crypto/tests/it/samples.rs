@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use mira_crypto::{
-    ClusterKey, ClusterLayerKey, CollectionKey, Context, CryptoError, MetaSealer, OwnerKey, PageSealer, Part,
+    ClusterKey, ClusterLayerKey, CollectionKey, Context, CryptoError, IdSource, MetaSealer, OwnerKey, PageSealer, Part,
     WrappedKey, frame, page::PagePosition, private,
 };
 use rand::RngCore;
@@ -148,6 +148,19 @@ fn tags_and_digests_stay_the_same() {
     let key = samples.collection();
     assert_eq!(key.tag("session", b"s-1"), samples.get("tag"));
     assert_eq!(key.content_digest(TEXT), samples.get("content_digest"));
+}
+
+#[test]
+fn placement_stays_the_same() {
+    let samples = Samples::read();
+    let (key, owner) = (samples.collection().placement_key(), samples.owner());
+    assert_eq!(*key.to_bytes(), samples.get("placement_key"));
+    assert_eq!(key.session_digest("s-1").to_be_bytes(), samples.get("session_digest"));
+    assert_eq!(key.private_session_digest(&owner, "s-1").to_be_bytes(), samples.get("private_session_digest"));
+    let plain = IdSource { purpose: "idempotency-key", principal: "ada", key: "k-1", position: 2, owner: None };
+    let private = IdSource { owner: Some(&owner), ..plain };
+    assert_eq!(key.derived_id_bits(&plain).to_be_bytes(), samples.get("derived_id_bits"));
+    assert_eq!(key.derived_id_bits(&private).to_be_bytes(), samples.get("private_derived_id_bits"));
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! Nothing that was altered, cut or moved opens, and nothing panics: every kind, every byte, every field of the
 //! context.
 
-mod common;
-
-use common::{CONTEXT, Keys, MAX_LEN, keys};
+use crate::common::{CONTEXT, Keys, MAX_LEN, keys};
 use mira_crypto::{
     ClusterLayerKey, CollectionKey, Context, CryptoError, MetaSealer, OwnerKey, PageSealer, Part, WrappedKey, frame,
     page::PagePosition, private,

@@ -82,6 +82,10 @@ def passphrase_record():
     return text + "$" + unpadded(checked(b"R", stretched, (b"passphrase", b"passphrase-check"), text.encode(), OWNER))
 
 
+def parts(key, *values):
+    return hmac.digest(key, b"".join(struct.pack("<Q", len(value)) + value for value in values), "sha256")
+
+
 def unpadded(data):
     return base64.b64encode(data).decode().rstrip("=")
 
@@ -120,6 +124,15 @@ def samples():
     yield "tag", hmac.digest(leaf("pi", COLLECTION, b"tag"), session, "sha256")[:16]
     yield "content_digest", hmac.digest(leaf("pi", COLLECTION, b"content-digest"), TEXT, "sha256")
     yield "passphrase_record", passphrase_record().encode()
+
+    placement, owners = leaf("pi", COLLECTION, b"placement"), leaf("e", OWNER, b"owner-placement")
+    source = (b"id", b"idempotency-key", b"ada", b"k-1", struct.pack("<Q", 2))
+    yield "placement_key", placement
+    yield "session_digest", parts(placement, b"session", b"s-1")[:4]
+    yield "private_session_digest", parts(placement, b"private-session", parts(owners, b"session", b"s-1"))[:4]
+    yield "derived_id_bits", parts(placement, *source)[:16]
+    yield "private_derived_id_bits", parts(placement, b"private-id", parts(owners, *source))[:16]
+
 
 
 lines = [f"{name} {data.hex()}" for name, data in samples()]

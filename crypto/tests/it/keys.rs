@@ -1,8 +1,6 @@
 //! Which key opens what, how a wrong one is told apart from damage, and that keys never show.
 
-mod common;
-
-use common::{CONTEXT, Keys, MAX_LEN, keys};
+use crate::common::{CONTEXT, Keys, MAX_LEN, keys};
 use mira_crypto::{
     ClusterKey, ClusterLayerKey, CollectionKey, CryptoError, KeyName, MetaSealer, OwnerKey, PageSealer, Part,
     PassphraseCost, WrappedKey, frame, meta,
