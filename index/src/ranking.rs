@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use mira_proto::groups::{are_full, first_of_groups};
 use mira_proto::{FrameId, Problem, limits, node_v1};
 
-use crate::condition::Value;
+use crate::filter::condition::Value;
 
 /// How many times larger the next pool is.
 const GROWTH: usize = 4;

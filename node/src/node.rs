@@ -309,7 +309,7 @@ impl Node {
         let sealed: bytes::Bytes = command.seal(&self.shared.keyring.meta_sealer(), &mut os_rng()).into();
         let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
-                let mut client = self.peers.client_of(leader)?;
+                let mut client = self.peers.client_of(leader)?.cluster();
                 let asked = client.propose_meta(node_v1::ProposeMetaRequest { sealed });
                 let reply = tokio::time::timeout(limits::WRITE_TRY, asked).await;
                 reply.map_err(|_| Refusal::Unknown("the meta leader did not answer".into()))??.into_inner().answer
@@ -379,8 +379,8 @@ impl Node {
 
     /// Whether a node of the cluster answers, under its own id.
     pub async fn answers(&self, node: NodeId) -> bool {
-        let Ok(mut client) = self.peers.client_of(node) else { return false };
-        let answer = tokio::time::timeout(IDENTIFY_TRY, client.identify(node_v1::IdentifyRequest {})).await;
+        let Ok(client) = self.peers.client_of(node) else { return false };
+        let answer = tokio::time::timeout(IDENTIFY_TRY, client.cluster().identify(node_v1::IdentifyRequest {})).await;
         matches!(answer, Ok(Ok(identity)) if identity.get_ref().node_id == node)
     }
 

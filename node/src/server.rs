@@ -50,6 +50,7 @@ impl RunningNode {
             address: advertise,
             zone: config.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            format: mira_proto::FORMAT_LEVEL,
         };
         let (stop, stopped) = watch::channel(false);
         let background = Background { metrics: node.metrics.clone(), stopped: stopped.clone() };

@@ -283,14 +283,14 @@ async fn filters_survive_a_restart_from_an_image() {
 async fn kinds(shard: &Shard, filter: &Value) -> BTreeMap<String, u32> {
     let reply = search(shard, common::EAST, 1, filter).await.unwrap();
     let known = reply.kinds.expect("it says what it knows").fields.into_iter();
-    known.map(|node_v1::FieldKinds { field, kinds }| (field, kinds)).collect()
+    known.map(|node_v1::FieldTypes { field, kinds }| (field, kinds)).collect()
 }
 
 /// The same from the question that `forget` asks.
 async fn asked_kinds(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<String, u32> {
     let (mut after, mut all) = (bytes::Bytes::new(), BTreeMap::new());
     loop {
-        let request = node_v1::FieldKindsRequest {
+        let request = node_v1::FieldTypesRequest {
             epoch: shard.epoch,
             shard: shard.shard,
             collection: shard.collection,
@@ -300,7 +300,7 @@ async fn asked_kinds(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<Stri
             ..Default::default()
         };
         let reply = shard.client.clone().field_kinds(request).await.unwrap().into_inner();
-        for node_v1::FieldKinds { field, kinds } in reply.kinds.expect("the index is there").fields {
+        for node_v1::FieldTypes { field, kinds } in reply.kinds.expect("the index is there").fields {
             *all.entry(field).or_default() |= kinds;
         }
         if !reply.more {
@@ -354,6 +354,6 @@ async fn a_shard_says_what_kinds_its_fields_hold() {
     assert_eq!(known["metadata.long"], TEXT, "also from an image");
     assert!(known["metadata.n"] & TEXT == TEXT);
     let reply = search(&shard, common::EAST, 1, &json!({ "field": "type", "exists": true })).await.unwrap();
-    assert_eq!(reply.kinds, Some(node_v1::KnownKinds::default()), "nothing is compared");
+    assert_eq!(reply.kinds, Some(node_v1::KnownFieldTypes::default()), "nothing is compared");
     node.shutdown().await;
 }

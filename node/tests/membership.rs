@@ -432,7 +432,7 @@ async fn replicas_are_compared_and_one_that_is_made_anew_holds_the_same_again() 
     let before = cluster.digests(shard).await;
     assert_eq!(before.len(), 3);
     assert!(before.values().all(|reply| reply.digest == before[&sick].digest && reply.index == before[&sick].index));
-    let mend = node_v1::MendReplicaRequest { shard, node: sick };
+    let mend = node_v1::RepairReplicaRequest { shard, node: sick };
     let epoch = cluster
         .ask("a repair", |mut client| async move { client.mend_replica(mend).await.map(tonic::Response::into_inner) })
         .await

@@ -28,8 +28,8 @@ fn replacing(frame: node_v1::FrameWrite) -> node_v1::FrameWrite {
     node_v1::FrameWrite { replace: true, ..frame }
 }
 
-async fn owned(shard: &Shard, owner: [u8; 16], known: u64, after: u128) -> node_v1::OwnedReply {
-    let request = node_v1::OwnedRequest {
+async fn owned(shard: &Shard, owner: [u8; 16], known: u64, after: u128) -> node_v1::ListPrivateVectorsReply {
+    let request = node_v1::ListPrivateVectorsRequest {
         epoch: shard.epoch,
         shard: shard.shard,
         collection: shard.collection,
@@ -56,7 +56,7 @@ async fn forget(shard: &Shard, request: node_v1::ForgetRequest) -> Result<Vec<u1
     }
 }
 
-fn ids(reply: &node_v1::OwnedReply) -> Vec<(u128, bool)> {
+fn ids(reply: &node_v1::ListPrivateVectorsReply) -> Vec<(u128, bool)> {
     reply.frames.iter().map(|frame| (number(&frame.id), !frame.vectors.is_empty())).collect()
 }
 

@@ -8,6 +8,7 @@
 //! - [`refusal`]: how a node tells a router where to go instead;
 //! - [`vectors`]: the vectors of a frame, as they lie in sealed pieces;
 //! - [`verification`]: what replicas that differ are judged by;
+//! - [`wire`]: words and values of the enums that nodes and routers compare;
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
@@ -20,12 +21,21 @@ pub mod problem;
 pub mod refusal;
 pub mod vectors;
 pub mod verification;
+pub mod wire;
 
 pub use problem::{Code, Problem};
 pub use refusal::Refusal;
 
 /// Version of the protocol between nodes and routers. Raised when an old peer would misunderstand a new one.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Version of the headers of reads and writes that this build sends. A node refuses a later one: it would leave out what
+/// the header asks for.
+pub const HEADER_VERSION: u32 = 1;
+
+/// The highest level of persisted formats that this build reads and writes. Every change of a format that an older build
+/// would misread raises it; a cluster writes the level that all of its nodes know.
+pub const FORMAT_LEVEL: u32 = 1;
 
 /// Identifies a storage node for its life; made once, at random, on its first start.
 pub type NodeId = u64;

@@ -8,7 +8,7 @@ use mira_proto::{ShardId, node_v1};
 use tokio::time::Instant;
 
 use crate::ConsistencyToken;
-use crate::owner::Credential;
+use crate::private::credential::Credential;
 
 /// One request's circumstances.
 #[derive(Debug, Clone)]

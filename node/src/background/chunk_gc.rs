@@ -88,9 +88,9 @@ impl ShardChunks<'_> {
             node_v1::ListReferencesRequest { shard, collection: self.collection.id, ..Default::default() };
         loop {
             let replicas = self.node.replicas_leader_first(self.cluster, shard);
-            let asked = self.node.peers().ask(&replicas, |mut client| {
+            let asked = self.node.peers().ask(&replicas, |client| {
                 let request = request.clone();
-                async move { client.list_references(request).await }
+                async move { client.shards().list_references(request).await }
             });
             let page = asked.await?;
             needed.extend(page.chunks.as_chunks::<16>().0.iter().map(|chunk| FrameId::from_be_bytes(*chunk)));

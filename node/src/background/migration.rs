@@ -217,18 +217,19 @@ impl Driver<'_> {
         Ok(())
     }
 
-    async fn begin_pass(&self, source: ShardId, release: bool) -> Result<u64, Refusal> {
+    async fn begin_pass(&self, source: ShardId, freeze: bool) -> Result<u64, Refusal> {
         let request = node_v1::BeginPassRequest {
             shard: source,
             collection: self.collection,
             from: self.growth.from,
             to: self.growth.to,
             epoch: self.growth.epoch,
-            heir: self.id,
-            release,
+            target: self.id,
+            freeze,
         };
         let replicas = self.node.replicas_leader_first(self.cluster, source);
-        let begun = self.node.peers().ask(&replicas, |mut client| async move { client.begin_pass(request).await });
+        let begun =
+            self.node.peers().ask(&replicas, |client| async move { client.migration().begin_pass(request).await });
         Ok(begun.await?.start)
     }
 
@@ -243,15 +244,15 @@ impl Driver<'_> {
             collection: self.collection,
             from: self.growth.from,
             to: self.growth.to,
-            heir: self.id,
+            target: self.id,
             start: adoption.start,
             since: adoption.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
         };
         let replicas = self.node.replicas_leader_first(self.cluster, source);
-        let exported = self.node.peers().ask(&replicas, |mut client| {
+        let exported = self.node.peers().ask(&replicas, |client| {
             let request = request.clone();
-            async move { client.export(request).await }
+            async move { client.migration().export(request).await }
         });
         exported.await
     }

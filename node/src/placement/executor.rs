@@ -211,13 +211,13 @@ impl Executor {
             self.node.map()
         } else {
             let request = node_v1::GetMapRequest { linearizable: true, ..Default::default() };
-            let mut client = self.node.peers().client_of(leader).map_err(|status| status.message().to_owned())?;
-            let asked = tokio::time::timeout(limits::READ_TRY, client.get_map(request)).await;
+            let client = self.node.peers().client_of(leader).map_err(|status| status.message().to_owned())?;
+            let asked = tokio::time::timeout(limits::READ_TRY, client.cluster().get_map(request)).await;
             asked.map_err(|_| "no answer")?.map_err(|status| status.message().to_owned())?.into_inner()
         };
         let placed = map.shards.get(shard as usize).is_none_or(|info| info.replicas.contains(&me));
         let moved = map.moves.iter().find(|found| found.shard == shard && found.to == me);
-        Ok(moved.map_or(placed, |found| found.step != "clearing"))
+        Ok(moved.map_or(placed, |found| found.step() != node_v1::MoveStep::Clearing))
     }
 
     /// Hands a shard to its preferred leader, if that node answers searches of it and the last try is a while ago.
@@ -238,8 +238,9 @@ impl Executor {
 
     /// Whether a node's replica of a shard has its index: most reads ask the leader.
     async fn is_ready(&self, node: NodeId, shard: ShardId) -> bool {
-        let Ok(mut client) = self.node.peers().client_of(node) else { return false };
-        let answer = tokio::time::timeout(TICK, client.status(node_v1::StatusRequest { detailed: false })).await;
+        let Ok(client) = self.node.peers().client_of(node) else { return false };
+        let answer =
+            tokio::time::timeout(TICK, client.cluster().status(node_v1::StatusRequest { detailed: false })).await;
         let Ok(Ok(status)) = answer else { return false };
         status.get_ref().groups.iter().any(|group| group.group == shard + 1 && group.index_ready)
     }

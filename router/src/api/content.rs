@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use super::rest::{Caller, Document, Failure, Name};
 use super::{Api, text};
-use crate::uploads::{ContentPart, FrameContent};
+use crate::operations::content::{ContentPart, FrameContent, FrameRef};
+use crate::operations::uploads::UploadRef;
 use crate::{Memory, RequestContext};
 
 /// The header that says where the bytes of a body begin in the content.
@@ -58,7 +59,7 @@ pub(super) async fn state(
     Caller(context): Caller,
     Named(collection, id): Named,
 ) -> Result<Json<UploadReply>, Failure> {
-    Ok(Json(api.memory.upload(&context, (&collection, id)).await?))
+    Ok(Json(api.memory.get_upload(&context, UploadRef { collection: &collection, upload: id }).await?))
 }
 
 pub(super) async fn append(
@@ -71,7 +72,7 @@ pub(super) async fn append(
     let offset = text(&headers, UPLOAD_OFFSET)?.and_then(|offset| offset.parse().ok());
     let missing = || Problem::invalid(format!("header {UPLOAD_OFFSET} must say where the bytes begin: 0 at first"));
     let _permit = api.stream()?;
-    let upload = Upload::new(&*api.memory, context, (&collection, id));
+    let upload = Receiving::new(&api.memory, context, UploadRef { collection: &collection, upload: id });
     Ok(Json(upload.receive(offset.ok_or_else(missing)?, body.into_data_stream()).await?))
 }
 
@@ -80,7 +81,7 @@ pub(super) async fn finish(
     Caller(context): Caller,
     Named(collection, id): Named,
 ) -> Result<Json<UploadReply>, Failure> {
-    Ok(Json(api.memory.finish_upload(&context, (&collection, id)).await?))
+    Ok(Json(api.memory.finish_upload(&context, UploadRef { collection: &collection, upload: id }).await?))
 }
 
 pub(super) async fn cancel(
@@ -88,7 +89,7 @@ pub(super) async fn cancel(
     Caller(context): Caller,
     Named(collection, id): Named,
 ) -> Result<StatusCode, Failure> {
-    api.memory.cancel_upload(&context, (&collection, id)).await?;
+    api.memory.cancel_upload(&context, UploadRef { collection: &collection, upload: id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -99,7 +100,7 @@ pub(super) async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let permit = api.stream()?;
-    let content = api.memory.content(&context, (&collection, id)).await?;
+    let content = api.memory.read_content(&context, FrameRef { collection: &collection, id }).await?;
     let (size, etag) = (content.size(), format!("\"{id}-{}\"", content.version));
     // What was begun of another version is not gone on with.
     let is_other = text(&headers, IF_RANGE.as_str())?.is_some_and(|known| known != etag);
@@ -131,7 +132,7 @@ pub(super) async fn read(
 
 /// A body on its way out.
 pub(super) struct Reading {
-    pub(super) memory: Arc<dyn Memory>,
+    pub(super) memory: Arc<Memory>,
     pub(super) context: RequestContext,
     pub(super) collection: String,
     pub(super) content: FrameContent,
@@ -147,8 +148,8 @@ impl Reading {
         let piece = move |part: ContentPart| {
             let reading = reading.clone();
             async move {
-                let content = (&*reading.collection, &reading.content);
-                reading.memory.content_part(&reading.context.anew(patience), content, &part).await
+                let context = reading.context.anew(patience);
+                reading.memory.read_content_part(&context, &reading.collection, &reading.content, &part).await
             }
         };
         stream::iter(parts).map(piece).buffered(limits::CHUNKS_IN_FLIGHT)
@@ -167,18 +168,17 @@ impl Api {
 }
 
 /// An upload that a body is added to.
-pub(super) struct Upload<'a> {
-    memory: &'a dyn Memory,
+pub(super) struct Receiving<'a> {
+    memory: &'a Memory,
     context: RequestContext,
     /// For each step.
     patience: Duration,
-    collection: &'a str,
-    id: Uuid,
+    upload: UploadRef<'a>,
 }
 
-impl<'a> Upload<'a> {
-    pub(super) fn new(memory: &'a dyn Memory, context: RequestContext, (collection, id): (&'a str, Uuid)) -> Self {
-        Upload { memory, patience: context.remaining(), context, collection, id }
+impl<'a> Receiving<'a> {
+    pub(super) fn new(memory: &'a Memory, context: RequestContext, upload: UploadRef<'a>) -> Self {
+        Receiving { memory, patience: context.remaining(), context, upload }
     }
 
     /// Adds a body chunk by chunk. When it breaks off, what came whole is kept.
@@ -200,10 +200,10 @@ impl<'a> Upload<'a> {
                 chunks.push(buffer.split().freeze());
             }
             let context = self.context.anew(self.patience);
-            let upload = (self.collection, self.id);
-            let reply = match chunks.is_empty() {
-                true => self.memory.upload(&context, upload).await?,
-                false => self.memory.append(&context, upload, offset, chunks).await?,
+            let reply = if chunks.is_empty() {
+                self.memory.get_upload(&context, self.upload).await?
+            } else {
+                self.memory.append_upload(&context, self.upload, offset, chunks).await?
             };
             offset = reply.offset;
             came?;

@@ -3,7 +3,6 @@
 mod client;
 mod content;
 mod errors;
-mod fake;
 mod faults;
 mod grpc;
 mod kinds;

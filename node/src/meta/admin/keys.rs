@@ -125,8 +125,8 @@ impl Node {
     }
 
     async fn ask_node_for_keys(&self, node: u64) -> Result<Vec<String>, String> {
-        let mut client = self.peers().client_of(node).map_err(|status| status.message().to_owned())?;
-        let asked = tokio::time::timeout(ASK, client.hold_keys(node_v1::HoldKeysRequest {})).await;
+        let client = self.peers().client_of(node).map_err(|status| status.message().to_owned())?;
+        let asked = tokio::time::timeout(ASK, client.keys().hold_keys(node_v1::HoldKeysRequest {})).await;
         let reply = asked.map_err(|_| "no answer".to_owned())?.map_err(|status| status.message().to_owned())?;
         Ok(reply.into_inner().held)
     }

@@ -6,7 +6,9 @@ use std::{
 };
 
 use mira_proto::{
-    CollectionId, Problem, ShardId, node_v1,
+    CollectionId, Problem, ShardId,
+    model::{Metric, Quantization},
+    node_v1,
     placement::shards_of_collection,
     vectors::{OWN_SPACE, SpaceNumber},
 };
@@ -41,13 +43,12 @@ pub enum GrowthStep {
     Remembering,
 }
 
-impl GrowthStep {
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            GrowthStep::Copying => "copying",
-            GrowthStep::Clearing => "clearing",
-            GrowthStep::Remembering => "remembering",
+impl From<GrowthStep> for node_v1::MigrationStep {
+    fn from(step: GrowthStep) -> Self {
+        match step {
+            GrowthStep::Copying => node_v1::MigrationStep::Copying,
+            GrowthStep::Clearing => node_v1::MigrationStep::Clearing,
+            GrowthStep::Remembering => node_v1::MigrationStep::Remembering,
         }
     }
 }
@@ -61,11 +62,11 @@ impl Growth {
     }
 
     /// As routers see it.
-    pub fn to_wire(&self) -> node_v1::Growth {
-        node_v1::Growth {
+    pub fn to_wire(&self) -> node_v1::Migration {
+        node_v1::Migration {
             from: self.from,
             to: self.to,
-            step: self.step.name().to_owned(),
+            step: node_v1::MigrationStep::from(self.step).into(),
             done: self.done.iter().copied().collect(),
             epoch: self.epoch,
         }
@@ -81,10 +82,10 @@ pub struct CollectionRecord {
     pub name: String,
     /// Components of its vectors.
     pub dim: u32,
-    /// cosine, dot or l2.
-    pub metric: String,
-    /// none, int8 or binary.
-    pub quantization: String,
+    /// How its vectors are compared.
+    pub metric: Metric,
+    /// How its index keeps them in memory.
+    pub quantization: Quantization,
     /// Shards it is spread over.
     pub partitions: u32,
     /// Shards it was spread over when it was created.
@@ -112,10 +113,10 @@ pub struct NamedSpace {
     pub name: String,
     /// Components of its vectors.
     pub dim: u32,
-    /// cosine, dot or l2.
-    pub metric: String,
-    /// none, int8 or binary.
-    pub quantization: String,
+    /// How its vectors are compared.
+    pub metric: Metric,
+    /// How its index keeps them in memory.
+    pub quantization: Quantization,
     /// Beam of searches that name none; 0 = the index's own.
     pub ef: u32,
 }
@@ -131,10 +132,10 @@ pub struct Space<'a> {
     pub name: &'a str,
     /// Components of its vectors.
     pub dim: usize,
-    /// cosine, dot or l2.
-    pub metric: &'a str,
-    /// none, int8 or binary.
-    pub quantization: &'a str,
+    /// How its vectors are compared.
+    pub metric: Metric,
+    /// How its index keeps them in memory.
+    pub quantization: Quantization,
     /// Beam of searches that name none; 0 = the index's own.
     pub ef: u32,
 }
@@ -168,8 +169,8 @@ impl CollectionRecord {
             number: OWN_SPACE,
             name: "",
             dim: self.dim as usize,
-            metric: &self.metric,
-            quantization: &self.quantization,
+            metric: self.metric,
+            quantization: self.quantization,
             ef: self.ef,
         }
     }
@@ -181,8 +182,8 @@ impl CollectionRecord {
             number,
             name: &space.name,
             dim: space.dim as usize,
-            metric: &space.metric,
-            quantization: &space.quantization,
+            metric: space.metric,
+            quantization: space.quantization,
             ef: space.ef,
         });
         std::iter::once(self.own_space()).chain(named)
@@ -216,8 +217,8 @@ impl CollectionRecord {
             id: self.id,
             name: self.name.clone(),
             dim: self.dim,
-            metric: self.metric.clone(),
-            quantization: self.quantization.clone(),
+            metric: node_v1::Metric::from(self.metric).into(),
+            quantization: node_v1::Quantization::from(self.quantization).into(),
             partitions: self.partitions,
             first_partitions: self.first_partitions,
             ttl_seconds: self.ttl_seconds,
@@ -226,7 +227,8 @@ impl CollectionRecord {
             model: self.model.clone(),
             ef: self.ef,
             spaces: self.spaces.iter().map(NamedSpace::to_wire).collect(),
-            growth: None,
+            placement_key: Vec::new().into(),
+            migration: None,
             rotation: None,
         }
     }
@@ -237,16 +239,19 @@ impl NamedSpace {
         node_v1::VectorSpace {
             name: self.name.clone(),
             dim: self.dim,
-            metric: self.metric.clone(),
-            quantization: self.quantization.clone(),
+            metric: node_v1::Metric::from(self.metric).into(),
+            quantization: node_v1::Quantization::from(self.quantization).into(),
             ef: self.ef,
         }
     }
 }
 
-impl From<node_v1::VectorSpace> for NamedSpace {
-    fn from(space: node_v1::VectorSpace) -> Self {
-        let node_v1::VectorSpace { name, dim, metric, quantization, ef } = space;
-        NamedSpace { name, dim, metric, quantization, ef }
+impl TryFrom<node_v1::VectorSpace> for NamedSpace {
+    type Error = Problem;
+
+    fn try_from(space: node_v1::VectorSpace) -> Result<Self, Problem> {
+        let (metric, quantization) = (space.metric().try_into()?, space.quantization().try_into()?);
+        let node_v1::VectorSpace { name, dim, ef, .. } = space;
+        Ok(NamedSpace { name, dim, metric, quantization, ef })
     }
 }

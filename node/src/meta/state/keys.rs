@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mira_proto::{CollectionId, NodeId};
+use mira_proto::{CollectionId, NodeId, node_v1};
 use serde::{Deserialize, Serialize};
 
 use super::ClusterState;
@@ -48,13 +48,12 @@ pub enum RotationStep {
     Retiring,
 }
 
-impl RotationStep {
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            RotationStep::Preparing => "preparing",
-            RotationStep::Resealing => "resealing",
-            RotationStep::Retiring => "retiring",
+impl From<RotationStep> for node_v1::RotationStep {
+    fn from(step: RotationStep) -> Self {
+        match step {
+            RotationStep::Preparing => Self::Preparing,
+            RotationStep::Resealing => Self::Resealing,
+            RotationStep::Retiring => Self::Retiring,
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Header {
     pub replication: u32,
     /// Nodes to wait for before shards are placed.
     pub expect: u32,
+    /// The format level that is switched on: every node knows it ([`mira_proto::FORMAT_LEVEL`]).
+    pub format: u32,
     /// Keys of private frames' outermost layer by version, each wrapped with the cluster key; the newest seals.
     pub layer_keys: BTreeMap<u32, Vec<u8>>,
 }
@@ -174,6 +176,7 @@ impl ClusterState {
             collections: self.collections.values().map(|record| self.collection_to_wire(record)).collect(),
             moves: self.moves.iter().map(|(&shard, found)| found.to_wire(shard)).collect(),
             moves_paused: self.moves_paused,
+            format: self.header.format,
         }
     }
 
@@ -182,7 +185,7 @@ impl ClusterState {
         let rotation = self.rotations.get(&record.id).map(|rotation| node_v1::Rotation {
             id: rotation.id,
             to: rotation.to,
-            step: rotation.step.name().to_owned(),
+            step: node_v1::RotationStep::from(rotation.step).into(),
             done: rotation.done.len() as u32,
             of: match rotation.step {
                 RotationStep::Preparing => self.living_nodes().count() as u32,
@@ -190,20 +193,20 @@ impl ClusterState {
                 RotationStep::Retiring => self.holders(record).len() as u32,
             },
         });
-        let growth = self.growths.get(&record.id).map(Growth::to_wire);
-        node_v1::Collection { growth, rotation, ..record.to_wire() }
+        let migration = self.growths.get(&record.id).map(Growth::to_wire);
+        node_v1::Collection { migration, rotation, ..record.to_wire() }
     }
 
     /// The nodes as routers and peers see them.
     fn nodes_to_wire(&self) -> Vec<node_v1::NodeInfo> {
         let phase = |node: &NodeRecord| match self.phase(node.id) {
-            NodePhase::Standby => "standby",
-            NodePhase::Active { .. } => "active",
-            NodePhase::Draining if self.holds_nothing(node.id) => "drained",
-            NodePhase::Draining => "draining",
-            NodePhase::Lost => "lost",
+            NodePhase::Standby => node_v1::NodePhase::Standby,
+            NodePhase::Active { .. } => node_v1::NodePhase::Active,
+            NodePhase::Draining if self.holds_nothing(node.id) => node_v1::NodePhase::Drained,
+            NodePhase::Draining => node_v1::NodePhase::Draining,
+            NodePhase::Lost => node_v1::NodePhase::Lost,
         };
-        self.nodes.values().map(|node| node_v1::NodeInfo { phase: phase(node).to_owned(), ..node.to_wire() }).collect()
+        self.nodes.values().map(|node| node_v1::NodeInfo { phase: phase(node).into(), ..node.to_wire() }).collect()
     }
 
     /// Whether a node is replica of no shard and becomes none.

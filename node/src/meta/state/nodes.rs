@@ -16,6 +16,8 @@ pub struct NodeRecord {
     pub zone: String,
     /// Build that it runs.
     pub version: String,
+    /// The highest format level that the build knows.
+    pub format: u32,
 }
 
 /// What a node is to the placement of shards. A node without a record of it is active on a seat of its own: those that
@@ -62,11 +64,11 @@ impl Move {
     /// As routers and peers see it.
     pub fn to_wire(self, shard: ShardId) -> node_v1::Move {
         let step = match self.step {
-            MoveStep::Leaving => "leaving",
-            MoveStep::Clearing => "clearing",
-            MoveStep::Joining => "joining",
+            MoveStep::Leaving => node_v1::MoveStep::Leaving,
+            MoveStep::Clearing => node_v1::MoveStep::Clearing,
+            MoveStep::Joining => node_v1::MoveStep::Joining,
         };
-        node_v1::Move { shard, from: self.from.unwrap_or_default(), to: self.to, step: step.to_owned() }
+        node_v1::Move { shard, from: self.from.unwrap_or_default(), to: self.to, step: step.into() }
     }
 }
 
@@ -79,7 +81,8 @@ impl NodeRecord {
             http_address: self.http_address.clone(),
             zone: self.zone.clone(),
             version: self.version.clone(),
-            phase: String::new(),
+            phase: node_v1::NodePhase::Unspecified.into(),
+            format: self.format,
         }
     }
 }
@@ -92,6 +95,7 @@ impl From<node_v1::NodeInfo> for NodeRecord {
             http_address: info.http_address,
             zone: info.zone,
             version: info.version,
+            format: info.format,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Transitions of the cluster's nodes: the first one forms it, others come, change what they are to the placement, and go.
 
-use mira_proto::NodeId;
+use mira_proto::{FORMAT_LEVEL, NodeId};
 use mira_raft::EngineError;
 
 use crate::{
@@ -33,7 +33,7 @@ pub fn form(new: NewCluster, records: &mut Records<'_, '_>) -> MetaAnswer {
     }
     let NewCluster { cluster_id, shards, replication, expect, layer_key } = new;
     let layer_keys = [(FIRST_KEY, layer_key)].into();
-    records.header = Header { cluster_id, epoch: 0, shards, replication, expect, layer_keys };
+    records.header = Header { cluster_id, epoch: 0, shards, replication, expect, format: FORMAT_LEVEL, layer_keys };
     MetaAnswer::Done
 }
 
