@@ -4,12 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{ALONE, EAST, Shard, config, frame, start};
+use common::{ALONE, EAST, NodeClient, Shard, config, frame, start};
 use mira_node::{Formation, NodeConfig, RunningNode};
-use mira_proto::{
-    limits,
-    node_v1::{self, node_client::NodeClient},
-};
+use mira_proto::{limits, node_v1};
 use serde_json::json;
 
 async fn eventually(mut holds: impl FnMut() -> bool, what: &str) {
@@ -35,9 +32,12 @@ async fn a_search_that_nobody_waits_for_ends() {
         shard.write(frames.collect()).await.unwrap();
     }
     let request = node_v1::SearchRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
+        header: Some(node_v1::ReadHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            ..Default::default()
+        }),
         vector: EAST.to_vec(),
         k: 10,
         filter_json: json!({ "field": "metadata.long", "prefix": "nothing begins so" }).to_string(),
@@ -45,16 +45,16 @@ async fn a_search_that_nobody_waits_for_ends() {
     };
     let given_up = || node.node().shards().iter().map(|(_, open)| open.index().stats().given_up).sum::<u64>();
     for _ in 0..200 {
-        let mut client = shard.client.clone();
+        let client = shard.client.clone();
         // The caller leaves while frames are being opened.
-        let left = tokio::time::timeout(Duration::from_millis(3), client.search(request.clone())).await;
+        let left = tokio::time::timeout(Duration::from_millis(3), client.shards().search(request.clone())).await;
         if left.is_err() && given_up() > 0 {
             break;
         }
     }
     eventually(|| given_up() > 0, "no search was given up").await;
     // With patience it is answered.
-    let reply = shard.client.clone().search(request).await.unwrap().into_inner();
+    let reply = shard.client.clone().shards().search(request).await.unwrap().into_inner();
     assert_eq!(reply.hits, []);
     node.shutdown().await;
 }

@@ -252,6 +252,7 @@ mod tests {
             http_address: String::new(),
             zone: String::new(),
             version: String::new(),
+            format: 1,
         };
         (id, record)
     }

@@ -148,12 +148,12 @@ mod tests {
             verifier.note(nonce, Report::Running);
             verifier.note(nonce, done.clone());
         }
-        assert_eq!(verifier.report(nonces[0]).state, "unknown");
+        assert_eq!(verifier.report(nonces[0]).state(), VerificationState::Unknown);
         for &nonce in &nonces[1..] {
-            assert_eq!(verifier.report(nonce).state, "done", "{nonce}");
+            assert_eq!(verifier.report(nonce).state(), VerificationState::Done, "{nonce}");
         }
         verifier.note(nonces[0], done);
-        assert_eq!(verifier.report(nonces[0]).state, "unknown", "its digest came too late");
-        assert_eq!(verifier.report(nonces[1]).state, "done");
+        assert_eq!(verifier.report(nonces[0]).state(), VerificationState::Unknown, "its digest came too late");
+        assert_eq!(verifier.report(nonces[1]).state(), VerificationState::Done);
     }
 }

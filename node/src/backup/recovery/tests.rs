@@ -441,10 +441,10 @@ fn rolls_are_bounded_and_leave_nothing_behind() {
     let first = |until_ms| Step::Begin(begin(&key, &start.encoded, until_ms, &[]));
     let begin = |until_ms| rolls.step(&key, (0, &first(until_ms)));
     let begun: Vec<u64> =
-        (0..limits::MAX_ROLLS as u64).map(|until_ms| begin(until_ms).expect("it begins").roll).collect();
+        (0..limits::MAX_ROLLS as u64).map(|until_ms| begin(until_ms).expect("it begins").replay).collect();
     assert!(matches!(begin(1_000), Err(Refusal::NotReady(_))));
     // Whoever begins the same again has given up the one before.
-    let again = begin(2).expect("it begins").roll;
+    let again = begin(2).expect("it begins").replay;
     let hold = Step::Hold(node_v1::ReplayHold {});
     assert_eq!(code(rolls.step(&key, (begun[2], &hold)).expect_err("it is gone")), Code::NotFound);
     rolls.step(&key, (again, &hold)).expect("it is there");
