@@ -71,7 +71,7 @@ impl ShardChunks<'_> {
             let needed = self.references(shard).await?;
             idle.retain(|(chunk, _)| !needed.contains(chunk));
         }
-        if !is_whole(&self.node.cluster(), collection) || started.elapsed() > limits::COLLECT_PATIENCE {
+        if !is_whole(&self.node.cluster(), collection) || started.elapsed() > limits::CHUNK_GC_PATIENCE {
             return Err(Refusal::NotReady("asking every shard took too long, or frames are on their way".into()));
         }
         let gone = self.shard.collect(collection, &idle).await?;

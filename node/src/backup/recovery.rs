@@ -350,9 +350,9 @@ impl Rolls {
         // Held while the database is made, so that their number is right.
         let mut open = self.open.lock();
         let name = (begin.1.backup.clone(), begin.1.shard, begin.1.until_ms);
-        open.retain(|_, open| open.used.elapsed() < limits::ROLL_IDLE && open.name != name);
-        if open.len() >= limits::MAX_ROLLS {
-            let most = limits::MAX_ROLLS;
+        open.retain(|_, open| open.used.elapsed() < limits::RECOVERY_IDLE && open.name != name);
+        if open.len() >= limits::MAX_RECOVERIES {
+            let most = limits::MAX_RECOVERIES;
             return Err(Refusal::NotReady(format!("{most} shards are rolled forward here at once: wait for one")));
         }
         let folder = self.folder.join(format!("{token:016x}"));

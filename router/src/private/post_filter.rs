@@ -250,7 +250,7 @@ impl Memory {
         let asked = by_shard
             .into_iter()
             .map(|(shard, ids)| async move { (shard, self.judge_shard(context, route, sieve, (shard, ids)).await) });
-        let mut answers = futures::stream::iter(asked).buffer_unordered(limits::OWNED_FAN_OUT);
+        let mut answers = futures::stream::iter(asked).buffer_unordered(limits::PRIVATE_FAN_OUT);
         let mut meant = HashMap::new();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
@@ -278,7 +278,7 @@ impl Memory {
     ) -> Result<Sifted, CallError> {
         let mut sifted = Sifted::default();
         while !ids.is_empty() {
-            let page = (node_v1::FrameClass::Memory, ids.clone(), limits::OWNED_PAGE_BYTES as u64);
+            let page = (node_v1::FrameClass::Memory, ids.clone(), limits::PRIVATE_PAGE_BYTES as u64);
             let reply = self.fetch_from(context, route, (shard, route.growing([])), page).await?;
             sifted.staleness.note(reply.freshness);
             // A node that does not know of pages gives everything.

@@ -441,7 +441,7 @@ fn rolls_are_bounded_and_leave_nothing_behind() {
     let first = |until_ms| Step::Begin(begin(&key, &start.encoded, until_ms, &[]));
     let begin = |until_ms| rolls.step(&key, (0, &first(until_ms)));
     let begun: Vec<u64> =
-        (0..limits::MAX_ROLLS as u64).map(|until_ms| begin(until_ms).expect("it begins").replay).collect();
+        (0..limits::MAX_RECOVERIES as u64).map(|until_ms| begin(until_ms).expect("it begins").replay).collect();
     assert!(matches!(begin(1_000), Err(Refusal::NotReady(_))));
     // Whoever begins the same again has given up the one before.
     let again = begin(2).expect("it begins").replay;
@@ -450,7 +450,7 @@ fn rolls_are_bounded_and_leave_nothing_behind() {
     rolls.step(&key, (again, &hold)).expect("it is there");
     let end = Step::End(node_v1::ReplayEnd {});
     rolls.step(&key, (begun[0], &end)).expect("it ends");
-    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), limits::MAX_ROLLS - 1);
+    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), limits::MAX_RECOVERIES - 1);
     let page =
         Step::Page(node_v1::ReplayPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() });
     assert_eq!(code(rolls.step(&key, (begun[0], &page)).expect_err("it is gone")), Code::NotFound);
