@@ -16,7 +16,7 @@ use crate::RequestContext;
 use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
-use crate::operations::search::answer_cache::Answers;
+use crate::operations::search::answer_cache::SearchCache;
 use crate::private::credential::Owners;
 use crate::private::search::OwnedCache;
 
@@ -31,7 +31,7 @@ pub(crate) const MAX_REROUTES: usize = 4;
 pub struct Memory {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) embedding: Embedding,
-    pub(crate) answers: Answers,
+    pub(crate) search_cache: SearchCache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) owners: Owners,
     pub(crate) owned: OwnedCache,
@@ -41,11 +41,10 @@ pub struct Memory {
 impl Memory {
     /// Puts the parts together.
     pub fn new(cluster: Arc<Cluster>, embedding: Embedding, metrics: Arc<Metrics>) -> Self {
-        let answers = Answers::default();
         Memory {
             cluster,
             embedding,
-            answers,
+            search_cache: SearchCache::default(),
             metrics,
             owners: Owners::default(),
             owned: OwnedCache::default(),

@@ -125,9 +125,9 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn growth(growth: &node_v1::Growth) -> GrowthStatus {
-    let heirs = growth.to.saturating_sub(growth.from);
+    let targets = growth.to.saturating_sub(growth.from);
     let (done, of) = match growth.step.as_str() {
-        "copying" => (growth.done.len() as u32, heirs),
+        "copying" => (growth.done.len() as u32, targets),
         "clearing" => (growth.done.len() as u32, growth.from),
         _ => (0, 0),
     };

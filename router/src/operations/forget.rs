@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::operations::field_types::Known;
+use crate::operations::field_types::FieldTypes;
 use crate::operations::search::read_call;
 use crate::operations::validate::{self, checked_filter, checked_name, id_list};
 use crate::private::seal;
@@ -176,7 +176,7 @@ impl Memory {
         context: &RequestContext,
         route: &CollectionRoute,
         (filter_json, walk): (&str, bool),
-    ) -> Result<Known, CallError> {
+    ) -> Result<FieldTypes, CallError> {
         let request = |&shard: &ShardId| node_v1::FieldKindsRequest {
             shard,
             collection: route.info.id,
@@ -189,7 +189,7 @@ impl Memory {
         let parts = requests.into_iter().map(|request| self.kinds_in_shard(context, route, request));
         futures::stream::iter(parts)
             .buffer_unordered(limits::MAX_FAN_OUT)
-            .try_fold(Known::default(), |mut all, part| async move {
+            .try_fold(FieldTypes::default(), |mut all, part| async move {
                 all.merge(part);
                 Ok(all)
             })
@@ -201,11 +201,11 @@ impl Memory {
         context: &RequestContext,
         route: &CollectionRoute,
         mut request: node_v1::FieldKindsRequest,
-    ) -> Result<Known, CallError> {
+    ) -> Result<FieldTypes, CallError> {
         // Looking at a step of frames takes about as long as removing one.
         let call = read_call(context, route, request.shard, "field_kinds");
         let call = Call { want: Want::Leader, try_for: limits::WRITE_TRY, ..call };
-        let mut known = Known::default();
+        let mut known = FieldTypes::default();
         loop {
             let answer: Result<node_v1::FieldKindsReply, CallError> = self
                 .cluster

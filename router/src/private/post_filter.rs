@@ -25,7 +25,7 @@ use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1}
 use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute};
-use crate::operations::field_types::Known;
+use crate::operations::field_types::FieldTypes;
 use crate::operations::search::Staleness;
 use crate::operations::search::query::{Grouping, Query};
 use crate::private::seal;
@@ -64,7 +64,7 @@ struct Sifted {
     /// Those that are meant.
     meant: Vec<(FrameId, Verdict)>,
     /// What the fields of the filter hold in all of them.
-    kinds: Known,
+    kinds: FieldTypes,
     staleness: Staleness,
 }
 
@@ -90,7 +90,7 @@ impl Sieve {
         Ok(())
     }
 
-    fn judge(&self, frame: &node_v1::Frame, kinds: &mut Known) -> Result<Option<(FrameId, Verdict)>, Problem> {
+    fn judge(&self, frame: &node_v1::Frame, kinds: &mut FieldTypes) -> Result<Option<(FrameId, Verdict)>, Problem> {
         let (id, attributes, counts) = seal::look(&self.owner, self.collection, frame, self.words.as_ref())?;
         kinds.note_frame(&self.compared, &attributes);
         let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
@@ -113,7 +113,7 @@ pub(crate) struct Ranked {
     /// Private candidates that were opened.
     pub(crate) opened: usize,
     /// What the fields of the filter hold in them.
-    pub(crate) kinds: Known,
+    pub(crate) kinds: FieldTypes,
     pub(crate) staleness: Staleness,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
 }
@@ -130,7 +130,7 @@ impl Ranked {
         // For words all of them are opened.
         let has_words = sieve.as_ref().is_some_and(|sieve| sieve.words.is_some());
         let step = if has_words { LAST_STEP } else { FIRST_STEP };
-        Ranked { ready, waiting, sieve, step, opened: 0, kinds: Known::default(), staleness, missing }
+        Ranked { ready, waiting, sieve, step, opened: 0, kinds: FieldTypes::default(), staleness, missing }
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.

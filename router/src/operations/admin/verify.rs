@@ -88,9 +88,9 @@ impl Memory {
         let begin = VerifyShardRequest { shard, nonce, begin: true };
         self.cluster.call(&call, |mut client, _| async move { client.verify_shard(begin).await }).await?;
         let replicas = view.replicas(Group::Shard(shard));
-        let asked = replicas
-            .into_iter()
-            .map(|node| async move { (node, self.digest_of(context, view, node, (shard, nonce)).await) });
+        let asked = replicas.into_iter().map(|node| async move {
+            (node, self.digest_of(context, view, node, VerifyShardRequest { begin: false, ..begin }).await)
+        });
         Ok((shard, futures::future::join_all(asked).await))
     }
 
@@ -100,9 +100,8 @@ impl Memory {
         context: &RequestContext,
         view: &View,
         node: NodeId,
-        (shard, nonce): (ShardId, u64),
+        ask: VerifyShardRequest,
     ) -> VerifyShardReply {
-        let ask = VerifyShardRequest { shard, nonce, begin: false };
         loop {
             let reply = match self.cluster.client_of(view, node) {
                 Ok(mut client) => match timeout(limits::STATUS_TRY, client.verify_shard(ask)).await {

@@ -14,6 +14,7 @@
 
 pub(crate) mod answer_cache;
 pub mod query;
+mod route;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Try, Want};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::convert;
 use crate::operations::convert::Space;
-use crate::operations::field_types::Known;
+use crate::operations::field_types::FieldTypes;
 use crate::operations::validate;
 use crate::private::post_filter::{Ranked, Sieve, is_settled};
 use crate::private::seal::{self, Opened};
@@ -43,8 +44,8 @@ use crate::ranking::cursor::Cursor;
 use crate::ranking::diversity::diversify;
 use crate::ranking::merge::{Candidate, merge};
 use crate::{ConsistencyToken, Memory, RequestContext, ids};
-use answer_cache::Road;
 use query::{Grouping, Probe, Query, Recency, check_batch};
+use route::SearchRoute;
 
 /// How often winners that vanished are replaced by the next in line.
 const MAX_REFILLS: usize = 3;
@@ -169,7 +170,7 @@ struct Gathered {
     /// How many of them there are, wanted or not.
     owned_frames: usize,
     /// What the fields of the filter hold in plain frames.
-    kinds: Known,
+    kinds: FieldTypes,
 }
 
 /// Share of the time left that the first phase may take.
@@ -224,7 +225,7 @@ impl Memory {
             let space = convert::space(&route.info, &query.using)?;
             let vectors = match query.mode {
                 SearchMode::Text => Vec::new(),
-                _ => self.query_vectors(&context, &query, (&route, space)).await?,
+                _ => self.query_vectors(&context, &query, &route, space).await?,
             };
             let embed_us = micros(started);
             let asked = Asked { query: &query, space, vectors, now_ms: query.now_ms() };
@@ -248,7 +249,8 @@ impl Memory {
         &self,
         context: &RequestContext,
         query: &Query,
-        (route, space): (&CollectionRoute, Space),
+        route: &CollectionRoute,
+        space: Space,
     ) -> Result<Vec<Vec<f32>>, Problem> {
         let mut vectors = Vec::with_capacity(query.probes.len());
         for probe in &query.probes {
@@ -259,7 +261,7 @@ impl Memory {
                     self.embedding.query(context, text).await?.to_vec()
                 }
             };
-            validate::vector_fits(&vector, (&query.collection, &query.using), space)?;
+            validate::vector_fits(&vector, space, &query.collection, &query.using)?;
             vectors.push(vector);
         }
         Ok(vectors)
@@ -353,9 +355,9 @@ impl Memory {
             let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
             while let Some((shard, answer)) = answers.next().await {
                 match answer {
-                    Ok((mut reply, road)) => {
+                    Ok((mut reply, taken)) => {
                         let explain = reply.explain.take();
-                        let explain = explain.map(|explain| shard_explain(shard, road, &reply, explain));
+                        let explain = explain.map(|explain| shard_explain(shard, taken, &reply, explain));
                         gathered.explain.shards.extend(explain);
                         taken_over.note(shard, &reply.opened);
                         gathered.seen.note(shard, reply.applied);
@@ -382,25 +384,25 @@ impl Memory {
         context: &RequestContext,
         route: &CollectionRoute,
         mut request: node_v1::SearchRequest,
-    ) -> Result<(node_v1::SearchReply, Road), CallError> {
+    ) -> Result<(node_v1::SearchReply, SearchRoute), CallError> {
         let started = Instant::now();
         let key = answer_cache::key(&request);
-        let kept = key.and_then(|key| self.answers.position(&key));
-        let road = Road::of(&request, kept);
-        self.metrics.decided(road.name(), started.elapsed());
+        let kept = key.and_then(|key| self.search_cache.position(&key));
+        let taken = SearchRoute::of(&request, kept);
+        self.metrics.decided(taken.name(), started.elapsed());
         request.unless_changed_since = kept;
         let reply = self.ask_shard(context, route, &request).await?;
         if reply.not_modified {
-            let confirmed = key.and_then(|key| self.answers.confirmed(&key, reply.applied));
+            let confirmed = key.and_then(|key| self.search_cache.confirmed(&key, reply.applied));
             self.metrics.answer_cache("confirmed");
             if let Some(kept) = confirmed {
                 // As old as the replica that confirmed it, not as the one that said it first.
-                return Ok((node_v1::SearchReply { freshness: reply.freshness, ..kept }, road));
+                return Ok((node_v1::SearchReply { freshness: reply.freshness, ..kept }, taken));
             }
             // It was pushed out while the shard was asked.
             request.unless_changed_since = None;
             let reply = self.ask_shard(context, route, &request).await?;
-            return Ok((reply, Road::of(&request, None)));
+            return Ok((reply, SearchRoute::of(&request, None)));
         }
         self.metrics.answer_cache(match (key, kept) {
             (None, _) => "not_kept",
@@ -408,9 +410,9 @@ impl Memory {
             (_, Some(_)) => "changed",
         });
         if let Some(key) = key.filter(|_| reply.as_of > 0) {
-            self.answers.keep(key, &reply);
+            self.search_cache.keep(key, &reply);
         }
-        Ok((reply, Road::of(&request, None)))
+        Ok((reply, SearchRoute::of(&request, None)))
     }
 
     async fn ask_shard(
@@ -642,13 +644,13 @@ fn micros(since: Instant) -> u64 {
 
 fn shard_explain(
     shard: ShardId,
-    road: Road,
+    route: SearchRoute,
     reply: &node_v1::SearchReply,
     explain: node_v1::SearchExplain,
 ) -> ShardExplain {
     ShardExplain {
         shard,
-        road: road.name().to_owned(),
+        road: route.name().to_owned(),
         plan: explain.plan,
         ef: explain.ef,
         searched: reply.searched,
