@@ -1,4 +1,4 @@
-//! The node's gRPC: a thin shell over [`Node`] and its shards.
+//! The node's gRPC: one file a service, each method four lines over [`Node`], its shards or [`crate::meta::admin`].
 
 mod backup;
 mod cluster;
@@ -8,34 +8,23 @@ mod migration;
 mod shard;
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use mira_crypto::{KeyId, PassphraseCost};
 use mira_proto::{
-    Code, CollectionId, HEADER_VERSION, PROTOCOL_VERSION, Problem, Refusal, ShardId, limits,
+    Code, HEADER_VERSION, Problem, Refusal, ShardId, limits,
     node_v1::{
         self, backup_service_server::BackupServiceServer, cluster_service_server::ClusterServiceServer,
         key_service_server::KeyServiceServer, migration_service_server::MigrationServiceServer,
         shard_service_server::ShardServiceServer,
     },
 };
-use mira_raft::{Role, transport::grpc::RaftService};
+use mira_raft::transport::grpc::RaftService;
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{Response, Status, transport::server::TcpIncoming};
 
-use crate::{
-    meta::{
-        ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, NamedSpace,
-        NodeRecord, OwnerName, Repository, state::cluster_id_text,
-    },
-    node::Node,
-    placement::rebalance::{self, NodeChange, Planned},
-    shard::{index::recall, machine, record, refuse_read},
-    system,
-};
+use crate::node::Node;
 
 /// For requests under way when the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -86,11 +75,6 @@ struct NodeService(Arc<Node>);
 type Answer<T> = Result<Response<T>, Status>;
 
 impl NodeService {
-    fn meta_leader(&self) -> Result<(), Refusal> {
-        let status = self.0.meta().status();
-        if status.is_leader() { Ok(()) } else { Err(Refusal::NotLeader { leader: status.leader }) }
-    }
-
     /// Times an operation of a shard and turns its refusal into a status.
     async fn timed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Answer<T> {
         Ok(Response::new(self.observed(operation, work).await?))
@@ -101,23 +85,6 @@ impl NodeService {
         let result = work.await;
         self.0.metrics.operation("shard", operation, started.elapsed());
         result
-    }
-
-    /// On the leader of the meta group, with everything that was ever acknowledged.
-    async fn newest_meta(&self) -> Result<(), Refusal> {
-        self.meta_leader()?;
-        self.0.meta().read_index().await.map_err(refuse_read).map(drop)
-    }
-}
-
-/// A role as the wire has it.
-pub fn wire_role(role: &Role) -> node_v1::ReplicaRole {
-    match role {
-        Role::Leader => node_v1::ReplicaRole::Leader,
-        Role::Follower => node_v1::ReplicaRole::Follower,
-        Role::Candidate => node_v1::ReplicaRole::Candidate,
-        Role::Learner => node_v1::ReplicaRole::Learner,
-        Role::Stopped(_) => node_v1::ReplicaRole::Stopped,
     }
 }
 

@@ -1,6 +1,10 @@
 //! Reads and writes of a shard, as other programs ask for them.
 
-use super::*;
+use mira_proto::{Code, Problem, Refusal, limits, node_v1};
+use tonic::{Request, Response};
+
+use super::{Answer, NodeService, header_shard};
+use crate::shard::record;
 
 impl NodeService {
     /// One write of several; what becomes of it is its own.
