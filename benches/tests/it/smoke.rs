@@ -1,17 +1,14 @@
 //! The cluster benchmark at tiny sizes, so that it works when figures are wanted: every part gives figures, and those
 //! that do not depend on the machine's speed are right.
 
-#[path = "../benches/cluster/run.rs"]
-#[allow(dead_code, reason = "the benchmark uses more of it")]
-mod run;
-
 use std::path::Path;
 
 use mira_benches::chart::Line;
 use mira_benches::input::Input;
 use mira_benches::report::{Figure, Report, Value};
-use run::{Options, PartName, Points};
 use tempfile::TempDir;
+
+use crate::run::{Options, PartName, Points};
 
 fn options(folder: &Path, parts: Vec<PartName>) -> Options {
     Options {

@@ -1,9 +1,9 @@
-//! Which moments the backups of a place can bring back, and what each is made of.
+//! Which recovery points the backups of a place offer, and what each is made of.
 //!
-//! A backup shows each collection of each shard at a position of its own, and from the latest of these times on it can be
-//! rolled forward: with the logs that it holds itself, and with those of the backups after it, as long as every shard's log
-//! goes on without a hole and no collection has grown or got another key. A moment is what every entry has done that carries
-//! a time up to it. So a log tells everything up to before the time of its last entry: others of that very millisecond may
+//! A backup shows each collection of each shard at a position of its own, and from the latest of these times on the
+//! logs can be replayed over it: the logs that it holds itself, and with those of the backups after it, as long as every shard's log
+//! goes on without a hole and no collection has grown or got another key. A recovery point is what every entry has done that
+//! carries a time up to it. So a log tells everything up to before the time of its last entry: others of that very millisecond may
 //! follow.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,19 +11,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use mira_proto::{Code, Problem};
 use uuid::Uuid;
 
-use super::{Log, LogPage, Manifest, Object, Vouched};
+use super::manifest::{Log, LogPage, Manifest, Object, SignedManifest};
 
 /// The version of a collection's first key.
 const FIRST_KEY: u32 = 1;
 
-/// The moments that a backup can be rolled forward to.
+/// The recovery points of a backup: any time from the first to the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     pub from_ms: u64,
     pub until_ms: u64,
 }
 
-/// Why a backup cannot be rolled forward any further.
+/// Why no log can be replayed over a backup any further.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     /// No later backup is there.
@@ -34,18 +34,18 @@ enum End {
     Changed { collection: u64, before: String },
 }
 
-/// How far a backup can be rolled forward.
+/// How far the logs can be replayed over a backup.
 struct Reach {
     from_ms: u64,
-    /// Backups whose logs are of use, each with the moment up to which they are complete with those before.
+    /// Backups whose logs are of use, each with the time up to which they are complete with those before.
     steps: Vec<(usize, u64)>,
     end: End,
 }
 
-/// What a moment is made of.
+/// What a recovery point is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The backup that is rolled forward.
+    /// The backup over which the logs are replayed.
     pub base: usize,
     /// The last one whose logs are needed: what it says of the cluster is what comes back.
     pub closing: usize,
@@ -66,15 +66,15 @@ pub fn text(ms: u64) -> String {
     time.map_or_else(|_| ms.to_string(), |time| time.to_string())
 }
 
-/// The moments that the backup `at` can be rolled forward to; none if it has no frames, or no logs.
-pub fn window(manifests: &[Vouched], at: usize) -> Option<Window> {
+/// The recovery points of the backup `at`; none if it has no frames, or no logs.
+pub fn window(manifests: &[SignedManifest], at: usize) -> Option<Window> {
     let manifests: Vec<&Manifest> = manifests.iter().map(|found| &found.manifest).collect();
     let reach = reach(&manifests, at)?;
     Some(Window { from_ms: reach.from_ms, until_ms: reach.steps.last()?.1 })
 }
 
-/// What the moment `at_ms` is made of: the newest backup that stands wholly at or before it, and the logs since.
-pub fn plan(manifests: &[Vouched], at_ms: u64) -> Result<Plan, Problem> {
+/// What the recovery point `at_ms` is made of: the newest backup that stands wholly at or before it, and the logs since.
+pub fn plan(manifests: &[SignedManifest], at_ms: u64) -> Result<Plan, Problem> {
     let manifests: Vec<&Manifest> = manifests.iter().map(|found| &found.manifest).collect();
     planned(&manifests, at_ms)
 }
@@ -86,7 +86,7 @@ fn planned(manifests: &[&Manifest], at_ms: u64) -> Result<Plan, Problem> {
         let windows = reaches.iter().filter_map(|(_, reach)| Some((reach.from_ms, reach.steps.last()?.1)));
         let windows = windows.filter(|(from, until)| from <= until);
         let texts: Vec<String> = windows.map(|(from, until)| format!("{} to {}", text(from), text(until))).collect();
-        if texts.is_empty() { "no moment at all".to_owned() } else { texts.join(", ") }
+        if texts.is_empty() { "no recovery point at all".to_owned() } else { texts.join(", ") }
     };
     let refuse = |code, why: String| {
         Err(Problem::new(code, format!("{} cannot be restored: {why}; possible: {}", text(at_ms), possible())))
@@ -109,7 +109,7 @@ fn planned(manifests: &[&Manifest], at_ms: u64) -> Result<Plan, Problem> {
 }
 
 /// Pages of a shard's log, in order, that a plan needs.
-pub fn pages(manifests: &[Vouched], plan: &Plan, (shard, at_ms): (u32, u64)) -> Vec<Placed> {
+pub fn pages(manifests: &[SignedManifest], plan: &Plan, shard: u32, at_ms: u64) -> Vec<Placed> {
     let base = &manifests[plan.base].manifest;
     let start = base.starts.iter().find(|start| start.shard == shard).map_or(0, |start| start.index);
     let mut needed = Vec::new();
@@ -199,7 +199,7 @@ fn changed(base: &Manifest, later: &Manifest) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FORMAT, Holding, Part, Start};
+    use super::super::manifest::{FORMAT, Holding, Part, Start};
     use super::*;
 
     fn object() -> Object {
@@ -264,9 +264,9 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_made_of_the_newest_backup_before_it_and_the_logs_up_to_it() {
+    fn a_recovery_point_is_made_of_the_newest_backup_before_it_and_the_logs_up_to_it() {
         let manifests = series();
-        // moment, backup that is rolled forward, last backup whose logs are needed
+        // recovery point, backup over which is replayed, last backup whose logs are needed
         let table = [
             (1_000, (0, 0)),
             (1_009, (0, 0)),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_that_grew_or_got_another_key_is_not_rolled_over() {
+    fn a_collection_that_grew_or_got_another_key_is_not_replayed_over() {
         for change in [
             |manifest: &mut Manifest| manifest.holdings.push(Holding { collection: 1, shard: 3, key_version: 1 }),
             |manifest: &mut Manifest| manifest.holdings.iter_mut().for_each(|held| held.key_version = 2),
@@ -340,16 +340,16 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_those_between_the_start_and_the_moment() {
-        let vouched = |manifest: &Manifest| Vouched {
+    fn pages_are_those_between_the_start_and_the_recovery_point() {
+        let signed = |manifest: &Manifest| SignedManifest {
             manifest: manifest.clone(),
             bytes: Default::default(),
             mac: Default::default(),
         };
-        let manifests: Vec<Vouched> = series().iter().map(vouched).collect();
+        let manifests: Vec<SignedManifest> = series().iter().map(signed).collect();
         let of = |shard, at_ms| {
             let plan = plan(&manifests, at_ms).expect("a plan");
-            pages(&manifests, &plan, (shard, at_ms)).iter().map(|page| page.after).collect::<Vec<_>>()
+            pages(&manifests, &plan, shard, at_ms).iter().map(|page| page.after).collect::<Vec<_>>()
         };
         assert_eq!(of(0, 1_005), [10]);
         assert_eq!(of(0, 1_500), [10, 12]);
