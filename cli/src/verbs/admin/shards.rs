@@ -48,7 +48,7 @@ impl Shards {
             Some(Action::List(remote)) => list(&remote).await,
             Some(Action::Verify { shards, mend, remote }) => {
                 let shards = (!shards.is_empty()).then_some(shards);
-                let reply = Client::new(&remote)?.verify(&VerifyRequest { shards, mend }).await?;
+                let reply = Client::new(&remote)?.verify(&VerifyRequest { shards, repair: mend }).await?;
                 output::print_answer(&reply.shards, remote.json, |shards| output::verifications(shards))?;
                 match reply.shards.iter().filter(|shard| shard.state != "sound").count() {
                     0 => Ok(()),

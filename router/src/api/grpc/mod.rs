@@ -488,7 +488,7 @@ impl Admin for Grpc {
         let (context, request) = self.enter(request)?;
         let shards = (!request.shards.is_empty()).then_some(request.shards);
         let reply =
-            self.api.memory.verify_shards(&context, model::VerifyRequest { shards, mend: request.mend }).await?;
+            self.api.memory.verify_shards(&context, model::VerifyRequest { shards, repair: request.mend }).await?;
         let replica = |replica: model::ReplicaVerification| v1::ReplicaVerification {
             node: replica.node,
             state: replica.state,
@@ -496,7 +496,7 @@ impl Admin for Grpc {
             records: replica.records,
             digest: replica.digest,
             error: replica.error,
-            mending: replica.mending,
+            mending: replica.repairing,
         };
         let shards = reply.shards.into_iter().map(|shard| v1::ShardVerification {
             shard: shard.shard,
