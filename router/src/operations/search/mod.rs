@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use mira_proto::groups::first_of_groups;
+use mira_proto::groups::{GroupBounds, first_of_groups};
 use mira_proto::model::{
     Consistency, DEFAULT_COLLECTION, Hit, SearchExplain, SearchMode, SearchReply, SearchRequest, SearchResult,
     ShardExplain, TextReason, VectorReason, Why,
@@ -615,7 +615,7 @@ impl Memory {
 fn best_of_groups(query: &Query, pool: Vec<Candidate>) -> Vec<Candidate> {
     let Some(Grouping { size, .. }) = &query.group else { return pool };
     let group = |candidate: &Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
-    first_of_groups(pool, (query.k as usize, *size as usize), group)
+    first_of_groups(pool, GroupBounds { groups: query.k as usize, size: *size as usize }, group)
 }
 
 /// Where the next page begins; none when the answer was not cut, or its order is not one of places.
@@ -648,7 +648,7 @@ fn shard_explain(
 ) -> ShardExplain {
     ShardExplain {
         shard,
-        road: road.name().to_owned(),
+        route: road.name().to_owned(),
         plan: explain.plan,
         ef: explain.ef,
         searched: reply.searched,
