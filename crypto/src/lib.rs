@@ -47,9 +47,9 @@ mod wrap;
 
 pub use collection::{CollectionKey, ContentHasher};
 pub use context::{Context, OwnerContext, Part};
+pub use derive::KEY_LEN;
 pub use envelope::MAX_PLAIN_LEN;
 pub use error::{CryptoError, KeyName};
-pub use derive::KEY_LEN;
 pub use key::ClusterKey;
 pub use key_id::KeyId;
 pub use meta::MetaSealer;
