@@ -19,7 +19,7 @@ use futures::StreamExt;
 use mira_crypto::OwnerKey;
 use mira_index::filter::to_json;
 use mira_index::{Condition, Times};
-use mira_proto::groups::{are_full, first_of_groups};
+use mira_proto::groups::{GroupBounds, are_full, first_of_groups};
 use mira_proto::model::SearchMode;
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
@@ -197,7 +197,7 @@ impl Ranked {
 /// Whether candidates that are ready settle an answer whose hits depend on each other: of groups or of a diverse pool.
 pub(crate) fn is_settled(query: &Query, ready: &VecDeque<Candidate>) -> bool {
     let Some(Grouping { size, .. }) = &query.group else { return ready.len() >= query.pool() as usize };
-    let bounds = (query.k as usize, *size as usize);
+    let bounds = GroupBounds { groups: query.k as usize, size: *size as usize };
     let name = |candidate: &&Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
     let kept = first_of_groups(ready.iter().collect(), bounds, name);
     // As in a shard: a group's last hits may be missing when they are far.
@@ -250,7 +250,7 @@ impl Memory {
         let asked = by_shard
             .into_iter()
             .map(|(shard, ids)| async move { (shard, self.judge_shard(context, route, sieve, (shard, ids)).await) });
-        let mut answers = futures::stream::iter(asked).buffer_unordered(limits::OWNED_FAN_OUT);
+        let mut answers = futures::stream::iter(asked).buffer_unordered(limits::PRIVATE_FAN_OUT);
         let mut meant = HashMap::new();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
@@ -278,7 +278,7 @@ impl Memory {
     ) -> Result<Sifted, CallError> {
         let mut sifted = Sifted::default();
         while !ids.is_empty() {
-            let page = (node_v1::FrameClass::Memory, ids.clone(), limits::OWNED_PAGE_BYTES as u64);
+            let page = (node_v1::FrameClass::Memory, ids.clone(), limits::PRIVATE_PAGE_BYTES as u64);
             let reply = self.fetch_from(context, route, (shard, route.growing([])), page).await?;
             sifted.staleness.note(reply.freshness);
             // A node that does not know of pages gives everything.

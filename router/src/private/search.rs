@@ -84,7 +84,7 @@ impl OwnedCache {
         if let Some(old) = kept.copies.put(key, copy) {
             kept.bytes -= old.bytes;
         }
-        while kept.bytes > limits::OWNED_CACHE_BYTES {
+        while kept.bytes > limits::PRIVATE_CACHE_BYTES {
             let Some((_, dropped)) = kept.copies.pop_lru() else { break };
             kept.bytes -= dropped.bytes;
         }
@@ -239,7 +239,7 @@ impl Memory {
             let asked = round.shards(route, &taken_over).into_iter();
             let asked =
                 asked.map(|part| async { (part.0, self.search_owned_shard(context, route, part, probe).await) });
-            let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(limits::OWNED_FAN_OUT).collect().await;
+            let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(limits::PRIVATE_FAN_OUT).collect().await;
             for (shard, answer) in answers {
                 found.note(shard, answer, &mut taken_over)?;
             }
@@ -286,7 +286,7 @@ impl Memory {
             bytes += frames.iter().map(size_of_frame).sum::<usize>();
             let part = Arc::new(Copy { known: 0, frames, bytes: 0 });
             best.extend(compare(probe, route, (shard, part.clone())).await?);
-            if bytes > limits::OWNED_CACHE_BYTES / 2 {
+            if bytes > limits::PRIVATE_CACHE_BYTES / 2 {
                 kept = None;
             }
             if let Some(kept) = &mut kept {

@@ -4,7 +4,6 @@ mod client;
 mod content;
 mod doors;
 mod errors;
-mod fake;
 mod faults;
 mod field_types;
 mod grpc;

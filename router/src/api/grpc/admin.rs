@@ -123,7 +123,7 @@ impl Admin for Grpc {
         let (context, request) = self.enter(request)?;
         let shards = (!request.shards.is_empty()).then_some(request.shards);
         let reply =
-            self.api.memory.verify_shards(&context, model::VerifyRequest { shards, mend: request.repair }).await?;
+            self.api.memory.verify_shards(&context, model::VerifyRequest { shards, repair: request.repair }).await?;
         let replica = |replica: model::ReplicaVerification| v1::ReplicaVerification {
             node: replica.node,
             state: replica.state,
@@ -131,7 +131,7 @@ impl Admin for Grpc {
             records: replica.records,
             digest: replica.digest,
             error: replica.error,
-            repairing: replica.mending,
+            repairing: replica.repairing,
         };
         let shards = reply.shards.into_iter().map(|shard| v1::ShardVerification {
             shard: shard.shard,

@@ -51,7 +51,7 @@ impl Memory {
             let mut shards = Vec::with_capacity(verified.len());
             for (shard, replies) in verified {
                 let mut verification = compare(shard, &replies);
-                if request.mend {
+                if request.repair {
                     for node in wrong(&replies) {
                         self.mend(context, shard, node).await?;
                         let name = format!("{node:016x}");
@@ -59,7 +59,7 @@ impl Memory {
                             .replicas
                             .iter_mut()
                             .filter(|replica| replica.node == name)
-                            .for_each(|replica| replica.mending = true);
+                            .for_each(|replica| replica.repairing = true);
                     }
                 }
                 shards.push(verification);
@@ -140,7 +140,7 @@ fn compare(shard: ShardId, replies: &[(NodeId, VerifyShardReply)]) -> ShardVerif
         records: reply.pairs,
         digest: reply.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         error: reply.error.clone(),
-        mending: false,
+        repairing: false,
     };
     ShardVerification { shard, state: verdict(replies).to_owned(), replicas: replies.iter().map(replica).collect() }
 }

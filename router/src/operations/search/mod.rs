@@ -650,7 +650,7 @@ fn shard_explain(
 ) -> ShardExplain {
     ShardExplain {
         shard,
-        road: route.name().to_owned(),
+        route: route.name().to_owned(),
         plan: explain.plan,
         ef: explain.ef,
         searched: reply.searched,

@@ -1,0 +1,404 @@
+//! The service of one node of the fake cluster: its faults come first, then the answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mira_proto::node_v1::node_server::Node;
+use mira_proto::node_v1::{self as wire, read_level::Kind};
+use mira_proto::{NodeId, Refusal, ShardId, limits};
+use parking_lot::Mutex;
+use tonic::{Request, Response, Status};
+
+use super::Seen;
+use super::state::State;
+
+/// One node; all share the state.
+pub(super) struct FakeNode {
+    pub(super) id: NodeId,
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) nodes: Vec<(NodeId, SocketAddr)>,
+    pub(super) shards: u32,
+}
+
+impl FakeNode {
+    /// The faults that come before anything else.
+    pub(super) async fn enter(&self) -> Result<(), Status> {
+        let faults = self.state.lock().faults.get(&self.id).cloned().unwrap_or_default();
+        if let Some(slow) = faults.slow {
+            tokio::time::sleep(slow).await;
+        }
+        if faults.down {
+            return Err(Status::unavailable("connection reset"));
+        }
+        if faults.not_ready {
+            return Err(Refusal::NotReady("opening".into()).into());
+        }
+        Ok(())
+    }
+
+    /// Whether this node may answer for the shard.
+    pub(super) fn check(&self, state: &mut State, seen: Seen, epoch: u64) -> Result<Option<wire::Freshness>, Status> {
+        let shard = seen.shard;
+        let any = seen.kind == Kind::Any as i32 && seen.operation != "write" && seen.operation != "forget";
+        let (at_least, last_resort) = (seen.at_least, seen.last_resort);
+        state.seen.push(seen);
+        if epoch < state.epoch {
+            return Err(Refusal::StaleMap { epoch: state.epoch }.into());
+        }
+        let leader = state.leaders.get(&shard).copied();
+        if !any && leader != Some(self.id) {
+            return Err(Refusal::NotLeader { leader }.into());
+        }
+        let lags = state.faults.get(&self.id).is_some_and(|faults| faults.lags);
+        if any && lags && at_least > 0 {
+            return Err(Refusal::NotReady("behind".into()).into());
+        }
+        if !any {
+            return Ok(None);
+        }
+        let staleness_ms = state.faults.get(&self.id).map_or(0, |faults| faults.stale_ms);
+        let lagging = u128::from(staleness_ms) > limits::MAX_STALENESS.as_millis();
+        match lagging && !last_resort {
+            true => Err(Refusal::Lagging { staleness_ms }.into()),
+            false => Ok(Some(wire::Freshness { staleness_ms, lagging })),
+        }
+    }
+
+    pub(super) fn seen(&self, operation: &'static str, shard: ShardId, level: Option<wire::ReadLevel>) -> Seen {
+        let level = level.unwrap_or_default();
+        let wire::ReadLevel { at_least, kind, last_resort } = level;
+        Seen { operation, node: self.id, shard, request_id: Bytes::new(), at_least, kind, last_resort }
+    }
+
+    fn map(&self, state: &State) -> wire::ClusterMap {
+        let replicas: Vec<NodeId> = self.nodes.iter().map(|(node, _)| *node).collect();
+        wire::ClusterMap {
+            cluster_id: "fake".into(),
+            epoch: state.epoch,
+            nodes: self
+                .nodes
+                .iter()
+                .map(|(id, address)| wire::NodeInfo { id: *id, address: address.to_string(), ..Default::default() })
+                .collect(),
+            shards: (0..self.shards)
+                .map(|shard| wire::ShardInfo {
+                    shard,
+                    replicas: replicas.clone(),
+                    leader: state.leaders.get(&shard).copied().unwrap_or_default(),
+                })
+                .collect(),
+            collections: state.collections.values().cloned().collect(),
+            replication: 3,
+            ..Default::default()
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Node for FakeNode {
+    async fn get_map(&self, request: Request<wire::GetMapRequest>) -> Result<Response<wire::ClusterMap>, Status> {
+        self.enter().await?;
+        let request = request.into_inner();
+        // A long poll, at the pace of a test.
+        for _ in 0..200 {
+            let map = self.map(&self.state.lock());
+            if !request.wait || map.epoch > request.newer_than {
+                return Ok(Response::new(map));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(Response::new(self.map(&self.state.lock())))
+    }
+
+    async fn join(&self, _: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
+        Err(Status::unimplemented("a router does not join"))
+    }
+
+    async fn identify(&self, _: Request<wire::IdentifyRequest>) -> Result<Response<wire::Identity>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn change_node(
+        &self,
+        _: Request<wire::ChangeNodeRequest>,
+    ) -> Result<Response<wire::ChangeNodeReply>, Status> {
+        Err(Status::unimplemented("a fake has no nodes to move"))
+    }
+
+    async fn pause_moves(
+        &self,
+        _: Request<wire::PauseMovesRequest>,
+    ) -> Result<Response<wire::PauseMovesReply>, Status> {
+        Err(Status::unimplemented("a fake has no nodes to move"))
+    }
+
+    async fn verify_shard(
+        &self,
+        _: Request<wire::VerifyShardRequest>,
+    ) -> Result<Response<wire::VerifyShardReply>, Status> {
+        Err(Status::unimplemented("a fake has no replicas"))
+    }
+
+    async fn mend_replica(
+        &self,
+        _: Request<wire::MendReplicaRequest>,
+    ) -> Result<Response<wire::MendReplicaReply>, Status> {
+        Err(Status::unimplemented("a fake has no replicas"))
+    }
+
+    async fn grow_collection(
+        &self,
+        _: Request<wire::GrowCollectionRequest>,
+    ) -> Result<Response<wire::GrowCollectionReply>, Status> {
+        Err(Status::unimplemented("a fake does not grow"))
+    }
+
+    async fn measure_recall(
+        &self,
+        request: Request<wire::MeasureRecallRequest>,
+    ) -> Result<Response<wire::MeasureRecallReply>, Status> {
+        self.enter().await?;
+        self.answer_measure_recall(request.into_inner()).map(Response::new)
+    }
+
+    async fn tune_collection(
+        &self,
+        request: Request<wire::TuneCollectionRequest>,
+    ) -> Result<Response<wire::TuneCollectionReply>, Status> {
+        self.enter().await?;
+        self.answer_tune_collection(request.into_inner()).map(Response::new)
+    }
+
+    async fn begin_pass(&self, _: Request<wire::BeginPassRequest>) -> Result<Response<wire::BeginPassReply>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn export(&self, _: Request<wire::ExportRequest>) -> Result<Response<wire::ExportReply>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn propose_meta(
+        &self,
+        _: Request<wire::ProposeMetaRequest>,
+    ) -> Result<Response<wire::ProposeMetaReply>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn hand_over(&self, _: Request<wire::HandOverRequest>) -> Result<Response<wire::HandOverReply>, Status> {
+        Err(Status::unimplemented("a router does not ask"))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<wire::RotateKeyRequest>,
+    ) -> Result<Response<wire::RotateKeyReply>, Status> {
+        self.enter().await?;
+        self.answer_rotate_key(request.into_inner()).map(Response::new)
+    }
+
+    async fn get_keys(&self, _: Request<wire::GetKeysRequest>) -> Result<Response<wire::KeysReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn hold_keys(&self, _: Request<wire::HoldKeysRequest>) -> Result<Response<wire::HoldKeysReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn begin_backup(
+        &self,
+        _: Request<wire::BeginBackupRequest>,
+    ) -> Result<Response<wire::BeginBackupReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn backup_page(
+        &self,
+        _: Request<wire::BackupPageRequest>,
+    ) -> Result<Response<wire::BackupPageReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn backup_start(
+        &self,
+        _: Request<wire::BackupStartRequest>,
+    ) -> Result<Response<wire::BackupStartReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn backup_log(&self, _: Request<wire::BackupLogRequest>) -> Result<Response<wire::BackupLogReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn roll_forward(&self, _: Request<wire::RollRequest>) -> Result<Response<wire::RollReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn vouch_backup(
+        &self,
+        _: Request<wire::VouchBackupRequest>,
+    ) -> Result<Response<wire::VouchBackupReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn finish_backup(
+        &self,
+        _: Request<wire::FinishBackupRequest>,
+    ) -> Result<Response<wire::FinishBackupReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn forget_repository(
+        &self,
+        _: Request<wire::ForgetRepositoryRequest>,
+    ) -> Result<Response<wire::ForgetRepositoryReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn begin_restore(
+        &self,
+        _: Request<wire::BeginRestoreRequest>,
+    ) -> Result<Response<wire::BeginRestoreReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn restore_page(
+        &self,
+        _: Request<wire::RestorePageRequest>,
+    ) -> Result<Response<wire::RestorePageReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn restore_frames(
+        &self,
+        _: Request<wire::RestoreFramesRequest>,
+    ) -> Result<Response<wire::RestoreFramesReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn end_restore(
+        &self,
+        _: Request<wire::EndRestoreRequest>,
+    ) -> Result<Response<wire::EndRestoreReply>, Status> {
+        Err(Status::unimplemented("a fake has no keys"))
+    }
+
+    async fn create_collection(
+        &self,
+        request: Request<wire::CreateCollectionRequest>,
+    ) -> Result<Response<wire::Collection>, Status> {
+        self.enter().await?;
+        self.answer_create_collection(request.into_inner()).map(Response::new)
+    }
+
+    async fn drop_collection(
+        &self,
+        request: Request<wire::DropCollectionRequest>,
+    ) -> Result<Response<wire::DropCollectionReply>, Status> {
+        self.enter().await?;
+        self.answer_drop_collection(request.into_inner()).map(Response::new)
+    }
+
+    async fn write(&self, request: Request<wire::WriteRequest>) -> Result<Response<wire::WriteReply>, Status> {
+        self.enter().await?;
+        self.answer_write(request.into_inner()).map(Response::new)
+    }
+
+    async fn write_many(
+        &self,
+        request: Request<wire::WriteManyRequest>,
+    ) -> Result<Response<wire::WriteManyReply>, Status> {
+        self.enter().await?;
+        self.answer_write_many(request.into_inner()).map(Response::new)
+    }
+
+    async fn field_kinds(
+        &self,
+        request: Request<wire::FieldKindsRequest>,
+    ) -> Result<Response<wire::FieldKindsReply>, Status> {
+        self.enter().await?;
+        self.answer_field_kinds(request.into_inner()).map(Response::new)
+    }
+
+    async fn forget(&self, request: Request<wire::ForgetRequest>) -> Result<Response<wire::ForgetReply>, Status> {
+        self.enter().await?;
+        self.answer_forget(request.into_inner()).map(Response::new)
+    }
+
+    async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchReply>, Status> {
+        self.enter().await?;
+        self.answer_search(request.into_inner()).map(Response::new)
+    }
+
+    async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<wire::FetchReply>, Status> {
+        self.enter().await?;
+        self.answer_fetch(request.into_inner()).map(Response::new)
+    }
+
+    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::FetchReply>, Status> {
+        self.enter().await?;
+        self.answer_session(request.into_inner()).map(Response::new)
+    }
+
+    async fn sessions(&self, _: Request<wire::SessionsRequest>) -> Result<Response<wire::SessionsReply>, Status> {
+        Err(Status::unimplemented("a fake has no tags of sessions"))
+    }
+
+    async fn scan(&self, request: Request<wire::ScanRequest>) -> Result<Response<wire::ScanReply>, Status> {
+        self.enter().await?;
+        self.answer_scan(request.into_inner()).map(Response::new)
+    }
+
+    async fn name_chunks(
+        &self,
+        request: Request<wire::NameChunksRequest>,
+    ) -> Result<Response<wire::NameChunksReply>, Status> {
+        self.enter().await?;
+        let ids = request.into_inner().digests.iter().map(|digest| digest.slice(..16)).collect();
+        Ok(Response::new(wire::NameChunksReply { ids }))
+    }
+
+    async fn list_references(
+        &self,
+        _: Request<wire::ListReferencesRequest>,
+    ) -> Result<Response<wire::ListReferencesReply>, Status> {
+        Err(Status::unimplemented("no router asks for this"))
+    }
+
+    async fn owned(&self, request: Request<wire::OwnedRequest>) -> Result<Response<wire::OwnedReply>, Status> {
+        self.enter().await?;
+        self.answer_owned(request.into_inner()).map(Response::new)
+    }
+
+    async fn get_owner(&self, request: Request<wire::GetOwnerRequest>) -> Result<Response<wire::OwnerReply>, Status> {
+        self.enter().await?;
+        self.answer_get_owner(request.into_inner()).map(Response::new)
+    }
+
+    async fn put_owner(&self, request: Request<wire::PutOwnerRequest>) -> Result<Response<wire::OwnerReply>, Status> {
+        self.enter().await?;
+        self.answer_put_owner(request.into_inner()).map(Response::new)
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {
+        self.enter().await?;
+        let state = self.state.lock();
+        let groups = (0..self.shards).map(|shard| wire::GroupStatus {
+            group: shard + 1,
+            role: if state.leaders.get(&shard) == Some(&self.id) { "leader" } else { "follower" }.into(),
+            term: 1,
+            applied: state.index(shard),
+            committed: state.index(shard),
+            frames: state.frames.keys().filter(|(_, s, _)| *s == shard).count() as u64,
+            ..Default::default()
+        });
+        Ok(Response::new(wire::NodeStatus {
+            node_id: self.id,
+            cluster_id: "fake".into(),
+            version: "0.0.0".into(),
+            groups: groups.collect(),
+            ..Default::default()
+        }))
+    }
+}
