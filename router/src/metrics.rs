@@ -27,7 +27,7 @@ pub struct Metrics {
     degraded: IntCounter,
     query_cache: IntCounterVec,
     answer_cache: IntCounterVec,
-    roads: IntCounterVec,
+    routes: IntCounterVec,
     decisions: Histogram,
     embed_duration: Histogram,
     embedded_texts: IntCounter,
@@ -91,11 +91,11 @@ impl Metrics {
                 "Searches of a shard whose kept answer was confirmed or had changed, that had none (miss) or keep none",
                 &["result"],
             ),
-            roads: counters(
+            routes: counters(
                 &registry,
-                "mira_router_search_roads_total",
+                "mira_router_search_routes_total",
                 "Searches of a shard by how they are answered: cached, plain, filtered or ranked",
-                &["road"],
+                &["route"],
             ),
             decisions: register(
                 &registry,
@@ -174,8 +174,8 @@ impl Metrics {
     }
 
     /// Observes a decision how a search of a shard is answered.
-    pub(crate) fn decided(&self, road: &str, duration: Duration) {
-        self.roads.with_label_values(&[road]).inc();
+    pub(crate) fn decided(&self, route: &str, duration: Duration) {
+        self.routes.with_label_values(&[route]).inc();
         self.decisions.observe(duration.as_secs_f64());
     }
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 /// Sealed vectors of private frames in one page, bytes: a router holds one page of each shard that it asks.
-pub const OWNED_PAGE_BYTES: usize = 4 << 20;
+pub const PRIVATE_PAGE_BYTES: usize = 4 << 20;
 /// Private frames in one page: an entry without vectors has no bytes to speak of.
-pub const OWNED_PAGE_FRAMES: usize = 20_000;
+pub const PRIVATE_PAGE_FRAMES: usize = 20_000;
 /// Shards whose private frames a search reads at once: each holds pages.
-pub const OWNED_FAN_OUT: usize = 4;
+pub const PRIVATE_FAN_OUT: usize = 4;
 /// Sealed vectors of private frames that a router keeps, bytes: those of 50,000 frames of 384 components.
-pub const OWNED_CACHE_BYTES: usize = 80 << 20;
+pub const PRIVATE_CACHE_BYTES: usize = 80 << 20;
 /// Private frames that one search opens to ask a filter of them, or for their groups: as many as it is likely to have the
 /// vectors of, and a few seconds' work.
 pub const MAX_PRIVATE_OPENED: usize = 50_000;

@@ -26,7 +26,7 @@ pub struct ShardExplain {
     /// Its number.
     pub shard: u32,
     /// plain (nearest neighbours), filtered, or ranked (by more than similarity).
-    pub road: String,
+    pub route: String,
     /// scan (everything that matches was compared), graph (the index was walked) or graph_then_scan; absent when
     /// nothing is indexed.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -217,7 +217,7 @@ impl Page {
         }
         let mut bytes = 0;
         loop {
-            let entries = self.next_entries(limits::OWNED_PAGE_BYTES - bytes)?;
+            let entries = self.next_entries(limits::PRIVATE_PAGE_BYTES - bytes)?;
             let Some(&(last, _)) = entries.last() else { return Ok(reply) };
             for (frame, owned) in entries.into_iter().filter(|(frame, _)| self.shown.shows(*frame)) {
                 let vectors = match owned.changed > self.known && owned.vector_bytes > 0 {
@@ -234,7 +234,7 @@ impl Page {
                 });
             }
             self.after = Some(last);
-            if bytes >= limits::OWNED_PAGE_BYTES || reply.frames.len() >= limits::OWNED_PAGE_FRAMES {
+            if bytes >= limits::PRIVATE_PAGE_BYTES || reply.frames.len() >= limits::PRIVATE_PAGE_FRAMES {
                 reply.more = true;
                 return Ok(reply);
             }
