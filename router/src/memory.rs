@@ -17,8 +17,8 @@ use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
 use crate::operations::search::answer_cache::SearchCache;
-use crate::private::credential::Owners;
-use crate::private::search::OwnedCache;
+use crate::private::cache::PrivateVectorCache;
+use crate::private::owners::Owners;
 
 /// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
 /// this long to do so.
@@ -34,7 +34,7 @@ pub struct Memory {
     pub(crate) search_cache: SearchCache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) owners: Owners,
-    pub(crate) owned: OwnedCache,
+    pub(crate) private_vectors: PrivateVectorCache,
     in_flight: Semaphore,
 }
 
@@ -47,7 +47,7 @@ impl Memory {
             search_cache: SearchCache::default(),
             metrics,
             owners: Owners::default(),
-            owned: OwnedCache::default(),
+            private_vectors: PrivateVectorCache::default(),
             in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT),
         }
     }

@@ -12,9 +12,13 @@
 //! functions of [`decide`].
 
 mod bundle;
-mod channels;
+mod clients;
 pub mod decide;
+mod fan_out;
 mod hedge;
+mod route;
+mod shard_read;
+mod staleness;
 mod view;
 
 use std::collections::BTreeMap;
@@ -25,25 +29,26 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::{Either, select};
-use mira_proto::node_v1::node_client::NodeClient;
 use mira_proto::node_v1::{GetMapRequest, WriteReply, WriteRequest};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 use tracing::{debug, info, warn};
 
+use crate::RequestContext;
 use crate::metrics::Metrics;
 use bundle::Bundler;
 pub use bundle::size_of_frame;
-use channels::Channels;
+use clients::Connections;
+pub use clients::NodeClients;
 use decide::Step;
+pub use fan_out::{FanOut, fan_out};
 use hedge::Hedges;
-pub use view::{CollectionRoute, Stays, View};
-
-/// A node's client.
-pub type Client = NodeClient<Channel>;
+pub use route::{CollectionRoute, Leftover, Place, RemovalPart, RouteConstraint, Selected};
+pub use shard_read::{ShardAnswer, ShardRead};
+pub use staleness::Staleness;
+pub use view::View;
 
 /// A Raft group: the cluster's own, or a shard's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +86,43 @@ pub struct Call<'a> {
     /// The collection that the group was chosen for; when it moves, so must the caller.
     pub route: Option<&'a CollectionRoute>,
     /// What of the collection's places the request depends on.
-    pub stays: Stays,
+    pub constraint: RouteConstraint,
+}
+
+impl Call<'static> {
+    /// A request to the meta group's leader.
+    pub fn to_meta_leader(context: &RequestContext, operation: &'static str) -> Self {
+        Call {
+            operation,
+            group: Group::Meta,
+            want: Want::Leader,
+            deadline: context.deadline,
+            try_for: limits::WRITE_TRY,
+            route: None,
+            constraint: RouteConstraint::Whole,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// A write to a shard of a collection.
+    pub fn to_write(
+        context: &RequestContext,
+        route: &'a CollectionRoute,
+        operation: &'static str,
+        shard: ShardId,
+        constraint: RouteConstraint,
+    ) -> Self {
+        Call {
+            operation,
+            group: Group::Shard(shard),
+            want: Want::Leader,
+            deadline: context.deadline,
+            try_for: limits::WRITE_TRY,
+            route: Some(route),
+            constraint,
+        }
+    }
 }
 
 /// What one try of a call says beside its request.
@@ -114,6 +155,13 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// A problem that asking another replica does not cure.
+    pub fn refused(problem: Problem) -> Self {
+        CallError::Refused { problem, after_unknown_outcome: false }
+    }
+}
+
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
         match error {
@@ -128,7 +176,7 @@ pub struct Cluster {
     seeds: Vec<String>,
     view: ArcSwapOption<View>,
     hints: Mutex<BTreeMap<Group, NodeId>>,
-    channels: Channels,
+    connections: Connections,
     bundler: Bundler,
     hedges: Hedges,
     refreshing: tokio::sync::Mutex<()>,
@@ -142,7 +190,7 @@ impl Cluster {
             seeds,
             view: ArcSwapOption::empty(),
             hints: Mutex::default(),
-            channels: Channels::default(),
+            connections: Connections::default(),
             bundler: Bundler::default(),
             hedges: Hedges::default(),
             refreshing: tokio::sync::Mutex::default(),
@@ -218,10 +266,16 @@ impl Cluster {
         false
     }
 
+    /// Fetches a newer map than the one at hand: a shard has said that frames lie where this one does not lead.
+    pub async fn newer_map(&self) {
+        let epoch = self.view().map_or(0, |view| view.epoch);
+        self.refresh(epoch + 1).await;
+    }
+
     async fn fetch_map(&self, address: &str, request: GetMapRequest) -> Result<u64, Status> {
         let patience = if request.wait { limits::MAP_WAIT + limits::READ_TRY } else { limits::READ_TRY };
-        let mut client = self.channels.client(address)?;
-        let map = timeout(patience, client.get_map(request))
+        let clients = self.connections.clients(address)?;
+        let map = timeout(patience, clients.cluster().get_map(request))
             .await
             .map_err(|_| Status::deadline_exceeded("no answer"))??
             .into_inner();
@@ -245,7 +299,7 @@ impl Cluster {
         }
         info!(epoch = map.epoch, nodes = map.nodes.len(), collections = map.collections.len(), "new cluster map");
         let view = View::new(map, old.as_deref());
-        self.channels.keep_only(self.seeds.iter().chain(view.addresses()));
+        self.connections.keep_only(self.seeds.iter().chain(view.addresses()));
         self.view.store(Some(Arc::new(view)));
     }
 
@@ -269,25 +323,25 @@ impl Cluster {
         addresses
     }
 
-    /// A client for one node of the map, for questions about the node itself.
-    pub fn client_of(&self, view: &View, node: NodeId) -> Result<Client, Status> {
+    /// The clients of one node of the map, for questions about the node itself.
+    pub fn clients_of(&self, view: &View, node: NodeId) -> Result<NodeClients, Status> {
         let address = view.address(node).ok_or_else(|| Status::unavailable("the node is not in the cluster map"))?;
-        self.channels.client(address)
+        self.connections.clients(address)
     }
 
     /// Asks a group until there is an answer, a problem for the caller, or the deadline.
     ///
-    /// `send` makes one try with the client; it must send the same request each time, with what the try says.
+    /// `send` makes one try with the node's clients; it must send the same request each time, with what the try says.
     pub async fn call<T, F, Fut>(&self, call: &Call<'_>, send: F) -> Result<T, CallError>
     where
-        F: Fn(Client, Try) -> Fut,
+        F: Fn(NodeClients, Try) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let send = &send;
         let mut tries = decide::Tries::default();
         loop {
             let view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
-            if call.route.is_some_and(|route| !view.still_at(route, call.stays)) {
+            if call.route.is_some_and(|route| !view.still_at(route, call.constraint)) {
                 return Err(if tries.unknown_outcome { tries.unreached(call.group) } else { CallError::Moved });
             }
             let replicas = match call.want {
@@ -300,7 +354,7 @@ impl Cluster {
             let last_resort = tries.last_resort(replicas.len());
             let ask = |node| {
                 let attempt = Try { epoch: view.epoch, last_resort, node };
-                self.attempt(call, &view, node, move |client| send(client, attempt))
+                self.attempt(call, &view, node, move |clients| send(clients, attempt))
             };
             // Only what any replica may answer can be answered by another.
             let second = decide::other_replica(&replicas, node).filter(|_| call.want == Want::Any && tries.count == 0);
@@ -381,26 +435,29 @@ impl Cluster {
 
     /// Has frames written, small ones in one message with those of other callers.
     pub async fn write(&self, call: &Call<'_>, write: &WriteRequest) -> Result<WriteReply, CallError> {
-        self.call(call, |client, attempt| {
-            let write = WriteRequest { epoch: attempt.epoch, ..write.clone() };
-            self.bundler.write((attempt.node, client), write)
+        self.call(call, |clients, attempt| {
+            let mut write = write.clone();
+            if let Some(header) = &mut write.header {
+                header.epoch = attempt.epoch;
+            }
+            self.bundler.write(attempt.node, clients, write)
         })
         .await
     }
 
     async fn attempt<T, F, Fut>(&self, call: &Call<'_>, view: &View, node: NodeId, send: F) -> Result<T, Refusal>
     where
-        F: FnOnce(Client) -> Fut,
+        F: FnOnce(NodeClients) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let client = self.client_of(view, node).map_err(|status| Refusal::NotReady(status.message().to_owned()))?;
+        let clients = self.clients_of(view, node).map_err(|status| Refusal::NotReady(status.message().to_owned()))?;
         let started = Instant::now();
         let try_for = call.try_for.min(call.deadline.saturating_duration_since(started));
-        let outcome = timeout(try_for, send(client)).await;
+        let outcome = timeout(try_for, send(clients)).await;
         self.metrics.storage(call.operation, started.elapsed());
         match outcome {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(channels::refusal_of(status)),
+            Ok(Err(status)) => Err(clients::refusal_of(status)),
             Err(_) => Err(Refusal::Unknown(format!("node {node:016x} did not answer within {try_for:?}"))),
         }
     }

@@ -144,7 +144,7 @@ impl Memory {
     ) -> Result<(Arc<CollectionRoute>, Option<node_v1::Frame>), Problem> {
         for _ in 0..MAX_REROUTES {
             let route = self.find_collection(context, collection).await?.ok_or_else(|| no_collection(collection))?;
-            let replies = match self.fetch_frames(context, &route, class, &[id]).await {
+            let replies = match self.cluster.fetch(context, &route, class, &[id]).await {
                 Err(CallError::Moved) => continue,
                 replies => replies?,
             };

@@ -4,10 +4,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use mira_proto::model::{
-    AttachmentInfo, Collection, Frame, GrowthStatus, Metadata, Metric, NamedVectors, Quantization, RotationStatus,
+    AttachmentInfo, Collection, Frame, GrowthStatus, Metadata, Metric, NamedVectors, RotationStatus,
 };
+use mira_proto::node_v1::{self, MigrationStep};
 use mira_proto::vectors::{OWN_SPACE, SpaceNumber};
-use mira_proto::{Code, Problem, node_v1};
+use mira_proto::{Code, Problem};
 use uuid::Uuid;
 
 /// This router's clock, milliseconds since 1970.
@@ -65,14 +66,14 @@ pub fn collection(info: &node_v1::Collection) -> Result<Collection, Problem> {
         name: info.name.clone(),
         dim: info.dim,
         metric: metric(info)?,
-        quantization: parsed::<Quantization>(&info.quantization)?,
+        quantization: known(info.quantization())?,
         partitions: info.partitions,
         ttl_seconds: (info.ttl_seconds != 0).then_some(info.ttl_seconds),
         ef: (info.ef != 0).then_some(info.ef),
         vectors: info.spaces.iter().map(named_vectors).collect::<Result<_, _>>()?,
         created_at: rfc3339(info.created_ms),
         model: present(info.model.clone()),
-        growth: info.growth.as_ref().map(growth),
+        growth: info.migration.as_ref().map(growth),
         rotation: info.rotation.as_ref().map(rotation),
     })
 }
@@ -101,14 +102,14 @@ pub fn space(info: &node_v1::Collection, name: &str) -> Result<Space, Problem> {
         let detail = format!("collection {:?} has no vectors named {name:?}; named are: {have}", info.name);
         return Err(Problem::invalid(detail));
     };
-    Ok(Space { number, dim: found.dim, metric: parsed(&found.metric)?, ef: found.ef })
+    Ok(Space { number, dim: found.dim, metric: known(found.metric())?, ef: found.ef })
 }
 
 fn named_vectors(space: &node_v1::VectorSpace) -> Result<(String, NamedVectors), Problem> {
     let vectors = NamedVectors {
         dim: space.dim,
-        metric: parsed(&space.metric)?,
-        quantization: parsed(&space.quantization)?,
+        metric: known(space.metric())?,
+        quantization: known(space.quantization())?,
         ef: (space.ef != 0).then_some(space.ef),
     };
     Ok((space.name.clone(), vectors))
@@ -116,7 +117,7 @@ fn named_vectors(space: &node_v1::VectorSpace) -> Result<(String, NamedVectors),
 
 /// How far a rotation is, as callers see it.
 pub fn rotation(found: &node_v1::Rotation) -> RotationStatus {
-    RotationStatus { id: found.id, to: found.to, step: found.step.clone(), done: found.done, of: found.of }
+    RotationStatus { id: found.id, to: found.to, step: found.step().word().to_owned(), done: found.done, of: found.of }
 }
 
 /// Bytes as hex digits.
@@ -124,19 +125,19 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn growth(growth: &node_v1::Growth) -> GrowthStatus {
-    let targets = growth.to.saturating_sub(growth.from);
-    let (done, of) = match growth.step.as_str() {
-        "copying" => (growth.done.len() as u32, targets),
-        "clearing" => (growth.done.len() as u32, growth.from),
-        _ => (0, 0),
+fn growth(found: &node_v1::Migration) -> GrowthStatus {
+    let step = found.step();
+    let (done, of) = match step {
+        MigrationStep::Copying => (found.done.len() as u32, found.to.saturating_sub(found.from)),
+        MigrationStep::Clearing => (found.done.len() as u32, found.from),
+        MigrationStep::Remembering | MigrationStep::Unspecified => (0, 0),
     };
-    GrowthStatus { from: growth.from, to: growth.to, step: growth.step.clone(), done, of }
+    GrowthStatus { from: found.from, to: found.to, step: step.word().to_owned(), done, of }
 }
 
 /// How the collection's own vectors are compared.
 fn metric(info: &node_v1::Collection) -> Result<Metric, Problem> {
-    parsed(&info.metric)
+    known(info.metric())
 }
 
 /// The wire's name of a setting: the same as in JSON.
@@ -147,9 +148,10 @@ pub fn name_of(setting: &impl serde::Serialize) -> String {
     }
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, Problem> {
-    serde_json::from_value(name.into()).map_err(|_| {
-        let detail = format!("the collection has a setting {name:?} that this router does not know: update the router");
+/// A setting as nodes say it.
+fn known<W, T: TryFrom<W>>(setting: W) -> Result<T, Problem> {
+    setting.try_into().map_err(|_| {
+        let detail = "the collection has a setting that this router does not know: update the router";
         Problem::new(Code::UnsupportedVersion, detail)
     })
 }
@@ -165,6 +167,7 @@ fn damaged(what: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mira_proto::model::Quantization;
 
     #[test]
     fn times_have_milliseconds() {
@@ -191,7 +194,7 @@ mod tests {
     fn settings_have_the_same_names_in_json_and_between_nodes() {
         assert_eq!(name_of(&Metric::L2), "l2");
         assert_eq!(name_of(&Quantization::None), "none");
-        assert_eq!(parsed::<Metric>("dot").unwrap(), Metric::Dot);
-        assert_eq!(parsed::<Metric>("hamming").unwrap_err().code, Code::UnsupportedVersion);
+        assert_eq!(known::<_, Metric>(node_v1::Metric::Dot).unwrap(), Metric::Dot);
+        assert_eq!(known::<_, Metric>(node_v1::Metric::Unspecified).unwrap_err().code, Code::UnsupportedVersion);
     }
 }

@@ -1,6 +1,6 @@
-//! Whether a filter compares a field with a kind of value that it holds nowhere.
+//! Whether a filter compares a field with a type of value that it holds nowhere.
 //!
-//! Shards say with their answers what the fields of the filter hold ([`node_v1::KnownKinds`]); of private frames the router
+//! Shards say with their answers what the fields of the filter hold ([`node_v1::KnownFieldTypes`]); of private frames the router
 //! learns it from those that it opens. Only when every shard has said so, and all private frames that the search could mean
 //! were opened, is it certain that a comparison meets nothing, and the request is refused: an empty answer would hide a
 //! mistake, and `not` around it would mean everything.
@@ -19,13 +19,13 @@ pub(crate) struct FieldTypes {
 
 impl FieldTypes {
     /// Adds what a shard says; a node that says nothing may hold anything.
-    pub(crate) fn note(&mut self, said: Option<node_v1::KnownKinds>) {
+    pub(crate) fn note(&mut self, said: Option<node_v1::KnownFieldTypes>) {
         let Some(said) = said else {
             self.is_partial = true;
             return;
         };
-        for node_v1::FieldKinds { field, kinds } in said.fields {
-            self.add(field, Kinds::from_bits(kinds));
+        for node_v1::FieldTypes { field, types } in said.fields {
+            self.add(field, Kinds::from_bits(types));
         }
     }
 
@@ -79,11 +79,11 @@ mod tests {
     use super::*;
     use mira_proto::Code;
 
-    fn said(fields: &[(&str, Kinds)]) -> Option<node_v1::KnownKinds> {
+    fn said(fields: &[(&str, Kinds)]) -> Option<node_v1::KnownFieldTypes> {
         let fields = fields
             .iter()
-            .map(|(field, kinds)| node_v1::FieldKinds { field: (*field).to_owned(), kinds: kinds.bits().into() });
-        Some(node_v1::KnownKinds { fields: fields.collect() })
+            .map(|(field, kinds)| node_v1::FieldTypes { field: (*field).to_owned(), types: kinds.bits().into() });
+        Some(node_v1::KnownFieldTypes { fields: fields.collect() })
     }
 
     const FILTER: &str = r#"{"field": "metadata.n", "gt": "x"}"#;

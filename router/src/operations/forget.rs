@@ -3,24 +3,19 @@
 //! Large sets go in steps, each a write of its own; a caller that is cut off in between asks again and the rest goes.
 //! What does not exist is not removed and no problem, so that a repeated `forget` is one.
 
-use std::collections::BTreeMap;
-
+use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
-use mira_crypto::OwnerKey;
 use mira_proto::filter::{Condition, Filter};
 use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
-use mira_proto::placement::Partitioning;
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
 
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
+use crate::cluster::{Call, CallError, CollectionRoute, Leftover, RemovalPart, Selected, ShardAnswer, fan_out};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::field_types::FieldTypes;
-use crate::operations::search::read_call;
 use crate::operations::validate::{self, checked_filter, checked_name, id_list};
 use crate::private::seal;
-use crate::private::search::failed;
 use crate::{ConsistencyToken, Memory, RequestContext};
 
 /// Which frames a `forget` removes.
@@ -36,16 +31,46 @@ pub enum Removal {
     All,
 }
 
+impl Removal {
+    /// How shards find them.
+    fn selected(&self) -> Selected<'_> {
+        match self {
+            Removal::Ids(ids) => Selected::Ids(ids),
+            Removal::Session(_) | Removal::Filtered(_) | Removal::All => Selected::Found,
+        }
+    }
+}
+
+/// Which frames are looked at for the types of their fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Those that the index knows.
+    Indexed,
+    /// Every plain frame.
+    All,
+}
+
+/// What the fields of a filter hold in one shard.
+#[derive(Default)]
+struct TypesInShard {
+    types: FieldTypes,
+    taken_over: Vec<ShardId>,
+}
+
+impl ShardAnswer for TypesInShard {
+    fn taken_over(&self) -> &[ShardId] {
+        &self.taken_over
+    }
+}
+
 /// What went, and from where.
 #[derive(Default)]
 struct Removed {
     count: u64,
     ids: Vec<Uuid>,
     seen: ConsistencyToken,
-    /// Ids that other shards decide about.
-    moved: Vec<Uuid>,
-    /// Shards that have taken frames over, and from which.
-    released: BTreeMap<ShardId, Vec<ShardId>>,
+    /// What is left to other shards.
+    leftover: Leftover,
 }
 
 impl Removed {
@@ -54,13 +79,7 @@ impl Removed {
         self.ids.extend(other.ids);
         self.ids.truncate(limits::MAX_FORGET_STEP);
         self.seen.merge(&other.seen);
-        self.moved.extend(other.moved);
-        for (heir, sources) in other.released {
-            let known = self.released.entry(heir).or_default();
-            known.extend(sources);
-            known.sort_unstable();
-            known.dedup();
-        }
+        self.leftover.add(other.leftover);
     }
 }
 
@@ -100,16 +119,14 @@ impl Memory {
             };
             match self.forget_in(context, &route, &removal).await {
                 Ok(mut more) => {
-                    let moved = std::mem::take(&mut more.moved);
+                    let moved = std::mem::take(&mut more.leftover.moved);
                     removed.add(more);
                     if moved.is_empty() {
                         removed.ids.sort();
                         return Ok(reply(context, removed));
                     }
-                    // This router has not heard of the growth that moved them.
                     removal = Removal::Ids(moved);
-                    let epoch = self.cluster.view().map_or(0, |view| view.epoch);
-                    self.cluster.refresh(epoch + 1).await;
+                    self.cluster.newer_map().await;
                 }
                 Err(CallError::Moved) => {}
                 Err(error) => return Err(error.into()),
@@ -118,38 +135,20 @@ impl Memory {
         Err(CallError::Moved.into())
     }
 
-    /// Asks every shard that may hold such frames. While the collection grows, first those where they lay before, then those
-    /// that have taken some over: each shard says for itself what it does not decide about any more.
+    /// Asks every shard that may hold such frames, and then those that these have named.
     async fn forget_in(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
         removal: &Removal,
     ) -> Result<Removed, CallError> {
-        let (before, owner) = (route.before_growth(), context.owner_key());
         if let Removal::Filtered(filter_json) = removal {
             self.filter_makes_sense(context, route, filter_json).await?;
         }
-        let first = requests(route, before.unwrap_or(route.partitioning()), removal, owner);
-        // Ids that have moved are named by the shard; of a session it can only say that some may have, and so the map must be
-        // new enough to know.
-        let stays = if matches!(removal, Removal::Ids(_)) { Stays::Before } else { Stays::Whole };
-        let mut removed = self.forget_all(context, route, (first, stays)).await?;
-        let heirs = match (before, removal) {
-            (None, _) => Vec::new(),
-            (Some(_), Removal::Ids(_)) => {
-                requests(route, route.partitioning(), &Removal::Ids(std::mem::take(&mut removed.moved)), owner)
-            }
-            (Some(_), _) => {
-                let of_heir = |(&heir, sources): (&ShardId, &Vec<ShardId>)| {
-                    let opened = sources.clone();
-                    let asked = requests_of(route, &[heir], removal, owner).into_iter();
-                    asked.map(move |request| node_v1::ForgetRequest { opened: opened.clone(), ..request })
-                };
-                removed.released.iter().flat_map(of_heir).collect()
-            }
-        };
-        removed.add(self.forget_all(context, route, (heirs, Stays::After)).await?);
+        let selected = removal.selected();
+        let mut removed = self.forget_parts(context, route, removal, route.first_parts(selected)).await?;
+        let parts = route.second_parts(selected, &mut removed.leftover);
+        removed.add(self.forget_parts(context, route, removal, parts).await?);
         Ok(removed)
     }
 
@@ -162,59 +161,43 @@ impl Memory {
         filter_json: &str,
     ) -> Result<(), CallError> {
         let name = &route.info.name;
-        let indexed = self.kinds_everywhere(context, route, (filter_json, false)).await?;
+        let indexed = self.types_everywhere(context, route, filter_json, Extent::Indexed).await?;
         if indexed.is_whole() && indexed.check(filter_json, name).is_ok() {
             return Ok(());
         }
         // Frames without vectors are in no index, and an index may be in the making: a look at all of them makes it certain.
-        let all = self.kinds_everywhere(context, route, (filter_json, true)).await?;
-        all.check(filter_json, name).map_err(failed)
+        let all = self.types_everywhere(context, route, filter_json, Extent::All).await?;
+        all.check(filter_json, name).map_err(CallError::refused)
     }
 
-    async fn kinds_everywhere(
+    async fn types_everywhere(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        (filter_json, walk): (&str, bool),
+        filter_json: &str,
+        extent: Extent,
     ) -> Result<FieldTypes, CallError> {
-        let request = |&shard: &ShardId| node_v1::FieldKindsRequest {
-            shard,
-            collection: route.info.id,
-            level: Some(context.read_level(shard)),
+        let request = |header| node_v1::FieldTypesRequest {
+            header: Some(header),
             filter_json: filter_json.to_owned(),
-            walk,
-            ..Default::default()
+            walk: extent == Extent::All,
+            after: Bytes::new(),
         };
-        let requests: Vec<_> = route.partitioning().shards().iter().map(request).collect();
-        let parts = requests.into_iter().map(|request| self.kinds_in_shard(context, route, request));
-        futures::stream::iter(parts)
-            .buffer_unordered(limits::MAX_FAN_OUT)
-            .try_fold(FieldTypes::default(), |mut all, part| async move {
-                all.merge(part);
-                Ok(all)
-            })
-            .await
+        let said = fan_out(context, route, |header| self.types_in_shard(context, route, request(header)));
+        let mut all = FieldTypes::default();
+        said.whole().await?.into_iter().for_each(|said| all.merge(said.types));
+        Ok(all)
     }
 
-    async fn kinds_in_shard(
+    async fn types_in_shard(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        mut request: node_v1::FieldKindsRequest,
-    ) -> Result<FieldTypes, CallError> {
-        // Looking at a step of frames takes about as long as removing one.
-        let call = read_call(context, route, request.shard, "field_kinds");
-        let call = Call { want: Want::Leader, try_for: limits::WRITE_TRY, ..call };
-        let mut known = FieldTypes::default();
+        mut request: node_v1::FieldTypesRequest,
+    ) -> Result<TypesInShard, CallError> {
+        let mut found = TypesInShard::default();
         loop {
-            let answer: Result<node_v1::FieldKindsReply, CallError> = self
-                .cluster
-                .call(&call, |mut client, attempt| {
-                    let request = node_v1::FieldKindsRequest { epoch: attempt.epoch, ..request.clone() };
-                    async move { client.field_kinds(request).await }
-                })
-                .await;
-            let reply = match answer {
+            let reply = match self.cluster.read(context, route, request.clone()).await {
                 Ok(reply) => reply,
                 // A node of an older version cannot say.
                 Err(CallError::Refused { problem, .. }) if problem.code == Code::UnsupportedVersion => {
@@ -222,22 +205,33 @@ impl Memory {
                 }
                 Err(error) => return Err(error),
             };
-            known.note(reply.kinds);
+            if request.after.is_empty() {
+                found.taken_over = reply.taken_over().to_vec();
+            }
+            found.types.note(reply.field_types);
             if !reply.more {
-                return Ok(known);
+                return Ok(found);
             }
             request.after = reply.next;
         }
     }
 
-    async fn forget_all(
+    async fn forget_parts(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        (requests, stays): (Vec<node_v1::ForgetRequest>, Stays),
+        removal: &Removal,
+        parts: Vec<RemovalPart>,
     ) -> Result<Removed, CallError> {
-        let parts = requests.into_iter().map(|request| self.forget_shard(context, (route, stays), request));
-        futures::stream::iter(parts)
+        let mut asked = Vec::new();
+        for part in &parts {
+            let requests = requests(context, route, removal, part);
+            asked.extend(requests.into_iter().map(|request| {
+                let call = Call::to_write(context, route, "forget", part.shard, part.constraint);
+                self.forget_shard(context, call, request)
+            }));
+        }
+        futures::stream::iter(asked)
             .buffer_unordered(limits::MAX_FAN_OUT)
             .try_fold(Removed::default(), |mut all, part| async move {
                 all.add(part);
@@ -250,28 +244,22 @@ impl Memory {
     async fn forget_shard(
         &self,
         context: &RequestContext,
-        (route, stays): (&CollectionRoute, Stays),
-        request: node_v1::ForgetRequest,
+        call: Call<'_>,
+        mut request: node_v1::ForgetRequest,
     ) -> Result<Removed, CallError> {
-        let shard = request.shard;
-        let call = Call {
-            operation: "forget",
-            group: Group::Shard(shard),
-            want: Want::Leader,
-            deadline: context.deadline,
-            try_for: limits::WRITE_TRY,
-            route: Some(route),
-            stays,
-        };
-        let (mut removed, mut after) = (Removed::default(), bytes::Bytes::new());
+        let shard = request.header.as_ref().map_or(0, |header| header.shard);
+        let mut removed = Removed::default();
         for step in 0u64.. {
             let request_id = request_id(context, &request, step);
-            let step_request = node_v1::ForgetRequest { request_id, after: after.clone(), ..request.clone() };
             let reply: node_v1::ForgetReply = self
                 .cluster
-                .call(&call, |mut client, attempt| {
-                    let request = node_v1::ForgetRequest { epoch: attempt.epoch, ..step_request.clone() };
-                    async move { client.forget(request).await }
+                .call(&call, |clients, attempt| {
+                    let mut request = request.clone();
+                    if let Some(header) = &mut request.header {
+                        header.epoch = attempt.epoch;
+                        header.request_id = request_id.clone();
+                    }
+                    async move { clients.shards().forget(request).await }
                 })
                 .await?;
             let ids = reply.removed.iter().filter_map(|id| Uuid::from_slice(id).ok()).collect();
@@ -281,10 +269,12 @@ impl Memory {
                 count: reply.removed.len() as u64,
                 ids,
                 seen,
-                moved: reply.moved.iter().filter_map(|id| Uuid::from_slice(id).ok()).collect(),
-                released: reply.released.into_iter().map(|heir| (heir, vec![shard])).collect(),
+                leftover: Leftover {
+                    moved: reply.moved.iter().filter_map(|id| Uuid::from_slice(id).ok()).collect(),
+                    frozen_for: reply.frozen_for.into_iter().map(|target| (target, vec![shard])).collect(),
+                },
             });
-            after = reply.next;
+            request.after = reply.next;
             if !reply.more {
                 break;
             }
@@ -320,53 +310,37 @@ fn meaningful(filter: &Filter) -> Result<String, Problem> {
     }
 }
 
-/// What each shard is asked to remove, when frames lie as `homes` says.
+/// What one shard is asked to remove.
 fn requests(
+    context: &RequestContext,
     route: &CollectionRoute,
-    homes: &Partitioning,
     removal: &Removal,
-    owner: Option<&OwnerKey>,
+    part: &RemovalPart,
 ) -> Vec<node_v1::ForgetRequest> {
-    let Removal::Ids(ids) = removal else { return requests_of(route, homes.shards(), removal, owner) };
-    let mut by_shard: BTreeMap<ShardId, node_v1::ForgetRequest> = BTreeMap::new();
-    for id in ids {
-        let shard = homes.shard_of(id.as_u128());
-        by_shard.entry(shard).or_insert_with(|| blank(route, shard, owner)).ids.push(ids::id_bytes(*id));
-    }
-    by_shard.into_values().collect()
-}
-
-/// What these shards are asked to remove of a session, of what a filter means, or of everything.
-fn requests_of(
-    route: &CollectionRoute,
-    shards: &[ShardId],
-    removal: &Removal,
-    owner: Option<&OwnerKey>,
-) -> Vec<node_v1::ForgetRequest> {
-    let of_shard = |&shard: &ShardId| {
-        let blank = blank(route, shard, owner);
-        match removal {
-            Removal::Ids(_) => Vec::new(),
-            Removal::Session(session) => {
-                // Two sessions may have one name: the plain one, and the owner's.
-                let private_session = owner.map(|owner| seal::session_name(owner, route.info.id, session));
-                let private =
-                    private_session.map(|private_session| node_v1::ForgetRequest { private_session, ..blank.clone() });
-                let plain = node_v1::ForgetRequest { session: session.clone(), ..blank };
-                std::iter::once(plain).chain(private).collect()
-            }
-            Removal::Filtered(filter_json) => {
-                vec![node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank }]
-            }
-            Removal::All => vec![node_v1::ForgetRequest { all: true, ..blank }],
-        }
+    let owner = context.owner_key();
+    let blank = node_v1::ForgetRequest {
+        header: Some(route.write_header(context, part.shard)),
+        taken_over_from: part.taken_over_from.clone(),
+        owner: owner.map(|owner| seal::owner_name(owner, route.info.id)).unwrap_or_default(),
+        ..Default::default()
     };
-    shards.iter().flat_map(of_shard).collect()
-}
-
-fn blank(route: &CollectionRoute, shard: ShardId, owner: Option<&OwnerKey>) -> node_v1::ForgetRequest {
-    let owner = owner.map(|owner| seal::owner_name(owner, route.info.id)).unwrap_or_default();
-    node_v1::ForgetRequest { shard, collection: route.info.id, owner, ..Default::default() }
+    match removal {
+        Removal::Ids(_) => {
+            vec![node_v1::ForgetRequest { ids: part.ids.iter().map(|&id| ids::id_bytes(id)).collect(), ..blank }]
+        }
+        Removal::Session(session) => {
+            // Two sessions may have one name: the plain one, and the owner's.
+            let private_session = owner.map(|owner| seal::session_name(owner, route.info.id, session));
+            let private =
+                private_session.map(|private_session| node_v1::ForgetRequest { private_session, ..blank.clone() });
+            let plain = node_v1::ForgetRequest { session: session.clone(), ..blank };
+            std::iter::once(plain).chain(private).collect()
+        }
+        Removal::Filtered(filter_json) => {
+            vec![node_v1::ForgetRequest { filter_json: filter_json.clone(), ..blank }]
+        }
+        Removal::All => vec![node_v1::ForgetRequest { all: true, ..blank }],
+    }
 }
 
 fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: u64) -> bytes::Bytes {
@@ -375,7 +349,7 @@ fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: 
     let mut parts: Vec<&[u8]> = vec![&step, request.session.as_bytes(), all, request.filter_json.as_bytes()];
     parts.extend([&request.owner[..], &request.private_session[..]]);
     parts.extend(request.ids.iter().map(|id| &id[..]));
-    let (collection, shard) = (request.collection, request.shard);
+    let (collection, shard) = request.header.as_ref().map_or((0, 0), |header| (header.collection, header.shard));
     ids::request_id(context, &WriteIdentity { operation: "forget", collection, shard, parts: &parts })
 }
 

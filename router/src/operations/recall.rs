@@ -4,18 +4,17 @@
 //! problem, because a frame that is missing from the answer would look forgotten.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures::stream::{StreamExt, TryStreamExt};
+use futures::future::try_join;
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, Frame, RecallReply, RecallRequest};
 use mira_proto::node_v1::FrameClass;
-use mira_proto::{Code, Problem, ShardId, limits, node_v1};
+use mira_proto::{Code, Problem, limits, node_v1};
 use uuid::Uuid;
 
-use crate::cluster::{CallError, CollectionRoute};
+use crate::cluster::{CallError, CollectionRoute, Staleness, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::operations::search::{Round, Staleness, TakenOver, level_of, read_call};
 use crate::operations::validate::{self, checked_name, id_list, range};
 use crate::private::seal;
 use crate::{Memory, RequestContext};
@@ -75,7 +74,7 @@ impl Memory {
         route: &CollectionRoute,
         ids: &[Uuid],
     ) -> Result<RecallReply, CallError> {
-        let replies = self.fetch_frames(context, route, FrameClass::Memory, ids).await?;
+        let replies = self.cluster.fetch(context, route, FrameClass::Memory, ids).await?;
         let staleness = staleness_of(&replies);
         let found = seal::reveal_all(context, route.info.id, replies.into_iter().flat_map(|reply| reply.frames));
         let found = found.map_err(CallError::Unreached)?;
@@ -89,53 +88,6 @@ impl Memory {
         })
     }
 
-    /// Frames by id from wherever they are now, in no order.
-    pub(crate) async fn fetch_frames(
-        &self,
-        context: &RequestContext,
-        route: &CollectionRoute,
-        class: FrameClass,
-        ids: &[Uuid],
-    ) -> Result<Vec<node_v1::FetchReply>, CallError> {
-        let before = route.before_growth().filter(|_| route.is_copying());
-        // Where a frame is now, and where it will be.
-        let homes = |id: &Uuid| {
-            let home = route.partitioning().shard_of(id.as_u128());
-            (before.map_or(home, |before| before.shard_of(id.as_u128())), home)
-        };
-        let (moving, staying): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| homes(id).0 != homes(id).1);
-        let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
-        if !moving.is_empty() {
-            let found = self.fetch_all(context, route, class, moving.iter().map(|&id| (homes(&id).1, id))).await?;
-            for (shard, reply) in found {
-                taken_over.note(shard, &reply.opened);
-                replies.push(reply);
-            }
-        }
-        let left = moving.into_iter().filter(|id| !taken_over.has(homes(id).0, homes(id).1)).chain(staying);
-        let found = self.fetch_all(context, route, class, left.map(|id| (homes(&id).0, id))).await?;
-        replies.extend(found.into_iter().map(|(_, reply)| reply));
-        Ok(replies)
-    }
-
-    /// Asks each shard for its frames at once.
-    async fn fetch_all(
-        &self,
-        context: &RequestContext,
-        route: &CollectionRoute,
-        class: FrameClass,
-        wanted: impl Iterator<Item = (ShardId, Uuid)>,
-    ) -> Result<Vec<(ShardId, node_v1::FetchReply)>, CallError> {
-        let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
-        wanted.for_each(|(shard, id)| by_shard.entry(shard).or_default().push(id));
-        let growing = if route.is_copying() { route.growing([]) } else { None };
-        let asked = by_shard.into_iter().map(|(shard, ids)| {
-            let question = (shard, growing.clone());
-            async move { self.fetch_from(context, route, question, (class, ids, 0)).await.map(|reply| (shard, reply)) }
-        });
-        futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await
-    }
-
     async fn recall_session(
         &self,
         context: &RequestContext,
@@ -145,40 +97,30 @@ impl Memory {
         let Wanted::Session { session, from_ms, to_ms, limit, last } = wanted else {
             return Ok(RecallReply::default());
         };
+        let request = |session: &str, private_session: &Bytes, header| node_v1::SessionRequest {
+            header: Some(header),
+            session: session.to_owned(),
+            private_session: private_session.clone(),
+            created_from_ms: *from_ms,
+            created_to_ms: *to_ms,
+            limit: *limit,
+            last: *last,
+        };
+        let of_name = |session, private_session| async move {
+            let ask = |header| self.cluster.read(context, route, request(session, &private_session, header));
+            // Two of them share the bound.
+            fan_out(context, route, ask).at_once(limits::MAX_FAN_OUT / 2).whole().await
+        };
         // Two sessions may have one name: the plain one, and the owner's.
-        let private_session = context.owner_key().map(|owner| seal::session_name(owner, route.info.id, session));
-        let names = std::iter::once((session.clone(), Bytes::new()));
-        let names: Vec<_> = names.chain(private_session.map(|name| (String::new(), name))).collect();
-        let (mut replies, mut taken_over) = (Vec::new(), TakenOver::default());
-        for round in Round::of(route) {
-            let mut parts = Vec::new();
-            for part in round.shards(route, &taken_over) {
-                parts.extend(names.iter().map(|name| (part.clone(), name.clone())));
+        let owners = context.owner_key().map(|owner| seal::session_name(owner, route.info.id, session));
+        let private = async {
+            match owners {
+                Some(name) => of_name("", name).await,
+                None => Ok(Vec::new()),
             }
-            let asked = parts.into_iter().map(|((shard, growing), (session, private_session))| {
-                let request = node_v1::SessionRequest {
-                    epoch: 0,
-                    shard,
-                    collection: route.info.id,
-                    session,
-                    private_session,
-                    level: Some(context.read_level(shard)),
-                    created_from_ms: *from_ms,
-                    created_to_ms: *to_ms,
-                    limit: *limit,
-                    last: *last,
-                    growing,
-                    grown_to: route.grown_to(),
-                };
-                async move { self.session_from(context, route, request).await.map(|reply| (shard, reply)) }
-            });
-            let answers: Vec<(ShardId, node_v1::FetchReply)> =
-                futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).try_collect().await?;
-            for (shard, reply) in answers {
-                taken_over.note(shard, &reply.opened);
-                replies.push(reply);
-            }
-        }
+        };
+        let (mut replies, private) = try_join(of_name(session.as_str(), Bytes::new()), private).await?;
+        replies.extend(private);
         let staleness = staleness_of(&replies);
         let merged = merge_session(replies, *limit as usize, *last);
         let frames = seal::reveal_all(context, route.info.id, merged).map_err(CallError::Unreached)?;
@@ -188,22 +130,6 @@ impl Memory {
             staleness_ms: staleness.milliseconds(),
             lagging: staleness.lagging,
         })
-    }
-
-    async fn session_from(
-        &self,
-        context: &RequestContext,
-        route: &CollectionRoute,
-        request: node_v1::SessionRequest,
-    ) -> Result<node_v1::FetchReply, CallError> {
-        let call = read_call(context, route, request.shard, "session");
-        self.cluster
-            .call(&call, |mut client, attempt| {
-                let level = level_of(request.level, attempt);
-                let request = node_v1::SessionRequest { epoch: attempt.epoch, level, ..request.clone() };
-                async move { client.session(request).await }
-            })
-            .await
     }
 }
 
@@ -235,7 +161,7 @@ pub fn wanted(request: RecallRequest) -> Result<(String, Wanted), Problem> {
 
 fn staleness_of(replies: &[node_v1::FetchReply]) -> Staleness {
     let mut staleness = Staleness::default();
-    replies.iter().for_each(|reply| staleness.note(reply.freshness));
+    replies.iter().for_each(|reply| staleness.note(reply.state.as_ref()));
     staleness
 }
 

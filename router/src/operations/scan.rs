@@ -6,15 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use futures::stream::StreamExt;
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, ScanReply, ScanRequest, ScannedFrame};
 use mira_proto::vectors::OWN_SPACE;
-use mira_proto::{Code, FrameId, Problem, ShardId, limits, node_v1};
+use mira_proto::{Code, FrameId, Problem, limits, node_v1};
 use uuid::Uuid;
 
-use crate::cluster::{CallError, CollectionRoute};
+use crate::cluster::{CallError, CollectionRoute, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::operations::search::{Round, TakenOver, level_of, read_call};
 use crate::operations::validate::page_size;
 use crate::private::credential::problem_of;
 use crate::private::seal;
@@ -57,29 +55,14 @@ impl Memory {
         route: &CollectionRoute,
         (after, limit): (Option<Uuid>, u32),
     ) -> Result<ScanReply, CallError> {
-        let share = limit.div_ceil(route.partitioning().shards().len() as u32) + SPARE;
-        let (mut pages, mut taken_over) = (Vec::new(), TakenOver::default());
-        for round in Round::of(route) {
-            let asked = round.shards(route, &taken_over).into_iter().map(|(shard, growing)| {
-                let request = node_v1::ScanRequest {
-                    epoch: 0,
-                    shard,
-                    collection: route.info.id,
-                    level: Some(context.read_level(shard)),
-                    after: after.map(ids::id_bytes).unwrap_or_default(),
-                    limit: share.min(limits::MAX_SCAN),
-                    growing,
-                    grown_to: route.grown_to(),
-                };
-                async move { (shard, self.scan_shard(context, route, request).await) }
-            });
-            let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).collect().await;
-            for (shard, answer) in answers {
-                let page = answer?;
-                taken_over.note(shard, &page.opened);
-                pages.push(page);
-            }
-        }
+        let share = limit.div_ceil(route.shards().len() as u32) + SPARE;
+        let request = |header| node_v1::ScanRequest {
+            header: Some(header),
+            after: after.map(ids::id_bytes).unwrap_or_default(),
+            limit: share.min(limits::MAX_SCAN),
+        };
+        let pages = fan_out(context, route, |header| self.cluster.read(context, route, request(header)));
+        let pages = pages.whole().await?;
         let (frames, has_more) = merged(pages, limit as usize).map_err(CallError::Unreached)?;
         let next = frames.last().filter(|_| has_more).map(|&(id, _)| Uuid::from_u128(id));
         let mut reply = ScanReply { next, ..ScanReply::default() };
@@ -91,23 +74,6 @@ impl Memory {
             }
         }
         Ok(reply)
-    }
-
-    async fn scan_shard(
-        &self,
-        context: &RequestContext,
-        route: &CollectionRoute,
-        request: node_v1::ScanRequest,
-    ) -> Result<node_v1::ScanReply, CallError> {
-        let shard: ShardId = request.shard;
-        let call = read_call(context, route, shard, "scan");
-        self.cluster
-            .call(&call, |mut client, attempt| {
-                let level = level_of(request.level, attempt);
-                let request = node_v1::ScanRequest { epoch: attempt.epoch, level, ..request.clone() };
-                async move { client.scan(request).await }
-            })
-            .await
     }
 }
 

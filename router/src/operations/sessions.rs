@@ -8,14 +8,12 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use futures::stream::StreamExt;
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, Session, SessionsReply, SessionsRequest};
-use mira_proto::{Code, Problem, limits, node_v1};
+use mira_proto::{Code, Problem, node_v1};
 
-use crate::cluster::{CallError, CollectionRoute};
+use crate::cluster::{CallError, CollectionRoute, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::convert;
-use crate::operations::search::{Round, TakenOver, level_of, read_call};
 use crate::operations::validate::{optional_name, page_size, time};
 use crate::private::seal;
 use crate::{Memory, RequestContext};
@@ -74,28 +72,12 @@ impl Memory {
         route: &CollectionRoute,
         wanted: &WantedSessions,
     ) -> Result<SessionsReply, CallError> {
-        let (mut pages, mut taken_over) = (Vec::new(), TakenOver::default());
-        for round in Round::of(route) {
-            let asked = round.shards(route, &taken_over).into_iter().map(|(shard, growing)| {
-                let request = node_v1::SessionsRequest {
-                    epoch: 0,
-                    shard,
-                    collection: route.info.id,
-                    level: Some(context.read_level(shard)),
-                    after: wanted.after.clone(),
-                    limit: wanted.limit,
-                    growing,
-                    grown_to: route.grown_to(),
-                };
-                async move { (shard, self.sessions_of(context, route, request).await) }
-            });
-            let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT).collect().await;
-            for (shard, answer) in answers {
-                let page = answer?;
-                taken_over.note(shard, &page.opened);
-                pages.push(page);
-            }
-        }
+        let request = |header| {
+            let (after, limit) = (wanted.after.clone(), wanted.limit);
+            node_v1::SessionsRequest { header: Some(header), after, limit }
+        };
+        let pages = fan_out(context, route, |header| self.cluster.read(context, route, request(header)));
+        let pages = pages.whole().await?;
         let (known, next) = merged(pages, wanted.limit as usize).map_err(CallError::Unreached)?;
         let mut reply = SessionsReply { next: next.map(|tag| URL_SAFE_NO_PAD.encode(tag)), sessions: Vec::new() };
         for session in known {
@@ -111,22 +93,6 @@ impl Memory {
             }
         }
         Ok(reply)
-    }
-
-    async fn sessions_of(
-        &self,
-        context: &RequestContext,
-        route: &CollectionRoute,
-        request: node_v1::SessionsRequest,
-    ) -> Result<node_v1::SessionsReply, CallError> {
-        let call = read_call(context, route, request.shard, "sessions");
-        self.cluster
-            .call(&call, |mut client, attempt| {
-                let level = level_of(request.level, attempt);
-                let request = node_v1::SessionsRequest { epoch: attempt.epoch, level, ..request.clone() };
-                async move { client.sessions(request).await }
-            })
-            .await
     }
 }
 

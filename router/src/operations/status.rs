@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use futures::future::join_all;
 use mira_proto::model::{NodeStatus, ReplicaStatus, ShardStatus, StatusReply, StatusRequest};
-use mira_proto::node_v1::{self, GroupStatus};
+use mira_proto::node_v1::{self, GroupStatus, ReplicaRole};
 use mira_proto::{NodeId, Problem, ShardId, limits};
 use tokio::time::{Instant, timeout};
 
@@ -46,9 +46,10 @@ impl Memory {
 
     async fn ask_all(&self, view: &View) -> NodeReports {
         let ask = |node: NodeId| async move {
-            let mut client = self.cluster.client_of(view, node).map_err(|status| status.message().to_owned())?;
+            let clients = self.cluster.clients_of(view, node).map_err(|status| status.message().to_owned())?;
             let started = Instant::now();
-            let answer = timeout(limits::STATUS_TRY, client.status(node_v1::StatusRequest { detailed: true })).await;
+            let answer =
+                timeout(limits::STATUS_TRY, clients.cluster().status(node_v1::StatusRequest { detailed: true })).await;
             self.metrics.storage("status", started.elapsed());
             match answer {
                 Ok(Ok(answer)) => Ok(answer.into_inner()),
@@ -101,13 +102,13 @@ fn reports(answers: &NodeReports, group: u32) -> impl Iterator<Item = (NodeId, &
 }
 
 fn leader(answers: &NodeReports, group: u32) -> Option<NodeId> {
-    let leading = reports(answers, group).filter(|(_, status)| status.role == "leader");
+    let leading = reports(answers, group).filter(|(_, status)| status.role() == ReplicaRole::Leader);
     leading.max_by_key(|(_, status)| status.term).map(|(node, _)| node)
 }
 
 /// A shard's frames, as its leader counts them; without a leader, as the replica that has applied most.
 fn frames(answers: &NodeReports, group: u32) -> u64 {
-    let rank = |status: &GroupStatus| (status.role == "leader", status.applied);
+    let rank = |status: &GroupStatus| (status.role() == ReplicaRole::Leader, status.applied);
     reports(answers, group).max_by_key(|(_, status)| rank(status)).map_or(0, |(_, status)| status.frames)
 }
 
@@ -122,7 +123,7 @@ fn node_status(
         id: format!("{:016x}", node.id),
         address: node.address.clone(),
         reachable: answer.is_some(),
-        phase: node.phase.clone(),
+        phase: node.phase().word().to_owned(),
         version: if answer.is_some() { said.version } else { node.version.clone() },
         uptime_ms: said.uptime_ms,
         resident_bytes: said.resident_bytes,
@@ -149,10 +150,11 @@ fn groups(view: &View, answers: &NodeReports) -> Vec<ShardStatus> {
 fn replica_status(answers: &NodeReports, group: u32, node: NodeId) -> ReplicaStatus {
     let said = reports(answers, group).find(|(reporter, _)| *reporter == node).map(|(_, status)| status.clone());
     let absent = if answers.get(&node).is_some_and(Result::is_ok) { "stopped" } else { "unreachable" };
-    let status = said.unwrap_or_else(|| GroupStatus { role: absent.to_owned(), ..Default::default() });
+    let role = said.as_ref().map_or(absent, |status| status.role().word()).to_owned();
+    let status = said.unwrap_or_default();
     ReplicaStatus {
         node: format!("{node:016x}"),
-        role: status.role,
+        role,
         term: status.term,
         applied: status.applied,
         apply_lag: status.committed.saturating_sub(status.applied),

@@ -1,29 +1,14 @@
 //! Who owns private frames, as a request says it: by a key, or by a passphrase that stands for one.
 //!
-//! A key arrives in a header, lives as long as the request, and is wiped with it. A passphrase opens a *passphrase
-//! record* ([`mira_crypto::OwnerKey::protect`]) that the cluster keeps for its owner, whose name is the caller's, or the
-//! one it sends along. The first private frame that is stored under a new name makes the record, with a fresh key in it;
-//! a record that is cheaper to guess at than today's cost is replaced when it is next opened. Opening one takes a tenth of
-//! a second by design, so a router remembers the key for [`limits::PASSPHRASE_CACHE_TIME`], under a keyed hash of name
-//! and passphrase.
+//! A key arrives in a header, lives as long as the request, and is wiped with it. What a passphrase opens,
+//! [`super::owners`] says.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use lru::LruCache;
-use mira_crypto::{CryptoError, OwnerKey, PassphraseCost};
-use mira_proto::model::StoreItem;
-use mira_proto::node_v1::{GetOwnerRequest, PutOwnerRequest};
+use mira_crypto::{CryptoError, OwnerKey};
 use mira_proto::{Code, Problem, limits};
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use zeroize::Zeroizing;
-
-use crate::operations::admin::collections::meta_call;
-use crate::{Memory, RequestContext};
 
 /// What a request says about the owner. Prints no secret.
 #[derive(Clone)]
@@ -36,8 +21,9 @@ pub enum Credential {
 
 /// A passphrase and whose it is.
 pub struct Passphrase {
-    owner: [u8; 16],
-    secret: Zeroizing<String>,
+    /// Names the owner: a hash of who asks, or of the name that was sent along.
+    pub(super) owner: [u8; 16],
+    pub(super) secret: Zeroizing<String>,
 }
 
 impl Credential {
@@ -68,7 +54,7 @@ impl Credential {
 }
 
 /// A passphrase that is to take another's place.
-pub struct NewPassphrase(Zeroizing<String>);
+pub struct NewPassphrase(pub(super) Zeroizing<String>);
 
 impl NewPassphrase {
     /// As a header holds it.
@@ -93,236 +79,6 @@ impl fmt::Debug for Credential {
     }
 }
 
-impl RequestContext {
-    /// The owner's key, once [`Memory::with_owner`] has found it.
-    pub(crate) fn owner_key(&self) -> Option<&OwnerKey> {
-        match &self.owner {
-            Some(Credential::Key(key)) => Some(key),
-            Some(Credential::Passphrase(_)) | None => None,
-        }
-    }
-}
-
-/// A key, and until when it is remembered.
-type Opened = (Instant, Arc<OwnerKey>);
-
-/// Keys behind passphrases that were opened a moment ago, and the right to open one.
-pub(crate) struct Owners {
-    opened: Mutex<LruCache<[u8; 32], Opened>>,
-    /// Keys the hashes above, so that they are worth nothing outside of this process.
-    secret: Zeroizing<[u8; 32]>,
-    at_work: Arc<Semaphore>,
-    cost: Mutex<PassphraseCost>,
-}
-
-impl Default for Owners {
-    fn default() -> Self {
-        let capacity = NonZeroUsize::new(limits::PASSPHRASE_CACHE).expect("the cache holds something");
-        Owners {
-            opened: Mutex::new(LruCache::new(capacity)),
-            secret: Zeroizing::new(rand::random()),
-            at_work: Arc::new(Semaphore::new(limits::MAX_PASSPHRASES_AT_WORK)),
-            cost: Mutex::new(PassphraseCost::RECOMMENDED),
-        }
-    }
-}
-
-impl Owners {
-    /// What a guess at a passphrase costs from now on.
-    pub(crate) fn set_cost(&self, cost: PassphraseCost) {
-        *self.cost.lock() = cost;
-    }
-
-    fn cache_key(&self, passphrase: &Passphrase) -> [u8; 32] {
-        let mut hash = blake3::Hasher::new_keyed(&self.secret);
-        hash.update(&passphrase.owner).update(passphrase.secret.as_bytes());
-        *hash.finalize().as_bytes()
-    }
-
-    fn opened(&self, passphrase: &Passphrase) -> Option<Arc<OwnerKey>> {
-        let mut opened = self.opened.lock();
-        let now = Instant::now();
-        // Wipes what was not asked for in a while, too.
-        while opened.peek_lru().is_some_and(|(_, (until, _))| *until <= now) {
-            opened.pop_lru();
-        }
-        let (until, key) = opened.get(&self.cache_key(passphrase))?;
-        (*until > now).then(|| key.clone())
-    }
-
-    fn remember(&self, passphrase: &Passphrase, key: Arc<OwnerKey>) {
-        let until = Instant::now() + limits::PASSPHRASE_CACHE_TIME;
-        self.opened.lock().put(self.cache_key(passphrase), (until, key));
-    }
-}
-
-impl Memory {
-    /// The request with the owner's key in the place of a passphrase. A passphrase that nothing was stored under is a
-    /// wrong one.
-    pub(crate) async fn with_owner(&self, context: &RequestContext) -> Result<RequestContext, Problem> {
-        self.resolve(context, false).await
-    }
-
-    /// The owner of a search, who must be there if private frames are to be searched.
-    pub(crate) async fn searching_owner(
-        &self,
-        context: &RequestContext,
-        needed: bool,
-    ) -> Result<RequestContext, Problem> {
-        match (needed, &context.owner) {
-            (false, _) => Ok(context.clone()),
-            (true, None) => Err(keyless("include_private")),
-            (true, Some(_)) => self.resolve(context, false).await,
-        }
-    }
-
-    /// The owner of what is stored, who must be there if any of it is private.
-    pub(crate) async fn storing_owner(
-        &self,
-        context: &RequestContext,
-        items: &[StoreItem],
-    ) -> Result<RequestContext, Problem> {
-        match (items.iter().any(|item| item.private), &context.owner) {
-            (false, _) => Ok(context.clone()),
-            (true, None) => Err(keyless("private")),
-            (true, Some(_)) => self.resolve(context, true).await,
-        }
-    }
-
-    async fn resolve(&self, context: &RequestContext, make: bool) -> Result<RequestContext, Problem> {
-        let Some(Credential::Passphrase(passphrase)) = &context.owner else { return Ok(context.clone()) };
-        let key = match self.owners.opened(passphrase) {
-            Some(key) => key,
-            None => {
-                let key = self.open_passphrase(context, passphrase, make).await?;
-                self.owners.remember(passphrase, key.clone());
-                key
-            }
-        };
-        Ok(RequestContext { owner: Some(Credential::Key(key)), ..context.clone() })
-    }
-
-    async fn open_passphrase(
-        &self,
-        context: &RequestContext,
-        passphrase: &Arc<Passphrase>,
-        make: bool,
-    ) -> Result<Arc<OwnerKey>, Problem> {
-        let owner = Bytes::copy_from_slice(&passphrase.owner);
-        let mut record = self.record(context, &owner).await?;
-        let cost = *self.owners.cost.lock();
-        if record.is_empty() {
-            if !make {
-                let detail = "nothing private was stored under a passphrase of this owner: send the owner's key, or store \
-                    something private first";
-                return Err(Problem::new(Code::WrongOwnerKey, detail));
-            }
-            let made = self.at_work(passphrase, move |secret| {
-                let mut rng = mira_crypto::os_rng();
-                OwnerKey::generate(&mut rng).protect(secret, cost, &mut rng)
-            });
-            // Another router may be quicker: its record counts.
-            record = self.put_record(context, (owner.clone(), made.await?, String::new())).await?;
-        }
-        let old = record.clone();
-        let (key, better) = self
-            .at_work(passphrase, move |secret| {
-                let key = OwnerKey::from_passphrase(secret, &record)?;
-                let weak = PassphraseCost::of_record(&record)?.is_below(&cost);
-                let better = weak.then(|| key.protect(secret, cost, &mut mira_crypto::os_rng())).transpose()?;
-                Ok((key, better))
-            })
-            .await?;
-        if let Some(better) = better {
-            self.put_record(context, (owner, better, old)).await?;
-        }
-        Ok(Arc::new(key))
-    }
-
-    /// Protects the owner's key by another passphrase. The key stays, and so does everything sealed with it.
-    pub async fn set_passphrase(&self, context: &RequestContext, new: NewPassphrase) -> Result<(), Problem> {
-        self.bounded("set_passphrase", context, async {
-            let Some(Credential::Passphrase(passphrase)) = &context.owner else {
-                let detail =
-                    "send the passphrase of today (header X-Mira-Owner-Passphrase): a key has none to be changed";
-                return Err(Problem::invalid(detail));
-            };
-            let owner = Bytes::copy_from_slice(&passphrase.owner);
-            let record = self.record(context, &owner).await?;
-            if record.is_empty() {
-                return Err(Problem::new(Code::WrongOwnerKey, "no passphrase of this owner was ever used"));
-            }
-            let (old, cost) = (record.clone(), *self.owners.cost.lock());
-            let changed = self
-                .at_work(passphrase, move |secret| {
-                    let key = OwnerKey::from_passphrase(secret, &record)?;
-                    key.protect(&new.0, cost, &mut mira_crypto::os_rng())
-                })
-                .await?;
-            if self.put_record(context, (owner, changed.clone(), old)).await? != changed {
-                return Err(Problem::new(Code::Conflict, "the passphrase was changed by another request: try again"));
-            }
-            self.owners.opened.lock().pop(&self.owners.cache_key(passphrase));
-            Ok(())
-        })
-        .await
-    }
-
-    /// An owner's passphrase record; empty if there is none.
-    async fn record(&self, context: &RequestContext, owner: &Bytes) -> Result<String, Problem> {
-        let call = meta_call(context, "get_owner");
-        let get = GetOwnerRequest { owner: owner.clone() };
-        let found = self
-            .cluster
-            .call(&call, |mut client, _| {
-                let get = get.clone();
-                async move { client.get_owner(get).await }
-            })
-            .await?;
-        Ok(found.record)
-    }
-
-    /// Stores a record in the place of another; returns the one that is there then.
-    async fn put_record(
-        &self,
-        context: &RequestContext,
-        (owner, record, replaces): (Bytes, String, String),
-    ) -> Result<String, Problem> {
-        let call = meta_call(context, "put_owner");
-        let put = PutOwnerRequest { owner, record, replaces };
-        let reply = self
-            .cluster
-            .call(&call, |mut client, _| {
-                let put = put.clone();
-                async move { client.put_owner(put).await }
-            })
-            .await?;
-        Ok(reply.record)
-    }
-
-    /// Runs something slow with the passphrase on a thread of its own, few at once.
-    async fn at_work<T: Send + 'static>(
-        &self,
-        passphrase: &Arc<Passphrase>,
-        work: impl FnOnce(&str) -> Result<T, CryptoError> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let passphrase = passphrase.clone();
-        let permit = self.owners.at_work.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| Problem::internal("the router is stopping"))?;
-        let worked = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work(&passphrase.secret)
-        });
-        worked.await.map_err(|_| Problem::internal("opening a passphrase failed"))?.map_err(problem_of)
-    }
-}
-
-fn keyless(field: &str) -> Problem {
-    Problem::invalid(format!(
-        "{field} needs the owner's key: send the header X-Mira-Owner-Key (32 bytes, base64) or X-Mira-Owner-Passphrase"
-    ))
-}
-
 /// What a caller is told when its key, or something sealed with it, is wrong.
 pub(crate) fn problem_of(error: CryptoError) -> Problem {
     let code = match &error {
@@ -340,6 +96,7 @@ pub(crate) fn problem_of(error: CryptoError) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RequestContext;
 
     #[test]
     fn a_key_of_the_wrong_size_is_told_from_one_that_is_no_base64() {

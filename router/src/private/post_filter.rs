@@ -1,4 +1,4 @@
-//! Sifting: which of the private candidates a filter means, and what groups they make.
+//! Post-filtering: which of the private candidates a filter means, and what groups they make.
 //!
 //! A shard answers that of plain frames by itself; of private ones it knows nothing, and neither does what they are found
 //! by. So the router opens bodies, in order of rank, as many as it takes until the answer is settled: few when most
@@ -15,24 +15,25 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::iter::Peekable;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use mira_crypto::OwnerKey;
 use mira_index::filter::to_json;
 use mira_index::{Condition, Times};
-use mira_proto::groups::{GroupBounds, are_full, first_of_groups};
+use mira_proto::groups::{are_full, first_of_groups};
 use mira_proto::model::SearchMode;
-use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits, node_v1};
+use mira_proto::node_v1::{self, FetchRequest, FrameClass};
+use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
 use uuid::Uuid;
 
-use crate::cluster::{CallError, CollectionRoute};
+use crate::cluster::{CallError, CollectionRoute, Staleness};
 use crate::operations::field_types::FieldTypes;
-use crate::operations::search::Staleness;
 use crate::operations::search::query::{Grouping, Query};
 use crate::private::seal;
-use crate::private::search::{OwnedProbe, failed};
+use crate::private::search::PrivateQuery;
 use crate::private::text::{Counts, Words, fuse, rank_by_words};
 use crate::ranking::merge::Candidate;
-use crate::{Memory, RequestContext};
+use crate::{Memory, RequestContext, ids};
 
 /// Private candidates that are opened first: a round trip costs as much as opening some dozens.
 const FIRST_STEP: usize = 64;
@@ -42,7 +43,7 @@ const GROWTH: usize = 2;
 const LAST_STEP: usize = 4_096;
 
 /// What is asked of the body of a private candidate.
-pub(crate) struct Sieve {
+pub(crate) struct PrivateFilter {
     owner: Arc<OwnerKey>,
     collection: CollectionId,
     condition: Option<Arc<Condition>>,
@@ -60,39 +61,50 @@ struct Verdict {
 
 /// What opening some private frames has shown.
 #[derive(Default)]
-struct Sifted {
+struct Judged {
     /// Those that are meant.
     meant: Vec<(FrameId, Verdict)>,
     /// What the fields of the filter hold in all of them.
-    kinds: FieldTypes,
+    types: FieldTypes,
     staleness: Staleness,
+    /// Shards that did not answer.
+    missing: BTreeMap<ShardId, Problem>,
 }
 
-impl Sieve {
+impl Judged {
+    fn add(&mut self, other: Judged) {
+        self.meant.extend(other.meant);
+        self.types.merge(other.types);
+        self.staleness.merge(other.staleness);
+        self.missing.extend(other.missing);
+    }
+}
+
+impl PrivateFilter {
     /// That of a search; none if vectors and times say all that it needs to know.
-    pub(crate) fn of(probe: &OwnedProbe, query: &Query, collection: CollectionId) -> Option<Arc<Sieve>> {
+    pub(crate) fn of(probe: &PrivateQuery, query: &Query, collection: CollectionId) -> Option<Arc<PrivateFilter>> {
         let group_field = query.group.as_ref().map(|group| group.field.clone());
         let (owner, condition) = (probe.owner.clone(), probe.condition.clone());
         let words = query.words.clone();
         let is_needed = condition.is_some() || group_field.is_some() || words.is_some();
         let compared = condition.as_ref().map(|condition| condition.compared_fields()).unwrap_or_default();
         let compared = compared.into_iter().map(str::to_owned).collect();
-        is_needed.then(|| Arc::new(Sieve { owner, collection, condition, compared, group_field, words }))
+        is_needed.then(|| Arc::new(PrivateFilter { owner, collection, condition, compared, group_field, words }))
     }
 
     /// Opens frames and judges them.
-    fn sift(&self, frames: &[node_v1::Frame], sifted: &mut Sifted) -> Result<(), Problem> {
+    fn judge_page(&self, frames: &[node_v1::Frame], judged: &mut Judged) -> Result<(), Problem> {
         // A plain frame took the place of a private one that was found: that is gone.
         for frame in frames.iter().filter(|frame| !frame.private.is_empty()) {
-            let meant = self.judge(frame, &mut sifted.kinds)?;
-            sifted.meant.extend(meant);
+            let meant = self.judge(frame, &mut judged.types)?;
+            judged.meant.extend(meant);
         }
         Ok(())
     }
 
-    fn judge(&self, frame: &node_v1::Frame, kinds: &mut FieldTypes) -> Result<Option<(FrameId, Verdict)>, Problem> {
+    fn judge(&self, frame: &node_v1::Frame, types: &mut FieldTypes) -> Result<Option<(FrameId, Verdict)>, Problem> {
         let (id, attributes, counts) = seal::look(&self.owner, self.collection, frame, self.words.as_ref())?;
-        kinds.note_frame(&self.compared, &attributes);
+        types.note_frame(&self.compared, &attributes);
         let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
         if self.condition.as_ref().is_some_and(|condition| !condition.matches(&attributes, &times)) {
             return Ok(None);
@@ -103,34 +115,35 @@ impl Sieve {
 }
 
 /// All candidates best first, of whom winners are taken from the front, and the shards that failed so far.
-pub(crate) struct Ranked {
+pub(crate) struct Candidates {
     /// Those that may win, whatever their bodies say.
     pub(crate) ready: VecDeque<Candidate>,
     /// Those after them, of whom private ones are to be opened first.
     waiting: Peekable<std::vec::IntoIter<Candidate>>,
-    sieve: Option<Arc<Sieve>>,
+    filter: Option<Arc<PrivateFilter>>,
     step: usize,
     /// Private candidates that were opened.
     pub(crate) opened: usize,
     /// What the fields of the filter hold in them.
-    pub(crate) kinds: FieldTypes,
+    pub(crate) types: FieldTypes,
     pub(crate) staleness: Staleness,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
 }
 
-impl Ranked {
+impl Candidates {
     /// A list that was merged.
     pub(crate) fn new(
         merged: Vec<Candidate>,
-        sieve: Option<Arc<Sieve>>,
-        (staleness, missing): (Staleness, BTreeMap<ShardId, Problem>),
+        filter: Option<Arc<PrivateFilter>>,
+        staleness: Staleness,
+        missing: BTreeMap<ShardId, Problem>,
     ) -> Self {
-        let (ready, waiting) = if sieve.is_some() { (Vec::new(), merged) } else { (merged, Vec::new()) };
+        let (ready, waiting) = if filter.is_some() { (Vec::new(), merged) } else { (merged, Vec::new()) };
         let (ready, waiting) = (ready.into(), waiting.into_iter().peekable());
         // For words all of them are opened.
-        let has_words = sieve.as_ref().is_some_and(|sieve| sieve.words.is_some());
+        let has_words = filter.as_ref().is_some_and(|filter| filter.words.is_some());
         let step = if has_words { LAST_STEP } else { FIRST_STEP };
-        Ranked { ready, waiting, sieve, step, opened: 0, kinds: FieldTypes::default(), staleness, missing }
+        Candidates { ready, waiting, filter, step, opened: 0, types: FieldTypes::default(), staleness, missing }
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.
@@ -182,6 +195,21 @@ impl Ranked {
         Ok(step)
     }
 
+    /// Of a step, plain candidates and those that are meant are ready.
+    fn note(&mut self, step: Vec<Candidate>, judged: Judged) {
+        self.staleness.merge(judged.staleness);
+        self.types.merge(judged.types);
+        self.missing.extend(judged.missing);
+        let mut meant: HashMap<FrameId, Verdict> = judged.meant.into_iter().collect();
+        self.ready.extend(step.into_iter().filter_map(|candidate| {
+            if !candidate.is_private {
+                return Some(candidate);
+            }
+            let Verdict { group_json, counts } = meant.remove(&candidate.id)?;
+            Some(Candidate { group_json, counts, ..candidate })
+        }));
+    }
+
     /// The best so many that are ready.
     pub(crate) fn take(&mut self, count: usize) -> Vec<Candidate> {
         self.ready.drain(..count.min(self.ready.len())).collect()
@@ -197,7 +225,7 @@ impl Ranked {
 /// Whether candidates that are ready settle an answer whose hits depend on each other: of groups or of a diverse pool.
 pub(crate) fn is_settled(query: &Query, ready: &VecDeque<Candidate>) -> bool {
     let Some(Grouping { size, .. }) = &query.group else { return ready.len() >= query.pool() as usize };
-    let bounds = GroupBounds { groups: query.k as usize, size: *size as usize };
+    let bounds = (query.k as usize, *size as usize);
     let name = |candidate: &&Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
     let kept = first_of_groups(ready.iter().collect(), bounds, name);
     // As in a shard: a group's last hits may be missing when they are far.
@@ -207,31 +235,25 @@ pub(crate) fn is_settled(query: &Query, ready: &VecDeque<Candidate>) -> bool {
 
 impl Memory {
     /// Makes candidates ready until there are enough, or no more.
-    pub(crate) async fn sift(
+    pub(crate) async fn post_filter(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        ranked: &mut Ranked,
+        ranked: &mut Candidates,
         is_enough: impl Fn(&VecDeque<Candidate>) -> bool,
     ) -> Result<(), CallError> {
-        let Some(sieve) = ranked.sieve.clone() else { return Ok(()) };
+        let Some(filter) = ranked.filter.clone() else { return Ok(()) };
         loop {
             ranked.pass_plain();
             if is_enough(&ranked.ready) {
                 return Ok(());
             }
-            let step = ranked.next_step().map_err(failed)?;
+            let step = ranked.next_step().map_err(CallError::refused)?;
             if step.is_empty() {
                 return Ok(());
             }
-            let mut meant = self.judge_all(context, route, &sieve, (&step, ranked)).await?;
-            ranked.ready.extend(step.into_iter().filter_map(|candidate| match candidate.is_private {
-                true => {
-                    let verdict = meant.remove(&candidate.id)?;
-                    Some(Candidate { group_json: verdict.group_json, counts: verdict.counts, ..candidate })
-                }
-                false => Some(candidate),
-            }));
+            let judged = self.judge_all(context, route, &filter, &step).await?;
+            ranked.note(step, judged);
         }
     }
 
@@ -240,32 +262,28 @@ impl Memory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        sieve: &Arc<Sieve>,
-        (step, ranked): (&[Candidate], &mut Ranked),
-    ) -> Result<HashMap<FrameId, Verdict>, CallError> {
-        let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
+        filter: &Arc<PrivateFilter>,
+        step: &[Candidate],
+    ) -> Result<Judged, CallError> {
+        let mut by_shard: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
         for candidate in step.iter().filter(|candidate| candidate.is_private) {
-            by_shard.entry(candidate.shard).or_default().push(Uuid::from_u128(candidate.id));
+            by_shard.entry(candidate.shard).or_default().push(ids::id_bytes(Uuid::from_u128(candidate.id)));
         }
-        let asked = by_shard
-            .into_iter()
-            .map(|(shard, ids)| async move { (shard, self.judge_shard(context, route, sieve, (shard, ids)).await) });
+        let asked = by_shard.into_iter().map(|(shard, ids)| {
+            let (header, class) = (Some(route.read_header(context, shard)), FrameClass::Memory.into());
+            let request = FetchRequest { header, ids, class, max_bytes: limits::PRIVATE_PAGE_BYTES as u64 };
+            async move { (shard, self.judge_shard(context, route, filter, request).await) }
+        });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::PRIVATE_FAN_OUT);
-        let mut meant = HashMap::new();
+        let mut judged = Judged::default();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
-                Ok(sifted) => {
-                    ranked.staleness.merge(sifted.staleness);
-                    ranked.kinds.merge(sifted.kinds);
-                    meant.extend(sifted.meant);
-                }
-                Err(CallError::Unreached(problem)) => {
-                    ranked.missing.insert(shard, problem);
-                }
+                Ok(found) => judged.add(found),
+                Err(CallError::Unreached(problem)) => drop(judged.missing.insert(shard, problem)),
                 Err(error) => return Err(error),
             }
         }
-        Ok(meant)
+        Ok(judged)
     }
 
     /// Those of one shard, page by page.
@@ -273,25 +291,25 @@ impl Memory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        sieve: &Arc<Sieve>,
-        (shard, mut ids): (ShardId, Vec<Uuid>),
-    ) -> Result<Sifted, CallError> {
-        let mut sifted = Sifted::default();
-        while !ids.is_empty() {
-            let page = (node_v1::FrameClass::Memory, ids.clone(), limits::PRIVATE_PAGE_BYTES as u64);
-            let reply = self.fetch_from(context, route, (shard, route.growing([])), page).await?;
-            sifted.staleness.note(reply.freshness);
+        filter: &Arc<PrivateFilter>,
+        mut request: FetchRequest,
+    ) -> Result<Judged, CallError> {
+        let mut judged = Judged::default();
+        while !request.ids.is_empty() {
+            let reply = self.cluster.read(context, route, request.clone()).await?;
+            judged.staleness.note(reply.state.as_ref());
+            let count = request.ids.len();
             // A node that does not know of pages gives everything.
-            let looked_at = if reply.looked_at == 0 { ids.len() } else { ids.len().min(reply.looked_at as usize) };
-            ids.drain(..looked_at);
-            let sieve = sieve.clone();
+            let looked_at = if reply.looked_at == 0 { count } else { count.min(reply.looked_at as usize) };
+            request.ids.drain(..looked_at);
+            let filter = filter.clone();
             // Opening layers is work of milliseconds: not on the threads that carry requests.
-            let work = move || sieve.sift(&reply.frames, &mut sifted).map(|()| sifted);
+            let work = move || filter.judge_page(&reply.frames, &mut judged).map(|()| judged);
             let done = tokio::task::spawn_blocking(work).await;
-            let done = done.map_err(|_| failed(Problem::internal("opening private frames failed")))?;
-            sifted = done.map_err(failed)?;
+            let done = done.map_err(|_| CallError::refused(Problem::internal("opening private frames failed")))?;
+            judged = done.map_err(CallError::refused)?;
         }
-        Ok(sifted)
+        Ok(judged)
     }
 }
 
@@ -301,8 +319,8 @@ mod tests {
     use mira_proto::model::SearchRequest;
 
     /// `p` for a private candidate, `.` for a plain one.
-    fn ranked(kinds: &str) -> Ranked {
-        let sieve = Sieve {
+    fn ranked(kinds: &str) -> Candidates {
+        let filter = PrivateFilter {
             owner: Arc::new(OwnerKey::generate(&mut mira_crypto::os_rng())),
             collection: 1,
             condition: None,
@@ -311,7 +329,7 @@ mod tests {
             words: None,
         };
         let candidates = kinds.chars().zip(1..).map(|(kind, id)| candidate(id, kind == 'p', ""));
-        Ranked::new(candidates.collect(), Some(Arc::new(sieve)), Default::default())
+        Candidates::new(candidates.collect(), Some(Arc::new(filter)), Default::default(), Default::default())
     }
 
     fn candidate(id: FrameId, is_private: bool, group: &str) -> Candidate {

@@ -12,8 +12,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::cluster::{Call, Client, Group, Stays, Want};
-use crate::operations::admin::collections::meta_call;
+use crate::cluster::{Call, Group, NodeClients, RouteConstraint, Want};
 use crate::operations::convert;
 use crate::{Memory, RequestContext};
 
@@ -37,52 +36,65 @@ impl Memory {
     /// One step of a backup or a restore: the request of that name of the nodes' service, encoded, and its answer.
     pub async fn backup_step(&self, context: &RequestContext, step: &str, body: Bytes) -> Result<Vec<u8>, Problem> {
         self.bounded("backup_step", context, async {
-            let meta = meta_call(context, "backup");
+            let meta = Call::to_meta_leader(context, "backup");
             let any = whole(context, "restore_page", Group::Meta, Want::Any);
             match step {
                 "begin-backup" => {
-                    self.pass(&meta, body, |mut client, sent| async move { client.begin_backup(sent).await }).await
+                    self.pass(&meta, body, |clients, sent| async move { clients.backup().begin_backup(sent).await })
+                        .await
                 }
                 "backup-page" => {
                     let page = node_v1::BackupPageRequest::decode(body.clone()).map_err(malformed)?;
                     let want = if page.node == 0 { Want::Any } else { Want::Only(page.node) };
                     let call = whole(context, "backup_page", Group::Shard(page.shard), want);
-                    self.pass(&call, body, |mut client, sent| async move { client.backup_page(sent).await }).await
+                    self.pass(&call, body, |clients, sent| async move { clients.backup().backup_page(sent).await })
+                        .await
                 }
                 "backup-start" => {
                     let start = node_v1::BackupStartRequest::decode(body.clone()).map_err(malformed)?;
                     let call = whole(context, "backup_start", Group::Shard(start.shard), Want::Leader);
-                    self.pass(&call, body, |mut client, sent| async move { client.backup_start(sent).await }).await
+                    self.pass(&call, body, |clients, sent| async move { clients.backup().backup_start(sent).await })
+                        .await
                 }
                 "backup-log" => {
                     let log = node_v1::BackupLogRequest::decode(body.clone()).map_err(malformed)?;
                     let call = whole(context, "backup_log", Group::Shard(log.shard), Want::Leader);
-                    self.pass(&call, body, |mut client, sent| async move { client.backup_log(sent).await }).await
+                    self.pass(&call, body, |clients, sent| async move { clients.backup().backup_log(sent).await }).await
                 }
-                "roll-forward" => {
-                    let roll = node_v1::RollRequest::decode(body.clone()).map_err(malformed)?;
+                "replay-log" => {
+                    let replay = node_v1::ReplayRequest::decode(body.clone()).map_err(malformed)?;
                     // One node, not two that hedge: each would hold on to what it began.
-                    let want = if roll.node == 0 { Want::Leader } else { Want::Only(roll.node) };
-                    let call = whole(context, "roll_forward", Group::Meta, want);
-                    self.pass(&call, body, |mut client, sent| async move { client.roll_forward(sent).await }).await
+                    let want = if replay.node == 0 { Want::Leader } else { Want::Only(replay.node) };
+                    let call = whole(context, "replay_log", Group::Meta, want);
+                    self.pass(&call, body, |clients, sent| async move { clients.backup().replay_log(sent).await }).await
                 }
-                "vouch-backup" => {
-                    self.pass(&meta, body, |mut client, sent| async move { client.vouch_backup(sent).await }).await
+                "sign-backup" => {
+                    self.pass(&meta, body, |clients, sent| async move { clients.backup().sign_backup(sent).await })
+                        .await
                 }
                 "finish-backup" => {
-                    self.pass(&meta, body, |mut client, sent| async move { client.finish_backup(sent).await }).await
+                    self.pass(&meta, body, |clients, sent| async move { clients.backup().finish_backup(sent).await })
+                        .await
                 }
                 "forget-repository" => {
-                    self.pass(&meta, body, |mut client, sent| async move { client.forget_repository(sent).await }).await
+                    self.pass(
+                        &meta,
+                        body,
+                        |clients, sent| async move { clients.backup().forget_repository(sent).await },
+                    )
+                    .await
                 }
                 "begin-restore" => {
-                    self.pass(&meta, body, |mut client, sent| async move { client.begin_restore(sent).await }).await
+                    self.pass(&meta, body, |clients, sent| async move { clients.backup().begin_restore(sent).await })
+                        .await
                 }
                 "restore-page" => {
-                    self.pass(&any, body, |mut client, sent| async move { client.restore_page(sent).await }).await
+                    self.pass(&any, body, |clients, sent| async move { clients.backup().restore_page(sent).await })
+                        .await
                 }
                 "end-restore" => {
-                    self.pass(&meta, body, |mut client, sent| async move { client.end_restore(sent).await }).await
+                    self.pass(&meta, body, |clients, sent| async move { clients.backup().end_restore(sent).await })
+                        .await
                 }
                 _ => Err(Problem::new(Code::NotFound, format!("a backup has no step {step:?}"))),
             }
@@ -94,7 +106,7 @@ impl Memory {
         &self,
         call: &Call<'_>,
         body: Bytes,
-        send: impl Fn(Client, Request<Q>) -> Fut,
+        send: impl Fn(NodeClients, Request<Q>) -> Fut,
     ) -> Result<Vec<u8>, Problem>
     where
         Q: Message + Default + Clone,
@@ -102,7 +114,7 @@ impl Memory {
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         let request = Q::decode(body).map_err(malformed)?;
-        let answer = self.cluster.call(call, |client, _| send(client, Request::new(request.clone()))).await?;
+        let answer = self.cluster.call(call, |clients, _| send(clients, Request::new(request.clone()))).await?;
         Ok(answer.encode_to_vec())
     }
 }
@@ -116,7 +128,7 @@ fn whole(context: &RequestContext, operation: &'static str, group: Group, want: 
         deadline: context.deadline,
         try_for: 2 * limits::WRITE_TRY,
         route: None,
-        stays: Stays::Whole,
+        constraint: RouteConstraint::Whole,
     }
 }
 

@@ -6,10 +6,10 @@ use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest, 
 use mira_proto::node_v1::{
     CreateCollectionRequest, DropCollectionReply, DropCollectionRequest, GrowCollectionRequest, VectorSpace,
 };
-use mira_proto::{Code, Problem, limits};
+use mira_proto::{Code, Problem, limits, node_v1};
 use tokio::time::sleep;
 
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want};
+use crate::cluster::{Call, CallError, CollectionRoute};
 use crate::memory::no_collection;
 use crate::operations::convert;
 use crate::operations::validate::{checked_name, too_large};
@@ -69,19 +69,19 @@ impl Memory {
         let create = CreateCollectionRequest {
             name,
             dim,
-            metric: convert::name_of(&settings.metric),
-            quantization: convert::name_of(&settings.quantization),
+            metric: node_v1::Metric::from(settings.metric).into(),
+            quantization: node_v1::Quantization::from(settings.quantization).into(),
             partitions: settings.partitions.unwrap_or(1),
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
             spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect(),
         };
-        let call = meta_call(context, "create_collection");
+        let call = Call::to_meta_leader(context, "create_collection");
         let made = self
             .cluster
-            .call(&call, |mut client, _| {
+            .call(&call, |clients, _| {
                 let create = create.clone();
-                async move { client.create_collection(create).await }
+                async move { clients.cluster().create_collection(create).await }
             })
             .await?;
         self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
@@ -98,16 +98,16 @@ impl Memory {
         self.bounded("grow_collection", context, async {
             let GrowRequest { partitions, dry_run } = request;
             let grow = GrowCollectionRequest { name: name.to_owned(), partitions, dry_run };
-            let call = meta_call(context, "grow_collection");
+            let call = Call::to_meta_leader(context, "grow_collection");
             let reply = self
                 .cluster
-                .call(&call, |mut client, _| {
+                .call(&call, |clients, _| {
                     let grow = grow.clone();
-                    async move { client.grow_collection(grow).await }
+                    async move { clients.migration().grow_collection(grow).await }
                 })
                 .await?;
             self.cluster.refresh(reply.epoch).await;
-            Ok(GrowReply { from: reply.from, to: reply.to, shards: reply.sources, added_shards: reply.heirs })
+            Ok(GrowReply { from: reply.from, to: reply.to, shards: reply.sources, added_shards: reply.targets })
         })
         .await
     }
@@ -115,7 +115,7 @@ impl Memory {
     /// Removes a collection with all its frames.
     pub async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
         self.bounded("delete_collection", context, async {
-            let Some(found) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
+            let Some(removed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
             let drop = DropCollectionRequest { name: name.to_owned(), shred: false };
             match self.drop_named(context, drop).await {
                 Ok(_) => {}
@@ -123,7 +123,7 @@ impl Memory {
                 Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
-            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != found.info.id)).await
+            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != removed.info.id)).await
         })
         .await
     }
@@ -133,11 +133,11 @@ impl Memory {
         context: &RequestContext,
         drop: DropCollectionRequest,
     ) -> Result<DropCollectionReply, CallError> {
-        let call = meta_call(context, "drop_collection");
+        let call = Call::to_meta_leader(context, "drop_collection");
         self.cluster
-            .call(&call, |mut client, _| {
+            .call(&call, |clients, _| {
                 let drop = drop.clone();
-                async move { client.drop_collection(drop).await }
+                async move { clients.cluster().drop_collection(drop).await }
             })
             .await
     }
@@ -205,21 +205,8 @@ fn space_to(name: &str, vectors: &NamedVectors) -> VectorSpace {
     VectorSpace {
         name: name.to_owned(),
         dim: vectors.dim,
-        metric: convert::name_of(&vectors.metric),
-        quantization: convert::name_of(&vectors.quantization),
+        metric: node_v1::Metric::from(vectors.metric).into(),
+        quantization: node_v1::Quantization::from(vectors.quantization).into(),
         ef: 0,
-    }
-}
-
-/// A request to the meta group's leader.
-pub(crate) fn meta_call(context: &RequestContext, operation: &'static str) -> Call<'static> {
-    Call {
-        operation,
-        group: Group::Meta,
-        want: Want::Leader,
-        deadline: context.deadline,
-        try_for: limits::WRITE_TRY,
-        route: None,
-        stays: Stays::Whole,
     }
 }

@@ -7,10 +7,9 @@ use mira_proto::model::{
 use mira_proto::node_v1::{self, DropCollectionRequest, GetKeysRequest, RotateKeyRequest};
 use mira_proto::{Code, Problem};
 
-use crate::cluster::CallError;
+use crate::cluster::{Call, CallError};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::no_collection;
-use crate::operations::admin::collections::meta_call;
 use crate::operations::convert;
 use crate::{Memory, RequestContext};
 
@@ -44,12 +43,12 @@ impl Memory {
         let identity = WriteIdentity { operation: "rotate_key", collection: 0, shard: 0, parts: &parts };
         let request_id = ids::request_id(context, &identity);
         let request = RotateKeyRequest { collection, request_id, own };
-        let call = meta_call(context, "rotate_key");
+        let call = Call::to_meta_leader(context, "rotate_key");
         let reply = self
             .cluster
-            .call(&call, |mut client, _| {
+            .call(&call, |clients, _| {
                 let request = request.clone();
-                async move { client.rotate_key(request).await }
+                async move { clients.keys().rotate_key(request).await }
             })
             .await?;
         self.cluster.refresh(reply.epoch).await;
@@ -70,7 +69,7 @@ impl Memory {
 
     /// Removes a collection with its keys; the number of their end.
     pub(crate) async fn shred_collection(&self, context: &RequestContext, name: &str) -> Result<u64, Problem> {
-        let Some(found) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
+        let Some(removed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
         let drop = DropCollectionRequest { name: name.to_owned(), shred: true };
         let dropped = self.drop_named(context, drop).await;
         let id = match dropped {
@@ -78,12 +77,12 @@ impl Memory {
             // An earlier try of ours shredded it, and its answer was lost.
             Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {
                 let erasures = self.ask_keys(context, false).await?.erasures;
-                let whole = erasures.iter().rev().find(|erasure| erasure.whole && erasure.name == name);
-                whole.map(|erasure| erasure.id).ok_or(problem)?
+                let found = erasures.iter().rev().find(|erasure| erasure.whole && erasure.name == name);
+                found.map(|erasure| erasure.id).ok_or(problem)?
             }
             Err(error) => return Err(error.into()),
         };
-        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != found.info.id)).await?;
+        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != removed.info.id)).await?;
         Ok(id)
     }
 
@@ -98,7 +97,7 @@ impl Memory {
                 Some(Erasure {
                     id: rotation.id,
                     collection: Some(collection.name.clone()),
-                    state: rotation.step.clone(),
+                    state: rotation.step().word().to_owned(),
                     keys: collection.keys.iter().filter(is_older).map(key_info).collect(),
                     ..Erasure::default()
                 })
@@ -117,9 +116,9 @@ impl Memory {
         context: &RequestContext,
         ask_nodes: bool,
     ) -> Result<node_v1::KeysReply, Problem> {
-        let call = meta_call(context, "get_keys");
+        let call = Call::to_meta_leader(context, "get_keys");
         let request = GetKeysRequest { ask_nodes };
-        Ok(self.cluster.call(&call, |mut client, _| async move { client.get_keys(request).await }).await?)
+        Ok(self.cluster.call(&call, |clients, _| async move { clients.keys().get_keys(request).await }).await?)
     }
 }
 

@@ -5,8 +5,7 @@ use mira_proto::model::{NodeAction, NodeChange, NodeChangeReply, ReplicaMove};
 use mira_proto::node_v1::{self, ChangeNodeRequest, PauseMovesRequest, change_node_request::Action};
 use mira_proto::{Code, NodeId, Problem};
 
-use crate::cluster::View;
-use crate::operations::admin::collections::meta_call;
+use crate::cluster::{Call, View};
 use crate::{Memory, RequestContext};
 
 impl Memory {
@@ -28,9 +27,11 @@ impl Memory {
             };
             let node = find(&view, &change.node)?;
             let request = ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run };
-            let call = meta_call(context, "change_node");
-            let reply =
-                self.cluster.call(&call, |mut client, _| async move { client.change_node(request).await }).await?;
+            let call = Call::to_meta_leader(context, "change_node");
+            let reply = self
+                .cluster
+                .call(&call, |clients, _| async move { clients.cluster().change_node(request).await })
+                .await?;
             self.cluster.refresh(reply.epoch).await;
             Ok(NodeChangeReply { moves: reply.moves.iter().map(replica_move).collect() })
         })
@@ -40,10 +41,12 @@ impl Memory {
     /// Stops moves of replicas for now, or lets them go on.
     pub async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
         self.bounded("set_moves", context, async {
-            let call = meta_call(context, "pause_moves");
+            let call = Call::to_meta_leader(context, "pause_moves");
             let request = PauseMovesRequest { paused };
-            let reply =
-                self.cluster.call(&call, |mut client, _| async move { client.pause_moves(request).await }).await?;
+            let reply = self
+                .cluster
+                .call(&call, |clients, _| async move { clients.cluster().pause_moves(request).await })
+                .await?;
             self.cluster.refresh(reply.epoch).await;
             Ok(())
         })
@@ -69,6 +72,6 @@ pub(crate) fn replica_move(found: &node_v1::Move) -> ReplicaMove {
         shard: found.shard,
         from: (found.from != 0).then(|| format!("{:016x}", found.from)),
         to: format!("{:016x}", found.to),
-        step: found.step.clone(),
+        step: found.step().word().to_owned(),
     }
 }

@@ -1,20 +1,17 @@
 //! Tuning a collection: the narrowest beam whose answers hold a wanted share of the truly nearest.
 //!
-//! The leader of each shard asks with vectors of its own at growing beams (`node/src/shard/measure.rs`); this file weighs
+//! The leader of each shard asks with vectors of its own at growing beams (`node/src/shard/index/recall.rs`); this file weighs
 //! what they found by the number of vectors that were asked with, and chooses. Shards without a graph look at everything
 //! and are always right, so they have no say. The beam is a setting of the collection: the meta group keeps it, and every
 //! search uses it.
 
-use futures::StreamExt;
 use mira_proto::model::{BeamRecall, TuneReply, TuneRequest};
 use mira_proto::node_v1::{MeasureRecallReply, MeasureRecallRequest, TuneCollectionRequest};
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 
-use crate::cluster::{Call, CallError, CollectionRoute};
+use crate::cluster::{Call, CallError, CollectionRoute, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::operations::admin::collections::meta_call;
 use crate::operations::convert;
-use crate::operations::search::{level_of, read_call};
 use crate::{Memory, RequestContext};
 
 /// The beams that are tried, as far as they hold `k` hits: each about a third or a half wider than the one before, which
@@ -73,13 +70,13 @@ impl Memory {
     async fn set_beam(&self, context: &RequestContext, tuned: Tuned<'_>, ef: u32) -> Result<(), Problem> {
         let Tuned { route, using } = tuned;
         let id = route.info.id;
-        let call = meta_call(context, "tune_collection");
+        let call = Call::to_meta_leader(context, "tune_collection");
         let request = TuneCollectionRequest { collection: id, ef, space: using.to_owned() };
         let reply = self
             .cluster
-            .call(&call, |mut client, _| {
+            .call(&call, |clients, _| {
                 let request = request.clone();
-                async move { client.tune_collection(request).await }
+                async move { clients.cluster().tune_collection(request).await }
             })
             .await?;
         self.cluster.refresh(reply.epoch).await;
@@ -90,52 +87,36 @@ impl Memory {
         .await
     }
 
-    /// What every shard found.
+    /// What every shard found. A node measures one shard at a time; the rest wait there for their turn.
     async fn measure(
-        &self,
-        context: &RequestContext,
-        tuned: Tuned<'_>,
-        goal: Goal,
-    ) -> Result<Vec<MeasureRecallReply>, CallError> {
-        let shards = tuned.route.partitioning().shards().iter().copied();
-        let asked = shards.map(|shard| self.measure_shard(context, tuned, goal, shard));
-        // A node measures one shard at a time; the rest wait there for their turn.
-        futures::stream::iter(asked).buffered(limits::MAX_FAN_OUT).collect::<Vec<_>>().await.into_iter().collect()
-    }
-
-    async fn measure_shard(
         &self,
         context: &RequestContext,
         Tuned { route, using }: Tuned<'_>,
         goal: Goal,
-        shard: ShardId,
-    ) -> Result<MeasureRecallReply, CallError> {
-        let samples = samples_of_each(route.partitioning().shards().len() as u32);
-        let beams = beams_for(goal.k);
-        let level = Some(context.read_level(shard));
-        let collection = route.info.id;
-        let space = using.to_owned();
-        let request = MeasureRecallRequest { epoch: 0, shard, collection, level, k: goal.k, beams, samples, space };
-        // It reads every vector of the shard: the whole time that the caller gives is for one try.
-        let call = Call { try_for: context.remaining(), ..read_call(context, route, shard, "measure_recall") };
-        let measured = self
-            .cluster
-            .call(&call, |mut client, attempt| {
-                let level = level_of(request.level, attempt);
-                let request = MeasureRecallRequest { epoch: attempt.epoch, level, ..request.clone() };
-                async move { client.measure_recall(request).await }
-            })
-            .await;
-        measured.map_err(|error| match error {
-            CallError::Unreached(problem) if problem.code == Code::DeadlineExceeded => {
-                let detail = format!(
-                    "shard {shard} was not measured in the time given: every vector of it is read; give up to {} minutes",
-                    limits::MAX_DEADLINE.as_secs() / 60
-                );
-                CallError::Unreached(Problem::new(Code::DeadlineExceeded, detail))
-            }
-            other => other,
-        })
+    ) -> Result<Vec<MeasureRecallReply>, CallError> {
+        let samples = samples_of_each(route.shards().len() as u32);
+        let measured = fan_out(context, route, |header| {
+            let shard = header.shard;
+            let header = Some(header);
+            let (k, beams, space) = (goal.k, beams_for(goal.k), using.to_owned());
+            let measured = self.cluster.read(context, route, MeasureRecallRequest { header, k, beams, samples, space });
+            async move { measured.await.map_err(|error| in_time(shard, error)) }
+        });
+        measured.whole().await
+    }
+}
+
+/// Says what a shard needs that did not end in time.
+fn in_time(shard: ShardId, error: CallError) -> CallError {
+    match error {
+        CallError::Unreached(problem) if problem.code == Code::DeadlineExceeded => {
+            let detail = format!(
+                "shard {shard} was not measured in the time given: every vector of it is read; give up to {} minutes",
+                limits::MAX_DEADLINE.as_secs() / 60
+            );
+            CallError::Unreached(Problem::new(Code::DeadlineExceeded, detail))
+        }
+        other => other,
     }
 }
 
@@ -228,7 +209,8 @@ mod tests {
     fn shard(samples: u32, beams: &[(u32, f64, u32)]) -> MeasureRecallReply {
         let beam = |&(ef, recall, micros): &(u32, f64, u32)| MeasuredBeam { ef, recall, micros: vec![micros; 3] };
         let scanned = samples == 0;
-        MeasureRecallReply { vectors: 5_000, scanned, samples, beams: beams.iter().map(beam).collect() }
+        let beams = beams.iter().map(beam).collect();
+        MeasureRecallReply { vectors: 5_000, scanned, samples, beams, ..Default::default() }
     }
 
     #[test]

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use mira_proto::model::{ReplicaVerification, ShardVerification, VerifyReply, VerifyRequest};
-use mira_proto::node_v1::{MendReplicaRequest, VerifyShardReply, VerifyShardRequest};
+use mira_proto::node_v1::{RepairReplicaRequest, VerificationState, VerifyShardReply, VerifyShardRequest};
 use mira_proto::verification::{verdict, wrong};
 use mira_proto::{NodeId, Problem, ShardId, limits};
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Call, Group, Stays, View, Want};
-use crate::operations::admin::collections::meta_call;
+use crate::cluster::{Call, Group, RouteConstraint, View, Want};
 use crate::{Memory, RequestContext};
 
 /// Shards verified at once: reading everything is work for the disks.
@@ -53,7 +52,7 @@ impl Memory {
                 let mut verification = compare(shard, &replies);
                 if request.repair {
                     for node in wrong(&replies) {
-                        self.mend(context, shard, node).await?;
+                        self.repair_replica(context, shard, node).await?;
                         let name = format!("{node:016x}");
                         verification
                             .replicas
@@ -83,10 +82,10 @@ impl Memory {
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: None,
-            stays: Stays::Whole,
+            constraint: RouteConstraint::Whole,
         };
         let begin = VerifyShardRequest { shard, nonce, begin: true };
-        self.cluster.call(&call, |mut client, _| async move { client.verify_shard(begin).await }).await?;
+        self.cluster.call(&call, |clients, _| async move { clients.shards().verify_shard(begin).await }).await?;
         let replicas = view.replicas(Group::Shard(shard));
         let asked = replicas.into_iter().map(|node| async move {
             (node, self.digest_of(context, view, node, VerifyShardRequest { begin: false, ..begin }).await)
@@ -103,15 +102,15 @@ impl Memory {
         ask: VerifyShardRequest,
     ) -> VerifyShardReply {
         loop {
-            let reply = match self.cluster.client_of(view, node) {
-                Ok(mut client) => match timeout(limits::STATUS_TRY, client.verify_shard(ask)).await {
+            let reply = match self.cluster.clients_of(view, node) {
+                Ok(clients) => match timeout(limits::STATUS_TRY, clients.shards().verify_shard(ask)).await {
                     Ok(Ok(reply)) => reply.into_inner(),
                     Ok(Err(status)) => unreachable(status.message()),
                     Err(_) => unreachable("no answer"),
                 },
                 Err(status) => unreachable(status.message()),
             };
-            if ["done", "failed"].contains(&reply.state.as_str())
+            if matches!(reply.state(), VerificationState::Done | VerificationState::Failed)
                 || context.remaining() < LAST_WORDS + limits::STATUS_TRY
             {
                 return reply;
@@ -120,22 +119,22 @@ impl Memory {
         }
     }
 
-    async fn mend(&self, context: &RequestContext, shard: ShardId, node: NodeId) -> Result<(), Problem> {
-        let request = MendReplicaRequest { shard, node };
-        let call = meta_call(context, "mend_replica");
-        self.cluster.call(&call, |mut client, _| async move { client.mend_replica(request).await }).await?;
+    async fn repair_replica(&self, context: &RequestContext, shard: ShardId, node: NodeId) -> Result<(), Problem> {
+        let request = RepairReplicaRequest { shard, node };
+        let call = Call::to_meta_leader(context, "repair_replica");
+        self.cluster.call(&call, |clients, _| async move { clients.cluster().repair_replica(request).await }).await?;
         Ok(())
     }
 }
 
 fn unreachable(why: &str) -> VerifyShardReply {
-    VerifyShardReply { state: "unreachable".to_owned(), error: why.to_owned(), ..Default::default() }
+    VerifyShardReply { state: VerificationState::Unreachable.into(), error: why.to_owned(), ..Default::default() }
 }
 
 fn compare(shard: ShardId, replies: &[(NodeId, VerifyShardReply)]) -> ShardVerification {
     let replica = |(node, reply): &(NodeId, VerifyShardReply)| ReplicaVerification {
         node: format!("{node:016x}"),
-        state: reply.state.clone(),
+        state: reply.state().word().to_owned(),
         index: reply.index,
         records: reply.pairs,
         digest: reply.digest.iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -7,7 +7,8 @@
 //! callers that ask the same share an answer, and a collection dropped and created again is another one.
 
 use lru::LruCache;
-use mira_proto::{limits, node_v1};
+use mira_proto::limits;
+use mira_proto::node_v1::{self, ReadState};
 use parking_lot::Mutex;
 use prost::Message;
 
@@ -39,7 +40,9 @@ pub fn key(request: &node_v1::SearchRequest) -> Option<Key> {
     if request.recency.is_some() || request.explain {
         return None;
     }
-    let same = node_v1::SearchRequest { epoch: 0, level: None, unless_changed_since: None, ..request.clone() };
+    let asked = request.header.clone().unwrap_or_default();
+    let header = Some(node_v1::ReadHeader { epoch: 0, level: None, principal: String::new(), ..asked });
+    let same = node_v1::SearchRequest { header, unless_changed_since: None, ..request.clone() };
     Some(*blake3::hash(&same.encode_to_vec()).as_bytes())
 }
 
@@ -49,10 +52,12 @@ impl SearchCache {
         self.0.lock().answers.peek(key).map(|answer| answer.reply.as_of)
     }
 
-    /// The kept answer, which the shard has just confirmed as of `applied`.
-    pub fn confirmed(&self, key: &Key, applied: u64) -> Option<node_v1::SearchReply> {
+    /// The kept answer, which a replica has just confirmed in this state: it is as old as that, not as what said it first.
+    pub fn confirmed(&self, key: &Key, state: Option<ReadState>) -> Option<node_v1::SearchReply> {
         let reply = self.0.lock().answers.get(key)?.reply.clone();
-        Some(node_v1::SearchReply { applied, ..reply })
+        // The hits are those of the frames that were taken over then.
+        let taken_over = reply.state.map(|state| state.taken_over).unwrap_or_default();
+        Some(node_v1::SearchReply { state: state.map(|state| ReadState { taken_over, ..state }), ..reply })
     }
 
     /// Keeps an answer, and lets those go that were not asked for longest.
@@ -78,7 +83,12 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn request(k: u32, shard: u32) -> node_v1::SearchRequest {
-        node_v1::SearchRequest { k, shard, vector: vec![0.5; 384], ..Default::default() }
+        let header = Some(node_v1::ReadHeader { shard, ..Default::default() });
+        node_v1::SearchRequest { header, k, vector: vec![0.5; 384], ..Default::default() }
+    }
+
+    fn state(applied: u64) -> Option<ReadState> {
+        Some(ReadState { applied, ..Default::default() })
     }
 
     pub(crate) fn reply(as_of: u64, bytes: usize) -> node_v1::SearchReply {
@@ -90,19 +100,23 @@ pub(crate) mod tests {
     #[test]
     fn a_key_is_what_the_shard_is_asked() {
         let base = request(10, 1);
+        let with = |change: fn(&mut node_v1::ReadHeader)| {
+            let mut request = base.clone();
+            request.header.as_mut().map(change);
+            request
+        };
         let same = [
-            node_v1::SearchRequest { epoch: 7, ..base.clone() },
+            with(|header| header.epoch = 7),
+            with(|header| header.principal = "ada".into()),
             node_v1::SearchRequest { unless_changed_since: Some(9), ..base.clone() },
-            node_v1::SearchRequest {
-                level: Some(node_v1::ReadLevel { kind: 1, at_least: 5, last_resort: true }),
-                ..base.clone()
-            },
+            with(|header| header.level = Some(node_v1::ReadLevel { kind: 1, at_least: 5, last_resort: true })),
         ];
         assert!(same.iter().all(|other| key(other) == key(&base)));
         let others = [
             request(11, 1),
             request(10, 2),
-            node_v1::SearchRequest { collection: 5, ..base.clone() },
+            with(|header| header.collection = 5),
+            with(|header| header.migration = Some(node_v1::MigrationView { from: 1, to: 2, without: vec![2] })),
             node_v1::SearchRequest { filter_json: "{}".into(), ..base.clone() },
         ];
         assert!(others.iter().all(|other| key(other) != key(&base)));
@@ -120,7 +134,7 @@ pub(crate) mod tests {
         }
         assert_eq!(answers.position(&key_of(9)), None);
         assert_eq!(answers.position(&key_of(10)), Some(10));
-        assert_eq!(answers.confirmed(&key_of(10), 99).unwrap().applied, 99);
+        assert_eq!(answers.confirmed(&key_of(10), state(99)).unwrap().state, state(99));
         answers.keep(key_of(1), &reply(1, limits::MAX_KEPT_ANSWER_BYTES));
         assert_eq!(answers.position(&key_of(1)), None, "one answer is not to push out all others");
         for number in 0..200 {

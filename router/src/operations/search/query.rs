@@ -4,7 +4,7 @@ use mira_proto::filter;
 use mira_proto::model::{self, Combine, SearchMode, SearchRequest};
 use mira_proto::{Problem, limits};
 
-use crate::operations::convert;
+use crate::operations::convert::{self, Space};
 use crate::operations::validate::{self, checked_filter, optional_name, range, too_large};
 use crate::private::text::Words;
 use crate::ranking::cursor::Cursor;
@@ -81,6 +81,18 @@ pub struct Query {
     pub mode: SearchMode,
     /// The words to look for, of a search by words.
     pub words: Option<Words>,
+}
+
+/// A search whose collection is known, with the vectors of what it looks for.
+pub(crate) struct ResolvedQuery<'a> {
+    /// The search.
+    pub(crate) query: &'a Query,
+    /// The space to look in.
+    pub(crate) space: Space,
+    /// One for each probe; none of a search by words only.
+    pub(crate) vectors: Vec<Vec<f32>>,
+    /// The time that ages are counted from.
+    pub(crate) now_ms: u64,
 }
 
 /// How many times `k` candidates a diverse answer is chosen from.

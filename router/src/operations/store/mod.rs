@@ -6,24 +6,22 @@
 //! Shards work side by side; the chunks of one shard go one after the other, so that items with the same id take effect
 //! in their order.
 //!
-//! While a collection grows, a write goes first to where its frame lay before. That shard applies it, or remembers it as
-//! applied, or says that the frame has moved; only then it goes to where the frame lies now. So a retry finds the shard that
-//! remembers the first try, whatever has moved meanwhile. Once every frame is where it belongs, writes that nobody can have
-//! tried before (they come without an `Idempotency-Key`) go straight there.
+//! Which shard a write goes to, [`CollectionRoute::place_of`] says.
 
 pub mod draft;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored};
-use mira_proto::node_v1::{FrameWrite, NamedVector, Passage, WriteReply, WriteRequest};
+use mira_proto::node_v1::{FrameWrite, NamedVector, Passage, WriteHeader, WriteRequest};
 use mira_proto::vectors::SpaceNumber;
 use mira_proto::{Code, Problem, ShardId, limits};
 use uuid::Uuid;
 
-use crate::cluster::{Call, CallError, CollectionRoute, Group, Stays, Want, size_of_frame};
+use crate::cluster::{Call, CallError, CollectionRoute, Place, size_of_frame};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::MAX_REROUTES;
 use crate::operations::convert;
@@ -172,12 +170,23 @@ impl Memory {
         let mut route = Some(route);
         for _ in 0..MAX_REROUTES {
             let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
-            pending = self.write_shards(context, &current, pending, outcomes).await;
+            // The order of the request, also for what comes back from several shards.
+            pending.sort_by_key(|item| item.at);
+            let mut by_place: BTreeMap<Place, Vec<Pending>> = BTreeMap::new();
+            for item in pending.drain(..) {
+                let may_be_retry = context.idempotency_key.is_some();
+                by_place.entry(current.place_of(item.id.as_u128(), item.moved, may_be_retry)).or_default().push(item);
+            }
+            let writes = by_place.into_iter().map(|(place, items)| self.write_shard(context, &current, place, items));
+            let mut written = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
+            while let Some(answer) = written.next().await {
+                answer.done.into_iter().for_each(|(at, outcome)| outcomes.settle(at, outcome));
+                outcomes.token.note(answer.shard, answer.index);
+                pending.extend(answer.moved);
+            }
             if !pending.is_empty() {
-                if pending.iter().any(|item| item.moved) && current.info.growth.is_none() {
-                    // This router has not heard of the growth yet.
-                    let epoch = self.cluster.view().map_or(0, |view| view.epoch);
-                    self.cluster.refresh(epoch + 1).await;
+                if pending.iter().any(|item| item.moved) && current.is_settled() {
+                    self.cluster.newer_map().await;
                 }
                 route = self.find_collection(context, &name).await.ok().flatten();
             }
@@ -263,53 +272,27 @@ impl Memory {
         pending
     }
 
-    /// Sends all items to their shards at once; returns those whose collection moved.
-    async fn write_shards(
-        &self,
-        context: &RequestContext,
-        route: &Arc<CollectionRoute>,
-        pending: Vec<Pending>,
-        outcomes: &mut Outcomes,
-    ) -> Vec<Pending> {
-        // The order of the request, also for what comes back from several shards.
-        let mut pending = pending;
-        pending.sort_by_key(|item| item.at);
-        let mut by_place: BTreeMap<(ShardId, bool), Vec<Pending>> = BTreeMap::new();
-        for item in pending {
-            let (shard, stays) = place_of(route, &item, context.idempotency_key.is_some());
-            by_place.entry((shard, stays == Stays::After)).or_default().push(item);
-        }
-        let writes = by_place.into_iter().map(|((shard, after), items)| {
-            let stays = if after { Stays::After } else { Stays::Before };
-            self.write_chunks(context, route, (shard, stays), items)
-        });
-        let mut written = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
-        let mut moved = Vec::new();
-        while let Some(answer) = written.next().await {
-            answer.done.into_iter().for_each(|(at, outcome)| outcomes.settle(at, outcome));
-            outcomes.token.note(answer.shard, answer.index);
-            moved.extend(answer.moved);
-        }
-        moved
-    }
-
     /// Sends one shard its items, chunk after chunk.
-    async fn write_chunks(
+    async fn write_shard(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        (shard, stays): (ShardId, Stays),
+        place: Place,
         items: Vec<Pending>,
-    ) -> ShardAnswer {
+    ) -> ShardOutcomes {
+        let shard = place.shard;
+        let call = Call::to_write(context, route, "write", shard, place.constraint());
         let mut answer =
-            ShardAnswer { shard, index: 0, done: Vec::with_capacity(items.len()), moved: Vec::new(), gone: false };
+            ShardOutcomes { shard, index: 0, done: Vec::with_capacity(items.len()), moved: Vec::new(), gone: false };
         for chunk in chunks(items) {
             if answer.gone {
                 answer.moved.extend(chunk);
                 continue;
             }
-            let frames = chunk.iter().map(|item| item.frame.clone()).collect();
-            match self.write_chunk(context, route, (shard, stays), frames).await {
+            let frames: Vec<FrameWrite> = chunk.iter().map(|item| item.frame.clone()).collect();
+            let request_id = request_id(context, route, shard, &frames);
+            let header = WriteHeader { request_id, ..route.write_header(context, shard) };
+            match self.cluster.write(&call, &WriteRequest { header: Some(header), frames }).await {
                 Ok(reply) if reply.outcomes.len() == chunk.len() => {
                     answer.index = answer.index.max(reply.index);
                     for (item, outcome) in chunk.into_iter().zip(reply.outcomes) {
@@ -339,36 +322,6 @@ impl Memory {
         answer
     }
 
-    async fn write_chunk(
-        &self,
-        context: &RequestContext,
-        route: &CollectionRoute,
-        (shard, stays): (ShardId, Stays),
-        frames: Vec<FrameWrite>,
-    ) -> Result<WriteReply, CallError> {
-        let parts: Vec<&[u8]> = frames
-            .iter()
-            .flat_map(|frame| {
-                // A private frame is sealed anew by every try of its caller: its digest says what is in it.
-                let sealed = frame.private.as_ref().map_or(&[][..], |private| &private.digest[..]);
-                [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes(), sealed]
-            })
-            .collect();
-        let identity = WriteIdentity { operation: "store", collection: route.info.id, shard, parts: &parts };
-        let request_id = ids::request_id(context, &identity);
-        let write = WriteRequest { epoch: 0, shard, collection: route.info.id, request_id, frames };
-        let call = Call {
-            operation: "write",
-            group: Group::Shard(shard),
-            want: Want::Leader,
-            deadline: context.deadline,
-            try_for: limits::WRITE_TRY,
-            route: Some(route),
-            stays,
-        };
-        self.cluster.write(&call, &write).await
-    }
-
     /// Whether the router's model makes vectors for this collection.
     pub(crate) fn model_fits(&self, route: &CollectionRoute) -> Result<(), Problem> {
         let info = &route.info;
@@ -391,7 +344,7 @@ impl Memory {
 }
 
 /// What became of one shard's items.
-struct ShardAnswer {
+struct ShardOutcomes {
     shard: ShardId,
     index: u64,
     done: Vec<(usize, Result<Stored, Problem>)>,
@@ -400,15 +353,15 @@ struct ShardAnswer {
     gone: bool,
 }
 
-/// Where a write goes, and what of the collection's places that depends on.
-fn place_of(route: &CollectionRoute, item: &Pending, may_be_retry: bool) -> (ShardId, Stays) {
-    let frame = item.id.as_u128();
-    match route.before_growth() {
-        Some(before) if !item.moved && (route.is_copying() || may_be_retry) => (before.shard_of(frame), Stays::Before),
-        Some(_) => (route.partitioning().shard_of(frame), Stays::After),
-        // A growth that begins while the write is under way does not change where it goes first.
-        None => (route.partitioning().shard_of(frame), Stays::Before),
-    }
+/// The request id of a write of some frames.
+fn request_id(context: &RequestContext, route: &CollectionRoute, shard: ShardId, frames: &[FrameWrite]) -> Bytes {
+    let parts = frames.iter().flat_map(|frame| {
+        // A private frame is sealed anew by every try of its caller: its digest says what is in it.
+        let sealed = frame.private.as_ref().map_or(&[][..], |private| &private.digest[..]);
+        [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes(), sealed]
+    });
+    let parts: Vec<&[u8]> = parts.collect();
+    ids::request_id(context, &WriteIdentity { operation: "store", collection: route.info.id, shard, parts: &parts })
 }
 
 pub(crate) fn needs_embedding(draft: &Draft) -> bool {

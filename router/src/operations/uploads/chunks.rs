@@ -11,7 +11,7 @@ use mira_proto::{Code, CollectionId, Problem, limits};
 use uuid::Uuid;
 
 use super::progress::Upload;
-use crate::cluster::{Call, CollectionRoute, Group, Stays, Want};
+use crate::cluster::{Call, CollectionRoute, Group, RouteConstraint, Want};
 use crate::operations::store::draft::Draft;
 use crate::operations::store::{Embedded, Outcomes, Pending, frame_write};
 use crate::private::seal;
@@ -96,11 +96,11 @@ impl Memory {
             deadline: context.deadline,
             try_for: limits::READ_TRY,
             route: None,
-            stays: Stays::Whole,
+            constraint: RouteConstraint::Whole,
         };
-        let named = self.cluster.call(&call, |mut client, attempt| {
+        let named = self.cluster.call(&call, |clients, attempt| {
             let request = node_v1::NameChunksRequest { epoch: attempt.epoch, ..request.clone() };
-            async move { client.name_chunks(request).await }
+            async move { clients.shards().name_chunks(request).await }
         });
         Ok(named.await?.ids)
     }
