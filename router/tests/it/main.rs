@@ -2,11 +2,11 @@
 
 mod client;
 mod content;
+mod doors;
 mod errors;
-mod fake;
 mod faults;
+mod field_types;
 mod grpc;
-mod kinds;
 mod mcp;
 mod named;
 mod operations;
