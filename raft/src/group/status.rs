@@ -33,19 +33,6 @@ pub enum Role {
     Stopped(String),
 }
 
-impl Role {
-    /// Its name, as it appears in statuses and metrics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Role::Leader => "leader",
-            Role::Follower => "follower",
-            Role::Candidate => "candidate",
-            Role::Learner => "learner",
-            Role::Stopped(_) => "stopped",
-        }
-    }
-}
-
 /// A replica at one moment. Indexes are 0 where there is none: entry 0 is always the initial membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
