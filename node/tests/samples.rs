@@ -216,8 +216,8 @@ fn meta(samples: &mut Samples) {
         id: 7,
         name: "notes".into(),
         dim: 384,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
+        metric: mira_proto::model::Metric::Cosine,
+        quantization: mira_proto::model::Quantization::Int8,
         partitions: 4,
         first_partitions: 2,
         ttl_seconds: 60,
@@ -227,8 +227,8 @@ fn meta(samples: &mut Samples) {
         spaces: vec![NamedSpace {
             name: "state".into(),
             dim: 1_536,
-            metric: "dot".into(),
-            quantization: "binary".into(),
+            metric: mira_proto::model::Metric::Dot,
+            quantization: mira_proto::model::Quantization::Binary,
             ef: 64,
         }],
         key_version: 1,
@@ -240,6 +240,7 @@ fn meta(samples: &mut Samples) {
         http_address: "h:2".into(),
         zone: "z".into(),
         version: "1.0.0".into(),
+        format: 1,
     };
     let growth = Growth { from: 2, to: 4, step: GrowthStep::Clearing, epoch: 9, since_ms: TIME, done: [1, 5].into() };
     let rotation =

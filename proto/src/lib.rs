@@ -1,10 +1,10 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
-//! - [`model`]: requests and answers of the operations, as JSON (MCP, REST) and the router's service trait see them;
+//! - [`model`]: requests and answers of the operations, as JSON callers (MCP, REST) and the router see them;
 //! - [`filter`]: which frames a caller means, checked in one place;
 //! - [`groups`]: what a search that groups gives out;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
-//! - [`limits`]: every bound of the system in one file;
+//! - [`limits`]: every bound of the system, by owner;
 //! - [`refusal`]: how a node tells a router where to go instead;
 //! - [`vectors`]: the vectors of a frame, as they lie in sealed pieces;
 //! - [`verification`]: what replicas that differ are judged by;

@@ -1,7 +1,7 @@
 //! Comparing what the replicas of a shard hold, by what each says of one verification.
 //!
-//! What differs from the majority is wrong; without a majority nobody is accused. Asked by a router on demand and by nodes
-//! in the background, so the rule stands here.
+//! A replica that differs from the majority is wrong; without a majority none counts as wrong. Routers compare on demand,
+//! nodes in the background, so the rule stands here.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub fn wrong(replies: &[(NodeId, VerifyShardReply)]) -> Vec<NodeId> {
     replies.iter().filter(|(_, reply)| differs(reply)).map(|(node, _)| *node).collect()
 }
 
-/// In a word: sound (all hold the same), differs, damaged (some replica cannot be read), or incomplete (some replica gave
+/// How the replicas compare: sound (all hold the same), differs, damaged (some replica cannot be read), or incomplete (some replica gave
 /// no answer).
 pub fn verdict(replies: &[(NodeId, VerifyShardReply)]) -> &'static str {
     let mut held: Vec<Held<'_>> = held(replies).collect();

@@ -84,3 +84,42 @@ impl TryFrom<node_v1::Quantization> for Quantization {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_and_quantizations_survive_the_wire_and_a_missing_one_is_refused() {
+        for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+            assert_eq!(Metric::try_from(node_v1::Metric::from(metric)), Ok(metric));
+        }
+        for quantization in [Quantization::None, Quantization::Int8, Quantization::Binary] {
+            assert_eq!(Quantization::try_from(node_v1::Quantization::from(quantization)), Ok(quantization));
+        }
+        assert!(Metric::try_from(node_v1::Metric::Unspecified).is_err());
+        assert!(Quantization::try_from(node_v1::Quantization::Unspecified).is_err());
+    }
+
+    #[test]
+    fn each_word_is_the_name_of_its_value_on_the_wire() {
+        macro_rules! check {
+            ($($name:ident $prefix:literal $values:expr;)+) => {$(
+                for number in $values {
+                    let value = node_v1::$name::try_from(number).expect("a value");
+                    assert_eq!(value.as_str_name(), format!("{}{}", $prefix, value.word().to_uppercase()));
+                }
+            )+};
+        }
+        check! {
+            MoveStep "MOVE_STEP_" 1..=3;
+            MigrationStep "MIGRATION_STEP_" 1..=3;
+            RotationStep "ROTATION_STEP_" 1..=3;
+            NodePhase "NODE_PHASE_" 1..=5;
+            ReplicaRole "REPLICA_ROLE_" 1..=5;
+            SearchPlan "SEARCH_PLAN_" 1..=3;
+            VerificationState "VERIFICATION_STATE_" 0..=4;
+        }
+        assert_eq!(node_v1::SearchPlan::Unspecified.word(), "", "callers are told nothing");
+    }
+}

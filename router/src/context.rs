@@ -61,7 +61,7 @@ impl RequestContext {
     }
 
     /// The same request, for which `patience` begins now: the next step of something that takes many.
-    pub fn anew(&self, patience: Duration) -> Self {
+    pub fn with_patience(&self, patience: Duration) -> Self {
         RequestContext { deadline: Instant::now() + patience, ..self.clone() }
     }
 

@@ -16,7 +16,7 @@ use crate::RequestContext;
 use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
-use crate::operations::search::answer_cache::Answers;
+use crate::operations::search::answer_cache::SearchCache;
 use crate::private::cache::PrivateVectorCache;
 use crate::private::owners::Owners;
 
@@ -31,7 +31,7 @@ pub(crate) const MAX_REROUTES: usize = 4;
 pub struct Memory {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) embedding: Embedding,
-    pub(crate) answers: Answers,
+    pub(crate) search_cache: SearchCache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) owners: Owners,
     pub(crate) private_vectors: PrivateVectorCache,
@@ -41,11 +41,10 @@ pub struct Memory {
 impl Memory {
     /// Puts the parts together.
     pub fn new(cluster: Arc<Cluster>, embedding: Embedding, metrics: Arc<Metrics>) -> Self {
-        let answers = Answers::default();
         Memory {
             cluster,
             embedding,
-            answers,
+            search_cache: SearchCache::default(),
             metrics,
             owners: Owners::default(),
             private_vectors: PrivateVectorCache::default(),

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mira_crypto::ClusterKey;
-use mira_node::background::chunk_gc::Collecting;
-use mira_node::{Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
+use mira_node::{ChunkGcSettings, Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
 use mira_proto::model::{
     CollectionSettings, Consistency, ForgetRequest, Metric, NamedVectors, Quantization, RecallRequest, ScanRequest,
     SearchRequest, SessionsRequest, StoreItem, StoreRequest,
@@ -100,14 +99,14 @@ impl KeyProvider for Keys {
 
 pub fn config(folder: &TempDir, keys: &Arc<Keys>, formation: Formation) -> NodeConfig {
     let any = "127.0.0.1:0".parse().expect("an address");
-    let collecting = Collecting {
+    let chunk_gc = ChunkGcSettings {
         every: Duration::from_millis(300),
         idle: Duration::from_millis(COLLECT_AFTER_MS.load(Ordering::Relaxed)),
     };
     NodeConfig {
         listen: any,
         http_listen: any,
-        collecting,
+        chunk_gc,
         ..NodeConfig::new(folder.path().to_owned(), keys.clone(), formation)
     }
 }

@@ -83,7 +83,7 @@ struct NodeSettings {
     /// Compare the replicas of each shard this often, in the background (such as 12h, 7d; `never`) [default: 1d]
     #[arg(long, env = "MIRA_VERIFY_EVERY", hide_env_values = true, value_name = "TIME")]
     verify_every: Option<String>,
-    /// Only say so when a replica differs from the others, do not have it made anew
+    /// Only say so when a replica differs from the others, do not have it rebuilt
     #[arg(long, env = "MIRA_VERIFY_ONLY", hide_env_values = true)]
     verify_only: bool,
     /// How log lines look [default: text]

@@ -219,6 +219,7 @@ mod tests {
             http_address: String::new(),
             zone: String::new(),
             version: String::new(),
+            format: 1,
         };
         let mut cluster = ClusterState {
             header: Header { cluster_id: 1, epoch: 1, shards: 16, replication: 3, expect: 3, ..Default::default() },

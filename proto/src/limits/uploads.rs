@@ -13,12 +13,12 @@ pub const MAX_STREAMS: usize = 32;
 /// How long an unfinished upload waits for its next chunk: a caller may continue it on the next day.
 pub const UPLOAD_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How long a finished upload goes on keeping its chunks, so that they are never without a frame that needs them: more
-/// than [`COLLECT_PATIENCE`] and the longest write.
+/// than [`CHUNK_GC_PATIENCE`] and the longest write.
 pub const UPLOAD_MEMORY: Duration = Duration::from_secs(1_800);
 /// How often chunks that nothing refers to are looked for: they only take disk meanwhile.
-pub const COLLECT_EVERY: Duration = Duration::from_secs(300);
+pub const CHUNK_GC_EVERY: Duration = Duration::from_secs(300);
 /// How long ago an unused chunk must have been stored last to be removed: longer than between storing it and noting it in
 /// its upload.
 pub const CHUNK_IDLE: Duration = Duration::from_secs(3_600);
 /// How long asking every shard which chunks it refers to may take before the answers are thrown away: they age.
-pub const COLLECT_PATIENCE: Duration = Duration::from_secs(300);
+pub const CHUNK_GC_PATIENCE: Duration = Duration::from_secs(300);

@@ -47,7 +47,7 @@ pub struct NodeChangeReply {
 pub struct ReplicaMove {
     /// The shard.
     pub shard: u32,
-    /// Whose replica goes; absent when the shard gets one more, the same as `to` when a damaged replica is made anew.
+    /// Whose replica goes; absent when the shard gets one more, the same as `to` when a damaged replica is rebuilt.
     pub from: Option<String>,
     /// Who gets one.
     pub to: String,

@@ -165,7 +165,7 @@ pub struct Hit {
 pub enum SearchResult {
     /// Refused.
     Refused {
-        /// Why.
+        /// Why it was refused.
         error: Problem,
     },
     /// Answered.

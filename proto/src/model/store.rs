@@ -92,7 +92,7 @@ pub enum ItemResult {
     Stored(Stored),
     /// Refused; nothing of it was stored.
     Refused {
-        /// Why.
+        /// Why it was refused.
         error: Problem,
     },
 }

@@ -11,9 +11,9 @@ use serde_with::skip_serializing_none;
 pub struct VerifyRequest {
     /// Their numbers; all when absent.
     pub shards: Option<Vec<u32>>,
-    /// Have a replica that differs from the majority, or cannot be read, made anew from the others.
+    /// Have a replica that differs from the majority, or cannot be read, rebuilt from the others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub mend: bool,
+    pub repair: bool,
 }
 
 /// Answer to a verification.
@@ -51,7 +51,7 @@ pub struct ReplicaVerification {
     /// What could not be read.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
-    /// Whether it is being made anew.
+    /// Whether it is being rebuilt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub mending: bool,
+    pub repairing: bool,
 }

@@ -2,13 +2,18 @@
 //!
 //! What they share stands here: who is let in ([`auth`]) and how headers become a [`RequestContext`]. An adapter turns
 //! its protocol's message into a request of [`mira_proto::model`], calls one method, and turns the answer or the
-//! [`Problem`] back. Nothing is decided in an adapter, so the same input has the same outcome on all three.
+//! [`Problem`] back. Nothing is decided in an adapter, so the same input has the same outcome on all three. The routes of
+//! HTTP, their description and MCP's tools are made of one table, `operations.rs`.
 
 pub mod auth;
 mod content;
+mod extract;
+mod failure;
 pub mod grpc;
 pub mod mcp;
 mod openapi;
+mod operation;
+mod operations;
 pub mod rest;
 
 use std::sync::Arc;

@@ -126,13 +126,11 @@ impl Memory {
             // It was forgotten, or another version took its place, while it was read.
             let gone = || Problem::new(Code::NotFound, "the content was forgotten or replaced meanwhile");
             let frame = frame.ok_or_else(gone)?;
-            match frame.content.len() == bytes as usize {
-                true => Ok(frame.content.slice(part.bytes.clone())),
-                false => Err(Problem::new(
-                    Code::Damaged,
-                    format!("chunk {id} has {} bytes, not {bytes}", frame.content.len()),
-                )),
+            if frame.content.len() != bytes as usize {
+                let have = frame.content.len();
+                return Err(Problem::new(Code::Damaged, format!("chunk {id} has {have} bytes, not {bytes}")));
             }
+            Ok(frame.content.slice(part.bytes.clone()))
         })
         .await
     }

@@ -12,12 +12,12 @@ use mira_proto::{Problem, node_v1};
 
 /// What the fields of a filter hold, as far as it was said.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Known {
+pub(crate) struct FieldTypes {
     fields: BTreeMap<String, Kinds>,
     is_partial: bool,
 }
 
-impl Known {
+impl FieldTypes {
     /// Adds what a shard says; a node that says nothing may hold anything.
     pub(crate) fn note(&mut self, said: Option<node_v1::KnownFieldTypes>) {
         let Some(said) = said else {
@@ -38,7 +38,7 @@ impl Known {
     }
 
     /// Adds what is known elsewhere.
-    pub(crate) fn merge(&mut self, other: Known) {
+    pub(crate) fn merge(&mut self, other: FieldTypes) {
         self.is_partial |= other.is_partial;
         other.fields.into_iter().for_each(|(field, kinds)| self.add(field, kinds));
     }
@@ -100,7 +100,7 @@ mod tests {
             (vec![said(&[("metadata.other", Kinds::NUMBER)])], false),
         ];
         for (answers, is_refused) in table {
-            let mut known = Known::default();
+            let mut known = FieldTypes::default();
             answers.iter().cloned().for_each(|said| known.note(said));
             let refused = known.check(FILTER, "c");
             assert_eq!(refused.is_err(), is_refused, "{answers:?}");
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_is_there_and_what_was_asked_for() {
-        let mut known = Known::default();
+        let mut known = FieldTypes::default();
         known.note(said(&[("metadata.n", Kinds::NUMBER.with(Kinds::BOOL))]));
         let refused = known.check(FILTER, "notes").unwrap_err();
         assert_eq!(refused.code, Code::InvalidArgument);
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn an_opened_frame_says_what_it_has() {
-        let mut known = Known::default();
+        let mut known = FieldTypes::default();
         known.note(said(&[("metadata.n", Kinds::NUMBER)]));
         let attributes = Attributes::new(vec![("metadata.n".into(), "x".into()), ("metadata.m".into(), "y".into())]);
-        let mut opened = Known::default();
+        let mut opened = FieldTypes::default();
         opened.note_frame(&["metadata.n".into()], &attributes);
         known.merge(opened);
         assert!(known.check(FILTER, "c").is_ok());

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::cluster::{Call, CallError, CollectionRoute, Leftover, RemovalPart, Selected, ShardAnswer, fan_out};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
-use crate::operations::field_types::Known;
+use crate::operations::field_types::FieldTypes;
 use crate::operations::validate::{self, checked_filter, checked_name, id_list};
 use crate::private::seal;
 use crate::{ConsistencyToken, Memory, RequestContext};
@@ -53,7 +53,7 @@ enum Extent {
 /// What the fields of a filter hold in one shard.
 #[derive(Default)]
 struct TypesInShard {
-    types: Known,
+    types: FieldTypes,
     taken_over: Vec<ShardId>,
 }
 
@@ -176,7 +176,7 @@ impl Memory {
         route: &CollectionRoute,
         filter_json: &str,
         extent: Extent,
-    ) -> Result<Known, CallError> {
+    ) -> Result<FieldTypes, CallError> {
         let request = |header| node_v1::FieldTypesRequest {
             header: Some(header),
             filter_json: filter_json.to_owned(),
@@ -184,7 +184,7 @@ impl Memory {
             after: Bytes::new(),
         };
         let said = fan_out(context, route, |header| self.types_in_shard(context, route, request(header)));
-        let mut all = Known::default();
+        let mut all = FieldTypes::default();
         said.whole().await?.into_iter().for_each(|said| all.merge(said.types));
         Ok(all)
     }

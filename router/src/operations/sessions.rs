@@ -32,7 +32,7 @@ struct WantedSessions {
 }
 
 /// A session, as far as shards have told of it.
-struct Known {
+struct KnownSession {
     frames: u64,
     first_ms: u64,
     newest: node_v1::Frame,
@@ -112,8 +112,8 @@ fn wanted(request: SessionsRequest) -> Result<WantedSessions, Problem> {
 }
 
 /// The first sessions of all pages that no shard can come before, and the tag behind which the next page begins.
-fn merged(pages: Vec<node_v1::SessionsReply>, limit: usize) -> Result<(Vec<Known>, Option<Bytes>), Problem> {
-    let (mut sessions, mut certain) = (BTreeMap::<Bytes, Known>::new(), None::<Bytes>);
+fn merged(pages: Vec<node_v1::SessionsReply>, limit: usize) -> Result<(Vec<KnownSession>, Option<Bytes>), Problem> {
+    let (mut sessions, mut certain) = (BTreeMap::<Bytes, KnownSession>::new(), None::<Bytes>);
     for page in pages {
         if page.more {
             let last = page.sessions.last().map(|part| part.tag.clone());
@@ -123,7 +123,7 @@ fn merged(pages: Vec<node_v1::SessionsReply>, limit: usize) -> Result<(Vec<Known
         for node_v1::SessionPart { tag, frames, first_ms, newest } in page.sessions {
             let newest = newest.ok_or_else(|| Problem::internal("a shard named a session without a frame"))?;
             match sessions.get_mut(&tag) {
-                None => drop(sessions.insert(tag, Known { frames, first_ms, newest })),
+                None => drop(sessions.insert(tag, KnownSession { frames, first_ms, newest })),
                 Some(known) => {
                     known.frames += frames;
                     known.first_ms = known.first_ms.min(first_ms);
@@ -136,12 +136,12 @@ fn merged(pages: Vec<node_v1::SessionsReply>, limit: usize) -> Result<(Vec<Known
     }
     sessions.retain(|tag, _| certain.as_ref().is_none_or(|certain| tag <= certain));
     let is_cut = sessions.len() > limit;
-    let told: Vec<(Bytes, Known)> = sessions.into_iter().take(limit).collect();
+    let told: Vec<(Bytes, KnownSession)> = sessions.into_iter().take(limit).collect();
     let next = if is_cut || certain.is_some() { told.last().map(|(tag, _)| tag.clone()) } else { None };
     Ok((told.into_iter().map(|(_, known)| known).collect(), next))
 }
 
-fn told(context: &RequestContext, route: &CollectionRoute, known: Known) -> Result<Session, Problem> {
+fn told(context: &RequestContext, route: &CollectionRoute, known: KnownSession) -> Result<Session, Problem> {
     let frame = seal::open(context.owner_key(), route.info.id, known.newest)?.into_model()?;
     Ok(Session {
         session: frame.session.unwrap_or_default(),

@@ -15,8 +15,8 @@ use crate::cluster::{Group, View};
 use crate::operations::convert;
 use crate::{Memory, RequestContext, VERSION};
 
-/// Who answered what.
-type Answers = BTreeMap<NodeId, Result<node_v1::NodeStatus, String>>;
+/// What each node said of itself, or why it said nothing.
+type NodeReports = BTreeMap<NodeId, Result<node_v1::NodeStatus, String>>;
 
 /// The meta group's number on the wire; a shard's is one more than the shard's own.
 const META_GROUP: u32 = 0;
@@ -44,7 +44,7 @@ impl Memory {
         .await
     }
 
-    async fn ask_all(&self, view: &View) -> Answers {
+    async fn ask_all(&self, view: &View) -> NodeReports {
         let ask = |node: NodeId| async move {
             let clients = self.cluster.clients_of(view, node).map_err(|status| status.message().to_owned())?;
             let started = Instant::now();
@@ -62,7 +62,7 @@ impl Memory {
 }
 
 /// Everything but the details.
-fn summary(view: &View, answers: &Answers) -> StatusReply {
+fn summary(view: &View, answers: &NodeReports) -> StatusReply {
     let leaders: BTreeMap<ShardId, Option<NodeId>> =
         view.shard_ids().map(|shard| (shard, leader(answers, shard + 1))).collect();
     let leaderless_shards: Vec<ShardId> =
@@ -94,25 +94,29 @@ fn summary(view: &View, answers: &Answers) -> StatusReply {
 }
 
 /// What every reachable node says about a group.
-fn reports(answers: &Answers, group: u32) -> impl Iterator<Item = (NodeId, &GroupStatus)> {
+fn reports(answers: &NodeReports, group: u32) -> impl Iterator<Item = (NodeId, &GroupStatus)> {
     answers.iter().filter_map(move |(&node, answer)| {
         let status = answer.as_ref().ok()?;
         status.groups.iter().find(|status| status.group == group).map(|status| (node, status))
     })
 }
 
-fn leader(answers: &Answers, group: u32) -> Option<NodeId> {
+fn leader(answers: &NodeReports, group: u32) -> Option<NodeId> {
     let leading = reports(answers, group).filter(|(_, status)| status.role() == ReplicaRole::Leader);
     leading.max_by_key(|(_, status)| status.term).map(|(node, _)| node)
 }
 
 /// A shard's frames, as its leader counts them; without a leader, as the replica that has applied most.
-fn frames(answers: &Answers, group: u32) -> u64 {
+fn frames(answers: &NodeReports, group: u32) -> u64 {
     let rank = |status: &GroupStatus| (status.role() == ReplicaRole::Leader, status.applied);
     reports(answers, group).max_by_key(|(_, status)| rank(status)).map_or(0, |(_, status)| status.frames)
 }
 
-fn node_status(node: &node_v1::NodeInfo, answers: &Answers, leaders: &BTreeMap<ShardId, Option<NodeId>>) -> NodeStatus {
+fn node_status(
+    node: &node_v1::NodeInfo,
+    answers: &NodeReports,
+    leaders: &BTreeMap<ShardId, Option<NodeId>>,
+) -> NodeStatus {
     let answer = answers.get(&node.id).and_then(|answer| answer.as_ref().ok());
     let said = answer.cloned().unwrap_or_default();
     NodeStatus {
@@ -130,7 +134,7 @@ fn node_status(node: &node_v1::NodeInfo, answers: &Answers, leaders: &BTreeMap<S
 }
 
 /// Every group with its replicas: the meta group first, then the shards.
-fn groups(view: &View, answers: &Answers) -> Vec<ShardStatus> {
+fn groups(view: &View, answers: &NodeReports) -> Vec<ShardStatus> {
     let meta: Vec<NodeId> = reports(answers, META_GROUP).map(|(node, _)| node).collect();
     let shards = view.shard_ids().map(|shard| (Some(shard), shard + 1, view.replicas(Group::Shard(shard))));
     std::iter::once((None, META_GROUP, meta))
@@ -143,7 +147,7 @@ fn groups(view: &View, answers: &Answers) -> Vec<ShardStatus> {
         .collect()
 }
 
-fn replica_status(answers: &Answers, group: u32, node: NodeId) -> ReplicaStatus {
+fn replica_status(answers: &NodeReports, group: u32, node: NodeId) -> ReplicaStatus {
     let said = reports(answers, group).find(|(reporter, _)| *reporter == node).map(|(_, status)| status.clone());
     let absent = if answers.get(&node).is_some_and(Result::is_ok) { "stopped" } else { "unreachable" };
     let role = said.as_ref().map_or(absent, |status| status.role().word()).to_owned();

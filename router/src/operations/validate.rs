@@ -75,7 +75,7 @@ pub(crate) fn components(vector: &[f32]) -> Result<(), Problem> {
 }
 
 /// Whether a vector can be compared with those of a collection that have this name; its own, for an empty one.
-pub(crate) fn vector_fits(vector: &[f32], (collection, name): (&str, &str), space: Space) -> Result<(), Problem> {
+pub(crate) fn vector_fits(vector: &[f32], space: Space, collection: &str, name: &str) -> Result<(), Problem> {
     if vector.len() != space.dim as usize {
         let (have, dim) = (vector.len(), space.dim);
         let named = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
@@ -118,7 +118,7 @@ pub(crate) mod tests {
 
     #[test]
     fn vectors_fit_their_collection() {
-        let fits = |vector: &[f32], metric| vector_fits(vector, ("c", ""), Space { number: 0, dim: 2, metric, ef: 0 });
+        let fits = |vector: &[f32], metric| vector_fits(vector, Space { number: 0, dim: 2, metric, ef: 0 }, "c", "");
         assert!(fits(&[0.0, 1.0], Metric::Cosine).is_ok());
         assert!(fits(&[0.0, 0.0], Metric::L2).is_ok());
         refused(fits(&[0.0, 0.0], Metric::Cosine), Code::InvalidArgument, "zeros");

@@ -20,14 +20,14 @@ use futures::StreamExt;
 use mira_crypto::OwnerKey;
 use mira_index::filter::to_json;
 use mira_index::{Condition, Times};
-use mira_proto::groups::{are_full, first_of_groups};
+use mira_proto::groups::{GroupBounds, are_full, first_of_groups};
 use mira_proto::model::SearchMode;
 use mira_proto::node_v1::{self, FetchRequest, FrameClass};
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
 use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute, Staleness};
-use crate::operations::field_types::Known;
+use crate::operations::field_types::FieldTypes;
 use crate::operations::search::query::{Grouping, Query};
 use crate::private::seal;
 use crate::private::search::PrivateQuery;
@@ -65,7 +65,7 @@ struct Judged {
     /// Those that are meant.
     meant: Vec<(FrameId, Verdict)>,
     /// What the fields of the filter hold in all of them.
-    types: Known,
+    types: FieldTypes,
     staleness: Staleness,
     /// Shards that did not answer.
     missing: BTreeMap<ShardId, Problem>,
@@ -102,7 +102,7 @@ impl PrivateFilter {
         Ok(())
     }
 
-    fn judge(&self, frame: &node_v1::Frame, types: &mut Known) -> Result<Option<(FrameId, Verdict)>, Problem> {
+    fn judge(&self, frame: &node_v1::Frame, types: &mut FieldTypes) -> Result<Option<(FrameId, Verdict)>, Problem> {
         let (id, attributes, counts) = seal::look(&self.owner, self.collection, frame, self.words.as_ref())?;
         types.note_frame(&self.compared, &attributes);
         let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
@@ -125,7 +125,7 @@ pub(crate) struct Candidates {
     /// Private candidates that were opened.
     pub(crate) opened: usize,
     /// What the fields of the filter hold in them.
-    pub(crate) types: Known,
+    pub(crate) types: FieldTypes,
     pub(crate) staleness: Staleness,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
 }
@@ -143,7 +143,7 @@ impl Candidates {
         // For words all of them are opened.
         let has_words = filter.as_ref().is_some_and(|filter| filter.words.is_some());
         let step = if has_words { LAST_STEP } else { FIRST_STEP };
-        Candidates { ready, waiting, filter, step, opened: 0, types: Known::default(), staleness, missing }
+        Candidates { ready, waiting, filter, step, opened: 0, types: FieldTypes::default(), staleness, missing }
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.
@@ -225,7 +225,7 @@ impl Candidates {
 /// Whether candidates that are ready settle an answer whose hits depend on each other: of groups or of a diverse pool.
 pub(crate) fn is_settled(query: &Query, ready: &VecDeque<Candidate>) -> bool {
     let Some(Grouping { size, .. }) = &query.group else { return ready.len() >= query.pool() as usize };
-    let bounds = (query.k as usize, *size as usize);
+    let bounds = GroupBounds { groups: query.k as usize, size: *size as usize };
     let name = |candidate: &&Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
     let kept = first_of_groups(ready.iter().collect(), bounds, name);
     // As in a shard: a group's last hits may be missing when they are far.

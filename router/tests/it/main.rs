@@ -2,6 +2,7 @@
 
 mod client;
 mod content;
+mod doors;
 mod errors;
 mod faults;
 mod grpc;

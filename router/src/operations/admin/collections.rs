@@ -74,7 +74,7 @@ impl Memory {
             partitions: settings.partitions.unwrap_or(1),
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
-            spaces: settings.vectors.iter().map(space_to).collect(),
+            spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect(),
         };
         let call = Call::to_meta_leader(context, "create_collection");
         let made = self
@@ -115,7 +115,7 @@ impl Memory {
     /// Removes a collection with all its frames.
     pub async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
         self.bounded("delete_collection", context, async {
-            let Some(removed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
+            let Some(found) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
             let drop = DropCollectionRequest { name: name.to_owned(), shred: false };
             match self.drop_named(context, drop).await {
                 Ok(_) => {}
@@ -123,7 +123,7 @@ impl Memory {
                 Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
-            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != removed.info.id)).await
+            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != found.info.id)).await
         })
         .await
     }
@@ -201,9 +201,9 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
     Ok(())
 }
 
-fn space_to((name, vectors): (&String, &NamedVectors)) -> VectorSpace {
+fn space_to(name: &str, vectors: &NamedVectors) -> VectorSpace {
     VectorSpace {
-        name: name.clone(),
+        name: name.to_owned(),
         dim: vectors.dim,
         metric: node_v1::Metric::from(vectors.metric).into(),
         quantization: node_v1::Quantization::from(vectors.quantization).into(),

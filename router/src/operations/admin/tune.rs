@@ -18,6 +18,14 @@ use crate::{Memory, RequestContext};
 /// costs as much more.
 const BEAMS: [u32; 15] = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024, 1_536, limits::MAX_TUNED_EF];
 
+/// The vectors whose beam is set.
+#[derive(Clone, Copy)]
+struct Tuned<'a> {
+    route: &'a CollectionRoute,
+    /// Their name; empty for the collection's own.
+    using: &'a str,
+}
+
 /// What is to be reached.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Goal {
@@ -39,18 +47,18 @@ impl Memory {
             self.cluster.refresh(0).await;
             for _ in 0..MAX_REROUTES {
                 let route = self.find_collection(context, name).await?.ok_or_else(|| no_collection(name))?;
-                let using = request.using.as_deref().unwrap_or_default();
-                let ef = convert::space(&route.info, using)?.ef;
+                let tuned = Tuned { route: &route, using: request.using.as_deref().unwrap_or_default() };
+                let ef = convert::space(&route.info, tuned.using)?.ef;
                 let before = (ef != 0).then_some(ef);
                 let reply = match goal {
                     None => TuneReply { before, ..TuneReply::default() },
-                    Some(goal) => match self.measure(context, &route, goal, using).await {
+                    Some(goal) => match self.measure(context, tuned, goal).await {
                         Err(CallError::Moved) => continue,
-                        measured => choose(&measured?, goal, (before, request.dry_run))?,
+                        measured => choose(&measured?, goal, before, request.dry_run)?,
                     },
                 };
                 if !request.dry_run && !reply.scanned && reply.ef != before {
-                    self.set_beam(context, (name, route.info.id, using), reply.ef.unwrap_or_default()).await?;
+                    self.set_beam(context, tuned, reply.ef.unwrap_or_default()).await?;
                 }
                 return Ok(reply);
             }
@@ -59,12 +67,9 @@ impl Memory {
         .await
     }
 
-    async fn set_beam(
-        &self,
-        context: &RequestContext,
-        (name, id, using): (&str, u64, &str),
-        ef: u32,
-    ) -> Result<(), Problem> {
+    async fn set_beam(&self, context: &RequestContext, tuned: Tuned<'_>, ef: u32) -> Result<(), Problem> {
+        let Tuned { route, using } = tuned;
+        let id = route.info.id;
         let call = Call::to_meta_leader(context, "tune_collection");
         let request = TuneCollectionRequest { collection: id, ef, space: using.to_owned() };
         let reply = self
@@ -76,16 +81,18 @@ impl Memory {
             .await?;
         self.cluster.refresh(reply.epoch).await;
         let is_set = |info: &node_v1::Collection| convert::space(info, using).is_ok_and(|space| space.ef == ef);
-        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != id || is_set(&route.info))).await
+        self.map_with(context, &route.info.name, |route| {
+            route.is_none_or(|route| route.info.id != id || is_set(&route.info))
+        })
+        .await
     }
 
     /// What every shard found. A node measures one shard at a time; the rest wait there for their turn.
     async fn measure(
         &self,
         context: &RequestContext,
-        route: &CollectionRoute,
+        Tuned { route, using }: Tuned<'_>,
         goal: Goal,
-        using: &str,
     ) -> Result<Vec<MeasureRecallReply>, CallError> {
         let samples = samples_of_each(route.shards().len() as u32);
         let measured = fan_out(context, route, |header| {
@@ -147,7 +154,8 @@ fn samples_of_each(shards: u32) -> u32 {
 fn choose(
     measured: &[MeasureRecallReply],
     goal: Goal,
-    (before, dry_run): (Option<u32>, bool),
+    before: Option<u32>,
+    dry_run: bool,
 ) -> Result<TuneReply, Problem> {
     let vectors = measured.iter().map(|reply| reply.vectors).sum();
     let beams = combine(measured);
@@ -216,26 +224,26 @@ mod tests {
         // wanted, chosen
         let table = [(0.5, Some(16)), (0.84, Some(16)), (0.85, Some(32)), (0.955, Some(32)), (0.99, Some(64))];
         for (recall, ef) in table {
-            let reply = choose(&measured, Goal { recall, k: 10 }, (Some(7), false)).unwrap();
+            let reply = choose(&measured, Goal { recall, k: 10 }, Some(7), false).unwrap();
             assert_eq!((reply.ef, reply.before, reply.samples, reply.vectors), (ef, Some(7), 200, 15_000), "{recall}");
             assert!((reply.beams[1].recall - 0.955).abs() < 1e-9 && reply.beams[1].median_us == 90);
         }
         let goal = Goal { recall: 0.999, k: 10 };
-        let refused = choose(&measured, goal, (None, false)).unwrap_err();
+        let refused = choose(&measured, goal, None, false).unwrap_err();
         assert_eq!(refused.code, Code::Conflict);
         assert!(refused.detail.contains("the best is 0.9925 at ef 64"), "{}", refused.detail);
-        let dry = choose(&measured, goal, (Some(7), true)).unwrap();
+        let dry = choose(&measured, goal, Some(7), true).unwrap();
         assert_eq!((dry.ef, dry.beams.len()), (None, 3), "a dry run shows what there is");
     }
 
     #[test]
     fn without_a_graph_there_is_nothing_to_choose() {
         let goal = Goal { recall: 0.95, k: 10 };
-        let reply = choose(&[shard(0, &[]), shard(0, &[])], goal, (Some(96), false)).unwrap();
+        let reply = choose(&[shard(0, &[]), shard(0, &[])], goal, Some(96), false).unwrap();
         assert_eq!((reply.scanned, reply.ef, reply.before), (true, Some(96), Some(96)));
         // A graph whose vectors have all just gone.
         let empty = MeasureRecallReply { scanned: false, ..shard(0, &[(16, 0.0, 0)]) };
-        assert_eq!(choose(&[empty], goal, (None, false)).unwrap_err().code, Code::Unavailable);
+        assert_eq!(choose(&[empty], goal, None, false).unwrap_err().code, Code::Unavailable);
     }
 
     #[test]

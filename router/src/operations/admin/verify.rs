@@ -50,7 +50,7 @@ impl Memory {
             let mut shards = Vec::with_capacity(verified.len());
             for (shard, replies) in verified {
                 let mut verification = compare(shard, &replies);
-                if request.mend {
+                if request.repair {
                     for node in wrong(&replies) {
                         self.mend(context, shard, node).await?;
                         let name = format!("{node:016x}");
@@ -58,7 +58,7 @@ impl Memory {
                             .replicas
                             .iter_mut()
                             .filter(|replica| replica.node == name)
-                            .for_each(|replica| replica.mending = true);
+                            .for_each(|replica| replica.repairing = true);
                     }
                 }
                 shards.push(verification);
@@ -87,9 +87,9 @@ impl Memory {
         let begin = VerifyShardRequest { shard, nonce, begin: true };
         self.cluster.call(&call, |clients, _| async move { clients.shards().verify_shard(begin).await }).await?;
         let replicas = view.replicas(Group::Shard(shard));
-        let asked = replicas
-            .into_iter()
-            .map(|node| async move { (node, self.digest_of(context, view, node, (shard, nonce)).await) });
+        let asked = replicas.into_iter().map(|node| async move {
+            (node, self.digest_of(context, view, node, VerifyShardRequest { begin: false, ..begin }).await)
+        });
         Ok((shard, futures::future::join_all(asked).await))
     }
 
@@ -99,9 +99,8 @@ impl Memory {
         context: &RequestContext,
         view: &View,
         node: NodeId,
-        (shard, nonce): (ShardId, u64),
+        ask: VerifyShardRequest,
     ) -> VerifyShardReply {
-        let ask = VerifyShardRequest { shard, nonce, begin: false };
         loop {
             let reply = match self.cluster.clients_of(view, node) {
                 Ok(clients) => match timeout(limits::STATUS_TRY, clients.shards().verify_shard(ask)).await {
@@ -140,7 +139,7 @@ fn compare(shard: ShardId, replies: &[(NodeId, VerifyShardReply)]) -> ShardVerif
         records: reply.pairs,
         digest: reply.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         error: reply.error.clone(),
-        mending: false,
+        repairing: false,
     };
     ShardVerification { shard, state: verdict(replies).to_owned(), replicas: replies.iter().map(replica).collect() }
 }

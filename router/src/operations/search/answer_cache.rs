@@ -4,7 +4,7 @@
 //! since the position that the answer came from, at the level the caller reads at, and only its "no" makes the answer
 //! good. So a hit costs one small round trip instead of a search, and nothing stale is shown: not after a write through
 //! another router, a move of the shard, or an election. What a key stands for is everything the shard was asked, so two
-//! callers that ask the same share an answer, and a collection dropped and made anew is another one.
+//! callers that ask the same share an answer, and a collection dropped and created again is another one.
 
 use lru::LruCache;
 use mira_proto::limits;
@@ -15,23 +15,23 @@ use prost::Message;
 /// What a search of one shard is kept under.
 pub type Key = [u8; 32];
 
-/// See the module.
-pub struct Answers(Mutex<Kept>);
+/// Answers of shards, each good once its shard says that nothing changed.
+pub struct SearchCache(Mutex<CachedAnswers>);
 
-struct Kept {
-    answers: LruCache<Key, Answer>,
+struct CachedAnswers {
+    answers: LruCache<Key, CachedAnswer>,
     bytes: usize,
 }
 
 #[derive(Clone)]
-struct Answer {
+struct CachedAnswer {
     reply: node_v1::SearchReply,
     bytes: usize,
 }
 
-impl Default for Answers {
+impl Default for SearchCache {
     fn default() -> Self {
-        Answers(Mutex::new(Kept { answers: LruCache::unbounded(), bytes: 0 }))
+        SearchCache(Mutex::new(CachedAnswers { answers: LruCache::unbounded(), bytes: 0 }))
     }
 }
 
@@ -46,7 +46,7 @@ pub fn key(request: &node_v1::SearchRequest) -> Option<Key> {
     Some(*blake3::hash(&same.encode_to_vec()).as_bytes())
 }
 
-impl Answers {
+impl SearchCache {
     /// The position that the kept answer came from, if there is one.
     pub fn position(&self, key: &Key) -> Option<u64> {
         self.0.lock().answers.peek(key).map(|answer| answer.reply.as_of)
@@ -62,12 +62,12 @@ impl Answers {
 
     /// Keeps an answer, and lets those go that were not asked for longest.
     pub fn keep(&self, key: Key, reply: &node_v1::SearchReply) {
-        let bytes = reply.encoded_len() + size_of::<Answer>() + size_of::<Key>();
+        let bytes = reply.encoded_len() + size_of::<CachedAnswer>() + size_of::<Key>();
         if bytes > limits::MAX_KEPT_ANSWER_BYTES {
             return;
         }
         let mut kept = self.0.lock();
-        if let Some(old) = kept.answers.put(key, Answer { reply: reply.clone(), bytes }) {
+        if let Some(old) = kept.answers.put(key, CachedAnswer { reply: reply.clone(), bytes }) {
             kept.bytes -= old.bytes;
         }
         kept.bytes += bytes;
@@ -78,52 +78,11 @@ impl Answers {
     }
 }
 
-/// How a search will be answered, from what is cheapest to what is dearest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SearchRoute {
-    /// An answer is at hand, to be confirmed.
-    Kept,
-    /// Nearest neighbours, nothing else: the fast path.
-    Plain,
-    /// Nearest neighbours of those that a filter means.
-    Filtered,
-    /// A pool of neighbours, ranked by more than similarity.
-    Ranked,
-}
-
-impl SearchRoute {
-    /// Decides for one shard. Looks at nothing but the request and what is kept.
-    pub fn of(request: &node_v1::SearchRequest, kept: Option<u64>) -> SearchRoute {
-        let is_ranked = request.recency.is_some()
-            || request.after.is_some()
-            || !request.group_field.is_empty()
-            || !request.more_vectors.is_empty();
-        let is_timed = request.created_from_ms != 0 || request.created_to_ms != 0;
-        match kept {
-            Some(_) => SearchRoute::Kept,
-            None if is_ranked => SearchRoute::Ranked,
-            None if !request.filter_json.is_empty() || is_timed => SearchRoute::Filtered,
-            None => SearchRoute::Plain,
-        }
-    }
-
-    /// Its name in metrics and `explain`.
-    pub fn name(self) -> &'static str {
-        match self {
-            SearchRoute::Kept => "cached",
-            SearchRoute::Plain => "plain",
-            SearchRoute::Filtered => "filtered",
-            SearchRoute::Ranked => "ranked",
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
-    fn request(k: u32, shard: u32) -> node_v1::SearchRequest {
+    pub(crate) fn request(k: u32, shard: u32) -> node_v1::SearchRequest {
         let header = Some(node_v1::ReadHeader { shard, ..Default::default() });
         node_v1::SearchRequest { header, k, vector: vec![0.5; 384], ..Default::default() }
     }
@@ -132,7 +91,7 @@ mod tests {
         Some(ReadState { applied, ..Default::default() })
     }
 
-    fn reply(as_of: u64, bytes: usize) -> node_v1::SearchReply {
+    pub(crate) fn reply(as_of: u64, bytes: usize) -> node_v1::SearchReply {
         let frame = Some(node_v1::Frame { content: vec![7; bytes].into(), ..Default::default() });
         let hits = vec![node_v1::Hit { frame, ..Default::default() }];
         node_v1::SearchReply { as_of, hits, ..Default::default() }
@@ -168,7 +127,7 @@ mod tests {
 
     #[test]
     fn answers_are_bounded_by_number_and_bytes() {
-        let answers = Answers::default();
+        let answers = SearchCache::default();
         let key_of = |number: u32| key(&request(number, 0)).unwrap();
         for number in 0..limits::KEPT_ANSWERS as u32 + 10 {
             answers.keep(key_of(number), &reply(u64::from(number), 10));
@@ -184,44 +143,5 @@ mod tests {
         let kept = answers.0.lock();
         assert!(kept.bytes <= limits::KEPT_ANSWERS_BYTES);
         assert_eq!(kept.bytes, kept.answers.iter().map(|(_, answer)| answer.bytes).sum::<usize>());
-    }
-
-    #[test]
-    fn routes_go_from_cheap_to_dear() {
-        let plain = request(10, 0);
-        let filtered = node_v1::SearchRequest { filter_json: "{}".into(), ..plain.clone() };
-        let timed = node_v1::SearchRequest { created_to_ms: 5, ..plain.clone() };
-        let ranked = node_v1::SearchRequest { group_field: "session".into(), ..filtered.clone() };
-        let table = [
-            (&plain, None, SearchRoute::Plain),
-            (&filtered, None, SearchRoute::Filtered),
-            (&timed, None, SearchRoute::Filtered),
-            (&ranked, None, SearchRoute::Ranked),
-            (&ranked, Some(3), SearchRoute::Kept),
-        ];
-        for (request, kept, route) in table {
-            assert_eq!(SearchRoute::of(request, kept), route, "{request:?}");
-        }
-    }
-
-    /// Not a benchmark: the bound is ten times what it takes, in an unoptimised build.
-    #[test]
-    fn the_decision_takes_microseconds() {
-        let answers = Answers::default();
-        for number in 0..limits::KEPT_ANSWERS as u32 {
-            answers.keep(key(&request(number, 0)).unwrap(), &reply(1, 10));
-        }
-        let asked = request(77, 0);
-        let decide = || SearchRoute::of(&asked, key(&asked).and_then(|key| answers.position(&key)));
-        let mut times: Vec<Duration> = (0..200)
-            .map(|_| {
-                let started = Instant::now();
-                assert_eq!(decide(), SearchRoute::Kept);
-                started.elapsed()
-            })
-            .collect();
-        times.sort_unstable();
-        assert!(times[100] < Duration::from_micros(500), "{:?}", times[100]);
-        println!("median {:?}, p99 {:?}", times[100], times[198]);
     }
 }

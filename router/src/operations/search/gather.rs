@@ -7,11 +7,11 @@ use mira_proto::node_v1::{self, ReadHeader, ReadState};
 use mira_proto::{Problem, ShardId};
 use tokio::time::Instant;
 
-use super::answer_cache::{self, SearchRoute};
-use super::micros;
 use super::query::{Recency, ResolvedQuery};
+use super::route::SearchRoute;
+use super::{answer_cache, micros};
 use crate::cluster::{CallError, CollectionRoute, ShardAnswer, Staleness, fan_out};
-use crate::operations::field_types::Known;
+use crate::operations::field_types::FieldTypes;
 use crate::private::search::{PrivateHits, PrivateQuery};
 use crate::ranking::merge::Candidate;
 use crate::{ConsistencyToken, Memory, RequestContext, ids};
@@ -25,7 +25,7 @@ pub(super) struct Gathered {
     pub(super) missing: BTreeMap<ShardId, Problem>,
     pub(super) explain: SearchExplain,
     /// What the fields of the filter hold in them.
-    pub(super) types: Known,
+    pub(super) types: FieldTypes,
 }
 
 /// What was found among private frames.
@@ -107,14 +107,14 @@ impl Memory {
     ) -> Result<ShardHits, CallError> {
         let started = Instant::now();
         let key = answer_cache::key(&request);
-        let kept = key.as_ref().and_then(|key| self.answers.position(key));
+        let kept = key.as_ref().and_then(|key| self.search_cache.position(key));
         let by = SearchRoute::of(&request, kept);
         self.metrics.decided(by.name(), started.elapsed());
         request.unless_changed_since = kept;
         let reply = self.cluster.read(context, route, request.clone()).await?;
         if reply.not_modified {
             self.metrics.answer_cache("confirmed");
-            if let Some(reply) = key.and_then(|key| self.answers.confirmed(&key, reply.state)) {
+            if let Some(reply) = key.and_then(|key| self.search_cache.confirmed(&key, reply.state)) {
                 return Ok(ShardHits { reply, route: by });
             }
             // It was pushed out while the shard was asked.
@@ -128,7 +128,7 @@ impl Memory {
             (_, Some(_)) => "changed",
         });
         if let Some(key) = key.filter(|_| reply.as_of > 0) {
-            self.answers.keep(key, &reply);
+            self.search_cache.keep(key, &reply);
         }
         Ok(ShardHits { reply, route: SearchRoute::of(&request, None) })
     }

@@ -12,6 +12,7 @@ mod answer;
 pub(crate) mod answer_cache;
 mod gather;
 pub mod query;
+mod route;
 
 use futures::StreamExt;
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, SearchMode, SearchReply, SearchRequest, SearchResult};
@@ -111,7 +112,7 @@ impl Memory {
                     self.embedding.query(context, text).await?.to_vec()
                 }
             };
-            validate::vector_fits(&vector, (&query.collection, &query.using), space)?;
+            validate::vector_fits(&vector, space, &query.collection, &query.using)?;
             vectors.push(vector);
         }
         Ok(vectors)

@@ -47,7 +47,7 @@ pub struct Query {
     pub is_mean: bool,
     /// How many hits.
     pub k: u32,
-    /// Where.
+    /// The name of the collection to look in.
     pub collection: String,
     /// Created at or after, milliseconds; 0 = open.
     pub created_from_ms: u64,

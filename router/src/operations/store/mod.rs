@@ -371,7 +371,7 @@ pub(crate) fn needs_embedding(draft: &Draft) -> bool {
 /// The caller's own vector, or none: opaque bytes are then found by id only.
 fn given_passages(draft: &Draft, route: &CollectionRoute) -> Result<Vec<Passage>, Problem> {
     let Some(vector) = &draft.vector else { return Ok(Vec::new()) };
-    validate::vector_fits(vector, (&route.info.name, ""), convert::space(&route.info, "")?)?;
+    validate::vector_fits(vector, convert::space(&route.info, "")?, &route.info.name, "")?;
     Ok(vec![Passage { start: 0, end: 0, vector: vector.clone() }])
 }
 
@@ -382,7 +382,7 @@ pub(crate) type Named = Vec<(SpaceNumber, NamedVector)>;
 fn named_vectors(draft: &Draft, route: &CollectionRoute) -> Result<Named, Problem> {
     let named = |(name, vector): (&String, &Vec<f32>)| {
         let space = convert::space(&route.info, name)?;
-        validate::vector_fits(vector, (&route.info.name, name), space)?;
+        validate::vector_fits(vector, space, &route.info.name, name)?;
         Ok((space.number, NamedVector { space: name.clone(), vector: vector.clone() }))
     };
     draft.vectors.iter().map(named).collect()
