@@ -45,7 +45,7 @@ use mira_proto::placement::Partitioning;
 use mira_proto::{HEADER_VERSION, ShardId, limits};
 use uuid::Uuid;
 
-use super::{Call, CallError, Cluster, CollectionRoute, Group, RouteConstraint, ShardAnswer, ShardRead, Want};
+use super::{Call, CallError, Cluster, CollectionRoute, Group, ReplicaChoice, RouteConstraint, ShardAnswer, ShardRead};
 use crate::{RequestContext, ids};
 
 /// Shards that are asked at once.
@@ -224,7 +224,7 @@ impl Cluster {
         let call = Call {
             operation: Q::OPERATION,
             group: Group::Shard(shard),
-            want: if context.consistency == Consistency::Any { Want::Any } else { Want::Leader },
+            replica: if context.consistency == Consistency::Any { ReplicaChoice::Any } else { ReplicaChoice::Leader },
             deadline: context.deadline,
             try_for: Q::TRY_FOR,
             route: Some(route),

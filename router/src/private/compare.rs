@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::cache::{CopyKey, SealedVectors, VectorCopy};
 use super::credential::problem_of;
-use super::seal;
+use super::seal::{self, SealedPiece};
 use super::search::PrivateQuery;
 use crate::cluster::CallError;
 use crate::operations::convert;
@@ -99,8 +99,8 @@ impl Comparison {
 
     /// Adds the components of a frame's vectors; returns how many there were.
     fn open(&self, frame: &SealedVectors, components: &mut Vec<f32>) -> Result<usize, Problem> {
-        let sealed = (frame.id, self.query.space.number, &frame.vectors[..]);
-        let opened = seal::open_vectors(&self.query.owner, self.key.collection, sealed, components);
+        let sealed = SealedPiece { collection: self.key.collection, frame: frame.id, sealed: &frame.vectors };
+        let opened = seal::open_vectors(&self.query.owner, sealed, self.query.space.number, components);
         let count = opened.map_err(|error| self.refused(frame.id, &problem_of(error)))?;
         if count % self.dim != 0 {
             let detail = format!("{count} components do not make vectors of {}", self.dim);

@@ -31,14 +31,14 @@ use crate::operations::field_types::FieldTypes;
 use crate::operations::search::query::{Grouping, Query};
 use crate::private::seal;
 use crate::private::search::PrivateQuery;
-use crate::private::text::{Counts, Words, fuse, rank_by_words};
-use crate::ranking::merge::Candidate;
+use crate::private::text::{Words, fuse, rank_by_words};
+use crate::ranking::merge::{Candidate, WordCounts};
 use crate::{Memory, RequestContext, ids};
 
 /// Private candidates that are opened first: a round trip costs as much as opening some dozens.
 const FIRST_STEP: usize = 64;
 /// How many times more are opened next.
-const GROWTH: usize = 2;
+const STEP_FACTOR: usize = 2;
 /// Those of one round trip at most, so that it ends in a fraction of a deadline.
 const LAST_STEP: usize = 4_096;
 
@@ -56,7 +56,7 @@ pub(crate) struct PrivateFilter {
 /// What is found of a private candidate that is meant.
 struct Verdict {
     group_json: String,
-    counts: Option<Counts>,
+    counts: Option<WordCounts>,
 }
 
 /// What opening some private frames has shown.
@@ -191,7 +191,7 @@ impl Candidates {
             step.push(candidate);
         }
         self.opened += count;
-        self.step = (self.step * GROWTH).min(LAST_STEP);
+        self.step = (self.step * STEP_FACTOR).min(LAST_STEP);
         Ok(step)
     }
 
@@ -319,7 +319,7 @@ mod tests {
     use mira_proto::model::SearchRequest;
 
     /// `p` for a private candidate, `.` for a plain one.
-    fn ranked(kinds: &str) -> Candidates {
+    fn ranked(layout: &str) -> Candidates {
         let filter = PrivateFilter {
             owner: Arc::new(OwnerKey::generate(&mut mira_crypto::os_rng())),
             collection: 1,
@@ -328,7 +328,7 @@ mod tests {
             group_field: Some("type".into()),
             words: None,
         };
-        let candidates = kinds.chars().zip(1..).map(|(kind, id)| candidate(id, kind == 'p', ""));
+        let candidates = layout.chars().zip(1..).map(|(which, id)| candidate(id, which == 'p', ""));
         Candidates::new(candidates.collect(), Some(Arc::new(filter)), Default::default(), Default::default())
     }
 
