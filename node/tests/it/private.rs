@@ -1,10 +1,9 @@
 //! Private frames on a node: what it keeps, what it gives out, and to whose requests it listens.
 
-mod common;
-
 use bytes::Bytes;
-use common::{EAST, Shard, frame, number, start};
 use mira_proto::{Code, Problem, Refusal, node_v1};
+
+use crate::common::{EAST, Shard, frame, number, start};
 
 const ADA: [u8; 16] = [1; 16];
 const EVE: [u8; 16] = [2; 16];

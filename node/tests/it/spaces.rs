@@ -1,13 +1,13 @@
 //! Named vectors: a collection has an index for each of its spaces, and a frame is found in those in which it has vectors.
 
-mod common;
-
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{NodeClient, Shard, frame, number, start};
 use mira_index::{Metric, exact_top_k};
 use mira_proto::{Code, Problem, Refusal, node_v1, placement::shards_of_collection};
+use mira_testing::eventually;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use crate::common::{EAST, NodeClient, Shard, frame, number, start};
 
 /// The spaces of the collection: name, components, metric. The first is its own.
 const SPACES: [(&str, usize, Metric); 3] =
@@ -186,7 +186,7 @@ async fn what_does_not_fit_a_space_is_refused() {
     let shard = shard_of(client.clone()).await;
     let with = |named: Vec<(&str, Vec<f32>)>| {
         let named = named.into_iter().map(|(space, vector)| node_v1::NamedVector { space: space.into(), vector });
-        node_v1::FrameWrite { named: named.collect(), ..frame(1, "one", common::EAST) }
+        node_v1::FrameWrite { named: named.collect(), ..frame(1, "one", EAST) }
     };
     let refused = [
         (with(vec![("mood", vec![1.0; 12])]), Code::InvalidArgument),
@@ -250,12 +250,10 @@ async fn a_space_has_a_beam_of_its_own() {
         reply.explain.expect("it was asked for")
     };
     // The beam shows once there is a graph.
-    for _ in 0..500 {
-        if explained("state", 12).await.plan() == node_v1::SearchPlan::Graph {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("there is a graph", Duration::from_secs(60), async || {
+        explained("state", 12).await.plan() == node_v1::SearchPlan::Graph
+    })
+    .await;
     assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 64));
     node.shutdown().await;
 }
