@@ -169,10 +169,10 @@ async fn filters_find_what_the_model_finds_whatever_happened() {
         // By filter: exactly those.
         let filter = json!({ "and": [{ "field": "metadata.n", "eq": round }, { "field": "type", "eq": "code" }] });
         let removed = forget(&shard, &filter).await;
-        let doomed = |kept: &Kept| kept.n() == round && kept.kind == "code";
-        let expected: Vec<u128> = model.iter().filter(|(_, kept)| doomed(kept)).map(|(id, _)| *id).collect();
+        let is_meant = |kept: &Kept| kept.n() == round && kept.kind == "code";
+        let expected: Vec<u128> = model.iter().filter(|(_, kept)| is_meant(kept)).map(|(id, _)| *id).collect();
         assert_eq!(removed, expected);
-        model.retain(|_, kept| !doomed(kept));
+        model.retain(|_, kept| !is_meant(kept));
         check(&shard, &model, &mut random).await;
         node.shutdown().await;
     }

@@ -138,7 +138,7 @@ async fn a_restart_keeps_frames_and_builds_the_index_again() {
 
 /// The meta group is group 0, and its state begins with that number.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_map_is_made_anew_from_the_log() {
+async fn a_damaged_map_is_rebuilt_from_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let (node, client) = start(folder.path()).await;
     let shard = Shard::new(client, "kept").await;

@@ -10,7 +10,7 @@ use std::{
 
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
 use mira_node::{
-    meta::{ClusterState, MetaCommand, Move, MoveStep, NodePhase, NodeRecord, state::Header},
+    meta::{ClusterState, MetaCommand, Move, MoveStep, NodePhase, NodeRecord, state::ClusterHeader},
     placement::{
         rebalance::{self, NodeChange, Planned},
         reconcile::{self, Observed},
@@ -54,13 +54,13 @@ impl Runner for Placement {
         match command.name.as_str() {
             "cluster" => {
                 let nodes: u64 = parsed(&mut args, "nodes")?.ok_or("how many nodes?")?;
-                let header = Header {
+                let header = ClusterHeader {
                     cluster_id: 1,
                     epoch: 1,
                     shards: parsed(&mut args, "shards")?.unwrap_or(2),
                     replication: parsed(&mut args, "replication")?.unwrap_or(3),
                     expect: parsed(&mut args, "expect")?.unwrap_or(3),
-                    ..Header::default()
+                    ..ClusterHeader::default()
                 };
                 args.reject_next()?;
                 *self = Placement::default();

@@ -205,7 +205,7 @@ mod layers {
     use mira_crypto::{ClusterKey, CollectionKey, Part};
     use mira_node::{
         keys::keyring::{FIRST_KEY, Keyring},
-        meta::{ClusterState, CollectionRecord, state::Header},
+        meta::{ClusterState, CollectionRecord, state::ClusterHeader},
         shard::{read::private, record::FramePlace},
     };
     use proptest::prelude::*;
@@ -219,7 +219,7 @@ mod layers {
     fn node() -> Node {
         let keyring = Keyring::new(vec![ClusterKey::generate(&mut mira_crypto::os_rng())]);
         let layer_keys = [(FIRST_KEY, keyring.new_layer_key())].into();
-        let cluster = ClusterState { header: Header { layer_keys, ..Default::default() }, ..Default::default() };
+        let cluster = ClusterState { header: ClusterHeader { layer_keys, ..Default::default() }, ..Default::default() };
         let collection = CollectionRecord {
             id: 7,
             name: "c".into(),

@@ -94,10 +94,10 @@ async fn change(shard: &Shard, frames: std::ops::Range<u128>, random: &mut StdRn
         let reply = shard.write(ids.iter().map(|&id| write(id, random, model)).collect()).await.expect("an answer");
         assert!(reply.outcomes.iter().all(|outcome| outcome.problem.is_none()), "{reply:?}");
     }
-    let doomed: Vec<u128> = ids.choose_multiple(random, ids.len() / 10).copied().collect();
-    let ids = doomed.iter().map(|id| id.to_be_bytes().to_vec().into()).collect();
-    assert_eq!(shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await.len(), doomed.len());
-    model.values_mut().for_each(|space| space.retain(|id, _| !doomed.contains(id)));
+    let removed: Vec<u128> = ids.choose_multiple(random, ids.len() / 10).copied().collect();
+    let ids = removed.iter().map(|id| id.to_be_bytes().to_vec().into()).collect();
+    assert_eq!(shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await.len(), removed.len());
+    model.values_mut().for_each(|space| space.retain(|id, _| !removed.contains(id)));
 }
 
 async fn search(
