@@ -348,11 +348,7 @@ async fn compare(
     route: &CollectionRoute,
     (shard, copy): (ShardId, Arc<Copy>),
 ) -> Result<Vec<Candidate>, CallError> {
-    let metric = match probe.space.metric {
-        Metric::Cosine => mira_index::Metric::Cosine,
-        Metric::Dot => mira_index::Metric::Dot,
-        Metric::L2 => mira_index::Metric::L2,
-    };
+    let metric = probe.space.metric;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tasks = copy.frames.len().div_ceil(FRAMES_PER_TASK).clamp(1, cores);
     let length = copy.frames.len().div_ceil(tasks).max(1);
@@ -387,7 +383,7 @@ struct Comparison {
     now_ms: u64,
     collection: CollectionId,
     shard: ShardId,
-    metric: mira_index::Metric,
+    metric: Metric,
     dim: usize,
 }
 

@@ -1,12 +1,12 @@
 //! What kinds of values the fields of a filter have in a shard, so that a router can refuse a comparison that no frame could
-//! meet ([`mira_index::Condition::clash`]).
+//! meet ([`mira_index::Condition::type_mismatch`]).
 //!
 //! The index knows it of everything that it has taken. A search says so with its answer; the tail is looked at only for
 //! fields that would clash without it, so that a search which makes sense pays for a few look-ups. Frames without vectors
 //! are in no index; a search never finds them, but `forget` by filter removes them too. It asks the index first and, only
 //! if that would have it refuse, walks over all frames step by step.
 
-use mira_index::{Attributes, Condition, Kinds, VectorIndex, filter};
+use mira_index::{Attributes, Condition, TypeSet, VectorIndex, filter};
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
 
 use crate::meta::CollectionRecord;
@@ -19,10 +19,10 @@ pub(super) fn known<'a>(
     vectors: Option<&VectorIndex>,
     tail: impl Iterator<Item = &'a Attributes>,
 ) -> Fields {
-    let of = |field: &str| vectors.map_or(Kinds::NONE, |vectors| vectors.kinds(field));
+    let of = |field: &str| vectors.map_or(TypeSet::NONE, |vectors| vectors.field_types(field));
     let mut fields: Fields =
         condition.compared_fields().into_iter().map(|field| (field.to_owned(), of(field))).collect();
-    if !condition.is_plain(&|field| of(field)) {
+    if !condition.is_well_typed(&|field| of(field)) {
         tail.for_each(|attributes| join(&mut fields, attributes));
     }
     fields
@@ -30,7 +30,7 @@ pub(super) fn known<'a>(
 
 fn join(fields: &mut Fields, attributes: &Attributes) {
     for (field, kinds) in fields {
-        *kinds = attributes.of(field).fold(*kinds, |kinds, value| kinds.with(Kinds::of(value)));
+        *kinds = attributes.of(field).fold(*kinds, |kinds, value| kinds.with(TypeSet::of(value)));
     }
 }
 
@@ -67,7 +67,7 @@ impl Shard {
         after: Option<FrameId>,
     ) -> Result<(Fields, Option<FrameId>), Refusal> {
         let compared = condition.compared_fields().into_iter();
-        let mut fields: Fields = compared.map(|field| (field.to_owned(), Kinds::NONE)).collect();
+        let mut fields: Fields = compared.map(|field| (field.to_owned(), TypeSet::NONE)).collect();
         let (mut looked_at, mut last) = (0, None);
         self.walk_plain(collection, after, &mut |frame, read| {
             looked_at += 1;

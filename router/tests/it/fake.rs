@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mira_index::filter::{self, Said};
 use mira_index::ranking::{Candidate, Ranking};
-use mira_index::{Attributes, Hit, Kinds, Times};
+use mira_index::{Attributes, Hit, Times, TypeSet};
 use mira_proto::node_v1::node_server::{Node, NodeServer};
 use mira_proto::node_v1::{self as wire, read_level::Kind};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits};
@@ -264,7 +264,7 @@ fn kinds_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownKinds {
         frames.iter().filter(|kept| kept.private.owner.is_empty()).map(|kept| attributes(&kept.frame)).collect();
     let kinds = |field: &str| {
         let values = plain.iter().flat_map(|attributes| attributes.of(field));
-        values.fold(Kinds::NONE, |kinds, value| kinds.with(Kinds::of(value))).bits().into()
+        values.fold(TypeSet::NONE, |kinds, value| kinds.with(TypeSet::of(value))).bits().into()
     };
     let fields = compared.into_iter().map(|field| wire::FieldKinds { field: field.to_owned(), kinds: kinds(field) });
     wire::KnownKinds { fields: fields.collect() }

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::vector::binary::PLANES;
+use super::PLANES;
 
 /// Sums in eight lanes, which the compiler turns into vector code where it can.
 fn sum_lanes(length: usize, term: impl Fn(usize) -> f32) -> f32 {
