@@ -63,8 +63,8 @@ impl Known {
 
     /// Refuses a filter of a request that was checked, for a collection.
     pub(crate) fn check(&self, filter_json: &str, collection: &str) -> Result<(), Problem> {
-        let Some(checked) = filter::parse(filter_json)? else { return Ok(()) };
-        self.clash(&filter::condition(checked)).map_or(Ok(()), |clash| Err(refusal(&clash, collection)))
+        let Some(condition) = filter::parse(filter_json)? else { return Ok(()) };
+        self.clash(&condition).map_or(Ok(()), |clash| Err(refusal(&clash, collection)))
     }
 }
 

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use mira_proto::filter::{self, Condition, Filter};
+use mira_index::Condition;
+use mira_proto::filter::{self, Filter};
 use mira_proto::model::{
     CollectionSettings, Combine, DEFAULT_COLLECTION, DEFAULT_TYPE, ForgetRequest, Metadata, Metric, RecallRequest,
     Recency, ScanRequest, SearchMode, SearchRequest, SessionsRequest, StoreItem,
@@ -517,7 +518,7 @@ fn words(mode: &SearchMode, probes: &[Probe]) -> Result<Option<Words>, Problem> 
 
 /// A filter that was checked, as the shards read it.
 fn checked_filter(filter: &Filter) -> Result<String, Problem> {
-    filter.check()?;
+    mira_index::filter::check(filter)?;
     serde_json::to_string(filter).map_err(|error| Problem::internal(format!("the filter is no JSON: {error}")))
 }
 
@@ -615,7 +616,7 @@ pub fn forget(request: ForgetRequest) -> Result<(String, Doomed), Problem> {
 
 /// A filter that leaves something out: to forget everything must be asked for in so many words.
 fn meaningful(filter: &Filter) -> Result<String, Problem> {
-    match filter.check()? {
+    match mira_index::filter::check(filter)? {
         Condition::All(parts) if parts.is_empty() => {
             Err(Problem::invalid("the filter matches everything: send all: true if that is meant"))
         }

@@ -1,13 +1,12 @@
 //! The filter of a request, read into what an index is asked.
 
-use std::ops::{Bound, Range};
+use std::ops::Range;
 
 use mira_proto::Problem;
-use mira_proto::filter::{self, Filter, Scalar};
+use mira_proto::filter::Filter;
 
-use crate::filter::attributes::number;
-use crate::filter::condition::{Condition, Span, Test};
-use crate::filter::value::Value;
+use crate::filter::check::check;
+use crate::filter::condition::Condition;
 
 /// What a request's filter asks: of the time of creation, which every frame of an index has at hand, and of the rest.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,26 +19,26 @@ pub struct Wanted {
 
 /// Reads the filter of a request, `None` if it is empty. A router checks it with better words before; a node trusts
 /// no router.
-pub fn parse(json: &str) -> Result<Option<filter::Condition>, Problem> {
+pub fn parse(json: &str) -> Result<Option<Condition>, Problem> {
     if json.is_empty() {
         return Ok(None);
     }
     let filter: Filter =
         serde_json::from_str(json).map_err(|error| Problem::invalid(format!("the filter is wrong: {error}")))?;
-    filter.check().map(Some)
+    check(&filter).map(Some)
 }
 
 /// Splits what a filter asks of the time of creation off, where it must hold as a whole.
-pub fn split(filter: Option<filter::Condition>, created_ms: Range<u64>) -> Wanted {
+pub fn split(filter: Option<Condition>, created_ms: Range<u64>) -> Wanted {
     let parts = match filter {
         None => Vec::new(),
-        Some(filter::Condition::All(parts)) => parts,
+        Some(Condition::All(parts)) => parts,
         Some(other) => vec![other],
     };
     let mut wanted = Wanted { created_ms, condition: None };
     let mut rest = Vec::new();
     for part in parts {
-        match condition(part) {
+        match part {
             Condition::Created(range) => {
                 let Range { start, end } = wanted.created_ms;
                 wanted.created_ms = start.max(range.start)..end.min(range.end);
@@ -53,44 +52,6 @@ pub fn split(filter: Option<filter::Condition>, created_ms: Range<u64>) -> Wante
         _ => Some(Condition::All(rest)),
     };
     wanted
-}
-
-/// A checked filter in the words of the index.
-pub fn condition(checked: filter::Condition) -> Condition {
-    let all = |parts: Vec<filter::Condition>| parts.into_iter().map(condition).collect();
-    match checked {
-        filter::Condition::All(parts) => Condition::All(all(parts)),
-        filter::Condition::Any(parts) => Condition::Any(all(parts)),
-        filter::Condition::Not(part) => Condition::Not(Box::new(condition(*part))),
-        filter::Condition::Created(range) => Condition::Created(range),
-        filter::Condition::Field(field, test) => Condition::Field(field, self::test(test)),
-    }
-}
-
-fn test(test: filter::Test) -> Test {
-    let bound = |end: Option<(Scalar, bool)>| match end.and_then(|(scalar, included)| Some((value(scalar)?, included)))
-    {
-        Some((value, true)) => Bound::Included(value),
-        Some((value, false)) => Bound::Excluded(value),
-        None => Bound::Unbounded,
-    };
-    match test {
-        filter::Test::In(values) => Test::In(values.into_iter().filter_map(value).collect()),
-        // A checked range has an end and its ends are of one type.
-        filter::Test::Between(lower, upper) => {
-            Span::new(bound(lower), bound(upper)).map_or(Test::In(Vec::new()), Test::Within)
-        }
-        filter::Test::Prefix(prefix) => Test::Prefix(prefix),
-        filter::Test::Exists => Test::Exists,
-    }
-}
-
-fn value(scalar: Scalar) -> Option<Value> {
-    match scalar {
-        Scalar::Bool(value) => Some(Value::Bool(value)),
-        Scalar::Number(value) => number(&value).map(Value::Number),
-        Scalar::Text(value) => Some(Value::Text(value.into())),
-    }
 }
 
 #[cfg(test)]
@@ -124,7 +85,7 @@ mod tests {
         ];
         for (json, holds) in table {
             let checked = parse(json).unwrap();
-            assert_eq!(condition(checked.clone().unwrap()).matches(&frame, &times), holds, "{json}");
+            assert_eq!(checked.clone().unwrap().matches(&frame, &times), holds, "{json}");
             let Wanted { created_ms, condition } = split(checked, 0..u64::MAX);
             let rest = condition.is_none_or(|condition| condition.matches(&frame, &times));
             assert_eq!(created_ms.contains(&times.created_ms) && rest, holds, "{json}");

@@ -46,8 +46,7 @@ impl Shard {
     pub async fn field_kinds(&self, request: node_v1::FieldKindsRequest) -> Result<node_v1::FieldKindsReply, Refusal> {
         self.ready_for(request.level.unwrap_or_default()).await?;
         let collection = self.collection(request.epoch, request.collection)?;
-        let checked = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
-        let condition = filter::condition(checked);
+        let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
         if !request.walk {
             // While the index is being made only a walk can tell.
             let kinds = self.index.field_kinds(&collection, &condition).map(to_wire);

@@ -258,7 +258,7 @@ fn attributes(frame: &wire::Frame) -> Attributes {
 
 /// What the fields of a filter hold in plain frames.
 fn kinds_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownKinds {
-    let condition = filter::parse(filter_json).unwrap().map(filter::condition);
+    let condition = filter::parse(filter_json).unwrap();
     let compared = condition.as_ref().map(|condition| condition.compared_fields()).unwrap_or_default();
     let plain: Vec<_> =
         frames.iter().filter(|kept| kept.private.owner.is_empty()).map(|kept| attributes(&kept.frame)).collect();
@@ -273,9 +273,8 @@ fn kinds_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownKinds {
 /// Whether a plain frame meets a filter.
 fn is_meant(filter_json: &str, frame: &wire::Frame) -> bool {
     let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
-    let checked = filter::parse(filter_json).unwrap();
-    frame.private.is_empty()
-        && checked.is_none_or(|checked| filter::condition(checked).matches(&attributes(frame), &times))
+    let condition = filter::parse(filter_json).unwrap();
+    frame.private.is_empty() && condition.is_none_or(|condition| condition.matches(&attributes(frame), &times))
 }
 
 impl Kept {
