@@ -218,6 +218,23 @@ impl Matched {
     }
 }
 
+/// A field as an image has it.
+pub(crate) struct RestoredField {
+    pub(crate) name: String,
+    /// It took too much: its values are not indexed.
+    pub(crate) is_dropped: bool,
+    pub(crate) values: Vec<Value>,
+}
+
+/// The attributes of a document as an image has them.
+pub(crate) struct RestoredDocument {
+    /// Its first slot.
+    pub(crate) slot: u32,
+    /// It has attributes that are not among its terms.
+    pub(crate) is_partial: bool,
+    pub(crate) terms: Vec<Term>,
+}
+
 /// What is behind the lock.
 #[derive(Default)]
 pub(crate) struct PostingLists {
@@ -322,21 +339,21 @@ impl Postings {
     /// Everything at once, from an image.
     pub(crate) fn restore(
         &self,
-        fields: Vec<(String, bool, Vec<Value>)>,
-        documents: Vec<(u32, bool, Vec<Term>)>,
+        fields: Vec<RestoredField>,
+        documents: Vec<RestoredDocument>,
         field_types: FieldTypes,
     ) -> Option<()> {
         let mut inner = self.0.write();
         // A value whose type is not known would be refused to whoever asks for it.
-        let are_known = |(name, _, values): &(String, bool, Vec<Value>)| {
-            let known = field_types.of(name);
-            values.iter().all(|value| known.holds(TypeSet::of(value)))
+        let are_known = |field: &RestoredField| {
+            let known = field_types.of(&field.name);
+            field.values.iter().all(|value| known.holds(TypeSet::of(value)))
         };
         if !fields.iter().all(are_known) {
             return None;
         }
         inner.field_types = field_types;
-        for (name, is_dropped, values) in fields {
+        for RestoredField { name, is_dropped, values } in fields {
             let number = inner.field(&name).filter(|number| *number + 1 == inner.fields.len())?;
             let field = &mut inner.fields[number];
             field.is_dropped = is_dropped;
@@ -345,7 +362,7 @@ impl Postings {
             field.postings = values.iter().map(|_| Posting::Many(Box::default())).collect();
             field.values = values;
         }
-        for (slot, is_partial, terms) in documents {
+        for RestoredDocument { slot, is_partial, terms } in documents {
             for term in &terms {
                 let field = inner.fields.get_mut(term.field())?;
                 let posting = field.postings.get_mut(term.value())?;

@@ -1,4 +1,4 @@
-//! What a search is asked, answered and explained in.
+//! The question of one search: a query, filters, bounds, with how the answer is explained.
 
 use crate::document::Document;
 use crate::filter::condition::Condition;

@@ -1,4 +1,4 @@
-//! Conditions on attributes: the same documents as one by one, after any history, and the recall of what a planner chose.
+//! Conditions on attributes: the same documents as one by one after any history, the recall of what a planner chose.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

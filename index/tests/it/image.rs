@@ -1,4 +1,4 @@
-//! Images: the same answers after a round trip, and an error for every byte that is not as it was written.
+//! Images: the same answers after a round trip, an error for every byte that is not as it was written.
 
 use std::ops::Bound;
 

@@ -1,4 +1,4 @@
-//! Measuring recall with an index's own vectors: the same as asking one by one and comparing with the exact answers.
+//! Measuring recall with an index's own vectors: as asking one by one would, beside the exact answers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

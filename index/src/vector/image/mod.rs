@@ -96,3 +96,19 @@ fn rows_code(rows: &Rows) -> u8 {
         Rows::Source(_) => 2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_of_a_collection_keep_their_numbers() {
+        for (metric, code) in [(Metric::Cosine, 0), (Metric::Dot, 1), (Metric::L2, 2)] {
+            assert_eq!((metric_code(metric), metric_of(code)), (code, Some(metric)));
+        }
+        for (quantization, code) in [(Quantization::None, 0), (Quantization::Int8, 1), (Quantization::Binary, 2)] {
+            assert_eq!((quantization_code(quantization), quantization_of(code)), (code, Some(quantization)));
+        }
+        assert_eq!((metric_of(3), quantization_of(3)), (None, None));
+    }
+}

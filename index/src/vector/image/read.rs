@@ -5,7 +5,7 @@ use std::io::Read;
 use crate::document::Times;
 use crate::error::ImageError;
 use crate::filter::field_types::{FieldTypes, MAX_NAME_BYTES, MAX_NAMED, TypeSet};
-use crate::filter::postings::{MAX_FIELDS, MAX_PER_DOCUMENT, Term};
+use crate::filter::postings::{MAX_FIELDS, MAX_PER_DOCUMENT, RestoredDocument, RestoredField, Term};
 use crate::limits::{MAX_PASSAGES, MAX_SLOTS};
 use crate::vector::arena::WRITTEN;
 use crate::vector::config::Config;
@@ -106,7 +106,7 @@ fn read_attributes(source: &mut ChunkReader<impl Read>, segment: &Segment, conte
     for _ in 0..count {
         let (name, is_dropped) = (source.text(usize::MAX)?, source.u8()? != 0);
         let values = (0..source.u32()?).map(|_| source.value()).collect::<Result<Vec<_>, _>>()?;
-        fields.push((name, is_dropped, values));
+        fields.push(RestoredField { name, is_dropped, values });
     }
     let field_types = read_field_types(source)?;
     let mut documents = Vec::new();
@@ -116,7 +116,7 @@ fn read_attributes(source: &mut ChunkReader<impl Read>, segment: &Segment, conte
             return Err(ImageError::Damaged("number of attributes"));
         }
         let terms = (0..count).map(|_| source.u32().map(Term)).collect::<Result<Vec<_>, _>>()?;
-        documents.push((slot, is_partial, terms));
+        documents.push(RestoredDocument { slot, is_partial, terms });
     }
     segment.postings.restore(fields, documents, field_types).ok_or(ImageError::Damaged("attributes"))
 }

@@ -1,4 +1,4 @@
-//! Kernels in plain Rust: the reference for the others, and the path of CPUs without one.
+//! Kernels in plain Rust: the reference for the others, the path of CPUs without them.
 
 use half::f16;
 
