@@ -140,7 +140,7 @@ impl Drop for RunningNode {
 fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) -> Vec<JoinHandle<()>> {
     let cluster = Trigger::Cluster(node.watch_cluster());
     let migration = MigrationJob { node: node.clone(), cursors: migration::Cursors::default() };
-    let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::Cursors::new() };
+    let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::ResealCursors::new() };
     let chunk_gc = ChunkGc { node: node.clone(), idle: config.chunk_gc.idle };
     let mut tasks = vec![
         background.spawn_periodic("migration", migration::EVERY, cluster, migration),

@@ -78,7 +78,7 @@ impl NodeService {
 }
 
 /// The shard that a read or a write is meant for.
-fn header_shard(header: &Option<impl Header>) -> Result<ShardId, Problem> {
+fn header_shard(header: &Option<impl RequestHeader>) -> Result<ShardId, Problem> {
     let header = header.as_ref().ok_or_else(|| Problem::invalid("the header is missing"))?;
     if header.version() > HEADER_VERSION {
         let detail = format!("the header has version {}, this node knows {HEADER_VERSION}", header.version());
@@ -88,12 +88,12 @@ fn header_shard(header: &Option<impl Header>) -> Result<ShardId, Problem> {
 }
 
 /// What the headers of reads and of writes have in common.
-trait Header {
+trait RequestHeader {
     fn version(&self) -> u32;
     fn shard(&self) -> ShardId;
 }
 
-impl Header for node_v1::ReadHeader {
+impl RequestHeader for node_v1::ReadHeader {
     fn version(&self) -> u32 {
         self.version
     }
@@ -103,7 +103,7 @@ impl Header for node_v1::ReadHeader {
     }
 }
 
-impl Header for node_v1::WriteHeader {
+impl RequestHeader for node_v1::WriteHeader {
     fn version(&self) -> u32 {
         self.version
     }

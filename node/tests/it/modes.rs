@@ -1,12 +1,11 @@
 //! What a search asks beyond the nearest, against a model; and answers that are not given again when they should not be.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{EAST, NORTH, Shard, frame, number, start};
 use mira_proto::node_v1::{self, SearchRequest};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::common::{EAST, NORTH, Shard, frame, number, start};
 
 type Model = BTreeMap<u128, ([f32; 4], String)>;
 
@@ -137,9 +136,9 @@ async fn pages_are_stable_under_writes() {
         let near: Vec<_> = (next_id + 40..next_id + 80).map(|id| frame(id, "near", query)).collect();
         shard.write(near).await.unwrap();
         next_id += 80;
-        let doomed = before[random.random_range(seen.len().min(398)..399)].0;
-        gone.push(doomed);
-        let ids = vec![doomed.to_be_bytes().to_vec().into()];
+        let removed = before[random.random_range(seen.len().min(398)..399)].0;
+        gone.push(removed);
+        let ids = vec![removed.to_be_bytes().to_vec().into()];
         shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await;
     }
     let mut ids: Vec<u128> = seen.iter().map(|hit| hit.0).collect();

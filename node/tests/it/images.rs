@@ -1,7 +1,5 @@
 //! Index images: a restart goes on from the last whole one and the frames changed since, whatever happened to it.
 
-mod common;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -9,10 +7,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Shard, frame, number, start};
 use mira_index::{Metric, exact_top_k};
 use mira_node::RunningNode;
 use mira_proto::node_v1;
+use mira_testing::eventually;
+
+use crate::common::{Shard, frame, number, start};
 
 const FRAMES: u128 = 3_000;
 /// Names the folder of the node that a child process of the crash test runs.
@@ -231,12 +231,10 @@ async fn dropping_a_collection_deletes_its_image_and_its_rows() {
         .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false })
         .await
         .unwrap();
-    let gone = async {
-        while !files(folder.path()).is_empty() || node.node().row_cache().bytes() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("image and rows go with the collection");
+    eventually("image and rows go with the collection", Duration::from_secs(10), async || {
+        files(folder.path()).is_empty() && node.node().row_cache().bytes() == 0
+    })
+    .await;
     node.shutdown().await;
     assert_eq!(files(folder.path()), [] as [PathBuf; 0]);
 }
@@ -269,7 +267,7 @@ async fn images_survive_kill_9() {
     let folder = tempfile::tempdir().unwrap();
     for kill in 0..5u64 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_of_the_crash_test", "--nocapture"])
+            .args(["--exact", "images::child_of_the_crash_test", "--nocapture"])
             .env(CHILD, folder.path())
             .stdout(std::process::Stdio::piped())
             .spawn()
@@ -337,9 +335,10 @@ async fn restart_of_a_large_collection() {
         });
         shard.write(frames.collect()).await.unwrap();
     }
-    while node.node().shards().iter().any(|(_, shard)| shard.index().stats().lag > 0) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the index has followed", Duration::from_secs(3_600), async || {
+        node.node().shards().iter().all(|(_, shard)| shard.index().stats().lag == 0)
+    })
+    .await;
     println!("{count} frames stored and indexed in {:.1} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
     node.shutdown().await;

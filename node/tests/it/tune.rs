@@ -1,12 +1,12 @@
 //! Measuring recall in a shard, and the beam that a collection is given: used by every search, kept over restarts.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{EAST, NodeClient, Shard, frame, start};
 use mira_proto::{Code, Problem, Refusal, node_v1, placement::shards_of_collection};
+use mira_testing::eventually;
 use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::common::{DIM, EAST, NodeClient, Shard, frame, start};
 
 const FRAMES: u128 = 4_000;
 const WANTED: f64 = 0.95;
@@ -68,9 +68,10 @@ async fn measure(
 
 /// Waits until the index has caught up with what was stored.
 async fn indexed(shard: &Shard, vectors: u128) {
-    while measure(shard, |request| request.samples = 1).await.unwrap().vectors != vectors as u64 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the index has followed", Duration::from_secs(120), async || {
+        measure(shard, |request| request.samples = 1).await.unwrap().vectors == vectors as u64
+    })
+    .await;
 }
 
 async fn tune(shard: &Shard, collection: u64, ef: u32) -> Result<node_v1::TuneCollectionReply, Refusal> {
@@ -184,7 +185,7 @@ async fn what_has_no_graph_is_not_measured_and_private_frames_never_are() {
     };
     shard.one(private).await.unwrap();
     assert_eq!(measure(&shard, |_| {}).await.unwrap().vectors, 0);
-    fill(&shard, 300, common::DIM as usize).await;
+    fill(&shard, 300, DIM as usize).await;
     indexed(&shard, 300).await;
     let small = measure(&shard, |_| {}).await.unwrap();
     assert_eq!((small.scanned, small.samples, small.beams.len()), (true, 0, 0));

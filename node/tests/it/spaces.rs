@@ -1,13 +1,13 @@
 //! Named vectors: a collection has an index for each of its spaces, and a frame is found in those in which it has vectors.
 
-mod common;
-
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{NodeClient, Shard, frame, number, start};
 use mira_index::{Metric, exact_top_k};
 use mira_proto::{Code, Problem, Refusal, node_v1, placement::shards_of_collection};
+use mira_testing::eventually;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use crate::common::{EAST, NodeClient, Shard, frame, number, start};
 
 /// The spaces of the collection: name, components, metric. The first is its own.
 const SPACES: [(&str, usize, Metric); 3] =
@@ -94,10 +94,10 @@ async fn change(shard: &Shard, frames: std::ops::Range<u128>, random: &mut StdRn
         let reply = shard.write(ids.iter().map(|&id| write(id, random, model)).collect()).await.expect("an answer");
         assert!(reply.outcomes.iter().all(|outcome| outcome.problem.is_none()), "{reply:?}");
     }
-    let doomed: Vec<u128> = ids.choose_multiple(random, ids.len() / 10).copied().collect();
-    let ids = doomed.iter().map(|id| id.to_be_bytes().to_vec().into()).collect();
-    assert_eq!(shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await.len(), doomed.len());
-    model.values_mut().for_each(|space| space.retain(|id, _| !doomed.contains(id)));
+    let removed: Vec<u128> = ids.choose_multiple(random, ids.len() / 10).copied().collect();
+    let ids = removed.iter().map(|id| id.to_be_bytes().to_vec().into()).collect();
+    assert_eq!(shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await.len(), removed.len());
+    model.values_mut().for_each(|space| space.retain(|id, _| !removed.contains(id)));
 }
 
 async fn search(
@@ -186,7 +186,7 @@ async fn what_does_not_fit_a_space_is_refused() {
     let shard = shard_of(client.clone()).await;
     let with = |named: Vec<(&str, Vec<f32>)>| {
         let named = named.into_iter().map(|(space, vector)| node_v1::NamedVector { space: space.into(), vector });
-        node_v1::FrameWrite { named: named.collect(), ..frame(1, "one", common::EAST) }
+        node_v1::FrameWrite { named: named.collect(), ..frame(1, "one", EAST) }
     };
     let refused = [
         (with(vec![("mood", vec![1.0; 12])]), Code::InvalidArgument),
@@ -250,12 +250,10 @@ async fn a_space_has_a_beam_of_its_own() {
         reply.explain.expect("it was asked for")
     };
     // The beam shows once there is a graph.
-    for _ in 0..500 {
-        if explained("state", 12).await.plan() == node_v1::SearchPlan::Graph {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("there is a graph", Duration::from_secs(60), async || {
+        explained("state", 12).await.plan() == node_v1::SearchPlan::Graph
+    })
+    .await;
     assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 64));
     node.shutdown().await;
 }

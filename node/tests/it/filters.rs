@@ -1,13 +1,12 @@
 //! Filters in a shard: the same frames as a model finds, through stores, replacements, removals and restarts.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Shard, frame, number, start};
 use mira_proto::{Code, Refusal, node_v1};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
+
+use crate::common::{EAST, Shard, frame, number, start};
 
 /// What the model knows of a frame.
 #[derive(Clone)]
@@ -170,10 +169,10 @@ async fn filters_find_what_the_model_finds_whatever_happened() {
         // By filter: exactly those.
         let filter = json!({ "and": [{ "field": "metadata.n", "eq": round }, { "field": "type", "eq": "code" }] });
         let removed = forget(&shard, &filter).await;
-        let doomed = |kept: &Kept| kept.n() == round && kept.kind == "code";
-        let expected: Vec<u128> = model.iter().filter(|(_, kept)| doomed(kept)).map(|(id, _)| *id).collect();
+        let is_meant = |kept: &Kept| kept.n() == round && kept.kind == "code";
+        let expected: Vec<u128> = model.iter().filter(|(_, kept)| is_meant(kept)).map(|(id, _)| *id).collect();
         assert_eq!(removed, expected);
-        model.retain(|_, kept| !doomed(kept));
+        model.retain(|_, kept| !is_meant(kept));
         check(&shard, &model, &mut random).await;
         node.shutdown().await;
     }
@@ -212,13 +211,13 @@ async fn large_sets_are_forgotten_in_steps() {
     for chunk in (1..=2_500u128).collect::<Vec<_>>().chunks(100) {
         let frames = chunk.iter().map(|id| node_v1::FrameWrite {
             metadata_json: json!({ "even": id.is_multiple_of(2) }).to_string(),
-            ..frame(*id, &format!("frame {id}"), common::EAST)
+            ..frame(*id, &format!("frame {id}"), EAST)
         });
         shard.write(frames.collect()).await.unwrap();
     }
     let removed = forget(&shard, &json!({ "field": "metadata.even", "eq": true })).await;
     assert_eq!(removed.len(), 1_250, "more than one step takes");
-    let left = search(&shard, common::EAST, 1_000, &json!({ "field": "metadata.even", "eq": true })).await.unwrap();
+    let left = search(&shard, EAST, 1_000, &json!({ "field": "metadata.even", "eq": true })).await.unwrap();
     assert_eq!(left.hits.len(), 0);
     assert_eq!(forget(&shard, &json!({ "field": "metadata.even", "exists": true })).await.len(), 1_250);
     node.shutdown().await;
@@ -229,7 +228,7 @@ async fn a_node_checks_filters_itself() {
     let folder = tempfile::tempdir().unwrap();
     let (node, client) = start(folder.path()).await;
     let shard = Shard::new(client, "c").await;
-    shard.one(frame(1, "a", common::EAST)).await.unwrap();
+    shard.one(frame(1, "a", EAST)).await.unwrap();
     let deep = (0..20).fold(json!({ "field": "type", "eq": "x" }), |inner, _| json!({ "not": inner }));
     for (filter, code) in [
         (json!({ "field": "color", "eq": 1 }), Code::InvalidArgument),
@@ -237,10 +236,10 @@ async fn a_node_checks_filters_itself() {
         (json!([1]), Code::InvalidArgument),
         (deep, Code::TooLarge),
     ] {
-        let refused = search(&shard, common::EAST, 1, &filter).await.unwrap_err();
+        let refused = search(&shard, EAST, 1, &filter).await.unwrap_err();
         assert!(matches!(&refused, Refusal::Problem(problem) if problem.code == code), "{filter}: {refused:?}");
     }
-    let unknown = search(&shard, common::EAST, 1, &json!({ "field": "metadata.colour", "eq": 1 })).await.unwrap();
+    let unknown = search(&shard, EAST, 1, &json!({ "field": "metadata.colour", "eq": 1 })).await.unwrap();
     assert_eq!(unknown.hits, []);
     node.shutdown().await;
 }
@@ -266,8 +265,7 @@ async fn filters_survive_a_restart_from_an_image() {
     let from_images: u64 = node.node().shards().iter().map(|(_, open)| open.index().stats().from_images).sum();
     assert_eq!(from_images, 3_000, "nothing was built from frames");
     let of = async |third: u64| {
-        let reply =
-            search(&shard, common::EAST, 1_000, &json!({ "field": "metadata.third", "eq": third })).await.unwrap();
+        let reply = search(&shard, EAST, 1_000, &json!({ "field": "metadata.third", "eq": third })).await.unwrap();
         (reply.hits.iter().map(|hit| number(&hit.id)).collect::<Vec<_>>(), reply.explain.unwrap())
     };
     let (found, explain) = of(1).await;
@@ -279,7 +277,7 @@ async fn filters_survive_a_restart_from_an_image() {
     assert!(found.iter().all(|id| if *id <= 90 { id % 3 == 0 } else { id % 3 == 1 }), "{found:?}");
     let named = json!({ "field": "metadata.name", "in": ["frame 7", "frame 2999", "frame 3001"] });
     let mut found: Vec<u128> =
-        search(&shard, common::EAST, 10, &named).await.unwrap().hits.iter().map(|hit| number(&hit.id)).collect();
+        search(&shard, EAST, 10, &named).await.unwrap().hits.iter().map(|hit| number(&hit.id)).collect();
     found.sort_unstable();
     assert_eq!(found, [7, 2_999]);
     node.shutdown().await;
@@ -287,7 +285,7 @@ async fn filters_survive_a_restart_from_an_image() {
 
 /// What a search says of the kinds of values that its filter's fields hold.
 async fn kinds(shard: &Shard, filter: &Value) -> BTreeMap<String, u32> {
-    let reply = search(shard, common::EAST, 1, filter).await.unwrap();
+    let reply = search(shard, EAST, 1, filter).await.unwrap();
     let known = reply.field_types.expect("it says what it knows").fields.into_iter();
     known.map(|node_v1::FieldTypes { field, types: kinds }| (field, kinds)).collect()
 }
@@ -329,7 +327,7 @@ async fn a_shard_says_what_kinds_its_fields_hold() {
     let write = |id: u128, metadata: Value| node_v1::FrameWrite {
         replace: true,
         metadata_json: metadata.to_string(),
-        ..frame(id, &format!("frame {id} {metadata}"), common::EAST)
+        ..frame(id, &format!("frame {id} {metadata}"), EAST)
     };
     let is_x = json!({ "field": "metadata.n", "eq": "x" });
     let both =
@@ -362,7 +360,7 @@ async fn a_shard_says_what_kinds_its_fields_hold() {
     let known = kinds(&shard, &both).await;
     assert_eq!(known["metadata.long"], TEXT, "also from an image");
     assert!(known["metadata.n"] & TEXT == TEXT);
-    let reply = search(&shard, common::EAST, 1, &json!({ "field": "type", "exists": true })).await.unwrap();
+    let reply = search(&shard, EAST, 1, &json!({ "field": "type", "exists": true })).await.unwrap();
     assert_eq!(reply.field_types, Some(node_v1::KnownFieldTypes::default()), "nothing is compared");
     node.shutdown().await;
 }

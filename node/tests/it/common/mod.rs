@@ -1,11 +1,13 @@
-//! A node alone, and one of its shards as a router uses it.
-#![allow(dead_code, reason = "each test file uses a part")]
+//! A node alone, and one of its shards as a router uses it; several nodes are in [`cluster`].
+
+pub mod cluster;
 
 use std::{path::Path, time::Duration};
 
 use mira_crypto::ClusterKey;
-use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape};
+use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError};
 use mira_proto::{Refusal, node_v1};
+use mira_testing::{eventually, keys::KEY};
 use tonic::transport::Channel;
 
 /// Clients of a node's services, over one connection.
@@ -30,14 +32,25 @@ impl NodeClient {
     }
 }
 
+/// For a stopped node to let its folder go.
+const FREE: Duration = Duration::from_secs(60);
+
 pub const DIM: u32 = 4;
-pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub const ALONE: Shape = Shape { shards: 2, replication: 1, expect: 1 };
 
 pub fn config(folder: &Path, formation: Formation) -> NodeConfig {
     let key = FixedKeys::new([&ClusterKey::from_text(KEY).expect("a key")]);
     let any = "127.0.0.1:0".parse().expect("an address");
     NodeConfig { listen: any, http_listen: any, ..NodeConfig::new(folder.to_owned(), key, formation) }
+}
+
+/// Starts a node; waits until an earlier one in this process has let its folder go.
+pub async fn start_with(config: impl Fn() -> NodeConfig) -> Result<RunningNode, StartError> {
+    eventually("the folder is free", FREE, async || match RunningNode::start(config()).await {
+        Err(StartError::Engine(error)) if error.to_string().contains("lock hold") => None,
+        other => Some(other),
+    })
+    .await
 }
 
 pub async fn start(folder: &Path) -> (RunningNode, NodeClient) {

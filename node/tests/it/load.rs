@@ -1,22 +1,15 @@
 //! Searches under load: work that nobody waits for ends, and how right the answers are is known.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{ALONE, EAST, NodeClient, Shard, config, frame, start};
 use mira_node::{Formation, NodeConfig, RunningNode};
 use mira_proto::{limits, node_v1};
+use mira_testing::eventually;
 use serde_json::json;
 
-async fn eventually(mut holds: impl FnMut() -> bool, what: &str) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(what);
-}
+use crate::common::{ALONE, EAST, NodeClient, Shard, config, frame, start};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_that_nobody_waits_for_ends() {
@@ -52,7 +45,7 @@ async fn a_search_that_nobody_waits_for_ends() {
             break;
         }
     }
-    eventually(|| given_up() > 0, "no search was given up").await;
+    eventually("a search is given up", PATIENCE, async || given_up() > 0).await;
     // With patience it is answered.
     let reply = shard.client.clone().shards().search(request).await.unwrap().into_inner();
     assert_eq!(reply.hits, []);
@@ -72,15 +65,12 @@ async fn recall_is_measured_beside_the_answers() {
         shard.write(chunk.iter().map(|id| frame(*id, "text", vector(*id))).collect()).await.unwrap();
     }
     let mut searched = 0u128;
-    let found = loop {
+    let found = eventually("searches are repeated", PATIENCE, async || {
         searched += 1;
         shard.search(vector(searched % 300), 10).await.unwrap();
-        match node.node().recall_sampler().found().get("c") {
-            Some(found) if found.samples >= 3 => break *found,
-            _ if searched > 5_000 => panic!("no search was repeated"),
-            _ => tokio::time::sleep(Duration::from_millis(1)).await,
-        }
-    };
+        node.node().recall_sampler().found().get("c").filter(|found| found.samples >= 3).copied()
+    })
+    .await;
     assert!((found.recall / found.samples as f64 - 1.0).abs() < 1e-9, "a scan misses nothing: {found:?}");
     let metrics = node.node().metrics.scrape(&node.node().figures());
     assert!(metrics.contains("mira_search_recall{collection=\"c\"} 1\n"), "{metrics}");
@@ -125,7 +115,7 @@ async fn writes_wait_for_an_index_that_is_behind() {
     let bound = limits::INDEX_TAIL as u64 + (WRITERS * BATCH) as u64;
     assert!(longest <= bound, "the index was {longest} changes behind");
     assert!(longest > limits::INDEX_TAIL as u64, "it was never behind by more than {longest}: nothing was tried");
-    eventually(|| lag() == 0, "the index does not catch up").await;
+    eventually("the index catches up", PATIENCE, async || lag() == 0).await;
     let vectors: u64 = stats().iter().map(|stats| stats.vectors).sum();
     assert_eq!(vectors, (WRITERS * BATCHES * BATCH) as u64 * PASSAGES as u64);
     node.shutdown().await;

@@ -1,13 +1,13 @@
 //! A node as routers see it: over gRPC, on a real disk, alone.
 
-mod common;
-
 use std::ops::{Bound, ControlFlow};
 use std::time::Duration;
 
-use common::{DIM, EAST, NORTH, Shard, frame, number, start};
 use mira_proto::{Code, Refusal, node_v1};
 use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, EngineRole, Read, RocksEngine};
+use mira_testing::eventually;
+
+use crate::common::{DIM, EAST, NORTH, Shard, frame, number, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_is_found_and_read_as_soon_as_its_store_returns() {
@@ -138,7 +138,7 @@ async fn a_restart_keeps_frames_and_builds_the_index_again() {
 
 /// The meta group is group 0, and its state begins with that number.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_map_is_made_anew_from_the_log() {
+async fn a_damaged_map_is_rebuilt_from_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let (node, client) = start(folder.path()).await;
     let shard = Shard::new(client, "kept").await;
@@ -185,12 +185,10 @@ async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
     let status = || async {
         shard.client.clone().cluster().status(node_v1::StatusRequest { detailed: true }).await.unwrap().into_inner()
     };
-    let purged = async {
-        while node.node().shards().iter().any(|(_, open)| open.index().stats().vectors > 0) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), purged).await.expect("the frames are purged");
+    eventually("the frames are purged", Duration::from_secs(10), async || {
+        node.node().shards().iter().all(|(_, open)| open.index().stats().vectors == 0)
+    })
+    .await;
     assert_eq!(status().await.groups.iter().map(|group| group.frames).sum::<u64>(), 0);
     node.shutdown().await;
 }

@@ -1,13 +1,13 @@
 //! Frames with an end: hidden when it has come, gone from disk and index soon after, and their ids free.
 
-mod common;
+use std::time::Duration;
 
-use std::time::{Duration, Instant};
-
-use common::{DIM, EAST, NodeClient, Shard, config, frame, start};
 use mira_node::shard::{machine::decode_count, record};
 use mira_node::{Formation, RunningNode};
 use mira_proto::{Code, node_v1};
+use mira_testing::eventually;
+
+use crate::common::{ALONE, DIM, EAST, NodeClient, Shard, config, frame, start};
 
 const LIFETIME: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,12 +46,14 @@ fn held(node: &RunningNode, shard: &Shard, id: u128, expires_ms: u64) -> (bool, 
 }
 
 async fn until_gone(node: &RunningNode, shard: &Shard, id: u128, expires_ms: u64) {
-    let started = Instant::now();
-    while !held(node, shard, id, expires_ms).0 {
-        assert!(started.elapsed() < PATIENCE, "frame {id} is still there");
-        let _ = node.node().shard(shard.shard).expect("open").sweep().await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(&format!("frame {id} is gone"), PATIENCE, async || {
+        let is_gone = held(node, shard, id, expires_ms).0;
+        if !is_gone {
+            let _ = node.node().shard(shard.shard).expect("open").sweep().await;
+        }
+        is_gone
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,13 +120,16 @@ async fn a_node_that_was_down_when_the_end_came_removes_it_when_it_is_back() {
     let last = shard.fetch(&[1_200]).await.remove(0).expires_ms;
     node.shutdown().await;
     tokio::time::sleep(LIFETIME).await;
-    let node = RunningNode::start(config(folder.path(), Formation::Bootstrap(common::ALONE))).await.unwrap();
+    let node = RunningNode::start(config(folder.path(), Formation::Bootstrap(ALONE))).await.unwrap();
     assert!(node.wait_ready(PATIENCE).await);
     until_gone(&node, &shard, 1_200, last).await;
-    let started = Instant::now();
-    while held(&node, &shard, 1_200, last).1 > 0 {
-        assert!(started.elapsed() < PATIENCE, "some are still there");
-        let _ = node.node().shard(shard.shard).unwrap().sweep().await;
-    }
+    eventually("all are gone", PATIENCE, async || {
+        let left = held(&node, &shard, 1_200, last).1;
+        if left > 0 {
+            let _ = node.node().shard(shard.shard).unwrap().sweep().await;
+        }
+        left == 0
+    })
+    .await;
     node.shutdown().await;
 }

@@ -1,10 +1,9 @@
 //! Private frames on a node: what it keeps, what it gives out, and to whose requests it listens.
 
-mod common;
-
 use bytes::Bytes;
-use common::{EAST, Shard, frame, number, start};
 use mira_proto::{Code, Problem, Refusal, node_v1};
+
+use crate::common::{EAST, Shard, frame, number, start};
 
 const ADA: [u8; 16] = [1; 16];
 const EVE: [u8; 16] = [2; 16];
@@ -206,7 +205,7 @@ mod layers {
     use mira_crypto::{ClusterKey, CollectionKey, Part};
     use mira_node::{
         keys::keyring::{FIRST_KEY, Keyring},
-        meta::{ClusterState, CollectionRecord, state::Header},
+        meta::{ClusterState, CollectionRecord, state::ClusterHeader},
         shard::{read::private, record::FramePlace},
     };
     use proptest::prelude::*;
@@ -220,7 +219,7 @@ mod layers {
     fn node() -> Node {
         let keyring = Keyring::new(vec![ClusterKey::generate(&mut mira_crypto::os_rng())]);
         let layer_keys = [(FIRST_KEY, keyring.new_layer_key())].into();
-        let cluster = ClusterState { header: Header { layer_keys, ..Default::default() }, ..Default::default() };
+        let cluster = ClusterState { header: ClusterHeader { layer_keys, ..Default::default() }, ..Default::default() };
         let collection = CollectionRecord {
             id: 7,
             name: "c".into(),

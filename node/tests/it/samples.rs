@@ -16,14 +16,14 @@ use mira_node::shard::migration::ownership::{Adoption, Progress, Span, Tenure};
 use mira_node::shard::pages::{PageBody, Standing};
 use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
 use mira_proto::vectors::SpaceSet;
+use mira_testing::keys::KEY;
 use serde::{Serialize, de::DeserializeOwned};
 
-#[path = "../../proto/tests/support/samples.rs"]
+#[path = "../../../proto/tests/support/samples.rs"]
 mod samples;
 
 use samples::Samples;
 
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const FRAME: u128 = 0x0192_f0c4_a5b6_7c8d_9e0f_1122_3344_5566;
 const TIME: u64 = 1_800_000_000_123;
 
