@@ -120,6 +120,8 @@ pub(crate) struct Candidates {
     pub(crate) ready: VecDeque<Candidate>,
     /// Those after them, of whom private ones are to be opened first.
     waiting: Peekable<std::vec::IntoIter<Candidate>>,
+    /// What private ones were compared with.
+    pub(crate) private: Option<PrivateQuery>,
     filter: Option<Arc<PrivateFilter>>,
     step: usize,
     /// Private candidates that were opened.
@@ -134,6 +136,7 @@ impl Candidates {
     /// A list that was merged.
     pub(crate) fn new(
         merged: Vec<Candidate>,
+        private: Option<PrivateQuery>,
         filter: Option<Arc<PrivateFilter>>,
         staleness: Staleness,
         missing: BTreeMap<ShardId, Problem>,
@@ -143,7 +146,17 @@ impl Candidates {
         // For words all of them are opened.
         let has_words = filter.as_ref().is_some_and(|filter| filter.words.is_some());
         let step = if has_words { LAST_STEP } else { FIRST_STEP };
-        Candidates { ready, waiting, filter, step, opened: 0, types: FieldTypes::default(), staleness, missing }
+        Candidates {
+            ready,
+            waiting,
+            private,
+            filter,
+            step,
+            opened: 0,
+            types: FieldTypes::default(),
+            staleness,
+            missing,
+        }
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.
@@ -329,7 +342,7 @@ mod tests {
             words: None,
         };
         let candidates = layout.chars().zip(1..).map(|(which, id)| candidate(id, which == 'p', ""));
-        Candidates::new(candidates.collect(), Some(Arc::new(filter)), Default::default(), Default::default())
+        Candidates::new(candidates.collect(), None, Some(Arc::new(filter)), Default::default(), Default::default())
     }
 
     fn candidate(id: FrameId, is_private: bool, group: &str) -> Candidate {
