@@ -11,7 +11,7 @@
 //! [`Filter::check`] is the one place where it is judged; what comes out is a [`Condition`] that needs no more checks.
 //! Fields are `type`, `session`, `role`, `created_at` and `metadata.NAME`, where a dot leads into an object
 //! (`metadata.author.name`). A list in metadata has several values, and a test holds if it holds for one of them. Values
-//! are compared with values of their own kind: text, number, or true and false.
+//! are compared with values of their own type: text, number, or true and false.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -68,7 +68,7 @@ pub enum Scalar {
 }
 
 impl Scalar {
-    fn kind(&self) -> &'static str {
+    fn type_name(&self) -> &'static str {
         match self {
             Scalar::Bool(_) => "true or false",
             Scalar::Number(_) => "a number",
@@ -97,7 +97,7 @@ pub enum Condition {
 pub enum Test {
     /// One of these.
     In(Vec<Scalar>),
-    /// Between these, each with whether it belongs to the range; at least one is there, and both are of one kind.
+    /// Between these, each with whether it belongs to the range; at least one is there, and both are of one type.
     Between(Option<(Scalar, bool)>, Option<(Scalar, bool)>),
     /// Text that begins so.
     Prefix(String),
@@ -179,20 +179,20 @@ fn has_range(filter: &Filter) -> bool {
     filter.gt.is_some() || filter.gte.is_some() || filter.lt.is_some() || filter.lte.is_some()
 }
 
-/// What kinds of values a field has, as far as that is known before looking.
-enum Kind {
+/// The type of a field's values, as far as that is known before looking.
+enum FieldType {
     Text,
     Time,
     Any,
 }
 
-fn kind_of(field: &str) -> Result<Kind, Problem> {
+fn field_type(field: &str) -> Result<FieldType, Problem> {
     match field {
-        "type" | "session" | "role" => Ok(Kind::Text),
-        "created_at" => Ok(Kind::Time),
+        "type" | "session" | "role" => Ok(FieldType::Text),
+        "created_at" => Ok(FieldType::Time),
         _ => match field.strip_prefix(METADATA) {
             Some("") => Err(invalid("filter field metadata. names no field")),
-            Some(_) => Ok(Kind::Any),
+            Some(_) => Ok(FieldType::Any),
             None => Err(invalid(format!(
                 "filter field {:?} is unknown: there are type, session, role, created_at and metadata.NAME",
                 field.chars().take(64).collect::<String>()
@@ -202,7 +202,7 @@ fn kind_of(field: &str) -> Result<Kind, Problem> {
 }
 
 fn check_field(field: &str, filter: &Filter) -> Result<Condition, Problem> {
-    let kind = kind_of(field)?;
+    let of_type = field_type(field)?;
     let tests = [
         filter.eq.is_some(),
         filter.one_of.is_some(),
@@ -214,12 +214,12 @@ fn check_field(field: &str, filter: &Filter) -> Result<Condition, Problem> {
         let detail = "needs exactly one test: eq, in, a range (gt, gte, lt, lte), prefix or exists";
         return Err(invalid(format!("filter field {field} {detail}")));
     }
-    if let Kind::Time = kind {
+    if let FieldType::Time = of_type {
         return created(filter);
     }
-    let fits = |value: &Scalar| match (&kind, value) {
-        (Kind::Text, Scalar::Bool(_) | Scalar::Number(_)) => {
-            Err(invalid(format!("filter field {field} has text, and is compared with {}", value.kind())))
+    let fits = |value: &Scalar| match (&of_type, value) {
+        (FieldType::Text, Scalar::Bool(_) | Scalar::Number(_)) => {
+            Err(invalid(format!("filter field {field} has text, and is compared with {}", value.type_name())))
         }
         _ => Ok(()),
     };
@@ -262,9 +262,9 @@ fn ends(field: &str, filter: &Filter) -> Result<(End, End), Problem> {
     let lower = end(&filter.gt, &filter.gte, "gt and gte")?;
     let upper = end(&filter.lt, &filter.lte, "lt and lte")?;
     if let (Some((lower, _)), Some((upper, _))) = (&lower, &upper)
-        && lower.kind() != upper.kind()
+        && lower.type_name() != upper.type_name()
     {
-        let (lower, upper) = (lower.kind(), upper.kind());
+        let (lower, upper) = (lower.type_name(), upper.type_name());
         return Err(invalid(format!("filter field {field}: the range goes from {lower} to {upper}")));
     }
     Ok((lower, upper))
@@ -278,7 +278,9 @@ fn created(filter: &Filter) -> Result<Condition, Problem> {
                 "filter field created_at is compared with RFC 3339 times such as 2026-11-22T10:00:00Z, not before 1970",
             )
         }),
-        other => Err(invalid(format!("filter field created_at has a time, and is compared with {}", other.kind()))),
+        other => {
+            Err(invalid(format!("filter field created_at has a time, and is compared with {}", other.type_name())))
+        }
     };
     if let Some(value) = &filter.eq {
         let at = time(value)?;
