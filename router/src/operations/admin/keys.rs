@@ -1,5 +1,4 @@
-//! Keys: what there are, by name; others put in their place; and their end. The meta group decides and drives, this file
-//! asks it.
+//! The cluster's keys: their names, rotation, their end. The meta group decides and drives, this file asks it.
 
 use mira_proto::model::{
     CollectionKeys, Erasure, ErasuresReply, KeyInfo, KeysReply, NodeKeys, RotateReply, RotateRequest, SignedReceipt,
