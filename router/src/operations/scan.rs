@@ -21,6 +21,14 @@ use crate::{Memory, RequestContext, ids};
 /// Frames that a shard is asked for beyond its share, because shares are never quite equal.
 const SPARE: u32 = 16;
 
+/// Which part of a collection is asked for.
+#[derive(Clone, Copy)]
+struct ScanPage {
+    /// Frames with a greater id; from the first for none.
+    after: Option<Uuid>,
+    limit: u32,
+}
+
 impl Memory {
     /// Everything in a collection, page by page in order of the ids.
     pub async fn scan(
@@ -30,7 +38,7 @@ impl Memory {
         request: ScanRequest,
     ) -> Result<ScanReply, Problem> {
         self.bounded("scan", context, async {
-            let (after, limit) = page_size(request.limit).map(|limit| (request.after, limit))?;
+            let page = ScanPage { after: request.after, limit: page_size(request.limit)? };
             let context = self.with_owner(&context.reading(Consistency::Linearizable)).await?;
             for _ in 0..MAX_REROUTES {
                 let Some(route) = self.find_collection(&context, collection).await? else {
@@ -39,9 +47,9 @@ impl Memory {
                         other => Err(no_collection(other)),
                     };
                 };
-                match self.scan_page(&context, &route, (after, limit)).await {
+                match self.scan_page(&context, &route, page).await {
                     Err(CallError::Moved) => {}
-                    page => return Ok(page?),
+                    reply => return Ok(reply?),
                 }
             }
             Err(CallError::Moved.into())
@@ -53,7 +61,7 @@ impl Memory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        (after, limit): (Option<Uuid>, u32),
+        ScanPage { after, limit }: ScanPage,
     ) -> Result<ScanReply, CallError> {
         let share = limit.div_ceil(route.shards().len() as u32) + SPARE;
         let request = |header| node_v1::ScanRequest {
@@ -67,7 +75,7 @@ impl Memory {
         let next = frames.last().filter(|_| has_more).map(|&(id, _)| Uuid::from_u128(id));
         let mut reply = ScanReply { next, ..ScanReply::default() };
         for (id, scanned) in frames {
-            match revealed(context, route, (id, scanned)) {
+            match revealed(context, route, id, scanned) {
                 Ok(frame) => reply.frames.push(frame),
                 Err(problem) if problem.code == Code::WrongOwnerKey => reply.private_left_out += 1,
                 Err(problem) => return Err(CallError::Unreached(problem)),
@@ -110,7 +118,8 @@ fn merged(
 fn revealed(
     context: &RequestContext,
     route: &CollectionRoute,
-    (id, scanned): (FrameId, node_v1::ScannedFrame),
+    id: FrameId,
+    scanned: node_v1::ScannedFrame,
 ) -> Result<ScannedFrame, Problem> {
     let node_v1::ScannedFrame { frame, vector, private_vectors, named } = scanned;
     let opened = seal::open(context.owner_key(), route.info.id, frame.unwrap_or_default())?;
