@@ -60,9 +60,10 @@ impl FakeNode {
         }
         let staleness_ms = state.faults.get(&self.id).map_or(0, |faults| faults.stale_ms);
         let lagging = u128::from(staleness_ms) > limits::MAX_STALENESS.as_millis();
-        match lagging && !last_resort {
-            true => Err(Refusal::Lagging { staleness_ms }.into()),
-            false => Ok(Some(wire::Freshness { staleness_ms, lagging })),
+        if lagging && !last_resort {
+            Err(Refusal::Lagging { staleness_ms }.into())
+        } else {
+            Ok(Some(wire::Freshness { staleness_ms, lagging }))
         }
     }
 
@@ -150,9 +151,10 @@ impl Node for FakeNode {
 
     async fn grow_collection(
         &self,
-        _: Request<wire::GrowCollectionRequest>,
+        request: Request<wire::GrowCollectionRequest>,
     ) -> Result<Response<wire::GrowCollectionReply>, Status> {
-        Err(Status::unimplemented("a fake does not grow"))
+        self.enter().await?;
+        self.answer_grow_collection(request.into_inner()).map(Response::new)
     }
 
     async fn measure_recall(
@@ -397,6 +399,10 @@ impl Node for FakeNode {
             node_id: self.id,
             cluster_id: "fake".into(),
             version: "0.0.0".into(),
+            uptime_ms: 3_723_000,
+            resident_bytes: 120 << 20,
+            disk_used_bytes: 3 << 30,
+            disk_free_bytes: 70 << 30,
             groups: groups.collect(),
             ..Default::default()
         }))
