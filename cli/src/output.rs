@@ -259,7 +259,7 @@ pub fn verifications(shards: &[ShardVerification]) -> String {
     let mut table = table(&["SHARD", "STATE", "NODE", "REPLICA", "INDEX", "RECORDS", "DIGEST", ""], &[0, 4, 5]);
     for shard in shards {
         for replica in &shard.replicas {
-            let note = if replica.mending { "being rebuilt" } else { &replica.error };
+            let note = if replica.repairing { "being rebuilt" } else { &replica.error };
             table.add_row([
                 &shard.shard.to_string(),
                 &shard.state,

@@ -15,13 +15,13 @@ use mira_index::{Config, Metric, RowStorage, VectorIndex};
 use mira_node::{
     meta::MetaCommand,
     shard::{
-        archive,
+        log_archive,
         command::{self, ShardAnswer, ShardCommand},
         filter,
         machine::decode_count,
         record::{self, FrameHead, FramePlace, FrameRecord, OwnedFrame},
-        restore::PageBody,
-        tenure::Tenure,
+        pages::PageBody,
+        migration::ownership::Tenure,
     },
 };
 use mira_proto::{model, node_v1};
@@ -69,7 +69,7 @@ pub fn shard_records(data: &[u8]) {
 pub fn commands(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
     match which % 5 {
-        0 => drop(command::decode::<ShardCommand>(rest).map(|read| archive::touched(&read))),
+        0 => drop(command::decode::<ShardCommand>(rest).map(|read| log_archive::touched(&read))),
         1 => drop(command::decode::<ShardAnswer>(rest)),
         // What is sealed in pages of backups and of their logs.
         2 => drop(PageBody::decode(rest).map(|read| assert_eq!(PageBody::decode(&read.encode()).ok(), Some(read)))),
@@ -190,14 +190,14 @@ pub fn requests(data: &[u8]) {
         })),
         1 => drop(serde_json::from_str::<model::StoreRequest>(&text).map(|request| {
             let items = request.items.unwrap_or_default();
-            items.into_iter().chain([request.item]).for_each(|item| drop(mira_router::validate::item(item, 1)));
+            items.into_iter().chain([request.item]).for_each(|item| drop(mira_router::operations::store::draft::Draft::of(item, 1)));
         })),
-        2 => drop(serde_json::from_str::<model::SearchRequest>(&text).map(mira_router::validate::search)),
-        3 => drop(serde_json::from_str::<model::RecallRequest>(&text).map(mira_router::validate::recall)),
-        4 => drop(serde_json::from_str::<model::ForgetRequest>(&text).map(mira_router::validate::forget)),
+        2 => drop(serde_json::from_str::<model::SearchRequest>(&text).map(mira_router::operations::search::query::Query::of)),
+        3 => drop(serde_json::from_str::<model::RecallRequest>(&text).map(mira_router::operations::recall::wanted)),
+        4 => drop(serde_json::from_str::<model::ForgetRequest>(&text).map(mira_router::operations::forget::removal)),
         5 => drop(
             serde_json::from_str::<model::CollectionSettings>(&text)
-                .map(|settings| mira_router::validate::collection_settings(&settings, 16)),
+                .map(|settings| mira_router::operations::admin::collections::collection_settings(&settings, 16)),
         ),
         _ => drop(filter::parse(&text).map(|condition| filter::split(condition, 0..u64::MAX))),
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use mira_proto::{NodeId, limits, node_v1::node_client::NodeClient};
+use mira_proto::{NodeId, Refusal, limits, node_v1};
 use mira_raft::transport::grpc::Peers;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -13,8 +13,31 @@ use crate::meta::ClusterState;
 /// Time to connect to a peer, and between two signs of life on an idle connection.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// A node's client.
-pub type Client = NodeClient<Channel>;
+/// Clients of a node's services, over one connection.
+#[derive(Clone)]
+pub struct Client(Channel);
+
+/// A client of one service, which takes messages of the size that every message of a node may have.
+macro_rules! services {
+    ($($name:ident: $module:ident::$client:ident, $doc:literal;)+) => {
+        impl Client {
+            $(
+                #[doc = $doc]
+                pub fn $name(&self) -> node_v1::$module::$client<Channel> {
+                    node_v1::$module::$client::new(self.0.clone()).max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+                }
+            )+
+        }
+    };
+}
+
+services! {
+    shards: shard_service_client::ShardServiceClient, "Reads and writes of its shards.";
+    cluster: cluster_service_client::ClusterServiceClient, "The cluster as a whole.";
+    keys: key_service_client::KeyServiceClient, "Keys and owners.";
+    migration: migration_service_client::MigrationServiceClient, "Collections that move to more shards.";
+    backup: backup_service_client::BackupServiceClient, "Backup and restore.";
+}
 
 /// Finds nodes by id in the replicated cluster state.
 pub struct AddressBook {
@@ -44,7 +67,27 @@ impl AddressBook {
                 channel
             }
         };
-        Ok(NodeClient::new(channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES))
+        Ok(Client(channel))
+    }
+
+    /// Asks one node after the other until one answers; the last refusal if none does.
+    pub async fn ask<T, F>(&self, nodes: &[NodeId], send: impl Fn(Client) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let mut last = Refusal::NotReady("the shard has no replica".into());
+        for &node in nodes {
+            let asked = match self.client_of(node) {
+                Ok(client) => tokio::time::timeout(limits::WRITE_TRY, send(client)).await,
+                Err(status) => Ok(Err(status)),
+            };
+            match asked {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => last = status.into(),
+                Err(_) => last = Refusal::Unknown(format!("node {node:016x} did not answer")),
+            }
+        }
+        Err(last)
     }
 
     /// A client for a node by its id.
@@ -56,6 +99,6 @@ impl AddressBook {
 
 impl Peers for AddressBook {
     fn address(&self, node: NodeId) -> Option<String> {
-        self.cluster.borrow().nodes.get(&node).map(|record| format!("http://{}", record.address))
+        self.cluster.borrow().nodes.get(&node).map(|record| record.address.clone())
     }
 }

@@ -4,21 +4,20 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{DIM, EAST, Shard, config, frame, start};
+use common::{DIM, EAST, NodeClient, Shard, config, frame, start};
 use mira_node::shard::{machine::decode_count, record};
 use mira_node::{Formation, RunningNode};
-use mira_proto::{Code, node_v1, node_v1::node_client::NodeClient};
-use tonic::transport::Channel;
+use mira_proto::{Code, node_v1};
 
 const LIFETIME: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn short_lived(client: NodeClient<Channel>) -> Shard {
+async fn short_lived(client: NodeClient) -> Shard {
     let request = node_v1::CreateCollectionRequest {
         name: "short".into(),
         dim: DIM,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
+        metric: node_v1::Metric::Cosine.into(),
+        quantization: node_v1::Quantization::Int8.into(),
         partitions: 1,
         ttl_seconds: LIFETIME.as_secs(),
         ..Default::default()

@@ -99,16 +99,19 @@ fn filters() -> Vec<(Value, Matches)> {
 
 async fn search(shard: &Shard, vector: [f32; 4], k: u32, filter: &Value) -> Result<node_v1::SearchReply, Refusal> {
     let request = node_v1::SearchRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
+        header: Some(node_v1::ReadHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            ..Default::default()
+        }),
         vector: vector.to_vec(),
         k,
         filter_json: filter.to_string(),
         explain: true,
         ..Default::default()
     };
-    Ok(shard.client.clone().search(request).await?.into_inner())
+    Ok(shard.client.clone().shards().search(request).await?.into_inner())
 }
 
 /// Cosine of two vectors.
@@ -140,7 +143,7 @@ async fn check(shard: &Shard, model: &BTreeMap<u128, Kept>, random: &mut StdRng)
         assert_eq!(best.hits.len(), expected.len().min(5), "{filter}");
         assert!(best.hits.iter().zip(&expected).all(|(hit, (_, score))| (hit.score - score).abs() < 2e-3));
         let explain = best.explain.unwrap();
-        assert!(!explain.plan.is_empty() || best.searched == best.tail, "{explain:?}");
+        assert!(explain.plan() != node_v1::SearchPlan::Unspecified || best.searched == best.tail, "{explain:?}");
     }
 }
 
@@ -181,15 +184,18 @@ async fn forget(shard: &Shard, filter: &Value) -> Vec<u128> {
     let (mut after, mut removed) = (bytes::Bytes::new(), Vec::new());
     loop {
         let request = node_v1::ForgetRequest {
-            epoch: shard.epoch,
-            shard: shard.shard,
-            collection: shard.collection,
-            request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+            header: Some(node_v1::WriteHeader {
+                epoch: shard.epoch,
+                shard: shard.shard,
+                collection: shard.collection,
+                request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+                ..Default::default()
+            }),
             filter_json: filter.to_string(),
             after,
             ..Default::default()
         };
-        let reply = shard.client.clone().forget(request).await.unwrap().into_inner();
+        let reply = shard.client.clone().shards().forget(request).await.unwrap().into_inner();
         removed.extend(reply.removed.iter().map(|id| number(id)));
         if !reply.more {
             return removed;
@@ -282,25 +288,28 @@ async fn filters_survive_a_restart_from_an_image() {
 /// What a search says of the kinds of values that its filter's fields hold.
 async fn kinds(shard: &Shard, filter: &Value) -> BTreeMap<String, u32> {
     let reply = search(shard, common::EAST, 1, filter).await.unwrap();
-    let known = reply.kinds.expect("it says what it knows").fields.into_iter();
-    known.map(|node_v1::FieldKinds { field, kinds }| (field, kinds)).collect()
+    let known = reply.field_types.expect("it says what it knows").fields.into_iter();
+    known.map(|node_v1::FieldTypes { field, types: kinds }| (field, kinds)).collect()
 }
 
 /// The same from the question that `forget` asks.
 async fn asked_kinds(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<String, u32> {
     let (mut after, mut all) = (bytes::Bytes::new(), BTreeMap::new());
     loop {
-        let request = node_v1::FieldKindsRequest {
-            epoch: shard.epoch,
-            shard: shard.shard,
-            collection: shard.collection,
+        let request = node_v1::FieldTypesRequest {
+            header: Some(node_v1::ReadHeader {
+                epoch: shard.epoch,
+                shard: shard.shard,
+                collection: shard.collection,
+                ..Default::default()
+            }),
             filter_json: filter.to_string(),
             walk,
             after,
             ..Default::default()
         };
-        let reply = shard.client.clone().field_kinds(request).await.unwrap().into_inner();
-        for node_v1::FieldKinds { field, kinds } in reply.kinds.expect("the index is there").fields {
+        let reply = shard.client.clone().shards().field_types(request).await.unwrap().into_inner();
+        for node_v1::FieldTypes { field, types: kinds } in reply.field_types.expect("the index is there").fields {
             *all.entry(field).or_default() |= kinds;
         }
         if !reply.more {
@@ -354,6 +363,6 @@ async fn a_shard_says_what_kinds_its_fields_hold() {
     assert_eq!(known["metadata.long"], TEXT, "also from an image");
     assert!(known["metadata.n"] & TEXT == TEXT);
     let reply = search(&shard, common::EAST, 1, &json!({ "field": "type", "exists": true })).await.unwrap();
-    assert_eq!(reply.kinds, Some(node_v1::KnownKinds::default()), "nothing is compared");
+    assert_eq!(reply.field_types, Some(node_v1::KnownFieldTypes::default()), "nothing is compared");
     node.shutdown().await;
 }

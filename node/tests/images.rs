@@ -88,7 +88,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_goes_on_from_the_image_and_what_changed_since() {
     // Four bits tell few vectors apart: over binary codes only the exact answers say anything.
-    for (quantization, percent) in [("int8", 95), ("binary", 0), ("none", 95)] {
+    use node_v1::Quantization::{Binary, Int8, None};
+    for (quantization, percent) in [(Int8, 95), (Binary, 0), (None, 95)] {
         let folder = tempfile::tempdir().unwrap();
         let (node, client) = start(folder.path()).await;
         let shard = Shard::quantised(client, "c", quantization).await;
@@ -221,10 +222,15 @@ async fn dropping_a_collection_deletes_its_image_and_its_rows() {
     node.shutdown().await;
     assert_eq!(files(folder.path()).len(), 1);
     let (node, client) = start(folder.path()).await;
-    let mut shard = Shard::new(client, "c").await;
+    let shard = Shard::new(client, "c").await;
     shard.search(vector(1, 1), 5).await.unwrap();
     assert!(node.node().row_cache().bytes() > 0);
-    shard.client.drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false }).await.unwrap();
+    shard
+        .client
+        .cluster()
+        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false })
+        .await
+        .unwrap();
     let gone = async {
         while !files(folder.path()).is_empty() || node.node().row_cache().bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -311,17 +317,17 @@ async fn restart_of_a_large_collection() {
     };
     let centres: Vec<Vec<f32>> = (0..500).map(|_| wide(&[])).collect();
     let folder = tempfile::tempdir().unwrap();
-    let (node, mut client) = start(folder.path()).await;
+    let (node, client) = start(folder.path()).await;
     let request = node_v1::CreateCollectionRequest {
         name: "large".into(),
         dim: WIDE as u32,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
+        metric: node_v1::Metric::Cosine.into(),
+        quantization: node_v1::Quantization::Int8.into(),
         partitions: 1,
         ..Default::default()
     };
-    let collection = client.create_collection(request).await.unwrap().into_inner();
-    let epoch = client.get_map(node_v1::GetMapRequest::default()).await.unwrap().into_inner().epoch;
+    let collection = client.cluster().create_collection(request).await.unwrap().into_inner();
+    let epoch = client.cluster().get_map(node_v1::GetMapRequest::default()).await.unwrap().into_inner().epoch;
     let shard = Shard { client, collection: collection.id, shard: 0, epoch };
     let began = Instant::now();
     for first in (0..count).step_by(100) {
@@ -347,10 +353,14 @@ async fn restart_of_a_large_collection() {
             let queries: Vec<_> = (0..200).map(|at| (at, wide(&centres[at % 500]))).collect();
             let mut took: Vec<Duration> = Vec::new();
             for (_, vector) in queries {
-                let request =
-                    node_v1::SearchRequest { epoch, collection: collection.id, vector, k: 10, ..Default::default() };
+                let request = node_v1::SearchRequest {
+                    header: Some(node_v1::ReadHeader { epoch: epoch, collection: collection.id, ..Default::default() }),
+                    vector,
+                    k: 10,
+                    ..Default::default()
+                };
                 let began = Instant::now();
-                client.clone().search(request).await.unwrap();
+                client.clone().shards().search(request).await.unwrap();
                 took.push(began.elapsed());
             }
             took.sort_unstable();

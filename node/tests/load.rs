@@ -4,12 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{ALONE, EAST, Shard, config, frame, start};
+use common::{ALONE, EAST, NodeClient, Shard, config, frame, start};
 use mira_node::{Formation, NodeConfig, RunningNode};
-use mira_proto::{
-    limits,
-    node_v1::{self, node_client::NodeClient},
-};
+use mira_proto::{limits, node_v1};
 use serde_json::json;
 
 async fn eventually(mut holds: impl FnMut() -> bool, what: &str) {
@@ -35,9 +32,12 @@ async fn a_search_that_nobody_waits_for_ends() {
         shard.write(frames.collect()).await.unwrap();
     }
     let request = node_v1::SearchRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
+        header: Some(node_v1::ReadHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            ..Default::default()
+        }),
         vector: EAST.to_vec(),
         k: 10,
         filter_json: json!({ "field": "metadata.long", "prefix": "nothing begins so" }).to_string(),
@@ -45,16 +45,16 @@ async fn a_search_that_nobody_waits_for_ends() {
     };
     let given_up = || node.node().shards().iter().map(|(_, open)| open.index().stats().given_up).sum::<u64>();
     for _ in 0..200 {
-        let mut client = shard.client.clone();
+        let client = shard.client.clone();
         // The caller leaves while frames are being opened.
-        let left = tokio::time::timeout(Duration::from_millis(3), client.search(request.clone())).await;
+        let left = tokio::time::timeout(Duration::from_millis(3), client.shards().search(request.clone())).await;
         if left.is_err() && given_up() > 0 {
             break;
         }
     }
     eventually(|| given_up() > 0, "no search was given up").await;
     // With patience it is answered.
-    let reply = shard.client.clone().search(request).await.unwrap().into_inner();
+    let reply = shard.client.clone().shards().search(request).await.unwrap().into_inner();
     assert_eq!(reply.hits, []);
     node.shutdown().await;
 }
@@ -62,7 +62,7 @@ async fn a_search_that_nobody_waits_for_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn recall_is_measured_beside_the_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let config = NodeConfig { quality_sample_every: 1, ..config(folder.path(), Formation::Bootstrap(ALONE)) };
+    let config = NodeConfig { recall_sample_every: 1, ..config(folder.path(), Formation::Bootstrap(ALONE)) };
     let node = RunningNode::start(config).await.unwrap();
     assert!(node.wait_ready(Duration::from_secs(30)).await);
     let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
@@ -75,14 +75,14 @@ async fn recall_is_measured_beside_the_answers() {
     let found = loop {
         searched += 1;
         shard.search(vector(searched % 300), 10).await.unwrap();
-        match node.node().quality().found().get("c") {
+        match node.node().recall_sampler().found().get("c") {
             Some(found) if found.samples >= 3 => break *found,
             _ if searched > 5_000 => panic!("no search was repeated"),
             _ => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     };
     assert!((found.recall / found.samples as f64 - 1.0).abs() < 1e-9, "a scan misses nothing: {found:?}");
-    let metrics = node.node().metrics.scrape(node.node());
+    let metrics = node.node().metrics.scrape(&node.node().figures());
     assert!(metrics.contains("mira_search_recall{collection=\"c\"} 1\n"), "{metrics}");
     node.shutdown().await;
 }

@@ -9,13 +9,16 @@ use std::{
 };
 
 use mira_crypto::ClusterKey;
-use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError, Verification};
+use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError, VerificationSettings};
 use mira_proto::{
     Code, NodeId, Problem, Refusal,
-    node_v1::{self, change_node_request::Action, node_client::NodeClient},
+    node_v1::{self, change_node_request::Action},
 };
 use tempfile::TempDir;
-use tonic::transport::Channel;
+
+mod common;
+
+use common::NodeClient;
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const SHARDS: u32 = 4;
@@ -39,7 +42,7 @@ async fn start_at(
     formation: Formation,
     addresses: (SocketAddr, SocketAddr),
 ) -> Result<RunningNode, StartError> {
-    start_with(folder, formation, addresses, Verification { every: None, mends: false }).await
+    start_with(folder, formation, addresses, VerificationSettings { every: None, repairs: false }).await
 }
 
 /// Starts a node; waits until an earlier one in this process has let its folder go.
@@ -47,7 +50,7 @@ async fn start_with(
     folder: &Path,
     formation: Formation,
     (listen, http_listen): (SocketAddr, SocketAddr),
-    verification: Verification,
+    verification: VerificationSettings,
 ) -> Result<RunningNode, StartError> {
     let started = Instant::now();
     loop {
@@ -71,10 +74,10 @@ async fn start_with(
 
 impl Cluster {
     async fn of(count: usize) -> Cluster {
-        Cluster::verifying(count, Verification { every: None, mends: false }).await
+        Cluster::verifying(count, VerificationSettings { every: None, repairs: false }).await
     }
 
-    async fn verifying(count: usize, verification: Verification) -> Cluster {
+    async fn verifying(count: usize, verification: VerificationSettings) -> Cluster {
         let mut cluster = Cluster { nodes: BTreeMap::new(), folders: Vec::new(), collection: 0, stored: 0 };
         let shape = Shape { shards: SHARDS, replication: 3, expect: count as u32 };
         for at in 0..count {
@@ -90,15 +93,15 @@ impl Cluster {
         let request = node_v1::CreateCollectionRequest {
             name: "c".into(),
             dim: 2,
-            metric: "cosine".into(),
-            quantization: "int8".into(),
+            metric: node_v1::Metric::Cosine.into(),
+            quantization: node_v1::Quantization::Int8.into(),
             partitions: SHARDS,
             ..Default::default()
         };
         cluster.collection = cluster
-            .ask("a collection", |mut client| {
+            .ask("a collection", |client| {
                 let request = request.clone();
-                async move { client.create_collection(request).await.map(tonic::Response::into_inner) }
+                async move { client.cluster().create_collection(request).await.map(tonic::Response::into_inner) }
             })
             .await
             .id;
@@ -124,7 +127,7 @@ impl Cluster {
         self.nodes[&at].node().id()
     }
 
-    async fn clients(&self) -> Vec<NodeClient<Channel>> {
+    async fn clients(&self) -> Vec<NodeClient> {
         let mut clients = Vec::new();
         for node in self.nodes.values() {
             clients.extend(NodeClient::connect(format!("http://{}", node.grpc_address())).await);
@@ -136,7 +139,7 @@ impl Cluster {
     async fn ask<T, F: Future<Output = Result<T, tonic::Status>>>(
         &self,
         what: &str,
-        ask: impl Fn(NodeClient<Channel>) -> F,
+        ask: impl Fn(NodeClient) -> F,
     ) -> T {
         let started = Instant::now();
         loop {
@@ -154,8 +157,11 @@ impl Cluster {
 
     async fn map(&self) -> node_v1::ClusterMap {
         let request = node_v1::GetMapRequest { linearizable: true, ..Default::default() };
-        self.ask("a map", |mut client| async move { client.get_map(request).await.map(tonic::Response::into_inner) })
-            .await
+        self.ask(
+            "a map",
+            |client| async move { client.cluster().get_map(request).await.map(tonic::Response::into_inner) },
+        )
+        .await
     }
 
     async fn wait(&self, what: &str, condition: impl Fn(&node_v1::ClusterMap) -> bool) -> node_v1::ClusterMap {
@@ -174,8 +180,8 @@ impl Cluster {
     async fn change(&self, request: node_v1::ChangeNodeRequest) -> Result<Vec<node_v1::Move>, Problem> {
         let started = Instant::now();
         loop {
-            for mut client in self.clients().await {
-                match client.change_node(request).await.map_err(Refusal::from) {
+            for client in self.clients().await {
+                match client.cluster().change_node(request).await.map_err(Refusal::from) {
                     Ok(reply) => return Ok(reply.into_inner().moves),
                     Err(Refusal::Problem(problem)) => return Err(problem),
                     Err(_) => {}
@@ -200,16 +206,19 @@ impl Cluster {
             };
             let request_id = rand::random::<u128>().to_be_bytes().to_vec();
             let request = |epoch| node_v1::WriteRequest {
-                epoch,
-                shard,
-                collection: self.collection,
-                request_id: request_id.clone().into(),
+                header: Some(node_v1::WriteHeader {
+                    epoch: epoch,
+                    shard: shard,
+                    collection: self.collection,
+                    request_id: request_id.clone().into(),
+                    ..Default::default()
+                }),
                 frames: vec![frame.clone()],
             };
             let reply = self
-                .ask("a write", |mut client| {
+                .ask("a write", |client| {
                     let request = request(u64::MAX);
-                    async move { client.write(request).await.map(tonic::Response::into_inner) }
+                    async move { client.shards().write(request).await.map(tonic::Response::into_inner) }
                 })
                 .await;
             assert_eq!(reply.outcomes[0].problem, None);
@@ -222,21 +231,24 @@ impl Cluster {
             let ids: Vec<u128> =
                 (1..=self.stored).filter(|id| (id - 1) % u128::from(SHARDS) == u128::from(shard)).collect();
             let request = node_v1::FetchRequest {
-                epoch: u64::MAX,
-                shard,
-                collection: self.collection,
-                ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
-                level: Some(node_v1::ReadLevel {
-                    kind: node_v1::read_level::Kind::Linearizable as i32,
-                    at_least: 0,
-                    last_resort: false,
+                header: Some(node_v1::ReadHeader {
+                    epoch: u64::MAX,
+                    shard: shard,
+                    collection: self.collection,
+                    level: Some(node_v1::ReadLevel {
+                        kind: node_v1::read_level::Kind::Linearizable as i32,
+                        at_least: 0,
+                        last_resort: false,
+                    }),
+                    ..Default::default()
                 }),
+                ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
                 ..Default::default()
             };
             let reply = self
-                .ask("a fetch", |mut client| {
+                .ask("a fetch", |client| {
                     let request = request.clone();
-                    async move { client.fetch(request).await.map(tonic::Response::into_inner) }
+                    async move { client.shards().fetch(request).await.map(tonic::Response::into_inner) }
                 })
                 .await;
             assert_eq!(reply.frames.len(), ids.len(), "shard {shard}");
@@ -247,7 +259,7 @@ impl Cluster {
     async fn digests(&self, shard: u32) -> BTreeMap<NodeId, node_v1::VerifyShardReply> {
         let nonce = rand::random();
         let begin = node_v1::VerifyShardRequest { shard, nonce, begin: true };
-        self.ask("a verification", |mut client| async move { client.verify_shard(begin).await }).await;
+        self.ask("a verification", |client| async move { client.shards().verify_shard(begin).await }).await;
         let started = Instant::now();
         loop {
             let mut found = BTreeMap::new();
@@ -255,7 +267,7 @@ impl Cluster {
                 let open = node.node().shard(shard).expect("a replica");
                 found.insert(self.id(at), open.verifier().report(nonce));
             }
-            if found.values().all(|reply| reply.state == "done") {
+            if found.values().all(|reply| reply.state() == node_v1::VerificationState::Done) {
                 return found;
             }
             assert!(started.elapsed() < PATIENCE, "not verified: {found:?}");
@@ -316,12 +328,15 @@ async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
     let fourth = cluster.grow().await;
     let id = cluster.id(fourth);
     let map = cluster.map().await;
-    assert_eq!(map.nodes.iter().find(|node| node.id == id).expect("known").phase, "standby");
+    assert_eq!(map.nodes.iter().find(|node| node.id == id).expect("known").phase(), node_v1::NodePhase::Standby);
 
     let add = request(Action::Add, id);
     let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..add }).await.expect("a plan");
     assert!(!planned.is_empty() && planned.iter().all(|found| found.to == id), "{planned:?}");
-    assert_eq!(cluster.map().await.nodes.iter().find(|node| node.id == id).expect("known").phase, "standby");
+    assert_eq!(
+        cluster.map().await.nodes.iter().find(|node| node.id == id).expect("known").phase(),
+        node_v1::NodePhase::Standby
+    );
     cluster.change(add).await.expect("added");
     let map = cluster.settled_on(&[0, 1, 2, fourth]).await;
     let held = map.shards.iter().filter(|shard| shard.replicas.contains(&id)).count();
@@ -339,8 +354,12 @@ async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
     cluster.settled_on(&[1, 2, fourth]).await;
     cluster.store_some().await;
     cluster.assert_all_there().await;
-    let map = cluster.wait("drained", |map| map.nodes.iter().any(|node| node.phase == "drained")).await;
-    assert_eq!(map.nodes.iter().find(|node| node.phase == "drained").map(|node| node.id), Some(first));
+    let map =
+        cluster.wait("drained", |map| map.nodes.iter().any(|node| node.phase() == node_v1::NodePhase::Drained)).await;
+    assert_eq!(
+        map.nodes.iter().find(|node| node.phase() == node_v1::NodePhase::Drained).map(|node| node.id),
+        Some(first)
+    );
     let refused = cluster.change(request(Action::Drain, id)).await.expect_err("three replicas need three nodes");
     assert_eq!(refused.code, Code::Conflict);
 
@@ -416,7 +435,7 @@ async fn a_node_that_lost_its_log_never_votes_again_under_its_id() {
     assert_ne!(new, lost);
     cluster.nodes.insert(1, node);
     let map = cluster.wait("it joins anew", |map| map.nodes.iter().any(|node| node.id == new)).await;
-    assert_eq!(map.nodes.iter().find(|node| node.id == new).expect("known").phase, "standby");
+    assert_eq!(map.nodes.iter().find(|node| node.id == new).expect("known").phase(), node_v1::NodePhase::Standby);
     let replace = node_v1::ChangeNodeRequest { by: new, ..request(Action::Replace, lost) };
     cluster.change(replace).await.expect("it takes its old place");
     cluster.settled_on(&[0, 1, 2]).await;
@@ -432,9 +451,11 @@ async fn replicas_are_compared_and_one_that_is_made_anew_holds_the_same_again() 
     let before = cluster.digests(shard).await;
     assert_eq!(before.len(), 3);
     assert!(before.values().all(|reply| reply.digest == before[&sick].digest && reply.index == before[&sick].index));
-    let mend = node_v1::MendReplicaRequest { shard, node: sick };
+    let mend = node_v1::RepairReplicaRequest { shard, node: sick };
     let epoch = cluster
-        .ask("a repair", |mut client| async move { client.mend_replica(mend).await.map(tonic::Response::into_inner) })
+        .ask("a repair", |client| async move {
+            client.cluster().repair_replica(mend).await.map(tonic::Response::into_inner)
+        })
         .await
         .epoch;
     let map = cluster.wait("it was made anew", |map| map.epoch > epoch && map.moves.is_empty()).await;
@@ -451,11 +472,14 @@ async fn replicas_are_compared_and_one_that_is_made_anew_holds_the_same_again() 
 async fn read_any(cluster: &Cluster, last_resort: bool) -> Result<node_v1::FetchReply, Refusal> {
     let node = cluster.nodes.values().next().expect("a node");
     let request = node_v1::FetchRequest {
-        epoch: u64::MAX,
-        shard: 0,
-        collection: cluster.collection,
+        header: Some(node_v1::ReadHeader {
+            epoch: u64::MAX,
+            shard: 0,
+            collection: cluster.collection,
+            level: Some(node_v1::ReadLevel { kind: node_v1::read_level::Kind::Any as i32, at_least: 0, last_resort }),
+            ..Default::default()
+        }),
         ids: vec![1u128.to_be_bytes().to_vec().into()],
-        level: Some(node_v1::ReadLevel { kind: node_v1::read_level::Kind::Any as i32, at_least: 0, last_resort }),
         ..Default::default()
     };
     node.node().shard(0)?.fetch(request).await
@@ -471,7 +495,8 @@ async fn a_replica_that_hears_no_leader_is_read_only_as_the_last_resort() {
     loop {
         match read_any(&cluster, false).await {
             Ok(reply) if reply.frames.len() == 1 => {
-                let freshness = reply.freshness.expect("an answer of any replica has an age");
+                let freshness =
+                    reply.state.as_ref().expect("a state").freshness.expect("an answer of any replica has an age");
                 assert!(!freshness.lagging && freshness.staleness_ms <= 3_000, "{freshness:?}");
                 break;
             }
@@ -492,7 +517,7 @@ async fn a_replica_that_hears_no_leader_is_read_only_as_the_last_resort() {
     // More than three seconds, told in whole milliseconds.
     assert!(staleness_ms >= 3_000, "{staleness_ms}");
     let reply = read_any(&cluster, true).await.expect("better an old answer than none");
-    let freshness = reply.freshness.expect("it has an age");
+    let freshness = reply.state.as_ref().expect("a state").freshness.expect("it has an age");
     assert!(freshness.lagging && freshness.staleness_ms >= staleness_ms && reply.frames.len() == 1, "{freshness:?}");
     cluster.stop().await;
 }
@@ -598,13 +623,14 @@ async fn a_node_whose_state_takes_no_writes_any_more_saves_what_is_readable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_differs_is_found_and_made_anew_in_the_background() {
-    let mut cluster = Cluster::verifying(3, Verification { every: Some(Duration::from_secs(2)), mends: true }).await;
+    let mut cluster =
+        Cluster::verifying(3, VerificationSettings { every: Some(Duration::from_secs(2)), repairs: true }).await;
     cluster.store_some().await;
     let (sick, shard) = (2, 1);
     let addresses = (cluster.nodes[&sick].grpc_address(), cluster.nodes[&sick].http_address());
     let verified = |cluster: &Cluster, verdict: &str| {
         let line = format!("mira_node_verifications_total{{verdict=\"{verdict}\"}}");
-        cluster.nodes.values().any(|node| node.node().metrics.scrape(node.node()).contains(&line))
+        cluster.nodes.values().any(|node| node.node().metrics.scrape(&node.node().figures()).contains(&line))
     };
     let started = Instant::now();
     while !verified(&cluster, "sound") {
@@ -618,8 +644,8 @@ async fn a_replica_that_differs_is_found_and_made_anew_in_the_background() {
     let node = start_at(cluster.folders[sick].path(), formation, addresses).await.expect("it starts again");
     cluster.nodes.insert(sick, node);
     let mended = |cluster: &Cluster| {
-        let line = "mira_node_replicas_mended_total 1";
-        cluster.nodes.values().any(|node| node.node().metrics.scrape(node.node()).contains(line))
+        let line = "mira_node_replicas_repaired_total 1";
+        cluster.nodes.values().any(|node| node.node().metrics.scrape(&node.node().figures()).contains(line))
     };
     while !(verified(&cluster, "differs") && mended(&cluster)) {
         assert!(started.elapsed() < PATIENCE, "the difference is not found");

@@ -32,8 +32,14 @@ async fn store(shard: &Shard, model: &mut Model, random: &mut StdRng, ids: std::
 }
 
 async fn search(shard: &Shard, request: SearchRequest) -> node_v1::SearchReply {
-    let request = SearchRequest { epoch: shard.epoch, shard: shard.shard, collection: shard.collection, ..request };
-    shard.client.clone().search(request).await.unwrap().into_inner()
+    let header = node_v1::ReadHeader {
+        epoch: shard.epoch,
+        shard: shard.shard,
+        collection: shard.collection,
+        ..Default::default()
+    };
+    let request = SearchRequest { header: Some(header), ..request };
+    shard.client.clone().shards().search(request).await.unwrap().into_inner()
 }
 
 fn found(reply: &node_v1::SearchReply) -> Vec<(u128, f32)> {

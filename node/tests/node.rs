@@ -169,16 +169,22 @@ async fn a_damaged_map_is_made_anew_from_the_log() {
 async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
     let folder = tempfile::tempdir().unwrap();
     let (node, client) = start(folder.path()).await;
-    let mut shard = Shard::new(client, "c").await;
+    let shard = Shard::new(client, "c").await;
     shard.write((1..=100u128).map(|id| frame(id, "text", EAST)).collect()).await.unwrap();
-    shard.client.drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false }).await.unwrap();
+    shard
+        .client
+        .cluster()
+        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false })
+        .await
+        .unwrap();
     let refusal = shard.write(vec![frame(1, "late", EAST)]).await.unwrap_err();
     assert!(matches!(refusal, Refusal::StaleMap { .. }), "{refusal:?}");
     let again = Shard::new(shard.client.clone(), "c").await;
     assert_ne!(again.collection, shard.collection);
     assert_eq!(again.search(EAST, 5).await.unwrap(), []);
-    let status =
-        || async { shard.client.clone().status(node_v1::StatusRequest { detailed: true }).await.unwrap().into_inner() };
+    let status = || async {
+        shard.client.clone().cluster().status(node_v1::StatusRequest { detailed: true }).await.unwrap().into_inner()
+    };
     let purged = async {
         while node.node().shards().iter().any(|(_, open)| open.index().stats().vectors > 0) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -192,31 +198,28 @@ async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_have_typed_refusals() {
     let folder = tempfile::tempdir().unwrap();
-    let (node, mut client) = start(folder.path()).await;
+    let (node, client) = start(folder.path()).await;
     Shard::new(client.clone(), "c").await;
     let good = node_v1::CreateCollectionRequest {
         name: "c".into(),
         dim: DIM,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
+        metric: node_v1::Metric::Cosine.into(),
+        quantization: node_v1::Quantization::Int8.into(),
         partitions: 1,
         ..Default::default()
     };
-    client.create_collection(good.clone()).await.expect("the same settings again");
+    client.cluster().create_collection(good.clone()).await.expect("the same settings again");
     let bad = [
         (node_v1::CreateCollectionRequest { dim: 5, ..good.clone() }, Code::AlreadyExists),
         (node_v1::CreateCollectionRequest { name: String::new(), ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "a/b".into(), ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 0, ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 4_097, ..good.clone() }, Code::InvalidArgument),
-        (
-            node_v1::CreateCollectionRequest { name: "d".into(), metric: "manhattan".into(), ..good.clone() },
-            Code::InvalidArgument,
-        ),
+        (node_v1::CreateCollectionRequest { name: "d".into(), metric: 9, ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), partitions: 99, ..good }, Code::InvalidArgument),
     ];
     for (request, code) in bad {
-        let status = client.create_collection(request.clone()).await.unwrap_err();
+        let status = client.cluster().create_collection(request.clone()).await.unwrap_err();
         assert!(matches!(Refusal::from(status), Refusal::Problem(problem) if problem.code == code), "{request:?}");
     }
     node.shutdown().await;
@@ -225,7 +228,7 @@ async fn collections_have_typed_refusals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_with_another_key_or_protocol_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (node, mut client) = start(folder.path()).await;
+    let (node, client) = start(folder.path()).await;
     let info = node_v1::NodeInfo { id: 9, address: "127.0.0.1:1".into(), ..Default::default() };
     let request = |protocol_version, cluster_id: &str| node_v1::JoinRequest {
         node: Some(info.clone()),
@@ -239,7 +242,7 @@ async fn a_joiner_with_another_key_or_protocol_is_refused() {
         (request(2, ""), Code::UnsupportedVersion),
         (request(1, other), Code::InvalidArgument),
     ] {
-        let refusal = Refusal::from(client.join(request).await.unwrap_err());
+        let refusal = Refusal::from(client.cluster().join(request).await.unwrap_err());
         assert!(matches!(&refusal, Refusal::Problem(problem) if problem.code == code), "{refusal:?}");
     }
     assert_eq!(node.node().cluster().nodes.len(), 1, "nothing changed");

@@ -28,35 +28,41 @@ fn replacing(frame: node_v1::FrameWrite) -> node_v1::FrameWrite {
     node_v1::FrameWrite { replace: true, ..frame }
 }
 
-async fn owned(shard: &Shard, owner: [u8; 16], known: u64, after: u128) -> node_v1::OwnedReply {
-    let request = node_v1::OwnedRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
+async fn owned(shard: &Shard, owner: [u8; 16], known: u64, after: u128) -> node_v1::ListPrivateVectorsReply {
+    let request = node_v1::ListPrivateVectorsRequest {
+        header: Some(node_v1::ReadHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            ..Default::default()
+        }),
         owner: owner.to_vec().into(),
         known,
         after: if after == 0 { Bytes::new() } else { after.to_be_bytes().to_vec().into() },
         ..Default::default()
     };
-    shard.client.clone().owned(request).await.expect("an answer").into_inner()
+    shard.client.clone().shards().list_private_vectors(request).await.expect("an answer").into_inner()
 }
 
 async fn forget(shard: &Shard, request: node_v1::ForgetRequest) -> Result<Vec<u128>, Code> {
     let request = node_v1::ForgetRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
-        request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+        header: Some(node_v1::WriteHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+            ..Default::default()
+        }),
         ..request
     };
-    match shard.client.clone().forget(request).await.map_err(Refusal::from) {
+    match shard.client.clone().shards().forget(request).await.map_err(Refusal::from) {
         Ok(reply) => Ok(reply.into_inner().removed.iter().map(|id| number(id)).collect()),
         Err(Refusal::Problem(problem)) => Err(problem.code),
         Err(other) => panic!("{other:?}"),
     }
 }
 
-fn ids(reply: &node_v1::OwnedReply) -> Vec<(u128, bool)> {
+fn ids(reply: &node_v1::ListPrivateVectorsReply) -> Vec<(u128, bool)> {
     reply.frames.iter().map(|frame| (number(&frame.id), !frame.vectors.is_empty())).collect()
 }
 
@@ -84,12 +90,15 @@ async fn pieces_come_back_as_their_owner_sealed_them_and_no_index_has_them() {
     assert_eq!(ids(&mine), [(2, true), (3, true), (4, true), (5, true)]);
     assert_eq!(mine.frames[1].vectors, "sealed vectors of thought 3");
     assert_eq!(ids(&owned(&shard, ADA, 0, 3).await), [(4, true), (5, true)], "after a page");
-    assert!(owned(&shard, ADA, mine.applied, 0).await.unchanged);
+    assert!(owned(&shard, ADA, mine.state.as_ref().expect("a state").applied, 0).await.unchanged);
 
     shard.one(private(7, EVE, "something else")).await.unwrap();
-    assert!(owned(&shard, ADA, mine.applied, 0).await.unchanged, "what others do changes nothing");
+    assert!(
+        owned(&shard, ADA, mine.state.as_ref().expect("a state").applied, 0).await.unchanged,
+        "what others do changes nothing"
+    );
     shard.one(replacing(private(4, ADA, "a second thought"))).await.unwrap();
-    let changed = owned(&shard, ADA, mine.applied, 0).await;
+    let changed = owned(&shard, ADA, mine.state.as_ref().expect("a state").applied, 0).await;
     assert_eq!(ids(&changed), [(2, false), (3, false), (4, true), (5, false)]);
     assert_eq!(changed.frames[2].vectors, "sealed vectors of a second thought");
     node.shutdown().await;
@@ -163,27 +172,31 @@ async fn what_no_router_sends_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_passphrase_record_is_kept_and_replaced_by_who_saw_it() {
     let folder = tempfile::tempdir().unwrap();
-    let (node, mut client) = start(folder.path()).await;
+    let (node, client) = start(folder.path()).await;
     let mut rng = mira_crypto::os_rng();
     let cost = mira_crypto::PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
     let mut record = || mira_crypto::OwnerKey::generate(&mut rng).protect("open sesame", cost, &mut rng).unwrap();
     let (first, second) = (record(), record());
     let owner = Bytes::from_static(&ADA);
     let get = node_v1::GetOwnerRequest { owner: owner.clone() };
-    assert_eq!(client.get_owner(get.clone()).await.unwrap().into_inner().record, "");
+    assert_eq!(client.keys().get_owner(get.clone()).await.unwrap().into_inner().record, "");
     let put = |record: &str, replaces: &str| node_v1::PutOwnerRequest {
         owner: owner.clone(),
         record: record.into(),
         replaces: replaces.into(),
     };
-    assert_eq!(client.put_owner(put(&first, "")).await.unwrap().into_inner().record, first);
-    assert_eq!(client.put_owner(put(&second, "")).await.unwrap().into_inner().record, first, "another was quicker");
-    assert_eq!(client.put_owner(put(&second, &first)).await.unwrap().into_inner().record, second);
-    assert!(client.put_owner(put("no record", &second)).await.is_err());
-    assert_eq!(client.get_owner(get.clone()).await.unwrap().into_inner().record, second);
+    assert_eq!(client.keys().put_owner(put(&first, "")).await.unwrap().into_inner().record, first);
+    assert_eq!(
+        client.keys().put_owner(put(&second, "")).await.unwrap().into_inner().record,
+        first,
+        "another was quicker"
+    );
+    assert_eq!(client.keys().put_owner(put(&second, &first)).await.unwrap().into_inner().record, second);
+    assert!(client.keys().put_owner(put("no record", &second)).await.is_err());
+    assert_eq!(client.keys().get_owner(get.clone()).await.unwrap().into_inner().record, second);
     node.shutdown().await;
-    let (node, mut client) = start(folder.path()).await;
-    assert_eq!(client.get_owner(get).await.unwrap().into_inner().record, second, "over a restart");
+    let (node, client) = start(folder.path()).await;
+    assert_eq!(client.keys().get_owner(get).await.unwrap().into_inner().record, second, "over a restart");
     node.shutdown().await;
 }
 
@@ -192,9 +205,9 @@ mod layers {
 
     use mira_crypto::{ClusterKey, CollectionKey, Part};
     use mira_node::{
-        keyring::{FIRST_KEY, Keyring},
+        keys::keyring::{FIRST_KEY, Keyring},
         meta::{ClusterState, CollectionRecord, state::Header},
-        shard::{private, record::FramePlace},
+        shard::{read::private, record::FramePlace},
     };
     use proptest::prelude::*;
 
@@ -212,8 +225,8 @@ mod layers {
             id: 7,
             name: "c".into(),
             dim: 4,
-            metric: "cosine".into(),
-            quantization: "int8".into(),
+            metric: mira_proto::model::Metric::Cosine,
+            quantization: mira_proto::model::Quantization::Int8,
             partitions: 1,
             first_partitions: 1,
             ttl_seconds: 0,

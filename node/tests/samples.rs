@@ -12,9 +12,9 @@ use mira_node::meta::{
 use mira_node::shard::command::{
     self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
+use mira_node::shard::migration::ownership::{Adoption, Progress, Span, Tenure};
+use mira_node::shard::pages::{PageBody, Standing};
 use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
-use mira_node::shard::restore::{PageBody, Standing};
-use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
 use mira_proto::vectors::SpaceSet;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -216,8 +216,8 @@ fn meta(samples: &mut Samples) {
         id: 7,
         name: "notes".into(),
         dim: 384,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
+        metric: mira_proto::model::Metric::Cosine,
+        quantization: mira_proto::model::Quantization::Int8,
         partitions: 4,
         first_partitions: 2,
         ttl_seconds: 60,
@@ -227,8 +227,8 @@ fn meta(samples: &mut Samples) {
         spaces: vec![NamedSpace {
             name: "state".into(),
             dim: 1_536,
-            metric: "dot".into(),
-            quantization: "binary".into(),
+            metric: mira_proto::model::Metric::Dot,
+            quantization: mira_proto::model::Quantization::Binary,
             ef: 64,
         }],
         key_version: 1,
@@ -240,6 +240,7 @@ fn meta(samples: &mut Samples) {
         http_address: "h:2".into(),
         zone: "z".into(),
         version: "1.0.0".into(),
+        format: 1,
     };
     let growth = Growth { from: 2, to: 4, step: GrowthStep::Clearing, epoch: 9, since_ms: TIME, done: [1, 5].into() };
     let rotation =

@@ -4,11 +4,10 @@ mod common;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{Shard, frame, number, start};
+use common::{NodeClient, Shard, frame, number, start};
 use mira_index::{Metric, exact_top_k};
-use mira_proto::{Code, Problem, Refusal, node_v1, node_v1::node_client::NodeClient, placement::shards_of_collection};
+use mira_proto::{Code, Problem, Refusal, node_v1, placement::shards_of_collection};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use tonic::transport::Channel;
 
 /// The spaces of the collection: name, components, metric. The first is its own.
 const SPACES: [(&str, usize, Metric); 3] =
@@ -18,27 +17,32 @@ const SPACES: [(&str, usize, Metric); 3] =
 type Model = BTreeMap<&'static str, BTreeMap<u128, Vec<f32>>>;
 
 async fn create(
-    client: &NodeClient<Channel>,
+    client: &NodeClient,
     change: impl FnOnce(&mut node_v1::CreateCollectionRequest),
 ) -> Result<node_v1::Collection, Problem> {
     let space = |(name, dim, metric): (&str, usize, Metric)| node_v1::VectorSpace {
         name: name.into(),
         dim: dim as u32,
-        metric: format!("{metric:?}").to_lowercase(),
-        quantization: "int8".into(),
+        metric: match metric {
+            Metric::Cosine => node_v1::Metric::Cosine,
+            Metric::Dot => node_v1::Metric::Dot,
+            Metric::L2 => node_v1::Metric::L2,
+        }
+        .into(),
+        quantization: node_v1::Quantization::Int8.into(),
         ef: 0,
     };
     let mut request = node_v1::CreateCollectionRequest {
         name: "c".into(),
         dim: SPACES[0].1 as u32,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
+        metric: node_v1::Metric::Cosine.into(),
+        quantization: node_v1::Quantization::Int8.into(),
         partitions: 1,
         spaces: SPACES[1..].iter().copied().map(space).collect(),
         ..Default::default()
     };
     change(&mut request);
-    match client.clone().create_collection(request).await {
+    match client.clone().cluster().create_collection(request).await {
         Ok(collection) => Ok(collection.into_inner()),
         Err(status) => Err(problem(Refusal::from(status))),
     }
@@ -51,9 +55,9 @@ fn problem(refusal: Refusal) -> Problem {
     }
 }
 
-async fn shard_of(client: NodeClient<Channel>) -> Shard {
+async fn shard_of(client: NodeClient) -> Shard {
     let collection = create(&client, |_| ()).await.expect("a collection").id;
-    let map = client.clone().get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
+    let map = client.clone().cluster().get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
     let shard = shards_of_collection(collection, 1, map.shards.len() as u32)[0];
     Shard { client, collection, shard, epoch: map.epoch }
 }
@@ -103,16 +107,19 @@ async fn search(
     change: impl FnOnce(&mut node_v1::SearchRequest),
 ) -> Result<node_v1::SearchReply, Refusal> {
     let mut request = node_v1::SearchRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
+        header: Some(node_v1::ReadHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            ..Default::default()
+        }),
         space: space.into(),
         vector,
         k: 20,
         ..Default::default()
     };
     change(&mut request);
-    Ok(shard.client.clone().search(request).await?.into_inner())
+    Ok(shard.client.clone().shards().search(request).await?.into_inner())
 }
 
 /// Every space answers as an exact scan of what is in it does: all frames, and those that a filter means.
@@ -225,7 +232,7 @@ async fn a_space_has_a_beam_of_its_own() {
     let shard = shard_of(client.clone()).await;
     let tune = async |space: &str, ef| {
         let request = node_v1::TuneCollectionRequest { collection: shard.collection, space: space.into(), ef };
-        client.clone().tune_collection(request).await.map(|reply| reply.into_inner())
+        client.clone().cluster().tune_collection(request).await.map(|reply| reply.into_inner())
     };
     tune("state", 300).await.unwrap();
     assert!(tune("mood", 300).await.is_err());
@@ -244,7 +251,7 @@ async fn a_space_has_a_beam_of_its_own() {
     };
     // The beam shows once there is a graph.
     for _ in 0..500 {
-        if explained("state", 12).await.plan == "graph" {
+        if explained("state", 12).await.plan() == node_v1::SearchPlan::Graph {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

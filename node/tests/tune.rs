@@ -4,10 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{EAST, Shard, frame, start};
-use mira_proto::{Code, Problem, Refusal, node_v1, node_v1::node_client::NodeClient, placement::shards_of_collection};
+use common::{EAST, NodeClient, Shard, frame, start};
+use mira_proto::{Code, Problem, Refusal, node_v1, placement::shards_of_collection};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tonic::transport::Channel;
 
 const FRAMES: u128 = 4_000;
 const WANTED: f64 = 0.95;
@@ -19,17 +18,17 @@ fn random_vector(random: &mut StdRng, dim: usize) -> Vec<f32> {
 }
 
 /// A collection of vectors of [`WIDE`] components, on the node's first shard.
-async fn wide(mut client: NodeClient<Channel>) -> Shard {
+async fn wide(client: NodeClient) -> Shard {
     let request = node_v1::CreateCollectionRequest {
         name: "wide".into(),
         dim: WIDE as u32,
-        metric: "cosine".into(),
-        quantization: "binary".into(),
+        metric: node_v1::Metric::Cosine.into(),
+        quantization: node_v1::Quantization::Binary.into(),
         partitions: 1,
         ..Default::default()
     };
-    let collection = client.create_collection(request).await.expect("a collection").into_inner().id;
-    let map = client.get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
+    let collection = client.cluster().create_collection(request).await.expect("a collection").into_inner().id;
+    let map = client.cluster().get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
     let shard = shards_of_collection(collection, 1, map.shards.len() as u32)[0];
     Shard { client, collection, shard, epoch: map.epoch }
 }
@@ -52,16 +51,19 @@ async fn measure(
     change: impl FnOnce(&mut node_v1::MeasureRecallRequest),
 ) -> Result<node_v1::MeasureRecallReply, Refusal> {
     let mut request = node_v1::MeasureRecallRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
+        header: Some(node_v1::ReadHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            ..Default::default()
+        }),
         k: 10,
         beams: vec![16, 64, 128, 256, 512, 1_024, 2_048],
         samples: 200,
         ..Default::default()
     };
     change(&mut request);
-    Ok(shard.client.clone().measure_recall(request).await?.into_inner())
+    Ok(shard.client.clone().shards().measure_recall(request).await?.into_inner())
 }
 
 /// Waits until the index has caught up with what was stored.
@@ -73,20 +75,23 @@ async fn indexed(shard: &Shard, vectors: u128) {
 
 async fn tune(shard: &Shard, collection: u64, ef: u32) -> Result<node_v1::TuneCollectionReply, Refusal> {
     let request = node_v1::TuneCollectionRequest { collection, ef, ..Default::default() };
-    Ok(shard.client.clone().tune_collection(request).await?.into_inner())
+    Ok(shard.client.clone().cluster().tune_collection(request).await?.into_inner())
 }
 
 /// The beam that the map names.
 async fn mapped(shard: &Shard) -> u32 {
-    let map = shard.client.clone().get_map(node_v1::GetMapRequest::default()).await.unwrap().into_inner();
+    let map = shard.client.clone().cluster().get_map(node_v1::GetMapRequest::default()).await.unwrap().into_inner();
     map.collections.iter().find(|collection| collection.id == shard.collection).unwrap().ef
 }
 
 async fn search(shard: &Shard, vector: Vec<f32>, exact: bool, ef: u32) -> node_v1::SearchReply {
     let request = node_v1::SearchRequest {
-        epoch: shard.epoch,
-        shard: shard.shard,
-        collection: shard.collection,
+        header: Some(node_v1::ReadHeader {
+            epoch: shard.epoch,
+            shard: shard.shard,
+            collection: shard.collection,
+            ..Default::default()
+        }),
         vector,
         k: 10,
         ef,
@@ -94,7 +99,7 @@ async fn search(shard: &Shard, vector: Vec<f32>, exact: bool, ef: u32) -> node_v
         explain: true,
         ..Default::default()
     };
-    shard.client.clone().search(request).await.unwrap().into_inner()
+    shard.client.clone().shards().search(request).await.unwrap().into_inner()
 }
 
 /// The beam that a search used, asked for one or for none.
@@ -196,7 +201,7 @@ async fn wrong_questions_are_refused() {
     assert_eq!(code(measure(&shard, |request| request.samples = 201).await), Code::InvalidArgument);
     assert_eq!(code(measure(&shard, |request| request.beams = vec![]).await), Code::InvalidArgument);
     assert_eq!(code(measure(&shard, |request| request.beams = vec![10, 2_049]).await), Code::InvalidArgument);
-    let other = measure(&shard, |request| request.collection = 1).await;
+    let other = measure(&shard, |request| request.header.as_mut().expect("a header").collection = 1).await;
     assert!(matches!(other, Err(Refusal::StaleMap { .. })), "{other:?}");
     assert_eq!(code(tune(&shard, shard.collection, 2_049).await), Code::InvalidArgument);
     assert_eq!(code(tune(&shard, 1, 64).await), Code::NotFound);

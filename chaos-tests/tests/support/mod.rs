@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mira_crypto::ClusterKey;
-use mira_node::collect::Collecting;
-use mira_node::{Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
+use mira_node::{ChunkGcSettings, Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
 use mira_proto::model::{
     CollectionSettings, Consistency, ForgetRequest, Metric, NamedVectors, Quantization, RecallRequest, ScanRequest,
     SearchRequest, SessionsRequest, StoreItem, StoreRequest,
@@ -20,8 +19,8 @@ use mira_proto::{Code, Problem, ShardId};
 use mira_router::cluster::Cluster as Map;
 use mira_router::embedding::Embedding;
 use mira_router::metrics::Metrics;
-use mira_router::owner::Credential;
-use mira_router::{ClusterMemory, Memory, RequestContext};
+use mira_router::private::credential::Credential;
+use mira_router::{Memory, RequestContext};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -60,7 +59,7 @@ pub fn holds(folder: &Path, wanted: &[u8]) -> bool {
 pub struct Cluster {
     pub nodes: BTreeMap<usize, RunningNode>,
     pub folders: Vec<TempDir>,
-    pub memory: Arc<ClusterMemory>,
+    pub memory: Arc<Memory>,
     /// What every node's provider gives out.
     pub keys: Arc<Keys>,
     follower: JoinHandle<()>,
@@ -100,14 +99,14 @@ impl KeyProvider for Keys {
 
 pub fn config(folder: &TempDir, keys: &Arc<Keys>, formation: Formation) -> NodeConfig {
     let any = "127.0.0.1:0".parse().expect("an address");
-    let collecting = Collecting {
+    let chunk_gc = ChunkGcSettings {
         every: Duration::from_millis(300),
         idle: Duration::from_millis(COLLECT_AFTER_MS.load(Ordering::Relaxed)),
     };
     NodeConfig {
         listen: any,
         http_listen: any,
-        collecting,
+        chunk_gc,
         ..NodeConfig::new(folder.path().to_owned(), keys.clone(), formation)
     }
 }
@@ -148,7 +147,7 @@ impl Cluster {
         let seeds = nodes.values().map(|node| node.grpc_address().to_string()).collect();
         let map = Arc::new(Map::new(seeds, metrics.clone()));
         let embedding = Embedding::start(None, None, metrics.clone()).expect("no model is needed");
-        let memory = Arc::new(ClusterMemory::new(map.clone(), embedding, metrics));
+        let memory = Arc::new(Memory::new(map.clone(), embedding, metrics));
         let follower = tokio::spawn(async move { map.follow_map().await });
         Cluster { nodes, folders, memory, keys, follower }
     }
@@ -234,7 +233,7 @@ pub struct Expected {
 
 /// One who writes, reads and searches frames of his own.
 pub struct Worker {
-    pub memory: Arc<ClusterMemory>,
+    pub memory: Arc<Memory>,
     session: String,
     owner: Option<Credential>,
     rng: StdRng,

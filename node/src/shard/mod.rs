@@ -1,30 +1,20 @@
 //! One shard on this node: a Raft group of frames, the index derived from it, and what routers ask of it.
 //!
-//! *Store*: [`Shard::write`] seals on the leader and proposes; [`machine`] applies on every replica; [`indexer`]
+//! *Store*: [`Shard::write`] seals on the leader and proposes; [`machine`] applies on every replica; [`index`]
 //! follows. *Search*: [`Shard::search`] asks the index and the tail. *Recall*: [`Shard::fetch`] opens frames.
 
-pub mod archive;
+pub mod admission;
 pub mod chunks;
 pub mod command;
 pub mod expiry;
-pub mod gate;
-pub mod grow;
-pub mod image;
-pub mod indexer;
-pub mod kinds;
+pub mod index;
+pub mod log_archive;
 pub mod machine;
-pub mod measure;
-pub mod private;
-pub mod quality;
+pub mod migration;
+pub mod pages;
 pub mod read;
 pub mod record;
 pub mod reseal;
-pub mod restore;
-pub mod roll;
-pub mod rows;
-pub mod scan;
-pub mod sessions;
-pub mod tenure;
 pub mod verify;
 pub mod write;
 
@@ -35,13 +25,22 @@ use mira_raft::{Clock, Freshness, Group, ProposeError, ReadError};
 use tokio::sync::watch;
 
 use crate::{
-    keyring::{KeyError, Keyring},
+    keys::keyring::{KeyError, Keyring},
     meta::{ClusterState, CollectionRecord},
 };
 
-use indexer::ShardIndex;
-use tenure::HomesCache;
+use index::ShardIndex;
+use migration::ownership::{HomesCache, Shown};
 use verify::Verifier;
+
+/// What a read is made on.
+struct ReadView {
+    collection: CollectionRecord,
+    /// The frames that the reader is shown.
+    shown: Shown,
+    /// What the answer says of the state behind it.
+    state: node_v1::ReadState,
+}
 
 /// What every shard of a node shares.
 #[derive(Clone)]
@@ -55,9 +54,9 @@ pub struct Shared {
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Who may search now.
-    pub gate: Arc<gate::SearchGate>,
+    pub gate: Arc<admission::SearchGate>,
     /// How right the answers are.
-    pub quality: Arc<quality::QualityBoard>,
+    pub quality: Arc<index::recall_sampler::QualityBoard>,
 }
 
 /// A replica of a shard.
@@ -69,7 +68,7 @@ pub struct Shard {
     shared: Shared,
     locks: write::FrameLocks,
     homes: HomesCache,
-    views: restore::BackupViews,
+    views: pages::BackupViews,
 }
 
 impl Shard {
@@ -122,6 +121,18 @@ impl Shard {
             }
             _ => Err(Refusal::StaleMap { epoch: cluster.header.epoch }),
         }
+    }
+
+    /// What a read is made on: its collection, the frames that it shows, and the state that it answers from. Waits until
+    /// this replica may answer; refuses readers whose map is too old.
+    async fn begin_read(&self, header: Option<&node_v1::ReadHeader>) -> Result<ReadView, Refusal> {
+        let header = header.ok_or_else(|| Problem::invalid("the read has no header"))?;
+        let freshness = self.ready_for(header.level.unwrap_or_default()).await?;
+        let collection = self.collection(header.epoch, header.collection)?;
+        let (shown, taken_over) = self.shown(&collection, header)?;
+        // Before anything is looked at: what changes from here on is later than the answer says.
+        let applied = self.group.reader().applied_index();
+        Ok(ReadView { collection, shown, state: node_v1::ReadState { applied, freshness, taken_over } })
     }
 
     /// Waits until this replica may answer a read of that level; at level `any` also says how old the answer may be.

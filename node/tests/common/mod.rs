@@ -5,8 +5,30 @@ use std::{path::Path, time::Duration};
 
 use mira_crypto::ClusterKey;
 use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape};
-use mira_proto::{Refusal, node_v1, node_v1::node_client::NodeClient};
+use mira_proto::{Refusal, node_v1};
 use tonic::transport::Channel;
+
+/// Clients of a node's services, over one connection.
+#[derive(Clone)]
+pub struct NodeClient(Channel);
+
+impl NodeClient {
+    pub async fn connect(address: String) -> Result<Self, tonic::transport::Error> {
+        Ok(NodeClient(tonic::transport::Endpoint::from_shared(address)?.connect().await?))
+    }
+
+    pub fn shards(&self) -> node_v1::shard_service_client::ShardServiceClient<Channel> {
+        node_v1::shard_service_client::ShardServiceClient::new(self.0.clone())
+    }
+
+    pub fn cluster(&self) -> node_v1::cluster_service_client::ClusterServiceClient<Channel> {
+        node_v1::cluster_service_client::ClusterServiceClient::new(self.0.clone())
+    }
+
+    pub fn keys(&self) -> node_v1::key_service_client::KeyServiceClient<Channel> {
+        node_v1::key_service_client::KeyServiceClient::new(self.0.clone())
+    }
+}
 
 pub const DIM: u32 = 4;
 pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -18,7 +40,7 @@ pub fn config(folder: &Path, formation: Formation) -> NodeConfig {
     NodeConfig { listen: any, http_listen: any, ..NodeConfig::new(folder.to_owned(), key, formation) }
 }
 
-pub async fn start(folder: &Path) -> (RunningNode, NodeClient<Channel>) {
+pub async fn start(folder: &Path) -> (RunningNode, NodeClient) {
     let node = RunningNode::start(config(folder, Formation::Bootstrap(ALONE))).await.expect("the node starts");
     assert!(node.wait_ready(Duration::from_secs(30)).await, "the node is not ready");
     let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.expect("a connection");
@@ -27,22 +49,22 @@ pub async fn start(folder: &Path) -> (RunningNode, NodeClient<Channel>) {
 
 /// A collection on shard `shard`, as its leader.
 pub struct Shard {
-    pub client: NodeClient<Channel>,
+    pub client: NodeClient,
     pub collection: u64,
     pub shard: u32,
     pub epoch: u64,
 }
 
 impl Shard {
-    pub async fn new(client: NodeClient<Channel>, name: &str) -> Shard {
-        Shard::quantised(client, name, "int8").await
+    pub async fn new(client: NodeClient, name: &str) -> Shard {
+        Shard::quantised(client, name, node_v1::Quantization::Int8).await
     }
 
-    pub async fn quantised(client: NodeClient<Channel>, name: &str, quantization: &str) -> Shard {
+    pub async fn quantised(client: NodeClient, name: &str, quantization: node_v1::Quantization) -> Shard {
         let request = node_v1::CreateCollectionRequest {
             name: name.into(),
             dim: DIM,
-            metric: "cosine".into(),
+            metric: node_v1::Metric::Cosine.into(),
             quantization: quantization.into(),
             partitions: 1,
             ..Default::default()
@@ -50,9 +72,9 @@ impl Shard {
         Shard::created(client, request).await
     }
 
-    pub async fn created(mut client: NodeClient<Channel>, request: node_v1::CreateCollectionRequest) -> Shard {
-        let collection = client.create_collection(request).await.expect("a collection").into_inner();
-        let map = client.get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
+    pub async fn created(client: NodeClient, request: node_v1::CreateCollectionRequest) -> Shard {
+        let collection = client.cluster().create_collection(request).await.expect("a collection").into_inner();
+        let map = client.cluster().get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
         Shard { client, collection: collection.id, shard: 0, epoch: map.epoch }
     }
 
@@ -66,13 +88,16 @@ impl Shard {
         frames: Vec<node_v1::FrameWrite>,
     ) -> Result<node_v1::WriteReply, Refusal> {
         let request = node_v1::WriteRequest {
-            epoch: self.epoch,
-            shard: self.shard,
-            collection: self.collection,
-            request_id: request_id.to_be_bytes().to_vec().into(),
+            header: Some(node_v1::WriteHeader {
+                epoch: self.epoch,
+                shard: self.shard,
+                collection: self.collection,
+                request_id: request_id.to_be_bytes().to_vec().into(),
+                ..Default::default()
+            }),
             frames,
         };
-        Ok(self.client.clone().write(request).await?.into_inner())
+        Ok(self.client.clone().shards().write(request).await?.into_inner())
     }
 
     pub async fn one(&self, frame: node_v1::FrameWrite) -> Result<u64, mira_proto::Problem> {
@@ -87,57 +112,69 @@ impl Shard {
 
     pub async fn search_as(&self, vector: [f32; 4], k: u32, exact: bool) -> Result<Vec<(u128, f32)>, Refusal> {
         let request = node_v1::SearchRequest {
-            epoch: self.epoch,
-            shard: self.shard,
-            collection: self.collection,
+            header: Some(node_v1::ReadHeader {
+                epoch: self.epoch,
+                shard: self.shard,
+                collection: self.collection,
+                ..Default::default()
+            }),
             vector: vector.to_vec(),
             k,
             exact,
             ..Default::default()
         };
-        let reply = self.client.clone().search(request).await?.into_inner();
+        let reply = self.client.clone().shards().search(request).await?.into_inner();
         Ok(reply.hits.into_iter().map(|hit| (number(&hit.id), hit.score)).collect())
     }
 
     pub async fn fetch(&self, ids: &[u128]) -> Vec<node_v1::Frame> {
         let request = node_v1::FetchRequest {
-            epoch: self.epoch,
-            shard: self.shard,
-            collection: self.collection,
-            ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
-            level: Some(node_v1::ReadLevel {
-                kind: node_v1::read_level::Kind::Linearizable as i32,
-                at_least: 0,
-                last_resort: false,
+            header: Some(node_v1::ReadHeader {
+                epoch: self.epoch,
+                shard: self.shard,
+                collection: self.collection,
+                level: Some(node_v1::ReadLevel {
+                    kind: node_v1::read_level::Kind::Linearizable as i32,
+                    at_least: 0,
+                    last_resort: false,
+                }),
+                ..Default::default()
             }),
+            ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
             ..Default::default()
         };
-        self.client.clone().fetch(request).await.expect("an answer").into_inner().frames
+        self.client.clone().shards().fetch(request).await.expect("an answer").into_inner().frames
     }
 
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Vec<u128> {
         let request = node_v1::ForgetRequest {
-            epoch: self.epoch,
-            shard: self.shard,
-            collection: self.collection,
-            request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+            header: Some(node_v1::WriteHeader {
+                epoch: self.epoch,
+                shard: self.shard,
+                collection: self.collection,
+                request_id: rand::random::<u128>().to_be_bytes().to_vec().into(),
+                ..Default::default()
+            }),
             ..request
         };
-        let reply = self.client.clone().forget(request).await.expect("an answer").into_inner();
+        let reply = self.client.clone().shards().forget(request).await.expect("an answer").into_inner();
         reply.removed.iter().map(|id| number(id)).collect()
     }
 
     pub async fn session(&self, limit: u32, last: bool) -> Vec<u128> {
         let request = node_v1::SessionRequest {
-            epoch: self.epoch,
-            shard: self.shard,
-            collection: self.collection,
+            header: Some(node_v1::ReadHeader {
+                epoch: self.epoch,
+                shard: self.shard,
+                collection: self.collection,
+                ..Default::default()
+            }),
             session: "talk".into(),
             limit,
             last,
             ..Default::default()
         };
-        let reply = self.client.clone().session(request).await.expect("an answer").into_inner();
+        let reply = self.client.clone().shards().session(request).await.expect("an answer").into_inner();
         reply.frames.iter().map(|frame| number(&frame.id)).collect()
     }
 }

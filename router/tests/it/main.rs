@@ -2,10 +2,11 @@
 
 mod client;
 mod content;
+mod doors;
 mod errors;
 mod faults;
+mod field_types;
 mod grpc;
-mod kinds;
 mod mcp;
 mod named;
 mod operations;

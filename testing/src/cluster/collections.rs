@@ -1,5 +1,6 @@
 //! The collections of the fake cluster, and their keys.
 
+use bytes::Bytes;
 use mira_proto::node_v1 as wire;
 use mira_proto::{Code, Problem, Refusal};
 use tonic::Status;
@@ -26,7 +27,8 @@ impl FakeNode {
             first_partitions: request.partitions,
             ef: 0,
             spaces: request.spaces,
-            growth: None,
+            placement_key: Bytes::new(),
+            migration: None,
             rotation: None,
         };
         if let Some(there) = state.collections.get(&request.name) {
@@ -77,10 +79,11 @@ impl FakeNode {
         let added = all.into_iter().filter(|shard| !sources.contains(shard)).collect();
         if !request.dry_run {
             found.partitions = to;
-            found.growth = Some(wire::Growth { from, to, step: "remembering".into(), done: Vec::new(), epoch });
+            let step = wire::MigrationStep::Remembering.into();
+            found.migration = Some(wire::Migration { from, to, step, done: Vec::new(), epoch });
             state.epoch = epoch;
         }
-        Ok(wire::GrowCollectionReply { from, to, sources, heirs: added, epoch })
+        Ok(wire::GrowCollectionReply { from, to, sources, targets: added, epoch })
     }
 
     pub(super) fn answer_tune_collection(
@@ -91,7 +94,7 @@ impl FakeNode {
         let mut state = self.state.lock();
         state.epoch += 1;
         let epoch = state.epoch;
-        let seen = self.seen("tune_collection", 0, None);
+        let seen = self.seen("tune_collection", 0);
         state.seen.push(seen);
         match state.collections.values_mut().find(|found| found.id == collection) {
             Some(found) => match found.spaces.iter_mut().find(|named| named.name == space) {

@@ -5,7 +5,6 @@ use mira_proto::Refusal;
 use mira_proto::node_v1 as wire;
 use tonic::Status;
 
-use super::Seen;
 use super::node::FakeNode;
 use super::search::is_meant;
 use super::state::Kept;
@@ -16,17 +15,16 @@ const FETCHED_PAGE: usize = 5;
 impl FakeNode {
     pub(super) fn answer_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Status> {
         let mut state = self.state.lock();
-        let seen = Seen { request_id: request.request_id.clone(), ..self.seen("write", request.shard, None) };
-        self.check(&mut state, seen, request.epoch)?;
-        let reply = match state.remembered.get(&request.request_id) {
+        let wire::WriteHeader { shard, collection, request_id, .. } =
+            self.begin_write(&mut state, "write", request.header)?;
+        let reply = match state.remembered.get(&request_id) {
             Some(reply) => reply.clone(),
             None => {
-                let (collection, shard) = (request.collection, request.shard);
                 let outcomes = request.frames.into_iter().map(|frame| state.write(collection, shard, frame)).collect();
                 let index = state.indexes.entry(shard).or_default();
                 *index += 1;
                 let reply = wire::WriteReply { outcomes, index: *index };
-                state.remembered.insert(request.request_id, reply.clone());
+                state.remembered.insert(request_id, reply.clone());
                 reply
             }
         };
@@ -40,7 +38,7 @@ impl FakeNode {
 
     pub(super) fn answer_write_many(&self, request: wire::WriteManyRequest) -> Result<wire::WriteManyReply, Status> {
         let writes = request.writes;
-        let seen = self.seen("write_many", writes[0].shard, None);
+        let seen = self.seen("write_many", writes[0].header.as_ref().map_or(0, |header| header.shard));
         self.state.lock().seen.push(seen);
         let result = |write| match self.answer_write(write) {
             Ok(reply) => wire::WriteResult { reply: Some(reply), problem: None },
@@ -51,8 +49,7 @@ impl FakeNode {
 
     pub(super) fn answer_forget(&self, request: wire::ForgetRequest) -> Result<wire::ForgetReply, Status> {
         let mut state = self.state.lock();
-        let seen = Seen { request_id: request.request_id.clone(), ..self.seen("forget", request.shard, None) };
-        self.check(&mut state, seen, request.epoch)?;
+        let wire::WriteHeader { shard, collection, .. } = self.begin_write(&mut state, "forget", request.header)?;
         let matches = |kept: &Kept| {
             request.all
                 || (!request.session.is_empty() && kept.frame.session == request.session)
@@ -60,49 +57,42 @@ impl FakeNode {
                 || (!request.private_session.is_empty() && kept.private.session == request.private_session)
                 || request.ids.contains(&kept.frame.id)
         };
-        let mut doomed: Vec<Bytes> = state
-            .of_shard(request.collection, request.shard)
-            .filter(|kept| matches(kept))
-            .map(|kept| kept.frame.id.clone())
-            .collect();
-        let more = doomed.len() > state.forget_step;
-        doomed.truncate(state.forget_step);
-        for id in &doomed {
-            state.frames.remove(&(request.collection, request.shard, id.to_vec()));
+        let mut removed: Vec<Bytes> =
+            state.of_shard(collection, shard).filter(|kept| matches(kept)).map(|kept| kept.frame.id.clone()).collect();
+        let more = removed.len() > state.forget_step;
+        removed.truncate(state.forget_step);
+        for id in &removed {
+            state.frames.remove(&(collection, shard, id.to_vec()));
         }
-        let index = state.indexes.entry(request.shard).or_default();
+        let index = state.indexes.entry(shard).or_default();
         *index += 1;
         let index = *index;
-        state.gone.insert(request.shard, index);
-        Ok(wire::ForgetReply { removed: doomed, index, more, ..Default::default() })
+        state.gone.insert(shard, index);
+        Ok(wire::ForgetReply { removed, index, more, ..Default::default() })
     }
 
     pub(super) fn answer_fetch(&self, request: wire::FetchRequest) -> Result<wire::FetchReply, Status> {
         let mut state = self.state.lock();
-        let seen = self.seen("fetch", request.shard, request.level);
-        let freshness = self.check(&mut state, seen, request.epoch)?;
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "fetch", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
         if let Some(gone) = state.vanishing.take() {
             state.frames.retain(|(_, _, id), _| *id != gone);
         }
-        let key = |id: &Bytes| (request.collection, request.shard, id.to_vec());
+        let key = |id: &Bytes| (collection, shard, id.to_vec());
         let paged = request.max_bytes > 0;
         let ids = &request.ids[..if paged { request.ids.len().min(FETCHED_PAGE) } else { request.ids.len() }];
         let frames = ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
-        Ok(wire::FetchReply {
-            frames,
-            applied: state.index(request.shard),
-            freshness,
-            opened: Vec::new(),
-            looked_at: if paged { ids.len() as u32 } else { 0 },
-        })
+        Ok(wire::FetchReply { frames, state: read, looked_at: if paged { ids.len() as u32 } else { 0 } })
     }
 
     pub(super) fn answer_session(&self, request: wire::SessionRequest) -> Result<wire::FetchReply, Status> {
         let mut state = self.state.lock();
-        let seen = self.seen("session", request.shard, request.level);
-        let freshness = self.check(&mut state, seen, request.epoch)?;
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "session", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
         let mut frames: Vec<wire::Frame> = state
-            .of_shard(request.collection, request.shard)
+            .of_shard(collection, shard)
             .filter(|kept| {
                 if request.private_session.is_empty() {
                     kept.private.owner.is_empty() && kept.frame.session == request.session
@@ -118,21 +108,15 @@ impl FakeNode {
             frames.drain(..frames.len().saturating_sub(request.limit as usize));
         }
         frames.truncate(request.limit as usize);
-        Ok(wire::FetchReply {
-            frames,
-            applied: state.index(request.shard),
-            freshness,
-            opened: Vec::new(),
-            looked_at: 0,
-        })
+        Ok(wire::FetchReply { frames, state: read, looked_at: 0 })
     }
 
     pub(super) fn answer_scan(&self, request: wire::ScanRequest) -> Result<wire::ScanReply, Status> {
         let mut state = self.state.lock();
-        let seen = self.seen("scan", request.shard, request.level);
-        self.check(&mut state, seen, request.epoch)?;
-        let applied = state.index(request.shard);
-        let mut kept: Vec<&Kept> = state.of_shard(request.collection, request.shard).collect();
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "scan", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
+        let mut kept: Vec<&Kept> = state.of_shard(collection, shard).collect();
         kept.sort_by(|a, b| a.frame.id.cmp(&b.frame.id));
         kept.retain(|kept| kept.frame.id > request.after);
         let more = kept.len() > request.limit as usize;
@@ -143,6 +127,6 @@ impl FakeNode {
             wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors, named }
         };
         let frames = kept.into_iter().take(request.limit as usize).map(scanned).collect();
-        Ok(wire::ScanReply { frames, more, applied, opened: Vec::new() })
+        Ok(wire::ScanReply { state: read, frames, more })
     }
 }

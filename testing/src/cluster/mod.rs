@@ -15,7 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mira_proto::node_v1::node_server::NodeServer;
+use mira_proto::node_v1::backup_service_server::BackupServiceServer;
+use mira_proto::node_v1::cluster_service_server::ClusterServiceServer;
+use mira_proto::node_v1::key_service_server::KeyServiceServer;
+use mira_proto::node_v1::migration_service_server::MigrationServiceServer;
+use mira_proto::node_v1::shard_service_server::ShardServiceServer;
 use mira_proto::{NodeId, ShardId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -38,8 +42,8 @@ pub struct Faults {
     pub lost_answers: usize,
     /// Does not learn of frames: lags behind in reads at level `any`.
     pub lags: bool,
-    /// Is of a version that does not say what kinds of values fields hold.
-    pub says_no_kinds: bool,
+    /// Is of a version that does not say what types of values fields hold.
+    pub says_no_types: bool,
     /// How old what it knows is, milliseconds; beyond the bound it answers as the last resort only.
     pub stale_ms: u64,
 }
@@ -100,7 +104,13 @@ impl FakeCluster {
             listeners.iter().map(|(node, listener)| (*node, listener.local_addr().unwrap())).collect();
         for (node, listener) in listeners {
             let service = FakeNode { id: node, state: state.clone(), nodes: nodes.clone(), shards };
-            let server = tonic::transport::Server::builder().add_service(NodeServer::new(service));
+            let service = Arc::new(service);
+            let server = tonic::transport::Server::builder()
+                .add_service(ShardServiceServer::from_arc(service.clone()))
+                .add_service(ClusterServiceServer::from_arc(service.clone()))
+                .add_service(KeyServiceServer::from_arc(service.clone()))
+                .add_service(MigrationServiceServer::from_arc(service.clone()))
+                .add_service(BackupServiceServer::from_arc(service));
             let stopped = stop.clone().cancelled_owned();
             tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped));
         }
@@ -188,8 +198,8 @@ impl FakeCluster {
     }
 
     /// How many sealed vectors were given out.
-    pub fn owned_vectors(&self) -> usize {
-        self.state.lock().owned_vectors
+    pub fn private_vectors(&self) -> usize {
+        self.state.lock().private_vectors
     }
 
     /// All bytes that nodes were told of frames, to look for what should not be among them.

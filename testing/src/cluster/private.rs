@@ -7,17 +7,19 @@ use tonic::Status;
 use super::node::FakeNode;
 
 /// Private frames of one page: few, so that a test sees several pages.
-const OWNED_PAGE: usize = 3;
+const PRIVATE_PAGE: usize = 3;
 
 impl FakeNode {
-    pub(super) fn answer_owned(&self, request: wire::OwnedRequest) -> Result<wire::OwnedReply, Status> {
+    pub(super) fn answer_list_private_vectors(
+        &self,
+        request: wire::ListPrivateVectorsRequest,
+    ) -> Result<wire::ListPrivateVectorsReply, Status> {
         let mut state = self.state.lock();
-        let seen = self.seen("owned", request.shard, request.level);
-        self.check(&mut state, seen, request.epoch)?;
-        let applied = state.index(request.shard);
-        let mine = state.of_shard(request.collection, request.shard).filter(|kept| kept.private.owner == request.owner);
-        let owned: Vec<wire::Owned> = mine
-            .map(|kept| wire::Owned {
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "list_private_vectors", &header)?;
+        let mine = state.of_shard(header.collection, header.shard).filter(|kept| kept.private.owner == request.owner);
+        let owned: Vec<wire::PrivateVectors> = mine
+            .map(|kept| wire::PrivateVectors {
                 id: kept.frame.id.clone(),
                 changed: kept.changed,
                 created_ms: kept.frame.created_ms,
@@ -25,15 +27,16 @@ impl FakeNode {
                 vectors: if kept.changed > request.known { kept.private.vectors.clone() } else { Bytes::new() },
             })
             .collect();
-        let gone = state.gone.get(&request.shard).copied().unwrap_or_default();
+        let gone = state.gone.get(&header.shard).copied().unwrap_or_default();
         if request.known > 0 && request.after.is_empty() && gone.max(newest(&owned)) <= request.known {
-            return Ok(wire::OwnedReply { applied, unchanged: true, ..Default::default() });
+            return Ok(wire::ListPrivateVectorsReply { state: read, unchanged: true, ..Default::default() });
         }
-        let mut frames: Vec<wire::Owned> = owned.into_iter().filter(|frame| frame.id > request.after).collect();
-        let more = frames.len() > OWNED_PAGE;
-        frames.truncate(OWNED_PAGE);
-        state.owned_vectors += frames.iter().filter(|frame| !frame.vectors.is_empty()).count();
-        Ok(wire::OwnedReply { frames, applied, more, ..Default::default() })
+        let mut frames: Vec<wire::PrivateVectors> =
+            owned.into_iter().filter(|frame| frame.id > request.after).collect();
+        let more = frames.len() > PRIVATE_PAGE;
+        frames.truncate(PRIVATE_PAGE);
+        state.private_vectors += frames.iter().filter(|frame| !frame.vectors.is_empty()).count();
+        Ok(wire::ListPrivateVectorsReply { state: read, frames, more, ..Default::default() })
     }
 
     pub(super) fn answer_get_owner(&self, request: wire::GetOwnerRequest) -> Result<wire::OwnerReply, Status> {
@@ -52,6 +55,6 @@ impl FakeNode {
     }
 }
 
-fn newest(owned: &[wire::Owned]) -> u64 {
+fn newest(owned: &[wire::PrivateVectors]) -> u64 {
     owned.iter().map(|frame| frame.changed).max().unwrap_or_default()
 }

@@ -12,11 +12,12 @@ use super::state::{Kept, attributes};
 impl FakeNode {
     pub(super) fn answer_search(&self, request: wire::SearchRequest) -> Result<wire::SearchReply, Status> {
         let mut state = self.state.lock();
-        let seen = self.seen("search", request.shard, request.level);
-        let freshness = self.check(&mut state, seen, request.epoch)?;
-        let as_of = 1 + state.index(request.shard);
+        let header = request.header.clone().unwrap_or_default();
+        let read = self.begin_read(&mut state, "search", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
+        let as_of = 1 + state.index(shard);
         if request.unless_changed_since == Some(as_of) {
-            return Ok(wire::SearchReply { not_modified: true, as_of, freshness, ..Default::default() });
+            return Ok(wire::SearchReply { state: read, not_modified: true, as_of, ..Default::default() });
         }
         let ranking = Ranking::of(&request).unwrap();
         let until = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
@@ -28,7 +29,7 @@ impl FakeNode {
                 && (request.created_from_ms..until).contains(&frame.created_ms)
                 && is_meant(&request.filter_json, frame)
         };
-        let pool: Vec<&Kept> = state.of_shard(request.collection, request.shard).filter(found).collect();
+        let pool: Vec<&Kept> = state.of_shard(collection, shard).filter(found).collect();
         let candidates = pool.iter().filter_map(|kept| candidate(&request, &ranking, kept)).collect();
         let hits = ranking.cut(candidates).into_iter().map(|hit| {
             let id = hit.id.to_be_bytes();
@@ -48,23 +49,23 @@ impl FakeNode {
             }
         });
         let hits = hits.collect();
-        let applied = state.index(request.shard);
-        let explain = request.explain.then(|| wire::SearchExplain { plan: "scan".into(), ..Default::default() });
-        let indexed: Vec<&Kept> =
-            state.of_shard(request.collection, request.shard).filter(|kept| !kept.vectors.is_empty()).collect();
-        let says_no_kinds = state.faults.get(&self.id).is_some_and(|faults| faults.says_no_kinds);
-        let kinds = (!says_no_kinds).then(|| kinds_of(&request.filter_json, &indexed));
-        Ok(wire::SearchReply { hits, applied, explain, as_of, freshness, kinds, ..Default::default() })
+        let explain =
+            request.explain.then(|| wire::SearchExplain { plan: wire::SearchPlan::Scan.into(), ..Default::default() });
+        let indexed: Vec<&Kept> = state.of_shard(collection, shard).filter(|kept| !kept.vectors.is_empty()).collect();
+        let says_no_types = state.faults.get(&self.id).is_some_and(|faults| faults.says_no_types);
+        let field_types = (!says_no_types).then(|| types_of(&request.filter_json, &indexed));
+        Ok(wire::SearchReply { state: read, hits, explain, as_of, field_types, ..Default::default() })
     }
 
-    pub(super) fn answer_field_kinds(&self, request: wire::FieldKindsRequest) -> Result<wire::FieldKindsReply, Status> {
+    pub(super) fn answer_field_types(&self, request: wire::FieldTypesRequest) -> Result<wire::FieldTypesReply, Status> {
         let mut state = self.state.lock();
-        let seen = self.seen("field_kinds", request.shard, request.level);
-        self.check(&mut state, seen, request.epoch)?;
-        if state.faults.get(&self.id).is_some_and(|faults| faults.says_no_kinds) {
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "field_types", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
+        if state.faults.get(&self.id).is_some_and(|faults| faults.says_no_types) {
             return Err(Status::unimplemented("an older node"));
         }
-        let of_shard = state.of_shard(request.collection, request.shard);
+        let of_shard = state.of_shard(collection, shard);
         let mut frames: Vec<&Kept> = of_shard.filter(|kept| request.walk || !kept.vectors.is_empty()).collect();
         frames.retain(|kept| !request.walk || kept.frame.id > request.after);
         let more = request.walk && frames.len() > state.forget_step;
@@ -72,8 +73,8 @@ impl FakeNode {
             frames.truncate(state.forget_step);
         }
         let next = frames.last().filter(|_| more).map(|kept| kept.frame.id.clone()).unwrap_or_default();
-        let kinds = Some(kinds_of(&request.filter_json, &frames));
-        Ok(wire::FieldKindsReply { kinds, more, next })
+        let field_types = Some(types_of(&request.filter_json, &frames));
+        Ok(wire::FieldTypesReply { state: read, field_types, more, next })
     }
 
     /// Recall grows with the beam: 0.7 at 16, and a tenth of what is missing is missing at each next one.
@@ -82,9 +83,9 @@ impl FakeNode {
         request: wire::MeasureRecallRequest,
     ) -> Result<wire::MeasureRecallReply, Status> {
         let mut state = self.state.lock();
-        let seen = self.seen("measure_recall", request.shard, None);
-        state.seen.push(seen);
-        let (collection, shard) = (request.collection, request.shard);
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "measure_recall", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
         let vectors = state.frames.keys().filter(|key| (key.0, key.1) == (collection, shard)).count() as u64;
         let beam = |(ef, missing): (&u32, f64)| wire::MeasuredBeam {
             ef: *ef,
@@ -93,8 +94,9 @@ impl FakeNode {
         };
         let missing = std::iter::successors(Some(0.3), |missing| Some(missing / 10.0));
         Ok(match vectors {
-            0 => wire::MeasureRecallReply { scanned: true, ..Default::default() },
+            0 => wire::MeasureRecallReply { state: read, scanned: true, ..Default::default() },
             _ => wire::MeasureRecallReply {
+                state: read,
                 vectors,
                 scanned: false,
                 samples: request.samples,
@@ -105,17 +107,17 @@ impl FakeNode {
 }
 
 /// What the fields of a filter hold in plain frames.
-fn kinds_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownKinds {
+fn types_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownFieldTypes {
     let condition = filter::parse(filter_json).unwrap().map(filter::condition);
     let compared = condition.as_ref().map(|condition| condition.compared_fields()).unwrap_or_default();
     let plain: Vec<_> =
         frames.iter().filter(|kept| kept.private.owner.is_empty()).map(|kept| attributes(&kept.frame)).collect();
-    let kinds = |field: &str| {
+    let types = |field: &str| {
         let values = plain.iter().flat_map(|attributes| attributes.of(field));
         values.fold(Kinds::NONE, |kinds, value| kinds.with(Kinds::of(value))).bits().into()
     };
-    let fields = compared.into_iter().map(|field| wire::FieldKinds { field: field.to_owned(), kinds: kinds(field) });
-    wire::KnownKinds { fields: fields.collect() }
+    let fields = compared.into_iter().map(|field| wire::FieldTypes { field: field.to_owned(), types: types(field) });
+    wire::KnownFieldTypes { fields: fields.collect() }
 }
 
 /// Whether a plain frame meets a filter.

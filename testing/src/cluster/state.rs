@@ -35,7 +35,7 @@ pub(super) struct State {
     /// Index of the last removal from a shard.
     pub(super) gone: BTreeMap<ShardId, u64>,
     /// Sealed vectors given out so far.
-    pub(super) owned_vectors: usize,
+    pub(super) private_vectors: usize,
 }
 
 /// A frame.

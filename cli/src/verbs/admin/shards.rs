@@ -48,7 +48,7 @@ impl Shards {
             Some(ShardsAction::List(remote)) => list(&remote).await,
             Some(ShardsAction::Verify { shards, repair, remote }) => {
                 let shards = (!shards.is_empty()).then_some(shards);
-                let reply = Client::new(&remote)?.verify(&VerifyRequest { shards, mend: repair }).await?;
+                let reply = Client::new(&remote)?.verify(&VerifyRequest { shards, repair }).await?;
                 output::print_answer(&reply.shards, remote.json, |shards| output::verifications(shards))?;
                 match reply.shards.iter().filter(|shard| shard.state != "sound").count() {
                     0 => Ok(()),

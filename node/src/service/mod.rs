@@ -1,0 +1,125 @@
+//! The node's gRPC: one file a service, each method four lines over [`Node`], its shards or [`crate::meta::admin`].
+
+mod backup;
+mod cluster;
+pub mod http;
+mod keys;
+mod migration;
+mod shard;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mira_proto::{
+    Code, HEADER_VERSION, Problem, Refusal, ShardId, limits,
+    node_v1::{
+        self, backup_service_server::BackupServiceServer, cluster_service_server::ClusterServiceServer,
+        key_service_server::KeyServiceServer, migration_service_server::MigrationServiceServer,
+        shard_service_server::ShardServiceServer,
+    },
+};
+use mira_raft::transport::grpc::RaftService;
+use tokio::{net::TcpListener, sync::watch};
+use tonic::{Response, Status, transport::server::TcpIncoming};
+
+use crate::node::Node;
+
+/// For requests under way when the node stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// A service whose messages have the size that every message of a node may have.
+macro_rules! bounded {
+    ($server:ident, $service:expr) => {
+        $server::new($service)
+            .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
+    };
+}
+
+/// Serves until told to stop, and then until the requests under way are answered.
+pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+    let raft = RaftService::new(node.id(), node.host().clone());
+    let service = NodeService(node);
+    let mut draining = stopped.clone();
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    // Set here: the builder's own setting does not reach connections that it did not accept, and without it an answer
+    // waits 40 ms for the acknowledgement that the peer delays.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = tonic::transport::Server::builder()
+        .add_service(raft)
+        .add_service(bounded!(ShardServiceServer, service.clone()))
+        .add_service(bounded!(ClusterServiceServer, service.clone()))
+        .add_service(bounded!(KeyServiceServer, service.clone()))
+        .add_service(bounded!(MigrationServiceServer, service.clone()))
+        .add_service(bounded!(BackupServiceServer, service))
+        .serve_with_incoming_shutdown(incoming, stop);
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::error!(%error, "gRPC server ended");
+        },
+        // Replication streams of peers never end by themselves: answers under way get this long.
+        () = async {
+            let _ = draining.wait_for(|stopped| *stopped).await;
+            tokio::time::sleep(DRAIN).await;
+        } => {}
+    }
+}
+
+#[derive(Clone)]
+struct NodeService(Arc<Node>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl NodeService {
+    /// Times an operation of a shard and turns its refusal into a status.
+    async fn timed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Answer<T> {
+        Ok(Response::new(self.observed(operation, work).await?))
+    }
+
+    async fn observed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let started = Instant::now();
+        let result = work.await;
+        self.0.metrics.operation("shard", operation, started.elapsed());
+        result
+    }
+}
+
+/// The shard that a read or a write is meant for.
+fn header_shard(header: &Option<impl Header>) -> Result<ShardId, Problem> {
+    let header = header.as_ref().ok_or_else(|| Problem::invalid("the header is missing"))?;
+    if header.version() > HEADER_VERSION {
+        let detail = format!("the header has version {}, this node knows {HEADER_VERSION}", header.version());
+        return Err(Problem::new(Code::UnsupportedVersion, detail));
+    }
+    Ok(header.shard())
+}
+
+/// What the headers of reads and of writes have in common.
+trait Header {
+    fn version(&self) -> u32;
+    fn shard(&self) -> ShardId;
+}
+
+impl Header for node_v1::ReadHeader {
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn shard(&self) -> ShardId {
+        self.shard
+    }
+}
+
+impl Header for node_v1::WriteHeader {
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn shard(&self) -> ShardId {
+        self.shard
+    }
+}
