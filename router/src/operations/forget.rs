@@ -95,10 +95,10 @@ impl Memory {
                 return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
             }
             let reply = self.forget_named(context, &collection, removal).await?;
-            match shred {
-                false => Ok(reply),
-                true => Ok(ForgetReply { shred: Some(self.shred_key(context, &collection).await?), ..reply }),
+            if !shred {
+                return Ok(reply);
             }
+            Ok(ForgetReply { shred: Some(self.shred_key(context, &collection).await?), ..reply })
         })
         .await
     }

@@ -40,9 +40,10 @@ impl FakeNode {
                 passage: hit.passage,
                 frame: request.with_frames.then(|| kept.frame.clone()),
                 similarity: hit.similarity,
-                vector: match request.with_vectors {
-                    true => kept.in_space(&request.space)[hit.passage as usize].clone(),
-                    false => Vec::new(),
+                vector: if request.with_vectors {
+                    kept.in_space(&request.space)[hit.passage as usize].clone()
+                } else {
+                    Vec::new()
                 },
                 group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
             }
@@ -141,10 +142,8 @@ fn candidate(request: &wire::SearchRequest, ranking: &Ranking, kept: &Kept) -> O
     };
     let hits = queries.map(best).collect::<Option<Vec<Hit>>>()?;
     let nearest = hits.iter().copied().min_by(Hit::rank)?;
-    let similarity = match request.mean {
-        true => hits.iter().map(|hit| hit.score).sum::<f32>() / hits.len() as f32,
-        false => nearest.score,
-    };
+    let similarity =
+        if request.mean { hits.iter().map(|hit| hit.score).sum::<f32>() / hits.len() as f32 } else { nearest.score };
     let frame = &kept.frame;
     let group = ranking.group.as_ref().and_then(|(field, _)| attributes(frame).of(field).next().cloned());
     let score = ranking.score(similarity, frame.created_ms);

@@ -39,8 +39,8 @@ use std::{
 
 use bytes::Bytes;
 use mira_index::{
-    Attributes, Condition, Config, Document, DocumentRows, Explain, Filter, Hit, Metric, Quantization, RowCache,
-    RowStorage, SearchParams, Times, TypeSet, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
+    Attributes, Condition, Config, Document, DocumentRows, Explain, Filter, Hit, RowCache, RowStorage, SearchParams,
+    Times, TypeSet, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
 };
 use mira_proto::vectors::{FrameVectors, LAST_SPACE, OWN_SPACE, SpaceNumber, SpaceSet};
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
@@ -759,17 +759,7 @@ impl ShardIndex {
 }
 
 fn config(space: &Space<'_>) -> Config {
-    let metric = match space.metric {
-        mira_proto::model::Metric::Cosine => Metric::Cosine,
-        mira_proto::model::Metric::Dot => Metric::Dot,
-        mira_proto::model::Metric::L2 => Metric::L2,
-    };
-    let quantization = match space.quantization {
-        mira_proto::model::Quantization::None => Quantization::None,
-        mira_proto::model::Quantization::Int8 => Quantization::Int8,
-        mira_proto::model::Quantization::Binary => Quantization::Binary,
-    };
-    Config { quantization, ..Config::new(space.dim, metric) }
+    Config { quantization: space.quantization, ..Config::new(space.dim, space.metric) }
 }
 
 pub(super) fn refuse(error: mira_index::IndexError) -> IndexError {
