@@ -20,7 +20,7 @@ use futures::StreamExt;
 use mira_crypto::OwnerKey;
 use mira_index::filter::to_json;
 use mira_index::{Condition, Times};
-use mira_proto::groups::{GroupBounds, are_full, first_of_groups};
+use mira_proto::groups::{are_full, first_of_groups};
 use mira_proto::model::SearchMode;
 use mira_proto::node_v1::{self, FetchRequest, FrameClass};
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
@@ -225,7 +225,7 @@ impl Candidates {
 /// Whether candidates that are ready settle an answer whose hits depend on each other: of groups or of a diverse pool.
 pub(crate) fn is_settled(query: &Query, ready: &VecDeque<Candidate>) -> bool {
     let Some(Grouping { size, .. }) = &query.group else { return ready.len() >= query.pool() as usize };
-    let bounds = GroupBounds { groups: query.k as usize, size: *size as usize };
+    let bounds = (query.k as usize, *size as usize);
     let name = |candidate: &&Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
     let kept = first_of_groups(ready.iter().collect(), bounds, name);
     // As in a shard: a group's last hits may be missing when they are far.

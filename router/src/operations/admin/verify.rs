@@ -52,7 +52,7 @@ impl Memory {
                 let mut verification = compare(shard, &replies);
                 if request.repair {
                     for node in wrong(&replies) {
-                        self.mend(context, shard, node).await?;
+                        self.repair_replica(context, shard, node).await?;
                         let name = format!("{node:016x}");
                         verification
                             .replicas
@@ -119,7 +119,7 @@ impl Memory {
         }
     }
 
-    async fn mend(&self, context: &RequestContext, shard: ShardId, node: NodeId) -> Result<(), Problem> {
+    async fn repair_replica(&self, context: &RequestContext, shard: ShardId, node: NodeId) -> Result<(), Problem> {
         let request = RepairReplicaRequest { shard, node };
         let call = Call::to_meta_leader(context, "repair_replica");
         self.cluster.call(&call, |clients, _| async move { clients.cluster().repair_replica(request).await }).await?;

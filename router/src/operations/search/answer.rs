@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use futures::StreamExt;
-use mira_proto::groups::{GroupBounds, first_of_groups};
+use mira_proto::groups::first_of_groups;
 use mira_proto::model::{Hit, SearchReply, TextReason, VectorReason, Why};
 use mira_proto::node_v1::{self, FrameClass};
 use mira_proto::{Code, FrameId, Problem, ShardId, limits};
@@ -194,7 +194,7 @@ impl Memory {
 fn best_of_groups(query: &Query, pool: Vec<Candidate>) -> Vec<Candidate> {
     let Some(Grouping { size, .. }) = &query.group else { return pool };
     let group = |candidate: &Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
-    first_of_groups(pool, GroupBounds { groups: query.k as usize, size: *size as usize }, group)
+    first_of_groups(pool, (query.k as usize, *size as usize), group)
 }
 
 /// Where the next page begins; none when the answer was not cut, or its order is not one of places.
