@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use mira_net::ServerSettings;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::node::Node;
@@ -17,9 +18,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::R
     let stop = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "HTTP server ended");
-    }
+    mira_net::serve(listener, app, ServerSettings::default(), stop).await;
 }
 
 async fn ready(State(node): State<Arc<Node>>) -> (StatusCode, &'static str) {
