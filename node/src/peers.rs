@@ -51,8 +51,8 @@ impl AddressBook {
 
     /// A client for a node by its address; connects when it is first used.
     pub fn client(&self, address: &str) -> Result<Client, tonic::Status> {
-        let channel = self.channels.get(address).map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
-        Ok(Client(channel))
+        let channel = self.channels.get(address);
+        channel.map(Client).map_err(|error| tonic::Status::invalid_argument(error.to_string()))
     }
 
     /// Asks one node after the other until one answers; the last refusal if none does.

@@ -6,6 +6,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use mira_net::ServerSettings;
 use tokio::{net::TcpListener, sync::watch};
 
+use super::DRAIN;
 use crate::node::Node;
 
 /// Serves until told to stop.
@@ -15,10 +16,10 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::R
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(node);
-    let stop = async move {
+    let stop = async {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    mira_net::serve(listener, app, ServerSettings::default(), stop).await;
+    mira_net::serve(listener, app, ServerSettings { drain: DRAIN, ..ServerSettings::default() }, stop).await;
 }
 
 async fn ready(State(node): State<Arc<Node>>) -> (StatusCode, &'static str) {

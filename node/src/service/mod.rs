@@ -27,7 +27,7 @@ use tonic::{Response, Status, service::Routes};
 
 use crate::node::Node;
 
-/// For requests under way when the node stops. Replication streams of peers never end by themselves.
+/// For requests under way when the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A service whose messages have the size that every message of a node may have.
@@ -50,10 +50,12 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::R
         .add_service(bounded!(MigrationServiceServer, service.clone()))
         .add_service(bounded!(BackupServiceServer, service))
         .into_axum_router();
-    let stop = async move {
+    // Replication streams of peers never end by themselves, so the drain always takes as long as it may.
+    let settings = ServerSettings { drain: DRAIN, ..ServerSettings::default() };
+    let stop = async {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    mira_net::serve(listener, app, ServerSettings { drain: DRAIN, ..ServerSettings::default() }, stop).await;
+    mira_net::serve(listener, app, settings, stop).await;
 }
 
 #[derive(Clone)]
