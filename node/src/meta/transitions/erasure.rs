@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mira_proto::{CollectionId, NodeId};
+use mira_proto::{CollectionId, NodeId, limits};
 use mira_raft::EngineError;
 
 use super::collections::drop_collection;
