@@ -4,6 +4,7 @@
 //! which faults they show. Every request is written down, so that a test can say what a router did.
 mod collections;
 mod frames;
+mod migration;
 mod node;
 mod private;
 mod search;
@@ -25,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+pub use migration::OLD_COPY;
 use node::FakeNode;
 use state::{Kept, State};
 
@@ -234,16 +236,7 @@ impl FakeCluster {
             .frames
             .iter()
             .filter(|((_, shard, _), _)| *shard == from)
-            .map(|((collection, _, id), kept)| {
-                let copy = Kept {
-                    frame: kept.frame.clone(),
-                    vectors: kept.vectors.clone(),
-                    named: kept.named.clone(),
-                    private: kept.private.clone(),
-                    changed: kept.changed,
-                };
-                ((*collection, to, id.clone()), copy)
-            })
+            .map(|((collection, _, id), kept)| ((*collection, to, id.clone()), kept.clone()))
             .collect();
         state.frames.extend(copies);
     }
