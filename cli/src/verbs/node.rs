@@ -145,7 +145,7 @@ impl NodeSettings {
             Some("never") => None,
             Some(text) => Some(duration(text).map_err(|why| CliError::Usage(format!("--verify-every {text}: {why}")))?),
         };
-        config.verification.mends = !self.verify_only;
+        config.verification.repairs = !self.verify_only;
         if self.advertise.is_none() && config.listen.ip().is_unspecified() {
             let listen = config.listen;
             return Err(CliError::Usage(format!(

@@ -32,11 +32,7 @@ pub(super) async fn compare(
     key: &CopyKey,
     copy: Arc<VectorCopy>,
 ) -> Result<Vec<Candidate>, CallError> {
-    let metric = match query.space.metric {
-        Metric::Cosine => mira_index::Metric::Cosine,
-        Metric::Dot => mira_index::Metric::Dot,
-        Metric::L2 => mira_index::Metric::L2,
-    };
+    let metric = query.space.metric;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tasks = copy.frames.len().div_ceil(FRAMES_PER_TASK).clamp(1, cores);
     let length = copy.frames.len().div_ceil(tasks).max(1);
@@ -64,7 +60,7 @@ struct Comparison {
     query: PrivateQuery,
     key: CopyKey,
     now_ms: u64,
-    metric: mira_index::Metric,
+    metric: Metric,
     dim: usize,
 }
 

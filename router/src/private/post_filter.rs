@@ -35,12 +35,8 @@ use crate::private::text::{Words, fuse, rank_by_words};
 use crate::ranking::merge::{Candidate, WordCounts};
 use crate::{Memory, RequestContext, ids};
 
-/// Private candidates that are opened first: a round trip costs as much as opening some dozens.
-const FIRST_STEP: usize = 64;
 /// How many times more are opened next.
 const STEP_FACTOR: usize = 2;
-/// Those of one round trip at most, so that it ends in a fraction of a deadline.
-const LAST_STEP: usize = 4_096;
 
 /// What is asked of the body of a private candidate.
 pub(crate) struct PrivateFilter {
@@ -145,7 +141,7 @@ impl Candidates {
         let (ready, waiting) = (ready.into(), waiting.into_iter().peekable());
         // For words all of them are opened.
         let has_words = filter.as_ref().is_some_and(|filter| filter.words.is_some());
-        let step = if has_words { LAST_STEP } else { FIRST_STEP };
+        let step = if has_words { limits::POST_FILTER_MOST } else { limits::POST_FILTER_FIRST };
         Candidates {
             ready,
             waiting,
@@ -204,7 +200,7 @@ impl Candidates {
             step.push(candidate);
         }
         self.opened += count;
-        self.step = (self.step * STEP_FACTOR).min(LAST_STEP);
+        self.step = (self.step * STEP_FACTOR).min(limits::POST_FILTER_MOST);
         Ok(step)
     }
 

@@ -102,9 +102,12 @@ impl FakeNode {
         let read = self.begin_read(&mut state, "session", &header)?;
         let mut frames: Vec<wire::Frame> = state
             .shown(&header)
-            .filter(|kept| match request.private_session.is_empty() {
-                true => kept.private.owner.is_empty() && kept.frame.session == request.session,
-                false => kept.private.session == request.private_session,
+            .filter(|kept| {
+                if request.private_session.is_empty() {
+                    kept.private.owner.is_empty() && kept.frame.session == request.session
+                } else {
+                    kept.private.session == request.private_session
+                }
             })
             .map(|kept| kept.frame.clone())
             .filter(|frame| frame.created_ms >= request.created_from_ms)

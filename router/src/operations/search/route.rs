@@ -65,8 +65,8 @@ mod tests {
             (&ranked, None, SearchRoute::Ranked),
             (&ranked, Some(3), SearchRoute::Cached),
         ];
-        for (request, kept, route) in table {
-            assert_eq!(SearchRoute::of(request, kept), route, "{request:?}");
+        for (request, cached, route) in table {
+            assert_eq!(SearchRoute::of(request, cached), route, "{request:?}");
         }
     }
 

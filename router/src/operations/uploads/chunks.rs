@@ -1,4 +1,4 @@
-//! The chunks of an upload: named by what they hold, and stored as hidden frames.
+//! The chunks of an upload: hidden frames, named by what they hold.
 //!
 //! Equal pieces are stored once, and sending one again changes nothing. A private content's chunks are sealed, and named,
 //! with its owner's key; of a plain one the nodes make the names.
