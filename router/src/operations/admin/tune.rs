@@ -6,7 +6,7 @@
 //! search uses it.
 
 use mira_proto::model::{BeamRecall, TuneReply, TuneRequest};
-use mira_proto::node_v1::{MeasureRecallReply, MeasureRecallRequest, TuneCollectionRequest};
+use mira_proto::node_v1::{MeasureRecallReply, MeasureRecallRequest, ReadHeader, TuneCollectionRequest};
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 
 use crate::cluster::{CallError, CollectionRoute, fan_out};
@@ -93,7 +93,7 @@ impl Memory {
         goal: Goal,
     ) -> Result<Vec<MeasureRecallReply>, CallError> {
         let samples = samples_of_each(route.shards().len() as u32);
-        let measured = fan_out(context, route, |header| {
+        let measured = fan_out(context, route, |header: ReadHeader, _| {
             let shard = header.shard;
             let header = Some(header);
             let (k, beams, space) = (goal.k, beams_for(goal.k), using.to_owned());
