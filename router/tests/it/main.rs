@@ -3,6 +3,7 @@
 mod client;
 mod content;
 mod doors;
+mod echo;
 mod errors;
 mod faults;
 mod field_types;
