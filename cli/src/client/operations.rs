@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use mira_proto::model::{
-    Collection, CollectionSettings, EchoReply, EchoRequest, ErasuresReply, ForgetReply, ForgetRequest, GrowReply,
-    GrowRequest, KeysReply, MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply,
-    RotateReply, RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest,
-    StatusReply, StatusRequest, StoreReply, StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest,
-    VerifyReply, VerifyRequest,
+    Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
+    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
+    RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
+    StatusRequest, StoreReply, StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply,
+    VerifyRequest,
 };
 #[cfg(feature = "backup")]
 use prost::Message;
@@ -72,11 +72,6 @@ impl Client {
     /// Forgets.
     pub async fn forget(&self, request: &ForgetRequest) -> Result<ForgetReply, CliError> {
         self.write(Method::POST, &["mcp", "forget"], Some(request)).await
-    }
-
-    /// Has something said back.
-    pub async fn echo(&self, request: &EchoRequest) -> Result<EchoReply, CliError> {
-        self.read(Method::POST, &["mcp", "echo"], Some(request)).await
     }
 
     /// Begins an upload. The same key with the same request goes on with the upload that it began before.

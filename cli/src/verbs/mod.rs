@@ -8,7 +8,6 @@ mod benchmark;
 mod completions;
 #[cfg(feature = "server")]
 mod dev;
-mod echo;
 mod export;
 mod forget;
 mod import;
@@ -65,7 +64,6 @@ pub enum Verb {
     Import(import::Import),
     Export(export::Export),
     Status(status::Status),
-    Echo(echo::Echo),
     Owner(owner::Owner),
     Admin(admin::Admin),
     #[cfg(feature = "server")]
@@ -107,7 +105,6 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Import(verb) => block_on(verb.run()),
         Verb::Export(verb) => block_on(verb.run()),
         Verb::Status(verb) => block_on(verb.run()),
-        Verb::Echo(verb) => block_on(verb.run()),
         Verb::Owner(verb) => block_on(verb.run()),
         Verb::Admin(verb) => block_on(verb.run()),
         #[cfg(not(feature = "server"))]

@@ -6,7 +6,6 @@
 mod backup;
 mod collections;
 mod consistency;
-mod echo;
 mod erasure;
 mod explain;
 mod forget;
@@ -29,7 +28,6 @@ pub use collections::{
     Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, NamedVectors, Quantization,
 };
 pub use consistency::Consistency;
-pub use echo::{EchoReply, EchoRequest};
 pub use erasure::{Erasure, ErasuresReply, SignedReceipt};
 pub use explain::{SearchExplain, ShardExplain};
 pub use forget::{ForgetReply, ForgetRequest};

@@ -8,8 +8,7 @@ use axum::http::{Method, StatusCode};
 use futures::FutureExt;
 use mira_proto::limits;
 use mira_proto::model::{
-    Collection, EchoRequest, ForgetRequest, MovesSetting, RecallRequest, SearchRequest, StatusRequest, StoreRequest,
-    UploadReply,
+    Collection, ForgetRequest, MovesSetting, RecallRequest, SearchRequest, StatusRequest, StoreRequest, UploadReply,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -84,10 +83,6 @@ const STATUS: About = About {
     is_idempotent: true,
 };
 
-/// What models are told about `echo`.
-const ECHO: About =
-    About { description: "Says back what was said.", is_read_only: true, is_destructive: false, is_idempotent: true };
-
 fn tools() -> Vec<Operation> {
     vec![
         Typed::post("store", "/mcp/store", |memory, context, Document(request): Document<StoreRequest>| {
@@ -122,12 +117,6 @@ fn tools() -> Vec<Operation> {
         })
         .summary("State of the memory service")
         .tool(STATUS, text::of_status)
-        .row(),
-        Typed::post("echo", "/mcp/echo", |memory, context, Document(request): Document<EchoRequest>| {
-            memory.echo(context, request).boxed()
-        })
-        .summary("Say something back")
-        .tool(ECHO, |reply| reply.text.clone())
         .row(),
         Typed::get("get_status", "/mcp/status", |memory, context, Parameters(request): Parameters<StatusRequest>| {
             memory.status(context, request).boxed()

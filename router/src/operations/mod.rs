@@ -3,7 +3,6 @@
 pub mod admin;
 pub mod content;
 pub mod convert;
-pub mod echo;
 pub(crate) mod field_types;
 pub mod forget;
 pub mod recall;

@@ -3,7 +3,6 @@
 mod client;
 mod content;
 mod doors;
-mod echo;
 mod errors;
 mod faults;
 mod field_types;

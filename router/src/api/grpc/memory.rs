@@ -240,12 +240,6 @@ impl MemoryService for Grpc {
         Ok(Response::new(v1::SetPassphraseReply {}))
     }
 
-    async fn echo(&self, request: Request<v1::EchoRequest>) -> Result<Response<v1::EchoReply>, Status> {
-        let (context, request) = self.enter(request)?;
-        let reply = self.api.memory.echo(&context, model::EchoRequest { text: request.text }).await?;
-        Ok(Response::new(v1::EchoReply { text: reply.text }))
-    }
-
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let (context, request) = self.enter(request)?;
         let reply = self.api.memory.status(&context, model::StatusRequest { detailed: request.detailed }).await?;
