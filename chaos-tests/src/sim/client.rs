@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use mira_node::meta::{ClusterState, GrowthStep};
 use mira_node::shard::command::{self, Condition, ShardAnswer, StoreOutcome};
-use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{Code, FrameId, NodeId, Refusal, ShardId, limits};
 use mira_raft::RequestId;
 use mira_router::cluster::decide::{self, Step, Tries};
@@ -19,18 +18,12 @@ use rand::Rng;
 
 use super::invariants::linearizable::Seen;
 use super::network::{CLIENTS, Network};
-use super::node::{Answer, Ask, COLLECTION, FrameChange, ReadOf, Write};
-use super::plan::Plan;
+use super::protocol::{Answer, Ask, COLLECTION, FrameChange, ReadOf, Write, shard_of};
 use super::runtime;
 use super::world::World;
 
 /// How long a client tries.
 const DEADLINE: Duration = Duration::from_secs(4);
-
-/// The shard that holds a frame of a collection of so many partitions.
-pub fn shard_of(plan: &Plan, partitions: u32, frame: FrameId) -> ShardId {
-    Partitioning::new(shards_of_collection(COLLECTION, partitions, plan.shards)).shard_of(frame)
-}
 
 /// What of the map an operation depends on (`mira_router::cluster::Stays`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,7 +28,7 @@
 //! # Determinism
 //!
 //! Nothing reads a real clock, thread or generator; maps are sorted wherever their order reaches an effect. The trace has
-//! a line for every message, write and decision; its digest is the same for the same seed (`tests/sim.rs` runs seeds
+//! a line for every message, write and decision; its digest is the same for the same seed (`tests/it/sim.rs` runs seeds
 //! twice). A violation prints its seed, and the seed replays it.
 //!
 //! # Does it find anything?
@@ -45,6 +45,7 @@ pub mod network;
 pub mod node;
 pub mod observer;
 pub mod plan;
+pub mod protocol;
 pub mod report;
 pub mod runtime;
 pub mod world;
@@ -64,8 +65,9 @@ use client::Client;
 use invariants::convergence::{self, Progress};
 use nemesis::Nemesis;
 use network::Network;
-use node::{COLLECTION, Process};
+use node::{Process, Processes};
 use plan::{Bug, Plan};
+use protocol::{COLLECTION, shard_of};
 use report::Outcome;
 use world::World;
 
@@ -81,14 +83,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub fn run(seed: u64, bug: Option<Bug>, echo: bool) -> Outcome {
     let world = World::new(Plan::of(seed, bug), echo);
     let network = Network::new(world.clone());
+    let processes = Processes::new(&network);
     panics::caught(
-        || runtime::block_on(seed, Scenario::new(&world, &network).run()),
+        || runtime::block_on(seed, Scenario::new(&world, &network, &processes).run()),
         |message| {
             world.check("no panic", Err(message));
         },
     );
     // Processes and network know each other: let go, or every run would stay in memory.
-    world.plan.nodes.iter().for_each(|&node| network.disconnect(node));
+    world.plan.nodes.iter().for_each(|&node| processes.remove(node));
     let (trace, trace_lines, trace_digest) = world.trace();
     let figures = world.figures.lock().clone();
     Outcome { seed, bug, violation: world.violation(), figures, trace, trace_lines, trace_digest }
@@ -98,12 +101,14 @@ pub fn run(seed: u64, bug: Option<Bug>, echo: bool) -> Outcome {
 struct Scenario {
     world: Arc<World>,
     network: Arc<Network>,
+    processes: Arc<Processes>,
     nemesis: Arc<Nemesis>,
 }
 
 impl Scenario {
-    fn new(world: &Arc<World>, network: &Arc<Network>) -> Self {
-        Scenario { world: world.clone(), network: network.clone(), nemesis: Nemesis::new(world, network) }
+    fn new(world: &Arc<World>, network: &Arc<Network>, processes: &Arc<Processes>) -> Self {
+        let nemesis = Nemesis::new(world, network, processes);
+        Scenario { world: world.clone(), network: network.clone(), processes: processes.clone(), nemesis }
     }
 
     async fn run(self) {
@@ -138,7 +143,7 @@ impl Scenario {
     /// Forms the cluster as its first node does, and waits until every shard is led.
     async fn form(&self) -> bool {
         let plan = &self.world.plan;
-        let Some(first) = self.network.process(plan.nodes[0]) else { return false };
+        let Some(first) = self.processes.get(plan.nodes[0]) else { return false };
         let Some(meta) = first.meta() else { return false };
         if let Err(error) = meta.initialize(BTreeSet::from([first.node])).await {
             self.world.check("convergence", Err(format!("the meta group does not start: {error}")));
@@ -164,8 +169,8 @@ impl Scenario {
     }
 
     async fn propose_meta(&self, command: &MetaCommand) -> bool {
-        for process in self.network.processes() {
-            if process.propose_meta(command, &self.network).await.is_ok() {
+        for process in self.processes.all() {
+            if process.propose_meta(command).await.is_ok() {
                 return true;
             }
         }
@@ -174,7 +179,7 @@ impl Scenario {
 
     fn leader(&self, group: GroupId) -> Option<Arc<Process>> {
         let leads = |process: &Arc<Process>| process.host.group(group).is_some_and(|group| group.status().is_leader());
-        self.network.processes().into_iter().find(leads)
+        self.processes.all().into_iter().find(leads)
     }
 
     async fn break_things(&self) {
@@ -217,8 +222,7 @@ impl Scenario {
         }
         for shard in 0..self.world.plan.shards {
             let mut probe = Client::new(&self.world, &self.network, 100 + u64::from(shard));
-            let Some(frame) =
-                (0..).find(|&frame| client::shard_of(&self.world.plan, self.world.plan.shards, frame) == shard)
+            let Some(frame) = (0..).find(|&frame| shard_of(&self.world.plan, self.world.plan.shards, frame) == shard)
             else {
                 return;
             };
@@ -255,7 +259,7 @@ impl Scenario {
     }
 
     fn newest_map(&self) -> Option<Arc<ClusterState>> {
-        let maps = self.network.processes().into_iter().map(|process| process.cluster.borrow().clone());
+        let maps = self.processes.all().into_iter().map(|process| process.cluster.borrow().clone());
         maps.max_by_key(|map| map.header.epoch)
     }
 
@@ -266,7 +270,7 @@ impl Scenario {
         };
         let members: BTreeSet<NodeId> = status.voters.union(&status.learners).copied().collect();
         let progress = members.iter().filter_map(|&node| {
-            let status = self.network.process(node)?.host.group(group)?.status();
+            let status = self.processes.get(node)?.host.group(group)?.status();
             Some(Progress { node, last: status.last_log_index, applied: status.applied, leads: status.is_leader() })
         });
         (progress.collect(), members.len())
@@ -289,7 +293,7 @@ impl Scenario {
     fn compare(&self, shard: ShardId) {
         let (progress, _) = self.progress(shard + 1);
         for member in progress {
-            let Some(group) = self.network.process(member.node).and_then(|process| process.shard(shard)) else {
+            let Some(group) = self.processes.get(member.node).and_then(|process| process.shard(shard)) else {
                 continue;
             };
             let plan = &self.world.plan;
@@ -299,7 +303,7 @@ impl Scenario {
             self.world.check("convergence", holds);
             // Where it belongs, a frame is what it became last; elsewhere it is not.
             for frame in 0..plan.frames {
-                let here = client::shard_of(plan, plan.shards, frame) == shard;
+                let here = shard_of(plan, plan.shards, frame) == shard;
                 let found = rules.frame_at(shard + 1, frame, u64::MAX).map(|frame| (frame.version, frame.operation));
                 let expected = if here { invariants.one_owner.now(frame) } else { None };
                 let once = match found == expected {

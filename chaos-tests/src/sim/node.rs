@@ -1,7 +1,7 @@
 //! A simulated node: two disks that outlive it, and the process that runs on them.
 //!
 //! The process is production's replication and state machines. What stands around them in production and is bound to
-//! sockets and threads is made anew here, as thin as it can be: the loop that performs what [`reconcile::plan`] decides,
+//! sockets and threads stands here a second time, as thin as it can be: the loop that executes what [`reconcile::plan`] decides,
 //! and the service that answers clients by the same rules as `mira_node::shard`.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use mira_crypto::ClusterKey;
 use mira_node::grow::{self, Task};
 use mira_node::keyring::Keyring;
@@ -16,16 +17,16 @@ use mira_node::meta::{ClusterState, MetaCommand, MetaMachine, MoveStep, NodeReco
 use mira_node::meta::{CollectionRecord, Growth};
 use mira_node::reconcile::{self, Action, Situation};
 use mira_node::shard::command::{
-    self, AdoptedFrame, Asker, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
+    self, AdoptedFrame, Asker, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
-use mira_node::shard::grow::{Listed, list_gone, list_moved, list_moving, tenure_of};
+use mira_node::shard::grow::{list_gone, list_moved, list_moving, tenure_of};
 use mira_node::shard::machine::{Change, Follower, ShardMachine};
 use mira_node::shard::record::{self, FrameRecord};
 use mira_node::shard::tenure::{Claim, Homes, Span, Tenure};
 use mira_node::shard::write::{MAX_ROUNDS, round_id};
 use mira_node::shard::{refuse_engine, refuse_proposal, refuse_read};
 use mira_proto::vectors::OWN_SPACE;
-use mira_proto::{CollectionId, FrameId, NodeId, Refusal, ShardId};
+use mira_proto::{FrameId, NodeId, Refusal, ShardId};
 use mira_raft::{
     Clock, EngineError, Group, GroupId, GroupStatus, HostConfig, HostError, Limits, NoObserver, Others, ProposeError,
     RaftHost, RequestId, RequestWindow, Role, StateReader, Timing,
@@ -36,137 +37,17 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 
 use super::disk::{Disk, SlowThreads};
-use super::network::Network;
-use super::observer::{Observed, watch_group};
+use super::network::{Network, Server};
+use super::observer::{Observed, Watched};
 use super::plan::Bug;
+use super::protocol::{
+    Answer, Ask, COLLECTION, FrameChange, META_GROUP, ReadOf, Write, body_of, operation_of, shard_of,
+};
 use super::runtime::{self, Sim};
 use super::world::World;
 
-/// The meta group; shard `n` is group `n + 1`, as in production.
-pub const META_GROUP: GroupId = 0;
-/// The only collection.
-pub const COLLECTION: CollectionId = 7;
 const TICK: Duration = Duration::from_millis(500);
 const PREFER_EVERY: Duration = Duration::from_secs(3);
-
-/// What a client asks of a node.
-#[derive(Debug, Clone)]
-pub enum Ask {
-    /// The cluster as the node knows it; or, confirmed by a quorum, as the meta group does.
-    Map {
-        /// Whether to have it confirmed.
-        confirmed: bool,
-    },
-    /// To have a sealed meta command applied.
-    Propose(Bytes),
-    /// To change a frame.
-    Write(Write),
-    /// What a frame is.
-    Read {
-        /// The map it was routed by.
-        epoch: u64,
-        /// Where.
-        shard: ShardId,
-        /// Which.
-        frame: FrameId,
-        /// Confirmed by a quorum; else the replica's own state, at this index or later.
-        at_least: Option<u64>,
-        /// What the reader knows of a growth.
-        growing: ReadOf,
-    },
-    /// As `BeginPass` of the node's service.
-    BeginPass {
-        /// The source.
-        shard: ShardId,
-        /// The growth.
-        span: Span,
-        /// Its epoch.
-        epoch: u64,
-        /// Who asks.
-        heir: ShardId,
-        /// Whether to release its frames.
-        release: bool,
-    },
-    /// As `Export` of the node's service.
-    Export {
-        /// The source.
-        shard: ShardId,
-        /// The growth.
-        span: Span,
-        /// Who asks.
-        heir: ShardId,
-        /// The state must be at least this new.
-        start: u64,
-        /// Changes after this are sent.
-        since: u64,
-        /// Where the page begins.
-        after: Option<FrameId>,
-    },
-}
-
-/// A write, the same at every try.
-#[derive(Debug, Clone)]
-pub struct Write {
-    /// The map it was routed by.
-    pub epoch: u64,
-    /// Where.
-    pub shard: ShardId,
-    /// Names the request.
-    pub request: RequestId,
-    /// The operation in the history.
-    pub operation: u64,
-    /// Which frame.
-    pub frame: FrameId,
-    /// What to do with it.
-    pub change: FrameChange,
-}
-
-/// A change of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrameChange {
-    /// Stores this content under a condition.
-    Store(u8, Condition),
-    /// Removes it.
-    Forget,
-}
-
-/// What a reader knows of a growth of the collection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadOf {
-    /// Frames are on their way.
-    Growing,
-    /// It has grown to so many partitions; 0 = it never grew.
-    Grown(u32),
-}
-
-/// A node's answer.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    /// To [`Ask::Map`].
-    Map(Arc<ClusterState>),
-    /// To [`Ask::Propose`].
-    Proposed,
-    /// To [`Ask::Write`]: the position of the last round, the answer there, and what it comes to.
-    Written {
-        /// Position in the log.
-        index: u64,
-        /// As encoded by the state machine.
-        response: Vec<u8>,
-    },
-    /// To [`Ask::Read`]: the record, in the state as of `applied`.
-    Read {
-        /// Position of the state.
-        applied: u64,
-        /// The frame's version, and the operation that stored it.
-        found: Option<(u64, u64)>,
-        /// Whether this shard decides about the frame, as far as the replica knows.
-        mine: bool,
-    },
-    /// To [`Ask::BeginPass`].
-    Start(u64),
-    /// To [`Ask::Export`].
-    Page(Arc<Listed>, Vec<AdoptedFrame>),
-}
 
 /// The record of the only collection.
 pub fn collection(partitions: u32) -> CollectionRecord {
@@ -188,20 +69,6 @@ pub fn collection(partitions: u32) -> CollectionRecord {
     }
 }
 
-/// The body of a frame here: which operation stored it. In production this is sealed.
-pub fn body_of(operation: u64, round: u32) -> Vec<u8> {
-    [&operation.to_le_bytes()[..], &round.to_le_bytes()].concat()
-}
-
-/// The operation and round in a body.
-pub fn operation_of(body: &[u8]) -> (u64, u32) {
-    let (operation, round) = body.split_at(8);
-    (
-        u64::from_le_bytes(operation.try_into().expect("eight bytes")),
-        u32::from_le_bytes(round.try_into().expect("four bytes")),
-    )
-}
-
 /// A node's machine: what a power cut leaves.
 pub struct Machine {
     /// Its id.
@@ -212,6 +79,41 @@ pub struct Machine {
     pub latency: Arc<Mutex<Duration>>,
     /// How often it was started.
     pub lives: u64,
+}
+
+/// The processes that run, each at its node's place in the network.
+pub struct Processes {
+    network: Arc<Network>,
+    running: Mutex<BTreeMap<NodeId, Arc<Process>>>,
+}
+
+impl Processes {
+    /// None runs yet.
+    pub fn new(network: &Arc<Network>) -> Arc<Self> {
+        Arc::new(Processes { network: network.clone(), running: Mutex::default() })
+    }
+
+    /// Makes a process reachable, in place of an earlier one of its node.
+    fn add(&self, process: &Arc<Process>) {
+        self.running.lock().insert(process.node, process.clone());
+        self.network.connect(process.node, process.clone());
+    }
+
+    /// Makes a node unreachable: its process is gone.
+    pub fn remove(&self, node: NodeId) {
+        self.network.disconnect(node);
+        self.running.lock().remove(&node);
+    }
+
+    /// The process that runs on a node.
+    pub fn get(&self, node: NodeId) -> Option<Arc<Process>> {
+        self.running.lock().get(&node).cloned()
+    }
+
+    /// All of them, by node.
+    pub fn all(&self) -> Vec<Arc<Process>> {
+        self.running.lock().values().cloned().collect()
+    }
 }
 
 /// A running process.
@@ -227,6 +129,7 @@ pub struct Process {
     /// The cluster as it knows it.
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     world: Arc<World>,
+    network: Arc<Network>,
     keyring: Arc<Keyring>,
     preferred_at: Mutex<BTreeMap<ShardId, Duration>>,
 }
@@ -292,7 +195,12 @@ impl Machine {
     }
 
     /// Starts a process on what the disks hold.
-    pub async fn start(&mut self, world: &Arc<World>, network: &Arc<Network>) -> Result<Arc<Process>, HostError> {
+    pub async fn start(
+        &mut self,
+        world: &Arc<World>,
+        network: &Arc<Network>,
+        processes: &Processes,
+    ) -> Result<Arc<Process>, HostError> {
         self.lives += 1;
         let keyring = keyring();
         let (machine, cluster) = MetaMachine::new(keyring.clone());
@@ -304,17 +212,31 @@ impl Machine {
             disks: self.disks.clone(),
             cluster,
             world: world.clone(),
+            network: network.clone(),
             keyring,
             preferred_at: Mutex::default(),
         });
-        process.open_group(META_GROUP, machine, network).await?;
+        process.open_group(META_GROUP, machine).await?;
         world.note(format_args!("n{} starts, life {}", self.node, self.lives));
-        network.connect(&process);
-        let (reconciling, network) = (process.clone(), network.clone());
-        let (growing, also) = (process.clone(), network.clone());
-        world.spawn("reconcile", async move { reconciling.reconcile_for_life(&network).await });
-        world.spawn("grow", async move { growing.grow_for_life(&also).await });
+        processes.add(&process);
+        let (reconciling, growing) = (process.clone(), process.clone());
+        world.spawn("reconcile", async move { reconciling.reconcile_for_life().await });
+        world.spawn("grow", async move { growing.grow_for_life().await });
         Ok(process)
+    }
+}
+
+impl Server for Process {
+    fn life(&self) -> u64 {
+        self.life
+    }
+
+    fn handle(&self, request: Bytes) -> BoxFuture<'_, Bytes> {
+        Box::pin(self.host.handle(request))
+    }
+
+    fn serve(&self, ask: Ask) -> BoxFuture<'_, Result<Answer, Refusal>> {
+        Box::pin(self.answer(ask))
     }
 }
 
@@ -323,18 +245,17 @@ impl Process {
         self: &Arc<Self>,
         id: GroupId,
         machine: Arc<dyn mira_raft::StateMachine>,
-        network: &Arc<Network>,
     ) -> Result<(), HostError> {
         let observed = Observed::new(self.world.clone(), (self.node, id), self.disks[1].clone(), machine);
         let group = self.host.open_group(id, Arc::new(observed)).await?;
-        watch_group(&self.world, network, self.clone(), group);
+        self.watched().watch(group);
         Ok(())
     }
 
     /// Opens a shard's replica, if it is not open.
-    pub async fn open_shard(self: &Arc<Self>, shard: ShardId, network: &Arc<Network>) -> Result<(), HostError> {
+    pub async fn open_shard(self: &Arc<Self>, shard: ShardId) -> Result<(), HostError> {
         let machine = Arc::new(ShardMachine::new(Arc::new(NoFollower)));
-        match self.open_group(shard + 1, machine, network).await {
+        match self.open_group(shard + 1, machine).await {
             Ok(()) | Err(HostError::AlreadyOpen(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -350,24 +271,39 @@ impl Process {
         self.host.group(META_GROUP)
     }
 
+    fn watched(&self) -> Watched {
+        Watched {
+            world: self.world.clone(),
+            network: self.network.clone(),
+            node: self.node,
+            life: self.life,
+            host: self.host.clone(),
+            disks: self.disks.clone(),
+        }
+    }
+
     /// Whether a disk of this process failed for good.
     pub fn disk_failed(&self) -> bool {
-        self.disks.iter().any(Disk::failed)
+        self.watched().disk_failed()
+    }
+
+    fn runs(&self) -> bool {
+        self.network.lives(self.node, self.life)
     }
 
     /// Has a meta command applied, here or by the leader that this node knows.
-    pub async fn propose_meta(&self, command: &MetaCommand, network: &Arc<Network>) -> Result<(), String> {
+    pub async fn propose_meta(&self, command: &MetaCommand) -> Result<(), String> {
         let mut rng = self.world.draw(|rng| StdRng::seed_from_u64(rng.random()));
         let sealed: Bytes = command.seal(&self.keyring.meta_sealer(), &mut rng).into();
-        self.ask_meta(Ask::Propose(sealed), network).await.map(drop)
+        self.ask_meta(Ask::Propose(sealed)).await.map(drop)
     }
 
-    async fn ask_meta(&self, ask: Ask, network: &Arc<Network>) -> Result<Answer, String> {
+    async fn ask_meta(&self, ask: Ask) -> Result<Answer, String> {
         let leader = self.meta().and_then(|meta| meta.status().leader).ok_or("the meta group has no leader")?;
         let asked = async {
             match leader == self.node {
-                true => self.serve(ask).await,
-                false => network.ask(self.node, leader, ask).await,
+                true => self.answer(ask).await,
+                false => self.network.ask(self.node, leader, ask).await,
             }
         };
         let answer = runtime::timeout(mira_proto::limits::READ_TRY, asked).await.ok_or("no answer")?;
@@ -375,15 +311,15 @@ impl Process {
     }
 
     /// Whether a quorum of the meta group says that this node is to have a replica: only then may one be destroyed.
-    async fn confirmed_to_hold(&self, shard: ShardId, network: &Arc<Network>) -> Result<bool, String> {
-        match self.ask_meta(Ask::Map { confirmed: true }, network).await? {
+    async fn confirmed_to_hold(&self, shard: ShardId) -> Result<bool, String> {
+        match self.ask_meta(Ask::Map { confirmed: true }).await? {
             Answer::Map(map) => Ok(map.placement.is_empty() || map.holds(self.node, shard)),
             other => Err(format!("a map was answered with {other:?}")),
         }
     }
 
-    async fn destroy_shard(&self, shard: ShardId, network: &Arc<Network>) -> Result<(), String> {
-        match self.confirmed_to_hold(shard, network).await? {
+    async fn destroy_shard(&self, shard: ShardId) -> Result<(), String> {
+        match self.confirmed_to_hold(shard).await? {
             true => Err("its own map is behind".into()),
             false => self.host.destroy_group(shard + 1).await.map_err(|error| error.to_string()),
         }
@@ -400,15 +336,15 @@ impl Process {
         }
     }
 
-    async fn reconcile_for_life(self: Arc<Self>, network: &Arc<Network>) {
-        while network.process(self.node).is_some_and(|process| process.life == self.life) {
-            self.reconcile(network).await;
+    async fn reconcile_for_life(self: Arc<Self>) {
+        while self.runs() {
+            self.reconcile().await;
             let wait = self.world.draw(|rng| TICK.mul_f64(rng.random_range(0.8..1.2)));
             runtime::sleep(wait).await;
         }
     }
 
-    async fn reconcile(self: &Arc<Self>, network: &Arc<Network>) {
+    async fn reconcile(self: &Arc<Self>) {
         let cluster = self.cluster.borrow().clone();
         self.world.check("map epochs", self.world.invariants.lock().map_epochs.seen((self.node, self.life), &cluster));
         let Some(meta) = self.meta().map(|meta| meta.status()) else { return };
@@ -426,23 +362,23 @@ impl Process {
         let (cluster, meta, shards, present, damaged) = (&*cluster, &meta, &shards, &present, &damaged);
         let situation = Situation { me: self.node, cluster, meta, shards, present, damaged, leftovers: &[] };
         for action in reconcile::plan(&situation) {
-            let done = self.perform(&action, network).await;
+            let done = self.execute(&action).await;
             self.world.note(format_args!("n{} {action:?}: {done:?}", self.node));
         }
     }
 
-    async fn perform(self: &Arc<Self>, action: &Action, network: &Arc<Network>) -> Result<(), String> {
+    async fn execute(self: &Arc<Self>, action: &Action) -> Result<(), String> {
         let text = |error: mira_raft::ChangeError| error.to_string();
         match action {
-            Action::OpenShard(shard) => self.open_shard(*shard, network).await.map_err(|error| error.to_string()),
+            Action::OpenShard(shard) => self.open_shard(*shard).await.map_err(|error| error.to_string()),
             Action::InitializeShard(shard, voters) => {
                 self.group(reconcile::Group::Shard(*shard))?.initialize(voters.clone()).await.map_err(text)
             }
-            Action::DestroyShard(shard) => self.destroy_shard(*shard, network).await,
+            Action::DestroyShard(shard) => self.destroy_shard(*shard).await,
             Action::ClearShard(shard) => {
-                self.destroy_shard(*shard, network).await?;
+                self.destroy_shard(*shard).await?;
                 let (shard, to, step) = (*shard, self.node, MoveStep::Joining);
-                self.propose_meta(&MetaCommand::StepMove { shard, to, step }, network).await
+                self.propose_meta(&MetaCommand::StepMove { shard, to, step }).await
             }
             Action::AddLearner(group, node) => self.group(*group)?.add_learner(*node).await.map_err(text),
             Action::SetVoters(group, voters) => {
@@ -451,7 +387,7 @@ impl Process {
             }
             Action::RemoveLearner(group, node) => self.group(*group)?.remove_learner(*node).await.map_err(text),
             Action::HandTo(group, target) => self.group(*group)?.transfer_leader(*target).await.map_err(text),
-            Action::Propose(command) => self.propose_meta(command, network).await,
+            Action::Propose(command) => self.propose_meta(command).await,
             Action::Prefer(shard, target) => self.prefer(*shard, *target).await,
             Action::Purge(..) => Err("no collection is ever dropped here".into()),
         }
@@ -477,7 +413,7 @@ impl Process {
     }
 
     /// Answers a client.
-    pub async fn serve(&self, ask: Ask) -> Result<Answer, Refusal> {
+    async fn answer(&self, ask: Ask) -> Result<Answer, Refusal> {
         match ask {
             Ask::Map { confirmed } => {
                 if confirmed {
@@ -516,7 +452,7 @@ impl Process {
                     }
                 }
                 let plan = &self.world.plan;
-                let is_heir = super::client::shard_of(plan, plan.partitions, frame) != shard;
+                let is_heir = shard_of(plan, plan.partitions, frame) != shard;
                 read(&group.reader(), (frame, shard, is_heir), (epoch, growing))
             }
         }
@@ -663,13 +599,13 @@ fn export(
 
 /// Driving growths: the steps of `mira_node::grow`, performed here over the simulated network.
 impl Process {
-    async fn grow_for_life(self: Arc<Self>, network: &Arc<Network>) {
+    async fn grow_for_life(self: Arc<Self>) {
         let mut cleared: BTreeMap<ShardId, FrameId> = BTreeMap::new();
-        while network.process(self.node).is_some_and(|process| process.life == self.life) {
+        while self.runs() {
             let cluster = self.cluster.borrow().clone();
             if let Some(growth) = cluster.growths.get(&COLLECTION) {
                 for shard in 0..cluster.header.shards {
-                    let done = self.grow(&cluster, growth, shard, (network, &mut cleared)).await;
+                    let done = self.grow(&cluster, growth, shard, &mut cleared).await;
                     if let Err(error) = done {
                         self.world.note(format_args!("n{} s{shard} does not grow: {error}", self.node));
                     }
@@ -685,7 +621,7 @@ impl Process {
         cluster: &ClusterState,
         growth: &Growth,
         shard: ShardId,
-        (network, cleared): (&Arc<Network>, &mut BTreeMap<ShardId, FrameId>),
+        cleared: &mut BTreeMap<ShardId, FrameId>,
     ) -> Result<(), String> {
         let Some(group) = self.shard(shard).filter(|group| group.status().is_leader()) else { return Ok(()) };
         let text = |error: EngineError| error.to_string();
@@ -700,7 +636,7 @@ impl Process {
             Task::Begin { source, pass, last } => {
                 let release = last && !self.world.has(Bug::OpensUnreleased);
                 let ask = Ask::BeginPass { shard: source, span, epoch: growth.epoch, heir: shard, release };
-                match self.ask_replicas(cluster, source, ask, network).await? {
+                match self.ask_replicas(cluster, source, ask).await? {
                     Answer::Start(start) => GrowStep::Begin { source, pass, start, last },
                     other => return Err(format!("a pass was answered with {other:?}")),
                 }
@@ -708,7 +644,7 @@ impl Process {
             Task::Page { source, adoption, after } => {
                 let (start, since) = (adoption.start, adoption.since);
                 let ask = Ask::Export { shard: source, span, heir: shard, start, since, after };
-                let (listed, frames) = match self.ask_replicas(cluster, source, ask, network).await? {
+                let (listed, frames) = match self.ask_replicas(cluster, source, ask).await? {
                     Answer::Page(listed, frames) => (listed, frames),
                     other => return Err(format!("a page was answered with {other:?}")),
                 };
@@ -725,18 +661,18 @@ impl Process {
                     None => drop(cleared.remove(&shard)),
                 }
                 if frames.is_empty() && upto.is_none() {
-                    return self.report(growth, shard, network).await;
+                    return self.report(growth, shard).await;
                 }
                 GrowStep::Clear { frames }
             }
-            Task::Report => return self.report(growth, shard, network).await,
+            Task::Report => return self.report(growth, shard).await,
         };
         self.take_step(&group, (shard, span), step).await.map(drop).map_err(|refusal| refusal.to_string())
     }
 
-    async fn report(&self, growth: &Growth, shard: ShardId, network: &Arc<Network>) -> Result<(), String> {
+    async fn report(&self, growth: &Growth, shard: ShardId) -> Result<(), String> {
         let (collection, to, step) = (COLLECTION, growth.to, growth.step);
-        self.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }, network).await
+        self.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }).await
     }
 
     async fn take_step(
@@ -776,21 +712,15 @@ impl Process {
     }
 
     /// Asks the replicas of a shard in turn, this node's own first.
-    async fn ask_replicas(
-        &self,
-        cluster: &ClusterState,
-        shard: ShardId,
-        ask: Ask,
-        network: &Arc<Network>,
-    ) -> Result<Answer, String> {
+    async fn ask_replicas(&self, cluster: &ClusterState, shard: ShardId, ask: Ask) -> Result<Answer, String> {
         let mut replicas = cluster.replicas(shard).to_vec();
         replicas.sort_by_key(|&node| node != self.node);
         let mut last = "it has no replica".to_owned();
         for replica in replicas {
             let asked = async {
                 match replica == self.node {
-                    true => self.serve(ask.clone()).await,
-                    false => network.ask(self.node, replica, ask.clone()).await,
+                    true => self.answer(ask.clone()).await,
+                    false => self.network.ask(self.node, replica, ask.clone()).await,
                 }
             };
             match runtime::timeout(mira_proto::limits::READ_TRY, asked).await {

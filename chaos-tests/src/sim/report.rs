@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::invariants::Violation;
 use super::plan::{Bug, Fault};
 use super::runtime;
-use super::world::Violation;
 
 /// Counts of a run.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@ use mira_proto::{FrameId, NodeId};
 use mira_raft::{Group, GroupId};
 
 use super::shard_rules::ShardRules;
-use crate::sim::node::{COLLECTION, operation_of};
+use crate::sim::protocol::{COLLECTION, operation_of};
 use crate::sim::runtime::Sim;
 
 /// How far each member of a group is.

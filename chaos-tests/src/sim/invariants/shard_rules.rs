@@ -10,7 +10,7 @@ use mira_proto::{FrameId, ShardId};
 use mira_raft::GroupId;
 
 use super::one_owner::State;
-use crate::sim::node::{COLLECTION, operation_of};
+use crate::sim::protocol::{COLLECTION, operation_of};
 
 /// The history of all shards.
 #[derive(Default)]
