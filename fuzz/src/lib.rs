@@ -15,13 +15,13 @@ use mira_index::{Config, Metric, RowStorage, VectorIndex};
 use mira_node::{
     meta::MetaCommand,
     shard::{
-        archive,
+        log_archive,
         command::{self, ShardAnswer, ShardCommand},
         filter,
         machine::decode_count,
         record::{self, FrameHead, FramePlace, FrameRecord, OwnedFrame},
-        restore::PageBody,
-        tenure::Tenure,
+        pages::PageBody,
+        migration::ownership::Tenure,
     },
 };
 use mira_proto::{model, node_v1};
@@ -69,7 +69,7 @@ pub fn shard_records(data: &[u8]) {
 pub fn commands(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
     match which % 5 {
-        0 => drop(command::decode::<ShardCommand>(rest).map(|read| archive::touched(&read))),
+        0 => drop(command::decode::<ShardCommand>(rest).map(|read| log_archive::touched(&read))),
         1 => drop(command::decode::<ShardAnswer>(rest)),
         // What is sealed in pages of backups and of their logs.
         2 => drop(PageBody::decode(rest).map(|read| assert_eq!(PageBody::decode(&read.encode()).ok(), Some(read)))),

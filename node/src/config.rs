@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use mira_proto::limits;
 use mira_raft::{Limits, RequestWindow, Timing};
 
-use crate::{collect::Collecting, provider::KeyProvider, verification::Verification};
+use crate::{background::chunk_gc::Collecting, background::verification::Verification, keys::provider::KeyProvider};
 
 /// How a node that belongs to no cluster yet comes to one.
 #[derive(Debug, Clone, PartialEq, Eq)]

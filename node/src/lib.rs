@@ -4,41 +4,33 @@
 //!  service (gRPC) ──▶ shard::write ── seal, propose ──▶ raft ──▶ shard::machine ── one batch ──▶ RocksDB
 //!        │                                                            │ changes
 //!        ├─────────▶ shard::read  ◀── frames, opened                  ▼
-//!        └─────────▶ shard::indexer: tail ∪ index ◀─────────── background worker
-//!  formation, reconcile, rebalance: coming to a cluster, opening shards, moving replicas, spreading leadership
-//!  grow: frames on their way to the shards that a growing collection adds
-//!  rotate, erase: keys that change, and keys that end; backup: out of the cluster, and back
+//!        └─────────▶ shard::index: tail ∪ index ◀──────────── background worker
+//!  placement: coming to a cluster, opening shards, moving replicas, spreading leadership
+//!  background: what a node does by itself: expiry, migration of growing collections, new and destroyed keys
+//!  backup: out of the cluster, and back
 //!  meta: nodes, shard map, collections and their wrapped keys, replicated to every node
+//!  keys: the cluster keys a node holds, and what it unwraps with them
 //! ```
 //!
 //! Everything this crate hands to disk or replication is sealed; [`shard::record`] has the layout. Decisions
-//! ([`reconcile::plan`], the rules of [`shard::machine`]) are plain functions; I/O stands around them.
+//! ([`placement::reconcile::plan`], the rules of [`shard::machine`]) are plain functions; I/O stands around them.
 
+pub mod background;
 mod backup;
-pub mod collect;
 pub mod config;
-mod erase;
-mod expiry;
-mod formation;
-pub mod grow;
-mod http;
 pub mod identity;
-pub mod keyring;
+pub mod keys;
 pub mod meta;
 mod metrics;
 pub mod node;
 mod peers;
-mod provider;
-pub mod rebalance;
-pub mod reconcile;
-mod rotate;
+pub mod placement;
 mod service;
 pub mod shard;
 mod system;
-mod verification;
 
+pub use background::verification::Verification;
 pub use config::{Formation, NodeConfig, Shape};
-pub use keyring::FixedKeys;
+pub use keys::keyring::FixedKeys;
+pub use keys::provider::{KeyProvider, ProviderError};
 pub use node::{Node, RunningNode, StartError};
-pub use provider::{KeyProvider, ProviderError};
-pub use verification::Verification;

@@ -23,28 +23,27 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
+    background::{chunk_gc, erasure, expiry, key_rotation, migration, verification},
+    backup::recovery::Rolls,
     config::{Formation, NodeConfig},
-    erase, expiry,
-    formation::{self, JOIN_PROOF},
-    grow, http,
     identity::{Identity, IdentityError},
-    keyring::Keyring,
+    keys::keyring::Keyring,
+    keys::provider::{KeyProvider, ProviderError},
     meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, MoveStep, NodeRecord, state::Header},
     metrics::NodeMetrics,
     peers::AddressBook,
-    provider::{KeyProvider, ProviderError},
-    reconcile::{self, Action, Situation},
-    rotate, service,
+    placement::formation::{self, JOIN_PROOF},
+    placement::reconcile::{self, Action, Situation},
+    service::{self, http},
     shard::{
         Shard, Shared,
-        gate::SearchGate,
-        image::ImageFolder,
-        indexer::{IndexParts, IndexThreads, ShardIndex},
+        admission::SearchGate,
+        index::image::ImageFolder,
+        index::recall_sampler::QualityBoard,
+        index::{IndexParts, IndexThreads, ShardIndex},
         machine::ShardMachine,
-        quality::QualityBoard,
+        migration::ownership::Tenure,
         record, refuse_proposal,
-        roll::Rolls,
-        tenure::Tenure,
     },
 };
 
@@ -747,8 +746,8 @@ struct NodeConfigRest {
     zone: String,
     formation: Formation,
     engines: Vec<Closing>,
-    collecting: crate::collect::Collecting,
-    verification: crate::verification::Verification,
+    collecting: chunk_gc::Collecting,
+    verification: verification::Verification,
 }
 
 /// A node that serves. Dropping it stops it hard; [`RunningNode::shutdown`] stops it in order.
@@ -780,12 +779,12 @@ impl RunningNode {
             tokio::spawn(service::serve(node.clone(), grpc_listener, stopped.clone())),
             tokio::spawn(http::serve(node.clone(), http_listener, stopped.clone())),
             tokio::spawn(keep_in_line(node.clone(), stopped.clone())),
-            tokio::spawn(grow::drive(node.clone(), stopped.clone())),
+            tokio::spawn(migration::drive(node.clone(), stopped.clone())),
             tokio::spawn(expiry::drive(node.clone(), stopped.clone())),
-            tokio::spawn(rotate::drive(node.clone(), stopped.clone())),
-            tokio::spawn(erase::drive(node.clone(), stopped.clone())),
-            tokio::spawn(crate::collect::drive(node.clone(), rest.collecting, stopped.clone())),
-            tokio::spawn(crate::verification::drive(node.clone(), rest.verification, stopped.clone())),
+            tokio::spawn(key_rotation::drive(node.clone(), stopped.clone())),
+            tokio::spawn(erasure::drive(node.clone(), stopped.clone())),
+            tokio::spawn(chunk_gc::drive(node.clone(), rest.collecting, stopped.clone())),
+            tokio::spawn(verification::drive(node.clone(), rest.verification, stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();
                 async move { formation::form(&node, &rest.formation, &me).await }

@@ -192,9 +192,9 @@ mod layers {
 
     use mira_crypto::{ClusterKey, CollectionKey, Part};
     use mira_node::{
-        keyring::{FIRST_KEY, Keyring},
+        keys::keyring::{FIRST_KEY, Keyring},
         meta::{ClusterState, CollectionRecord, state::Header},
-        shard::{private, record::FramePlace},
+        shard::{read::private, record::FramePlace},
     };
     use proptest::prelude::*;
 

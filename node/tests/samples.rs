@@ -12,9 +12,9 @@ use mira_node::meta::{
 use mira_node::shard::command::{
     self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
+use mira_node::shard::migration::ownership::{Adoption, Progress, Span, Tenure};
+use mira_node::shard::pages::{PageBody, Standing};
 use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
-use mira_node::shard::restore::{PageBody, Standing};
-use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
 use mira_proto::vectors::SpaceSet;
 use serde::{Serialize, de::DeserializeOwned};
 

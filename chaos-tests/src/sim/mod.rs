@@ -3,7 +3,7 @@
 //! # What is real
 //!
 //! Replication ([`mira_raft`]: hosts, groups, log store, snapshots), the state machines of shards and of the meta group,
-//! the plan that brings a cluster in line ([`mira_node::reconcile`]), the placement of frames, and the router's retry
+//! the plan that brings a cluster in line ([`mira_node::placement::reconcile`]), the placement of frames, and the router's retry
 //! decisions ([`mira_router::cluster::decide`]) are production's code. It takes clock, randomness, network, disks and
 //! threads by injection; here they get simulated ones.
 //!

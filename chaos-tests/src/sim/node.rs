@@ -11,18 +11,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use mira_crypto::ClusterKey;
-use mira_node::grow::{self, Task};
-use mira_node::keyring::Keyring;
+use mira_node::background::migration::{self as grow, Task};
+use mira_node::keys::keyring::Keyring;
 use mira_node::meta::{ClusterState, MetaCommand, MetaMachine, MoveStep, NodeRecord};
 use mira_node::meta::{CollectionRecord, Growth};
-use mira_node::reconcile::{self, Action, Situation};
+use mira_node::placement::reconcile::{self, Action, Situation};
 use mira_node::shard::command::{
     self, AdoptedFrame, Asker, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
-use mira_node::shard::grow::{list_gone, list_moved, list_moving, tenure_of};
 use mira_node::shard::machine::{Change, Follower, ShardMachine};
+use mira_node::shard::migration::ownership::{Claim, Homes, Span, Tenure};
+use mira_node::shard::migration::transfer::{list_gone, list_moved, list_moving, tenure_of};
 use mira_node::shard::record::{self, FrameRecord};
-use mira_node::shard::tenure::{Claim, Homes, Span, Tenure};
 use mira_node::shard::write::{MAX_ROUNDS, round_id};
 use mira_node::shard::{refuse_engine, refuse_proposal, refuse_read};
 use mira_proto::vectors::OWN_SPACE;
@@ -530,7 +530,7 @@ fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardC
         chunks: Vec::new(),
         body: body_of(write.operation, round).into(),
         vectors: if content.is_multiple_of(3) { vec![content; 16].into() } else { Vec::new().into() },
-        key_version: mira_node::keyring::FIRST_KEY,
+        key_version: mira_node::keys::keyring::FIRST_KEY,
     };
     Ok((ShardCommand::Store(vec![frame]), digest.to_vec()))
 }
@@ -597,7 +597,7 @@ fn export(
     Ok(Answer::Page(Arc::new(listed), frames))
 }
 
-/// Driving growths: the steps of `mira_node::grow`, performed here over the simulated network.
+/// Driving growths: the steps of `mira_node::background::migration`, performed here over the simulated network.
 impl Process {
     async fn grow_for_life(self: Arc<Self>) {
         let mut cleared: BTreeMap<ShardId, FrameId> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! A collection grows over more shards while it is written, read and searched, and while nodes go and come back.
 
 use mira_node::meta::{Growth, GrowthStep};
-use mira_node::shard::tenure::{Progress, Tenure};
+use mira_node::shard::migration::ownership::{Progress, Tenure};
 use mira_proto::model::GrowRequest;
 use mira_proto::{Code, Problem, ShardId};
 use mira_router::Memory;
@@ -79,7 +79,7 @@ async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_eac
     let planned = cluster.grow(4, false).await.expect("it begins");
     let (source, heir) = (planned.shards[1], planned.added_shards[0]);
     let collection = cluster.growth().expect("it has begun").0;
-    let adopting = |cluster: &Cluster, wanted: fn(&mira_node::shard::tenure::Adoption) -> bool| {
+    let adopting = |cluster: &Cluster, wanted: fn(&mira_node::shard::migration::ownership::Adoption) -> bool| {
         let tenures = cluster.tenures(collection, heir);
         tenures.iter().any(|tenure| tenure.adopting.values().any(wanted)) || cluster.has_step(GrowthStep::Clearing)
     };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mira_crypto::ClusterKey;
-use mira_node::collect::Collecting;
+use mira_node::background::chunk_gc::Collecting;
 use mira_node::{Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
 use mira_proto::model::{
     CollectionSettings, Consistency, ForgetRequest, Metric, NamedVectors, Quantization, RecallRequest, ScanRequest,

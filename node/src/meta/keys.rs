@@ -251,7 +251,7 @@ pub(super) fn destroy_keys(
         return Ok(MetaAnswer::Refused);
     }
     // The key of tags is never rotated: what is equal must stay equal.
-    let is_older = |version: &u32| *version != crate::keyring::TAG_KEY && *version < to;
+    let is_older = |version: &u32| *version != crate::keys::keyring::TAG_KEY && *version < to;
     record.wrapped_keys.retain(|version, _| !is_older(version));
     let keys = names.into_iter().filter(|(version, _)| is_older(version)).collect();
     records.put(&numbered(b'c', collection), &record)?;

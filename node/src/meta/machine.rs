@@ -42,7 +42,7 @@ use super::{
         RestoredCluster,
     },
 };
-use crate::keyring::{FIRST_KEY, KeyError, Keyring};
+use crate::keys::keyring::{FIRST_KEY, KeyError, Keyring};
 
 const VERSION: u8 = 1;
 const MAX_RECORD_BYTES: usize = 4 << 20;

@@ -6,7 +6,7 @@
 //!
 //! Whatever needs chunks (a memory with an attachment, an upload under way) names them in its record, in clear, and table
 //! `r` says which frames do. A chunk that none names goes: the leader of its shard finds those that have been there for a
-//! while (`Shard::idle_chunks`), [`crate::collect`] asks every shard of the collection what its frames refer to, and a
+//! while (`Shard::idle_chunks`), [`crate::background::chunk_gc`] asks every shard of the collection what its frames refer to, and a
 //! command removes the rest, unless one was stored again meanwhile.
 //!
 //! Why nothing goes that is needed: storing a chunk makes it young, also when it is there already; a young one is never
@@ -23,7 +23,7 @@ use mira_raft::RequestId;
 
 use crate::meta::CollectionRecord;
 
-use super::{
+use crate::shard::{
     Shard,
     command::{self, ShardAnswer, ShardCommand, StoreOutcome},
     frame_id,

@@ -8,9 +8,9 @@ use mira_proto::{CollectionId, FrameId, ShardId, vectors::SpaceSet};
 use mira_raft::EngineError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{
+use crate::shard::{
+    migration::ownership::{Span, Tenure},
     record::{Class, FrameRecord},
-    tenure::{Span, Tenure},
 };
 
 const VERSION: u8 = 1;
@@ -104,7 +104,7 @@ pub struct ResealedFrame {
     pub vectors: Bytes,
 }
 
-/// What a shard does for a collection that grows ([`super::tenure`]). Every step may be repeated: what has been done, or
+/// What a shard does for a collection that grows ([`super::migration::ownership`]). Every step may be repeated: what has been done, or
 /// fits nothing, changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GrowStep {

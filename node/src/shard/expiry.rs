@@ -9,7 +9,7 @@ use std::ops::{Bound, ControlFlow};
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, limits};
 use mira_raft::{EngineError, StateReader};
 
-use super::{
+use crate::shard::{
     Shard,
     command::{self, ShardAnswer, ShardCommand},
     record, refuse_engine, refuse_proposal,

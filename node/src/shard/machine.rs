@@ -10,13 +10,13 @@ use mira_proto::{CollectionId, FrameId, ShardId, vectors::SpaceSet};
 use mira_raft::{Command, EngineError, StateMachine, StateReader, Txn};
 use parking_lot::Mutex;
 
-use super::{
+use crate::shard::{
     command::{
         self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
         StoreOutcome,
     },
+    migration::ownership::{Adoption, Claim, Homes, HomesCache, Progress, Span, Tenure},
     record::{self, Class, FrameHead, FrameRecord, KeyFloor, OwnedFrame},
-    tenure::{Adoption, Claim, Homes, HomesCache, Progress, Span, Tenure},
     verify::Verifier,
 };
 
@@ -129,7 +129,7 @@ impl StateMachine for ShardMachine {
 
 impl ShardMachine {
     /// What a command does, at its place in the log and the log's time there.
-    pub(super) fn carry_out(
+    pub(crate) fn carry_out(
         &self,
         command: ShardCommand,
         (index, time_ms): (u64, u64),
@@ -396,7 +396,7 @@ impl Part {
 }
 
 /// Puts a frame that comes from another shard into the place of what is there of it.
-pub(super) fn adopt(
+pub(crate) fn adopt(
     collection: CollectionId,
     adopted: AdoptedFrame,
     index: u64,

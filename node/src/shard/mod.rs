@@ -1,30 +1,20 @@
 //! One shard on this node: a Raft group of frames, the index derived from it, and what routers ask of it.
 //!
-//! *Store*: [`Shard::write`] seals on the leader and proposes; [`machine`] applies on every replica; [`indexer`]
+//! *Store*: [`Shard::write`] seals on the leader and proposes; [`machine`] applies on every replica; [`index`]
 //! follows. *Search*: [`Shard::search`] asks the index and the tail. *Recall*: [`Shard::fetch`] opens frames.
 
-pub mod archive;
+pub mod admission;
 pub mod chunks;
 pub mod command;
 pub mod expiry;
-pub mod gate;
-pub mod grow;
-pub mod image;
-pub mod indexer;
-pub mod kinds;
+pub mod index;
+pub mod log_archive;
 pub mod machine;
-pub mod measure;
-pub mod private;
-pub mod quality;
+pub mod migration;
+pub mod pages;
 pub mod read;
 pub mod record;
 pub mod reseal;
-pub mod restore;
-pub mod roll;
-pub mod rows;
-pub mod scan;
-pub mod sessions;
-pub mod tenure;
 pub mod verify;
 pub mod write;
 
@@ -35,12 +25,12 @@ use mira_raft::{Clock, Freshness, Group, ProposeError, ReadError};
 use tokio::sync::watch;
 
 use crate::{
-    keyring::{KeyError, Keyring},
+    keys::keyring::{KeyError, Keyring},
     meta::{ClusterState, CollectionRecord},
 };
 
-use indexer::ShardIndex;
-use tenure::HomesCache;
+use index::ShardIndex;
+use migration::ownership::HomesCache;
 use verify::Verifier;
 
 /// What every shard of a node shares.
@@ -55,9 +45,9 @@ pub struct Shared {
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Who may search now.
-    pub gate: Arc<gate::SearchGate>,
+    pub gate: Arc<admission::SearchGate>,
     /// How right the answers are.
-    pub quality: Arc<quality::QualityBoard>,
+    pub quality: Arc<index::recall_sampler::QualityBoard>,
 }
 
 /// A replica of a shard.
@@ -69,7 +59,7 @@ pub struct Shard {
     shared: Shared,
     locks: write::FrameLocks,
     homes: HomesCache,
-    views: restore::BackupViews,
+    views: pages::BackupViews,
 }
 
 impl Shard {

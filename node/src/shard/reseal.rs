@@ -14,14 +14,14 @@ use mira_raft::{EngineError, StateReader};
 use rand::SeedableRng;
 
 use crate::{
-    keyring::KeyError,
+    keys::keyring::KeyError,
     meta::{ClusterState, CollectionRecord},
 };
 
-use super::{
+use crate::shard::{
     Shard, Shared,
     command::{self, AdoptedFrame, ResealedFrame, ShardAnswer, ShardCommand},
-    private,
+    read::private,
     record::{self, FrameHead, FramePlace, FrameRecord, KeyFloor},
     refuse_proposal,
 };

@@ -18,13 +18,16 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::meta::{CollectionRecord, Space};
 
-use super::{
+use crate::shard::{
     Shard, chunks,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
-    frame_id, private, read, record,
+    frame_id,
+    migration::ownership::{Claim, Tenure},
+    read,
+    read::private,
+    record,
     record::{Attachment, Class, FrameBody, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
-    tenure::{Claim, Tenure},
 };
 
 /// Locks of a shard. Two frames may share one; that costs time, never correctness.

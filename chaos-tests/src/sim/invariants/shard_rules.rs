@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mira_node::shard::command::{self, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
-use mira_node::shard::tenure::{Adoption, Progress, Span, Tenure};
+use mira_node::shard::migration::ownership::{Adoption, Progress, Span, Tenure};
 use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{FrameId, ShardId};
 use mira_raft::GroupId;
@@ -140,7 +140,7 @@ impl ShardRules {
         Some(before)
     }
 
-    /// Whether a shard decides about a frame: said once more than in `mira_node::shard::tenure`, from its documentation.
+    /// Whether a shard decides about a frame: said once more than in `mira_node::shard::migration::ownership`, from its documentation.
     fn owns(&self, group: GroupId, frame: FrameId) -> bool {
         let Some(tenure) = self.tenures.get(&group) else { return true };
         let (source, home) = homes(tenure.span, frame);

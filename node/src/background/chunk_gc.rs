@@ -1,0 +1,135 @@
+//! Removing chunks that no frame refers to any more, in the background: every shard led here is looked at from time to
+//! time. What is safe to remove, and why, says [`crate::shard::chunks`].
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mira_proto::{CollectionId, FrameId, Refusal, ShardId, limits, node_v1, placement::shards_of_collection};
+use tokio::sync::watch;
+
+use crate::{
+    background::migration::{ask, likely_leader_first},
+    meta::{ClusterState, CollectionRecord},
+    node::Node,
+    shard::Shard,
+};
+
+/// When chunks are looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Collecting {
+    /// Between two looks.
+    pub every: Duration,
+    /// How long ago a chunk must have been stored last.
+    pub idle: Duration,
+}
+
+impl Default for Collecting {
+    fn default() -> Self {
+        Collecting { every: limits::COLLECT_EVERY, idle: limits::CHUNK_IDLE }
+    }
+}
+
+/// Collects until told to stop.
+pub async fn drive(node: Arc<Node>, collecting: Collecting, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let work = async {
+            tokio::time::sleep(collecting.every).await;
+            let cluster = node.cluster();
+            for collection in cluster.collections.values().filter(|found| is_whole(&cluster, found.id)) {
+                for (id, shard) in node.shards() {
+                    let part = Part { node: &node, cluster: &cluster, collection, shard: &shard };
+                    if let Err(refusal) = part.collect(collecting.idle).await {
+                        let collection = collection.id;
+                        tracing::debug!(shard = id, collection, %refusal, "chunks that nothing needs are removed later");
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+    }
+}
+
+/// Whether every frame of a collection is found where it belongs: one that moves may be looked for where it is not any
+/// more, or not yet, and one that a backup brings may come after its chunks, which are as old as in the backup.
+fn is_whole(cluster: &ClusterState, collection: CollectionId) -> bool {
+    cluster.restoring.is_none() && !cluster.growths.contains_key(&collection)
+}
+
+/// A collection's chunks in one shard.
+struct Part<'a> {
+    node: &'a Arc<Node>,
+    cluster: &'a ClusterState,
+    collection: &'a CollectionRecord,
+    shard: &'a Shard,
+}
+
+impl Part<'_> {
+    async fn collect(&self, idle: Duration) -> Result<(), Refusal> {
+        if !self.shard.group().status().is_leader() {
+            return Ok(());
+        }
+        let (collection, started) = (self.collection.id, Instant::now());
+        let mut idle = tokio::task::block_in_place(|| self.shard.idle_chunks(collection, idle))?;
+        let shards = shards_of_collection(collection, self.collection.partitions, self.cluster.header.shards);
+        for shard in shards {
+            if idle.is_empty() {
+                return Ok(());
+            }
+            let needed = self.references(shard).await?;
+            idle.retain(|(chunk, _)| !needed.contains(chunk));
+        }
+        if !is_whole(&self.node.cluster(), collection) || started.elapsed() > limits::COLLECT_PATIENCE {
+            return Err(Refusal::NotReady("asking every shard took too long, or frames are on their way".into()));
+        }
+        let gone = self.shard.collect(collection, &idle).await?;
+        if gone > 0 {
+            tracing::info!(collection, gone, "chunks that nothing refers to were removed");
+        }
+        Ok(())
+    }
+
+    /// What frames of a shard refer to.
+    async fn references(&self, shard: ShardId) -> Result<BTreeSet<FrameId>, Refusal> {
+        let mut needed = BTreeSet::new();
+        let mut request =
+            node_v1::ListReferencesRequest { shard, collection: self.collection.id, ..Default::default() };
+        loop {
+            let replicas = likely_leader_first(self.node, self.cluster, shard);
+            let page = ask(self.node, replicas, |mut client| {
+                let request = request.clone();
+                async move { client.list_references(request).await }
+            })
+            .await?;
+            needed.extend(page.chunks.as_chunks::<16>().0.iter().map(|chunk| FrameId::from_be_bytes(*chunk)));
+            if page.upto.is_empty() {
+                return Ok(needed);
+            }
+            request.after = page.upto;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::{Growth, GrowthStep};
+
+    #[test]
+    fn a_collection_is_whole_when_nothing_of_it_is_on_its_way() {
+        let growth =
+            Growth { from: 1, to: 2, step: GrowthStep::Remembering, epoch: 5, since_ms: 0, done: BTreeSet::new() };
+        let still = ClusterState::default();
+        let grows = ClusterState { growths: [(7, growth)].into(), ..ClusterState::default() };
+        let restores = ClusterState { restoring: Some(1), ..ClusterState::default() };
+        let table = [(&still, 7, true), (&grows, 7, false), (&grows, 8, true), (&restores, 7, false)];
+        for (cluster, collection, whole) in table {
+            assert_eq!(is_whole(cluster, collection), whole, "{collection}");
+        }
+    }
+}

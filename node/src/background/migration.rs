@@ -1,0 +1,375 @@
+//! Driving collections that grow: what the leaders of shards do next, decided from what is.
+//!
+//! The meta group's record of a growth ([`crate::meta::Growth`]) and the tenures in the shards' states
+//! ([`crate::shard::tenure`]) say all there is to know; nothing else is remembered, so whatever crashes, whoever leads
+//! next goes on from there. Heirs pull: the leader of each makes passes over the frames of each source, has the source
+//! release them when little changes any more, makes one last pass, and opens them. When every heir has opened everything,
+//! the sources settle and remove what moved.
+//!
+//! Pausing stops all of it between two pages, but for a last pass: writers of the frames that it brings wait for it.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use mira_proto::{CollectionId, FrameId, NodeId, Refusal, ShardId, limits, node_v1};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    meta::{ClusterState, Growth, GrowthStep, MetaCommand},
+    node::Node,
+    shard::{
+        Shard,
+        command::GrowStep,
+        migration::ownership::{Adoption, Progress, Span, Tenure},
+    },
+};
+
+/// Between two looks while nothing grows, or nothing can be done.
+const IDLE: Duration = Duration::from_millis(500);
+const GROWING: Duration = Duration::from_millis(50);
+/// Least pause after a page.
+const PAGE_PAUSE: Duration = Duration::from_millis(2);
+
+/// What a shard does next for a growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Begin a pass over a source's frames.
+    Begin {
+        /// Whose.
+        source: ShardId,
+        /// Which pass.
+        pass: u32,
+        /// Have the source release them first.
+        last: bool,
+    },
+    /// Take the next page of a pass.
+    Page {
+        /// Whose frames.
+        source: ShardId,
+        /// The pass.
+        adoption: Adoption,
+        /// Where it is.
+        after: Option<FrameId>,
+    },
+    /// Note in this shard's log that the growth has left copying behind.
+    Settle,
+    /// Remove some of what moved.
+    Clear,
+    /// Tell the meta group that the shard has done its part of the step.
+    Report,
+}
+
+/// What a shard that takes part in a growth does next; none if it has nothing to do. `led` and up to date: only then does
+/// `tenure` say where things are.
+pub fn next(
+    (collection, growth, shards): (CollectionId, &Growth, u32),
+    shard: ShardId,
+    tenure: Option<&Tenure>,
+    paused: bool,
+) -> Option<Task> {
+    let (sources, heirs) = growth.shards(collection, shards);
+    let span = Span { from: growth.from, to: growth.to, shards };
+    let tenure = tenure.filter(|tenure| tenure.span == span);
+    match growth.step {
+        _ if growth.done.contains(&shard) => None,
+        GrowthStep::Copying if heirs.contains(&shard) => copy(&sources, tenure, paused),
+        GrowthStep::Clearing if sources.contains(&shard) => match tenure.is_some_and(|tenure| tenure.settled) {
+            false => Some(Task::Settle),
+            true => (!paused).then_some(Task::Clear),
+        },
+        _ => None,
+    }
+}
+
+/// The next thing an heir does: one source after the other, each with passes that get shorter.
+fn copy(sources: &[ShardId], tenure: Option<&Tenure>, paused: bool) -> Option<Task> {
+    for &source in sources {
+        let adoption = tenure.and_then(|tenure| tenure.adopting.get(&source)).copied();
+        let task = match adoption {
+            None => Task::Begin { source, pass: 1, last: false },
+            Some(adoption) => match adoption.at {
+                Progress::Open => continue,
+                Progress::Running(after) if adoption.last => return Some(Task::Page { source, adoption, after }),
+                Progress::Running(after) => Task::Page { source, adoption, after },
+                Progress::Complete => {
+                    let little = adoption.brought <= limits::GROWTH_LAST_FRAMES;
+                    // The first pass is never followed by the last at once: what it took long to bring has changed since.
+                    let last = adoption.pass + 1 >= limits::GROWTH_PASSES || little && adoption.pass > 1;
+                    Task::Begin { source, pass: adoption.pass + 1, last }
+                }
+            },
+        };
+        return (!paused).then_some(task);
+    }
+    Some(Task::Report)
+}
+
+/// Where clearing goes on; lost in a restart, it begins anew.
+type Cursors = Mutex<BTreeMap<(CollectionId, ShardId), FrameId>>;
+
+/// Drives every growth that shards led by this node take part in, until told to stop.
+pub async fn drive(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
+    let mut cluster = node.watch_cluster();
+    let cursors = Cursors::default();
+    loop {
+        let pause = round(&node, &cursors).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = cluster.changed(), if pause == IDLE => if changed.is_err() { return },
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+    }
+}
+
+/// One step of every growth for every shard led here; says how long to wait before the next.
+async fn round(node: &Arc<Node>, cursors: &Cursors) -> Duration {
+    let cluster = node.cluster();
+    if cluster.growths.is_empty() {
+        cursors.lock().clear();
+        return IDLE;
+    }
+    let (mut bytes, mut worked) = (0, false);
+    for (&collection, growth) in &cluster.growths {
+        end_if_over(node, collection, growth).await;
+        let (sources, heirs) = growth.shards(collection, cluster.header.shards);
+        for id in sources.into_iter().chain(heirs) {
+            let Ok(shard) = node.shard(id) else { continue };
+            if !shard.group().status().is_leader() {
+                continue;
+            }
+            let driver = Driver { node, cluster: &cluster, cursors, collection, growth, shard: &shard, id };
+            match driver.step().await {
+                Ok(None) => {}
+                Ok(Some(moved)) => (bytes, worked) = (bytes + moved, true),
+                Err(refusal) => tracing::debug!(collection, shard = id, %refusal, "growth goes on later"),
+            }
+        }
+    }
+    match worked {
+        true => PAGE_PAUSE.max(Duration::from_secs_f64(bytes as f64 / limits::GROWTH_BYTES_PER_SECOND as f64)),
+        false => GROWING,
+    }
+}
+
+async fn end_if_over(node: &Node, collection: CollectionId, growth: &Growth) {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+    let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
+    if growth.step == GrowthStep::Remembering && now_ms >= over && node.meta().status().is_leader() {
+        let ended = node.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
+        tracing::info!(collection, ?ended, "growth forgotten");
+    }
+}
+
+/// One shard's part in one growth.
+struct Driver<'a> {
+    node: &'a Arc<Node>,
+    cluster: &'a ClusterState,
+    cursors: &'a Cursors,
+    collection: CollectionId,
+    growth: &'a Growth,
+    shard: &'a Shard,
+    id: ShardId,
+}
+
+impl Driver<'_> {
+    fn span(&self) -> Span {
+        Span { from: self.growth.from, to: self.growth.to, shards: self.cluster.header.shards }
+    }
+
+    /// Does the next thing; the bytes that moved, or none if there is nothing to do.
+    async fn step(&self) -> Result<Option<usize>, Refusal> {
+        let tenure = self.shard.tenure(self.collection)?;
+        let of = (self.collection, self.growth, self.cluster.header.shards);
+        let Some(task) = next(of, self.id, tenure.as_ref(), self.cluster.moves_paused) else { return Ok(None) };
+        match task {
+            Task::Begin { source, pass, last } => {
+                let start = self.begin_pass(source, last).await?;
+                self.grow(GrowStep::Begin { source, pass, start, last }).await?;
+                tracing::info!(collection = self.collection, heir = self.id, source, pass, last, "pass begins");
+            }
+            Task::Page { source, adoption, after } => {
+                let page = self.export(source, &adoption, after).await?;
+                let bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
+                self.shard.adopt(self.collection, self.span(), (source, &adoption, after), page).await?;
+                return Ok(Some(bytes));
+            }
+            Task::Settle => self.grow(GrowStep::Settle { min_epoch: self.growth.epoch }).await?,
+            Task::Clear => {
+                let key = (self.collection, self.id);
+                let after = self.cursors.lock().get(&key).copied();
+                match self.shard.clear_moved(self.collection, self.span(), after).await? {
+                    Some(upto) => drop(self.cursors.lock().insert(key, upto)),
+                    None => {
+                        self.cursors.lock().remove(&key);
+                        self.report().await?;
+                    }
+                }
+            }
+            Task::Report => self.report().await?,
+        }
+        Ok(Some(0))
+    }
+
+    async fn grow(&self, step: GrowStep) -> Result<(), Refusal> {
+        self.shard.grow(self.collection, self.span(), step).await.map(drop)
+    }
+
+    async fn report(&self) -> Result<(), Refusal> {
+        let (collection, to, step, shard) = (self.collection, self.growth.to, self.growth.step, self.id);
+        self.node.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }).await?;
+        tracing::info!(collection, shard, ?step, "shard has done its part of a growth");
+        Ok(())
+    }
+
+    async fn begin_pass(&self, source: ShardId, release: bool) -> Result<u64, Refusal> {
+        let request = node_v1::BeginPassRequest {
+            shard: source,
+            collection: self.collection,
+            from: self.growth.from,
+            to: self.growth.to,
+            epoch: self.growth.epoch,
+            heir: self.id,
+            release,
+        };
+        let replicas = likely_leader_first(self.node, self.cluster, source);
+        ask(self.node, replicas, |mut client| async move { client.begin_pass(request).await })
+            .await
+            .map(|reply| reply.start)
+    }
+
+    async fn export(
+        &self,
+        source: ShardId,
+        adoption: &Adoption,
+        after: Option<FrameId>,
+    ) -> Result<node_v1::ExportReply, Refusal> {
+        let request = node_v1::ExportRequest {
+            shard: source,
+            collection: self.collection,
+            from: self.growth.from,
+            to: self.growth.to,
+            heir: self.id,
+            start: adoption.start,
+            since: adoption.since,
+            after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
+        };
+        ask(self.node, likely_leader_first(self.node, self.cluster, source), |mut client| {
+            let request = request.clone();
+            async move { client.export(request).await }
+        })
+        .await
+    }
+}
+
+/// The replicas of a shard, most likely leader first.
+pub(crate) fn likely_leader_first(node: &Node, cluster: &ClusterState, shard: ShardId) -> Vec<NodeId> {
+    let known = node.shard(shard).ok().and_then(|shard| shard.group().status().leader);
+    let mut replicas: Vec<NodeId> = known.into_iter().collect();
+    replicas.extend(cluster.replicas(shard).iter().copied().filter(|&replica| Some(replica) != known));
+    replicas
+}
+
+/// Asks one replica after the other, following one referral, until one answers; the last refusal if none does.
+pub(crate) async fn ask<T, F>(
+    node: &Node,
+    replicas: Vec<NodeId>,
+    send: impl Fn(crate::peers::Client) -> F,
+) -> Result<T, Refusal>
+where
+    F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    let mut last = Refusal::NotReady("the shard has no replica".into());
+    for replica in replicas {
+        let asked = match node.peers().client_of(replica) {
+            Ok(client) => tokio::time::timeout(limits::WRITE_TRY, send(client)).await,
+            Err(status) => Ok(Err(status)),
+        };
+        match asked {
+            Ok(Ok(reply)) => return Ok(reply.into_inner()),
+            Ok(Err(status)) => last = status.into(),
+            Err(_) => last = Refusal::Unknown(format!("node {replica:016x} did not answer")),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const COLLECTION: CollectionId = 9;
+    const SHARDS: u32 = 8;
+
+    fn growth(step: GrowthStep) -> Growth {
+        Growth { from: 2, to: 4, step, epoch: 5, since_ms: 0, done: BTreeSet::new() }
+    }
+
+    fn adoption(pass: u32, brought: u64, at: Progress) -> Adoption {
+        Adoption { pass, start: 10, since: 0, last: false, brought, at }
+    }
+
+    #[test]
+    fn an_heir_takes_source_after_source_in_passes_until_little_changes() {
+        let growth = growth(GrowthStep::Copying);
+        let (sources, heirs) = growth.shards(COLLECTION, SHARDS);
+        let heir = heirs[0];
+        let span = Span { from: 2, to: 4, shards: SHARDS };
+        let at = |tenure: &Tenure, paused| next((COLLECTION, &growth, SHARDS), heir, Some(tenure), paused);
+        let mut tenure = Tenure::new(heir, span);
+        let (first, second) = (sources[0], sources[1]);
+        let begin = |source, pass, last| Some(Task::Begin { source, pass, last });
+        let many = limits::GROWTH_LAST_FRAMES + 1;
+        let complete = Progress::Complete;
+        let table = [
+            (None, begin(first, 1, false)),
+            (Some(adoption(1, 9_000, complete)), begin(first, 2, false)),
+            (Some(adoption(1, 0, complete)), begin(first, 2, false)),
+            (Some(adoption(2, many, complete)), begin(first, 3, false)),
+            (Some(adoption(3, 10, complete)), begin(first, 4, true)),
+            (Some(adoption(4, many, complete)), begin(first, 5, true)),
+            (Some(adoption(5, 0, Progress::Open)), begin(second, 1, false)),
+        ];
+        for (there, expected) in table {
+            tenure.adopting = there.map(|there| (first, there)).into_iter().collect();
+            assert_eq!(at(&tenure, false), expected, "{there:?}");
+            assert_eq!(at(&tenure, true), None, "paused, {there:?}");
+        }
+        let running = adoption(2, 3, Progress::Running(Some(7)));
+        tenure.adopting = [(first, running)].into();
+        let page = |adoption| Some(Task::Page { source: first, adoption, after: Some(7) });
+        assert_eq!((at(&tenure, false), at(&tenure, true)), (page(running), None));
+        let last = Adoption { last: true, ..running };
+        tenure.adopting = [(first, last)].into();
+        assert_eq!((at(&tenure, false), at(&tenure, true)), (page(last), page(last)), "writers wait for a last pass");
+        let open = adoption(3, 0, Progress::Open);
+        tenure.adopting = [(first, open), (second, open)].into();
+        assert_eq!(at(&tenure, false), Some(Task::Report));
+        let older = Tenure { span: Span { from: 1, to: 2, shards: SHARDS }, ..tenure };
+        assert_eq!(at(&older, false), begin(first, 1, false), "what an earlier growth left says nothing");
+    }
+
+    #[test]
+    fn sources_settle_and_clear_and_everybody_else_does_nothing() {
+        let mut clearing = growth(GrowthStep::Clearing);
+        let (sources, heirs) = clearing.shards(COLLECTION, SHARDS);
+        let span = Span { from: 2, to: 4, shards: SHARDS };
+        let of =
+            |growth: &Growth, shard, tenure: Option<&Tenure>| next((COLLECTION, growth, SHARDS), shard, tenure, false);
+        let released = Tenure { min_epoch: 5, ..Tenure::new(sources[0], span) };
+        let settled = Tenure { settled: true, ..released.clone() };
+        assert_eq!(of(&clearing, sources[0], Some(&released)), Some(Task::Settle));
+        assert_eq!(of(&clearing, sources[0], Some(&settled)), Some(Task::Clear));
+        assert_eq!(next((COLLECTION, &clearing, SHARDS), sources[0], Some(&settled), true), None);
+        assert_eq!(of(&clearing, heirs[0], None), None);
+        assert_eq!(of(&growth(GrowthStep::Copying), sources[0], None), None);
+        assert_eq!(of(&growth(GrowthStep::Remembering), sources[0], Some(&settled)), None);
+        clearing.done.insert(sources[0]);
+        assert_eq!(of(&clearing, sources[0], Some(&settled)), None);
+    }
+}

@@ -1,0 +1,460 @@
+//! Rolled forward is what it was: random commands in a real group, against what its own state showed at that moment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use mira_crypto::os_rng;
+use mira_proto::{FrameId, vectors::OWN_SPACE};
+use mira_raft::{
+    Clock, Group, HostConfig, Limits, RaftHost, RequestId, engine::MemEngine, transport::local::LocalNetwork,
+};
+use proptest::{collection::vec, option, prelude::*};
+
+use super::*;
+use crate::shard::{
+    command::{AdoptedFrame, Asker, Condition, GrowStep, StoreFrame},
+    log_archive::beside,
+    migration::ownership::Span,
+    pages::Standing,
+    record::{Class, FrameHead, FrameRecord},
+};
+
+const COLLECTIONS: [CollectionId; 2] = [1, 2];
+const GROUP: u32 = 5;
+const BACKUP: &[u8] = &[7; 16];
+/// Small enough that requests are forgotten while a test runs.
+const WINDOW: RequestWindow = RequestWindow { count: 8, millis: 40, kept: 3, response_bytes: 100 };
+
+#[derive(Debug, Clone)]
+enum Said {
+    Store {
+        condition: Condition,
+        owner: Option<u8>,
+        session: Option<u8>,
+        lives_ms: Option<u64>,
+        class: Class,
+        chunks: Vec<FrameId>,
+        content: u8,
+        key_version: u32,
+    },
+    Forget(Asker),
+    Expire,
+    Renew,
+    /// By its last change, or by an earlier one.
+    Collect(u64),
+    Verify,
+    /// The command of so many steps ago, under its name.
+    Again(usize),
+}
+
+#[derive(Debug, Clone)]
+struct Turn {
+    collection: CollectionId,
+    frame: FrameId,
+    said: Said,
+    /// How far the clock goes, or falls back.
+    ticks: i64,
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let condition = prop_oneof![
+        1 => Just(Condition::Create),
+        4 => Just(Condition::Replace),
+        1 => (0..3u64).prop_map(Condition::Expect),
+    ];
+    let class = prop_oneof![3 => Just(Class::Memory), 1 => Just(Class::Chunk), 1 => Just(Class::Upload)];
+    let whose = (option::weighted(0.3, 1..3u8), option::of(1..3u8), option::weighted(0.3, 1..30u64), class);
+    let what = (vec(0..4u128, 0..3), 0..4u8, 1..3u32);
+    let store = (condition, whose, what).prop_map(|(condition, whose, (chunks, content, key_version))| {
+        let (owner, session, lives_ms, class) = whose;
+        Said::Store { condition, owner, session, lives_ms, class, chunks, content, key_version }
+    });
+    let asker = prop_oneof![Just(Asker::Anyone), Just(Asker::Owner([1; 16])), Just(Asker::Operator)];
+    prop_oneof![
+        8 => store,
+        2 => asker.prop_map(Said::Forget),
+        1 => Just(Said::Expire),
+        1 => Just(Said::Renew),
+        2 => (0..2u64).prop_map(Said::Collect),
+        1 => Just(Said::Verify),
+        2 => (1..12usize).prop_map(Said::Again),
+    ]
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let place = (prop::sample::select(COLLECTIONS.to_vec()), 0..4u128);
+    (place, said(), -3..12i64).prop_map(|((collection, frame), said, ticks)| Turn { collection, frame, said, ticks })
+}
+
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A group of one, its clock, and what was proposed.
+struct Live {
+    _host: Arc<RaftHost>,
+    group: Group,
+    clock: Arc<TestClock>,
+    proposed: Vec<(RequestId, Bytes)>,
+}
+
+impl Live {
+    async fn start() -> Self {
+        let clock = Arc::new(TestClock(AtomicU64::new(10_000)));
+        let network: LocalNetwork = LocalNetwork::default();
+        let transport = network.transport(1);
+        let mut config = HostConfig::new(1, Arc::new(MemEngine::new()), Arc::new(MemEngine::new()), transport);
+        config.clock = clock.clone();
+        config.limits = Limits { requests: WINDOW, ..Limits::default() };
+        let host = RaftHost::open(config).await.expect("a host");
+        let machine = Arc::new(ShardMachine::new(Arc::new(Nobody)));
+        let group = host.open_group(GROUP, machine).await.expect("a group");
+        group.initialize([1].into()).await.expect("initialized");
+        let mut watch = group.watch();
+        watch.wait_for(Duration::from_secs(60), |status| status.is_leader()).await.expect("it leads");
+        Live { _host: host, group, clock, proposed: Vec::new() }
+    }
+
+    async fn take(&mut self, turn: &Turn) {
+        let now = self.clock.now_ms().saturating_add_signed(turn.ticks);
+        self.clock.0.store(now, Ordering::Relaxed);
+        let proposal = match turn.said {
+            Said::Again(ago) => match self.proposed.len().checked_sub(ago) {
+                Some(at) => self.proposed[at].clone(),
+                None => return,
+            },
+            _ => (RequestId(self.proposed.len() as u128), command::encode(&self.command(turn, now))),
+        };
+        let (request, payload) = proposal.clone();
+        // Refused or repeated, it is in the log all the same.
+        let _ = self.group.propose_content(request, &payload, payload.clone()).await;
+        self.proposed.push(proposal);
+    }
+
+    fn command(&self, turn: &Turn, now_ms: u64) -> ShardCommand {
+        let Turn { collection, frame, .. } = *turn;
+        let head = self.group.reader().get(&record::head_key(collection, frame)).expect("readable");
+        let changed = head.map_or(0, |head| FrameHead::decode(&head).expect("a head").changed);
+        match turn.said.clone() {
+            Said::Store { condition, owner, session, lives_ms, class, chunks, content, key_version } => {
+                let stored = self.group.reader().get(&record::frame_key(collection, frame)).expect("readable");
+                let version = stored.map_or(0, |stored| FrameRecord::decode(&stored).expect("a record").version);
+                ShardCommand::Store(vec![StoreFrame {
+                    collection,
+                    frame,
+                    version: version + 1,
+                    condition,
+                    digest: [content; 32],
+                    owner: owner.map(|owner| [owner; 16]),
+                    session: session.map(|session| [session; 16]),
+                    expires_ms: lives_ms.filter(|_| content > 1).map_or(0, |lives_ms| now_ms + lives_ms),
+                    created_ms: 0,
+                    ttl_ms: lives_ms.unwrap_or_default(),
+                    spaces: [OWN_SPACE].into_iter().collect(),
+                    class,
+                    chunks,
+                    body: vec![content; 20].into(),
+                    vectors: if content == 0 { Bytes::new() } else { vec![content; 16].into() },
+                    key_version,
+                }])
+            }
+            Said::Forget(asker) => ShardCommand::Forget { collection, frames: vec![frame, frame + 1], asker },
+            Said::Expire => ShardCommand::Expire { collection, frames: (0..4).collect() },
+            Said::Renew => ShardCommand::Renew { collection, chunks: (0..4).collect() },
+            Said::Collect(back) => {
+                ShardCommand::Collect { collection, chunks: vec![(frame, changed.saturating_sub(back))] }
+            }
+            Said::Verify | Said::Again(_) => ShardCommand::Verify { nonce: 1 },
+        }
+    }
+
+    fn view(&self) -> StateReader {
+        self.group.reader().view().expect("a view")
+    }
+}
+
+type Frames = BTreeMap<FrameId, (AdoptedFrame, u64)>;
+
+fn frames(view: &StateReader, collection: CollectionId) -> Frames {
+    let page = read_page(view, collection, (None, 0)).expect("readable");
+    assert!(page.upto.is_none(), "they fit one page");
+    let frames = page.body.frames.into_iter().zip(page.body.changed);
+    frames.map(|(frame, changed)| (frame.frame, (frame, changed))).collect()
+}
+
+/// The pages of the log behind an entry, as a backup has them, and the frames that they name.
+fn archived(
+    key: &RepositoryKey,
+    group: &Group,
+    after: u64,
+) -> (Vec<node_v1::RollLog>, BTreeSet<(CollectionId, FrameId)>) {
+    let (mut pages, mut named, mut after) = (Vec::new(), BTreeSet::new(), after);
+    loop {
+        let found = group.archive(after, 700).expect("readable");
+        if found.entries.is_empty() {
+            return (pages, named);
+        }
+        for payload in &found.payloads {
+            named.extend(crate::shard::log_archive::touched(&command::decode(payload).expect("a command")));
+        }
+        let touched = beside(&found.payloads).expect("commands");
+        let number = pages.len() as u32;
+        let place = LogPlace { backup: BACKUP, shard: 3, number, after, touched: &touched };
+        let page = place.seal(key, &found.entries);
+        pages.push(node_v1::RollLog {
+            backup: Bytes::from_static(BACKUP),
+            number,
+            after,
+            touched: touched.clone(),
+            page,
+        });
+        after = found.upto;
+    }
+}
+
+/// A page of a backup with some frames, of a collection in a shard.
+fn base(
+    key: &RepositoryKey,
+    collection: CollectionId,
+    view: &StateReader,
+    named: &BTreeSet<(CollectionId, FrameId)>,
+) -> node_v1::RollBase {
+    let body = read_page(view, collection, (None, 0)).expect("readable");
+    let (ids, changed) = (write_ids(&body.ids), write_ids(&body.changed()));
+    let wanted: Vec<FrameId> = body.ids.iter().copied().filter(|&frame| named.contains(&(collection, frame))).collect();
+    let place = PagePlace { backup: BACKUP, shard: 3, collection, number: 0, ids: &ids, changed: &changed };
+    let standing = Some(Standing::read(view, collection).expect("readable"));
+    let page = place.seal(key, &PageBody { standing, ..body.body });
+    let backup = Bytes::from_static(BACKUP);
+    node_v1::RollBase { backup, collection, number: 0, ids, changed, page, wanted: write_ids(&wanted), first: true }
+}
+
+fn begin(key: &RepositoryKey, start: &[u8], until_ms: u64, positions: &[(CollectionId, u64)]) -> node_v1::RollBegin {
+    let parts = positions.iter().map(|&(collection, position)| node_v1::RollPart { collection, position });
+    node_v1::RollBegin {
+        backup: Bytes::from_static(BACKUP),
+        shard: 3,
+        start: key.seal(&start_place(BACKUP, 3), start, &mut os_rng()).into(),
+        until_ms,
+        parts: parts.collect(),
+    }
+}
+
+fn roll(key: &RepositoryKey, begin: &node_v1::RollBegin) -> Roll {
+    Roll::begin(Arc::new(MemEngine::new()), WINDOW, (key, begin)).expect("it begins")
+}
+
+async fn rolled_forward_is_what_it_was(turns: &[Turn], [started, first, second, wanted]: [usize; 4]) {
+    let key = RepositoryKey::generate(&mut os_rng());
+    let mut live = Live::start().await;
+    let (mut start, mut shown, mut moments) = (None, BTreeMap::new(), Vec::new());
+    for (at, turn) in turns.iter().enumerate() {
+        if at == started {
+            start = Some(live.group.archive_start().expect("readable"));
+        }
+        for (collection, when) in COLLECTIONS.into_iter().zip([first, second]) {
+            if at == when {
+                shown.insert(collection, live.view());
+            }
+        }
+        live.take(turn).await;
+        moments.push(live.view());
+    }
+    let time = |view: &StateReader| view.clock_ms().expect("a view");
+    let until_ms = time(&moments[wanted]);
+    let then = moments.iter().rfind(|view| time(view) <= until_ms).expect("the wanted one at least");
+
+    let start = start.expect("it begins with a step");
+    let (pages, named) = archived(&key, &live.group, start.index);
+    let positions: Vec<_> = shown.iter().map(|(&collection, view)| (collection, view.applied_index())).collect();
+    let mut roll = roll(&key, &begin(&key, &start.encoded, until_ms, &positions));
+    for (&collection, view) in &shown {
+        roll.base(&key, &base(&key, collection, view, &named)).expect("a page");
+    }
+    let mut later = false;
+    for page in &pages {
+        later = roll.log(&key, page).expect("a page of the log");
+        if later {
+            break;
+        }
+    }
+    assert!(later || roll.applied_index() == live.group.status().applied);
+    assert!(roll.applied_index() >= then.applied_index());
+    let rolled = roll.reader().expect("readable");
+    for (&collection, view) in &shown {
+        let untouched =
+            frames(view, collection).into_iter().filter(|(frame, _)| !named.contains(&(collection, *frame)));
+        let mut found: Frames = untouched.collect();
+        found.extend(frames(&rolled, collection));
+        assert_eq!(found, frames(then, collection), "collection {collection} at {until_ms}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever is said, wherever the backup begins and reads each collection, and whatever moment is wanted after that.
+    #[test]
+    fn a_moment_comes_back_as_it_was(
+        turns in vec(turn(), 20..90),
+        cuts in any::<[prop::sample::Index; 4]>(),
+    ) {
+        let mut cuts = cuts.map(|cut| cut.index(turns.len()));
+        cuts.sort_unstable();
+        // Either collection may be read first.
+        if turns[0].ticks % 2 == 0 {
+            cuts.swap(1, 2);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        runtime.block_on(rolled_forward_is_what_it_was(&turns, cuts));
+    }
+}
+
+/// It would end the shard's replicas if it were counted when it goes, and not when it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_that_takes_the_id_of_a_hidden_frame_is_counted() {
+    let mut live = Live::start().await;
+    let store = |class, lives_ms| Said::Store {
+        condition: Condition::Create,
+        owner: None,
+        session: None,
+        lives_ms,
+        class,
+        chunks: Vec::new(),
+        content: 2,
+        key_version: 1,
+    };
+    let turn = |said, ticks| Turn { collection: 1, frame: 1, said, ticks };
+    let count = |live: &Live| {
+        let stored = live.group.reader().get(&record::count_key(1)).expect("readable");
+        crate::shard::machine::decode_count(stored.as_deref()).expect("a count")
+    };
+    live.take(&turn(store(Class::Upload, Some(3)), 0)).await;
+    assert_eq!(count(&live), 0);
+    live.take(&turn(store(Class::Memory, None), 10)).await;
+    assert_eq!(count(&live), 1);
+    live.take(&turn(Said::Forget(Asker::Operator), 1)).await;
+    assert_eq!(count(&live), 0);
+    live.take(&turn(store(Class::Memory, None), 1)).await;
+    assert_eq!(count(&live), 1, "it is still served");
+}
+
+fn code(refusal: Refusal) -> Code {
+    match refusal {
+        Refusal::Problem(problem) => problem.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
+    let key = RepositoryKey::generate(&mut os_rng());
+    let mut live = Live::start().await;
+    let store = Said::Store {
+        condition: Condition::Replace,
+        owner: None,
+        session: None,
+        lives_ms: None,
+        class: Class::Memory,
+        chunks: Vec::new(),
+        content: 1,
+        key_version: 1,
+    };
+    let turn = |frame, ticks| Turn { collection: 1, frame, said: store.clone(), ticks };
+    let start = live.group.archive_start().expect("readable");
+    let view = live.view();
+    for frame in 0..40 {
+        live.take(&turn(frame, 5)).await;
+    }
+    let (pages, named) = archived(&key, &live.group, start.index);
+    assert!(pages.len() > 3, "{}", pages.len());
+    let begun = |until_ms| begin(&key, &start.encoded, until_ms, &[(1, start.index)]);
+    let log = |roll: &mut Roll, page: &node_v1::RollLog| roll.log(&key, page).map_err(code);
+
+    // A page that is missing, altered, or in another's place.
+    let mut hole = roll(&key, &begun(u64::MAX));
+    assert_eq!(log(&mut hole, &pages[0]), Ok(false));
+    assert_eq!(log(&mut hole, &pages[2]), Err(Code::Damaged));
+    let swapped = node_v1::RollLog { page: pages[2].page.clone(), ..pages[1].clone() };
+    assert_eq!(log(&mut hole, &swapped), Err(Code::Damaged));
+    let less = node_v1::RollLog { touched: Bytes::new(), ..pages[1].clone() };
+    assert_eq!(log(&mut hole, &less), Err(Code::Damaged));
+    assert_eq!(log(&mut hole, &pages[1]), Ok(false));
+    assert_eq!(log(&mut hole, &pages[0]), Ok(false), "what it has already changes nothing");
+    let mut altered = begun(u64::MAX);
+    altered.shard = 4;
+    let other = Roll::begin(Arc::new(MemEngine::new()), WINDOW, (&key, &altered)).map(drop);
+    assert_eq!(other.map_err(code), Err(Code::Damaged));
+
+    // A page that an older version wrote says too little.
+    let body = read_page(&live.view(), 1, (None, 0)).expect("readable");
+    let ids = write_ids(&body.ids);
+    let place = PagePlace { backup: BACKUP, shard: 3, collection: 1, number: 0, ids: &ids, changed: &ids };
+    let old = place.seal_old(&key, &body.body.frames);
+    assert_eq!(place.open(&key, &old).expect("it is read").frames, body.body.frames);
+    let page = node_v1::RollBase { page: old, ids: ids.clone(), changed: ids, ..base(&key, 1, &view, &named) };
+    assert_eq!(roll(&key, &begun(u64::MAX)).base(&key, &page).map_err(code), Err(Code::UnsupportedVersion));
+
+    // What changes a collection's shape, unless it is of one that does not come back, or later than what is wanted.
+    let before_ms = live.clock.now_ms();
+    live.clock.0.fetch_add(1, Ordering::Relaxed);
+    let span = Span { from: 1, to: 2, shards: 4 };
+    let settle = GrowStep::Begin { source: 0, pass: 1, start: 5, last: false };
+    for shape in [
+        ShardCommand::Grow { collection: 1, shard: 3, span, step: settle },
+        ShardCommand::Reseal { collection: 1, to: 2, frames: Vec::new(), complete: true },
+        ShardCommand::Purge { collection: 1 },
+    ] {
+        let from = live.group.archive_start().expect("readable");
+        let payload = command::encode(&shape);
+        live.group.propose(None, payload).await.expect("proposed");
+        let (pages, _) = archived(&key, &live.group, from.index);
+        let rolled = |until_ms, collection| {
+            let begin = begin(&key, &from.encoded, until_ms, &[(collection, from.index)]);
+            let mut roll = roll(&key, &begin);
+            pages.iter().map(|page| log(&mut roll, page)).find(|step| *step != Ok(false)).unwrap_or(Ok(false))
+        };
+        assert_eq!(rolled(u64::MAX, 1), Err(Code::Conflict), "{shape:?}");
+        assert_eq!(rolled(u64::MAX, 2), Ok(false), "{shape:?}");
+        if matches!(shape, ShardCommand::Grow { .. }) {
+            assert_eq!(rolled(before_ms, 1), Ok(true), "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn rolls_are_bounded_and_leave_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(folder.path().join("rolls/left")).expect("made");
+    let rolls = Rolls::new(folder.path(), WINDOW).expect("rolls");
+    assert!(!folder.path().join("rolls").exists(), "what an earlier run left is gone");
+    let key = RepositoryKey::generate(&mut os_rng());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let start = runtime.block_on(async { Live::start().await.group.archive_start().expect("readable") });
+    let first = |until_ms| Step::Begin(begin(&key, &start.encoded, until_ms, &[]));
+    let begin = |until_ms| rolls.step(&key, (0, &first(until_ms)));
+    let begun: Vec<u64> =
+        (0..limits::MAX_ROLLS as u64).map(|until_ms| begin(until_ms).expect("it begins").roll).collect();
+    assert!(matches!(begin(1_000), Err(Refusal::NotReady(_))));
+    // Whoever begins the same again has given up the one before.
+    let again = begin(2).expect("it begins").roll;
+    let hold = Step::Hold(node_v1::RollHold {});
+    assert_eq!(code(rolls.step(&key, (begun[2], &hold)).expect_err("it is gone")), Code::NotFound);
+    rolls.step(&key, (again, &hold)).expect("it is there");
+    let end = Step::End(node_v1::RollEnd {});
+    rolls.step(&key, (begun[0], &end)).expect("it ends");
+    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), limits::MAX_ROLLS - 1);
+    let page =
+        Step::Page(node_v1::RollPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() });
+    assert_eq!(code(rolls.step(&key, (begun[0], &page)).expect_err("it is gone")), Code::NotFound);
+    assert!(rolls.step(&key, (begun[1], &page)).expect("there").ids.is_empty());
+    rolls.clear();
+    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), 0);
+}

@@ -1,0 +1,82 @@
+//! What kinds of values the fields of a filter have in a shard, so that a router can refuse a comparison that no frame could
+//! meet ([`mira_index::Condition::clash`]).
+//!
+//! The index knows it of everything that it has taken. A search says so with its answer; the tail is looked at only for
+//! fields that would clash without it, so that a search which makes sense pays for a few look-ups. Frames without vectors
+//! are in no index; a search never finds them, but `forget` by filter removes them too. It asks the index first and, only
+//! if that would have it refuse, walks over all frames step by step.
+
+use mira_index::{Attributes, Condition, Kinds, VectorIndex, filter};
+use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
+
+use crate::meta::CollectionRecord;
+
+use crate::shard::{Shard, frame_id, index::Fields};
+
+/// What an index knows of the fields that a condition compares, and more of the tail where that matters.
+pub(in crate::shard) fn known<'a>(
+    condition: &Condition,
+    vectors: Option<&VectorIndex>,
+    tail: impl Iterator<Item = &'a Attributes>,
+) -> Fields {
+    let of = |field: &str| vectors.map_or(Kinds::NONE, |vectors| vectors.kinds(field));
+    let mut fields: Fields =
+        condition.compared_fields().into_iter().map(|field| (field.to_owned(), of(field))).collect();
+    if !condition.is_plain(&|field| of(field)) {
+        tail.for_each(|attributes| join(&mut fields, attributes));
+    }
+    fields
+}
+
+fn join(fields: &mut Fields, attributes: &Attributes) {
+    for (field, kinds) in fields {
+        *kinds = attributes.of(field).fold(*kinds, |kinds, value| kinds.with(Kinds::of(value)));
+    }
+}
+
+/// As routers read it.
+pub(super) fn to_wire(fields: Fields) -> node_v1::KnownKinds {
+    let known = fields.into_iter().filter(|(_, kinds)| !kinds.is_none());
+    let fields = known.map(|(field, kinds)| node_v1::FieldKinds { field, kinds: kinds.bits().into() });
+    node_v1::KnownKinds { fields: fields.collect() }
+}
+
+impl Shard {
+    /// What the fields of a filter hold, in the index or, by steps, in all plain frames.
+    pub async fn field_kinds(&self, request: node_v1::FieldKindsRequest) -> Result<node_v1::FieldKindsReply, Refusal> {
+        self.ready_for(request.level.unwrap_or_default()).await?;
+        let collection = self.collection(request.epoch, request.collection)?;
+        let checked = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
+        let condition = filter::condition(checked);
+        if !request.walk {
+            // While the index is being made only a walk can tell.
+            let kinds = self.index.field_kinds(&collection, &condition).map(to_wire);
+            return Ok(node_v1::FieldKindsReply { kinds, ..Default::default() });
+        }
+        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
+        let (fields, next) = tokio::task::block_in_place(|| self.kinds_of_frames(&collection, &condition, after))?;
+        let (more, next) = (next.is_some(), next.map(|frame| frame.to_be_bytes().to_vec().into()).unwrap_or_default());
+        Ok(node_v1::FieldKindsReply { kinds: Some(to_wire(fields)), more, next })
+    }
+
+    /// Of the next frames, and where to go on.
+    fn kinds_of_frames(
+        &self,
+        collection: &CollectionRecord,
+        condition: &Condition,
+        after: Option<FrameId>,
+    ) -> Result<(Fields, Option<FrameId>), Refusal> {
+        let compared = condition.compared_fields().into_iter();
+        let mut fields: Fields = compared.map(|field| (field.to_owned(), Kinds::NONE)).collect();
+        let (mut looked_at, mut last) = (0, None);
+        self.walk_plain(collection, after, &mut |frame, read| {
+            looked_at += 1;
+            last = Some(frame);
+            if let Some((attributes, _)) = read.as_ref() {
+                join(&mut fields, attributes);
+            }
+            looked_at < limits::MAX_FILTER_STEP
+        })?;
+        Ok((fields, last.filter(|_| looked_at == limits::MAX_FILTER_STEP)))
+    }
+}

@@ -1,0 +1,100 @@
+//! Which sessions a collection has, page by page in order of their keyed tags. The state holds no names: a session's name,
+//! and whatever else is told of it, is read off its newest frame.
+
+use std::ops::{Bound, ControlFlow};
+
+use mira_proto::{CollectionId, FrameId, Problem, Refusal, limits, node_v1};
+use mira_raft::{EngineError, StateReader};
+
+use crate::shard::{
+    Shard,
+    migration::ownership::Shown,
+    record::{self, FrameRecord},
+};
+
+/// Keys that a page looks at before it ends: one session with a million frames must not hold up a reader.
+const MOST_KEYS: usize = 100_000;
+
+type Tag = [u8; 16];
+
+/// A session as the keys tell of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Part {
+    tag: Tag,
+    frames: u64,
+    first_ms: u64,
+    newest: FrameId,
+}
+
+impl Shard {
+    /// A page of the sessions that this shard has frames of.
+    pub async fn sessions(&self, request: node_v1::SessionsRequest) -> Result<node_v1::SessionsReply, Refusal> {
+        self.ready_for(request.level.unwrap_or_default()).await?;
+        let collection = self.collection(request.epoch, request.collection)?;
+        if request.limit == 0 || request.limit > limits::MAX_SCAN {
+            let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
+            return Err(Problem::invalid(detail).into());
+        }
+        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
+        let after = match request.after.is_empty() {
+            true => None,
+            false => {
+                let tag = request.after[..].try_into();
+                Some(tag.map_err(|_| Problem::invalid("a session's tag has 16 bytes"))?)
+            }
+        };
+        let applied = self.group.reader().applied_index();
+        let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
+        let read = || {
+            let (parts, more) = list(&view, (collection.id, &shown), (after, request.limit as usize))
+                .map_err(|error| self.unreadable(error))?;
+            let mut sessions = Vec::with_capacity(parts.len());
+            for part in parts {
+                let key = record::frame_key(collection.id, part.newest);
+                let Some(stored) = view.get(&key).map_err(|error| self.unreadable(error))? else { continue };
+                let found = FrameRecord::decode(&stored).map_err(|error| self.unreadable(error))?;
+                sessions.push(node_v1::SessionPart {
+                    tag: part.tag.to_vec().into(),
+                    frames: part.frames,
+                    first_ms: part.first_ms,
+                    newest: Some(self.open_frame(&collection, part.newest, found)?),
+                });
+            }
+            Ok(node_v1::SessionsReply { sessions, more, applied, opened })
+        };
+        // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
+        tokio::task::block_in_place(read)
+    }
+}
+
+/// Sessions behind a tag, whole ones, and whether there are others after them.
+fn list(
+    reader: &StateReader,
+    (collection, shown): (CollectionId, &Shown),
+    (after, limit): (Option<Tag>, usize),
+) -> Result<(Vec<Part>, bool), EngineError> {
+    let prefix = record::collection_prefix(b's', collection);
+    let behind = after.map(|tag| record::session_key(collection, &tag, u64::MAX, FrameId::MAX));
+    let from = behind.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
+    let end = record::session_key(collection, &[u8::MAX; 16], u64::MAX, FrameId::MAX);
+    let (mut parts, mut looked, mut more) = (Vec::<Part>::new(), 0, false);
+    reader.scan(from, Bound::Included(&end), false, &mut |key, _| {
+        let found = key.get(9..25).and_then(|tag| Tag::try_from(tag).ok()).zip(record::parse_session_key(key));
+        let Some((tag, (created_ms, frame))) = found.filter(|(_, (_, frame))| shown.shows(*frame)) else {
+            return ControlFlow::Continue(());
+        };
+        looked += 1;
+        // Keys of a session come in order of creation.
+        if let Some(part) = parts.last_mut().filter(|part| part.tag == tag) {
+            (part.frames, part.newest) = (part.frames + 1, frame);
+            return ControlFlow::Continue(());
+        }
+        if parts.len() == limit || looked > MOST_KEYS {
+            more = true;
+            return ControlFlow::Break(());
+        }
+        parts.push(Part { tag, frames: 1, first_ms: created_ms, newest: frame });
+        ControlFlow::Continue(())
+    })?;
+    Ok((parts, more))
+}
