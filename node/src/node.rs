@@ -20,6 +20,7 @@ use mira_raft::{
     transport::grpc::{GrpcOptions, GrpcTransport},
 };
 use parking_lot::{Mutex, RwLock};
+use rand::SeedableRng;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
@@ -268,6 +269,7 @@ impl Node {
                 keyring,
                 cluster,
                 clock: Arc::new(SystemClock),
+                randomness: Arc::new(rand::rngs::StdRng::from_os_rng),
                 gate: SearchGate::new(std::thread::available_parallelism().map_or(1, usize::from)),
                 quality: Arc::new(QualityBoard::new(config.quality_sample_every)),
             },

@@ -128,7 +128,7 @@ pub fn list_moved(
     Ok((moved, upto.map(|frame| frame - 1)))
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// This shard's part in the last growth of a collection, as far as this replica has applied it.
     pub fn tenure(&self, collection: CollectionId) -> Result<Option<Tenure>, Refusal> {
         tenure_of(&self.group.reader(), collection).map_err(|error| self.unreadable(error))

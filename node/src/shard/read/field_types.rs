@@ -41,7 +41,7 @@ pub(super) fn to_wire(fields: Fields) -> node_v1::KnownKinds {
     node_v1::KnownKinds { fields: fields.collect() }
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// What the fields of a filter hold, in the index or, by steps, in all plain frames.
     pub async fn field_kinds(&self, request: node_v1::FieldKindsRequest) -> Result<node_v1::FieldKindsReply, Refusal> {
         self.ready_for(request.level.unwrap_or_default()).await?;
