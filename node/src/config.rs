@@ -1,11 +1,11 @@
 //! What a node is started with.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use mira_proto::limits;
 use mira_raft::{Limits, RequestWindow, Timing};
 
-use crate::{background::chunk_gc::Collecting, background::verification::Verification, keys::provider::KeyProvider};
+use crate::keys::provider::KeyProvider;
 
 /// How a node that belongs to no cluster yet comes to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,36 @@ impl Default for Shape {
     }
 }
 
+/// When chunks that no frame refers to are removed.
+#[derive(Debug, Clone, Copy)]
+pub struct ChunkGcSettings {
+    /// Between two looks.
+    pub every: Duration,
+    /// How long ago a chunk must have been stored last.
+    pub idle: Duration,
+}
+
+impl Default for ChunkGcSettings {
+    fn default() -> Self {
+        ChunkGcSettings { every: limits::COLLECT_EVERY, idle: limits::CHUNK_IDLE }
+    }
+}
+
+/// When and how replicas are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerificationSettings {
+    /// Each shard this often; never if none.
+    pub every: Option<Duration>,
+    /// Whether a replica that is wrong is rebuilt from the others.
+    pub repairs: bool,
+}
+
+impl Default for VerificationSettings {
+    fn default() -> Self {
+        VerificationSettings { every: Some(limits::VERIFY_EVERY), repairs: true }
+    }
+}
+
 /// A node's configuration.
 pub struct NodeConfig {
     /// Folder of its data; made if missing.
@@ -59,16 +89,16 @@ pub struct NodeConfig {
     /// Threads that keep indexes up to date.
     pub index_threads: usize,
     /// One search in so many is repeated exactly in the background, to measure recall; 0 for none.
-    pub quality_sample_every: u64,
+    pub recall_sample_every: u64,
     /// Bytes of block cache of the state engine.
     pub cache_bytes: usize,
     /// Bytes of full-precision vectors kept in memory for rescoring, of all shards together. They lie in the state; more
     /// saves reading and opening them (some 10 µs each, 20 a search).
     pub row_cache_bytes: usize,
     /// Removing chunks that nothing needs.
-    pub collecting: Collecting,
+    pub chunk_gc: ChunkGcSettings,
     /// Comparing replicas in the background.
-    pub verification: Verification,
+    pub verification: VerificationSettings,
 }
 
 impl NodeConfig {
@@ -87,11 +117,11 @@ impl NodeConfig {
             timing: Timing::default(),
             limits: Limits { requests, ..Limits::default() },
             index_threads: 1,
-            quality_sample_every: mira_proto::limits::QUALITY_SAMPLE_EVERY,
+            recall_sample_every: mira_proto::limits::QUALITY_SAMPLE_EVERY,
             cache_bytes: 64 << 20,
             row_cache_bytes: 64 << 20,
-            collecting: Collecting::default(),
-            verification: Verification::default(),
+            chunk_gc: ChunkGcSettings::default(),
+            verification: VerificationSettings::default(),
         }
     }
 }

@@ -18,6 +18,8 @@
 pub mod background;
 mod backup;
 pub mod config;
+mod data;
+pub mod error;
 pub mod identity;
 pub mod keys;
 pub mod meta;
@@ -25,12 +27,15 @@ mod metrics;
 pub mod node;
 mod peers;
 pub mod placement;
+mod replicas;
+pub mod server;
 mod service;
 pub mod shard;
 mod system;
 
-pub use background::verification::Verification;
-pub use config::{Formation, NodeConfig, Shape};
+pub use config::{ChunkGcSettings, Formation, NodeConfig, Shape, VerificationSettings};
+pub use error::StartError;
 pub use keys::keyring::FixedKeys;
 pub use keys::provider::{KeyProvider, ProviderError};
-pub use node::{Node, RunningNode, StartError};
+pub use node::Node;
+pub use server::RunningNode;

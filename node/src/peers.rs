@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use mira_proto::{NodeId, limits, node_v1::node_client::NodeClient};
+use mira_proto::{NodeId, Refusal, limits, node_v1::node_client::NodeClient};
 use mira_raft::transport::grpc::Peers;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -45,6 +45,26 @@ impl AddressBook {
             }
         };
         Ok(NodeClient::new(channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES))
+    }
+
+    /// Asks one node after the other until one answers; the last refusal if none does.
+    pub async fn ask<T, F>(&self, nodes: &[NodeId], send: impl Fn(Client) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let mut last = Refusal::NotReady("the shard has no replica".into());
+        for &node in nodes {
+            let asked = match self.client_of(node) {
+                Ok(client) => tokio::time::timeout(limits::WRITE_TRY, send(client)).await,
+                Err(status) => Ok(Err(status)),
+            };
+            match asked {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => last = status.into(),
+                Err(_) => last = Refusal::Unknown(format!("node {node:016x} did not answer")),
+            }
+        }
+        Err(last)
     }
 
     /// A client for a node by its id.

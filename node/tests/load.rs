@@ -62,7 +62,7 @@ async fn a_search_that_nobody_waits_for_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn recall_is_measured_beside_the_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let config = NodeConfig { quality_sample_every: 1, ..config(folder.path(), Formation::Bootstrap(ALONE)) };
+    let config = NodeConfig { recall_sample_every: 1, ..config(folder.path(), Formation::Bootstrap(ALONE)) };
     let node = RunningNode::start(config).await.unwrap();
     assert!(node.wait_ready(Duration::from_secs(30)).await);
     let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
@@ -75,14 +75,14 @@ async fn recall_is_measured_beside_the_answers() {
     let found = loop {
         searched += 1;
         shard.search(vector(searched % 300), 10).await.unwrap();
-        match node.node().quality().found().get("c") {
+        match node.node().recall_sampler().found().get("c") {
             Some(found) if found.samples >= 3 => break *found,
             _ if searched > 5_000 => panic!("no search was repeated"),
             _ => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     };
     assert!((found.recall / found.samples as f64 - 1.0).abs() < 1e-9, "a scan misses nothing: {found:?}");
-    let metrics = node.node().metrics.scrape(node.node());
+    let metrics = node.node().metrics.scrape(&node.node().figures());
     assert!(metrics.contains("mira_search_recall{collection=\"c\"} 1\n"), "{metrics}");
     node.shutdown().await;
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mira_crypto::ClusterKey;
-use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError, Verification};
+use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError, VerificationSettings};
 use mira_proto::{
     Code, NodeId, Problem, Refusal,
     node_v1::{self, change_node_request::Action, node_client::NodeClient},
@@ -39,7 +39,7 @@ async fn start_at(
     formation: Formation,
     addresses: (SocketAddr, SocketAddr),
 ) -> Result<RunningNode, StartError> {
-    start_with(folder, formation, addresses, Verification { every: None, mends: false }).await
+    start_with(folder, formation, addresses, VerificationSettings { every: None, repairs: false }).await
 }
 
 /// Starts a node; waits until an earlier one in this process has let its folder go.
@@ -47,7 +47,7 @@ async fn start_with(
     folder: &Path,
     formation: Formation,
     (listen, http_listen): (SocketAddr, SocketAddr),
-    verification: Verification,
+    verification: VerificationSettings,
 ) -> Result<RunningNode, StartError> {
     let started = Instant::now();
     loop {
@@ -71,10 +71,10 @@ async fn start_with(
 
 impl Cluster {
     async fn of(count: usize) -> Cluster {
-        Cluster::verifying(count, Verification { every: None, mends: false }).await
+        Cluster::verifying(count, VerificationSettings { every: None, repairs: false }).await
     }
 
-    async fn verifying(count: usize, verification: Verification) -> Cluster {
+    async fn verifying(count: usize, verification: VerificationSettings) -> Cluster {
         let mut cluster = Cluster { nodes: BTreeMap::new(), folders: Vec::new(), collection: 0, stored: 0 };
         let shape = Shape { shards: SHARDS, replication: 3, expect: count as u32 };
         for at in 0..count {
@@ -598,13 +598,14 @@ async fn a_node_whose_state_takes_no_writes_any_more_saves_what_is_readable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_differs_is_found_and_made_anew_in_the_background() {
-    let mut cluster = Cluster::verifying(3, Verification { every: Some(Duration::from_secs(2)), mends: true }).await;
+    let mut cluster =
+        Cluster::verifying(3, VerificationSettings { every: Some(Duration::from_secs(2)), repairs: true }).await;
     cluster.store_some().await;
     let (sick, shard) = (2, 1);
     let addresses = (cluster.nodes[&sick].grpc_address(), cluster.nodes[&sick].http_address());
     let verified = |cluster: &Cluster, verdict: &str| {
         let line = format!("mira_node_verifications_total{{verdict=\"{verdict}\"}}");
-        cluster.nodes.values().any(|node| node.node().metrics.scrape(node.node()).contains(&line))
+        cluster.nodes.values().any(|node| node.node().metrics.scrape(&node.node().figures()).contains(&line))
     };
     let started = Instant::now();
     while !verified(&cluster, "sound") {
@@ -618,8 +619,8 @@ async fn a_replica_that_differs_is_found_and_made_anew_in_the_background() {
     let node = start_at(cluster.folders[sick].path(), formation, addresses).await.expect("it starts again");
     cluster.nodes.insert(sick, node);
     let mended = |cluster: &Cluster| {
-        let line = "mira_node_replicas_mended_total 1";
-        cluster.nodes.values().any(|node| node.node().metrics.scrape(node.node()).contains(line))
+        let line = "mira_node_replicas_repaired_total 1";
+        cluster.nodes.values().any(|node| node.node().metrics.scrape(&node.node().figures()).contains(line))
     };
     while !(verified(&cluster, "differs") && mended(&cluster)) {
         assert!(started.elapsed() < PATIENCE, "the difference is not found");

@@ -15,7 +15,7 @@ use mira_node::background::migration::{self as grow, Task};
 use mira_node::keys::keyring::Keyring;
 use mira_node::meta::{ClusterState, MetaCommand, MetaMachine, MoveStep, NodeRecord};
 use mira_node::meta::{CollectionRecord, Growth};
-use mira_node::placement::reconcile::{self, Action, Situation};
+use mira_node::placement::reconcile::{self, Action, Observed};
 use mira_node::shard::command::{
     self, AdoptedFrame, Asker, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
 };
@@ -360,7 +360,7 @@ impl Process {
         let stopped = shards.iter().filter(|(_, status)| matches!(status.role, Role::Stopped(_)));
         let damaged = stopped.map(|(&shard, _)| shard).collect();
         let (cluster, meta, shards, present, damaged) = (&*cluster, &meta, &shards, &present, &damaged);
-        let situation = Situation { me: self.node, cluster, meta, shards, present, damaged, leftovers: &[] };
+        let situation = Observed { me: self.node, cluster, meta, shards, present, damaged, leftovers: &[] };
         for action in reconcile::plan(&situation) {
             let done = self.execute(&action).await;
             self.world.note(format_args!("n{} {action:?}: {done:?}", self.node));

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mira_crypto::ClusterKey;
-use mira_node::background::chunk_gc::Collecting;
-use mira_node::{Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
+use mira_node::{ChunkGcSettings, Formation, KeyProvider, NodeConfig, ProviderError, RunningNode, Shape};
 use mira_proto::model::{
     CollectionSettings, Consistency, ForgetRequest, Metric, NamedVectors, Quantization, RecallRequest, ScanRequest,
     SearchRequest, SessionsRequest, StoreItem, StoreRequest,
@@ -110,11 +109,11 @@ struct Settings<'a> {
 impl Settings<'_> {
     fn config(self) -> NodeConfig {
         let any = "127.0.0.1:0".parse().expect("an address");
-        let collecting = Collecting { every: Duration::from_millis(300), idle: self.chunks_kept_for };
+        let chunk_gc = ChunkGcSettings { every: Duration::from_millis(300), idle: self.chunks_kept_for };
         NodeConfig {
             listen: any,
             http_listen: any,
-            collecting,
+            chunk_gc,
             ..NodeConfig::new(self.folder.path().to_owned(), self.keys.clone(), self.formation)
         }
     }

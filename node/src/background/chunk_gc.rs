@@ -1,5 +1,5 @@
-//! Removing chunks that no frame refers to any more, in the background: every shard led here is looked at from time to
-//! time. What is safe to remove, and why, says [`crate::shard::chunks`].
+//! Removing chunks that no frame refers to any more: every shard led here is looked at from time to time. What is safe to
+//! remove, and why, says [`crate::shard::chunks`].
 
 use std::{
     collections::BTreeSet,
@@ -8,50 +8,37 @@ use std::{
 };
 
 use mira_proto::{CollectionId, FrameId, Refusal, ShardId, limits, node_v1, placement::shards_of_collection};
-use tokio::sync::watch;
 
 use crate::{
-    background::migration::{ask, likely_leader_first},
+    background::{Job, Tick},
     meta::{ClusterState, CollectionRecord},
     node::Node,
     shard::Shard,
 };
 
-/// When chunks are looked at.
-#[derive(Debug, Clone, Copy)]
-pub struct Collecting {
-    /// Between two looks.
-    pub every: Duration,
+/// Removes the chunks that nothing refers to from every shard that this node leads.
+pub struct ChunkGc {
+    /// The node.
+    pub node: Arc<Node>,
     /// How long ago a chunk must have been stored last.
     pub idle: Duration,
 }
 
-impl Default for Collecting {
-    fn default() -> Self {
-        Collecting { every: limits::COLLECT_EVERY, idle: limits::CHUNK_IDLE }
-    }
-}
-
-/// Collects until told to stop.
-pub async fn drive(node: Arc<Node>, collecting: Collecting, mut stopped: watch::Receiver<bool>) {
-    loop {
-        let work = async {
-            tokio::time::sleep(collecting.every).await;
-            let cluster = node.cluster();
-            for collection in cluster.collections.values().filter(|found| is_whole(&cluster, found.id)) {
-                for (id, shard) in node.shards() {
-                    let part = Part { node: &node, cluster: &cluster, collection, shard: &shard };
-                    if let Err(refusal) = part.collect(collecting.idle).await {
-                        let collection = collection.id;
-                        tracing::debug!(shard = id, collection, %refusal, "chunks that nothing needs are removed later");
-                    }
+impl Job for ChunkGc {
+    async fn tick(&mut self) -> Tick {
+        let mut tick = Tick::default();
+        let cluster = self.node.cluster();
+        for collection in cluster.collections.values().filter(|found| is_whole(&cluster, found.id)) {
+            for (id, shard) in self.node.shards() {
+                let chunks = ShardChunks { node: &self.node, cluster: &cluster, collection, shard: &shard };
+                if let Err(refusal) = chunks.collect(self.idle).await {
+                    let collection = collection.id;
+                    tracing::debug!(shard = id, collection, %refusal, "chunks that nothing needs are removed later");
+                    tick.failures += 1;
                 }
             }
-        };
-        tokio::select! {
-            () = work => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
         }
+        tick
     }
 }
 
@@ -62,14 +49,14 @@ fn is_whole(cluster: &ClusterState, collection: CollectionId) -> bool {
 }
 
 /// A collection's chunks in one shard.
-struct Part<'a> {
+struct ShardChunks<'a> {
     node: &'a Arc<Node>,
     cluster: &'a ClusterState,
     collection: &'a CollectionRecord,
     shard: &'a Shard,
 }
 
-impl Part<'_> {
+impl ShardChunks<'_> {
     async fn collect(&self, idle: Duration) -> Result<(), Refusal> {
         if !self.shard.group().status().is_leader() {
             return Ok(());
@@ -100,12 +87,12 @@ impl Part<'_> {
         let mut request =
             node_v1::ListReferencesRequest { shard, collection: self.collection.id, ..Default::default() };
         loop {
-            let replicas = likely_leader_first(self.node, self.cluster, shard);
-            let page = ask(self.node, replicas, |mut client| {
+            let replicas = self.node.replicas_leader_first(self.cluster, shard);
+            let asked = self.node.peers().ask(&replicas, |mut client| {
                 let request = request.clone();
                 async move { client.list_references(request).await }
-            })
-            .await?;
+            });
+            let page = asked.await?;
             needed.extend(page.chunks.as_chunks::<16>().0.iter().map(|chunk| FrameId::from_be_bytes(*chunk)));
             if page.upto.is_empty() {
                 return Ok(needed);

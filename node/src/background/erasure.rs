@@ -1,38 +1,41 @@
-//! Driving erasures to their end: destroyed keys leave the files of every node, and the cluster signs a receipt.
+//! Carrying erasures to their end: destroyed keys leave the files of every node, and the cluster signs a receipt.
 //!
 //! From the moment keys leave the meta group's state nothing opens what they sealed. What is left are copies of them,
 //! wrapped: in the meta group's log, and in files whose blocks were replaced but not yet rewritten. Each node trims the
 //! log, removes what is left of the collection, rewrites the files, and says so; when all have, and no repository holds
 //! an older copy, the meta leader signs what was done.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use mira_proto::ShardId;
 use serde::Serialize;
-use tokio::sync::watch;
 
 use crate::{
-    meta::{ClusterState, Erasure, MetaCommand, Receipt, state::cluster_id_text},
-    node::{META_GROUP, Node},
+    background::{Job, Tick},
+    data,
+    meta::{ClusterState, Erasure, META_GROUP, MetaCommand, Receipt, state::cluster_id_text},
+    node::Node,
     shard::{index::SpaceId, index::image::ImageFolder, migration::ownership::Tenure, record},
 };
 
 /// Between two looks.
-const IDLE: Duration = Duration::from_millis(500);
+pub const EVERY: Duration = Duration::from_millis(500);
 
-/// Takes part in every erasure until told to stop.
-pub async fn drive(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
-    loop {
-        let cluster = node.cluster();
+/// Takes part in every erasure.
+pub struct ErasureJob(pub Arc<Node>);
+
+impl Job for ErasureJob {
+    async fn tick(&mut self) -> Tick {
+        let mut tick = Tick::default();
+        let cluster = self.0.cluster();
         for (&id, erasure) in cluster.erasures.iter().filter(|(_, erasure)| erasure.receipt.is_none()) {
-            if let Err(why) = (Part { node: &node, cluster: &cluster, id, erasure }).take().await {
+            let part = ErasurePart { node: &self.0, cluster: &cluster, id, erasure };
+            if let Err(why) = part.take().await {
                 tracing::debug!(erasure = id, why, "erasure goes on later");
+                tick.failures += 1;
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(IDLE) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        }
+        tick
     }
 }
 
@@ -60,14 +63,14 @@ struct KeyName {
 }
 
 /// This node's part in one erasure.
-struct Part<'a> {
+struct ErasurePart<'a> {
     node: &'a Arc<Node>,
     cluster: &'a ClusterState,
     id: u64,
     erasure: &'a Erasure,
 }
 
-impl Part<'_> {
+impl ErasurePart<'_> {
     async fn take(&self) -> Result<(), String> {
         let me = self.node.id();
         if !self.erasure.done.contains(&me) && self.cluster.nodes.contains_key(&me) {
@@ -76,8 +79,8 @@ impl Part<'_> {
             self.node.propose_meta(&done).await.map_err(|refusal| refusal.to_string())?;
             tracing::info!(erasure = self.id, "this node's files hold the destroyed keys no more");
         }
-        let is_over = waits_for_nodes(self.erasure, self.cluster).next().is_none()
-            && waits_for_repositories(self.erasure, self.cluster).next().is_none();
+        let is_over = self.erasure.waits_for_nodes(self.cluster).next().is_none()
+            && self.erasure.waits_for_repositories(self.cluster).next().is_none();
         if is_over && self.node.meta().status().is_leader() {
             self.finish().await?;
         }
@@ -86,7 +89,7 @@ impl Part<'_> {
 
     /// Removes what is left on this node.
     async fn erase(&self) -> Result<(), String> {
-        self.refuse_what_was_set_aside()?;
+        self.refuse_isolated_data()?;
         let shards = self.node.shards();
         for (id, shard) in &shards {
             let reader = shard.group().reader();
@@ -130,12 +133,8 @@ impl Part<'_> {
     }
 
     /// Data of an earlier life of this folder may hold the keys too, and only an operator may remove it.
-    fn refuse_what_was_set_aside(&self) -> Result<(), String> {
-        let data: &Path = self.node.data();
-        let entries = std::fs::read_dir(data).map_err(|error| error.to_string())?;
-        let set_aside = |name: &String| name.contains(".lost-");
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        match names.into_iter().find(set_aside) {
+    fn refuse_isolated_data(&self) -> Result<(), String> {
+        match data::isolated(self.node.data()).map_err(|error| error.to_string())? {
             None => Ok(()),
             Some(name) => {
                 tracing::warn!(erasure = self.id, name, "remove this folder: it may hold keys that were destroyed");
@@ -190,20 +189,4 @@ impl Part<'_> {
 fn time_text(time_ms: u64) -> String {
     let time = jiff::Timestamp::from_millisecond(time_ms as i64);
     time.map_or_else(|_| time_ms.to_string(), |time| time.to_string())
-}
-
-/// Nodes whose files may still hold the keys.
-pub(crate) fn waits_for_nodes(erasure: &Erasure, cluster: &ClusterState) -> impl Iterator<Item = u64> {
-    let is_over = erasure.receipt.is_some();
-    cluster.nodes.keys().copied().filter(move |node| !is_over && !erasure.done.contains(node))
-}
-
-/// Repositories whose copy of the keys is older than their end.
-pub(crate) fn waits_for_repositories<'a>(
-    erasure: &Erasure,
-    cluster: &'a ClusterState,
-) -> impl Iterator<Item = &'a str> + use<'a> {
-    let gone_at = erasure.epoch;
-    let older = move |repository: &&crate::meta::Repository| repository.keys_epoch < gone_at;
-    cluster.repositories.values().filter(older).map(|repository| repository.place.as_str())
 }

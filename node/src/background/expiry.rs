@@ -1,38 +1,35 @@
-//! Removing frames whose time is over, in the background: every shard led here is looked at from time to time
-//! ([`crate::shard::expiry`]).
+//! Removing frames whose time is over: every shard led here is looked at from time to time ([`crate::shard::expiry`]).
 
 use std::sync::Arc;
 
-use mira_proto::limits;
-use tokio::sync::watch;
+use crate::{
+    background::{Job, Tick},
+    node::Node,
+};
 
-use crate::node::Node;
+/// Removes what is over in every shard that this node leads.
+pub struct ExpiryJob(pub Arc<Node>);
 
-/// Sweeps until told to stop.
-pub async fn drive(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
-    loop {
-        let work = async {
-            for (id, shard) in node.shards() {
-                while shard.group().status().is_leader() {
-                    match shard.sweep().await {
-                        Ok((removed, more)) => {
-                            node.metrics.expired(removed);
-                            if !more {
-                                break;
-                            }
-                        }
-                        Err(refusal) => {
-                            tracing::debug!(shard = id, %refusal, "frames that are over are removed later");
+impl Job for ExpiryJob {
+    async fn tick(&mut self) -> Tick {
+        let mut tick = Tick::default();
+        for (id, shard) in self.0.shards() {
+            while shard.group().status().is_leader() {
+                match shard.sweep().await {
+                    Ok((removed, more)) => {
+                        self.0.metrics.expired(removed);
+                        if !more {
                             break;
                         }
                     }
+                    Err(refusal) => {
+                        tracing::debug!(shard = id, %refusal, "frames that are over are removed later");
+                        tick.failures += 1;
+                        break;
+                    }
                 }
             }
-            tokio::time::sleep(limits::SWEEP_EVERY).await;
-        };
-        tokio::select! {
-            () = work => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
         }
+        tick
     }
 }

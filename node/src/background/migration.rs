@@ -8,17 +8,13 @@
 //!
 //! Pausing stops all of it between two pages, but for a last pass: writers of the frames that it brings wait for it.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mira_proto::{CollectionId, FrameId, NodeId, Refusal, ShardId, limits, node_v1};
+use mira_proto::{CollectionId, FrameId, Refusal, ShardId, limits, node_v1};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::{
+    background::{Job, Tick, pause_after},
     meta::{ClusterState, Growth, GrowthStep, MetaCommand},
     node::Node,
     shard::{
@@ -28,11 +24,10 @@ use crate::{
     },
 };
 
-/// Between two looks while nothing grows, or nothing can be done.
-const IDLE: Duration = Duration::from_millis(500);
+/// Between two looks while nothing grows.
+pub const EVERY: Duration = Duration::from_millis(500);
+/// Between two looks while collections grow and nothing can be done.
 const GROWING: Duration = Duration::from_millis(50);
-/// Least pause after a page.
-const PAGE_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a shard does next for a growth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,56 +104,53 @@ fn copy(sources: &[ShardId], tenure: Option<&Tenure>, paused: bool) -> Option<Ta
 }
 
 /// Where clearing goes on; lost in a restart, it begins anew.
-type Cursors = Mutex<BTreeMap<(CollectionId, ShardId), FrameId>>;
+pub type Cursors = Mutex<BTreeMap<(CollectionId, ShardId), FrameId>>;
 
-/// Drives every growth that shards led by this node take part in, until told to stop.
-pub async fn drive(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
-    let mut cluster = node.watch_cluster();
-    let cursors = Cursors::default();
-    loop {
-        let pause = round(&node, &cursors).await;
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            changed = cluster.changed(), if pause == IDLE => if changed.is_err() { return },
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        }
-    }
+/// Takes every growth on, for the shards that this node leads.
+pub struct MigrationJob {
+    /// The node.
+    pub node: Arc<Node>,
+    /// Where clearing has come to.
+    pub cursors: Cursors,
 }
 
-/// One step of every growth for every shard led here; says how long to wait before the next.
-async fn round(node: &Arc<Node>, cursors: &Cursors) -> Duration {
-    let cluster = node.cluster();
-    if cluster.growths.is_empty() {
-        cursors.lock().clear();
-        return IDLE;
-    }
-    let (mut bytes, mut worked) = (0, false);
-    for (&collection, growth) in &cluster.growths {
-        end_if_over(node, collection, growth).await;
-        let (sources, heirs) = growth.shards(collection, cluster.header.shards);
-        for id in sources.into_iter().chain(heirs) {
-            let Ok(shard) = node.shard(id) else { continue };
-            if !shard.group().status().is_leader() {
-                continue;
-            }
-            let driver = Driver { node, cluster: &cluster, cursors, collection, growth, shard: &shard, id };
-            match driver.step().await {
-                Ok(None) => {}
-                Ok(Some(moved)) => (bytes, worked) = (bytes + moved, true),
-                Err(refusal) => tracing::debug!(collection, shard = id, %refusal, "growth goes on later"),
+impl Job for MigrationJob {
+    /// One step of every growth for every shard led here.
+    async fn tick(&mut self) -> Tick {
+        let node = &self.node;
+        let cluster = node.cluster();
+        if cluster.growths.is_empty() {
+            self.cursors.lock().clear();
+            return Tick::default();
+        }
+        let (mut bytes, mut worked, mut failures) = (0, false, 0);
+        for (&collection, growth) in &cluster.growths {
+            end_if_over(node, collection, growth).await;
+            let (sources, targets) = growth.shards(collection, cluster.header.shards);
+            for id in sources.into_iter().chain(targets) {
+                let Ok(shard) = node.shard(id) else { continue };
+                if !shard.group().status().is_leader() {
+                    continue;
+                }
+                let cursors = &self.cursors;
+                let driver = Driver { node, cluster: &cluster, cursors, collection, growth, shard: &shard, id };
+                match driver.step().await {
+                    Ok(None) => {}
+                    Ok(Some(moved)) => (bytes, worked) = (bytes + moved, true),
+                    Err(refusal) => {
+                        tracing::debug!(collection, shard = id, %refusal, "growth goes on later");
+                        failures += 1;
+                    }
+                }
             }
         }
-    }
-    match worked {
-        true => PAGE_PAUSE.max(Duration::from_secs_f64(bytes as f64 / limits::GROWTH_BYTES_PER_SECOND as f64)),
-        false => GROWING,
+        Tick { failures, more_after: Some(if worked { pause_after(bytes) } else { GROWING }) }
     }
 }
 
 async fn end_if_over(node: &Node, collection: CollectionId, growth: &Growth) {
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
     let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
-    if growth.step == GrowthStep::Remembering && now_ms >= over && node.meta().status().is_leader() {
+    if growth.step == GrowthStep::Remembering && node.now_ms() >= over && node.meta().status().is_leader() {
         let ended = node.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
         tracing::info!(collection, ?ended, "growth forgotten");
     }
@@ -235,10 +227,9 @@ impl Driver<'_> {
             heir: self.id,
             release,
         };
-        let replicas = likely_leader_first(self.node, self.cluster, source);
-        ask(self.node, replicas, |mut client| async move { client.begin_pass(request).await })
-            .await
-            .map(|reply| reply.start)
+        let replicas = self.node.replicas_leader_first(self.cluster, source);
+        let begun = self.node.peers().ask(&replicas, |mut client| async move { client.begin_pass(request).await });
+        Ok(begun.await?.start)
     }
 
     async fn export(
@@ -257,44 +248,13 @@ impl Driver<'_> {
             since: adoption.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
         };
-        ask(self.node, likely_leader_first(self.node, self.cluster, source), |mut client| {
+        let replicas = self.node.replicas_leader_first(self.cluster, source);
+        let exported = self.node.peers().ask(&replicas, |mut client| {
             let request = request.clone();
             async move { client.export(request).await }
-        })
-        .await
+        });
+        exported.await
     }
-}
-
-/// The replicas of a shard, most likely leader first.
-pub(crate) fn likely_leader_first(node: &Node, cluster: &ClusterState, shard: ShardId) -> Vec<NodeId> {
-    let known = node.shard(shard).ok().and_then(|shard| shard.group().status().leader);
-    let mut replicas: Vec<NodeId> = known.into_iter().collect();
-    replicas.extend(cluster.replicas(shard).iter().copied().filter(|&replica| Some(replica) != known));
-    replicas
-}
-
-/// Asks one replica after the other, following one referral, until one answers; the last refusal if none does.
-pub(crate) async fn ask<T, F>(
-    node: &Node,
-    replicas: Vec<NodeId>,
-    send: impl Fn(crate::peers::Client) -> F,
-) -> Result<T, Refusal>
-where
-    F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-{
-    let mut last = Refusal::NotReady("the shard has no replica".into());
-    for replica in replicas {
-        let asked = match node.peers().client_of(replica) {
-            Ok(client) => tokio::time::timeout(limits::WRITE_TRY, send(client)).await,
-            Err(status) => Ok(Err(status)),
-        };
-        match asked {
-            Ok(Ok(reply)) => return Ok(reply.into_inner()),
-            Ok(Err(status)) => last = status.into(),
-            Err(_) => last = Refusal::Unknown(format!("node {replica:016x} did not answer")),
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]

@@ -320,7 +320,7 @@ impl Node {
                 ..Default::default()
             };
             let replicas = cluster.replicas(shard).to_vec();
-            let reply = crate::background::migration::ask(self, replicas, |mut client| {
+            let reply = self.peers().ask(&replicas, |mut client| {
                 let request = request.clone();
                 async move { client.scan(request).await }
             });
@@ -377,11 +377,12 @@ impl Node {
             }
             let restore = node_v1::RestoreFramesRequest { shard, collection: record.id, frames };
             let replicas = cluster.replicas(shard).to_vec();
-            crate::background::migration::ask(self, replicas, |mut client| {
-                let restore = restore.clone();
-                async move { client.restore_frames(restore).await }
-            })
-            .await?;
+            self.peers()
+                .ask(&replicas, |mut client| {
+                    let restore = restore.clone();
+                    async move { client.restore_frames(restore).await }
+                })
+                .await?;
         }
         Ok(reply)
     }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     command::MetaAnswer,
     machine::{Records, numbered},
-    state::{CollectionRecord, Growth, Header, Move},
+    state::{ClusterState, CollectionRecord, Growth, Header, Move},
 };
 
 /// A collection on its way to another key.
@@ -84,6 +84,21 @@ pub struct Erasure {
     pub done: BTreeSet<NodeId>,
     /// The end of it; none before.
     pub receipt: Option<Receipt>,
+}
+
+impl Erasure {
+    /// Nodes whose files may still hold the keys.
+    pub fn waits_for_nodes(&self, cluster: &ClusterState) -> impl Iterator<Item = NodeId> {
+        let is_over = self.receipt.is_some();
+        cluster.nodes.keys().copied().filter(move |node| !is_over && !self.done.contains(node))
+    }
+
+    /// Repositories whose copy of the keys is older than their end.
+    pub fn waits_for_repositories<'a>(&self, cluster: &'a ClusterState) -> impl Iterator<Item = &'a str> + use<'a> {
+        let gone_at = self.epoch;
+        let older = move |repository: &&Repository| repository.keys_epoch < gone_at;
+        cluster.repositories.values().filter(older).map(|repository| repository.place.as_str())
+    }
 }
 
 /// What a cluster signs when keys are gone.

@@ -20,9 +20,6 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// For one question to a peer.
 const ASK: Duration = Duration::from_secs(3);
 
-/// Context of the proof of a joiner that it holds the cluster key.
-pub const JOIN_PROOF: &[u8] = b"mira join proof";
-
 /// Brings the node to its cluster; returns when it belongs to one and its address is known there.
 pub async fn form(node: &Arc<Node>, formation: &Formation, me: &NodeRecord) {
     if node.cluster_id() != 0 {

@@ -53,7 +53,7 @@ pub enum Group {
 }
 
 /// What the plan is made from.
-pub struct Situation<'a> {
+pub struct Observed<'a> {
     /// This node.
     pub me: NodeId,
     /// The cluster as it should be.
@@ -71,28 +71,28 @@ pub struct Situation<'a> {
 }
 
 /// What to do.
-pub fn plan(situation: &Situation<'_>) -> Vec<Action> {
-    let mut actions = plan_meta(situation);
-    for shard in 0..situation.cluster.placement.len() as ShardId {
-        if situation.cluster.holds(situation.me, shard) {
-            actions.extend(plan_shard(situation, shard));
+pub fn plan(observed: &Observed<'_>) -> Vec<Action> {
+    let mut actions = plan_meta(observed);
+    for shard in 0..observed.cluster.placement.len() as ShardId {
+        if observed.cluster.holds(observed.me, shard) {
+            actions.extend(plan_shard(observed, shard));
         }
     }
-    actions.extend(plan_removals(situation));
-    actions.extend(situation.leftovers.iter().map(|&(shard, collection)| Action::Purge(shard, collection)));
+    actions.extend(plan_removals(observed));
+    actions.extend(observed.leftovers.iter().map(|&(shard, collection)| Action::Purge(shard, collection)));
     actions
 }
 
 /// What this node holds and should not.
-fn plan_removals(situation: &Situation<'_>) -> Vec<Action> {
-    let (cluster, me) = (situation.cluster, situation.me);
+fn plan_removals(observed: &Observed<'_>) -> Vec<Action> {
+    let (cluster, me) = (observed.cluster, observed.me);
     if cluster.placement.is_empty() {
         return Vec::new();
     }
     let clears = |found: &Move| found.to == me && found.step == MoveStep::Clearing;
     let clearing: BTreeSet<ShardId> =
         cluster.moves.iter().filter(|(_, found)| clears(found)).map(|(&shard, _)| shard).collect();
-    let gone = situation.present.iter().filter(|&&shard| !cluster.holds(me, shard) && !clearing.contains(&shard));
+    let gone = observed.present.iter().filter(|&&shard| !cluster.holds(me, shard) && !clearing.contains(&shard));
     clearing
         .iter()
         .map(|&shard| Action::ClearShard(shard))
@@ -100,13 +100,13 @@ fn plan_removals(situation: &Situation<'_>) -> Vec<Action> {
         .collect()
 }
 
-fn plan_shard(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
-    let (cluster, me) = (situation.cluster, situation.me);
+fn plan_shard(observed: &Observed<'_>, shard: ShardId) -> Option<Action> {
+    let (cluster, me) = (observed.cluster, observed.me);
     let replicas = cluster.replicas(shard);
-    if situation.damaged.contains(&shard) && replicas.len() > 1 {
-        return mend(situation, shard);
+    if observed.damaged.contains(&shard) && replicas.len() > 1 {
+        return mend(observed, shard);
     }
-    let Some(status) = situation.shards.get(&shard) else { return Some(Action::OpenShard(shard)) };
+    let Some(status) = observed.shards.get(&shard) else { return Some(Action::OpenShard(shard)) };
     let unborn = status.voters.is_empty() && status.last_log_index == 0 && status.term == 0;
     // A replica that was cleared is empty too, but its group is alive elsewhere: only a shard that never moved is born.
     if unborn && replicas.first() == Some(&me) && !cluster.moves.contains_key(&shard) {
@@ -130,13 +130,13 @@ fn plan_shard(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
 
 /// A replica that is damaged leaves its group and is made anew from the others; first it gives leadership away. The
 /// only replica of a shard has nothing to be made from, and serves what it can.
-fn mend(situation: &Situation<'_>, shard: ShardId) -> Option<Action> {
-    let me = situation.me;
-    if let Some(status) = situation.shards.get(&shard).filter(|status| status.is_leader()) {
+fn mend(observed: &Observed<'_>, shard: ShardId) -> Option<Action> {
+    let me = observed.me;
+    if let Some(status) = observed.shards.get(&shard).filter(|status| status.is_leader()) {
         let heir = status.voters.iter().find(|&&node| node != me && caught_up(status, node))?;
         return Some(Action::HandTo(Group::Shard(shard), *heir));
     }
-    let propose = match situation.cluster.moves.get(&shard) {
+    let propose = match observed.cluster.moves.get(&shard) {
         None => MetaCommand::StartMove { shard, from: Some(me), to: me },
         // Damaged on its way in, it can never catch up: out again first.
         Some(found) if found.to == me && found.step == MoveStep::Joining => MetaCommand::CancelMove { shard, to: me },
@@ -190,8 +190,8 @@ fn caught_up(status: &GroupStatus, node: NodeId) -> bool {
     status.lag.get(&node).is_some_and(|lag| lag.is_some_and(|lag| lag <= limits::CAUGHT_UP_ENTRIES))
 }
 
-fn plan_meta(situation: &Situation<'_>) -> Vec<Action> {
-    let (cluster, meta) = (situation.cluster, situation.meta);
+fn plan_meta(observed: &Observed<'_>) -> Vec<Action> {
+    let (cluster, meta) = (observed.cluster, observed.meta);
     if meta.role != Role::Leader || cluster.header.cluster_id == 0 {
         return Vec::new();
     }
@@ -204,7 +204,7 @@ fn plan_meta(situation: &Situation<'_>) -> Vec<Action> {
         .collect();
     let voters = meta_voters(cluster, meta);
     if voters != meta.voters {
-        if voters.contains(&situation.me) {
+        if voters.contains(&observed.me) {
             actions.push(Action::SetVoters(Group::Meta, voters));
         } else if let Some(&heir) = meta.voters.intersection(&voters).find(|&&node| caught_up(meta, node)) {
             actions.push(Action::HandTo(Group::Meta, heir));
@@ -289,7 +289,7 @@ mod tests {
         let present = shards.keys().copied().collect();
         let stopped = |status: &GroupStatus| matches!(status.role, Role::Stopped(_));
         let damaged = shards.iter().filter(|(_, status)| stopped(status)).map(|(&shard, _)| shard).collect();
-        plan(&Situation { me: 1, cluster, meta, shards: &shards, present: &present, damaged: &damaged, leftovers: &[] })
+        plan(&Observed { me: 1, cluster, meta, shards: &shards, present: &present, damaged: &damaged, leftovers: &[] })
     }
 
     #[test]
@@ -338,7 +338,7 @@ mod tests {
         let damaged = if matches!(status.role, Role::Stopped(_)) { [0].into() } else { BTreeSet::new() };
         let shards = [(0, status)].into();
         let present = [0].into();
-        plan(&Situation {
+        plan(&Observed {
             me,
             cluster: &cluster,
             meta: &meta,

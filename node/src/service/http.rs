@@ -27,5 +27,5 @@ async fn ready(State(node): State<Arc<Node>>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(node): State<Arc<Node>>) -> String {
-    node.metrics.scrape(&node)
+    node.metrics.scrape(&node.figures())
 }

@@ -18,12 +18,11 @@ use tokio::{net::TcpListener, sync::watch};
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::{
-    background::erasure,
     meta::{
-        ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace, NodeRecord,
-        OwnerName, Repository, state::cluster_id_text,
+        ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, NamedSpace,
+        NodeRecord, OwnerName, Repository, state::cluster_id_text,
     },
-    node::{META_GROUP, Node},
+    node::Node,
     placement::rebalance::{self, NodeChange, Planned},
     shard::{index::recall, machine, record, refuse_read},
     system,
@@ -274,7 +273,7 @@ impl NodeService {
         };
         let of_erasure = |(&id, erasure): (&u64, &Erasure)| {
             let receipt = erasure.receipt.as_ref();
-            let older = erasure::waits_for_repositories(erasure, &cluster).filter(|_| receipt.is_none());
+            let older = erasure.waits_for_repositories(&cluster).filter(|_| receipt.is_none());
             node_v1::Erasure {
                 id,
                 name: erasure.name.clone(),
@@ -282,7 +281,7 @@ impl NodeService {
                 keys: erasure.keys.iter().map(name).collect(),
                 index: erasure.index,
                 since_ms: erasure.since_ms,
-                waits_for_nodes: erasure::waits_for_nodes(erasure, &cluster).collect(),
+                waits_for_nodes: erasure.waits_for_nodes(&cluster).collect(),
                 waits_for_repositories: older.map(str::to_owned).collect(),
                 receipt: receipt.map(|receipt| receipt.text.clone()).unwrap_or_default(),
                 signature: receipt.map(|receipt| receipt.signature.clone()).unwrap_or_default().into(),

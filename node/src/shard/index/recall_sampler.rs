@@ -1,6 +1,6 @@
 //! How right the answers are: now and then a search is repeated exactly, in the background, and compared.
 //!
-//! One search in a thousand is taken (`NodeConfig::quality_sample_every`), one at a time on a node, and as long as the last
+//! One search in a thousand is taken (`NodeConfig::recall_sample_every`), one at a time on a node, and as long as the last
 //! repetition took times `PAUSES` passes before the next, so that all of them together take a twentieth of a core at
 //! most. What changed while it was repeated is not counted. The means are exported by collection.
 
