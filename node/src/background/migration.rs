@@ -11,12 +11,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mira_proto::{CollectionId, FrameId, Refusal, ShardId, limits, node_v1};
+use mira_raft::{Runtime, TokioRuntime};
 use parking_lot::Mutex;
 
 use crate::{
     background::{Job, Tick, pause_after},
+    member::Member,
     meta::{ClusterState, Growth, GrowthStep, MetaCommand},
-    node::Node,
+    peers::ask_in_turn,
     shard::{
         Shard,
         command::GrowStep,
@@ -103,80 +105,110 @@ fn copy(sources: &[ShardId], tenure: Option<&Tenure>, paused: bool) -> Option<Ta
     Some(Task::Report)
 }
 
-/// Where clearing goes on; lost in a restart, it begins anew.
-pub type Cursors = Mutex<BTreeMap<(CollectionId, ShardId), FrameId>>;
-
-/// Takes every growth on, for the shards that this node leads.
-pub struct MigrationJob {
-    /// The node.
-    pub node: Arc<Node>,
-    /// Where clearing has come to.
-    pub cursors: Cursors,
+/// What one round did.
+pub struct Round {
+    /// Every shard that had something to do.
+    pub steps: Vec<Step>,
+    /// How long to wait before the next round, while anything grows.
+    pub more_after: Option<Duration>,
 }
 
-impl Job for MigrationJob {
+/// One shard's step in one growth.
+pub struct Step {
+    /// The growing collection.
+    pub collection: CollectionId,
+    /// The shard.
+    pub shard: ShardId,
+    /// What it did, or why it could not; it goes on from there later.
+    pub outcome: Result<Task, Refusal>,
+}
+
+/// Drives the growths that shards led by a node take part in.
+pub struct Migration<R: Runtime = TokioRuntime> {
+    member: Arc<Member<R>>,
+    /// Where clearing goes on; lost in a restart, it begins again.
+    cursors: Mutex<BTreeMap<(CollectionId, ShardId), FrameId>>,
+}
+
+impl<R: Runtime> Migration<R> {
+    /// For a member of a cluster.
+    pub fn new(member: Arc<Member<R>>) -> Self {
+        Migration { member, cursors: Mutex::default() }
+    }
+
     /// One step of every growth for every shard led here.
-    async fn tick(&mut self) -> Tick {
-        let node = &self.node;
-        let cluster = node.cluster();
+    pub async fn round(&self) -> Round {
+        let cluster = self.member.cluster();
         if cluster.growths.is_empty() {
             self.cursors.lock().clear();
-            return Tick::default();
+            return Round { steps: Vec::new(), more_after: None };
         }
-        let (mut bytes, mut worked, mut failures) = (0, false, 0);
+        let (mut bytes, mut worked, mut steps) = (0, false, Vec::new());
         for (&collection, growth) in &cluster.growths {
-            end_if_over(node, collection, growth).await;
+            self.end_if_over(collection, growth).await;
             let (sources, targets) = growth.shards(collection, cluster.header.shards);
             for id in sources.into_iter().chain(targets) {
-                let Ok(shard) = node.shard(id) else { continue };
+                let Some(shard) = self.member.replicas().get(id) else { continue };
                 if !shard.group().status().is_leader() {
                     continue;
                 }
-                let cursors = &self.cursors;
-                let driver = Driver { node, cluster: &cluster, cursors, collection, growth, shard: &shard, id };
-                match driver.step().await {
-                    Ok(None) => {}
-                    Ok(Some(moved)) => (bytes, worked) = (bytes + moved, true),
+                let driver = Driver { migration: self, cluster: &cluster, collection, growth, shard: &shard, id };
+                let outcome = match driver.step().await {
+                    Ok(None) => continue,
+                    Ok(Some((task, moved))) => {
+                        (bytes, worked) = (bytes + moved, true);
+                        Ok(task)
+                    }
                     Err(refusal) => {
                         tracing::debug!(collection, shard = id, %refusal, "growth goes on later");
-                        failures += 1;
+                        Err(refusal)
                     }
-                }
+                };
+                steps.push(Step { collection, shard: id, outcome });
             }
         }
-        Tick { failures, more_after: Some(if worked { pause_after(bytes) } else { GROWING }) }
+        Round { steps, more_after: Some(if worked { pause_after(bytes) } else { GROWING }) }
+    }
+
+    async fn end_if_over(&self, collection: CollectionId, growth: &Growth) {
+        let member = &self.member;
+        let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
+        let is_over = growth.step == GrowthStep::Remembering && member.shared().clock.now_ms() >= over;
+        if is_over && member.meta().status().is_leader() {
+            let ended = member.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
+            tracing::info!(collection, ?ended, "growth forgotten");
+        }
     }
 }
 
-async fn end_if_over(node: &Node, collection: CollectionId, growth: &Growth) {
-    let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
-    if growth.step == GrowthStep::Remembering && node.now_ms() >= over && node.meta().status().is_leader() {
-        let ended = node.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
-        tracing::info!(collection, ?ended, "growth forgotten");
+impl<R: Runtime> Job for Migration<R> {
+    async fn tick(&mut self) -> Tick {
+        let Round { steps, more_after } = self.round().await;
+        Tick { failures: steps.iter().filter(|step| step.outcome.is_err()).count() as u64, more_after }
     }
 }
 
 /// One shard's part in one growth.
-struct Driver<'a> {
-    node: &'a Arc<Node>,
+struct Driver<'a, R: Runtime> {
+    migration: &'a Migration<R>,
     cluster: &'a ClusterState,
-    cursors: &'a Cursors,
     collection: CollectionId,
     growth: &'a Growth,
-    shard: &'a Shard,
+    shard: &'a Shard<R>,
     id: ShardId,
 }
 
-impl Driver<'_> {
+impl<R: Runtime> Driver<'_, R> {
     fn span(&self) -> Span {
         Span { from: self.growth.from, to: self.growth.to, shards: self.cluster.header.shards }
     }
 
-    /// Does the next thing; the bytes that moved, or none if there is nothing to do.
-    async fn step(&self) -> Result<Option<usize>, Refusal> {
+    /// Does the next thing; what it was and the bytes that moved, or none if there is nothing to do.
+    async fn step(&self) -> Result<Option<(Task, usize)>, Refusal> {
         let tenure = self.shard.tenure(self.collection)?;
         let of = (self.collection, self.growth, self.cluster.header.shards);
         let Some(task) = next(of, self.id, tenure.as_ref(), self.cluster.moves_paused) else { return Ok(None) };
+        let mut bytes = 0;
         match task {
             Task::Begin { source, pass, last } => {
                 let start = self.begin_pass(source, last).await?;
@@ -185,25 +217,29 @@ impl Driver<'_> {
             }
             Task::Page { source, adoption, after } => {
                 let page = self.export(source, &adoption, after).await?;
-                let bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
+                bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
                 self.shard.adopt(self.collection, self.span(), (source, &adoption, after), page).await?;
-                return Ok(Some(bytes));
             }
             Task::Settle => self.grow(GrowStep::Settle { min_epoch: self.growth.epoch }).await?,
-            Task::Clear => {
-                let key = (self.collection, self.id);
-                let after = self.cursors.lock().get(&key).copied();
-                match self.shard.clear_moved(self.collection, self.span(), after).await? {
-                    Some(upto) => drop(self.cursors.lock().insert(key, upto)),
-                    None => {
-                        self.cursors.lock().remove(&key);
-                        self.report().await?;
-                    }
-                }
-            }
+            Task::Clear => self.clear().await?,
             Task::Report => self.report().await?,
         }
-        Ok(Some(0))
+        Ok(Some((task, bytes)))
+    }
+
+    async fn clear(&self) -> Result<(), Refusal> {
+        let (key, cursors) = ((self.collection, self.id), &self.migration.cursors);
+        let after = cursors.lock().get(&key).copied();
+        match self.shard.clear_moved(self.collection, self.span(), after).await? {
+            Some(upto) => {
+                cursors.lock().insert(key, upto);
+                Ok(())
+            }
+            None => {
+                cursors.lock().remove(&key);
+                self.report().await
+            }
+        }
     }
 
     async fn grow(&self, step: GrowStep) -> Result<(), Refusal> {
@@ -212,7 +248,7 @@ impl Driver<'_> {
 
     async fn report(&self) -> Result<(), Refusal> {
         let (collection, to, step, shard) = (self.collection, self.growth.to, self.growth.step, self.id);
-        self.node.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }).await?;
+        self.migration.member.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }).await?;
         tracing::info!(collection, shard, ?step, "shard has done its part of a growth");
         Ok(())
     }
@@ -227,9 +263,10 @@ impl Driver<'_> {
             heir: self.id,
             release,
         };
-        let replicas = self.node.replicas_leader_first(self.cluster, source);
-        let begun = self.node.peers().ask(&replicas, |mut client| async move { client.begin_pass(request).await });
-        Ok(begun.await?.start)
+        let member = &self.migration.member;
+        let replicas = member.replicas_leader_first(self.cluster, source);
+        let ask = |replica| member.peers().begin_pass(replica, request);
+        Ok(ask_in_turn::<R, node_v1::BeginPassReply, _>(&replicas, ask).await?.start)
     }
 
     async fn export(
@@ -248,12 +285,10 @@ impl Driver<'_> {
             since: adoption.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
         };
-        let replicas = self.node.replicas_leader_first(self.cluster, source);
-        let exported = self.node.peers().ask(&replicas, |mut client| {
-            let request = request.clone();
-            async move { client.export(request).await }
-        });
-        exported.await
+        let member = &self.migration.member;
+        let replicas = member.replicas_leader_first(self.cluster, source);
+        let ask = |replica| member.peers().export(replica, request.clone());
+        ask_in_turn::<R, node_v1::ExportReply, _>(&replicas, ask).await
     }
 }
 
