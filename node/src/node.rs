@@ -13,7 +13,7 @@ use std::{
 
 use mira_crypto::{CryptoError, os_rng};
 use mira_index::RowCache;
-use mira_proto::{NodeId, Refusal, ShardId, node_v1};
+use mira_proto::{NodeId, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
     Group, HostConfig, RaftHost, SystemClock,
     engine::Closing,
@@ -98,6 +98,7 @@ impl Node {
             keyring,
             cluster,
             clock: Arc::new(SystemClock),
+            page_frames: limits::GROWTH_PAGE_FRAMES,
             randomness: Arc::new(StdRng::from_os_rng),
             gate: SearchGate::new(std::thread::available_parallelism().map_or(1, usize::from)),
             quality: Arc::new(QualityBoard::new(config.recall_sample_every)),

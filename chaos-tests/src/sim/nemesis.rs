@@ -69,7 +69,7 @@ impl Nemesis {
         self.disks.lock().insert(node, machine.disks.clone());
         drop(machine);
         // The dead process winds down in memory; nothing it does reaches disk or network.
-        self.world.spawn("a dead process", async move { process.host.shutdown().await });
+        self.world.spawn("a dead process", async move { process.host().shutdown().await });
     }
 
     async fn stop(&self, node: NodeId) {
@@ -77,7 +77,7 @@ impl Nemesis {
         let Some(process) = self.processes.get(node) else { return };
         self.processes.remove(node);
         // Killed if it takes too long, as a supervisor would.
-        let stopped = runtime::timeout(Duration::from_secs(3), process.host.shutdown()).await;
+        let stopped = runtime::timeout(Duration::from_secs(3), process.host().shutdown()).await;
         self.world.note(format_args!("n{node} stops: {stopped:?}"));
         if stopped.is_none() || process.disk_failed() {
             machine.disks = process.disks.each_ref().map(|disk| disk.crash(true));
@@ -95,7 +95,7 @@ impl Nemesis {
     }
 
     fn group(&self) -> Option<Group<Sim>> {
-        let groups = self.process()?.host.groups();
+        let groups = self.process()?.host().groups();
         self.world.draw(|rng| groups.choose(rng).cloned())
     }
 
@@ -264,7 +264,7 @@ impl Nemesis {
     /// An operator's command: a replica moves, or is rebuilt in place; a node drains or comes back; a move is given up.
     async fn change_members(&self) -> Option<()> {
         let process = self.process()?;
-        let map = process.cluster.borrow().clone();
+        let map = process.cluster();
         let shard = self.world.draw(|rng| rng.random_range(0..self.world.plan.shards));
         let replicas = map.replicas(shard).to_vec();
         let from = self.world.draw(|rng| replicas.choose(rng).copied())?;
@@ -281,7 +281,7 @@ impl Nemesis {
         };
         let done = process.propose_meta(&command).await;
         self.world.note(format_args!("operator: {command:?}: {done:?}"));
-        done.ok()
+        done.ok().map(drop)
     }
 
     /// Ends all faults and starts every node.

@@ -1,8 +1,10 @@
 //! The eyes of the invariants: around each state machine, and on the status of each group.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use mira_node::member::Watcher;
 use mira_proto::NodeId;
 use mira_raft::{
     Command, EngineError, Group, GroupId, GroupStatus, RaftHost, Role, StateMachine, StateReader, Txn, inspect,
@@ -11,8 +13,12 @@ use mira_raft::{
 use super::disk::Disk;
 use super::network::Network;
 use super::protocol::META_GROUP;
-use super::runtime::Sim;
+use super::runtime::{self, Sim};
 use super::world::World;
+
+/// Opening a group takes no longer, or has failed.
+const OPENS_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A production state machine, watched.
 pub struct Observed {
@@ -108,31 +114,44 @@ impl Watched {
         !self.runs() || self.disk_failed() || self.host.group(group).is_none()
     }
 
-    /// Follows a group's status for as long as its process lives.
-    pub fn watch(self, group: Group<Sim>) {
+    /// Stands in front of every state machine of the process, and follows the status of its groups.
+    pub fn watcher(self) -> Watcher {
+        Arc::new(move |group, machine| {
+            self.clone().watch_when_open(group);
+            Arc::new(Observed::new(self.world.clone(), (self.node, group), self.disks[1].clone(), machine))
+        })
+    }
+
+    /// Waits until a group is open, then follows its status.
+    fn watch_when_open(self, id: GroupId) {
         let world = self.world.clone();
+        let deadline = runtime::now() + OPENS_WITHIN;
         world.spawn("status watch", async move {
-            let mut watch = group.watch();
-            let mut seen: Option<(Role, u64, Option<NodeId>)> = None;
-            while let Some(status) = watch.changed().await {
-                let now = (status.role.clone(), status.term, status.leader);
-                if seen.as_ref() == Some(&now) {
-                    continue;
+            while runtime::now() < deadline {
+                if let Some(group) = self.host.group(id) {
+                    return self.watch(group).await;
                 }
-                let runs = self.runs();
-                self.world.note(format_args!(
-                    "n{} g{} {:?} {:?} runs={runs}",
-                    self.node,
-                    group.id(),
-                    now,
-                    status.voters
-                ));
-                self.changed(&status);
-                seen = Some(now);
+                runtime::sleep(LOOK_EVERY).await;
             }
-            // The watch ends with the replica.
-            self.stopped(group.id(), "no more status");
         });
+    }
+
+    /// Follows a group's status for as long as its process lives.
+    async fn watch(self, group: Group<Sim>) {
+        let mut watch = group.watch();
+        let mut seen: Option<(Role, u64, Option<NodeId>)> = None;
+        while let Some(status) = watch.changed().await {
+            let now = (status.role.clone(), status.term, status.leader);
+            if seen.as_ref() == Some(&now) {
+                continue;
+            }
+            let runs = self.runs();
+            self.world.note(format_args!("n{} g{} {:?} {:?} runs={runs}", self.node, group.id(), now, status.voters));
+            self.changed(&status);
+            seen = Some(now);
+        }
+        // The watch ends with the replica.
+        self.stopped(group.id(), "no more status");
     }
 
     fn stopped(&self, group: GroupId, why: &str) {

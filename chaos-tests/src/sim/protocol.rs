@@ -1,94 +1,73 @@
-//! What clients and nodes say to each other, and what both know of the one collection: the words of a run, without any of
-//! its parts.
+//! What clients and nodes say to each other, and what both know of the collections: the words of a run, without any of its
+//! parts.
+//!
+//! Everything is said in the messages of `mira.node.v1`, as on the real wire. An operation of the history is known by the
+//! creation time of the frame that it stores: the one number that a caller chooses, that is not sealed and that does not
+//! count as content.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use mira_node::meta::ClusterState;
-use mira_node::shard::command::{AdoptedFrame, Condition};
-use mira_node::shard::migration::ownership::Span;
-use mira_node::shard::migration::transfer::Listed;
+use mira_node::shard::command::{Condition, StoreOutcome};
 use mira_proto::placement::{Partitioning, shards_of_collection};
-use mira_proto::{CollectionId, FrameId, ShardId};
-use mira_raft::{GroupId, RequestId};
+use mira_proto::{CollectionId, FrameId, ShardId, node_v1};
 
 use super::plan::Plan;
 
-/// The meta group; shard `n` is group `n + 1`, as in production.
-pub const META_GROUP: GroupId = 0;
-/// The only collection.
-pub const COLLECTION: CollectionId = 7;
+pub use mira_node::meta::META_GROUP;
 
-/// What a client asks of a node.
+/// The collection that grows in some runs.
+pub const COLLECTION: CollectionId = 7;
+/// The collection that is dropped in some runs.
+pub const DROPPED: CollectionId = 8;
+/// Frames from this one on belong to [`DROPPED`], all others to [`COLLECTION`].
+pub const DROPPED_FRAMES: FrameId = 1 << 64;
+
+/// What a client or another node asks of a node.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    /// The cluster as the node knows it; or, confirmed by a quorum, as the meta group does.
-    Map {
-        /// Whether to have it confirmed.
-        confirmed: bool,
-    },
+    /// The cluster as the node knows it.
+    Map,
+    /// The cluster as a quorum of the meta group knows it.
+    ConfirmedMap,
+    /// How its replicas are.
+    Status,
     /// To have a sealed meta command applied.
     Propose(Bytes),
-    /// To change a frame.
-    Write(Write),
+    /// To store a frame.
+    Write(node_v1::WriteRequest),
+    /// To remove a frame.
+    Forget(node_v1::ForgetRequest),
     /// What a frame is.
-    Read {
-        /// The map it was routed by.
-        epoch: u64,
-        /// Where.
-        shard: ShardId,
-        /// Which.
-        frame: FrameId,
-        /// Confirmed by a quorum; else the replica's own state, at this index or later.
-        at_least: Option<u64>,
-        /// What the reader knows of a growth.
-        growing: ReadOf,
-    },
-    /// As `BeginPass` of the node's service.
-    BeginPass {
-        /// The source.
-        shard: ShardId,
-        /// The growth.
-        span: Span,
-        /// Its epoch.
-        epoch: u64,
-        /// Who asks.
-        heir: ShardId,
-        /// Whether to release its frames.
-        release: bool,
-    },
-    /// As `Export` of the node's service.
-    Export {
-        /// The source.
-        shard: ShardId,
-        /// The growth.
-        span: Span,
-        /// Who asks.
-        heir: ShardId,
-        /// The state must be at least this new.
-        start: u64,
-        /// Changes after this are sent.
-        since: u64,
-        /// Where the page begins.
-        after: Option<FrameId>,
-    },
+    Fetch(node_v1::FetchRequest),
+    /// To begin a pass over the frames of a source.
+    BeginPass(node_v1::BeginPassRequest),
+    /// A page of a pass.
+    Export(node_v1::ExportRequest),
 }
 
-/// A write, the same at every try.
+/// A node's answer: each to the question of its name.
 #[derive(Debug, Clone)]
-pub struct Write {
-    /// The map it was routed by.
-    pub epoch: u64,
-    /// Where.
-    pub shard: ShardId,
-    /// Names the request.
-    pub request: RequestId,
-    /// The operation in the history.
-    pub operation: u64,
-    /// Which frame.
-    pub frame: FrameId,
-    /// What to do with it.
-    pub change: FrameChange,
+pub enum Answer {
+    /// The map, shared.
+    Map(Arc<ClusterState>),
+    /// The map on the wire.
+    ConfirmedMap(node_v1::ClusterMap),
+    /// Of all open shards.
+    Status(node_v1::NodeStatus),
+    /// The state machine's answer.
+    Proposed(Bytes),
+    /// What became of the frame, and where.
+    Written(node_v1::WriteReply),
+    /// Whether it was there, and where.
+    Forgotten(node_v1::ForgetReply),
+    /// The frame, if it is there.
+    Fetched(node_v1::FetchReply),
+    /// Where the pass begins.
+    PassBegun(node_v1::BeginPassReply),
+    /// The page.
+    Exported(node_v1::ExportReply),
 }
 
 /// A change of a frame.
@@ -100,59 +79,68 @@ pub enum FrameChange {
     Forget,
 }
 
-/// What a reader knows of a growth of the collection.
+/// What a caller is told of a frame that it wanted to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadOf {
-    /// Frames are on their way.
-    Growing,
-    /// It has grown to so many partitions; 0 = it never grew.
-    Grown(u32),
+pub enum Told {
+    /// It is there, as this version.
+    Version(u64),
+    /// Something else is there.
+    Conflict,
+    /// Another shard decides about it.
+    Moved,
 }
 
-/// A node's answer.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    /// To [`Ask::Map`].
-    Map(Arc<ClusterState>),
-    /// To [`Ask::Propose`].
-    Proposed,
-    /// To [`Ask::Write`]: the position of the last round, the answer there, and what it comes to.
-    Written {
-        /// Position in the log.
-        index: u64,
-        /// As encoded by the state machine.
-        response: Vec<u8>,
-    },
-    /// To [`Ask::Read`]: the record, in the state as of `applied`.
-    Read {
-        /// Position of the state.
-        applied: u64,
-        /// The frame's version, and the operation that stored it.
-        found: Option<(u64, u64)>,
-        /// Whether this shard decides about the frame, as far as the replica knows.
-        mine: bool,
-    },
-    /// To [`Ask::BeginPass`].
-    Start(u64),
-    /// To [`Ask::Export`].
-    Page(Arc<Listed>, Vec<AdoptedFrame>),
+impl From<StoreOutcome> for Told {
+    fn from(outcome: StoreOutcome) -> Self {
+        match outcome {
+            StoreOutcome::Stored(version) | StoreOutcome::Same(version) => Told::Version(version),
+            StoreOutcome::Moved => Told::Moved,
+            StoreOutcome::Conflict(_) | StoreOutcome::Raced(_) | StoreOutcome::Foreign => Told::Conflict,
+        }
+    }
 }
 
-/// The body of a frame here: which operation stored it. In production this is sealed.
-pub fn body_of(operation: u64, round: u32) -> Vec<u8> {
-    [&operation.to_le_bytes()[..], &round.to_le_bytes()].concat()
+impl From<&node_v1::WriteOutcome> for Told {
+    fn from(outcome: &node_v1::WriteOutcome) -> Self {
+        match outcome {
+            outcome if outcome.moved => Told::Moved,
+            outcome if outcome.problem.is_some() => Told::Conflict,
+            outcome => Told::Version(outcome.version),
+        }
+    }
 }
 
-/// The operation and round in a body.
-pub fn operation_of(body: &[u8]) -> (u64, u32) {
-    let (operation, round) = body.split_at(8);
-    (
-        u64::from_le_bytes(operation.try_into().expect("eight bytes")),
-        u32::from_le_bytes(round.try_into().expect("four bytes")),
-    )
+/// The collection of a frame.
+pub fn collection_of(frame: FrameId) -> CollectionId {
+    if frame >= DROPPED_FRAMES { DROPPED } else { COLLECTION }
 }
 
-/// The shard that holds a frame of a collection of so many partitions.
+/// The shard that holds a frame when [`COLLECTION`] has so many partitions. [`DROPPED`] lies in all shards.
 pub fn shard_of(plan: &Plan, partitions: u32, frame: FrameId) -> ShardId {
-    Partitioning::new(shards_of_collection(COLLECTION, partitions, plan.shards)).shard_of(frame)
+    let collection = collection_of(frame);
+    let partitions = if collection == DROPPED { plan.shards } else { partitions };
+    Partitioning::new(shards_of_collection(collection, partitions, plan.shards)).shard_of(frame)
+}
+
+/// What an operation of the history stores. Content decides about everything that counts as content: every second one has
+/// a session, every third one a vector.
+pub fn frame_write(operation: u64, frame: FrameId, content: u8, condition: Condition) -> node_v1::FrameWrite {
+    let vector = vec![1.0, f32::from(content), 0.0, 0.0];
+    let passages = content.is_multiple_of(3).then_some(node_v1::Passage { start: 0, end: 0, vector });
+    let (replace, expected_version) = match condition {
+        Condition::Create => (false, None),
+        Condition::Replace => (true, None),
+        Condition::Expect(version) => (true, Some(version)),
+    };
+    node_v1::FrameWrite {
+        id: frame.to_be_bytes().to_vec().into(),
+        content: vec![content].into(),
+        session: if content.is_multiple_of(2) { format!("session {content}") } else { String::new() },
+        vector_given: passages.is_some(),
+        passages: passages.into_iter().collect(),
+        replace,
+        expected_version,
+        created_ms: operation,
+        ..Default::default()
+    }
 }

@@ -210,7 +210,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let homes = self.homes(collection.id, span);
-        let page = (request.heir, limits::GROWTH_PAGE_FRAMES);
+        let page = (request.heir, self.shared.page_frames);
         let mut listed = list_moving(&view, collection.id, &homes, page, (after, request.since))
             .map_err(|error| self.unreadable(error))?;
         let mut frames: Vec<Bytes> = Vec::new();
