@@ -55,7 +55,12 @@ test: deps model ## Run all tests (installs and builds what they need first)
 	else \
 	    set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
-	@$(MAKE) test-mcp test-aws
+	@$(MAKE) test-scripts test-mcp test-aws
+
+.PHONY: test-scripts
+test-scripts: ## Test the scripts of this repository, seconds
+	python3 -m unittest discover --start-directory deploy/checks
+	python3 -m unittest discover --start-directory benches/gate
 
 .PHONY: test-mcp
 test-mcp: build ## Talk to a cluster with the official Python MCP client
@@ -84,14 +89,15 @@ sim: deps ## Simulate clusters under faults (SEEDS=1000 FROM=0), or replay one w
 	    --seeds $(SEEDS) --from $(FROM) --report "$(call target_dir)/sim-report.json")
 
 .PHONY: verify
-verify: deps ## Check format, lints, docs, licences and dependencies; changes nothing
+verify: deps ## Check format, lints, docs, words, licences and dependencies; changes nothing
 	$(CARGO) fmt --all --check
+	deploy/checks/words.py
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	@if command -v shellcheck >/dev/null; then \
 	    set -x; shellcheck --severity=warning --external-sources --source-path=SCRIPTDIR $$(git ls-files '*.sh' .ci/run); \
 	else \
-	    $(call skipped,shellcheck,the shell scripts,apt-get install shellcheck); \
+	    $(call skipped,shellcheck,the shell scripts,make tools); \
 	fi
 	@if command -v cargo-deny >/dev/null; then \
 	    set -x; $(CARGO) deny --locked check bans licenses sources; \
@@ -132,8 +138,14 @@ scaling: setup ## What clusters of up to a billion documents would look like, se
 BENCH_CLUSTER = MIRA_BIN="$(call target_dir)/release/mira" $(CARGO) bench --locked --package mira-benches --bench cluster --
 
 .PHONY: bench-cluster
-bench-cluster: release ## Measure a three-node cluster on this machine, a quarter of an hour (BENCH_ARGS="--only store,search")
+bench-cluster: release ## Measure a three-node cluster on this machine, in about 15 minutes (BENCH_ARGS="--only store,search")
 	$(BENCH_CLUSTER) $(BENCH_ARGS)
+
+.PHONY: bench-gate
+bench-gate: setup ## Fail if this tree is over 5 % slower than BASE=REV: builds both, minutes (FULL=1: also imports and 20 callers)
+	@test -n "$(BASE)" || { echo "bench-gate: say what to compare with, such as BASE=main" >&2; exit 2; }
+	@benches/gate/gate.py --base "$(BASE)" $(if $(FULL),--full) $(if $(PLANT),--plant "$(PLANT)") \
+	    --json "$(call target_dir)/bench/gate.json" $(BENCH_ARGS)
 
 .PHONY: bench-peers
 bench-peers: release ## Measure a Chroma server from PyPI beside it, on the same vectors, minutes (BENCH_ARGS="--peer-documents 100000")
@@ -155,9 +167,9 @@ deps: setup ## Build the RocksDB library into the cache (once per machine, about
 	@exec 9>$(ROCKSDB)/.lock; flock 9; \
 	if [ -f $(ROCKSDB)/librocksdb.a ]; then echo "rocksdb: ready in $(ROCKSDB)"; exit 0; fi; \
 	echo "rocksdb: compiling $(ROCKSDB_VERSION) once for this machine; an interrupted build goes on where it stopped"; \
-	manifests=$$($(CARGO) metadata --locked --format-version 1 | grep -o '"manifest_path":"[^"]*"' | cut -d'"' -f4); \
-	src=$$(dirname "$$(grep '/librocksdb-sys-$(ROCKSDB_VERSION)/' <<<"$$manifests")"); \
-	lz4=$$(dirname "$$(grep '/lz4-sys-[^/]*/' <<<"$$manifests")")/liblz4/lib; \
+	metadata=$$($(CARGO) metadata --locked --format-version 1); \
+	src=$$(python3 -c '$(folder_of)' librocksdb-sys <<<"$$metadata"); \
+	lz4=$$(python3 -c '$(folder_of)' lz4-sys <<<"$$metadata")/liblz4/lib; \
 	env -u MAKEFLAGS make --jobs=$$(nproc) -f $(ROCKSDB_MK) SRC="$$src" LZ4="$$lz4" OUT=$(ROCKSDB)
 
 .PHONY: model
@@ -165,11 +177,12 @@ model: ## Fetch the embedding model into the cache (once per machine, 91 MB)
 	@deploy/deps/model.sh $(MIRA_MODEL_DIR)
 
 .PHONY: tools
-tools: ## Install the checkers that `make verify` uses where they exist, and cargo-fuzz (some minutes)
+tools: ## Install what `make verify` uses where it exists (shellcheck, cargo-deny, cargo-machete), and cargo-fuzz; minutes
+	@deploy/deps/setup.sh shellcheck
 	$(CARGO) install --locked cargo-deny cargo-fuzz cargo-machete
 
 .PHONY: env
-env: ## Print the variables for plain cargo: eval "$$(make -s env)"
+env: ## Print the variables for plain cargo: eval "$(make -s env)"
 	@for name in ROCKSDB_LIB_DIR ROCKSDB_INCLUDE_DIR ROCKSDB_STATIC MIRA_MODEL_DIR RUSTFLAGS \
 	    $$(compgen -e | grep '^CARGO_TARGET_.*_LINKER$$'); do \
 	    if [ -n "$${!name:-}" ]; then printf 'export %s=%q\n' "$$name" "$${!name}"; fi; \
@@ -179,7 +192,11 @@ env: ## Print the variables for plain cargo: eval "$$(make -s env)"
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} \
 	    /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-	    /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	    /^[a-z-]+:.*## / {split($$1, name, ":"); printf "  make %-17s %s\n", name[1], $$2}' $(MAKEFILE_LIST)
 
-target_dir = $$($(CARGO) metadata --format-version 1 --no-deps | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
+# Where cargo builds, as cargo itself says: a variable, a configuration file or the workspace may have moved it.
+target_dir = $$($(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+# The folder of a package's sources, from what `cargo metadata` prints.
+folder_of = import json, os, sys; print(next(os.path.dirname(found["manifest_path"]) \
+    for found in json.load(sys.stdin)["packages"] if found["name"] == sys.argv[1]))
 skipped = echo "verify: NOT CHECKED: $(2), because $(1) is not installed ($(3))" >&2

@@ -111,9 +111,10 @@ impl Caller {
     pub async fn search(&self, request: SearchRequest) -> Result<SearchReply, Problem> {
         let reply =
             self.send(request, |mut client, request| async move { client.memory.search(request).await }).await?;
-        match reply.degraded {
-            true => Err(Problem::new(Code::Unavailable, format!("shards {:?} did not answer", reply.missing_shards))),
-            false => Ok(reply),
+        if reply.degraded {
+            Err(Problem::new(Code::Unavailable, format!("shards {:?} did not answer", reply.missing_shards)))
+        } else {
+            Ok(reply)
         }
     }
 

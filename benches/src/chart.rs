@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::digits;
+use crate::numbers::digits;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 300.0;
@@ -74,7 +74,7 @@ impl Chart {
         let (least, most) =
             points().fold((f64::MAX, f64::MIN), |(low, high), point| (low.min(point.0), high.max(point.0)));
         let highest = round_up(points().fold(0.0, |high, point| f64::max(high, point.1)));
-        let scale = Scale { least: least.min(most), decades: (most / least).log10().max(1e-9), highest };
+        let scale = LogScale { least: least.min(most), decades: (most / least).log10().max(1e-9), highest };
         let mut svg = format!(
             "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
              font-family=\"system-ui,sans-serif\" font-size=\"11\" fill=\"currentColor\" role=\"img\">\n\
@@ -90,7 +90,7 @@ impl Chart {
         svg
     }
 
-    fn draw_axes(&self, svg: &mut String, scale: &Scale) {
+    fn draw_axes(&self, svg: &mut String, scale: &LogScale) {
         for step in 0..=STEPS {
             let value = scale.highest * f64::from(step) / f64::from(STEPS);
             let y = scale.y(value);
@@ -144,7 +144,7 @@ impl Chart {
 }
 
 impl Line {
-    fn draw(&self, svg: &mut String, scale: &Scale, colour: &str) {
+    fn draw(&self, svg: &mut String, scale: &LogScale, colour: &str) {
         let places: Vec<(f64, f64)> = self.points.iter().map(|&(x, y)| (scale.x(x), scale.y(y))).collect();
         let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = writeln!(
@@ -164,13 +164,13 @@ impl Line {
 }
 
 /// From values to places.
-struct Scale {
+struct LogScale {
     least: f64,
     decades: f64,
     highest: f64,
 }
 
-impl Scale {
+impl LogScale {
     fn x(&self, value: f64) -> f64 {
         LEFT + (value / self.least).log10() / self.decades * (WIDTH - LEFT - RIGHT)
     }

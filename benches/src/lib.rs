@@ -24,6 +24,8 @@ pub mod suite;
 pub mod texts;
 pub mod vectors;
 
+mod numbers;
+
 use std::path::PathBuf;
 
 /// Why there is no figure.
@@ -46,7 +48,7 @@ pub enum BenchError {
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,

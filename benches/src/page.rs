@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use crate::chart::escaped;
 use crate::load::Summary;
-use crate::report::{Figure, Report, Value, digits};
+use crate::numbers::digits;
+use crate::report::{Figure, Report, Value};
 
 const STYLE: &str = "\
 body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#1c2530;background:#fff}
@@ -22,7 +23,7 @@ pub fn of(reports: &[Report]) -> String {
          <h1>MIRA: figures</h1>\n"
     );
     let latencies = || reports.iter().flat_map(|report| &report.parts).flat_map(|part| &part.figures);
-    let scale = Scale::over(latencies().filter_map(|figure| match &figure.value {
+    let scale = BarScale::over(latencies().filter_map(|figure| match &figure.value {
         Value::Latency(summary) => Some(summary),
         _ => None,
     }));
@@ -54,7 +55,7 @@ pub fn of(reports: &[Report]) -> String {
     page
 }
 
-fn row(page: &mut String, figure: &Figure, scale: &Scale) {
+fn row(page: &mut String, figure: &Figure, scale: &BarScale) {
     let cells = match &figure.value {
         Value::Latency(summary) => format!(
             "<td>{} ms</td><td>{} ms</td><td>{}</td><td class=\"bars\">{}</td>",
@@ -79,19 +80,19 @@ fn row(page: &mut String, figure: &Figure, scale: &Scale) {
 }
 
 /// Where a latency lies between the least and the greatest of a page.
-struct Scale {
+struct BarScale {
     low: f64,
     high: f64,
 }
 
-impl Scale {
-    fn over<'a>(summaries: impl Iterator<Item = &'a Summary>) -> Scale {
+impl BarScale {
+    fn over<'a>(summaries: impl Iterator<Item = &'a Summary>) -> BarScale {
         let (mut low, mut high) = (f64::MAX, 1e-3);
         for summary in summaries {
             low = f64::min(low, summary.p50_ms.max(1e-3));
             high = f64::max(high, summary.p99_ms);
         }
-        Scale { low: low.min(high), high }
+        BarScale { low: low.min(high), high }
     }
 
     /// Per cent of the width.

@@ -9,6 +9,7 @@ use crate::BenchError;
 use crate::chart::Chart;
 use crate::load::Summary;
 use crate::machine::Machine;
+use crate::numbers::digits;
 
 /// The form of the JSON; raised when a reader must change.
 pub const REPORT_VERSION: u32 = 1;
@@ -160,16 +161,15 @@ impl Report {
         let goals: Vec<_> = figures.filter_map(|figure| Some((&figure.what, figure.goal.as_ref()?))).collect();
         let missed: Vec<String> =
             goals.iter().filter(|(_, goal)| !goal.met).map(|(what, goal)| format!("{what} ({})", goal.text)).collect();
-        match missed.is_empty() {
-            true => format!("verdict: all {} goals are met", goals.len()),
-            false => {
-                format!(
-                    "verdict: {} of {} goals are met; not: {}",
-                    goals.len() - missed.len(),
-                    goals.len(),
-                    missed.join("; ")
-                )
-            }
+        if missed.is_empty() {
+            format!("verdict: all {} goals are met", goals.len())
+        } else {
+            format!(
+                "verdict: {} of {} goals are met; not: {}",
+                goals.len() - missed.len(),
+                goals.len(),
+                missed.join("; ")
+            )
         }
     }
 
@@ -214,16 +214,6 @@ fn goal(figure: &Figure) -> String {
     match &figure.goal {
         Some(goal) => format!("{}: {}", goal.text, if goal.met { "met" } else { "**missed**" }),
         None => String::new(),
-    }
-}
-
-/// Three digits that count.
-pub(crate) fn digits(value: f64) -> String {
-    match value.abs() {
-        v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
-        v if v >= 10.0 => format!("{value:.1}"),
-        v if v >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
     }
 }
 

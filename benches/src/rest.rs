@@ -53,9 +53,10 @@ impl RestCaller {
     pub async fn search(&self, collection: &str, vector: &[f32], k: usize) -> Result<SearchReply, Problem> {
         let request = json!({ "vector": vector, "k": k, "collection": collection });
         let reply: SearchReply = answer(self.post("/mcp/search").json(&request)).await?;
-        match reply.degraded {
-            true => Err(Problem::new(Code::Unavailable, format!("shards {:?} did not answer", reply.missing_shards))),
-            false => Ok(reply),
+        if reply.degraded {
+            Err(Problem::new(Code::Unavailable, format!("shards {:?} did not answer", reply.missing_shards)))
+        } else {
+            Ok(reply)
         }
     }
 
@@ -90,9 +91,10 @@ impl RestCaller {
 async fn successful(request: RequestBuilder) -> Result<Response, Problem> {
     let response = request.send().await.map_err(lost)?;
     let status = response.status();
-    match status.is_success() {
-        true => Ok(response),
-        false => Err(Problem::internal(format!("{status}: {}", response.text().await.unwrap_or_default()))),
+    if status.is_success() {
+        Ok(response)
+    } else {
+        Err(Problem::internal(format!("{status}: {}", response.text().await.unwrap_or_default())))
     }
 }
 

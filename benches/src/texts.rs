@@ -96,9 +96,10 @@ impl Texts {
                 Some(serde_json::from_str::<serde_json::Value>(line).ok()?["content"].as_str()?.to_owned())
             })
             .collect();
-        match all.is_empty() {
-            true => Ok(Texts::invent(count, chars)),
-            false => Ok(Texts { origin: format!("{} texts of this machine", all.len()), all }),
+        if all.is_empty() {
+            Ok(Texts::invent(count, chars))
+        } else {
+            Ok(Texts { origin: format!("{} texts of this machine", all.len()), all })
         }
     }
 

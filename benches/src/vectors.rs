@@ -55,14 +55,13 @@ impl Vectors {
     pub fn embed(texts: &[String], rows: usize, cache: &Path, model: &dyn Embedder) -> Result<Vectors, BenchError> {
         let dim = model.model().dim;
         let file = cache.join(format!("{}-{}-{:016x}.f16", model.model().name, texts.len(), fingerprint(texts)));
-        let embedded = match file.exists() {
-            true => read_f16(&file, dim)?,
-            false => {
-                let embedded = embed_all(texts, model)?;
-                fs::create_dir_all(cache).map_err(BenchError::io(cache))?;
-                write_f16(&file, &embedded)?;
-                embedded
-            }
+        let embedded = if file.exists() {
+            read_f16(&file, dim)?
+        } else {
+            let embedded = embed_all(texts, model)?;
+            fs::create_dir_all(cache).map_err(BenchError::io(cache))?;
+            write_f16(&file, &embedded)?;
+            embedded
         };
         let (queries, originals) = embedded.split_at((texts.len() / 10).max(1) * dim);
         let origin = format!("{} of {} texts of this machine, copied with noise", model.model().name, texts.len());

@@ -3,33 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::Styles;
-use clap::builder::styling::AnsiColor;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use mira_proto::model::Consistency;
-
-use crate::verbs::Verb;
-
-/// Encrypted, replicated memory for AI agents.
-#[derive(Debug, Parser)]
-#[command(name = "mira", version, styles = styles(), propagate_version = true, max_term_width = 100)]
-#[command(after_help = "\
-Start a cluster on this machine with `mira dev`, then try:
-  mira store \"The deploy key lives in the vault under ci/deploy\"
-  mira search \"where is the deploy key?\"")]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub verb: Verb,
-}
-
-fn styles() -> Styles {
-    Styles::styled()
-        .header(AnsiColor::Yellow.on_default().bold())
-        .usage(AnsiColor::Yellow.on_default().bold())
-        .literal(AnsiColor::Green.on_default())
-        .placeholder(AnsiColor::Cyan.on_default())
-}
 
 /// Which router to ask, and how.
 #[derive(Debug, Clone, Args)]
@@ -115,11 +90,6 @@ pub fn default_data_folder() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
-    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -37,7 +37,7 @@ pub enum CliError {
     /// A file or stream could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -45,7 +45,7 @@ pub enum CliError {
     /// A file does not hold what it should.
     #[error("{path}: {detail}", path = path.display())]
     BadFile {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it, and what to do.
         detail: String,
@@ -53,33 +53,42 @@ pub enum CliError {
     /// A verification found replicas that do not hold the same, or could not ask all of them.
     #[error("{unsound} of {seen} shards are not sound")]
     Unsound {
-        /// How many.
+        /// Shards that are not sound.
         unsound: usize,
-        /// Of how many.
+        /// Shards that were verified.
         seen: usize,
     },
     /// An import went through, but not with every record.
     #[error("{refused} of {seen} records were refused; each is named above")]
     Refused {
-        /// How many.
+        /// Records that were refused.
         refused: u64,
-        /// Of how many.
+        /// Records that were read.
         seen: u64,
     },
     /// A batch of searches went through, but not every one was answered.
     #[error("{refused} of {seen} searches were refused; each says why above")]
     SearchesRefused {
-        /// How many.
+        /// Searches that were refused.
         refused: u64,
-        /// Of how many.
+        /// Searches that were sent.
         seen: u64,
+    },
+    /// The build lacks what was asked for.
+    #[error("{what} is not in this build of mira, which was made without the feature `{feature}`")]
+    #[cfg(not(all(feature = "server", feature = "bench", feature = "backup", feature = "parquet")))]
+    NotBuilt {
+        /// The verb or format.
+        what: String,
+        /// The feature that has it.
+        feature: &'static str,
     },
     /// A server could not start.
     #[cfg(feature = "server")]
     #[error("{0}")]
     Start(String),
     /// There is no figure, because something did not work.
-    #[cfg(feature = "server")]
+    #[cfg(feature = "bench")]
     #[error("{0}")]
     NoFigure(mira_benches::BenchError),
     /// The person said no, or stopped the work.
@@ -101,14 +110,19 @@ impl CliError {
     }
 
     /// Wraps what a measurement says.
-    #[cfg(feature = "server")]
+    #[cfg(feature = "bench")]
     pub fn bench(error: mira_benches::BenchError) -> CliError {
         CliError::NoFigure(error)
     }
 
     /// 2 for wrong usage, 1 for everything else.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(if matches!(self, CliError::Usage(_)) { 2 } else { 1 })
+        ExitCode::from(match self {
+            CliError::Usage(_) => 2,
+            #[cfg(not(all(feature = "server", feature = "bench", feature = "backup", feature = "parquet")))]
+            CliError::NotBuilt { .. } => 2,
+            _ => 1,
+        })
     }
 
     /// The line for standard error: `error[code]: detail`, coloured on a terminal only.

@@ -8,6 +8,7 @@
 
 mod args;
 mod backoff;
+#[cfg(feature = "backup")]
 mod backup;
 mod client;
 mod error;
@@ -15,7 +16,6 @@ mod import;
 mod output;
 #[cfg(feature = "server")]
 mod server;
-
 mod transfer;
 mod verbs;
 
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::Cli;
+use crate::verbs::Cli;
 
 /// Storing many small frames spends a tenth of its time in the C library's allocator and leaves its heap in pieces.
 #[cfg(target_os = "linux")]

@@ -11,6 +11,7 @@ use mira_proto::model::{
 };
 use serde::Serialize;
 
+#[cfg(feature = "backup")]
 use crate::backup::Listed;
 use crate::error::CliError;
 
@@ -163,10 +164,8 @@ fn frame(frame: &Frame) -> String {
 
 /// A bar on standard error, or nothing where that is no terminal; `template` is indicatif's.
 pub fn bar(length: Option<u64>, template: &str) -> ProgressBar {
-    let target = match console::user_attended_stderr() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
+    let target =
+        if console::user_attended_stderr() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(length, target);
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
@@ -260,7 +259,7 @@ pub fn verifications(shards: &[ShardVerification]) -> String {
     let mut table = table(&["SHARD", "STATE", "NODE", "REPLICA", "INDEX", "RECORDS", "DIGEST", ""], &[0, 4, 5]);
     for shard in shards {
         for replica in &shard.replicas {
-            let note = if replica.mending { "being made anew" } else { &replica.error };
+            let note = if replica.repairing { "being rebuilt" } else { &replica.error };
             table.add_row([
                 &shard.shard.to_string(),
                 &shard.state,
@@ -388,11 +387,12 @@ pub fn erasures(erasures: &[Erasure]) -> String {
 }
 
 /// Backups of a place, one a line.
+#[cfg(feature = "backup")]
 pub fn backups(listed: &[Listed]) -> String {
     if listed.is_empty() {
         return "no backups\n".to_owned();
     }
-    let heads = ["BACKUP", "MADE", "MEMORIES", "ADDED", "ADDS TO", "MOMENTS FROM", "UNTIL", "CLUSTER"];
+    let heads = ["BACKUP", "MADE", "MEMORIES", "ADDED", "ADDS TO", "RECOVERY FROM", "UNTIL", "CLUSTER"];
     let mut table = table(&heads, &[2, 3]);
     for backup in listed {
         table.add_row([
@@ -410,6 +410,7 @@ pub fn backups(listed: &[Listed]) -> String {
 }
 
 /// Places of backups, one a line.
+#[cfg(feature = "backup")]
 pub fn repositories(repositories: &[BackupRepository]) -> String {
     if repositories.is_empty() {
         return "no backup was ever made\n".to_owned();

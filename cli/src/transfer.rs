@@ -11,7 +11,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use uuid::Uuid;
 
-use crate::client::Client;
+use crate::client::{Client, Received};
 use crate::error::CliError;
 use crate::output;
 
@@ -71,9 +71,10 @@ impl Upload<'_> {
         let name = self.path.display().to_string();
         let file = File::open(self.path).await.map_err(CliError::io(&name))?;
         let size = file.metadata().await.map_err(CliError::io(&name))?.len();
-        match size <= limits::MAX_ATTACHMENT_BYTES {
-            true => Ok((file, size)),
-            false => Err(self.bad(format!("{size} bytes, the most is {}", limits::MAX_ATTACHMENT_BYTES))),
+        if size <= limits::MAX_ATTACHMENT_BYTES {
+            Ok((file, size))
+        } else {
+            Err(self.bad(format!("{size} bytes, the most is {}", limits::MAX_ATTACHMENT_BYTES)))
         }
     }
 
@@ -109,9 +110,10 @@ impl Upload<'_> {
         file.seek(SeekFrom::Start(offset)).await.map_err(CliError::io(&name))?;
         let mut bytes = Vec::with_capacity(STEP);
         file.take(STEP as u64).read_to_end(&mut bytes).await.map_err(CliError::io(&name))?;
-        match bytes.is_empty() {
-            true => Err(self.bad("the file became shorter while it was sent".into())),
-            false => Ok(bytes.into()),
+        if bytes.is_empty() {
+            Err(self.bad("the file became shorter while it was sent".into()))
+        } else {
+            Ok(bytes.into())
         }
     }
 
@@ -120,8 +122,17 @@ impl Upload<'_> {
     }
 }
 
+/// Where a memory is.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryPlace<'a> {
+    /// Its collection.
+    pub collection: &'a str,
+    /// Its id.
+    pub id: Uuid,
+}
+
 /// Writes a memory's content to a file, which is there only when it is whole.
-pub async fn download(client: &Client, place: (&str, Uuid), path: &Path) -> Result<u64, CliError> {
+pub async fn download(client: &Client, place: MemoryPlace<'_>, path: &Path) -> Result<u64, CliError> {
     let part = path.with_added_extension("part");
     let read = download_part(client, place, &part, true).await?;
     tokio::fs::rename(&part, path).await.map_err(CliError::io(path))?;
@@ -131,19 +142,19 @@ pub async fn download(client: &Client, place: (&str, Uuid), path: &Path) -> Resu
 /// The same, to a file that is not in its place yet.
 pub async fn download_part(
     client: &Client,
-    place: (&str, Uuid),
+    place: MemoryPlace<'_>,
     part: &Path,
     shows_bar: bool,
 ) -> Result<Read, CliError> {
     let mut file = File::create(part).await.map_err(CliError::io(part))?;
-    let read = read_content(client, place, (Some((&mut file, part)), shows_bar)).await?;
+    let read = read_content(client, place, Some(Target { file: &mut file, path: part }), shows_bar).await?;
     file.sync_all().await.map_err(CliError::io(part))?;
     Ok(read)
 }
 
 /// What a memory's content is, without keeping it.
-pub async fn digest(client: &Client, place: (&str, Uuid)) -> Result<Read, CliError> {
-    read_content(client, place, (None, false)).await
+pub async fn digest(client: &Client, place: MemoryPlace<'_>) -> Result<Read, CliError> {
+    read_content(client, place, None, false).await
 }
 
 /// A content that was read to its end.
@@ -155,16 +166,24 @@ pub struct Read {
     pub blake3: blake3::Hash,
 }
 
+/// A file that a content is written to.
+struct Target<'a> {
+    file: &'a mut File,
+    path: &'a Path,
+}
+
 /// Reads a content, going on where the connection broke.
 async fn read_content(
     client: &Client,
-    (collection, id): (&str, Uuid),
-    (mut into, shows_bar): (Option<(&mut File, &Path)>, bool),
+    place: MemoryPlace<'_>,
+    mut into: Option<Target<'_>>,
+    shows_bar: bool,
 ) -> Result<Read, CliError> {
+    let MemoryPlace { collection, id } = place;
     let (mut at, mut etag, mut tries, mut bar_of_all) = (0, None, 0, None);
     let mut hasher = blake3::Hasher::new();
     loop {
-        let mut content = client.content(collection, id, (at, etag.as_deref())).await?;
+        let mut content = client.content(collection, id, Received { bytes: at, etag: etag.as_deref() }).await?;
         if etag.is_some() && content.is_whole {
             let detail = format!("memory {id} was replaced while its content was read: try again");
             return Err(Problem::new(Code::Conflict, detail).into());
@@ -177,8 +196,8 @@ async fn read_content(
             match content.next().await {
                 Ok(Some(bytes)) => {
                     hasher.update(&bytes);
-                    if let Some((file, name)) = &mut into {
-                        file.write_all(&bytes).await.map_err(CliError::io(*name))?;
+                    if let Some(Target { file, path }) = &mut into {
+                        file.write_all(&bytes).await.map_err(CliError::io(*path))?;
                     }
                     at += bytes.len() as u64;
                     bar.set_position(at);

@@ -16,7 +16,7 @@ use rand_core::CryptoRng;
 use sha2::Sha256;
 
 use crate::{
-    ClusterKey, CryptoError, KeyId, KeyName, WrappedKey,
+    ClusterKey, CryptoError, KeyId, KeyName, PlacementKey, WrappedKey,
     constants::Constant,
     derive::{KeyTree, Label, Secret},
     envelope, key,
@@ -115,6 +115,13 @@ impl CollectionKey {
     /// [`Self::content_digest`] of content that arrives in pieces.
     pub fn content_hasher(&self) -> ContentHasher {
         ContentHasher(self.digests.clone())
+    }
+
+    /// The key that ids of the collection's frames are made with. It opens nothing, so routers may hold it.
+    ///
+    /// Take it from the version that makes tags: ids must stay the same while other versions are rotated.
+    pub fn placement_key(&self) -> PlacementKey {
+        PlacementKey::new(self.frames.secret(Label::Placement))
     }
 
     pub(crate) const fn tree(&self) -> &KeyTree {

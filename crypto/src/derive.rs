@@ -8,8 +8,8 @@
 //!
 //! | salt | secret | what hangs on it |
 //! |---|---|---|
-//! | π | collection key | frames, pages, tags, digests |
-//! | e | owner key | innermost layer of private frames |
+//! | π | collection key | frames, pages, tags, digests, the placement key |
+//! | e | owner key | innermost layer of private frames, tags, digests, placement |
 //! | φ | collection key | middle layer of private frames |
 //! | γ | cluster key, cluster layer key | key wrapping, meta records; outermost layer of private frames |
 //! | γ | repository key | pieces and manifests of backups |
@@ -18,12 +18,15 @@
 
 use aes_gcm::aead::{KeyInit, KeySizeUser, consts::U32};
 use hkdf::Hkdf;
-use hmac::Hmac;
+use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretBox};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::{KEY_LEN, KeyId, constants::Constant};
+use crate::{KeyId, constants::Constant};
+
+/// Bytes of every key in MIRA.
+pub const KEY_LEN: usize = 32;
 
 /// 32 secret bytes: on the heap, so that moves leave no copies; wiped when dropped; not printable.
 pub(crate) type Secret = SecretBox<[u8; KEY_LEN]>;
@@ -38,10 +41,12 @@ pub(crate) enum Label {
     Page,
     Tag,
     Digest,
+    Placement,
     OwnerSeal,
     OwnerCheck,
     OwnerTag,
     OwnerDigest,
+    OwnerPlacement,
     CollectionLayer,
     ClusterLayer,
     PassphraseSeal,
@@ -60,10 +65,12 @@ impl Label {
             Self::Page => b"mira/v1/page\0",
             Self::Tag => b"mira/v1/tag\0",
             Self::Digest => b"mira/v1/content-digest\0",
+            Self::Placement => b"mira/v1/placement\0",
             Self::OwnerSeal => b"mira/v1/owner\0",
             Self::OwnerCheck => b"mira/v1/owner-check\0",
             Self::OwnerTag => b"mira/v1/owner-tag\0",
             Self::OwnerDigest => b"mira/v1/owner-digest\0",
+            Self::OwnerPlacement => b"mira/v1/owner-placement\0",
             Self::CollectionLayer => b"mira/v1/collection-layer\0",
             Self::ClusterLayer => b"mira/v1/cluster-layer\0",
             Self::PassphraseSeal => b"mira/v1/passphrase\0",
@@ -93,6 +100,11 @@ impl KeyTree {
             .expect("HMAC takes any key length")
     }
 
+    /// A key that is handed on by itself.
+    pub(crate) fn secret(&self, label: Label) -> Secret {
+        SecretBox::init_with_mut(|secret: &mut [u8; KEY_LEN]| *secret = *self.leaf::<KEY_LEN>(label, &[]))
+    }
+
     /// A name for the secret that says nothing about it.
     pub(crate) fn key_id(&self) -> KeyId {
         KeyId::from_bytes(*self.leaf(Label::KeyId, &[]))
@@ -103,4 +115,14 @@ impl KeyTree {
         self.0.expand_multi_info(&[label.info(), id], &mut *leaf).expect("a leaf is at most 32 bytes");
         leaf
     }
+}
+
+/// The keyed hash of several values, each after its length, so that no two lists of values are hashed alike.
+pub(crate) fn mac_of_parts(keyed: &Hmac<Sha256>, parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = keyed.clone();
+    for part in parts {
+        mac.update(&(part.len() as u64).to_le_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
 }

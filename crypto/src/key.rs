@@ -1,4 +1,4 @@
-//! Keys as callers hold them: names, text form, and the cluster key.
+//! Keys as callers hold them: their text form, the cluster key.
 //!
 //! Every key type here wipes itself when dropped, prints only its id, and cannot be cloned: share it behind an `Arc`.
 //! The crate reads no files. A caller reads the text (a key file of mode 0600, an environment variable, a provider) and
@@ -16,51 +16,16 @@ use secrecy::{ExposeSecret, SecretBox};
 use zeroize::Zeroizing;
 
 use crate::{
-    CryptoError,
+    CryptoError, KeyId,
     constants::Constant,
-    derive::{KeyTree, Secret},
+    derive::{KEY_LEN, KeyTree, Secret},
 };
-
-/// Bytes of every key in MIRA.
-pub const KEY_LEN: usize = 32;
 
 /// Written with padding, read with or without: people paste both.
 const KEY_TEXT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// The name of a key: 8 bytes of a one-way function of it, so that it may be logged and stored beside sealed data.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId([u8; Self::LEN]);
-
-impl KeyId {
-    /// Bytes of an id.
-    pub const LEN: usize = 8;
-
-    /// An id from stored bytes.
-    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
-        Self(bytes)
-    }
-
-    /// The bytes to store.
-    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
-        &self.0
-    }
-}
-
-impl fmt::Display for KeyId {
-    /// 16 hex digits.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// The key that protects the whole cluster: it wraps collection keys and seals the meta group.
 ///

@@ -10,6 +10,7 @@
 //!      │                        ├── HKDF(frame id) ──▶ frame::seal      body, metadata, vectors, chunks
 //!      │                        ├── HKDF(file id)  ──▶ PageSealer       index images, text index files
 //!      │                        ├── tag, content_digest                 blind equality
+//!      │                        ├── PlacementKey                        sessions in ids of frames, derived ids
 //!      │                        └── private::seal_collection            middle layer of private frames
 //!      ├── wraps ──▶ cluster layer key ──▶ private::seal_cluster        outermost layer
 //!      ├── wraps ──▶ receipt key ──▶ ReceiptKey::sign                   receipts of erasure
@@ -33,10 +34,12 @@ mod envelope;
 mod error;
 pub mod frame;
 mod key;
+mod key_id;
 pub mod meta;
 mod owner;
 pub mod page;
 mod payload;
+mod placement;
 pub mod private;
 mod receipt;
 mod repository;
@@ -44,12 +47,15 @@ mod wrap;
 
 pub use collection::{CollectionKey, ContentHasher};
 pub use context::{Context, OwnerContext, Part};
+pub use derive::KEY_LEN;
 pub use envelope::MAX_PLAIN_LEN;
 pub use error::{CryptoError, KeyName};
-pub use key::{ClusterKey, KEY_LEN, KeyId};
+pub use key::ClusterKey;
+pub use key_id::KeyId;
 pub use meta::MetaSealer;
 pub use owner::{OwnerKey, PassphraseCost};
 pub use page::PageSealer;
+pub use placement::{IdSource, PlacementKey};
 pub use private::ClusterLayerKey;
 pub use rand_core::CryptoRng;
 pub use receipt::ReceiptKey;

@@ -54,6 +54,7 @@ pub struct OwnerKey {
     checked: CheckedCipher,
     tags: Hmac<Sha256>,
     digests: Hmac<Sha256>,
+    placement: Hmac<Sha256>,
 }
 
 impl OwnerKey {
@@ -120,7 +121,8 @@ impl OwnerKey {
         let tree = KeyTree::new(Constant::E, &secret);
         let checked = CheckedCipher::new(&tree, Label::OwnerSeal, Label::OwnerCheck);
         let (tags, digests) = (tree.mac(Label::OwnerTag), tree.mac(Label::OwnerDigest));
-        Self { id: tree.key_id(), secret, checked, tags, digests }
+        let placement = tree.mac(Label::OwnerPlacement);
+        Self { id: tree.key_id(), secret, checked, tags, digests, placement }
     }
 
     /// A blind stand-in for `value`, equal for equal values of one `domain` and `collection`, under this key alone.
@@ -140,6 +142,10 @@ impl OwnerKey {
     /// Digests content in pieces: equal content of this owner is recognised, and nothing else can be told from it.
     pub fn content_hasher(&self) -> ContentHasher {
         ContentHasher::new(&self.digests)
+    }
+
+    pub(crate) const fn placement_mac(&self) -> &Hmac<Sha256> {
+        &self.placement
     }
 
     pub(crate) const fn checked_cipher(&self) -> &CheckedCipher {

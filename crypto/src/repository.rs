@@ -1,4 +1,4 @@
-//! The key of a backup repository: it seals the pieces of backups and vouches for their manifests.
+//! The key of a backup repository: it seals the pieces of backups, it signs their manifests.
 //!
 //! What a piece holds is sealed already, frame by frame; this layer also hides times, sizes and digests, which a node
 //! keeps in clear, and binds a piece to its place in its backup. The key lies wrapped by the cluster key in the
@@ -80,13 +80,13 @@ impl RepositoryKey {
         parsed.open(&self.cipher, place, max_len)
     }
 
-    /// Vouches for bytes that stay in clear: HMAC-SHA256.
-    pub fn vouch(&self, bytes: &[u8]) -> [u8; 32] {
+    /// Signs bytes that stay in clear, such as a manifest: HMAC-SHA256.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 32] {
         self.mac.clone().chain_update(bytes).finalize().into_bytes().into()
     }
 
-    /// Whether this key vouched for exactly these bytes.
-    pub fn vouched(&self, bytes: &[u8], mac: &[u8]) -> bool {
+    /// Whether this key signed exactly these bytes.
+    pub fn verifies(&self, bytes: &[u8], mac: &[u8]) -> bool {
         self.mac.clone().chain_update(bytes).verify_slice(mac).is_ok()
     }
 }
@@ -117,9 +117,9 @@ mod tests {
             altered[at] ^= 1;
             assert!(key.open(b"here", &altered, 99).is_err(), "byte {at}");
         }
-        assert!(key.vouched(b"manifest", &key.vouch(b"manifest")));
+        assert!(key.verifies(b"manifest", &key.sign(b"manifest")));
         assert!(
-            !key.vouched(b"manifest!", &key.vouch(b"manifest")) && !other.vouched(b"manifest", &key.vouch(b"manifest"))
+            !key.verifies(b"manifest!", &key.sign(b"manifest")) && !other.verifies(b"manifest", &key.sign(b"manifest"))
         );
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build needs beside Rust, or says what is missing.
 #
-#   deploy/deps/setup.sh
+#   deploy/deps/setup.sh [PACKAGE…]      also these, whose commands have their names
 #
 # Run as root on Debian or Ubuntu it installs the packages below; otherwise it names them and fails. What is there
 # already, from whatever source, is left alone: each need is tested by what the build will do with it.
@@ -31,6 +31,9 @@ missing=()
 has_cxx || missing+=(g++)
 has_libclang || missing+=(libclang-dev)
 has_pip || missing+=(python3-pip)
+for package in "$@"; do
+    command -v "$package" >/dev/null || missing+=("$package")
+done
 needed=${#missing[@]}
 has_mold || missing+=(mold)
 

@@ -69,7 +69,7 @@ impl Default for BatcherLimits {
     }
 }
 
-/// Embeds the texts of concurrent callers in common batches. See the module's description for what it guarantees.
+/// Embeds the texts of concurrent callers in common batches: a call that is admitted is answered or fails, it never hangs.
 pub struct Batcher {
     embedder: Arc<dyn Embedder>,
     interactive: Lane,

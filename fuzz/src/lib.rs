@@ -190,14 +190,14 @@ pub fn requests(data: &[u8]) {
         })),
         1 => drop(serde_json::from_str::<model::StoreRequest>(&text).map(|request| {
             let items = request.items.unwrap_or_default();
-            items.into_iter().chain([request.item]).for_each(|item| drop(mira_router::validate::item(item, 1)));
+            items.into_iter().chain([request.item]).for_each(|item| drop(mira_router::operations::store::draft::Draft::of(item, 1)));
         })),
-        2 => drop(serde_json::from_str::<model::SearchRequest>(&text).map(mira_router::validate::search)),
-        3 => drop(serde_json::from_str::<model::RecallRequest>(&text).map(mira_router::validate::recall)),
-        4 => drop(serde_json::from_str::<model::ForgetRequest>(&text).map(mira_router::validate::forget)),
+        2 => drop(serde_json::from_str::<model::SearchRequest>(&text).map(mira_router::operations::search::query::Query::of)),
+        3 => drop(serde_json::from_str::<model::RecallRequest>(&text).map(mira_router::operations::recall::wanted)),
+        4 => drop(serde_json::from_str::<model::ForgetRequest>(&text).map(mira_router::operations::forget::removal)),
         5 => drop(
             serde_json::from_str::<model::CollectionSettings>(&text)
-                .map(|settings| mira_router::validate::collection_settings(&settings, 16)),
+                .map(|settings| mira_router::operations::admin::collections::collection_settings(&settings, 16)),
         ),
         _ => drop(filter::parse(&text).map(|condition| filter::split(condition, 0..u64::MAX))),
     }

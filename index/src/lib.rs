@@ -23,41 +23,22 @@
 #[cfg(target_endian = "big")]
 compile_error!("codes, rows and images are laid out in little-endian order");
 
-#[allow(unsafe_code, reason = "shares records between threads without locks; every block says why it is sound")]
-mod arena;
-mod attributes;
-mod binary;
-mod codes;
-mod condition;
-mod config;
 mod error;
-mod exact;
 pub mod filter;
-mod graph;
-mod image;
-mod index;
-#[allow(unsafe_code, reason = "vector instructions; every block says why it is sound")]
-mod kernels;
-mod kinds;
 pub mod ranking;
-mod recall;
-mod rows;
-mod scratch;
-mod search;
-mod segment;
-mod table;
 mod topk;
+mod vector;
 
-pub use condition::{Attributes, Condition, Number, Span, Test, Value};
-pub use config::{Config, MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES, Metric, Quantization};
 pub use error::{ImageError, IndexError, RowsError};
-pub use exact::{DocumentRows, exact_top_k, indexed_top_k};
-pub use image::Snapshot;
-pub use index::{Stats, VectorIndex};
-pub use kernels::Isa;
-pub use kinds::{Clash, Kinds};
-pub use recall::{Asked, Samples};
-pub use rows::{Passage, RowCache, RowSource, RowStorage};
-pub use search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams, Where};
-pub use table::{Document, Times};
+pub use filter::condition::{Attributes, Condition, Number, Span, Test, Value};
+pub use filter::field_types::{Clash, Kinds};
 pub use topk::{Hit, mean_top_k, merge_top_k};
+pub use vector::config::{Config, MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES, Metric, Quantization};
+pub use vector::exact::{DocumentRows, exact_top_k, indexed_top_k};
+pub use vector::image::Snapshot;
+pub use vector::kernels::Isa;
+pub use vector::recall::{Asked, Samples};
+pub use vector::rows::{Passage, RowCache, RowSource, RowStorage};
+pub use vector::search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams, Where};
+pub use vector::table::{Document, Times};
+pub use vector::vector_index::{Stats, VectorIndex};

@@ -7,10 +7,10 @@
 
 use std::cmp::Ordering;
 
-use mira_proto::groups::{are_full, first_of_groups};
+use mira_proto::groups::{GroupBounds, are_full, first_of_groups};
 use mira_proto::{FrameId, Problem, limits, node_v1};
 
-use crate::condition::Value;
+use crate::filter::condition::Value;
 
 /// How many times larger the next pool is.
 const GROWTH: usize = 4;
@@ -157,7 +157,7 @@ impl Ranking {
         pool.sort_by(Candidate::rank);
         pool.retain(|candidate| self.wants(candidate.score, candidate.id));
         match &self.group {
-            Some((_, size)) => first_of_groups(pool, (self.k, *size), Candidate::group_name),
+            Some((_, size)) => first_of_groups(pool, GroupBounds { groups: self.k, size: *size }, Candidate::group_name),
             None => {
                 pool.truncate(self.k);
                 pool
@@ -172,7 +172,7 @@ impl Ranking {
             return true;
         }
         let is_full = match &self.group {
-            Some((_, size)) => are_full(answer, (self.k, *size), Candidate::group_name),
+            Some((_, size)) => are_full(answer, GroupBounds { groups: self.k, size: *size }, Candidate::group_name),
             None => answer.len() >= self.k,
         };
         is_full && answer.last().is_some_and(|last| most <= last.score)

@@ -47,7 +47,7 @@ pub struct ChunkGcSettings {
 
 impl Default for ChunkGcSettings {
     fn default() -> Self {
-        ChunkGcSettings { every: limits::COLLECT_EVERY, idle: limits::CHUNK_IDLE }
+        ChunkGcSettings { every: limits::CHUNK_GC_EVERY, idle: limits::CHUNK_IDLE }
     }
 }
 
@@ -117,7 +117,7 @@ impl NodeConfig {
             timing: Timing::default(),
             limits: Limits { requests, ..Limits::default() },
             index_threads: 1,
-            recall_sample_every: mira_proto::limits::QUALITY_SAMPLE_EVERY,
+            recall_sample_every: mira_proto::limits::RECALL_SAMPLE_EVERY,
             cache_bytes: 64 << 20,
             row_cache_bytes: 64 << 20,
             chunk_gc: ChunkGcSettings::default(),

@@ -32,6 +32,7 @@ pub mod replicas;
 pub mod server;
 mod service;
 pub mod shard;
+mod status;
 mod system;
 
 pub use config::{ChunkGcSettings, Formation, NodeConfig, Shape, VerificationSettings};

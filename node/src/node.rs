@@ -31,7 +31,7 @@ use crate::{
     identity::Identity,
     keys::{keyring::Keyring, provider::KeyProvider},
     member::{Member, MemberParts},
-    meta::{ClusterState, CollectionRecord, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, state::Header},
+    meta::{ClusterState, CollectionRecord, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, state::ClusterHeader},
     metrics::{NodeFigures, NodeMetrics},
     peers::AddressBook,
     placement::repair,
@@ -138,7 +138,7 @@ impl Node {
     pub fn remember_cluster(&self, cluster_id: u128) {
         let mut identity = self.identity.lock();
         let replication = match self.cluster().header {
-            Header { cluster_id: known, replication, .. } if known == cluster_id => replication,
+            ClusterHeader { cluster_id: known, replication, .. } if known == cluster_id => replication,
             _ => identity.replication,
         };
         if (identity.cluster_id, identity.replication) != (cluster_id, replication) {
@@ -309,8 +309,8 @@ impl Node {
 
     /// Whether a node of the cluster answers, under its own id.
     pub async fn answers(&self, node: NodeId) -> bool {
-        let Ok(mut client) = self.peers.client_of(node) else { return false };
-        let answer = tokio::time::timeout(IDENTIFY_TRY, client.identify(node_v1::IdentifyRequest {})).await;
+        let Ok(client) = self.peers.client_of(node) else { return false };
+        let answer = tokio::time::timeout(IDENTIFY_TRY, client.cluster().identify(node_v1::IdentifyRequest {})).await;
         matches!(answer, Ok(Ok(identity)) if identity.get_ref().node_id == node)
     }
 

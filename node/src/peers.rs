@@ -4,10 +4,7 @@ use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mira_proto::{
-    NodeId, Refusal, limits,
-    node_v1::{self, node_client::NodeClient},
-};
+use mira_proto::{NodeId, Refusal, limits, node_v1};
 use mira_raft::transport::grpc::Peers;
 use mira_raft::{Runtime, TokioRuntime};
 use parking_lot::Mutex;
@@ -49,17 +46,17 @@ pub trait Peer: Send + Sync + 'static {
 impl Peer for AddressBook {
     async fn propose_meta(&self, leader: NodeId, sealed: Bytes) -> Result<Bytes, Refusal> {
         let request = node_v1::ProposeMetaRequest { sealed };
-        Ok(self.client_of(leader)?.propose_meta(request).await?.into_inner().answer)
+        Ok(self.client_of(leader)?.cluster().propose_meta(request).await?.into_inner().answer)
     }
 
     async fn confirmed_map(&self, leader: NodeId) -> Result<node_v1::ClusterMap, Refusal> {
         let request = node_v1::GetMapRequest { linearizable: true, ..Default::default() };
-        Ok(self.client_of(leader)?.get_map(request).await?.into_inner())
+        Ok(self.client_of(leader)?.cluster().get_map(request).await?.into_inner())
     }
 
     async fn status(&self, node: NodeId) -> Result<node_v1::NodeStatus, Refusal> {
         let request = node_v1::StatusRequest { detailed: false };
-        Ok(self.client_of(node)?.status(request).await?.into_inner())
+        Ok(self.client_of(node)?.cluster().status(request).await?.into_inner())
     }
 
     async fn begin_pass(
@@ -67,11 +64,11 @@ impl Peer for AddressBook {
         node: NodeId,
         request: node_v1::BeginPassRequest,
     ) -> Result<node_v1::BeginPassReply, Refusal> {
-        Ok(self.client_of(node)?.begin_pass(request).await?.into_inner())
+        Ok(self.client_of(node)?.migration().begin_pass(request).await?.into_inner())
     }
 
     async fn export(&self, node: NodeId, request: node_v1::ExportRequest) -> Result<node_v1::ExportReply, Refusal> {
-        Ok(self.client_of(node)?.export(request).await?.into_inner())
+        Ok(self.client_of(node)?.migration().export(request).await?.into_inner())
     }
 }
 
@@ -102,8 +99,31 @@ where
     Err(last)
 }
 
-/// A node's client.
-pub type Client = NodeClient<Channel>;
+/// Clients of a node's services, over one connection.
+#[derive(Clone)]
+pub struct Client(Channel);
+
+/// A client of one service, which takes messages of the size that every message of a node may have.
+macro_rules! services {
+    ($($name:ident: $module:ident::$client:ident, $doc:literal;)+) => {
+        impl Client {
+            $(
+                #[doc = $doc]
+                pub fn $name(&self) -> node_v1::$module::$client<Channel> {
+                    node_v1::$module::$client::new(self.0.clone()).max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+                }
+            )+
+        }
+    };
+}
+
+services! {
+    shards: shard_service_client::ShardServiceClient, "Reads and writes of its shards.";
+    cluster: cluster_service_client::ClusterServiceClient, "The cluster as a whole.";
+    keys: key_service_client::KeyServiceClient, "Keys and owners.";
+    migration: migration_service_client::MigrationServiceClient, "Collections that move to more shards.";
+    backup: backup_service_client::BackupServiceClient, "Backup and restore.";
+}
 
 /// Finds nodes by id in the replicated cluster state.
 pub struct AddressBook {
@@ -133,7 +153,7 @@ impl AddressBook {
                 channel
             }
         };
-        Ok(NodeClient::new(channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES))
+        Ok(Client(channel))
     }
 
     /// Asks one node after the other until one answers; the last refusal if none does.
@@ -157,6 +177,6 @@ impl AddressBook {
 
 impl Peers for AddressBook {
     fn address(&self, node: NodeId) -> Option<String> {
-        self.cluster.borrow().nodes.get(&node).map(|record| format!("http://{}", record.address))
+        self.cluster.borrow().nodes.get(&node).map(|record| record.address.clone())
     }
 }

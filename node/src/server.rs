@@ -50,6 +50,7 @@ impl RunningNode {
             address: advertise,
             zone: config.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            format: mira_proto::FORMAT_LEVEL,
         };
         let (stop, stopped) = watch::channel(false);
         let background = Background { metrics: node.metrics.clone(), stopped: stopped.clone() };
@@ -139,7 +140,7 @@ impl Drop for RunningNode {
 fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) -> Vec<JoinHandle<()>> {
     let cluster = Trigger::Cluster(node.watch_cluster());
     let migration = Migration::new(node.member().clone());
-    let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::Cursors::new() };
+    let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::ResealCursors::new() };
     let chunk_gc = ChunkGc { node: node.clone(), idle: config.chunk_gc.idle };
     let mut tasks = vec![
         background.spawn_periodic("migration", migration::EVERY, cluster, migration),

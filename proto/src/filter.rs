@@ -16,6 +16,7 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::{Code, Problem, limits};
 
@@ -23,44 +24,34 @@ use crate::{Code, Problem, limits};
 pub const METADATA: &str = "metadata.";
 
 /// Which frames are meant: exactly one of `and`, `or`, `not`, or a `field` with a test.
+#[skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     /// All of these hold.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub and: Option<Vec<Filter>>,
     /// One of these holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub or: Option<Vec<Filter>>,
     /// This does not hold.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not: Option<Box<Filter>>,
     /// The field to test: type, session, role, created_at, or metadata.NAME (a dot leads into an object).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// Equal to this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eq: Option<Scalar>,
     /// Equal to one of these, up to 1,000.
-    #[serde(default, rename = "in", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "in")]
     pub one_of: Option<Vec<Scalar>>,
     /// Greater than this; goes with `lt` or `lte`. For created_at, here and in the three below: an RFC 3339 time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gt: Option<Scalar>,
     /// Greater than this or equal; goes with `lt` or `lte`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gte: Option<Scalar>,
     /// Less than this; goes with `gt` or `gte`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lt: Option<Scalar>,
     /// Less than this or equal; goes with `gt` or `gte`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lte: Option<Scalar>,
     /// Text that begins with this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// Whether the field has a value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exists: Option<bool>,
 }
 

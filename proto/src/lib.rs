@@ -1,13 +1,14 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
-//! - [`model`]: requests and answers of the operations, as JSON (MCP, REST) and the router's service trait see them;
+//! - [`model`]: requests and answers of the operations, as JSON callers (MCP, REST) and the router see them;
 //! - [`filter`]: which frames a caller means, checked in one place;
 //! - [`groups`]: what a search that groups gives out;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
-//! - [`limits`]: every bound of the system in one file;
+//! - [`limits`]: every bound of the system, by owner;
 //! - [`refusal`]: how a node tells a router where to go instead;
 //! - [`vectors`]: the vectors of a frame, as they lie in sealed pieces;
 //! - [`verification`]: what replicas that differ are judged by;
+//! - [`wire`]: words and values of the enums that nodes and routers compare;
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
@@ -20,12 +21,21 @@ pub mod problem;
 pub mod refusal;
 pub mod vectors;
 pub mod verification;
+pub mod wire;
 
 pub use problem::{Code, Problem};
 pub use refusal::Refusal;
 
 /// Version of the protocol between nodes and routers. Raised when an old peer would misunderstand a new one.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Version of the headers of reads and writes that this build sends. A node refuses a later one: it would leave out what
+/// the header asks for.
+pub const HEADER_VERSION: u32 = 1;
+
+/// The highest level of persisted formats that this build reads and writes. Every change of a format that an older build
+/// would misread raises it; a cluster writes the level that all of its nodes know.
+pub const FORMAT_LEVEL: u32 = 1;
 
 /// Identifies a storage node for its life; made once, at random, on its first start.
 pub type NodeId = u64;

@@ -14,7 +14,7 @@ pub enum Refusal {
     /// Another replica leads the shard; ask there, or ask again soon when none is known. Nothing was done.
     #[error("another replica leads: {leader:?}")]
     NotLeader {
-        /// Who, if known.
+        /// The node that leads, if known.
         leader: Option<NodeId>,
     },
     /// The request was routed with another map than the node's; fetch a map at least as new as `epoch` and route again.
@@ -151,7 +151,7 @@ mod tests {
             assert!(matches!(Refusal::from(status.clone()), Refusal::Unknown(_)), "{status}");
         }
         assert!(matches!(Refusal::from(Status::unimplemented("older")), Refusal::Problem(_)));
-        // What a node calls internal is no matter of the way to it.
+        // An internal error that a node reports is not taken for a broken connection.
         let internal = Refusal::Problem(Problem::internal("odd"));
         assert_eq!(Refusal::from(Status::from(internal.clone())), internal);
     }

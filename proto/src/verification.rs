@@ -1,19 +1,19 @@
 //! Comparing what the replicas of a shard hold, by what each says of one verification.
 //!
-//! What differs from the majority is wrong; without a majority nobody is accused. Asked by a router on demand and by nodes
-//! in the background, so the rule stands here.
+//! A replica that differs from the majority is wrong; without a majority none counts as wrong. Routers compare on demand,
+//! nodes in the background, so the rule stands here.
 
 use std::collections::BTreeMap;
 
 use crate::NodeId;
-use crate::node_v1::VerifyShardReply;
+use crate::node_v1::{VerificationState, VerifyShardReply};
 
 /// What a replica holds, for comparing: where it was digested counts too.
 pub type Held<'a> = (u64, &'a [u8]);
 
 /// What each replica that is done holds.
 pub fn held(replies: &[(NodeId, VerifyShardReply)]) -> impl Iterator<Item = Held<'_>> {
-    let done = replies.iter().filter(|(_, reply)| reply.state == "done");
+    let done = replies.iter().filter(|(_, reply)| reply.state() == VerificationState::Done);
     done.map(|(_, reply)| (reply.index, &reply.digest[..]))
 }
 
@@ -27,15 +27,15 @@ pub fn majority(replies: &[(NodeId, VerifyShardReply)]) -> Option<Held<'_>> {
 /// The replicas that are wrong for sure: they hold something else than the majority, or cannot be read.
 pub fn wrong(replies: &[(NodeId, VerifyShardReply)]) -> Vec<NodeId> {
     let Some(held) = majority(replies) else { return Vec::new() };
-    let differs = |reply: &VerifyShardReply| match reply.state.as_str() {
-        "done" => (reply.index, &reply.digest[..]) != held,
-        "failed" => true,
-        _ => false,
+    let differs = |reply: &VerifyShardReply| match reply.state() {
+        VerificationState::Done => (reply.index, &reply.digest[..]) != held,
+        VerificationState::Failed => true,
+        VerificationState::Unknown | VerificationState::Running | VerificationState::Unreachable => false,
     };
     replies.iter().filter(|(_, reply)| differs(reply)).map(|(node, _)| *node).collect()
 }
 
-/// In a word: sound (all hold the same), differs, damaged (some replica cannot be read), or incomplete (some replica gave
+/// How the replicas compare: sound (all hold the same), differs, damaged (some replica cannot be read), or incomplete (some replica gave
 /// no answer).
 pub fn verdict(replies: &[(NodeId, VerifyShardReply)]) -> &'static str {
     let mut held: Vec<Held<'_>> = held(replies).collect();
@@ -43,8 +43,8 @@ pub fn verdict(replies: &[(NodeId, VerifyShardReply)]) -> &'static str {
     held.dedup();
     match held.len() {
         2.. => "differs",
-        _ if replies.iter().any(|(_, reply)| reply.state == "failed") => "damaged",
-        _ if replies.iter().all(|(_, reply)| reply.state == "done") => "sound",
+        _ if replies.iter().any(|(_, reply)| reply.state() == VerificationState::Failed) => "damaged",
+        _ if replies.iter().all(|(_, reply)| reply.state() == VerificationState::Done) => "sound",
         _ => "incomplete",
     }
 }
@@ -54,16 +54,21 @@ mod tests {
     use super::*;
 
     fn done(digest: u8) -> VerifyShardReply {
-        VerifyShardReply { state: "done".into(), index: 7, digest: vec![digest].into(), ..Default::default() }
+        VerifyShardReply {
+            state: VerificationState::Done.into(),
+            index: 7,
+            digest: vec![digest].into(),
+            ..Default::default()
+        }
     }
 
-    fn other(state: &str) -> VerifyShardReply {
+    fn other(state: VerificationState) -> VerifyShardReply {
         VerifyShardReply { state: state.into(), ..Default::default() }
     }
 
     #[test]
     fn who_differs_from_the_majority_is_wrong_and_without_one_nobody_is() {
-        let (failed, unreachable) = (|| other("failed"), || other("unreachable"));
+        let (failed, unreachable) = (|| other(VerificationState::Failed), || other(VerificationState::Unreachable));
         let table = [
             ([done(1), done(1), done(1)], "sound", vec![]),
             ([done(1), done(2), done(1)], "differs", vec![2]),

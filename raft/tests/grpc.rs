@@ -38,7 +38,7 @@ async fn start() -> (BTreeMap<NodeId, Node>, Arc<Addresses>) {
     for id in 1..=3u64 {
         listeners.insert(id, TcpListener::bind("127.0.0.1:0").await.unwrap());
     }
-    let address = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
     let peers = Arc::new(Addresses(listeners.iter().map(|(id, listener)| (*id, address(listener))).collect()));
     let mut nodes = BTreeMap::new();
     for (id, listener) in listeners {
@@ -106,7 +106,7 @@ async fn groups_share_connections_and_outlive_a_node() {
 async fn a_call_that_cannot_arrive_says_why() {
     let (nodes, peers) = start().await;
     // An address that has passed to another node: the message must not be taken for its own.
-    let moved = Addresses(BTreeMap::from([(9, peers.address(1).unwrap()), (8, "http://127.0.0.1:1".into())]));
+    let moved = Addresses(BTreeMap::from([(9, peers.address(1).unwrap()), (8, "127.0.0.1:1".into())]));
     let transport = GrpcTransport::new(Arc::new(moved), GrpcOptions::default());
     for (peer, why) in [(9, "this is node 1"), (8, ""), (7, "not known")] {
         let refused = transport.call(peer, Bytes::from_static(b"?"), Duration::from_secs(5)).await.unwrap_err();

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mira_crypto::OwnerKey;
 use mira_proto::model::Consistency;
-use mira_proto::{ShardId, node_v1};
+use mira_proto::{ShardId, limits, node_v1};
 use tokio::time::Instant;
 
 use crate::ConsistencyToken;
-use crate::owner::Credential;
+use crate::private::credential::Credential;
+
+/// Share of the time left that the first of two phases may take.
+const FIRST_PHASE: f64 = 0.75;
 
 /// One request's circumstances.
 #[derive(Debug, Clone)]
@@ -50,8 +54,14 @@ impl RequestContext {
         RequestContext { deadline: self.deadline.min(Instant::now() + patience), ..self.clone() }
     }
 
+    /// The first of two phases of a read: a shard that does not answer must not take the time in which the frames of the
+    /// others are fetched.
+    pub fn for_first_phase(&self) -> Self {
+        self.within(limits::SHARD_PATIENCE.min(self.remaining().mul_f64(FIRST_PHASE)))
+    }
+
     /// The same request, for which `patience` begins now: the next step of something that takes many.
-    pub fn anew(&self, patience: Duration) -> Self {
+    pub fn with_patience(&self, patience: Duration) -> Self {
         RequestContext { deadline: Instant::now() + patience, ..self.clone() }
     }
 
@@ -70,6 +80,22 @@ impl RequestContext {
             Consistency::Any => node_v1::read_level::Kind::Any,
         };
         node_v1::ReadLevel { kind: kind.into(), at_least: self.token.at_least(shard), last_resort: false }
+    }
+
+    /// The owner's key, once [`crate::Memory::with_owner`] has found it.
+    pub(crate) fn owner_key(&self) -> Option<&OwnerKey> {
+        match &self.owner {
+            Some(Credential::Key(key)) => Some(key),
+            Some(Credential::Passphrase(_)) | None => None,
+        }
+    }
+
+    /// The same, to be taken to other threads.
+    pub(crate) fn shared_owner_key(&self) -> Option<Arc<OwnerKey>> {
+        match &self.owner {
+            Some(Credential::Key(key)) => Some(key.clone()),
+            Some(Credential::Passphrase(_)) | None => None,
+        }
     }
 
     /// Time left, zero when the deadline has passed.

@@ -27,7 +27,7 @@ pub struct Metrics {
     degraded: IntCounter,
     query_cache: IntCounterVec,
     answer_cache: IntCounterVec,
-    roads: IntCounterVec,
+    routes: IntCounterVec,
     decisions: Histogram,
     embed_duration: Histogram,
     embedded_texts: IntCounter,
@@ -44,76 +44,67 @@ impl Metrics {
     /// A fresh registry.
     pub fn new() -> Self {
         let registry = Registry::new();
+        let times = |name, help, labels: &[&str]| histograms(&registry, name, help, labels);
+        let counts = |name, help, labels: &[&str]| counters(&registry, name, help, labels);
+        let count = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
+        let time = |name: &str, help: &str, buckets: &[f64]| {
+            register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+        };
         let metrics = Metrics {
-            function_duration: histograms(
-                &registry,
+            function_duration: times(
                 "mira_mcp_function_duration_seconds",
                 "Time of an operation, on any protocol",
                 &["function_name", "success"],
             ),
-            function_calls: counters(
-                &registry,
+            function_calls: counts(
                 "mira_mcp_function_calls_total",
                 "Operations begun, on any protocol",
                 &["function_name"],
             ),
-            storage_duration: histograms(
-                &registry,
+            storage_duration: times(
                 "mira_storage_operation_duration_seconds",
                 "Time of one request to a storage node, and of merging their answers",
                 &["storage_type", "operation"],
             ),
-            retries: counters(
-                &registry,
+            retries: counts(
                 "mira_router_retries_total",
                 "Requests to storage nodes tried again, by reason",
                 &["reason"],
             ),
-            hedges: counters(
-                &registry,
+            hedges: counts(
                 "mira_router_hedges_total",
                 "Second replicas asked because the first was slow, by whose answer came first",
                 &["first"],
             ),
-            degraded: register(
-                &registry,
-                IntCounter::new("mira_router_degraded_answers_total", "Answers that missed a shard"),
-            ),
-            query_cache: counters(
-                &registry,
+            degraded: count("mira_router_degraded_answers_total", "Answers that missed a shard"),
+            query_cache: counts(
                 "mira_router_query_cache_total",
                 "Queries whose embedding was (hit) or was not (miss) remembered",
                 &["result"],
             ),
-            answer_cache: counters(
-                &registry,
+            answer_cache: counts(
                 "mira_router_answer_cache_total",
                 "Searches of a shard whose kept answer was confirmed or had changed, that had none (miss) or keep none",
                 &["result"],
             ),
-            roads: counters(
-                &registry,
-                "mira_router_search_roads_total",
+            routes: counts(
+                "mira_router_search_routes_total",
                 "Searches of a shard by how they are answered: cached, plain, filtered or ranked",
-                &["road"],
+                &["route"],
             ),
-            decisions: register(
-                &registry,
-                Histogram::with_opts(
-                    HistogramOpts::new("mira_router_route_decision_seconds", "Time to decide how a search is answered")
-                        .buckets(DECISION_BUCKETS.to_vec()),
-                ),
+            decisions: time(
+                "mira_router_route_decision_seconds",
+                "Time to decide how a search is answered",
+                &DECISION_BUCKETS,
             ),
-            embed_duration: register(
-                &registry,
-                Histogram::with_opts(
-                    HistogramOpts::new("mira_router_embed_duration_seconds", "Time to embed the texts of a request")
-                        .buckets(BUCKETS.to_vec()),
-                ),
+            embed_duration: time(
+                "mira_router_embed_duration_seconds",
+                "Time to embed the texts of a request",
+                &BUCKETS,
             ),
-            embedded_texts: register(&registry, IntCounter::new("mira_router_embedded_texts_total", "Texts embedded")),
+            embedded_texts: count("mira_router_embedded_texts_total", "Texts embedded"),
             in_flight: register(&registry, IntGauge::new("mira_router_requests_in_flight", "Operations at work")),
-            registry,
+            registry: registry.clone(),
         };
         #[cfg(target_os = "linux")]
         metrics
@@ -174,8 +165,8 @@ impl Metrics {
     }
 
     /// Observes a decision how a search of a shard is answered.
-    pub(crate) fn decided(&self, road: &str, duration: Duration) {
-        self.roads.with_label_values(&[road]).inc();
+    pub(crate) fn decided(&self, route: &str, duration: Duration) {
+        self.routes.with_label_values(&[route]).inc();
         self.decisions.observe(duration.as_secs_f64());
     }
 

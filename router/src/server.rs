@@ -16,7 +16,7 @@ use crate::api::{self, Api};
 use crate::cluster::Cluster;
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
-use crate::{ClusterMemory, RouterConfig};
+use crate::{Memory, RouterConfig};
 
 /// Why a router could not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ impl Router {
         let metrics = Arc::new(Metrics::new());
         let cluster = Arc::new(Cluster::new(config.nodes.clone(), metrics.clone()));
         let embedding = Embedding::start(config.embedder.clone(), config.model_folder.clone(), metrics.clone())?;
-        let memory = Arc::new(ClusterMemory::new(cluster.clone(), embedding, metrics.clone()));
+        let memory = Arc::new(Memory::new(cluster.clone(), embedding, metrics.clone()));
         memory.owners.set_cost(config.passphrase_cost);
         let api = Arc::new(Api::new(memory, metrics, &config));
         let follower = cluster.clone();

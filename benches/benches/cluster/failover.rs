@@ -65,7 +65,7 @@ pub async fn measure(bench: &mut Bench, cluster: &mut Cluster) -> Result<Vec<Fig
     writes.sort_by_key(|write| write.answered);
     let lost = lost(&callers[0], &collection, &writes).await?;
     let retries = callers.iter().map(Caller::retries).sum();
-    Ok(figures(&outcome, &writes, &kills, (lost, retries)))
+    Ok(figures(&outcome, &writes, &kills, lost, retries))
 }
 
 /// Kills as many leaders of the loaded shard as the scale asks for, one after the other has come back.
@@ -130,7 +130,7 @@ async fn lost(caller: &Caller, collection: &str, writes: &[Write]) -> Result<u64
     Ok(lost)
 }
 
-fn figures(outcome: &Outcome, writes: &[Write], kills: &[Instant], (lost, retries): (u64, u64)) -> Vec<Figure> {
+fn figures(outcome: &Outcome, writes: &[Write], kills: &[Instant], lost: u64, retries: u64) -> Vec<Figure> {
     let mut shaken = Latencies::default();
     for write in writes {
         if kills.iter().any(|&kill| write.answered >= kill && write.asked <= kill + AFTERMATH) {

@@ -112,9 +112,10 @@ async fn mira(cluster: &Cluster, arguments: &[&str]) -> Result<Value, BenchError
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends");
     let output = output.map_err(|error| BenchError::Wrong(error.to_string()))?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    match output.status.success() {
-        true => serde_json::from_slice(&output.stdout).map_err(|error| BenchError::Wrong(error.to_string())),
-        false => Err(BenchError::Wrong(format!("mira {}: {said}", arguments.join(" ")))),
+    if output.status.success() {
+        serde_json::from_slice(&output.stdout).map_err(|error| BenchError::Wrong(error.to_string()))
+    } else {
+        Err(BenchError::Wrong(format!("mira {}: {said}", arguments.join(" "))))
     }
 }
 

@@ -35,7 +35,7 @@ pub async fn measure(bench: &mut Bench, cluster: &mut Cluster) -> Result<Vec<Fig
 
     let (uploaded, sent) = watched(&processes, upload(&caller, &collection, &content)).await?;
     let (id, upload_took) = uploaded.map_err(BenchError::refused("an upload"))?;
-    let (downloaded, received) = watched(&processes, download(&caller, (&collection, &id), &content)).await?;
+    let (downloaded, received) = watched(&processes, download(&caller, &collection, &id, &content)).await?;
     let download_took = downloaded.map_err(BenchError::refused("a download"))?;
 
     let mut figures = vec![
@@ -65,7 +65,7 @@ async fn upload(caller: &RestCaller, collection: &str, content: &[u8]) -> Result
 }
 
 /// Reads a content and compares it; the seconds that it took.
-async fn download(caller: &RestCaller, (collection, id): (&str, &str), content: &[u8]) -> Result<f64, Problem> {
+async fn download(caller: &RestCaller, collection: &str, id: &str, content: &[u8]) -> Result<f64, Problem> {
     let started = Instant::now();
     let mut response = caller.content(collection, id).await?;
     let mut rest = content;
@@ -76,9 +76,10 @@ async fn download(caller: &RestCaller, (collection, id): (&str, &str), content: 
         }
         rest = after;
     }
-    match rest.is_empty() {
-        true => Ok(started.elapsed().as_secs_f64()),
-        false => Err(Problem::internal(format!("{} bytes did not come back", rest.len()))),
+    if rest.is_empty() {
+        Ok(started.elapsed().as_secs_f64())
+    } else {
+        Err(Problem::internal(format!("{} bytes did not come back", rest.len())))
     }
 }
 

@@ -73,14 +73,13 @@ fn replication(text: &str) -> Result<u8, String> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = Arguments::parse();
-    let chosen = |part: &PartName| match arguments.only.is_empty() {
-        true => !part.is_extra(),
-        false => arguments.only.contains(part),
-    };
+    let chosen =
+        |part: &PartName| if arguments.only.is_empty() { !part.is_extra() } else { arguments.only.contains(part) };
     let parts = PartName::ALL.into_iter().filter(chosen).filter(|part| !arguments.skip.contains(part)).collect();
-    let input = match arguments.quick {
-        true => Input::Invented { dim: 384 },
-        false => Input::Real { embeddings: arguments.data, model: None },
+    let input = if arguments.quick {
+        Input::Invented { dim: 384 }
+    } else {
+        Input::Real { embeddings: arguments.data, model: None }
     };
     arguments.sizes.sort_unstable();
     arguments.sizes.dedup();

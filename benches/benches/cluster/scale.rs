@@ -81,7 +81,7 @@ pub async fn run(options: &Options, scale: &Scale, prepared: &Prepared) -> anyho
             }
             let started = Instant::now();
             eprintln!("\n{name}");
-            let point = measure(options, scale, prepared, (size, replication)).await.with_context(|| name.clone())?;
+            let point = measure(options, scale, prepared, size, replication).await.with_context(|| name.clone())?;
             point.figures.iter().for_each(print);
             eprintln!("  ({:.0} s)", started.elapsed().as_secs_f64());
             point.draw(&mut report, size, replication);
@@ -142,7 +142,8 @@ async fn measure(
     options: &Options,
     scale: &Scale,
     prepared: &Prepared,
-    (size, replication): (usize, u8),
+    size: usize,
+    replication: u8,
 ) -> anyhow::Result<Point> {
     let folder = tempfile::Builder::new().prefix("mira-scale-").tempdir_in(&options.dir)?;
     let shape = Shape { nodes: replication, shards: 16, ..Shape::default() };
@@ -321,9 +322,10 @@ impl Held {
             most,
             "bytes",
         );
-        figures.push(match size >= MILLION {
-            true => figure.goal(format!("≤ {VECTOR_BYTES} bytes"), most <= VECTOR_BYTES),
-            false => figure,
+        figures.push(if size >= MILLION {
+            figure.goal(format!("≤ {VECTOR_BYTES} bytes"), most <= VECTOR_BYTES)
+        } else {
+            figure
         });
         let index = self.index.iter().copied().fold(0.0, f64::max) / size as f64;
         figures.push(Figure::amount(format!("index per vector and replica {when}, by its own count"), index, "bytes"));

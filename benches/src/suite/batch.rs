@@ -56,8 +56,8 @@ async fn side_by_side(bench: &Bench, load: &Arc<Load>, shape: Shape, bytes: usiz
     let turn = bench.scale.run.times(TURN);
     let (mut plain_done, mut private_done) = (Outcome::default(), Outcome::default());
     for _ in 0..TURNS {
-        plain_done.then(write(&plain, load, (shape.items, false), turn.clone()).await);
-        private_done.then(write(&owner, load, (shape.items, true), turn.clone()).await);
+        plain_done.then(write(&plain, load, shape.items, false, turn.clone()).await);
+        private_done.then(write(&owner, load, shape.items, true, turn.clone()).await);
     }
     let frames = plural(shape.items as usize, "frame");
     let what = format!("store {frames} of {bytes} bytes a request, {}", plural(shape.writers, "writer"));
@@ -68,7 +68,7 @@ async fn side_by_side(bench: &Bench, load: &Arc<Load>, shape: Shape, bytes: usiz
     Ok(vec![figure(plain_done, "plain")?, figure(private_done, "private")?])
 }
 
-async fn write(callers: &[Caller], load: &Arc<Load>, (items, private): (u64, bool), limit: Limit) -> Outcome {
+async fn write(callers: &[Caller], load: &Arc<Load>, items: u64, private: bool, limit: Limit) -> Outcome {
     let load = load.clone();
     let store = move |caller: Caller, number: u64| {
         let frame = |number| StoreRequest { private, ..load.frame(number) };

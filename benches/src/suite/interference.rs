@@ -40,13 +40,13 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
     for (callers, idle_p99_ms) in CALLERS.into_iter().zip(&idle) {
         let other = bench.collection(&format!("imported-{callers}"), 1).await?;
         let what = format!("search {count} documents beside an import of {count} into another collection");
-        let searched = beside(bench, &documents, callers, (&other, 0)).await?;
+        let searched = beside(bench, &documents, callers, &other, 0).await?;
         figures.extend(compared(format!("{what}, {}", plural(callers, "caller")), searched, *idle_p99_ms));
     }
     for (number, (callers, idle_p99_ms)) in CALLERS.into_iter().zip(&idle).enumerate() {
         let what = format!("search {count} documents beside an import of {count} into their own collection");
         let first = (1 + number) * count;
-        let searched = beside(bench, &documents, callers, (&documents.collection, first)).await?;
+        let searched = beside(bench, &documents, callers, &documents.collection, first).await?;
         figures.extend(compared(format!("{what}, {}", plural(callers, "caller")), searched, *idle_p99_ms));
     }
     Ok(figures)
@@ -57,7 +57,8 @@ async fn beside(
     bench: &Bench,
     documents: &Documents,
     callers: usize,
-    (collection, first): (&str, usize),
+    collection: &str,
+    first: usize,
 ) -> Result<Summary, BenchError> {
     let stopped = Arc::new(AtomicBool::new(false));
     let importing = async {

@@ -7,7 +7,7 @@ use mira_proto::Problem;
 use mira_proto::v1::{Hit, SearchRequest, StoreRequest};
 
 use super::Bench;
-use super::search::{K, anew, vector_request};
+use super::search::{K, rescaled, vector_request};
 use super::store::Load;
 use crate::BenchError;
 use crate::caller::Caller;
@@ -110,14 +110,15 @@ impl Search {
         let request = SearchRequest {
             include_private: true,
             filter_json: self.filter_json.clone(),
-            ..vector_request(&self.collection, &anew(self.vectors.query(number as usize)))
+            ..vector_request(&self.collection, &rescaled(self.vectors.query(number as usize)))
         };
         let hits = caller.search(request).await?.hits;
         let wanted = format!("{{\"tenth\":{WANTED}}}");
         let fits = |hit: &Hit| hit.frame.as_ref().is_some_and(|frame| frame.private && frame.metadata_json == wanted);
-        match hits.len() == K && (self.filter_json.is_empty() || hits.iter().all(fits)) {
-            true => Ok(()),
-            false => Err(Problem::internal(format!("a search found {} hits, or others than the filter's", hits.len()))),
+        if hits.len() == K && (self.filter_json.is_empty() || hits.iter().all(fits)) {
+            Ok(())
+        } else {
+            Err(Problem::internal(format!("a search found {} hits, or others than the filter's", hits.len())))
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mira_node::meta::{ClusterState, GrowthStep};
 use mira_node::shard::command::Condition;
 use mira_proto::node_v1::read_level::Kind;
-use mira_proto::{Code, CollectionId, FrameId, NodeId, Refusal, ShardId, limits, node_v1};
+use mira_proto::{Code, CollectionId, FrameId, HEADER_VERSION, NodeId, Refusal, ShardId, limits, node_v1};
 use mira_router::cluster::decide::{self, Step, Tries};
 use mira_router::cluster::{CallError, Group};
 use parking_lot::Mutex;
@@ -194,19 +194,21 @@ impl Client {
         let floor = self.world.invariants.lock().linearizable.begins(shard + 1);
         self.world.note(format_args!("c{} #{operation:x} {change:?} frame {frame} of shard {shard}", self.number));
         let (collection, request_id) = (collection_of(frame), bytes::Bytes::from(request.to_be_bytes().to_vec()));
+        let header = |epoch| node_v1::WriteHeader {
+            version: HEADER_VERSION,
+            epoch,
+            shard,
+            collection,
+            request_id: request_id.clone(),
+            ..Default::default()
+        };
         let ask = |Try { epoch, .. }| match change {
             FrameChange::Store(content, condition) => Ask::Write(node_v1::WriteRequest {
-                epoch,
-                shard,
-                collection,
-                request_id: request_id.clone(),
+                header: Some(header(epoch)),
                 frames: vec![frame_write(operation, frame, content, condition)],
             }),
             FrameChange::Forget => Ask::Forget(node_v1::ForgetRequest {
-                epoch,
-                shard,
-                collection,
-                request_id: request_id.clone(),
+                header: Some(header(epoch)),
                 ids: vec![frame.to_be_bytes().to_vec().into()],
                 ..Default::default()
             }),
@@ -339,21 +341,23 @@ impl Client {
         let token = self.token.get(&shard).copied().unwrap_or(0);
         let floor = if linearizable { self.world.invariants.lock().linearizable.begins(shard + 1) } else { token };
         let growth = self.map.growths.get(&COLLECTION).filter(|_| source.is_some());
-        let growing = growth.map(|growth| node_v1::Growing { from: growth.from, to: growth.to, without: Vec::new() });
-        let (collection, grown_to) = (collection_of(frame), if growing.is_some() { 0 } else { self.grown_to(frame) });
+        let migration = growth.map(|growth| node_v1::MigrationView { from: growth.from, to: growth.to, without: Vec::new() });
+        let (collection, grown_to) = (collection_of(frame), if migration.is_some() { 0 } else { self.grown_to(frame) });
         let ask = |Try { epoch, last_resort }| {
             let kind = if linearizable { Kind::Linearizable } else { Kind::Any };
             let at_least = if linearizable { 0 } else { token };
-            Ask::Fetch(node_v1::FetchRequest {
+            let header = node_v1::ReadHeader {
+                version: HEADER_VERSION,
                 epoch,
                 shard,
                 collection,
-                ids: vec![frame.to_be_bytes().to_vec().into()],
                 level: Some(node_v1::ReadLevel { kind: kind.into(), at_least, last_resort }),
-                growing: growing.clone(),
+                migration: migration.clone(),
                 grown_to,
                 ..Default::default()
-            })
+            };
+            let ids = vec![frame.to_be_bytes().to_vec().into()];
+            Ask::Fetch(node_v1::FetchRequest { header: Some(header), ids, ..Default::default() })
         };
         let try_for = limits::READ_TRY;
         let call = Call { shard, collection, stays: Stays::Whole, of_leader: linearizable, try_for };
@@ -364,10 +368,11 @@ impl Client {
         ));
         match told? {
             Answer::Fetched(reply) => {
+                let state = reply.state.unwrap_or_default();
                 let found = reply.frames.first().map(|found| (found.version, found.created_ms));
-                let seen = Seen { frame, applied: reply.applied, found };
+                let seen = Seen { frame, applied: state.applied, found };
                 // A target shows what it has opened; a source shows what it holds, and is asked when the target has not.
-                let decides = source.is_none_or(|source| shard == source || reply.opened.contains(&source));
+                let decides = source.is_none_or(|source| shard == source || state.taken_over.contains(&source));
                 if decides {
                     let mut invariants = self.world.invariants.lock();
                     let invariants = &mut *invariants;

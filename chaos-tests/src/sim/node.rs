@@ -21,7 +21,7 @@ use mira_node::shard::Shared;
 use mira_node::shard::admission::SearchGate;
 use mira_node::shard::index::recall_sampler::QualityBoard;
 use mira_node::shard::index::{IndexParts, ShardIndex, Workers};
-use mira_proto::{NodeId, Refusal, ShardId, node_v1};
+use mira_proto::{NodeId, Problem, Refusal, ShardId, node_v1};
 use mira_raft::{
     Clock, Group, HostConfig, HostError, Limits, NoObserver, ProposeError, RaftHost, RequestWindow, Role, Timing,
 };
@@ -313,20 +313,22 @@ impl Process {
             Ask::Status => Ok(Answer::Status(self.status())),
             Ask::Propose(sealed) => member.propose_sealed(sealed).await.map(Answer::Proposed),
             Ask::Write(mut request) => {
-                if self.world.has(Bug::RetriesNotRecognised) {
-                    request.request_id = self.world.draw(|rng| rng.random::<u128>()).to_be_bytes().to_vec().into();
+                if self.world.has(Bug::RetriesNotRecognised)
+                    && let Some(header) = request.header.as_mut()
+                {
+                    header.request_id = self.world.draw(|rng| rng.random::<u128>()).to_be_bytes().to_vec().into();
                 }
-                member.shard(request.shard)?.write(request).await.map(Answer::Written)
+                member.shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?.write(request).await.map(Answer::Written)
             }
-            Ask::Forget(request) => member.shard(request.shard)?.forget(request).await.map(Answer::Forgotten),
+            Ask::Forget(request) => member.shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?.forget(request).await.map(Answer::Forgotten),
             Ask::Fetch(mut request) => {
                 if self.world.has(Bug::UnconfirmedReads)
-                    && let Some(level) = request.level.as_mut()
+                    && let Some(level) = request.header.as_mut().and_then(|header| header.level.as_mut())
                     && level.kind() == node_v1::read_level::Kind::Linearizable
                 {
                     level.set_kind(node_v1::read_level::Kind::Leader);
                 }
-                member.shard(request.shard)?.fetch(request).await.map(Answer::Fetched)
+                member.shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?.fetch(request).await.map(Answer::Fetched)
             }
             Ask::BeginPass(request) => {
                 let start = member.shard(request.shard)?.begin_pass(&request).await?;
@@ -356,4 +358,9 @@ impl Process {
             ready.map(|(id, _)| node_v1::GroupStatus { group: id + 1, index_ready: true, ..Default::default() });
         node_v1::NodeStatus { node_id: self.node, groups: groups.collect(), ..Default::default() }
     }
+}
+
+/// The shard that a header names.
+fn shard_in(shard: Option<ShardId>) -> Result<ShardId, Refusal> {
+    shard.ok_or_else(|| Problem::invalid("the request has no header").into())
 }

@@ -72,7 +72,7 @@ impl Peer for Links {
         node: NodeId,
         mut request: node_v1::BeginPassRequest,
     ) -> Result<node_v1::BeginPassReply, Refusal> {
-        request.release &= !self.world.has(Bug::OpensUnreleased);
+        request.freeze &= !self.world.has(Bug::OpensUnreleased);
         match self.ask(node, Ask::BeginPass(request)).await? {
             Answer::PassBegun(reply) => Ok(reply),
             other => odd(&other),

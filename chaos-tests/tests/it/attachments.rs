@@ -10,8 +10,10 @@ use mira_proto::model::{
     ForgetRequest, GrowRequest, RecallRequest, RotateRequest, ScanRequest, SearchRequest, StoreItem, UploadRequest,
 };
 use mira_proto::{Code, Problem, limits};
-use mira_router::owner::Credential;
-use mira_router::{Memory, RequestContext};
+use mira_router::RequestContext;
+use mira_router::operations::content::FrameRef;
+use mira_router::operations::uploads::UploadRef;
+use mira_router::private::credential::Credential;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use uuid::Uuid;
@@ -53,10 +55,14 @@ impl Cluster {
         let upload = self.memory.begin_upload(context, NAME, request).await.expect("it begins").upload;
         let mut offset = 0;
         for chunks in pieces(content).chunks(limits::CHUNKS_IN_FLIGHT) {
-            let reply = self.memory.append(context, (NAME, upload), offset, chunks.to_vec()).await.expect("taken");
+            let reply = self
+                .memory
+                .append_upload(context, UploadRef { collection: NAME, upload }, offset, chunks.to_vec())
+                .await
+                .expect("taken");
             offset = reply.offset;
         }
-        self.memory.finish_upload(context, (NAME, upload)).await.expect("finished");
+        self.memory.finish_upload(context, UploadRef { collection: NAME, upload }).await.expect("finished");
         upload
     }
 
@@ -77,10 +83,10 @@ impl Cluster {
         id: Uuid,
         range: Option<std::ops::Range<u64>>,
     ) -> Result<Vec<u8>, Problem> {
-        let content = self.memory.content(context, (NAME, id)).await?;
+        let content = self.memory.read_content(context, FrameRef { collection: NAME, id }).await?;
         let mut bytes = Vec::new();
         for part in content.parts(range.unwrap_or(0..content.size())) {
-            bytes.extend(self.memory.content_part(context, (NAME, &content), &part).await?);
+            bytes.extend(self.memory.read_content_part(context, NAME, &content, &part).await?);
         }
         Ok(bytes)
     }
@@ -121,27 +127,53 @@ async fn a_content_is_whole_again_although_every_node_went_while_it_came() {
         let upload = cluster.memory.begin_upload(&context, NAME, request).await.expect("it begins").upload;
         let mut offset = 0;
         for (step, chunks) in pieces(&content).chunks(limits::CHUNKS_IN_FLIGHT).enumerate() {
-            let append = |offset| cluster.memory.append(&context, (NAME, upload), offset, chunks.to_vec());
+            let append = |offset| {
+                cluster.memory.append_upload(&context, UploadRef { collection: NAME, upload }, offset, chunks.to_vec())
+            };
             let refused = append(offset + 1).await.expect_err("bytes would be missing");
             assert_eq!(refused.code, Code::Conflict);
             let reply = append(offset).await.expect("taken");
             assert_eq!(append(offset).await.expect_err("they are there").code, Code::Conflict);
             offset = reply.offset;
             if step == 0 {
-                let early = cluster.memory.finish_upload(&context, (NAME, upload)).await.expect_err("too early");
+                let early = cluster
+                    .memory
+                    .finish_upload(&context, UploadRef { collection: NAME, upload })
+                    .await
+                    .expect_err("too early");
                 assert_eq!(early.code, Code::Conflict, "{early}");
-                assert_eq!(cluster.memory.content(&context, (NAME, id)).await.expect_err("none").code, Code::NotFound);
+                assert_eq!(
+                    cluster
+                        .memory
+                        .read_content(&context, FrameRef { collection: NAME, id })
+                        .await
+                        .expect_err("none")
+                        .code,
+                    Code::NotFound
+                );
             }
             // Each of them once, over both contents.
             cluster.restart((step + 2 * usize::from(is_private)) % 3).await;
-            let known = cluster.memory.upload(&context, (NAME, upload)).await.expect("it is remembered");
+            let known = cluster
+                .memory
+                .get_upload(&context, UploadRef { collection: NAME, upload })
+                .await
+                .expect("it is remembered");
             assert_eq!(known.offset, offset);
         }
-        let finished = cluster.memory.finish_upload(&context, (NAME, upload)).await.expect("finished");
-        let again = cluster.memory.finish_upload(&context, (NAME, upload)).await.expect("answered as before");
+        let finished =
+            cluster.memory.finish_upload(&context, UploadRef { collection: NAME, upload }).await.expect("finished");
+        let again = cluster
+            .memory
+            .finish_upload(&context, UploadRef { collection: NAME, upload })
+            .await
+            .expect("answered as before");
         assert_eq!(finished, again);
         assert_eq!(finished.stored.expect("a frame").id, id);
-        let late = cluster.memory.append(&context, (NAME, upload), offset, vec!["x".into()]).await;
+        let late = cluster
+            .memory
+            .append_upload(&context, UploadRef { collection: NAME, upload }, offset, vec!["x".into()])
+            .await;
         assert_eq!(late.expect_err("it is finished").code, Code::Conflict);
 
         assert!(cluster.read(&context, id, None).await.expect("there") == content, "other bytes came back");
@@ -171,7 +203,11 @@ async fn a_content_is_whole_again_although_every_node_went_while_it_came() {
             for stranger in [support::context(), owned_by(STRANGER)] {
                 let refused = cluster.read(&stranger, id, None).await.expect_err("it is not theirs");
                 assert_eq!(refused.code, Code::WrongOwnerKey, "{refused}");
-                let refused = cluster.memory.upload(&stranger, (NAME, upload)).await.expect_err("nor this");
+                let refused = cluster
+                    .memory
+                    .get_upload(&stranger, UploadRef { collection: NAME, upload })
+                    .await
+                    .expect_err("nor this");
                 assert_eq!(refused.code, Code::WrongOwnerKey, "{refused}");
             }
         }
@@ -214,12 +250,17 @@ async fn equal_contents_lie_there_once_and_go_when_nobody_needs_them() {
     cluster.until("everything is gone", |cluster| cluster.chunks() == 0).await;
     // What an upload needs stays until it is given up.
     let upload = cluster.memory.begin_upload(&context(), NAME, of(first, false)).await.expect("it begins").upload;
-    cluster.memory.append(&context(), (NAME, upload), 0, vec![content.slice(..MIB)]).await.expect("taken");
+    cluster
+        .memory
+        .append_upload(&context(), UploadRef { collection: NAME, upload }, 0, vec![content.slice(..MIB)])
+        .await
+        .expect("taken");
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(cluster.chunks(), 1);
-    cluster.memory.cancel_upload(&context(), (NAME, upload)).await.expect("given up");
+    cluster.memory.cancel_upload(&context(), UploadRef { collection: NAME, upload }).await.expect("given up");
     cluster.until("and then it goes", |cluster| cluster.chunks() == 0).await;
-    let gone = cluster.memory.content(&context(), (NAME, first)).await.expect_err("forgotten");
+    let gone =
+        cluster.memory.read_content(&context(), FrameRef { collection: NAME, id: first }).await.expect_err("forgotten");
     assert_eq!(gone.code, Code::NotFound);
     cluster.stop().await;
 }
@@ -235,7 +276,13 @@ async fn contents_move_with_a_collection_that_grows_and_change_keys_with_it() {
     let append = |offset, at: usize| {
         let piece = vec![content.slice(at * MIB..(at + 1) * MIB)];
         let (memory, upload) = (cluster.memory.clone(), unfinished.upload);
-        async move { memory.append(&context(), (NAME, upload), offset, piece).await.expect("taken").offset }
+        async move {
+            memory
+                .append_upload(&context(), UploadRef { collection: NAME, upload }, offset, piece)
+                .await
+                .expect("taken")
+                .offset
+        }
     };
     let mut offset = append(0, 0).await;
     let grow = GrowRequest { partitions: 5, dry_run: false };
@@ -251,7 +298,11 @@ async fn contents_move_with_a_collection_that_grows_and_change_keys_with_it() {
         })
         .await;
     let held = cluster.chunks();
-    let done = cluster.memory.finish_upload(&context(), (NAME, unfinished.upload)).await.expect("finished");
+    let done = cluster
+        .memory
+        .finish_upload(&context(), UploadRef { collection: NAME, upload: unfinished.upload })
+        .await
+        .expect("finished");
     let grown = done.stored.expect("a frame").id;
     assert!(cluster.read(&context(), grown, None).await.expect("there") == content[..5 * MIB]);
     assert_eq!(cluster.chunks(), held);
@@ -270,7 +321,7 @@ async fn contents_are_sealed_anew_when_the_key_is_rotated() {
         cluster.memory.rotate_key(&context(), RotateRequest { collection: Some(NAME.into()) }).await.expect("begun").id;
     let started = Instant::now();
     loop {
-        let erasures = cluster.memory.erasures(&context()).await.expect("erasures").erasures;
+        let erasures = cluster.memory.list_erasures(&context()).await.expect("erasures").erasures;
         if erasures.iter().any(|erasure| erasure.id == id && erasure.receipt.is_some()) {
             break;
         }

@@ -4,8 +4,6 @@ use mira_node::meta::{Growth, GrowthStep};
 use mira_node::shard::migration::ownership::{Progress, Tenure};
 use mira_proto::model::GrowRequest;
 use mira_proto::{Code, Problem, ShardId};
-use mira_router::Memory;
-
 use crate::support::{Cluster, NAME, SHARDS, Work, Worker, context};
 
 impl Cluster {

@@ -12,7 +12,6 @@ use mira_proto::model::{
     CollectionSettings, Erasure, ForgetRequest, KeysReply, RecallRequest, RotateRequest, SearchRequest, StoreItem,
     StoreRequest,
 };
-use mira_router::Memory;
 use uuid::Uuid;
 
 use crate::support::{Cluster, DIM, KEY, NAME, PATIENCE, SHARDS, Work, context, holds};
@@ -26,11 +25,11 @@ impl Cluster {
     }
 
     async fn keys(&self) -> KeysReply {
-        self.memory.keys(&context()).await.expect("keys")
+        self.memory.list_keys(&context()).await.expect("keys")
     }
 
     async fn erasure(&self, id: u64) -> Option<Erasure> {
-        let reply = self.memory.erasures(&context()).await.expect("erasures");
+        let reply = self.memory.list_erasures(&context()).await.expect("erasures");
         reply.erasures.into_iter().find(|erasure| erasure.id == id)
     }
 

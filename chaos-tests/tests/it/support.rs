@@ -18,8 +18,8 @@ use mira_proto::{Code, Problem, ShardId};
 use mira_router::cluster::Cluster as Map;
 use mira_router::embedding::Embedding;
 use mira_router::metrics::Metrics;
-use mira_router::owner::Credential;
-use mira_router::{ClusterMemory, Memory, RequestContext};
+use mira_router::private::credential::Credential;
+use mira_router::{Memory, RequestContext};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -59,7 +59,7 @@ pub fn holds(folder: &Path, wanted: &[u8]) -> bool {
 pub struct Cluster {
     pub nodes: BTreeMap<usize, RunningNode>,
     pub folders: Vec<TempDir>,
-    pub memory: Arc<ClusterMemory>,
+    pub memory: Arc<Memory>,
     /// What every node's provider gives out.
     pub keys: Arc<Keys>,
     chunks_kept_for: Duration,
@@ -156,7 +156,7 @@ impl Cluster {
         let seeds = nodes.values().map(|node| node.grpc_address().to_string()).collect();
         let map = Arc::new(Map::new(seeds, metrics.clone()));
         let embedding = Embedding::start(None, None, metrics.clone()).expect("no model is needed");
-        let memory = Arc::new(ClusterMemory::new(map.clone(), embedding, metrics));
+        let memory = Arc::new(Memory::new(map.clone(), embedding, metrics));
         let follower = tokio::spawn(async move { map.follow_map().await });
         Cluster { nodes, folders, memory, keys, chunks_kept_for, follower }
     }
@@ -244,7 +244,7 @@ pub struct Expected {
 
 /// One who writes, reads and searches frames of his own.
 pub struct Worker {
-    pub memory: Arc<ClusterMemory>,
+    pub memory: Arc<Memory>,
     session: String,
     owner: Option<Credential>,
     rng: StdRng,

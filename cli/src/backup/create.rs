@@ -16,22 +16,23 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::follow::Following;
-use super::page::Page;
-use super::{FORMAT, Holding, Log, Manifest, PageEntry, Part, Repository, hash, manifest_name, page_name};
+use super::manifest::{FORMAT, Holding, Log, Manifest, PageEntry, Part, hash, manifest_name, page_name};
+use super::page::{Page, bytes_of};
+use super::repository::Repository;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::progress::Progress;
 
 /// Parts under way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// How often a part is begun anew.
+/// How often a part is begun.
 const PART_TRIES: usize = 5;
 /// After so many backups that add to each other, one that stands alone is made: a restore reads the whole chain.
 const MAX_CHAIN: usize = 30;
 
 /// What a backup is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum Contents {
     /// What has changed since the last one, if there is one.
     Changes,
     /// Everything.
@@ -53,21 +54,28 @@ pub struct Created {
     pub bytes: u64,
     /// It holds logs only.
     pub log_only: bool,
-    /// Shards whose log did not reach back to where the backup before ended: moments between are lost.
+    /// Shards whose log did not reach back to where the backup before ended: recovery points between are lost.
     pub forgotten: Vec<u32>,
     /// How long it took.
     pub seconds: f64,
 }
 
 /// Makes a backup.
-pub async fn create(client: &Client, repository: &Repository, what: What) -> Result<Created, CliError> {
-    repository.alone(Making { client, repository, done: Mutex::default() }.make(what)).await
+pub async fn create(client: &Client, repository: &Repository, what: Contents) -> Result<Created, CliError> {
+    let making = Making {
+        client,
+        repository,
+        backup: Uuid::now_v7(),
+        progress: Mutex::new(Progress::new(0)),
+        done: Mutex::default(),
+    };
+    repository.alone(making.make(what)).await
 }
 
-/// Writes the key file anew, so that keys which were destroyed since leave the repository.
+/// Writes the key file again, so that keys which were destroyed since leave the repository.
 pub async fn rewrite_keys(client: &Client, repository: &Repository) -> Result<(), CliError> {
     let rewrite = async {
-        let begun = begin(client, repository, (Uuid::now_v7(), None)).await?;
+        let begun = begin(client, repository, Uuid::now_v7(), None).await?;
         finish(client, repository, begun.key_file, false).await
     };
     repository.alone(rewrite).await
@@ -83,7 +91,8 @@ pub async fn forget(client: &Client, id: Uuid) -> Result<(), CliError> {
 async fn begin(
     client: &Client,
     repository: &Repository,
-    (backup, key_file): (Uuid, Option<Bytes>),
+    backup: Uuid,
+    key_file: Option<Bytes>,
 ) -> Result<node_v1::BeginBackupReply, CliError> {
     let key_file = match key_file {
         Some(key_file) => key_file,
@@ -109,43 +118,45 @@ async fn finish(client: &Client, repository: &Repository, key_file: Bytes, whole
     client.backup_step::<_, node_v1::FinishBackupReply>("finish-backup", &request).await.map(drop)
 }
 
+/// A backup that is being made.
 struct Making<'a> {
     client: &'a Client,
     repository: &'a Repository,
-    /// Frames and bytes so far, for the person who waits.
+    backup: Uuid,
+    /// What the person who waits sees.
+    progress: Mutex<Progress>,
+    /// Frames and bytes so far.
     done: Mutex<(u64, u64)>,
 }
 
 impl Making<'_> {
-    async fn make(&self, what: What) -> Result<Created, CliError> {
-        let progress = Mutex::new(Progress::new(0));
+    async fn make(self, what: Contents) -> Result<Created, CliError> {
         self.repository.remove_unfinished().await?;
-        let backup = Uuid::now_v7();
-        let log_only = what == What::Log;
-        let mut begun = begin(self.client, self.repository, (backup, None)).await?;
+        let backup = self.backup;
+        let log_only = what == Contents::Log;
+        let mut begun = begin(self.client, self.repository, backup, None).await?;
         let key_file = begun.key_file.clone();
         let following = Following::new(self.client, self.repository, backup, &key_file);
         let mut starts = Vec::new();
         if !log_only {
             starts = following.starts(begun.shards).await?;
             // A collection that is not in the backup now has no frame yet at these starts.
-            begun = begin(self.client, self.repository, (backup, Some(begun.key_file))).await?;
+            begun = begin(self.client, self.repository, backup, Some(begun.key_file)).await?;
         }
         let before = self.before(&begun.cluster_id).await?;
-        let base = if what == What::Changes { self.base(&begun.cluster_id).await? } else { None };
+        let base = if what == Contents::Changes { self.base(&begun.cluster_id).await? } else { None };
         let (ended, end) = watch::channel(log_only);
         let parts = async {
             let wanted = if log_only { &[] } else { &begun.parts[..] };
             let parts = wanted.iter().map(|part| {
-                let (key_file, progress) = (&begun.key_file, &progress);
                 let since = base.as_ref().map_or(0, |base| position_in(base, part));
-                async move { self.part(backup, part, since, (key_file, progress)).await }
+                self.part(part, since, &begun.key_file)
             });
             let parts: Vec<Part> = futures::stream::iter(parts).buffered(PARTS_AT_ONCE).try_collect().await?;
             ended.send_replace(true);
             Ok::<_, CliError>(parts)
         };
-        let logs = following.logs((begun.shards, before.as_ref()), &starts, end);
+        let logs = following.logs(begun.shards, before.as_ref(), &starts, end);
         let (parts, logs) = tokio::try_join!(parts, logs)?;
         let base = base.filter(|_| parts.iter().any(|part| part.since > 0)).map(|base| base.backup);
         let forgotten = forgotten(before.as_ref(), &logs);
@@ -171,16 +182,16 @@ impl Making<'_> {
             logs,
         };
         let text = Bytes::from(serde_json::to_vec(&manifest).expect("plain data"));
-        let vouch = node_v1::VouchBackupRequest {
+        let request = node_v1::VouchBackupRequest {
             key_file: begun.key_file.clone(),
             manifest: text.clone(),
             parts: begun.parts,
         };
-        let vouched: node_v1::VouchBackupReply = self.client.backup_step("vouch-backup", &vouch).await?;
-        let whole = [&text[..], b"\n", STANDARD.encode(&vouched.mac).as_bytes(), b"\n"].concat();
+        let signed: node_v1::VouchBackupReply = self.client.backup_step("vouch-backup", &request).await?;
+        let whole = [&text[..], b"\n", STANDARD.encode(&signed.mac).as_bytes(), b"\n"].concat();
         self.repository.write(&manifest_name(backup), whole.into()).await?;
         finish(self.client, self.repository, begun.key_file, true).await?;
-        let seconds = progress.into_inner().expect("nobody panicked").finish().as_secs_f64();
+        let seconds = self.progress.into_inner().expect("nobody panicked").finish().as_secs_f64();
         let (frames, bytes) = (manifest.frames(), manifest.bytes());
         Ok(Created { backup, base, frames, bytes, log_only, forgotten, seconds })
     }
@@ -197,28 +208,22 @@ impl Making<'_> {
     }
 
     /// The newest backup of this cluster with frames, unless too many add to each other already. One that an older version
-    /// made is not added to: it cannot be rolled forward.
+    /// made is not added to: it has no logs to replay.
     async fn base(&self, cluster_id: &str) -> Result<Option<Manifest>, CliError> {
         let Some(newest) = self.repository.newest().await? else { return Ok(None) };
         let chain = self.repository.chain(newest).await?;
         let length = chain.len();
-        let newest = chain.into_iter().next().map(|vouched| vouched.manifest);
+        let newest = chain.into_iter().next().map(|signed| signed.manifest);
         let is_fit =
             |manifest: &Manifest| manifest.cluster_id == cluster_id && manifest.format == FORMAT && length < MAX_CHAIN;
         Ok(newest.filter(is_fit))
     }
 
-    async fn part(
-        &self,
-        backup: Uuid,
-        of: &node_v1::BackupPart,
-        since: u64,
-        (key_file, progress): (&Bytes, &Mutex<Progress>),
-    ) -> Result<Part, CliError> {
+    async fn part(&self, of: &node_v1::BackupPart, since: u64, key_file: &Bytes) -> Result<Part, CliError> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_part(backup, of, since, (key_file, progress)).await {
+            match self.try_part(of, since, key_file).await {
                 // The node that had the view is gone, or was started again.
                 Err(CliError::Problem(problem))
                     if matches!(problem.code, Code::NotFound | Code::Unavailable | Code::DeadlineExceeded)
@@ -228,18 +233,12 @@ impl Making<'_> {
         }
     }
 
-    async fn try_part(
-        &self,
-        backup: Uuid,
-        of: &node_v1::BackupPart,
-        since: u64,
-        (key_file, progress): (&Bytes, &Mutex<Progress>),
-    ) -> Result<Part, CliError> {
+    async fn try_part(&self, of: &node_v1::BackupPart, since: u64, key_file: &Bytes) -> Result<Part, CliError> {
         let node_v1::BackupPart { shard, collection, key_version } = *of;
         let mut part = Part { shard, collection, key_version, position: 0, time_ms: 0, since, pages: Vec::new() };
         let mut request = node_v1::BackupPageRequest {
             key_file: key_file.clone(),
-            backup: bytes_of(backup),
+            backup: bytes_of(self.backup),
             shard,
             collection,
             since,
@@ -255,8 +254,8 @@ impl Making<'_> {
                 frames: page.ids.len() as u64 / 16,
                 changed: page.changed.len() as u64 / 16,
             };
-            self.repository.write(&page_name(backup, &part, part.pages.len()), bytes).await?;
-            self.tell(&entry, progress);
+            self.repository.write(&page_name(self.backup, &part, part.pages.len()), bytes).await?;
+            self.tell(&entry);
             part.pages.push(entry);
             (part.position, part.time_ms) = (reply.position, reply.time_ms);
             if reply.upto.is_empty() {
@@ -267,11 +266,11 @@ impl Making<'_> {
         }
     }
 
-    fn tell(&self, page: &PageEntry, progress: &Mutex<Progress>) {
+    fn tell(&self, page: &PageEntry) {
         let mut done = self.done.lock().expect("nobody panicked");
         done.0 += page.frames;
         done.1 += page.bytes;
-        progress.lock().expect("nobody panicked").update(done.0, done.1);
+        self.progress.lock().expect("nobody panicked").update(done.0, done.1);
     }
 }
 
@@ -295,8 +294,4 @@ fn position_in(base: &Manifest, part: &node_v1::BackupPart) -> u64 {
         (known.shard, known.collection, known.key_version) == (part.shard, part.collection, part.key_version)
     };
     base.parts.iter().find(same).map_or(0, |known| known.position)
-}
-
-pub(super) fn bytes_of(id: Uuid) -> Bytes {
-    Bytes::copy_from_slice(id.as_bytes())
 }

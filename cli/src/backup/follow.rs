@@ -2,7 +2,7 @@
 //!
 //! A shard forgets its log behind snapshots, so what there is comes first, and more of it from time to time until the last
 //! frame of the backup is read. Then the time is written into each log, and what is left up to there comes too: from that it
-//! is known up to which moment the log tells everything. What a shard has forgotten before it could be fetched ends one
+//! is known up to which recovery point the log tells everything. What a shard has forgotten before it could be fetched ends one
 //! stretch of its log and begins another.
 
 use std::time::Duration;
@@ -13,9 +13,9 @@ use mira_proto::{Code, node_v1};
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use super::create::bytes_of;
-use super::page::LogPage as Page;
-use super::{Log, LogPage, Manifest, Object, Repository, Start, log_name, start_name};
+use super::manifest::{Log, LogPage, Manifest, Object, Start, log_name, start_name};
+use super::page::{SealedLogPage, bytes_of};
+use super::repository::Repository;
 use crate::client::Client;
 use crate::error::CliError;
 
@@ -40,7 +40,7 @@ impl<'a> Following<'a> {
         Following { client, repository, backup, key_file, asking: Semaphore::new(SHARDS_AT_ONCE) }
     }
 
-    /// What rolling forward from this backup must know, of every shard. Before any frame is read.
+    /// What a replay from this backup must know, of every shard. Before any frame is read.
     pub async fn starts(&self, shards: u32) -> Result<Vec<Start>, CliError> {
         try_join_all((0..shards).map(|shard| self.start(shard))).await
     }
@@ -58,7 +58,8 @@ impl<'a> Following<'a> {
     /// `last` says that nothing else is to be read, and then to the end. `starts` says where a log begins that nobody has.
     pub async fn logs(
         &self,
-        (shards, before): (u32, Option<&Manifest>),
+        shards: u32,
+        before: Option<&Manifest>,
         starts: &[Start],
         last: watch::Receiver<bool>,
     ) -> Result<Vec<Log>, CliError> {
@@ -149,7 +150,7 @@ impl Follower<'_> {
                 self.logs.push(Log { shard: self.shard, after: reply.after, pages: Vec::new() });
             }
             self.time_ms = self.time_ms.max(reply.time_ms);
-            let bytes = Page { touched: reply.touched, sealed: reply.page }.encode();
+            let bytes = SealedLogPage { touched: reply.touched, sealed: reply.page }.encode();
             let object = Object::of(&bytes);
             repository.write(&log_name(*backup, self.shard, self.number), bytes).await?;
             let page = LogPage { number: self.number, upto: reply.upto, time_ms: self.time_ms, object };

@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use mira_proto::FrameId;
+use uuid::Uuid;
 
 const MAGIC: &[u8; 8] = b"MIRAPAGE";
 const LOG_MAGIC: &[u8; 8] = b"MIRALOGP";
@@ -16,7 +17,7 @@ pub struct Page {
     pub ids: Bytes,
     /// Those of them that it holds.
     pub changed: Bytes,
-    /// Sealed.
+    /// The content, sealed by a node.
     pub sealed: Bytes,
 }
 
@@ -29,23 +30,23 @@ impl Page {
     /// Reads what [`Self::encode`] wrote; says what is wrong with anything else.
     pub fn decode(bytes: Bytes) -> Result<Self, String> {
         let [ids, changed, sealed] = decode(MAGIC, bytes)?;
-        match ids.len().is_multiple_of(16) && changed.len().is_multiple_of(16) {
-            true => Ok(Page { ids, changed, sealed }),
-            false => Err("its length is wrong".to_owned()),
+        if !ids.len().is_multiple_of(16) || !changed.len().is_multiple_of(16) {
+            return Err("its length is wrong".to_owned());
         }
+        Ok(Page { ids, changed, sealed })
     }
 }
 
-/// A page of a shard's log.
+/// A page of a shard's log as an object of the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogPage {
+pub struct SealedLogPage {
     /// Collection and id of each frame that it may change, 8 and 16 bytes.
     pub touched: Bytes,
-    /// Sealed.
+    /// The content, sealed by a node.
     pub sealed: Bytes,
 }
 
-impl LogPage {
+impl SealedLogPage {
     /// Magic, version, two lengths (u32, little-endian), two fields.
     pub fn encode(&self) -> Bytes {
         encode(LOG_MAGIC, [&self.touched, &self.sealed])
@@ -54,10 +55,10 @@ impl LogPage {
     /// Reads what [`Self::encode`] wrote; says what is wrong with anything else.
     pub fn decode(bytes: Bytes) -> Result<Self, String> {
         let [touched, sealed] = decode(LOG_MAGIC, bytes)?;
-        match touched.len().is_multiple_of(TOUCHED) {
-            true => Ok(LogPage { touched, sealed }),
-            false => Err("its length is wrong".to_owned()),
+        if !touched.len().is_multiple_of(TOUCHED) {
+            return Err("its length is wrong".to_owned());
         }
+        Ok(SealedLogPage { touched, sealed })
     }
 
     /// The frames that it may change, by collection.
@@ -95,6 +96,11 @@ fn decode<const N: usize>(magic: &[u8; 8], mut bytes: Bytes) -> Result<[Bytes; N
     Ok(lengths.map(|length| bytes.split_to(length)))
 }
 
+/// An id as the wire carries it.
+pub(super) fn bytes_of(id: Uuid) -> Bytes {
+    Bytes::copy_from_slice(id.as_bytes())
+}
+
 /// The ids of a list, 16 bytes each.
 pub fn ids(list: &[u8]) -> impl Iterator<Item = FrameId> {
     list.as_chunks::<16>().0.iter().map(|id| FrameId::from_be_bytes(*id))
@@ -115,13 +121,15 @@ mod tests {
         let mut newer = bytes.to_vec();
         newer[8] = 2;
         assert!(Page::decode(newer.into()).unwrap_err().contains("version 2"));
-        let log =
-            LogPage { touched: [[0; 7].as_slice(), &[3], &[0; 15], &[8]].concat().into(), sealed: vec![9; 50].into() };
+        let log = SealedLogPage {
+            touched: [[0; 7].as_slice(), &[3], &[0; 15], &[8]].concat().into(),
+            sealed: vec![9; 50].into(),
+        };
         let bytes = log.encode();
-        assert_eq!(LogPage::decode(bytes.clone()), Ok(log.clone()));
+        assert_eq!(SealedLogPage::decode(bytes.clone()), Ok(log.clone()));
         assert_eq!(log.touched().collect::<Vec<_>>(), [(3, 8)]);
         for length in 0..bytes.len() {
-            assert!(LogPage::decode(bytes.slice(..length)).is_err(), "{length} bytes");
+            assert!(SealedLogPage::decode(bytes.slice(..length)).is_err(), "{length} bytes");
         }
         assert!(Page::decode(bytes).is_err(), "a page of a log is no page of frames");
         assert_eq!(ids(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]).collect::<Vec<_>>(), [7]);

@@ -1,8 +1,9 @@
-//! Bringing a backup back into an empty cluster, and checking one without.
+//! Bringing a backup back into an empty cluster.
 //!
 //! Every page is read and compared with its checksum before the cluster is changed: a backup that is not whole must not
-//! leave half a cluster behind. Then a part is the newest backup's list of frames, each taken from the newest backup of the chain that holds it. So pages
-//! are read from the newest backup to the oldest, and of each only the frames that are still wanted.
+//! leave half a cluster behind. Then a part is the newest backup's list of frames, each taken from the newest backup of the
+//! chain that holds it. So pages are read from the newest backup to the oldest, and of each only the frames that are still
+//! wanted.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -13,9 +14,9 @@ use mira_proto::{FrameId, Problem, node_v1};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::create::bytes_of;
-use super::page::{Page, ids};
-use super::{Manifest, Object, Part, Repository, Vouched, damaged, page_name};
+use super::manifest::{Manifest, Object, Part, SignedManifest, damaged, page_name};
+use super::page::{Page, bytes_of, ids};
+use super::repository::Repository;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::progress::Progress;
@@ -28,7 +29,7 @@ pub(super) const PARTS_AT_ONCE: usize = 4;
 pub struct Restored {
     /// The backup.
     pub backup: Uuid,
-    /// The moment that it was rolled forward to, RFC 3339.
+    /// The recovery point that the logs were replayed up to, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     /// Collections by name.
@@ -57,13 +58,7 @@ pub async fn restore(client: &Client, repository: &Repository, backup: Option<Uu
     Ok(restored)
 }
 
-/// Reads a backup whole and has the cluster open every frame of it, without storing any; and compares every piece of the
-/// place's logs with its checksum.
-pub async fn verify(client: &Client, repository: &Repository, backup: Option<Uuid>) -> Result<Restored, CliError> {
-    super::forward::look_at_logs(repository).await?;
-    Reading::begin(client, repository, backup, true).await?.all().await
-}
-
+/// A backup on its way into a cluster, or through its checks.
 pub(super) struct Reading<'a> {
     pub client: &'a Client,
     pub repository: &'a Repository,
@@ -75,18 +70,28 @@ pub(super) struct Reading<'a> {
     pub chain: Vec<Manifest>,
     pub begun: node_v1::BeginRestoreReply,
     pub progress: Mutex<Progress>,
-    pub done: Mutex<Done>,
+    pub done: Mutex<Tally>,
 }
 
+/// How much is done.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Done {
+pub(super) struct Tally {
     pub frames: u64,
     pub erased: u64,
     pub bytes: u64,
 }
 
+/// A page of a backup of the chain.
+#[derive(Clone, Copy)]
+pub(super) struct PagePlace<'a> {
+    pub manifest: &'a Manifest,
+    pub part: &'a Part,
+    pub number: usize,
+}
+
 impl<'a> Reading<'a> {
-    async fn begin(
+    /// Reads the backup's chain of manifests and has the cluster check their signatures.
+    pub async fn begin(
         client: &'a Client,
         repository: &'a Repository,
         backup: Option<Uuid>,
@@ -100,17 +105,18 @@ impl<'a> Reading<'a> {
             }
         };
         let key_file = repository.needed_keys().await?;
-        let vouched = repository.chain(newest).await?;
-        if vouched[0].manifest.log_only {
-            let detail = format!("backup {newest} holds logs only: --at brings back a moment that they tell of");
+        let signed = repository.chain(newest).await?;
+        if signed[0].manifest.log_only {
+            let detail =
+                format!("backup {newest} holds logs only: --at brings back a recovery point that they tell of");
             return Err(Problem::invalid(detail).into());
         }
         let mut begun = node_v1::BeginRestoreReply::default();
-        for found in vouched.iter().rev() {
+        for found in signed.iter().rev() {
             begun = client.backup_step("begin-restore", &begin_request(&key_file, found, true)?).await?;
         }
-        let newest = begin_request(&key_file, &vouched[0], false)?;
-        let chain: Vec<Manifest> = vouched.into_iter().map(|found| found.manifest).collect();
+        let newest = begin_request(&key_file, &signed[0], false)?;
+        let chain: Vec<Manifest> = signed.into_iter().map(|found| found.manifest).collect();
         let (progress, done) = (Mutex::new(Progress::new(0)), Mutex::default());
         Ok(Reading { client, repository, check_only, key_file, newest, chain, begun, progress, done })
     }
@@ -121,13 +127,13 @@ impl<'a> Reading<'a> {
             manifest
                 .parts
                 .iter()
-                .flat_map(move |part| (0..part.pages.len()).map(move |number| (manifest, part, number)))
+                .flat_map(move |part| (0..part.pages.len()).map(move |number| PagePlace { manifest, part, number }))
         });
-        futures::stream::iter(pages.map(|(manifest, part, number)| self.page(manifest, part, number)))
+        futures::stream::iter(pages.map(|place| self.page(place)))
             .buffer_unordered(PARTS_AT_ONCE)
             .try_for_each(async |_| Ok(()))
             .await?;
-        *self.done.lock().expect("nobody panicked") = Done::default();
+        *self.done.lock().expect("nobody panicked") = Tally::default();
         Ok(())
     }
 
@@ -137,7 +143,8 @@ impl<'a> Reading<'a> {
         Ok(Reading { begun, ..self })
     }
 
-    async fn all(self) -> Result<Restored, CliError> {
+    /// Has the cluster take, or check, every part.
+    pub async fn all(self) -> Result<Restored, CliError> {
         let newest = &self.chain[0];
         let erased: BTreeSet<u64> =
             self.begun.collections.iter().filter(|found| found.erased).map(|found| found.id).collect();
@@ -179,16 +186,17 @@ impl<'a> Reading<'a> {
             let of = |part: &&Part| (part.shard, part.collection) == (newest.shard, newest.collection);
             let Some(part) = manifest.parts.iter().find(of) else { break };
             for number in 0..part.pages.len() {
-                let page = self.page(manifest, part, number).await?;
+                let place = PagePlace { manifest, part, number };
+                let page = self.page(place).await?;
                 if age == 0 {
                     wanted.extend(ids(&page.ids));
                 }
                 // The frames of the page that are still wanted, which are wanted no more.
                 let taken: Vec<FrameId> = ids(&page.changed).filter(|id| wanted.remove(id)).collect();
-                match is_erased {
-                    true => self.done.lock().expect("nobody panicked").erased += taken.len() as u64,
-                    false if taken.is_empty() => {}
-                    false => self.count(&self.send((manifest, part), (number, page), &taken).await?),
+                if is_erased {
+                    self.done.lock().expect("nobody panicked").erased += taken.len() as u64;
+                } else if !taken.is_empty() {
+                    self.count(&self.send(place, page, &taken).await?);
                 }
             }
             if part.since == 0 {
@@ -198,7 +206,9 @@ impl<'a> Reading<'a> {
         all_found(&wanted, newest, self.chain[0].backup)
     }
 
-    pub async fn page(&self, manifest: &Manifest, part: &Part, number: usize) -> Result<Page, CliError> {
+    /// A page, if it is what it was.
+    pub async fn page(&self, place: PagePlace<'_>) -> Result<Page, CliError> {
+        let PagePlace { manifest, part, number } = place;
         let name = page_name(manifest.backup, part, number);
         let entry = &part.pages[number];
         let object = Object { bytes: entry.bytes, blake3: entry.blake3.clone() };
@@ -210,10 +220,11 @@ impl<'a> Reading<'a> {
     /// Has the cluster take these frames of a page.
     pub async fn send(
         &self,
-        (manifest, part): (&Manifest, &Part),
-        (number, page): (usize, Page),
+        place: PagePlace<'_>,
+        page: Page,
         taken: &[FrameId],
     ) -> Result<node_v1::RestorePageReply, CliError> {
+        let PagePlace { manifest, part, number } = place;
         self.put(&node_v1::RestorePageRequest {
             key_file: self.key_file.clone(),
             backup: bytes_of(manifest.backup),
@@ -229,7 +240,7 @@ impl<'a> Reading<'a> {
         .await
     }
 
-    /// Has the cluster take frames.
+    /// Has the cluster take the frames of a page.
     pub async fn put(&self, request: &node_v1::RestorePageRequest) -> Result<node_v1::RestorePageReply, CliError> {
         self.client.backup_step("restore-page", request).await
     }
@@ -242,16 +253,17 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Ids, 16 bytes each.
+/// Ids as one list, 16 bytes each.
 pub(super) fn list(ids: &[FrameId]) -> Bytes {
     let mut listed = BytesMut::with_capacity(16 * ids.len());
     ids.iter().for_each(|&id| listed.put_u128(id));
     listed.freeze()
 }
 
+/// What begins a restore of a backup.
 pub(super) fn begin_request(
     key_file: &Bytes,
-    found: &Vouched,
+    found: &SignedManifest,
     check_only: bool,
 ) -> Result<node_v1::BeginRestoreRequest, CliError> {
     Ok(node_v1::BeginRestoreRequest {

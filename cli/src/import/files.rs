@@ -57,8 +57,8 @@ pub enum FileError {
 
 /// A file that is what its record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Where.
+pub struct CheckedFile {
+    /// Path of the file, relative to the folder of files.
     pub path: PathBuf,
     /// Its media type.
     pub content_type: String,
@@ -96,7 +96,7 @@ pub fn digest(path: &Path) -> io::Result<(blake3::Hash, u64)> {
 
 impl Attached {
     /// Finds the file and compares it with what the record says. Reads all of it.
-    pub fn check(&self) -> Result<Found, FileError> {
+    pub fn check(&self) -> Result<CheckedFile, FileError> {
         let FileRef { path: name, content_type, size, blake3 } = &self.file;
         let path = self.locate()?;
         let io = |error| FileError::Io(name.clone(), path.clone(), error);
@@ -110,7 +110,7 @@ impl Attached {
         }
         let guess = || mime_guess::from_path(&path).first_or_octet_stream().to_string();
         let content_type = content_type.clone().unwrap_or_else(guess);
-        Ok(Found { content_type, size, blake3: hash, path })
+        Ok(CheckedFile { content_type, size, blake3: hash, path })
     }
 
     fn locate(&self) -> Result<PathBuf, FileError> {
@@ -132,10 +132,7 @@ impl Attached {
             }
             kind = Some(found);
         }
-        match kind.is_some_and(|kind| kind.is_file()) {
-            true => Ok(path),
-            false => Err(FileError::NotAFile(name.clone())),
-        }
+        if kind.is_some_and(|kind| kind.is_file()) { Ok(path) } else { Err(FileError::NotAFile(name.clone())) }
     }
 }
 

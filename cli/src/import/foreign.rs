@@ -168,9 +168,12 @@ fn document(
     let mut bytes = Vec::new();
     let read = (&mut input).take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes);
     let length = bytes.len() as u64;
-    let parsed = read.map_err(RecordError::from).and_then(|_| match bytes.len() > MAX_DOCUMENT_BYTES {
-        true => Err(RecordError::TooLong(MAX_DOCUMENT_BYTES)),
-        false => serde_json::from_slice(&bytes).map_err(|error| RecordError::Json(error.to_string())),
+    let parsed = read.map_err(RecordError::from).and_then(|_| {
+        if bytes.len() > MAX_DOCUMENT_BYTES {
+            Err(RecordError::TooLong(MAX_DOCUMENT_BYTES))
+        } else {
+            serde_json::from_slice(&bytes).map_err(|error| RecordError::Json(error.to_string()))
+        }
     });
     drop(bytes);
     let items = match parsed.and_then(records) {

@@ -145,10 +145,7 @@ pub fn of_fields(mut fields: serde_json::Map<String, Value>, lenient: bool) -> R
         .map_err(|error| RecordError::Json(format!("attachment: {error}")))?;
     let fields = if lenient { tuck_away(fields)? } else { fields };
     let item: StoreItem = serde_json::from_value(Value::Object(fields)).map_err(json_error)?;
-    match file.is_some() && item.id.is_none() {
-        true => Err(RecordError::NoId),
-        false => Ok((item, file)),
-    }
+    if file.is_some() && item.id.is_none() { Err(RecordError::NoId) } else { Ok((item, file)) }
 }
 
 /// The two parts of a record.

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A record without an id gets one made from what it says ([`identity`]), so a second run finds everything there and
-//! adds nothing, whatever stopped the first. A record may name a file that goes with it ([`files`]). A record that cannot be read or stored is reported with its place and
-//! counted; the others go on.
+//! adds nothing, whatever stopped the first. A record may name a file that goes with it ([`files`]). A record that cannot be
+//! read or stored is reported with its place and counted; the others go on.
 
 pub mod checkpoint;
 pub mod files;
@@ -18,6 +18,7 @@ pub mod foreign;
 pub mod identity;
 pub mod jsonl;
 pub mod markdown;
+#[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod pipeline;
 pub mod progress;

@@ -57,7 +57,7 @@ const GROUP_ROWS: usize = 10_000;
 const GROUP_BYTES: usize = 32 << 20;
 
 /// Writes memories as a table.
-pub struct Writer<W: Write + Send> {
+pub struct TableWriter<W: Write + Send> {
     out: SerializedFileWriter<W>,
     rows: Vec<StoreItem>,
     /// The files of these rows.
@@ -65,13 +65,13 @@ pub struct Writer<W: Write + Send> {
     bytes: usize,
 }
 
-impl<W: Write + Send> Writer<W> {
+impl<W: Write + Send> TableWriter<W> {
     /// A table without rows.
     pub fn new(out: W) -> Result<Self, ParquetError> {
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         let properties = WriterProperties::builder().set_compression(Compression::LZ4_RAW).build();
         let out = SerializedFileWriter::new(out, schema, Arc::new(properties))?;
-        Ok(Writer { out, rows: Vec::new(), files: Vec::new(), bytes: 0 })
+        Ok(TableWriter { out, rows: Vec::new(), files: Vec::new(), bytes: 0 })
     }
 
     /// Adds a row, and the file that goes with it.
@@ -81,10 +81,7 @@ impl<W: Write + Send> Writer<W> {
         self.bytes += text + 4 * components;
         self.rows.push(item);
         self.files.push(file);
-        match self.rows.len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
-            true => self.write_group(),
-            false => Ok(()),
-        }
+        if self.rows.len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES { self.write_group() } else { Ok(()) }
     }
 
     /// Bytes of the rows that wait for their group, and of those written.
@@ -315,7 +312,7 @@ mod tests {
     use crate::import::source::Format;
 
     fn written(items: &[StoreItem]) -> File {
-        let mut writer = Writer::new(tempfile::tempfile().unwrap()).unwrap();
+        let mut writer = TableWriter::new(tempfile::tempfile().unwrap()).unwrap();
         items.iter().for_each(|item| writer.put(item.clone(), None).unwrap());
         let mut file = writer.finish().unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
@@ -379,7 +376,7 @@ mod tests {
         let full = FileRef { content_type: Some("video/webm".into()), size: Some(1 << 40), ..file("ef/x.v1") };
         let files =
             [None, Some(FileRef { blake3: Some("ab".into()), ..full.clone() }), Some(file("a")), Some(full), None];
-        let mut writer = Writer::new(tempfile::tempfile().unwrap()).unwrap();
+        let mut writer = TableWriter::new(tempfile::tempfile().unwrap()).unwrap();
         let id = Some(uuid::Uuid::from_u128(7));
         for file in files.clone() {
             writer.put(StoreItem { id, ..StoreItem::default() }, file).unwrap();

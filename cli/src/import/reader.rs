@@ -16,7 +16,6 @@ use crate::import::foreign::{self, Records};
 use crate::import::identity::derive_id;
 use crate::import::jsonl::{self, JsonLines};
 use crate::import::markdown;
-use crate::import::parquet;
 use crate::import::record::{Place, Position, Record, RecordError};
 use crate::import::source::{Format, Source};
 use crate::import::text::TextParts;
@@ -69,6 +68,12 @@ impl Batch {
         self.len() >= records || self.bytes >= MAX_BATCH_BYTES
     }
 
+    fn push(&mut self, prepared: Prepared) {
+        let item = &prepared.item;
+        self.bytes += item.content.as_ref().or(item.bytes.as_ref()).map_or(0, String::len);
+        self.items.push(prepared);
+    }
+
     fn reach(&mut self, source: &Arc<Source>, position: Position) {
         match self.reached.last_mut() {
             Some((last, at)) if Arc::ptr_eq(last, source) => *at = position,
@@ -103,7 +108,13 @@ pub fn read_all(
         for record in records(source, checkpoint, options) {
             batch.reach(source, record.next);
             match record.item {
-                Ok(item) => prepare((item, record.file), record.place, options, &mut recent, &mut batch),
+                Ok(item) => {
+                    let attached = record.file.map(|file| attached(file, &record.place, options));
+                    match prepare(item, attached, record.place, options, &mut recent) {
+                        Some(prepared) => batch.push(prepared),
+                        None => batch.repeated += 1,
+                    }
+                }
                 Err(error) => batch.unreadable.push((record.place, error)),
             }
             if batch.is_full(options.batch) && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
@@ -115,15 +126,20 @@ pub fn read_all(
     let _ = batches.blocking_send(batch);
 }
 
+/// A file that a record names, with the folder where it is looked for.
+fn attached(file: FileRef, place: &Place, options: &ReadOptions) -> Attached {
+    let beside = || place.source.path.as_deref().map(folder_beside);
+    Attached { folder: options.files.clone().or_else(beside), file }
+}
+
+/// A record with what the options say and with an id; none if it was seen before.
 fn prepare(
-    (mut item, file): (StoreItem, Option<FileRef>),
+    mut item: StoreItem,
+    attached: Option<Attached>,
     place: Place,
     options: &ReadOptions,
     recent: &mut Recent,
-    batch: &mut Batch,
-) {
-    let beside = || place.source.path.as_deref().map(folder_beside);
-    let attached = file.map(|file| Attached { folder: options.files.clone().or_else(beside), file });
+) -> Option<Prepared> {
     item.collection = item.collection.or_else(|| options.collection.clone());
     item.kind = item.kind.or_else(|| options.kind.clone());
     item.session = item.session.or_else(|| options.session.clone());
@@ -131,13 +147,11 @@ fn prepare(
     if derived {
         let id = derive_id(&item, place.source.format.origin());
         if !recent.insert(id) {
-            batch.repeated += 1;
-            return;
+            return None;
         }
         item.id = Some(id);
     }
-    batch.bytes += item.content.as_ref().or(item.bytes.as_ref()).map_or(0, String::len);
-    batch.items.push(Prepared { place, item, attached, derived });
+    Some(Prepared { place, item, attached, derived })
 }
 
 /// The last ids seen.
@@ -173,8 +187,9 @@ fn records(source: &Arc<Source>, checkpoint: &Checkpoint, options: &ReadOptions)
         return parsed(input, source.clone(), Position::default(), options);
     };
     match open(path, source, checkpoint) {
+        #[cfg(feature = "parquet")]
         Ok((input, position)) if source.format == Format::Parquet => {
-            parquet::read(input.into_inner(), source.clone(), position.lines, options.lenient)
+            crate::import::parquet::read(input.into_inner(), source.clone(), position.lines, options.lenient)
         }
         Ok((input, position)) => parsed(input, source.clone(), position, options),
         Err(error) => failed(source, error),

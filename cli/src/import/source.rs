@@ -42,6 +42,15 @@ impl Format {
         }
     }
 
+    /// Refuses a format that this build cannot read or write.
+    pub fn check(self) -> Result<(), CliError> {
+        #[cfg(not(feature = "parquet"))]
+        if self == Format::Parquet {
+            return Err(CliError::NotBuilt { what: "the format parquet".to_owned(), feature: "parquet" });
+        }
+        Ok(())
+    }
+
     /// By the ending of the name; none when it says nothing.
     fn of(path: &Path) -> Option<Format> {
         let ending = path.extension()?.to_str()?.to_ascii_lowercase();
@@ -70,7 +79,7 @@ pub struct Source {
 
 /// What was found under the paths.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Sources {
     /// To import, in the order named, folders sorted by name.
     pub sources: Vec<Arc<Source>>,
     /// Files in folders whose format nothing tells.
@@ -78,8 +87,8 @@ pub struct Found {
 }
 
 /// Finds what to read. Hidden files and folders are left out, and so are links, which may lead in circles.
-pub fn find(paths: &[PathBuf], format: Option<Format>) -> Result<Found, CliError> {
-    let mut found = Found::default();
+pub fn find(paths: &[PathBuf], format: Option<Format>) -> Result<Sources, CliError> {
+    let mut found = Sources::default();
     for path in paths {
         if path.as_os_str() == "-" {
             let format = format.unwrap_or(Format::Jsonl);
@@ -94,7 +103,7 @@ pub fn find(paths: &[PathBuf], format: Option<Format>) -> Result<Found, CliError
     Ok(found)
 }
 
-fn walk(folder: &Path, format: Option<Format>, found: &mut Found) -> Result<(), CliError> {
+fn walk(folder: &Path, format: Option<Format>, found: &mut Sources) -> Result<(), CliError> {
     let hidden = |entry: &DirEntry| entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
     for entry in WalkDir::new(folder).sort_by_file_name().into_iter().filter_entry(|entry| !hidden(entry)) {
         let entry = entry.map_err(|error| CliError::io(folder)(error.into()))?;
@@ -110,6 +119,7 @@ fn walk(folder: &Path, format: Option<Format>, found: &mut Found) -> Result<(), 
 }
 
 fn source(path: &Path, format: Format) -> Result<Source, CliError> {
+    format.check()?;
     let length = std::fs::metadata(path).map_err(CliError::io(path))?.len();
     Ok(Source { name: path.display().to_string(), path: Some(path.to_owned()), format, length })
 }

@@ -15,9 +15,9 @@ use uuid::Uuid;
 use crate::backoff::backoff;
 use crate::client::Client;
 use crate::error::CliError;
-use crate::import::files::Found;
+use crate::import::files::CheckedFile;
 use crate::import::reader::{Batch, Prepared};
-use crate::transfer::{self, Upload};
+use crate::transfer::{self, MemoryPlace, Upload};
 
 /// A request should take about this long: short enough to stay far from deadlines while others queue for the same
 /// embedder, long enough that the way there and back does not count.
@@ -109,7 +109,7 @@ impl Writer {
     }
 
     /// Whether there is a memory of this id, and it is this one.
-    async fn kept(&self, collection: &str, item: &StoreItem, found: &Found) -> Result<Option<bool>, CliError> {
+    async fn kept(&self, collection: &str, item: &StoreItem, found: &CheckedFile) -> Result<Option<bool>, CliError> {
         let Some(id) = item.id else { return Ok(None) };
         let request = RecallRequest {
             ids: Some(vec![id]),
@@ -127,7 +127,7 @@ impl Writer {
         if !says_the_same(&frame, item) || frame.attachment != Some(info) {
             return Ok(Some(false));
         }
-        let theirs = transfer::digest(&self.client, (collection, id)).await?;
+        let theirs = transfer::digest(&self.client, MemoryPlace { collection, id }).await?;
         Ok(Some(theirs.blake3 == found.blake3))
     }
 

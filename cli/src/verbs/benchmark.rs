@@ -39,11 +39,11 @@ Examples:
   mira benchmark report --output performance_report.html *.json")]
 pub struct Benchmark {
     #[command(subcommand)]
-    what: What,
+    what: Measurement,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Measurement {
     /// The frame store: frames of 1 KiB stored and recalled, beside this disk's fdatasync
     Vidmem {
         /// Stores and recalls of each load
@@ -159,23 +159,23 @@ impl Benchmark {
     /// Measures and prints.
     pub async fn run(self) -> Result<(), CliError> {
         let (runs, common) = match self.what {
-            What::Report { output, reports } => return write_page(&output, &reports),
-            What::Vidmem { operations, common } => (vec![vidmem(Limit::Operations(operations))], common),
-            What::Chromadb { vector_type, sizes, common } => {
+            Measurement::Report { output, reports } => return write_page(&output, &reports),
+            Measurement::Vidmem { operations, common } => (vec![vidmem(Limit::Operations(operations))], common),
+            Measurement::Chromadb { vector_type, sizes, common } => {
                 let input = match vector_type {
                     VectorType::Semantic => real(),
                     VectorType::Consciousness => Input::Invented { dim: STATE_DIM },
                 };
                 (sizes.runs("chromadb", input), common)
             }
-            What::Faiss { query_complexity: Complexity::Simple, sizes, common } => {
+            Measurement::Faiss { query_complexity: Complexity::Simple, sizes, common } => {
                 (sizes.runs("faiss", real()), common)
             }
-            What::Mcp { concurrent_users, duration, common } => {
+            Measurement::Mcp { concurrent_users, duration, common } => {
                 let scale = Scale { run: Limit::Time(duration), agents: concurrent_users.into(), ..Scale::full() };
                 (vec![Run::of("mcp", scale, real())], common)
             }
-            What::All { sizes, common } => {
+            Measurement::All { sizes, common } => {
                 let scale = sizes.scale();
                 let mut runs = vec![vidmem(scale.run.clone())];
                 runs.extend(sizes.runs("chromadb", real()));
@@ -275,7 +275,7 @@ impl Run {
                 suite::mcp::load(&mut bench, agents, limit).await
             }
         };
-        // What was measured matters more than a collection that stays.
+        // Measurement was measured matters more than a collection that stays.
         if let Err(error) = bench.clean_up().await {
             eprintln!("the benchmark's collections (bench-…) were not removed: {error}");
         }

@@ -3,9 +3,9 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use crate::args::Cli;
 use crate::error::CliError;
 use crate::output;
+use crate::verbs::Cli;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]

@@ -70,11 +70,7 @@ impl Dev {
         start_logging(LogFormat::Text, "warn")?;
         let model = self.model.or_else(default_model_folder);
         let cluster = LocalCluster::start(self.data, self.nodes, self.http, model).await?;
-        output::print(&welcome(
-            &cluster.home,
-            (cluster.router.http_addr, cluster.router.grpc_addr),
-            started.elapsed(),
-        ))?;
+        output::print(&welcome(&cluster.home, cluster.router.http_addr, cluster.router.grpc_addr, started.elapsed()))?;
         asked_to_stop().await?;
         eprintln!("stopping");
         cluster.stop().await;
@@ -222,7 +218,7 @@ async fn wait_until_ready(nodes: &[RunningNode]) -> Result<(), CliError> {
     }
 }
 
-fn welcome(home: &Home, (http, grpc): (SocketAddr, SocketAddr), took: Duration) -> String {
+fn welcome(home: &Home, http: SocketAddr, grpc: SocketAddr, took: Duration) -> String {
     let folder = home.folder.display();
     let count = home.nodes.len();
     let nodes = if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };

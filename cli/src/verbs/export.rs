@@ -17,9 +17,11 @@ use crate::args::Remote;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::files::{self, FileRef};
-use crate::import::parquet::Writer;
 use crate::import::progress::Progress;
-use crate::{output, transfer};
+#[cfg(not(feature = "parquet"))]
+use crate::import::source;
+use crate::output;
+use crate::transfer::{self, MemoryPlace};
 
 /// Frames that are asked for at once.
 const PAGE: u32 = 500;
@@ -59,7 +61,7 @@ pub struct Export {
     output: Option<PathBuf>,
     /// How it is written
     #[arg(long, value_enum, default_value = "jsonl")]
-    format: Format,
+    format: ExportFormat,
     /// Where files go that memories have beside their text. Otherwise they go beside the output, into a folder of its name
     /// with `.files` added (with Markdown: `files` within the folder), and from standard output they are left out
     #[arg(long, value_name = "DIR", conflicts_with = "no_files")]
@@ -73,10 +75,10 @@ pub struct Export {
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ExportFormat {
     /// One JSON object a line
     Jsonl,
-    /// A table, for other programs; `mira import` reads it back too. One that was stopped begins anew
+    /// A table, for other programs; `mira import` reads it back too. One that was stopped begins again
     Parquet,
     /// A file for each session, in order of time, for reading
     Markdown,
@@ -84,7 +86,7 @@ enum Format {
 
 /// What was done.
 #[derive(Debug, Default, Serialize)]
-struct Summary {
+struct ExportSummary {
     /// Frames written now.
     frames: u64,
     /// Frames that an earlier export had written.
@@ -119,19 +121,24 @@ impl Export {
         let client = Client::new(&self.remote)?;
         let mut progress = Progress::new(0);
         let written = match (self.format, &self.output) {
-            (Format::Jsonl, Some(file)) => self.to_file(&client, file, &mut progress).await,
-            (Format::Jsonl, None) => {
+            (ExportFormat::Jsonl, Some(file)) => self.to_file(&client, file, &mut progress).await,
+            (ExportFormat::Jsonl, None) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
                 let mut sink = Lines { out: &mut out, name: Path::new("standard output"), bytes: 0 };
-                self.lines(&client, &mut sink, (None, &mut progress)).await
+                self.lines(&client, &mut sink, None, &mut progress).await
             }
-            (Format::Parquet, Some(file)) => self.to_table(&client, file, &mut progress).await,
-            (Format::Parquet, None) => Err(CliError::Usage("say the file for a table: --output FILE".to_owned())),
-            (Format::Markdown, Some(folder)) => self.to_folder(&client, folder, &mut progress).await,
-            (Format::Markdown, None) => Err(CliError::Usage("say the folder for Markdown: --output DIR".to_owned())),
+            #[cfg(feature = "parquet")]
+            (ExportFormat::Parquet, Some(file)) => self.to_table(&client, file, &mut progress).await,
+            #[cfg(not(feature = "parquet"))]
+            (ExportFormat::Parquet, Some(_)) => source::Format::Parquet.check().map(|()| ExportSummary::default()),
+            (ExportFormat::Parquet, None) => Err(CliError::Usage("say the file for a table: --output FILE".to_owned())),
+            (ExportFormat::Markdown, Some(folder)) => self.to_folder(&client, folder, &mut progress).await,
+            (ExportFormat::Markdown, None) => {
+                Err(CliError::Usage("say the folder for Markdown: --output DIR".to_owned()))
+            }
         };
         let seconds = progress.finish().as_secs_f64();
-        let summary = Summary { seconds, ..written? };
+        let summary = ExportSummary { seconds, ..written? };
         match self.output {
             Some(_) => output::print_answer(&summary, self.remote.json, render),
             // Standard output has the data.
@@ -143,7 +150,7 @@ impl Export {
     }
 
     /// Beside its place first, under a name that says of which collection, so that nobody takes half of it for the whole.
-    async fn to_file(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+    async fn to_file(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<ExportSummary, CliError> {
         let part = file.with_added_extension(format!("{}.part", file_name(&self.collection)));
         let io = || CliError::io(&part);
         let mut out =
@@ -152,17 +159,19 @@ impl Export {
         out.set_len(end).and_then(|()| out.seek(SeekFrom::Start(end))).map_err(io())?;
         let mut out = BufWriter::new(out);
         let mut sink = Lines { out: &mut out, name: &part, bytes: end };
-        let summary = self.lines(client, &mut sink, (after, progress)).await?;
+        let summary = self.lines(client, &mut sink, after, progress).await?;
         out.into_inner().map_err(|error| error.into_error()).and_then(|out| out.sync_all()).map_err(io())?;
         std::fs::rename(&part, file).map_err(CliError::io(file))?;
-        Ok(Summary { frames_before, ..summary })
+        Ok(ExportSummary { frames_before, ..summary })
     }
 
-    async fn to_table(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+    #[cfg(feature = "parquet")]
+    async fn to_table(&self, client: &Client, file: &Path, progress: &mut Progress) -> Result<ExportSummary, CliError> {
         let part = file.with_added_extension("part");
         let failed = |error: parquet::errors::ParquetError| CliError::io(&part)(std::io::Error::other(error));
-        let mut table = Writer::new(File::create(&part).map_err(CliError::io(&part))?).map_err(failed)?;
-        let (mut summary, mut after) = (Summary::default(), None);
+        let mut table = crate::import::parquet::TableWriter::new(File::create(&part).map_err(CliError::io(&part))?)
+            .map_err(failed)?;
+        let (mut summary, mut after) = (ExportSummary::default(), None);
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
@@ -188,8 +197,8 @@ impl Export {
             return None;
         }
         let beside = |output: &PathBuf| match self.format {
-            Format::Markdown => output.join(FILES),
-            Format::Jsonl | Format::Parquet => files::folder_beside(output),
+            ExportFormat::Markdown => output.join(FILES),
+            ExportFormat::Jsonl | ExportFormat::Parquet => files::folder_beside(output),
         };
         self.files.clone().or_else(|| self.output.as_ref().map(beside))
     }
@@ -199,7 +208,7 @@ impl Export {
         &self,
         client: &Client,
         mut scanned: ScannedFrame,
-        summary: &mut Summary,
+        summary: &mut ExportSummary,
     ) -> Result<Option<Written>, CliError> {
         let folder = self.files_folder();
         for _ in 0..MOST_REPLACED {
@@ -209,7 +218,7 @@ impl Export {
                 summary.frames += u64::from(has_content);
                 return Ok(has_content.then(|| Written { item: item_of(scanned), attachment: None }));
             };
-            match self.keep_file(client, &scanned.frame, (info, folder)).await? {
+            match self.keep_file(client, &scanned.frame, info, folder).await? {
                 Kept::Whole(attachment) => {
                     summary.files += 1;
                     summary.file_bytes += attachment.size.unwrap_or_default();
@@ -231,7 +240,8 @@ impl Export {
         &self,
         client: &Client,
         frame: &Frame,
-        (info, folder): (&AttachmentInfo, &Path),
+        info: &AttachmentInfo,
+        folder: &Path,
     ) -> Result<Kept, CliError> {
         let name = files::path_of(frame.id, frame.version);
         let path = folder.join(&name);
@@ -251,7 +261,8 @@ impl Export {
             std::fs::create_dir_all(parent).map_err(CliError::io(parent))?;
         }
         let part = path.with_added_extension("part");
-        let read = match transfer::download_part(client, (&self.collection, frame.id), &part, false).await {
+        let place = MemoryPlace { collection: &self.collection, id: frame.id };
+        let read = match transfer::download_part(client, place, &part, false).await {
             Ok(read) => Some(read),
             // It may have been replaced meanwhile, or forgotten.
             Err(CliError::Problem(problem)) if matches!(problem.code, Code::NotFound | Code::Conflict) => None,
@@ -281,9 +292,10 @@ impl Export {
         &self,
         client: &Client,
         sink: &mut Lines<'_, W>,
-        (mut after, progress): (Option<Uuid>, &mut Progress),
-    ) -> Result<Summary, CliError> {
-        let mut summary = Summary::default();
+        mut after: Option<Uuid>,
+        progress: &mut Progress,
+    ) -> Result<ExportSummary, CliError> {
+        let mut summary = ExportSummary::default();
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
@@ -307,7 +319,7 @@ impl Export {
         &self,
         client: &Client,
         mut frame: Frame,
-        summary: &mut Summary,
+        summary: &mut ExportSummary,
     ) -> Result<Option<(Frame, Option<String>)>, CliError> {
         let folder = self.files_folder();
         for _ in 0..MOST_REPLACED {
@@ -315,7 +327,7 @@ impl Export {
                 summary.files_left_out += u64::from(frame.attachment.is_some());
                 return Ok(Some((frame, None)));
             };
-            match self.keep_file(client, &frame, (info, folder)).await? {
+            match self.keep_file(client, &frame, info, folder).await? {
                 Kept::Whole(file) => {
                     summary.files += 1;
                     summary.file_bytes += info.size;
@@ -332,9 +344,14 @@ impl Export {
     }
 
     /// First which sessions there are, then one after the other in its own order.
-    async fn to_folder(&self, client: &Client, folder: &Path, progress: &mut Progress) -> Result<Summary, CliError> {
+    async fn to_folder(
+        &self,
+        client: &Client,
+        folder: &Path,
+        progress: &mut Progress,
+    ) -> Result<ExportSummary, CliError> {
         std::fs::create_dir_all(folder).map_err(CliError::io(folder))?;
-        let mut summary = Summary::default();
+        let mut summary = ExportSummary::default();
         let mut sessions: BTreeMap<Option<String>, Vec<(String, Uuid)>> = BTreeMap::new();
         let mut after = None;
         loop {
@@ -376,7 +393,7 @@ impl Export {
             out.flush().map_err(CliError::io(&part))?;
             std::fs::rename(&part, &path).map_err(CliError::io(&path))?;
         }
-        Ok(Summary { sessions: Some(names.len() as u64), ..summary })
+        Ok(ExportSummary { sessions: Some(names.len() as u64), ..summary })
     }
 }
 
@@ -484,7 +501,7 @@ fn unique(name: &str, taken: &mut HashSet<String>) -> String {
     hashed
 }
 
-fn render(summary: &Summary) -> String {
+fn render(summary: &ExportSummary) -> String {
     let mut text = format!("exported {} memories in {:.1} s", summary.frames, summary.seconds);
     if let Some(sessions) = summary.sessions {
         text.push_str(&format!(", {sessions} sessions"));

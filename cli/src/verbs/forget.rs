@@ -35,7 +35,7 @@ pub struct Forget {
     #[arg(long)]
     all: bool,
     /// Destroy the key too, so that no copy in a log, a file or a backup can be read any more. With --all the collection
-    /// goes with its keys; else its other memories are sealed anew. `mira admin shred-status` shows how far it is
+    /// goes with its keys; else its other memories are sealed again with another key. `mira admin shred-status` shows how far it is
     #[arg(long)]
     shred: bool,
     /// The collection they are in

@@ -83,7 +83,7 @@ struct NodeSettings {
     /// Compare the replicas of each shard this often, in the background (such as 12h, 7d; `never`) [default: 1d]
     #[arg(long, env = "MIRA_VERIFY_EVERY", hide_env_values = true, value_name = "TIME")]
     verify_every: Option<String>,
-    /// Only say so when a replica differs from the others, do not have it made anew
+    /// Only say so when a replica differs from the others, do not have it rebuilt
     #[arg(long, env = "MIRA_VERIFY_ONLY", hide_env_values = true)]
     verify_only: bool,
     /// How log lines look [default: text]
@@ -145,7 +145,7 @@ impl NodeSettings {
             Some("never") => None,
             Some(text) => Some(duration(text).map_err(|why| CliError::Usage(format!("--verify-every {text}: {why}")))?),
         };
-        config.verification.mends = !self.verify_only;
+        config.verification.repairs = !self.verify_only;
         if self.advertise.is_none() && config.listen.ip().is_unspecified() {
             let listen = config.listen;
             return Err(CliError::Usage(format!(

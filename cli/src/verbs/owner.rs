@@ -14,11 +14,11 @@ Examples:
   MIRA_OWNER_PASSPHRASE=… MIRA_NEW_PASSPHRASE=… mira owner change-passphrase")]
 pub struct Owner {
     #[command(subcommand)]
-    action: Action,
+    action: OwnerAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum OwnerAction {
     /// Put another passphrase (MIRA_NEW_PASSPHRASE) in the place of yours (MIRA_OWNER_PASSPHRASE)
     ///
     /// The key behind it stays, and with it everything that is private. Routers that have just seen the old passphrase may
@@ -29,7 +29,7 @@ enum Action {
 impl Owner {
     /// Changes it, and says so.
     pub async fn run(self) -> Result<(), CliError> {
-        let Action::ChangePassphrase(remote) = self.action;
+        let OwnerAction::ChangePassphrase(remote) = self.action;
         let new = std::env::var("MIRA_NEW_PASSPHRASE").ok().filter(|new| !new.is_empty());
         let new = new.ok_or_else(|| CliError::Usage("set MIRA_NEW_PASSPHRASE to the new passphrase".to_owned()))?;
         Client::new(&remote)?.change_passphrase(&new).await?;

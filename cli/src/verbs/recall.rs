@@ -10,7 +10,8 @@ use uuid::Uuid;
 use crate::args::{Freshness, Remote};
 use crate::client::Client;
 use crate::error::CliError;
-use crate::{output, transfer};
+use crate::output;
+use crate::transfer::{self, MemoryPlace};
 
 /// Read memories by id, or a session in order
 #[derive(Debug, Args)]
@@ -60,7 +61,7 @@ impl Recall {
             };
             let client = Client::new(&self.remote)?.having_seen(self.freshness.at_least.as_deref())?;
             let collection = self.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
-            let bytes = transfer::download(&client, (collection, id), path).await?;
+            let bytes = transfer::download(&client, MemoryPlace { collection, id }, path).await?;
             let answer = serde_json::json!({ "id": id, "path": path, "bytes": bytes });
             let render = |_: &serde_json::Value| format!("{bytes} bytes in {}\n", path.display());
             return output::print_answer(&answer, self.remote.json, render);

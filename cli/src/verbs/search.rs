@@ -218,9 +218,10 @@ pub fn parse_filter(json: &str) -> Result<Filter, String> {
 
 /// A vector, or several in an array.
 pub fn read_vectors(file: &Path) -> Result<Vec<Vec<f32>>, CliError> {
-    let text = match file.as_os_str() == "-" {
-        true => std::io::read_to_string(std::io::stdin()).map_err(CliError::io("standard input"))?,
-        false => std::fs::read_to_string(file).map_err(CliError::io(file))?,
+    let text = if file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin()).map_err(CliError::io("standard input"))?
+    } else {
+        std::fs::read_to_string(file).map_err(CliError::io(file))?
     };
     let one = serde_json::from_str::<Vec<f32>>(&text);
     let bad = |detail| CliError::BadFile { path: file.into(), detail };

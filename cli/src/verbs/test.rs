@@ -25,11 +25,11 @@ const TEXT_DIM: usize = 384;
 #[derive(Debug, Args)]
 pub struct Test {
     #[command(subcommand)]
-    what: What,
+    what: Check,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Check {
     /// How fast this machine stores: fsync, frames written and read by a cluster of three nodes of its own
     StorageSpeed {
         /// More writers and readers, and longer
@@ -47,7 +47,7 @@ enum What {
 impl Test {
     /// Measures and prints.
     pub async fn run(self) -> Result<(), CliError> {
-        let What::StorageSpeed { detailed, data, json } = self.what;
+        let Check::StorageSpeed { detailed, data, json } = self.what;
         let base = data.unwrap_or_else(std::env::temp_dir);
         let folder = Scratch::new(&base)?;
         let fdatasync = machine::fdatasync(&folder.0, PROBES).map_err(CliError::bench)?;
@@ -58,15 +58,16 @@ impl Test {
             grpc: format!("http://{}", cluster.router.grpc_addr),
             token: cluster.token().to_owned(),
         };
-        let scale = match detailed {
-            true => Scale { run: Limit::Time(Duration::from_secs(3)), documents: vec![1_000], ..Scale::full() },
-            false => Scale {
+        let scale = if detailed {
+            Scale { run: Limit::Time(Duration::from_secs(3)), documents: vec![1_000], ..Scale::full() }
+        } else {
+            Scale {
                 run: Limit::Time(Duration::from_secs(1)),
                 documents: vec![200],
                 writers: vec![1],
                 callers: vec![1],
                 ..Scale::full()
-            },
+            }
         };
         let (texts, vectors) =
             Input::Invented { dim: TEXT_DIM }.load(scale.most_documents()).map_err(CliError::bench)?;

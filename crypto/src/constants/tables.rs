@@ -1,6 +1,6 @@
 //! The decimals of the four constants, cut after 1,000 places, not rounded.
 //!
-//! `tests/constants.rs` computes every digit again with exact integer arithmetic and compares.
+//! `tests/it/constants.rs` computes every digit again with exact integer arithmetic and compares.
 
 /// Archimedes' constant π.
 pub(super) const PI: &str = concat!(

@@ -213,13 +213,13 @@ impl Tile {
         }
         if start.output {
             for (row, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller vouches for R rows of 16 columns.
+                // SAFETY: the caller guarantees R rows of 16 columns.
                 let (low, high) = halves(unsafe { &*self.output.add(row * self.output_stride).cast() });
                 *sum = [lanes.add(sum[0], lanes.load(low)), lanes.add(sum[1], lanes.load(high))];
             }
         }
         for depth in 0..self.depth {
-            // SAFETY: the caller vouches for `depth` rows of the panel and `depth` columns of R input rows.
+            // SAFETY: the caller guarantees `depth` rows of the panel and `depth` columns of R input rows.
             let (low, high) = halves(unsafe { &*self.panel.add(depth * PANEL).cast() });
             let (low, high) = (lanes.load(low), lanes.load(high));
             for (row, sum) in sums.iter_mut().enumerate() {
@@ -233,7 +233,7 @@ impl Tile {
             }
         }
         for (row, sum) in sums.iter().enumerate() {
-            // SAFETY: the caller vouches for R rows of 16 columns.
+            // SAFETY: the caller guarantees R rows of 16 columns.
             let output: &mut [f32; PANEL] = unsafe { &mut *self.output.add(row * self.output_stride).cast() };
             let (low, high) = output.split_at_mut(8);
             lanes.store(sum[0], low.first_chunk_mut().expect("half of sixteen"));

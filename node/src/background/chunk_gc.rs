@@ -71,7 +71,7 @@ impl ShardChunks<'_> {
             let needed = self.references(shard).await?;
             idle.retain(|(chunk, _)| !needed.contains(chunk));
         }
-        if !is_whole(&self.node.cluster(), collection) || started.elapsed() > limits::COLLECT_PATIENCE {
+        if !is_whole(&self.node.cluster(), collection) || started.elapsed() > limits::CHUNK_GC_PATIENCE {
             return Err(Refusal::NotReady("asking every shard took too long, or frames are on their way".into()));
         }
         let gone = self.shard.collect(collection, &idle).await?;
@@ -88,9 +88,9 @@ impl ShardChunks<'_> {
             node_v1::ListReferencesRequest { shard, collection: self.collection.id, ..Default::default() };
         loop {
             let replicas = self.node.replicas_leader_first(self.cluster, shard);
-            let asked = self.node.peers().ask(&replicas, |mut client| {
+            let asked = self.node.peers().ask(&replicas, |client| {
                 let request = request.clone();
-                async move { client.list_references(request).await }
+                async move { client.shards().list_references(request).await }
             });
             let page = asked.await?;
             needed.extend(page.chunks.as_chunks::<16>().0.iter().map(|chunk| FrameId::from_be_bytes(*chunk)));

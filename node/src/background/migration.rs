@@ -268,15 +268,15 @@ impl<R: Runtime> Driver<'_, R> {
         Ok(())
     }
 
-    async fn begin_pass(&self, source: ShardId, release: bool) -> Result<u64, Refusal> {
+    async fn begin_pass(&self, source: ShardId, freeze: bool) -> Result<u64, Refusal> {
         let request = node_v1::BeginPassRequest {
             shard: source,
             collection: self.collection,
             from: self.growth.from,
             to: self.growth.to,
             epoch: self.growth.epoch,
-            heir: self.id,
-            release,
+            target: self.id,
+            freeze,
         };
         let member = &self.migration.member;
         let replicas = member.replicas_leader_first(self.cluster, source);
@@ -295,7 +295,7 @@ impl<R: Runtime> Driver<'_, R> {
             collection: self.collection,
             from: self.growth.from,
             to: self.growth.to,
-            heir: self.id,
+            target: self.id,
             start: adoption.start,
             since: adoption.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),

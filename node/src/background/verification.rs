@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mira_proto::{NodeId, Refusal, ShardId, limits, node_v1, verification};
+use mira_proto::{
+    NodeId, Refusal, ShardId, limits,
+    node_v1::{self, VerificationState},
+    verification,
+};
 
 use crate::{
     background::{Job, Tick},
@@ -115,7 +119,9 @@ impl VerificationJob {
         let asked = replicas.into_iter().map(|replica| async move {
             loop {
                 let reply = ask_replica(&self.node, replica, request).await;
-                if matches!(reply.state.as_str(), "done" | "failed") || Instant::now() >= until {
+                if matches!(reply.state(), VerificationState::Done | VerificationState::Failed)
+                    || Instant::now() >= until
+                {
                     return (replica, reply);
                 }
                 tokio::time::sleep(pause).await;
@@ -126,9 +132,10 @@ impl VerificationJob {
 }
 
 async fn ask_replica(node: &Node, replica: NodeId, request: node_v1::VerifyShardRequest) -> node_v1::VerifyShardReply {
-    let unreachable = || node_v1::VerifyShardReply { state: "unreachable".into(), ..Default::default() };
-    let Ok(mut client) = node.peers().client_of(replica) else { return unreachable() };
-    match tokio::time::timeout(limits::STATUS_TRY, client.verify_shard(request)).await {
+    let unreachable =
+        || node_v1::VerifyShardReply { state: VerificationState::Unreachable.into(), ..Default::default() };
+    let Ok(client) = node.peers().client_of(replica) else { return unreachable() };
+    match tokio::time::timeout(limits::STATUS_TRY, client.shards().verify_shard(request)).await {
         Ok(Ok(reply)) => reply.into_inner(),
         _ => unreachable(),
     }

@@ -17,7 +17,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use mira_crypto::{KeyId, RepositoryKey, os_rng};
 use mira_proto::{
-    Code, CollectionId, Problem, Refusal, ShardId, limits, node_v1,
+    Code, CollectionId, HEADER_VERSION, Problem, Refusal, ShardId, limits,
+    model::{Metric, Quantization},
+    node_v1,
     placement::{Partitioning, shards_of_collection},
 };
 use serde::{Deserialize, Serialize};
@@ -179,14 +181,14 @@ impl Node {
         self.shard(request.shard)?.backup_log(&key, &request).await
     }
 
-    pub(crate) fn roll_forward(&self, request: &node_v1::RollRequest) -> Result<node_v1::RollReply, Refusal> {
+    pub(crate) fn roll_forward(&self, request: &node_v1::ReplayRequest) -> Result<node_v1::ReplayReply, Refusal> {
         let key = self.repository_key(&request.key_file)?;
         let step = request.step.as_ref().ok_or_else(|| Problem::invalid("the step of the roll is not known here"))?;
-        let reply = tokio::task::block_in_place(|| self.rolls().step(&key, (request.roll, step)))?;
-        Ok(node_v1::RollReply { node: self.id(), ..reply })
+        let reply = tokio::task::block_in_place(|| self.rolls().step(&key, (request.replay, step)))?;
+        Ok(node_v1::ReplayReply { node: self.id(), ..reply })
     }
 
-    pub(crate) fn vouch_backup(&self, request: &node_v1::VouchBackupRequest) -> Result<Bytes, Refusal> {
+    pub(crate) fn vouch_backup(&self, request: &node_v1::SignBackupRequest) -> Result<Bytes, Refusal> {
         let cluster = self.cluster();
         let key = self.repository_key(&request.key_file)?;
         refuse_while_moving(&cluster)?;
@@ -199,7 +201,7 @@ impl Node {
             let detail = "a collection grew or got another key while the backup was made: make it again";
             return Err(Problem::new(Code::Conflict, detail).into());
         }
-        Ok(key.vouch(&request.manifest).to_vec().into())
+        Ok(key.sign(&request.manifest).to_vec().into())
     }
 
     pub(crate) async fn finish_backup(&self, request: node_v1::FinishBackupRequest) -> Result<(), Refusal> {
@@ -235,7 +237,7 @@ impl Node {
         let file = KeyFile::open(self.keyring(), &request.key_file)?;
         let key = self.keyring().repository(&file.key)?;
         let damaged = |what: &str| Problem::new(Code::Damaged, format!("the backup's manifest: {what}"));
-        if !key.vouched(&request.manifest, &request.mac) {
+        if !key.verifies(&request.manifest, &request.mac) {
             return Err(damaged("it was altered, or belongs to another repository").into());
         }
         let opened = key.open(&cluster_place(&request.backup), &request.cluster, limits::MAX_MESSAGE_BYTES);
@@ -312,17 +314,18 @@ impl Node {
 
     async fn is_empty(&self, cluster: &ClusterState, record: &CollectionRecord) -> Result<bool, Refusal> {
         for shard in shards_of_collection(record.id, record.partitions, cluster.header.shards) {
-            let request = node_v1::ScanRequest {
+            let header = node_v1::ReadHeader {
+                version: HEADER_VERSION,
                 epoch: cluster.header.epoch,
                 shard,
                 collection: record.id,
-                limit: 1,
                 ..Default::default()
             };
+            let request = node_v1::ScanRequest { header: Some(header), limit: 1, ..Default::default() };
             let replicas = cluster.replicas(shard).to_vec();
-            let reply = self.peers().ask(&replicas, |mut client| {
+            let reply = self.peers().ask(&replicas, |client| {
                 let request = request.clone();
-                async move { client.scan(request).await }
+                async move { client.shards().scan(request).await }
             });
             if !reply.await?.frames.is_empty() {
                 return Ok(false);
@@ -378,9 +381,9 @@ impl Node {
             let restore = node_v1::RestoreFramesRequest { shard, collection: record.id, frames };
             let replicas = cluster.replicas(shard).to_vec();
             self.peers()
-                .ask(&replicas, |mut client| {
+                .ask(&replicas, |client| {
                     let restore = restore.clone();
-                    async move { client.restore_frames(restore).await }
+                    async move { client.backup().restore_frames(restore).await }
                 })
                 .await?;
         }
@@ -397,8 +400,8 @@ impl Node {
             name: String::new(),
             // Vectors are opened as they are; how many components make one does not matter here.
             dim: 1,
-            metric: String::new(),
-            quantization: String::new(),
+            metric: Metric::default(),
+            quantization: Quantization::default(),
             partitions: 1,
             first_partitions: 1,
             ttl_seconds: 0,

@@ -26,7 +26,7 @@ use mira_raft::{
     archive::{Replay, Replayed},
     engine::{Engine, EngineOptions, RocksEngine, Role},
 };
-use node_v1::roll_request::Step;
+use node_v1::replay_request::Step;
 use parking_lot::Mutex;
 
 use crate::shard::{
@@ -173,7 +173,7 @@ impl Roll {
     pub fn begin(
         engine: Arc<dyn Engine>,
         window: RequestWindow,
-        (key, begin): (&RepositoryKey, &node_v1::RollBegin),
+        (key, begin): (&RepositoryKey, &node_v1::ReplayBegin),
     ) -> Result<Self, Refusal> {
         let place = start_place(&begin.backup, begin.shard);
         let start = key.open(&place, &begin.start, limits::MAX_MESSAGE_BYTES);
@@ -191,7 +191,7 @@ impl Roll {
     ///
     /// # Errors
     /// When the page does not open, or is of a version that does not say enough.
-    pub fn base(&mut self, key: &RepositoryKey, base: &node_v1::RollBase) -> Result<(), Refusal> {
+    pub fn base(&mut self, key: &RepositoryKey, base: &node_v1::ReplayBase) -> Result<(), Refusal> {
         let place = PagePlace {
             backup: &base.backup,
             shard: self.shard,
@@ -226,7 +226,7 @@ impl Roll {
     ///
     /// # Errors
     /// When the page does not open, does not follow on what was applied, or holds what cannot be rolled over.
-    pub fn log(&mut self, key: &RepositoryKey, log: &node_v1::RollLog) -> Result<bool, Refusal> {
+    pub fn log(&mut self, key: &RepositoryKey, log: &node_v1::ReplayEntries) -> Result<bool, Refusal> {
         let place = LogPlace {
             backup: &log.backup,
             shard: self.shard,
@@ -251,7 +251,7 @@ impl Roll {
         self.replay.applied_index()
     }
 
-    fn page(&mut self, key: &RepositoryKey, page: &node_v1::RollPage) -> Result<node_v1::RollReply, Refusal> {
+    fn page(&mut self, key: &RepositoryKey, page: &node_v1::ReplayPage) -> Result<node_v1::ReplayReply, Refusal> {
         let after = if page.after.is_empty() { None } else { Some(frame_id(&page.after)?) };
         let view = self.replay.reader().map_err(refuse)?;
         let found = read_page(&view, page.collection, (after, 0)).map_err(refuse)?;
@@ -265,24 +265,24 @@ impl Roll {
             changed: &ids,
         };
         let upto = found.upto.map(|upto| upto.to_be_bytes().to_vec()).unwrap_or_default().into();
-        Ok(node_v1::RollReply { page: place.seal(key, &found.body), ids, upto, ..Default::default() })
+        Ok(node_v1::ReplayReply { page: place.seal(key, &found.body), ids, upto, ..Default::default() })
     }
 
     /// Takes a step, but the first and the last.
     ///
     /// # Errors
     /// As the steps do.
-    pub fn step(&mut self, key: &RepositoryKey, step: &Step) -> Result<node_v1::RollReply, Refusal> {
+    pub fn step(&mut self, key: &RepositoryKey, step: &Step) -> Result<node_v1::ReplayReply, Refusal> {
         let reply = match step {
-            Step::Begin(_) | Step::Hold(_) | Step::End(_) => node_v1::RollReply::default(),
+            Step::Begin(_) | Step::Hold(_) | Step::End(_) => node_v1::ReplayReply::default(),
             Step::Base(base) => {
                 self.base(key, base)?;
-                node_v1::RollReply::default()
+                node_v1::ReplayReply::default()
             }
-            Step::Log(log) => node_v1::RollReply { later: self.log(key, log)?, ..Default::default() },
+            Step::Log(log) => node_v1::ReplayReply { later: self.log(key, log)?, ..Default::default() },
             Step::Page(page) => self.page(key, page)?,
         };
-        Ok(node_v1::RollReply { applied: self.applied_index(), ..reply })
+        Ok(node_v1::ReplayReply { applied: self.applied_index(), ..reply })
     }
 
     /// The state as it is now.
@@ -326,17 +326,17 @@ impl Rolls {
     ///
     /// # Errors
     /// When there are too many, or this node does not know the roll, and as the steps do.
-    pub fn step(&self, key: &RepositoryKey, (token, step): (u64, &Step)) -> Result<node_v1::RollReply, Refusal> {
+    pub fn step(&self, key: &RepositoryKey, (token, step): (u64, &Step)) -> Result<node_v1::ReplayReply, Refusal> {
         let (token, roll) = match step {
             Step::Begin(begin) => self.begin((key, begin))?,
             Step::End(_) => {
                 self.open.lock().remove(&token);
-                return Ok(node_v1::RollReply::default());
+                return Ok(node_v1::ReplayReply::default());
             }
             _ => (token, self.get(token)?),
         };
         let reply = roll.lock().step(key, step)?;
-        Ok(node_v1::RollReply { roll: token, ..reply })
+        Ok(node_v1::ReplayReply { replay: token, ..reply })
     }
 
     /// Ends all of them.
@@ -345,14 +345,14 @@ impl Rolls {
         drop(all);
     }
 
-    fn begin(&self, begin: (&RepositoryKey, &node_v1::RollBegin)) -> Result<(u64, Arc<Mutex<Roll>>), Refusal> {
+    fn begin(&self, begin: (&RepositoryKey, &node_v1::ReplayBegin)) -> Result<(u64, Arc<Mutex<Roll>>), Refusal> {
         let token = rand::random_range(1..u64::MAX);
         // Held while the database is made, so that their number is right.
         let mut open = self.open.lock();
         let name = (begin.1.backup.clone(), begin.1.shard, begin.1.until_ms);
-        open.retain(|_, open| open.used.elapsed() < limits::ROLL_IDLE && open.name != name);
-        if open.len() >= limits::MAX_ROLLS {
-            let most = limits::MAX_ROLLS;
+        open.retain(|_, open| open.used.elapsed() < limits::RECOVERY_IDLE && open.name != name);
+        if open.len() >= limits::MAX_RECOVERIES {
+            let most = limits::MAX_RECOVERIES;
             return Err(Refusal::NotReady(format!("{most} shards are rolled forward here at once: wait for one")));
         }
         let folder = self.folder.join(format!("{token:016x}"));

@@ -9,8 +9,10 @@ use mira_crypto::{CryptoRng, MetaSealer};
 use mira_proto::{CollectionId, NodeId, ShardId, vectors::SpaceNumber};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{Receipt, Repository, Rewrapped, RotationStep};
-use super::state::{CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord, OwnerName, RestoredCluster};
+use super::state::{
+    CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord, OwnerName, Receipt, Repository, RestoredCluster,
+    Rewrapped, RotationStep,
+};
 
 const VERSION: u8 = 1;
 const ASSOCIATED: &[u8] = b"mira meta command";
@@ -84,18 +86,18 @@ pub enum MetaCommand {
     },
     /// Names the preferred leader of every shard; one that is no replica is passed over.
     PreferLeaders(Vec<NodeId>),
-    /// Forbids or allows moves other than those that mend damage.
+    /// Forbids or allows moves other than those that repair damage.
     PauseMoves(bool),
     /// Begins to spread a collection over more shards.
     StartGrowth {
-        /// Which.
+        /// The collection that grows.
         collection: CollectionId,
         /// Partitions that it is to have.
         to: u32,
     },
     /// A shard has done its part of a growth's step.
     GrowthDone {
-        /// Which collection.
+        /// The collection.
         collection: CollectionId,
         /// Partitions that it is to have.
         to: u32,
@@ -106,14 +108,14 @@ pub enum MetaCommand {
     },
     /// Retries of writes from before the growth have become too old to matter.
     EndGrowth {
-        /// Which collection.
+        /// The collection.
         collection: CollectionId,
         /// Partitions that it got.
         to: u32,
     },
     /// Stores an owner's passphrase record in the place of the one that its writer saw.
     PutOwner {
-        /// Which owner.
+        /// The owner.
         owner: OwnerName,
         /// The new record.
         record: String,
@@ -126,7 +128,7 @@ pub enum MetaCommand {
     SetReceiptKey(Vec<u8>),
     /// Seals what is stored in a collection from now on with another key, and then what is there.
     StartRotation {
-        /// Which.
+        /// The collection whose key is rotated.
         collection: CollectionId,
         /// Version of the key.
         to: u32,
@@ -137,7 +139,7 @@ pub enum MetaCommand {
     },
     /// A shard, or a node, has done its part of a rotation's step.
     RotationDone {
-        /// Which collection.
+        /// The collection.
         collection: CollectionId,
         /// Version of the key.
         to: u32,
@@ -148,7 +150,7 @@ pub enum MetaCommand {
     },
     /// Removes the keys before this version: nothing needs them any more.
     DestroyKeys {
-        /// Of which collection.
+        /// The collection.
         collection: CollectionId,
         /// The key that stays.
         to: u32,
@@ -166,21 +168,21 @@ pub enum MetaCommand {
     },
     /// A node's files hold the keys of an erasure no more.
     ErasureDone {
-        /// Which erasure.
+        /// The erasure.
         erasure: u64,
         /// The node.
         node: NodeId,
     },
     /// Nobody has the keys of an erasure any more.
     FinishErasure {
-        /// Which erasure.
+        /// The erasure.
         erasure: u64,
         /// What the cluster says of it.
         receipt: Receipt,
     },
     /// Notes a place of backups, or that something was written there.
     PutRepository {
-        /// Its id.
+        /// The repository's id.
         id: u128,
         /// What is known of it.
         repository: Repository,
@@ -196,9 +198,9 @@ pub enum MetaCommand {
     },
     /// Sets the beam of a collection's searches.
     TuneCollection {
-        /// Which.
+        /// The collection that is tuned.
         collection: CollectionId,
-        /// Which of its spaces.
+        /// The space of its vectors.
         space: SpaceNumber,
         /// 0 = the index's own.
         ef: u32,
@@ -221,6 +223,19 @@ pub enum MetaAnswer {
 }
 
 impl MetaCommand {
+    /// Whether it changes the map that routers have. Who wants to know the rest asks the meta group.
+    pub fn changes_map(&self) -> bool {
+        !matches!(
+            self,
+            MetaCommand::PutOwner { .. }
+                | MetaCommand::SetReceiptKey(_)
+                | MetaCommand::ErasureDone { .. }
+                | MetaCommand::FinishErasure { .. }
+                | MetaCommand::PutRepository { .. }
+                | MetaCommand::ForgetRepository(_)
+        )
+    }
+
     /// The sealed payload to propose.
     pub fn seal(&self, sealer: &MetaSealer, rng: &mut dyn CryptoRng) -> Vec<u8> {
         let plain = postcard::to_extend(self, vec![VERSION]).expect("a command is plain data");

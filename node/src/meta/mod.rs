@@ -2,9 +2,10 @@
 
 pub mod admin;
 pub mod command;
-pub mod keys;
 pub mod machine;
+mod records;
 pub mod state;
+mod transitions;
 
 use mira_raft::GroupId;
 
@@ -12,9 +13,8 @@ use mira_raft::GroupId;
 pub const META_GROUP: GroupId = 0;
 
 pub use command::{MetaAnswer, MetaCommand};
-pub use keys::{Erasure, Receipt, Repository, Rewrapped, Rotation, RotationStep};
 pub use machine::MetaMachine;
 pub use state::{
-    ClusterState, CollectionRecord, Growth, GrowthStep, Move, MoveStep, NamedSpace, NodePhase, NodeRecord, OwnerName,
-    Space,
+    ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, Move, MoveStep, NamedSpace, NodePhase, NodeRecord,
+    OwnerName, Receipt, Repository, Rewrapped, Rotation, RotationStep, Space,
 };

@@ -131,7 +131,7 @@ impl<R: Runtime> Executor<R> {
         };
         let placed = map.shards.get(shard as usize).is_none_or(|info| info.replicas.contains(&me));
         let moved = map.moves.iter().find(|found| found.shard == shard && found.to == me);
-        Ok(moved.map_or(placed, |found| found.step != "clearing"))
+        Ok(moved.map_or(placed, |found| found.step() != node_v1::MoveStep::Clearing))
     }
 
     /// Hands a shard to its preferred leader, if that node answers searches of it and the last try is a while ago.

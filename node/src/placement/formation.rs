@@ -89,8 +89,8 @@ async fn ask_to_join(node: &Arc<Node>, address: &str, me: &NodeRecord) -> Result
         protocol_version: PROTOCOL_VERSION,
         proof: node.join_proof(me).into(),
     };
-    let mut client = node.peers().client(address)?;
-    let reply = tokio::time::timeout(ASK, client.join(request))
+    let client = node.peers().client(address)?;
+    let reply = tokio::time::timeout(ASK, client.cluster().join(request))
         .await
         .map_err(|_| Refusal::Unknown(format!("{address} did not answer")))??;
     let id = reply.into_inner().cluster_id;
@@ -125,7 +125,8 @@ async fn identify_all(
 ) -> Vec<(String, Option<node_v1::Identity>)> {
     let others = addresses.iter().filter(|address| **address != me.address);
     let ask = others.map(|address| async move {
-        let answer = async { node.peers().client(address).ok()?.identify(node_v1::IdentifyRequest {}).await.ok() };
+        let answer =
+            async { node.peers().client(address).ok()?.cluster().identify(node_v1::IdentifyRequest {}).await.ok() };
         let identity = tokio::time::timeout(ASK, answer).await.ok().flatten();
         (address.clone(), identity.map(tonic::Response::into_inner))
     });

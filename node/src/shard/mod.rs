@@ -31,8 +31,17 @@ use crate::{
 };
 
 use index::ShardIndex;
-use migration::ownership::HomesCache;
+use migration::ownership::{HomesCache, Shown};
 use verify::Verifier;
+
+/// What a read is made on.
+struct ReadView {
+    collection: CollectionRecord,
+    /// The frames that the reader is shown.
+    shown: Shown,
+    /// What the answer says of the state behind it.
+    state: node_v1::ReadState,
+}
 
 /// What every shard of a node shares.
 #[derive(Clone)]
@@ -117,6 +126,18 @@ impl<R: Runtime> Shard<R> {
             }
             _ => Err(Refusal::StaleMap { epoch: cluster.header.epoch }),
         }
+    }
+
+    /// What a read is made on: its collection, the frames that it shows, and the state that it answers from. Waits until
+    /// this replica may answer; refuses readers whose map is too old.
+    async fn begin_read(&self, header: Option<&node_v1::ReadHeader>) -> Result<ReadView, Refusal> {
+        let header = header.ok_or_else(|| Problem::invalid("the read has no header"))?;
+        let freshness = self.ready_for(header.level.unwrap_or_default()).await?;
+        let collection = self.collection(header.epoch, header.collection)?;
+        let (shown, taken_over) = self.shown(&collection, header)?;
+        // Before anything is looked at: what changes from here on is later than the answer says.
+        let applied = self.group.reader().applied_index();
+        Ok(ReadView { collection, shown, state: node_v1::ReadState { applied, freshness, taken_over } })
     }
 
     /// Waits until this replica may answer a read of that level; at level `any` also says how old the answer may be.

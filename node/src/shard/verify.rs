@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use mira_proto::node_v1;
+use mira_proto::node_v1::{self, VerificationState};
 use mira_raft::{EngineError, StateReader};
 use parking_lot::Mutex;
 
@@ -98,15 +98,20 @@ impl Verifier {
 
     /// What is known of a verification.
     pub fn report(&self, nonce: u64) -> node_v1::VerifyShardReply {
-        let reply = |state: &str| node_v1::VerifyShardReply { state: state.to_owned(), ..Default::default() };
+        let reply = |state: VerificationState| node_v1::VerifyShardReply { state: state.into(), ..Default::default() };
         let known = self.reports.lock().iter().find(|(known, _)| *known == nonce).map(|(_, report)| report.clone());
         match known {
-            None => reply("unknown"),
-            Some(Report::Running) => reply("running"),
-            Some(Report::Done { index, pairs, digest }) => {
-                node_v1::VerifyShardReply { index, pairs, digest: digest.to_vec().into(), ..reply("done") }
+            None => reply(VerificationState::Unknown),
+            Some(Report::Running) => reply(VerificationState::Running),
+            Some(Report::Done { index, pairs, digest }) => node_v1::VerifyShardReply {
+                index,
+                pairs,
+                digest: digest.to_vec().into(),
+                ..reply(VerificationState::Done)
+            },
+            Some(Report::Failed { index, error }) => {
+                node_v1::VerifyShardReply { index, error, ..reply(VerificationState::Failed) }
             }
-            Some(Report::Failed { index, error }) => node_v1::VerifyShardReply { index, error, ..reply("failed") },
         }
     }
 }
@@ -143,12 +148,12 @@ mod tests {
             verifier.note(nonce, Report::Running);
             verifier.note(nonce, done.clone());
         }
-        assert_eq!(verifier.report(nonces[0]).state, "unknown");
+        assert_eq!(verifier.report(nonces[0]).state(), VerificationState::Unknown);
         for &nonce in &nonces[1..] {
-            assert_eq!(verifier.report(nonce).state, "done", "{nonce}");
+            assert_eq!(verifier.report(nonce).state(), VerificationState::Done, "{nonce}");
         }
         verifier.note(nonces[0], done);
-        assert_eq!(verifier.report(nonces[0]).state, "unknown", "its digest came too late");
-        assert_eq!(verifier.report(nonces[1]).state, "done");
+        assert_eq!(verifier.report(nonces[0]).state(), VerificationState::Unknown, "its digest came too late");
+        assert_eq!(verifier.report(nonces[1]).state(), VerificationState::Done);
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use mira_crypto::{CollectionKey, Part};
 use mira_index::filter;
+use mira_proto::model::Metric;
 use mira_proto::vectors::{FrameVectors, OWN_SPACE, SpaceSet};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::RequestId;
@@ -87,11 +88,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
     pub async fn write(&self, request: node_v1::WriteRequest) -> Result<node_v1::WriteReply, Refusal> {
         self.must_lead()?;
         self.index.has_room().await;
-        let collection = self.collection(request.epoch, request.collection)?;
+        let header = write_header(request.header.as_ref())?;
+        let collection = self.collection(header.epoch, header.collection)?;
         if self.shared.cluster.borrow().restoring.is_some() {
             return Err(Refusal::NotReady("a backup is being restored".into()));
         }
-        let request_id = parse_request_id(&request.request_id)?;
+        let request_id = parse_request_id(&header.request_id)?;
         let tags = self.shared.keyring.tags(&collection)?;
         let drafts: Vec<Result<Draft, Problem>> =
             request.frames.into_iter().map(|frame| drafted(frame, &collection, &tags)).collect();
@@ -242,13 +244,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// and says whether there are more.
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Result<node_v1::ForgetReply, Refusal> {
         self.must_lead()?;
-        let collection = self.collection(request.epoch, request.collection)?;
-        let request_id = parse_request_id(&request.request_id)?;
+        let header = write_header(request.header.as_ref())?;
+        let collection = self.collection(header.epoch, header.collection)?;
+        let request_id = parse_request_id(&header.request_id)?;
         let step = limits::MAX_FORGET_STEP;
         let asker = private::asker(&self.shared.keyring, &collection, &request)?;
         let tenure = self.tenure(collection.id)?;
-        must_have_opened(tenure.as_ref(), &request.opened)?;
-        let behind = tenure.as_ref().filter(|tenure| tenure.min_epoch > request.epoch && request.ids.is_empty());
+        must_have_opened(tenure.as_ref(), &request.taken_over_from)?;
+        let behind = tenure.as_ref().filter(|tenure| tenure.min_epoch > header.epoch && request.ids.is_empty());
         if let Some(tenure) = behind {
             // It would not know that others have to be asked too.
             return Err(Refusal::StaleMap { epoch: tenure.min_epoch });
@@ -282,8 +285,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         if frames.is_empty() {
             let index = self.group.read_index().await.map_err(super::refuse_read)?;
             let (more, next) = (next.is_some(), next.map(wire).unwrap_or_default());
-            let released = self.released(collection.id)?;
-            return Ok(node_v1::ForgetReply { index, more, next, released, ..Default::default() });
+            let frozen_for = self.released(collection.id)?;
+            return Ok(node_v1::ForgetReply { index, more, next, frozen_for, ..Default::default() });
         }
         let is_filtered = !request.filter_json.is_empty();
         let more = if is_filtered { next.is_some() } else { frames.len() == step && request.ids.is_empty() };
@@ -309,7 +312,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 more: true,
                 next: request.after,
                 moved: moved.into_iter().map(wire).collect(),
-                released: self.released(collection.id)?,
+                frozen_for: self.released(collection.id)?,
             }),
             ShardAnswer::Forget { removed, moved } => Ok(node_v1::ForgetReply {
                 removed: removed.into_iter().map(wire).collect(),
@@ -317,7 +320,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 more,
                 next: next.map(wire).unwrap_or_default(),
                 moved: moved.into_iter().map(wire).collect(),
-                released: self.released(collection.id)?,
+                frozen_for: self.released(collection.id)?,
             }),
             other => Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
         }
@@ -355,6 +358,10 @@ fn must_have_opened(tenure: Option<&Tenure>, sources: &[ShardId]) -> Result<(), 
         true => Ok(()),
         false => Err(Refusal::NotReady("frames of the collection are still on their way to this shard".into())),
     }
+}
+
+fn write_header(header: Option<&node_v1::WriteHeader>) -> Result<&node_v1::WriteHeader, Problem> {
+    header.ok_or_else(|| Problem::invalid("the write has no header"))
 }
 
 fn parse_request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
@@ -500,7 +507,7 @@ pub fn check_vector(vector: &[f32], space: &Space<'_>) -> Result<(), Problem> {
     if let Some(at) = vector.iter().position(|component| !component.is_finite()) {
         return Err(Problem::invalid(format!("component {at} of the vector is not a finite number")));
     }
-    if space.metric == "cosine" && vector.iter().all(|&component| component == 0.0) {
+    if space.metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
         return Err(Problem::invalid("the zero vector has no direction to compare by cosine"));
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Production's transport: gRPC, one HTTP/2 connection and one bidirectional stream per peer, for all groups.
 //!
 //! Messages that wait while the stream is busy travel together, so heartbeats of many groups that share a peer cost one
-//! frame. A lost connection fails what was under way and is made anew, with growing pauses; during a pause calls fail
+//! frame. A lost connection fails what was under way and is made again, with growing pauses; during a pause calls fail
 //! at once, so that the consensus library's own backoff sees an unreachable peer and not a slow one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
+use mira_net::Dialer;
 use mira_proto::raft_v1::raft_client::RaftClient;
 use mira_proto::raft_v1::raft_server::{Raft, RaftServer};
 use mira_proto::raft_v1::{Envelope, Envelopes};
@@ -20,7 +21,6 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
@@ -43,33 +43,30 @@ const HANDLED_AT_ONCE: usize = 1024;
 
 /// Where nodes are.
 pub trait Peers: Send + Sync + 'static {
-    /// The address of a node's gRPC port as a URI, `http://host:port` or `https://…`; `None` if it is not known.
+    /// The address of a node's gRPC port, `host:port`; `None` if it is not known.
     fn address(&self, node: NodeId) -> Option<String>;
 }
-
-/// Adds TLS, or whatever else an installation needs, to a connection.
-pub type Configure = dyn Fn(Endpoint) -> Result<Endpoint, tonic::transport::Error> + Send + Sync;
 
 /// How peers are reached.
 #[derive(Clone)]
 pub struct GrpcOptions {
     /// Calls to one peer under way at once; more are refused.
     pub in_flight: usize,
-    /// Least and greatest pause before a lost connection is tried again.
-    pub pause: (Duration, Duration),
-    /// Time to make a connection.
-    pub connect_timeout: Duration,
-    /// Adds TLS.
-    pub configure: Option<Arc<Configure>>,
+    /// Pause before a lost connection is tried again, at first; it doubles with each failure.
+    pub min_pause: Duration,
+    /// Longest pause.
+    pub max_pause: Duration,
+    /// Makes the connections.
+    pub dialer: Dialer,
 }
 
 impl Default for GrpcOptions {
     fn default() -> Self {
         Self {
             in_flight: 4096,
-            pause: (Duration::from_millis(20), Duration::from_millis(500)),
-            connect_timeout: Duration::from_secs(1),
-            configure: None,
+            min_pause: Duration::from_millis(20),
+            max_pause: Duration::from_millis(500),
+            dialer: Dialer::default(),
         }
     }
 }
@@ -149,7 +146,7 @@ struct Connection {
 
 impl Connection {
     async fn run(mut self) {
-        let mut pause = self.options.pause.0;
+        let mut pause = self.options.min_pause;
         while let Some(first) = self.calls.recv().await {
             match self.open().await {
                 Ok((outgoing, incoming)) => {
@@ -158,14 +155,14 @@ impl Connection {
                     let ended = self.exchange(first, outgoing, incoming).await;
                     debug!(peer = self.peer, %ended, "connection ended");
                     // A connection that breaks as soon as it is made is no better than none.
-                    if started.elapsed() > self.options.pause.1 {
-                        pause = self.options.pause.0;
+                    if started.elapsed() > self.options.max_pause {
+                        pause = self.options.min_pause;
                     }
                 }
                 Err(cause) => {
                     let _ = first.reply.send(Err(TransportError::Unreachable(self.peer, cause.clone())));
                     self.refuse_for(pause, &cause).await;
-                    pause = (pause * 2).min(self.options.pause.1);
+                    pause = (pause * 2).min(self.options.max_pause);
                 }
             }
         }
@@ -173,32 +170,16 @@ impl Connection {
 
     async fn open(&self) -> Result<(mpsc::Sender<Envelopes>, Streaming<Envelopes>), String> {
         let address = self.peers.address(self.peer).ok_or("its address is not known")?;
-        let channel = tokio::time::timeout(self.options.connect_timeout, self.channel(address));
-        let channel = channel.await.map_err(|_| "no connection in time".to_string())??;
+        let dialer = &self.options.dialer;
+        let channel = dialer.connect(&address).await.map_err(|error| error.to_string())?;
         let mut client =
             RaftClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
         let (outgoing, envelopes) = mpsc::channel(STREAM_MESSAGES);
         let mut request = Request::new(ReceiverStream::new(envelopes));
         request.metadata_mut().insert(TARGET, self.peer.into());
-        let opened = tokio::time::timeout(self.options.connect_timeout, client.exchange(request)).await;
+        let opened = tokio::time::timeout(dialer.connect_timeout, client.exchange(request)).await;
         let stream = opened.map_err(|_| "no stream in time".to_string())?.map_err(|status| status.to_string())?;
         Ok((outgoing, stream.into_inner()))
-    }
-
-    async fn channel(&self, address: String) -> Result<Channel, String> {
-        let endpoint = Endpoint::from_shared(address).map_err(|error| error.to_string())?;
-        let endpoint = endpoint
-            .connect_timeout(self.options.connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(8 << 20);
-        let endpoint = match &self.options.configure {
-            Some(configure) => configure(endpoint).map_err(|error| error.to_string())?,
-            None => endpoint,
-        };
-        endpoint.connect().await.map_err(|error| error.to_string())
     }
 
     async fn refuse_for(&mut self, pause: Duration, cause: &str) {
@@ -283,9 +264,10 @@ impl UnderWay {
     fn answer(&mut self, answers: Envelopes) {
         for envelope in answers.envelopes {
             if let Some((reply, _counted)) = self.calls.remove(&envelope.id) {
-                let answer = match envelope.error.is_empty() {
-                    true => Ok(envelope.body),
-                    false => Err(TransportError::Lost(envelope.error)),
+                let answer = if envelope.error.is_empty() {
+                    Ok(envelope.body)
+                } else {
+                    Err(TransportError::Lost(envelope.error))
                 };
                 let _ = reply.send(answer);
             }

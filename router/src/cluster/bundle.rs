@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tonic::{Response, Status};
 
-use super::Client;
+use super::NodeClients;
 
 type Answer = Result<WriteReply, Status>;
 /// Where a lane leads.
@@ -25,7 +25,7 @@ type To = (NodeId, ShardId);
 
 /// A write that waits for its turn, and who waits for its answer.
 struct Item {
-    client: Client,
+    clients: NodeClients,
     write: WriteRequest,
     answer: oneshot::Sender<Answer>,
 }
@@ -56,7 +56,7 @@ pub struct Bundler(Arc<Mutex<HashMap<To, Lane>>>);
 
 /// Whether a write goes now, or with others.
 enum Turn {
-    Now(Box<(Client, WriteRequest)>),
+    Now(Box<(NodeClients, WriteRequest)>),
     Later(oneshot::Receiver<Answer>),
 }
 
@@ -73,18 +73,19 @@ impl Bundler {
     /// Sends a write to `node`, in company if it is small and meets others.
     pub async fn write(
         &self,
-        (node, mut client): (NodeId, Client),
+        node: NodeId,
+        clients: NodeClients,
         write: WriteRequest,
     ) -> Result<Response<WriteReply>, Status> {
         if !is_small(&write) {
-            return client.write(write).await;
+            return clients.shards().write(write).await;
         }
-        let to = (node, write.shard);
-        match self.enter(to, client, write) {
+        let to = (node, write.header.as_ref().map_or(0, |header| header.shard));
+        match self.enter(to, clients, write) {
             Turn::Now(now) => {
-                let (mut client, write) = *now;
+                let (clients, write) = *now;
                 let _under_way = UnderWay(self, to);
-                client.write(write).await
+                clients.shards().write(write).await
             }
             // Without an answer the task that would have given it was stopped with its runtime.
             Turn::Later(answered) => {
@@ -93,15 +94,15 @@ impl Bundler {
         }
     }
 
-    fn enter(&self, to: To, client: Client, write: WriteRequest) -> Turn {
+    fn enter(&self, to: To, clients: NodeClients, write: WriteRequest) -> Turn {
         let mut lanes = self.0.lock();
         let lane = lanes.entry(to).or_default();
         if lane.under_way == 0 {
             lane.under_way = 1;
-            return Turn::Now(Box::new((client, write)));
+            return Turn::Now(Box::new((clients, write)));
         }
         let (answer, answered) = oneshot::channel();
-        lane.waiting.push(Item { client, write, answer });
+        lane.waiting.push(Item { clients, write, answer });
         if lane.waiting.len() >= limits::MAX_PROPOSAL_FRAMES {
             let items = lane.depart();
             self.send(to, items);
@@ -142,9 +143,9 @@ impl Bundler {
             let _under_way = UnderWay(&bundler, to);
             // Nobody waits any more for a write whose caller has gone.
             items.retain(|item| !item.answer.is_closed());
-            let Some(client) = items.first().map(|item| item.client.clone()) else { return };
+            let Some(clients) = items.first().map(|item| item.clients.clone()) else { return };
             let (answers, writes): (Vec<_>, Vec<_>) = items.into_iter().map(|item| (item.answer, item.write)).unzip();
-            let results = answer_all(client, writes).await;
+            let results = answer_all(clients, writes).await;
             for (waiting, result) in answers.into_iter().zip(results) {
                 let _ = waiting.send(result);
             }
@@ -165,9 +166,9 @@ pub fn size_of_frame(frame: &FrameWrite) -> usize {
 }
 
 /// The answers to some writes of one shard, in their order.
-async fn answer_all(mut client: Client, writes: Vec<WriteRequest>) -> Vec<Answer> {
+async fn answer_all(clients: NodeClients, writes: Vec<WriteRequest>) -> Vec<Answer> {
     let count = writes.len();
-    let sent = timeout(limits::WRITE_TRY, client.write_many(WriteManyRequest { writes })).await;
+    let sent = timeout(limits::WRITE_TRY, clients.shards().write_many(WriteManyRequest { writes })).await;
     let failed = match sent {
         Ok(Ok(reply)) => {
             let WriteManyReply { results } = reply.into_inner();

@@ -1,15 +1,11 @@
 //! One version of the cluster map, indexed for routing. Never changed once made.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{NodeId, ShardId, node_v1};
 
-use super::Group;
-
-/// Steps of a growth, as the map names them.
-const COPYING: &str = "copying";
+use super::{CollectionRoute, Group, RouteConstraint};
 
 /// A map that a router works by.
 pub struct View {
@@ -26,96 +22,13 @@ pub struct View {
     collections: BTreeMap<String, Arc<CollectionRoute>>,
 }
 
-/// A collection and where its frames lie.
-pub struct CollectionRoute {
-    /// The collection.
-    pub info: node_v1::Collection,
-    shard_count: u32,
-    /// Computed at first use: a map may hold thousands of collections that this router never touches.
-    partitioning: OnceLock<Partitioning>,
-    before: OnceLock<Partitioning>,
-}
-
-/// What of a collection's places a request depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stays {
-    /// A read: all of it, and how far a growth is.
-    Whole,
-    /// A write to where a frame lay before a growth, which says itself when the frame has moved.
-    Before,
-    /// A write to where a frame lies after a growth.
-    After,
-}
-
-impl CollectionRoute {
-    fn new(info: node_v1::Collection, shard_count: u32) -> Self {
-        CollectionRoute { info, shard_count, partitioning: OnceLock::new(), before: OnceLock::new() }
-    }
-
-    /// Which shard holds which frame; while the collection grows, once it has.
-    pub fn partitioning(&self) -> &Partitioning {
-        self.partitioning.get_or_init(|| self.over(self.after()))
-    }
-
-    /// Which shard held which frame before the growth that is under way, or was a moment ago.
-    pub fn before_growth(&self) -> Option<&Partitioning> {
-        let growth = self.info.growth.as_ref()?;
-        Some(self.before.get_or_init(|| self.over(growth.from)))
-    }
-
-    /// Whether frames are on their way to the shards that a growth adds.
-    pub fn is_copying(&self) -> bool {
-        self.info.growth.as_ref().is_some_and(|growth| growth.step == COPYING)
-    }
-
-    /// The shards that a growth adds; none without one.
-    pub fn added(&self) -> &[ShardId] {
-        let before = self.before_growth().map_or(usize::MAX, |before| before.shards().len());
-        self.partitioning().shards().get(before..).unwrap_or(&[])
-    }
-
-    /// What a read says of a growth; of a source, which added shards' frames it leaves out.
-    pub fn growing(&self, without: impl IntoIterator<Item = ShardId>) -> Option<node_v1::Growing> {
-        let growth = self.info.growth.as_ref()?;
-        Some(node_v1::Growing { from: growth.from, to: growth.to, without: without.into_iter().collect() })
-    }
-
-    /// What a read that says nothing of a growth says of those before: how many partitions they led to, 0 without one.
-    pub fn grown_to(&self) -> u32 {
-        if self.info.partitions > self.info.first_partitions { self.info.partitions } else { 0 }
-    }
-
-    fn over(&self, partitions: u32) -> Partitioning {
-        Partitioning::new(shards_of_collection(self.info.id, partitions, self.shard_count))
-    }
-
-    fn after(&self) -> u32 {
-        self.info.growth.as_ref().map_or(self.info.partitions, |growth| growth.to)
-    }
-
-    /// Whether frames lie where they lie in `other`, as far as that matters.
-    fn same_place(&self, other: &CollectionRoute, stays: Stays) -> bool {
-        let before =
-            |route: &CollectionRoute| route.info.growth.as_ref().map_or(route.info.partitions, |growth| growth.from);
-        let step = |route: &CollectionRoute| {
-            route.info.growth.as_ref().map(|growth| (growth.from, growth.to, growth.step.clone()))
-        };
-        (self.info.id, self.shard_count) == (other.info.id, other.shard_count)
-            && match stays {
-                Stays::Whole => (self.info.partitions, step(self)) == (other.info.partitions, step(other)),
-                Stays::Before => before(self) == before(other),
-                Stays::After => self.after() == other.after(),
-            }
-    }
-}
-
 impl View {
     /// Indexes a map; collections that have not changed since `old` keep what was computed for them.
     pub fn new(map: node_v1::ClusterMap, old: Option<&View>) -> Self {
         let shard_count = map.shards.len() as u32;
         let route = |info: node_v1::Collection| {
             let known = old.and_then(|old| old.collections.get(&info.name));
-            let kept = known.filter(|known| known.info == info && known.shard_count == shard_count).cloned();
+            let kept = known.filter(|known| known.is_of(&info, shard_count)).cloned();
             let name = info.name.clone();
             (name, kept.unwrap_or_else(|| Arc::new(CollectionRoute::new(info, shard_count))))
         };
@@ -141,8 +54,8 @@ impl View {
     }
 
     /// Whether the collection is still the same and where it was, as far as that matters.
-    pub fn still_at(&self, route: &CollectionRoute, stays: Stays) -> bool {
-        self.collection(&route.info.name).is_some_and(|now| now.same_place(route, stays))
+    pub fn still_at(&self, route: &CollectionRoute, constraint: RouteConstraint) -> bool {
+        self.collection(&route.info.name).is_some_and(|now| now.same_place(route, constraint))
     }
 
     /// The shards, ascending.
@@ -182,6 +95,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mira_proto::node_v1::MigrationStep;
 
     fn map(epoch: u64, collections: &[(&str, u64, u32)]) -> node_v1::ClusterMap {
         let collection = |&(name, id, partitions): &(&str, u64, u32)| node_v1::Collection {
@@ -206,39 +120,44 @@ mod tests {
         let new = View::new(map(2, &[("a", 1, 1), ("b", 2, 4), ("c", 9, 1)]), Some(&old));
         let (a, b, c) = (old.collection("a").unwrap(), old.collection("b").unwrap(), old.collection("c").unwrap());
         assert!(Arc::ptr_eq(a, new.collection("a").unwrap()));
-        assert!(new.still_at(a, Stays::Whole));
-        assert!(!new.still_at(b, Stays::Whole), "grown over more shards");
-        for stays in [Stays::Whole, Stays::Before, Stays::After] {
-            assert!(!new.still_at(c, stays), "deleted and made again");
+        assert!(new.still_at(a, RouteConstraint::Whole));
+        assert!(!new.still_at(b, RouteConstraint::Whole), "grown over more shards");
+        for constraint in [RouteConstraint::Whole, RouteConstraint::Before, RouteConstraint::After] {
+            assert!(!new.still_at(c, constraint), "deleted and made again");
         }
         assert_eq!(new.collection("b").unwrap().partitioning().shards().len(), 4);
     }
 
     #[test]
-    fn while_a_collection_grows_each_request_depends_on_its_own_part_of_the_map() {
-        let at = |epoch, partitions, growth: Option<(u32, u32, &str)>| {
+    fn while_a_collection_moves_each_request_depends_on_its_own_part_of_the_map() {
+        let at = |epoch, partitions, migration: Option<(u32, u32, MigrationStep)>| {
             let mut map = map(epoch, &[("a", 2, partitions)]);
-            map.collections[0].growth =
-                growth.map(|(from, to, step)| node_v1::Growth { from, to, step: step.into(), ..Default::default() });
+            map.collections[0].migration = migration.map(|(from, to, step)| node_v1::Migration {
+                from,
+                to,
+                step: step.into(),
+                ..Default::default()
+            });
             View::new(map, None)
         };
         let before = at(1, 2, None);
-        let copying = at(2, 2, Some((2, 4, "copying")));
-        let clearing = at(3, 4, Some((2, 4, "clearing")));
+        let copying = at(2, 2, Some((2, 4, MigrationStep::Copying)));
+        let clearing = at(3, 4, Some((2, 4, MigrationStep::Clearing)));
         let after = at(5, 4, None);
         let route = |view: &View| view.collection("a").unwrap().clone();
         let still = |now: &View, then: &View| {
-            [Stays::Whole, Stays::Before, Stays::After].map(|stays| now.still_at(&route(then), stays))
+            [RouteConstraint::Whole, RouteConstraint::Before, RouteConstraint::After]
+                .map(|constraint| now.still_at(&route(then), constraint))
         };
         assert_eq!(still(&copying, &before), [false, true, false]);
         assert_eq!(still(&clearing, &copying), [false, true, true]);
         assert_eq!(still(&after, &clearing), [false, false, true]);
         assert_eq!(still(&after, &before), [false; 3]);
         let grown = route(&copying);
-        assert_eq!((grown.partitioning().shards().len(), grown.added().len()), (4, 2));
-        assert_eq!(grown.before_growth().unwrap().shards(), route(&before).partitioning().shards());
-        assert_eq!(grown.added(), &route(&after).partitioning().shards()[2..]);
+        assert_eq!((grown.partitioning().shards().len(), grown.targets().len()), (4, 2));
+        assert_eq!(grown.before_migration().unwrap().shards(), route(&before).partitioning().shards());
+        assert_eq!(grown.targets(), &route(&after).partitioning().shards()[2..]);
         assert!(grown.is_copying() && !route(&clearing).is_copying());
-        assert!(route(&after).added().is_empty() && route(&after).before_growth().is_none());
+        assert!(route(&after).targets().is_empty() && route(&after).before_migration().is_none());
     }
 }

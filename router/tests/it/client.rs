@@ -13,7 +13,7 @@ use mira_embed::{Embedder, HashEmbedder};
 use mira_router::{Router, RouterConfig, RunningRouter};
 use serde_json::Value;
 
-use crate::fake::Fake;
+use mira_testing::FakeCluster;
 
 pub const TOKEN: &str = "test-token";
 /// Components of the test embedder's vectors.
@@ -21,7 +21,7 @@ pub const DIM: usize = 32;
 
 /// A cluster, a router, a client.
 pub struct World {
-    pub fake: Fake,
+    pub fake: FakeCluster,
     pub router: RunningRouter,
     http: Client<HttpConnector, Body>,
 }
@@ -63,7 +63,7 @@ impl Answer {
     }
 }
 
-pub fn config(fake: &Fake) -> RouterConfig {
+pub fn config(fake: &FakeCluster) -> RouterConfig {
     let embedder: Arc<dyn Embedder> = Arc::new(HashEmbedder::with_max_words(DIM, 64));
     RouterConfig {
         nodes: fake.addresses(),
@@ -82,7 +82,7 @@ impl World {
     }
 
     pub async fn with(change: impl FnOnce(&mut RouterConfig)) -> World {
-        let fake = Fake::start(3, 4).await;
+        let fake = FakeCluster::start(3, 4).await;
         let mut config = config(&fake);
         change(&mut config);
         let router = Router::start(config).await.unwrap();

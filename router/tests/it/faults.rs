@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::client::{World, config};
 use crate::errors::authorized;
-use crate::fake::Fake;
+use mira_testing::FakeCluster;
 
 /// How long a slow node takes.
 const SLOW: Duration = Duration::from_millis(50);
@@ -435,7 +435,7 @@ async fn status_names_what_it_could_not_reach() {
 
 #[tokio::test]
 async fn without_any_node_requests_are_refused_and_the_router_is_not_ready() {
-    let fake = Fake::start(1, 1).await;
+    let fake = FakeCluster::start(1, 1).await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let world = World::new().await;
     let lonely = {
@@ -457,7 +457,7 @@ async fn without_any_node_requests_are_refused_and_the_router_is_not_ready() {
 
 #[tokio::test]
 async fn a_router_starts_only_with_what_it_needs() {
-    let fake = Fake::start(1, 1).await;
+    let fake = FakeCluster::start(1, 1).await;
     let mut no_token = config(&fake);
     no_token.tokens.clear();
     assert!(matches!(Router::start(no_token).await, Err(StartError::NoToken)));

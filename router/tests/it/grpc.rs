@@ -1,8 +1,9 @@
 //! gRPC: the operations, and streaming ingest.
 
-use mira_proto::v1;
+use mira_crypto::PassphraseCost;
 use mira_proto::v1::admin_client::AdminClient;
 use mira_proto::v1::memory_client::MemoryClient;
+use mira_proto::{Code, Problem, v1};
 use tonic::transport::Channel;
 
 use crate::client::World;
@@ -114,4 +115,52 @@ async fn collections_are_managed_over_grpc() {
     assert_eq!(tuned, v1::TuneCollectionReply { scanned: true, ..Default::default() }, "nothing is stored in it");
     admin.delete_collection(authorized(v1::DeleteCollectionRequest { name: "c".into() })).await.unwrap();
     assert_eq!(admin.get_collection(authorized(get)).await.unwrap_err().code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn keys_and_backups_are_managed_over_grpc() {
+    let world = World::new().await;
+    let mut admin = AdminClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap();
+    let rotated = admin.rotate_key(authorized(v1::RotateKeyRequest::default())).await.unwrap().into_inner();
+    assert_eq!((rotated.id > 0, rotated.to.as_str()), (true, "2"));
+    let step =
+        |step: &str, message: &'static [u8]| v1::BackupStepRequest { step: step.into(), message: message.into() };
+    let unknown = admin.backup_step(authorized(step("think", &[]))).await.unwrap_err();
+    assert_eq!(Problem::from(unknown).code, Code::NotFound);
+    let malformed = admin.backup_step(authorized(step("backup-page", &[0xff]))).await.unwrap_err();
+    assert_eq!(Problem::from(malformed).code, Code::InvalidArgument);
+    let nobody = admin.list_keys(v1::ListKeysRequest {}).await.unwrap_err();
+    assert_eq!(Problem::from(nobody).code, Code::Unauthenticated);
+    // The same problem on both ways, of a cluster that has no keys.
+    for path in ["/admin/keys", "/admin/erasures", "/admin/repositories"] {
+        let problem = match path {
+            "/admin/keys" => admin.list_keys(authorized(v1::ListKeysRequest {})).await.unwrap_err(),
+            "/admin/erasures" => admin.list_erasures(authorized(v1::ListErasuresRequest {})).await.unwrap_err(),
+            _ => admin.list_repositories(authorized(v1::ListRepositoriesRequest {})).await.unwrap_err(),
+        };
+        assert_eq!(Problem::from(problem).code.as_str(), world.get(path).await.code(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_passphrase_is_changed_over_grpc() {
+    let cheap = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
+    let world = World::with(|config| config.passphrase_cost = cheap).await;
+    let mut client = client(&world).await;
+    let with = |passphrase: &str| {
+        let mut request = authorized(());
+        request.metadata_mut().insert("x-mira-owner-passphrase", passphrase.parse().unwrap());
+        request
+    };
+    let secret = |passphrase: &str| with(passphrase).map(|()| v1::StoreRequest { private: true, ..item("a secret") });
+    let id = client.store(secret("old")).await.unwrap().into_inner().id;
+    let unsaid = with("old").map(|()| v1::SetPassphraseRequest {});
+    assert_eq!(Problem::from(client.set_passphrase(unsaid).await.unwrap_err()).code, Code::InvalidArgument);
+    let mut change = with("old").map(|()| v1::SetPassphraseRequest {});
+    change.metadata_mut().insert("x-mira-new-passphrase", "new".parse().unwrap());
+    client.set_passphrase(change).await.unwrap();
+    let recall =
+        |passphrase: &str| with(passphrase).map(|()| v1::RecallRequest { ids: vec![id.clone()], ..Default::default() });
+    assert_eq!(client.recall(recall("new")).await.unwrap().into_inner().frames.len(), 1);
+    assert_eq!(Problem::from(client.recall(recall("old")).await.unwrap_err()).code, Code::WrongOwnerKey);
 }

@@ -93,7 +93,7 @@ async fn an_empty_collection_and_a_silent_shard_refuse_nothing() {
 #[tokio::test]
 async fn a_node_that_does_not_say_refuses_nothing() {
     let world = counted().await;
-    world.fake.fault(2, |faults| faults.says_no_kinds = true);
+    world.fake.fault(2, |faults| faults.says_no_types = true);
     world.post("/mcp/search", search(&clashing())).await.ok();
     let forget = json!({ "collection": "wide", "filter": clashing() });
     assert_eq!(world.post("/mcp/forget", forget).await.ok()["removed"], 0);
@@ -141,7 +141,7 @@ async fn forget_refuses_before_it_removes() {
         assert_eq!((world.fake.frame_count(), world.fake.seen("forget").len()), (12, 0), "{filter}");
     }
     assert_eq!(forget(&json!({ "field": "metadata.count", "lt": 2 })).await.ok()["removed"], 2);
-    assert_eq!(world.fake.seen("field_kinds").len(), 4, "a filter that makes sense costs a question to each shard");
+    assert_eq!(world.fake.seen("field_types").len(), 4, "a filter that makes sense costs a question to each shard");
     // One without a vector is in no index, and no search finds it; but it is there to be forgotten.
     let blob = json!({ "bytes": "AAEC", "collection": "wide", "metadata": { "count": "y" } });
     world.post("/mcp/store", blob).await.ok();

@@ -2,8 +2,8 @@
 
 mod client;
 mod content;
+mod doors;
 mod errors;
-mod fake;
 mod faults;
 mod grpc;
 mod kinds;

@@ -190,15 +190,15 @@ async fn what_has_not_changed_is_not_sent_again() {
     let ask = json!({ "query": "thought", "k": 20, "include_private": true });
     let search = async || found(&as_owner(&world, "/mcp/search", ask.clone(), ADA).await.ok()).len();
     assert_eq!(search().await, 8);
-    assert_eq!(world.fake.owned_vectors(), 8, "in pages");
+    assert_eq!(world.fake.private_vectors(), 8, "in pages");
     assert_eq!(search().await, 8);
-    assert_eq!(world.fake.owned_vectors(), 8, "from what is kept");
+    assert_eq!(world.fake.private_vectors(), 8, "from what is kept");
     let id = store(&world, "another", json!({})).await;
     assert_eq!(search().await, 9);
-    assert_eq!(world.fake.owned_vectors(), 9, "only the new one");
+    assert_eq!(world.fake.private_vectors(), 9, "only the new one");
     as_owner(&world, "/mcp/forget", json!({ "id": id }), ADA).await.ok();
     assert_eq!(search().await, 8, "what is gone is not found from what was kept");
-    assert_eq!(world.fake.owned_vectors(), 9);
+    assert_eq!(world.fake.private_vectors(), 9);
 }
 
 #[tokio::test]

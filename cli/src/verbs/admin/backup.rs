@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use crate::args::Remote;
-use crate::backup::{self, Created, Repository, Restored, What};
+use crate::backup::{self, Contents, Created, Repository, Restored};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -23,11 +23,11 @@ Examples:
   mira admin restore /mnt/backups/mira")]
 pub struct Backup {
     #[command(subcommand)]
-    action: Action,
+    action: BackupAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum BackupAction {
     /// Back up what has changed since the last backup there, or everything if there is none
     Create {
         /// Folder or s3://BUCKET/PREFIX
@@ -41,7 +41,7 @@ enum Action {
         #[command(flatten)]
         remote: Remote,
     },
-    /// List the backups of a place, and which moments they can bring back
+    /// List the backups of a place, and the recovery points that they offer
     List {
         /// Folder or s3://BUCKET/PREFIX
         place: String,
@@ -53,13 +53,13 @@ enum Action {
     Verify {
         /// Folder or s3://BUCKET/PREFIX
         place: String,
-        /// Which [default: the newest]
+        /// Id of the backup [default: the newest]
         #[arg(long, value_name = "ID")]
         backup: Option<Uuid>,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Write the key file of a place anew, so that keys which were destroyed since leave it
+    /// Write the key file of a place again, so that keys which were destroyed since leave it
     Keys {
         /// Folder or s3://BUCKET/PREFIX
         place: String,
@@ -81,36 +81,38 @@ impl Backup {
     /// Does it, and prints.
     pub async fn run(self) -> Result<(), CliError> {
         match self.action {
-            Action::Create { place, full, log, remote } => {
+            BackupAction::Create { place, full, log, remote } => {
                 let (client, repository) = (Client::new(&remote)?, Repository::open(&place, true).await?);
-                let what = match (full, log) {
-                    (true, _) => What::Everything,
-                    (_, true) => What::Log,
-                    _ => What::Changes,
+                let what = if full {
+                    Contents::Everything
+                } else if log {
+                    Contents::Log
+                } else {
+                    Contents::Changes
                 };
                 let created = backup::create(&client, &repository, what).await?;
                 output::print_answer(&created, remote.json, summary)
             }
-            Action::List { place, json } => {
+            BackupAction::List { place, json } => {
                 let listed = Repository::open(&place, false).await?.list().await?;
                 output::print_answer(&listed, json, |listed| output::backups(listed))
             }
-            Action::Verify { place, backup, remote } => {
+            BackupAction::Verify { place, backup, remote } => {
                 let (client, repository) = (Client::new(&remote)?, Repository::open(&place, false).await?);
                 let verified = backup::verify(&client, &repository, backup).await?;
                 output::print_answer(&verified, remote.json, |verified| restored("is sound", verified))
             }
-            Action::Keys { place, remote } => {
+            BackupAction::Keys { place, remote } => {
                 let (client, repository) = (Client::new(&remote)?, Repository::open(&place, false).await?);
                 backup::rewrite_keys(&client, &repository).await?;
                 let done = serde_json::json!({ "rewritten": place });
                 output::print_answer(&done, remote.json, |_| format!("{place} has the keys of today, and no others\n"))
             }
-            Action::Places(remote) => {
+            BackupAction::Places(remote) => {
                 let reply = Client::new(&remote)?.repositories().await?;
                 output::print_answer(&reply, remote.json, |reply| output::repositories(&reply.repositories))
             }
-            Action::Forget { id, remote } => {
+            BackupAction::Forget { id, remote } => {
                 backup::forget(&Client::new(&remote)?, id).await?;
                 let done = serde_json::json!({ "forgotten": id });
                 output::print_answer(&done, remote.json, |_| format!("forgot {id}\n"))
@@ -122,17 +124,16 @@ impl Backup {
 fn summary(created: &Created) -> String {
     let Created { backup, base, frames, bytes, log_only, forgotten, seconds } = created;
     let (size, rate) = (output::bytes(*bytes), output::bytes((*bytes as f64 / seconds.max(0.001)) as u64));
-    let mut text = match log_only {
-        true => format!("backup {backup} holds what happened since the last one: {size} written in {seconds:.1} s\n"),
-        false => {
-            let what = base.map_or("everything".to_owned(), |base| format!("what has changed since {base}"));
-            format!("backup {backup} holds {what}: {frames} memories, {size} written in {seconds:.1} s ({rate}/s)\n")
-        }
+    let mut text = if *log_only {
+        format!("backup {backup} holds what happened since the last one: {size} written in {seconds:.1} s\n")
+    } else {
+        let what = base.map_or("everything".to_owned(), |base| format!("what has changed since {base}"));
+        format!("backup {backup} holds {what}: {frames} memories, {size} written in {seconds:.1} s ({rate}/s)\n")
     };
     if !forgotten.is_empty() {
         text += &format!(
-            "shards {} did not keep their logs since the last backup: moments between cannot all be restored; back up more \
-             often, or logs alone (--log)\n",
+            "shards {} did not keep their logs since the last backup: not every recovery point between can be restored; \
+             back up more often, or logs alone (--log)\n",
             forgotten.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
         );
     }

@@ -23,11 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 pub struct Collections {
     #[command(subcommand)]
-    action: Action,
+    action: CollectionsAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum CollectionsAction {
     /// List every collection
     #[command(after_help = "Examples:\n  mira admin collections list")]
     List(#[command(flatten)] Remote),
@@ -144,25 +144,25 @@ impl Collections {
     }
 }
 
-impl Action {
+impl CollectionsAction {
     async fn run(self) -> Result<(), CliError> {
         match self {
-            Action::List(remote) => {
+            CollectionsAction::List(remote) => {
                 let list = Client::new(&remote)?.collections().await?;
                 output::print_answer(&list, remote.json, |list| output::collections(list))
             }
-            Action::Show { name, remote } => {
+            CollectionsAction::Show { name, remote } => {
                 let collection = Client::new(&remote)?.collection(&name).await?;
                 output::print_answer(&collection, remote.json, one)
             }
-            Action::Create(create) => {
+            CollectionsAction::Create(create) => {
                 let settings = create.settings()?;
                 let collection = Client::new(&create.remote)?.put_collection(&create.name, &settings).await?;
                 output::print_answer(&collection, create.remote.json, one)
             }
-            Action::Grow(grow) => grow.run().await,
-            Action::Tune(tune) => tune.run().await,
-            Action::Delete { name, remote, .. } => {
+            CollectionsAction::Grow(grow) => grow.run().await,
+            CollectionsAction::Tune(tune) => tune.run().await,
+            CollectionsAction::Delete { name, remote, .. } => {
                 Client::new(&remote)?.delete_collection(&name).await?;
                 output::print_answer(&serde_json::json!({"deleted": name}), remote.json, |_| {
                     format!("deleted {name}\n")

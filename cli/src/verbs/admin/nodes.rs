@@ -29,13 +29,13 @@ Examples:
   mira admin nodes remove 10.0.0.2:7892")]
 pub struct Nodes {
     #[command(subcommand)]
-    action: Option<Action>,
+    action: Option<NodesAction>,
     #[command(flatten)]
     remote: Remote,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum NodesAction {
     /// List the storage nodes
     List(#[command(flatten)] Remote),
     /// Give a node that has joined its share of the replicas
@@ -52,7 +52,7 @@ enum Action {
     },
     /// Forget a node that holds nothing; its id is never let in again
     Remove(Change),
-    /// Let no replica move until `resume`, except to mend damage
+    /// Let no replica move until `resume`, except to repair damage
     Pause(#[command(flatten)] Remote),
     /// Let replicas move again
     Resume(#[command(flatten)] Remote),
@@ -77,13 +77,13 @@ impl Nodes {
     pub async fn run(self) -> Result<(), CliError> {
         match self.action {
             None => list(&self.remote).await,
-            Some(Action::List(remote)) => list(&remote).await,
-            Some(Action::Add(change)) => change.make(NodeAction::Add, None).await,
-            Some(Action::Drain(change)) => change.make(NodeAction::Drain, None).await,
-            Some(Action::Replace { change, by }) => change.make(NodeAction::Replace, Some(by)).await,
-            Some(Action::Remove(change)) => change.make(NodeAction::Remove, None).await,
-            Some(Action::Pause(remote)) => set_moves(&remote, true).await,
-            Some(Action::Resume(remote)) => set_moves(&remote, false).await,
+            Some(NodesAction::List(remote)) => list(&remote).await,
+            Some(NodesAction::Add(change)) => change.make(NodeAction::Add, None).await,
+            Some(NodesAction::Drain(change)) => change.make(NodeAction::Drain, None).await,
+            Some(NodesAction::Replace { change, by }) => change.make(NodeAction::Replace, Some(by)).await,
+            Some(NodesAction::Remove(change)) => change.make(NodeAction::Remove, None).await,
+            Some(NodesAction::Pause(remote)) => set_moves(&remote, true).await,
+            Some(NodesAction::Resume(remote)) => set_moves(&remote, false).await,
         }
     }
 }

@@ -16,8 +16,9 @@ use crate::output;
 /// behind its own if that is another. Writes are refused until everything is back. Stopped half-way, the same command
 /// goes on.
 ///
-/// With --at, what comes back is what the cluster held at that moment, by the clock that its logs carry: the newest backup
-/// before it, and the logs that were backed up since. `mira admin backup list` shows which moments there are.
+/// With --at, what comes back is what the cluster held at that time (point-in-time recovery), by the clock that its logs carry:
+/// the logs that were backed up are replayed over the newest backup before it. `mira admin backup list` shows the recovery
+/// points that there are.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,10 +28,10 @@ Examples:
 pub struct Restore {
     /// Folder or s3://BUCKET/PREFIX
     place: String,
-    /// Which [default: the newest]
+    /// Id of the backup [default: the newest]
     #[arg(long, value_name = "ID")]
     backup: Option<Uuid>,
-    /// The moment that is to come back, such as 2026-11-28T14:05:00Z
+    /// The recovery point that is to come back, such as 2026-11-28T14:05:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "backup")]
     at: Option<jiff::Timestamp>,
     #[command(flatten)]

@@ -15,16 +15,16 @@ use crate::output;
 Examples:
   mira admin shards
   mira admin shards verify --timeout 5m
-  mira admin shards verify --shard 3 --mend")]
+  mira admin shards verify --shard 3 --repair")]
 pub struct Shards {
     #[command(subcommand)]
-    action: Option<Action>,
+    action: Option<ShardsAction>,
     #[command(flatten)]
     remote: Remote,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum ShardsAction {
     /// List the shards with their replicas
     List(#[command(flatten)] Remote),
     /// Have every replica read and digest all it holds as of one log position, and compare
@@ -32,9 +32,9 @@ enum Action {
         /// Only this shard; may be given several times
         #[arg(long = "shard", value_name = "N")]
         shards: Vec<u32>,
-        /// Have a replica that differs from the majority, or cannot be read, made anew from the others
+        /// Have a replica that differs from the majority, or cannot be read, rebuilt from the others
         #[arg(long)]
-        mend: bool,
+        repair: bool,
         #[command(flatten)]
         remote: Remote,
     },
@@ -45,10 +45,10 @@ impl Shards {
     pub async fn run(self) -> Result<(), CliError> {
         match self.action {
             None => list(&self.remote).await,
-            Some(Action::List(remote)) => list(&remote).await,
-            Some(Action::Verify { shards, mend, remote }) => {
+            Some(ShardsAction::List(remote)) => list(&remote).await,
+            Some(ShardsAction::Verify { shards, repair, remote }) => {
                 let shards = (!shards.is_empty()).then_some(shards);
-                let reply = Client::new(&remote)?.verify(&VerifyRequest { shards, mend }).await?;
+                let reply = Client::new(&remote)?.verify(&VerifyRequest { shards, repair }).await?;
                 output::print_answer(&reply.shards, remote.json, |shards| output::verifications(shards))?;
                 match reply.shards.iter().filter(|shard| shard.state != "sound").count() {
                     0 => Ok(()),

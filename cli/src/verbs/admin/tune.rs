@@ -41,15 +41,16 @@ pub struct Tune {
 impl Tune {
     /// Measures, sets and prints.
     pub async fn run(self) -> Result<(), CliError> {
-        let request = match self.reset {
-            true => TuneRequest { reset: true, using: self.using.clone(), ..TuneRequest::default() },
-            false => TuneRequest {
+        let request = if self.reset {
+            TuneRequest { reset: true, using: self.using.clone(), ..TuneRequest::default() }
+        } else {
+            TuneRequest {
                 recall: Some(self.recall),
                 k: Some(self.k),
                 dry_run: self.dry_run,
                 using: self.using.clone(),
                 reset: false,
-            },
+            }
         };
         let client = Client::new(&self.remote)?;
         let spinner = self.spinner();
@@ -59,9 +60,10 @@ impl Tune {
     }
 
     fn spinner(&self) -> ProgressBar {
-        let spinner = match self.reset {
-            true => ProgressBar::hidden(),
-            false => output::bar(None, "{spinner} measuring {msg}, {elapsed} of at most {prefix}"),
+        let spinner = if self.reset {
+            ProgressBar::hidden()
+        } else {
+            output::bar(None, "{spinner} measuring {msg}, {elapsed} of at most {prefix}")
         };
         spinner.set_message(self.name.clone());
         spinner.set_prefix(format!("{:?}", self.remote.timeout));

@@ -35,9 +35,10 @@ pub struct Line {
 pub fn read(file: &Path, base: &SearchRequest) -> Result<Vec<Line>, CliError> {
     let name = if file.as_os_str() == "-" { PathBuf::from("standard input") } else { file.to_owned() };
     let mut text = Vec::new();
-    let read = match file.as_os_str() == "-" {
-        true => std::io::stdin().take(MAX_FILE_BYTES + 1).read_to_end(&mut text),
-        false => std::fs::File::open(file).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)),
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().take(MAX_FILE_BYTES + 1).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
     };
     read.map_err(CliError::io(&name))?;
     let bad = |detail| CliError::BadFile { path: name.clone(), detail };
@@ -47,10 +48,7 @@ pub fn read(file: &Path, base: &SearchRequest) -> Result<Vec<Line>, CliError> {
     let text = String::from_utf8(text)
         .map_err(|error| bad(format!("not UTF-8 from byte {}", error.utf8_error().valid_up_to())))?;
     let lines = parse(&text, base).map_err(bad)?;
-    match lines.is_empty() {
-        true => Err(bad("there is no search in it".to_owned())),
-        false => Ok(lines),
-    }
+    if lines.is_empty() { Err(bad("there is no search in it".to_owned())) } else { Ok(lines) }
 }
 
 /// All lines, or what is wrong with the first of those that are wrong.

@@ -194,7 +194,7 @@ fn archived(
     key: &RepositoryKey,
     group: &Group,
     after: u64,
-) -> (Vec<node_v1::RollLog>, BTreeSet<(CollectionId, FrameId)>) {
+) -> (Vec<node_v1::ReplayEntries>, BTreeSet<(CollectionId, FrameId)>) {
     let (mut pages, mut named, mut after) = (Vec::new(), BTreeSet::new(), after);
     loop {
         let found = group.archive(after, 700).expect("readable");
@@ -208,7 +208,7 @@ fn archived(
         let number = pages.len() as u32;
         let place = LogPlace { backup: BACKUP, shard: 3, number, after, touched: &touched };
         let page = place.seal(key, &found.entries);
-        pages.push(node_v1::RollLog {
+        pages.push(node_v1::ReplayEntries {
             backup: Bytes::from_static(BACKUP),
             number,
             after,
@@ -225,7 +225,7 @@ fn base(
     collection: CollectionId,
     view: &StateReader,
     named: &BTreeSet<(CollectionId, FrameId)>,
-) -> node_v1::RollBase {
+) -> node_v1::ReplayBase {
     let body = read_page(view, collection, (None, 0)).expect("readable");
     let (ids, changed) = (write_ids(&body.ids), write_ids(&body.changed()));
     let wanted: Vec<FrameId> = body.ids.iter().copied().filter(|&frame| named.contains(&(collection, frame))).collect();
@@ -233,12 +233,12 @@ fn base(
     let standing = Some(Standing::read(view, collection).expect("readable"));
     let page = place.seal(key, &PageBody { standing, ..body.body });
     let backup = Bytes::from_static(BACKUP);
-    node_v1::RollBase { backup, collection, number: 0, ids, changed, page, wanted: write_ids(&wanted), first: true }
+    node_v1::ReplayBase { backup, collection, number: 0, ids, changed, page, wanted: write_ids(&wanted), first: true }
 }
 
-fn begin(key: &RepositoryKey, start: &[u8], until_ms: u64, positions: &[(CollectionId, u64)]) -> node_v1::RollBegin {
-    let parts = positions.iter().map(|&(collection, position)| node_v1::RollPart { collection, position });
-    node_v1::RollBegin {
+fn begin(key: &RepositoryKey, start: &[u8], until_ms: u64, positions: &[(CollectionId, u64)]) -> node_v1::ReplayBegin {
+    let parts = positions.iter().map(|&(collection, position)| node_v1::ReplayPart { collection, position });
+    node_v1::ReplayBegin {
         backup: Bytes::from_static(BACKUP),
         shard: 3,
         start: key.seal(&start_place(BACKUP, 3), start, &mut os_rng()).into(),
@@ -247,7 +247,7 @@ fn begin(key: &RepositoryKey, start: &[u8], until_ms: u64, positions: &[(Collect
     }
 }
 
-fn roll(key: &RepositoryKey, begin: &node_v1::RollBegin) -> Roll {
+fn roll(key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Roll {
     Roll::begin(Arc::new(MemEngine::new()), WINDOW, (key, begin)).expect("it begins")
 }
 
@@ -376,15 +376,15 @@ async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
     let (pages, named) = archived(&key, &live.group, start.index);
     assert!(pages.len() > 3, "{}", pages.len());
     let begun = |until_ms| begin(&key, &start.encoded, until_ms, &[(1, start.index)]);
-    let log = |roll: &mut Roll, page: &node_v1::RollLog| roll.log(&key, page).map_err(code);
+    let log = |roll: &mut Roll, page: &node_v1::ReplayEntries| roll.log(&key, page).map_err(code);
 
     // A page that is missing, altered, or in another's place.
     let mut hole = roll(&key, &begun(u64::MAX));
     assert_eq!(log(&mut hole, &pages[0]), Ok(false));
     assert_eq!(log(&mut hole, &pages[2]), Err(Code::Damaged));
-    let swapped = node_v1::RollLog { page: pages[2].page.clone(), ..pages[1].clone() };
+    let swapped = node_v1::ReplayEntries { page: pages[2].page.clone(), ..pages[1].clone() };
     assert_eq!(log(&mut hole, &swapped), Err(Code::Damaged));
-    let less = node_v1::RollLog { touched: Bytes::new(), ..pages[1].clone() };
+    let less = node_v1::ReplayEntries { touched: Bytes::new(), ..pages[1].clone() };
     assert_eq!(log(&mut hole, &less), Err(Code::Damaged));
     assert_eq!(log(&mut hole, &pages[1]), Ok(false));
     assert_eq!(log(&mut hole, &pages[0]), Ok(false), "what it has already changes nothing");
@@ -399,7 +399,7 @@ async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
     let place = PagePlace { backup: BACKUP, shard: 3, collection: 1, number: 0, ids: &ids, changed: &ids };
     let old = place.seal_old(&key, &body.body.frames);
     assert_eq!(place.open(&key, &old).expect("it is read").frames, body.body.frames);
-    let page = node_v1::RollBase { page: old, ids: ids.clone(), changed: ids, ..base(&key, 1, &view, &named) };
+    let page = node_v1::ReplayBase { page: old, ids: ids.clone(), changed: ids, ..base(&key, 1, &view, &named) };
     assert_eq!(roll(&key, &begun(u64::MAX)).base(&key, &page).map_err(code), Err(Code::UnsupportedVersion));
 
     // What changes a collection's shape, unless it is of one that does not come back, or later than what is wanted.
@@ -441,18 +441,18 @@ fn rolls_are_bounded_and_leave_nothing_behind() {
     let first = |until_ms| Step::Begin(begin(&key, &start.encoded, until_ms, &[]));
     let begin = |until_ms| rolls.step(&key, (0, &first(until_ms)));
     let begun: Vec<u64> =
-        (0..limits::MAX_ROLLS as u64).map(|until_ms| begin(until_ms).expect("it begins").roll).collect();
+        (0..limits::MAX_RECOVERIES as u64).map(|until_ms| begin(until_ms).expect("it begins").replay).collect();
     assert!(matches!(begin(1_000), Err(Refusal::NotReady(_))));
     // Whoever begins the same again has given up the one before.
-    let again = begin(2).expect("it begins").roll;
-    let hold = Step::Hold(node_v1::RollHold {});
+    let again = begin(2).expect("it begins").replay;
+    let hold = Step::Hold(node_v1::ReplayHold {});
     assert_eq!(code(rolls.step(&key, (begun[2], &hold)).expect_err("it is gone")), Code::NotFound);
     rolls.step(&key, (again, &hold)).expect("it is there");
-    let end = Step::End(node_v1::RollEnd {});
+    let end = Step::End(node_v1::ReplayEnd {});
     rolls.step(&key, (begun[0], &end)).expect("it ends");
-    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), limits::MAX_ROLLS - 1);
+    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), limits::MAX_RECOVERIES - 1);
     let page =
-        Step::Page(node_v1::RollPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() });
+        Step::Page(node_v1::ReplayPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() });
     assert_eq!(code(rolls.step(&key, (begun[0], &page)).expect_err("it is gone")), Code::NotFound);
     assert!(rolls.step(&key, (begun[1], &page)).expect("there").ids.is_empty());
     rolls.clear();

@@ -761,20 +761,17 @@ impl ShardIndex {
 }
 
 fn config(space: &Space<'_>) -> Config {
-    let quantization = match space.quantization {
-        "none" => Quantization::None,
-        "binary" => Quantization::Binary,
-        _ => Quantization::Int8,
+    let metric = match space.metric {
+        mira_proto::model::Metric::Cosine => Metric::Cosine,
+        mira_proto::model::Metric::Dot => Metric::Dot,
+        mira_proto::model::Metric::L2 => Metric::L2,
     };
-    Config { quantization, ..Config::new(space.dim, metric(space)) }
-}
-
-fn metric(space: &Space<'_>) -> Metric {
-    match space.metric {
-        "dot" => Metric::Dot,
-        "l2" => Metric::L2,
-        _ => Metric::Cosine,
-    }
+    let quantization = match space.quantization {
+        mira_proto::model::Quantization::None => Quantization::None,
+        mira_proto::model::Quantization::Int8 => Quantization::Int8,
+        mira_proto::model::Quantization::Binary => Quantization::Binary,
+    };
+    Config { quantization, ..Config::new(space.dim, metric) }
 }
 
 pub(super) fn refuse(error: mira_index::IndexError) -> IndexError {

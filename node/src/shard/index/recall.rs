@@ -19,7 +19,7 @@ use mira_proto::{Problem, Refusal, limits, node_v1};
 use parking_lot::Mutex;
 
 use crate::shard::{
-    Shard,
+    ReadView, Shard,
     index::{self, IndexError, ShardIndex, SpaceId},
     read::{Caller, refuse_index},
 };
@@ -35,8 +35,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         &self,
         request: node_v1::MeasureRecallRequest,
     ) -> Result<node_v1::MeasureRecallReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
+        let ReadView { collection, state, .. } = self.begin_read(request.header.as_ref()).await?;
         check(&request)?;
         let space = SpaceId::from(&collection.space_named(&request.space)?);
         let caller = Caller::default();
@@ -47,7 +46,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
             measure(&index, space, &request, &Pace::new(stopped))
         });
         let measured = measured.await.map_err(|error| Problem::internal(format!("the measurement failed: {error}")))?;
-        measured.map_err(refuse_index)
+        let measured = measured.map_err(refuse_index)?;
+        Ok(node_v1::MeasureRecallReply { state: Some(state), ..measured })
     }
 }
 
@@ -98,6 +98,7 @@ fn measure(
             scanned: false,
             samples: samples.len() as u32,
             beams: beams.collect::<Result<_, _>>()?,
+            ..Default::default()
         })
     });
     measured.unwrap_or(Ok(nothing)).map_err(index::refuse)

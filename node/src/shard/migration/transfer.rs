@@ -143,14 +143,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
     pub(in crate::shard) fn shown(
         &self,
         collection: &CollectionRecord,
-        epoch: u64,
-        (growing, grown_to): (Option<&node_v1::Growing>, u32),
+        header: &node_v1::ReadHeader,
     ) -> Result<(Shown, Vec<ShardId>), Refusal> {
         let tenure = self.tenure(collection.id)?;
-        if let Some(tenure) = tenure.as_ref().filter(|tenure| tenure.min_epoch > epoch) {
+        if let Some(tenure) = tenure.as_ref().filter(|tenure| tenure.min_epoch > header.epoch) {
             return Err(Refusal::StaleMap { epoch: tenure.min_epoch.max(self.shared.cluster.borrow().header.epoch) });
         }
-        let Some(growing) = growing else {
+        let grown_to = header.grown_to;
+        let Some(growing) = header.migration.as_ref() else {
             // To this reader every frame is where it belongs: so it is, or this replica has not heard of a growth.
             let knows = |tenure: &Tenure| tenure.has_grown_to(&self.homes(collection.id, tenure.span), grown_to);
             return match grown_to == 0 || tenure.is_some_and(|tenure| knows(&tenure)) {
@@ -188,13 +188,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
     pub async fn begin_pass(&self, request: &node_v1::BeginPassRequest) -> Result<u64, Refusal> {
         self.must_lead()?;
         let span = self.agreed_span(request.collection, (request.from, request.to), request.epoch)?;
-        if !request.release {
+        if !request.freeze {
             return self.group.read_index().await.map_err(crate::shard::refuse_read);
         }
-        let step = GrowStep::Release { heir: request.heir, min_epoch: request.epoch };
+        let step = GrowStep::Release { heir: request.target, min_epoch: request.epoch };
         let (tenure, _) = self.grow(request.collection, span, step).await?;
-        let released =
-            tenure.filter(|tenure| tenure.span == span).and_then(|tenure| tenure.released.get(&request.heir).copied());
+        let released = tenure
+            .filter(|tenure| tenure.span == span)
+            .and_then(|tenure| tenure.released.get(&request.target).copied());
         released.ok_or_else(|| Refusal::NotReady("the collection grows otherwise here".into()))
     }
 
@@ -210,7 +211,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let homes = self.homes(collection.id, span);
-        let page = (request.heir, self.shared.page_frames);
+        let page = (request.target, self.shared.page_frames);
         let mut listed = list_moving(&view, collection.id, &homes, page, (after, request.since))
             .map_err(|error| self.unreadable(error))?;
         let mut frames: Vec<Bytes> = Vec::new();
@@ -218,7 +219,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let mut resealer = Resealer::new(&self.shared, &collection);
         for &frame in &listed.changed {
             let stored = self.stored(&view, collection.id, frame)?;
-            let moved = resealer.moved(stored, self.id, request.heir).map_err(|error| self.unopened(frame, &error))?;
+            let moved =
+                resealer.moved(stored, self.id, request.target).map_err(|error| self.unopened(frame, &error))?;
             let sealed = command::encode(&moved);
             if !frames.is_empty() && bytes + sealed.len() > limits::GROWTH_PAGE_BYTES {
                 // The page ends before this frame.

@@ -11,7 +11,7 @@ use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
 
 use crate::meta::CollectionRecord;
 
-use crate::shard::{Shard, frame_id, index::Fields};
+use crate::shard::{ReadView, Shard, frame_id, index::Fields};
 
 /// What an index knows of the fields that a condition compares, and more of the tail where that matters.
 pub(in crate::shard) fn known<'a>(
@@ -35,28 +35,28 @@ fn join(fields: &mut Fields, attributes: &Attributes) {
 }
 
 /// As routers read it.
-pub(super) fn to_wire(fields: Fields) -> node_v1::KnownKinds {
+pub(super) fn to_wire(fields: Fields) -> node_v1::KnownFieldTypes {
     let known = fields.into_iter().filter(|(_, kinds)| !kinds.is_none());
-    let fields = known.map(|(field, kinds)| node_v1::FieldKinds { field, kinds: kinds.bits().into() });
-    node_v1::KnownKinds { fields: fields.collect() }
+    let fields = known.map(|(field, kinds)| node_v1::FieldTypes { field, types: kinds.bits().into() });
+    node_v1::KnownFieldTypes { fields: fields.collect() }
 }
 
 impl<R: mira_raft::Runtime> Shard<R> {
     /// What the fields of a filter hold, in the index or, by steps, in all plain frames.
-    pub async fn field_kinds(&self, request: node_v1::FieldKindsRequest) -> Result<node_v1::FieldKindsReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
+    pub async fn field_types(&self, request: node_v1::FieldTypesRequest) -> Result<node_v1::FieldTypesReply, Refusal> {
+        let ReadView { collection, state, .. } = self.begin_read(request.header.as_ref()).await?;
+        let state = Some(state);
         let checked = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
         let condition = filter::condition(checked);
         if !request.walk {
             // While the index is being made only a walk can tell.
-            let kinds = self.index.field_kinds(&collection, &condition).map(to_wire);
-            return Ok(node_v1::FieldKindsReply { kinds, ..Default::default() });
+            let field_types = self.index.field_kinds(&collection, &condition).map(to_wire);
+            return Ok(node_v1::FieldTypesReply { state, field_types, ..Default::default() });
         }
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
         let (fields, next) = tokio::task::block_in_place(|| self.kinds_of_frames(&collection, &condition, after))?;
         let (more, next) = (next.is_some(), next.map(|frame| frame.to_be_bytes().to_vec().into()).unwrap_or_default());
-        Ok(node_v1::FieldKindsReply { kinds: Some(to_wire(fields)), more, next })
+        Ok(node_v1::FieldTypesReply { state, field_types: Some(to_wire(fields)), more, next })
     }
 
     /// Of the next frames, and where to go on.

@@ -23,7 +23,7 @@ use mira_raft::{EngineError, StateReader};
 use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
-    Shard, chunks, frame_id,
+    ReadView, Shard, chunks, frame_id,
     index::recall_sampler,
     index::{Found, IndexError, Query, ShardIndex},
     record::{self, Class, FrameBody, FrameHead, FramePlace, FrameRecord},
@@ -33,11 +33,8 @@ use crate::shard::{
 impl<R: mira_raft::Runtime> Shard<R> {
     /// The frames of these ids that exist, in their order.
     pub async fn fetch(&self, request: node_v1::FetchRequest) -> Result<node_v1::FetchReply, Refusal> {
-        let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
-        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
+        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         let ids = request.ids.iter().map(|id| frame_id(id)).collect::<Result<Vec<_>, _>>()?;
-        let applied = self.group.reader().applied_index();
         let class = chunks::class(request.class)?;
         let shown = |ids: &[FrameId]| ids.iter().copied().filter(|&id| shown.shows(id)).collect::<Vec<_>>();
         let (frames, looked_at) = match request.max_bytes {
@@ -45,7 +42,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             // Up to a page of them: work of milliseconds, for which this thread lets its other tasks go.
             room => tokio::task::block_in_place(|| self.open_page(&collection, class, &ids, (room, shown)))?,
         };
-        Ok(node_v1::FetchReply { frames, applied, freshness, opened, looked_at })
+        Ok(node_v1::FetchReply { state: Some(state), frames, looked_at })
     }
 
     /// The first of some frames, until they have so many bytes, and how many were looked at.
@@ -72,9 +69,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// The frames of a session by time of creation, oldest first; with `last`, the newest `limit` of them.
     pub async fn session(&self, request: node_v1::SessionRequest) -> Result<node_v1::FetchReply, Refusal> {
-        let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
-        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
+        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         let tag = match request.private_session.is_empty() {
             true => self.session_tag(&collection, &request.session)?,
             false => private::session_tag(&self.shared.keyring, &collection, &request.private_session)?,
@@ -87,7 +82,6 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         let limit = request.limit.clamp(1, limits::MAX_RECALL) as usize;
         let reader = self.group.reader();
-        let applied = reader.applied_index();
         let mut ids = Vec::new();
         reader
             .scan(Bound::Included(&from), Bound::Excluded(&to), request.last, &mut |key, _| {
@@ -100,33 +94,31 @@ impl<R: mira_raft::Runtime> Shard<R> {
             ids.reverse();
         }
         let frames = self.open_frames(&collection, Class::Memory, &ids)?.into_iter().flatten().collect();
-        Ok(node_v1::FetchReply { frames, applied, freshness, opened, looked_at: 0 })
+        Ok(node_v1::FetchReply { state: Some(state), frames, looked_at: 0 })
     }
 
     /// Ids and scores of the nearest frames of this shard, best first; with their frames if asked.
     pub async fn search(&self, request: node_v1::SearchRequest) -> Result<node_v1::SearchReply, Refusal> {
-        let freshness = self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
+        let ReadView { collection, shown, mut state } = self.begin_read(request.header.as_ref()).await?;
         let space = collection.space_named(&request.space)?;
         crate::shard::write::check_vector(&request.vector, &space)?;
         if request.k == 0 || request.k > limits::MAX_K {
             return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)).into());
         }
-        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
-        // Before anything is looked at: what changes from here on is later than the answer says.
-        let applied = self.group.reader().applied_index();
         if let Some(position) = request.unless_changed_since
             && self.index.is_unchanged_since(collection.id, position)
         {
             // The answer may come from a replica that was ahead of this one.
-            let applied = applied.max(position);
-            let as_of = position;
-            return Ok(node_v1::SearchReply { applied, not_modified: true, as_of, freshness, ..Default::default() });
+            state.applied = state.applied.max(position);
+            let (state, as_of) = (Some(state), position);
+            return Ok(node_v1::SearchReply { state, not_modified: true, as_of, ..Default::default() });
         }
         if shown.is_none() {
-            let kinds = Some(node_v1::KnownKinds::default());
-            return Ok(node_v1::SearchReply { applied, freshness, kinds, ..Default::default() });
+            let field_types = Some(node_v1::KnownFieldTypes::default());
+            state.taken_over.clear();
+            return Ok(node_v1::SearchReply { state: Some(state), field_types, ..Default::default() });
         }
+        let is_migrating = request.header.as_ref().is_some_and(|header| header.migration.is_some());
         let created_to_ms = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
         let wanted = filter::split(filter::parse(&request.filter_json)?, request.created_from_ms..created_to_ms);
         let ranking = Ranking::of(&request)?;
@@ -166,11 +158,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let (hits, mut found) = ranked?;
         if !request.exact && ranking.is_plain() && self.shared.quality.wants() {
             let scores = hits.iter().map(|hit| hit.similarity).collect();
-            self.repeat_exactly(pools, query, (applied, scores));
+            self.repeat_exactly(pools, query, (state.applied, scores));
         }
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
         let Found { searched, tail, kinds, .. } = found;
-        let kinds = kinds.map(field_types::to_wire);
+        let field_types = kinds.map(field_types::to_wire);
         let vectors = match request.with_vectors {
             true => self.vectors_of(&space, &hits)?,
             false => vec![Vec::new(); hits.len()],
@@ -199,21 +191,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
             })
             .collect();
         // What is shown of a collection that grows changes without any of its frames.
-        let is_kept = !self.index.is_expiring(collection.id) && request.growing.is_none();
-        let as_of = if is_kept { applied } else { 0 };
+        let is_kept = !self.index.is_expiring(collection.id) && !is_migrating;
+        let as_of = if is_kept { state.applied } else { 0 };
         let not_modified = false;
-        Ok(node_v1::SearchReply {
-            hits,
-            applied,
-            searched,
-            tail,
-            explain,
-            not_modified,
-            as_of,
-            freshness,
-            opened,
-            kinds,
-        })
+        Ok(node_v1::SearchReply { state: Some(state), hits, searched, tail, explain, not_modified, as_of, field_types })
     }
 
     /// What a search may take: its pool, its visited set, its query and its frames. An estimate: what most frames take.
@@ -530,9 +511,9 @@ fn explained(found: &mut Found, took: std::time::Duration) -> node_v1::SearchExp
         return node_v1::SearchExplain { unknown_fields, micros, ..Default::default() };
     };
     let plan = match explain.plan {
-        Plan::Scan => "scan",
-        Plan::Graph => "graph",
-        Plan::GraphThenScan => "graph_then_scan",
+        Plan::Scan => node_v1::SearchPlan::Scan,
+        Plan::Graph => node_v1::SearchPlan::Graph,
+        Plan::GraphThenScan => node_v1::SearchPlan::GraphThenScan,
     };
     let (matching, matching_of) = explain.matching.unwrap_or_default();
     node_v1::SearchExplain {

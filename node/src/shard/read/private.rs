@@ -22,7 +22,7 @@ use crate::{
 };
 
 use crate::shard::{
-    Shard,
+    ReadView, Shard,
     command::Asker,
     frame_id,
     migration::ownership::Shown,
@@ -164,14 +164,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 
     /// One page of an owner's private frames with their sealed vectors, in order of their ids.
-    pub async fn owned(&self, request: node_v1::OwnedRequest) -> Result<node_v1::OwnedReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
-        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
+    pub async fn list_private_vectors(
+        &self,
+        request: node_v1::ListPrivateVectorsRequest,
+    ) -> Result<node_v1::ListPrivateVectorsReply, Refusal> {
+        // The state is noted first: what changes while the page is read counts as unknown to the caller, and is sent again.
+        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         let reader = self.group.reader();
         let page = Page {
-            // Read first: what changes while the page is read counts as unknown to the caller, and is sent again.
-            applied: reader.applied_index(),
             owner: keyed(&self.shared.keyring, &collection, record::OWNER_TAG, &request.owner)?,
             after: if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) },
             known: request.known,
@@ -181,13 +181,13 @@ impl<R: mira_raft::Runtime> Shard<R> {
             collection,
             reader,
             shown,
-            opened,
         };
         // Opening layers is work of milliseconds: not on the threads that carry heartbeats.
-        tokio::task::spawn_blocking(move || page.read())
+        let page = tokio::task::spawn_blocking(move || page.read())
             .await
             .map_err(|error| Problem::internal(format!("reading private frames failed: {error}")))?
-            .map_err(|error| self.unreadable(error))
+            .map_err(|error| self.unreadable(error))?;
+        Ok(node_v1::ListPrivateVectorsReply { state: Some(state), ..page })
     }
 }
 
@@ -201,23 +201,20 @@ struct Page {
     owner: [u8; 16],
     known: u64,
     after: Option<FrameId>,
-    applied: u64,
     /// While the collection grows: the frames that this shard shows, and whose it has taken over.
     shown: Shown,
-    opened: Vec<ShardId>,
 }
 
 impl Page {
-    fn read(mut self) -> Result<node_v1::OwnedReply, EngineError> {
-        let opened = std::mem::take(&mut self.opened);
-        let mut reply = node_v1::OwnedReply { applied: self.applied, opened, ..Default::default() };
+    fn read(mut self) -> Result<node_v1::ListPrivateVectorsReply, EngineError> {
+        let mut reply = node_v1::ListPrivateVectorsReply::default();
         if self.known > 0 && self.after.is_none() && self.changed()? <= self.known {
             reply.unchanged = true;
             return Ok(reply);
         }
         let mut bytes = 0;
         loop {
-            let entries = self.next_entries(limits::OWNED_PAGE_BYTES - bytes)?;
+            let entries = self.next_entries(limits::PRIVATE_PAGE_BYTES - bytes)?;
             let Some(&(last, _)) = entries.last() else { return Ok(reply) };
             for (frame, owned) in entries.into_iter().filter(|(frame, _)| self.shown.shows(*frame)) {
                 let vectors = match owned.changed > self.known && owned.vector_bytes > 0 {
@@ -225,7 +222,7 @@ impl Page {
                     false => Vec::new(),
                 };
                 bytes += vectors.len();
-                reply.frames.push(node_v1::Owned {
+                reply.frames.push(node_v1::PrivateVectors {
                     id: frame.to_be_bytes().to_vec().into(),
                     changed: owned.changed,
                     created_ms: owned.created_ms,
@@ -234,7 +231,7 @@ impl Page {
                 });
             }
             self.after = Some(last);
-            if bytes >= limits::OWNED_PAGE_BYTES || reply.frames.len() >= limits::OWNED_PAGE_FRAMES {
+            if bytes >= limits::PRIVATE_PAGE_BYTES || reply.frames.len() >= limits::PRIVATE_PAGE_FRAMES {
                 reply.more = true;
                 return Ok(reply);
             }

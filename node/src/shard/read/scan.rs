@@ -8,7 +8,7 @@ use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE}
 use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
-    Shard,
+    ReadView, Shard,
     migration::ownership::Shown,
     read::private,
     record::{self, Class, FramePlace, FrameRecord},
@@ -17,18 +17,15 @@ use crate::shard::{
 impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of a collection's frames, with the vectors that callers gave.
     pub async fn scan(&self, request: node_v1::ScanRequest) -> Result<node_v1::ScanReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
+        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         if request.limit == 0 || request.limit > limits::MAX_SCAN {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
         }
-        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
         let after = if request.after.is_empty() { None } else { Some(super::frame_id(&request.after)?) };
-        let applied = self.group.reader().applied_index();
         // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
         let page = tokio::task::block_in_place(|| self.page(&collection, &shown, (after, request.limit as usize)))?;
-        Ok(node_v1::ScanReply { applied, opened, ..page })
+        Ok(node_v1::ScanReply { state: Some(state), ..page })
     }
 
     fn page(

@@ -7,7 +7,7 @@ use mira_proto::{CollectionId, FrameId, Problem, Refusal, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 
 use crate::shard::{
-    Shard,
+    ReadView, Shard,
     migration::ownership::Shown,
     record::{self, FrameRecord},
 };
@@ -29,13 +29,11 @@ struct Part {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of the sessions that this shard has frames of.
     pub async fn sessions(&self, request: node_v1::SessionsRequest) -> Result<node_v1::SessionsReply, Refusal> {
-        self.ready_for(request.level.unwrap_or_default()).await?;
-        let collection = self.collection(request.epoch, request.collection)?;
+        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         if request.limit == 0 || request.limit > limits::MAX_SCAN {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
         }
-        let (shown, opened) = self.shown(&collection, request.epoch, (request.growing.as_ref(), request.grown_to))?;
         let after = match request.after.is_empty() {
             true => None,
             false => {
@@ -43,7 +41,6 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 Some(tag.map_err(|_| Problem::invalid("a session's tag has 16 bytes"))?)
             }
         };
-        let applied = self.group.reader().applied_index();
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let read = || {
             let (parts, more) = list(&view, (collection.id, &shown), (after, request.limit as usize))
@@ -60,7 +57,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                     newest: Some(self.open_frame(&collection, part.newest, found)?),
                 });
             }
-            Ok(node_v1::SessionsReply { sessions, more, applied, opened })
+            Ok(node_v1::SessionsReply { state: Some(state), sessions, more })
         };
         // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
         tokio::task::block_in_place(read)

@@ -469,7 +469,7 @@ async fn bodies_are_opened_only_when_they_are_asked_about() {
         }
         world.fake.clear_seen();
         let found = hits(&as_owner(&world, "/mcp/search", request, ADA).await.ok()).len();
-        (found, world.fake.seen("fetch").len(), world.fake.seen("owned").len().min(1))
+        (found, world.fake.seen("fetch").len(), world.fake.seen("list_private_vectors").len().min(1))
     };
     assert_eq!(fetches(Value::Null).await, (4, 1, 1), "the winners");
     let since = json!({ "field": "created_at", "gte": time(now_ms(), 60) });

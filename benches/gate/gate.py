@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Fails when a change made MIRA more than five percent slower.
+
+    make bench-gate BASE=main              the tree as it is beside a revision: search, recall, store; some minutes
+    make bench-gate BASE=main FULL=1       also imports, and twenty callers at once
+
+Both revisions are built once (builds.py), started side by side and measured in turns, A B B A …, by the same caller over
+REST (cluster.py, load.py): the clock of the caller, and the processor time of the cluster, which is quieter. Trials, each with fresh
+clusters, go on until the answer is sharp (judge.py).
+
+The exit status is 0 when nothing was found slower, 1 when something was, 2 when nothing could be said: a build failed, or the
+machine was too busy. `--plant FILE` takes as candidate the base with a patch applied, to see that the gate sees it.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+from pathlib import Path
+
+import judge
+from builds import BuildError, Builds
+from cluster import FAST, FULL, Cluster, Requests, Sample
+from load import Refused
+
+BASE, CANDIDATE = "base", "candidate"
+REPOSITORY = Path(__file__).resolve().parents[2]
+# The two things that are judged of each operation.
+MEASURES = list(Sample.__dataclass_fields__)
+# Trials before the first verdict; the interval of fewer is too wide to say anything.
+FEWEST_TRIALS = 4
+# Seconds that a turn should take: long beside the clock of processor time (10 ms), short beside what else disturbs a machine.
+TURN = 0.3
+# Operations of the turn by which the length of turns is found.
+PROBE = 40
+
+
+class Gate:
+    """Runs trials and keeps what they found. `start(side)` gives a cluster of that side."""
+
+    def __init__(self, start, operations, options):
+        self.start = start
+        self.operations = operations
+        self.options = options
+        self.sizes = {}
+        # Of each measure, the logarithm of each trial, and the seconds of the base for the report.
+        self.trials = {(operation.name, measure): [] for operation in operations for measure in MEASURES}
+        self.seconds = {key: [] for key in self.trials}
+
+    def run(self):
+        """Trials until nothing is open, or until there are as many as may be. What was estimated, by measure."""
+        for number in range(self.options.most_trials):
+            self.trial(number)
+            found = self.found()
+            if number + 1 >= FEWEST_TRIALS and all(judge.is_settled(one, self.options.limit) for one in found.values()):
+                break
+        return found
+
+    def found(self):
+        """The estimate of each measure so far."""
+        return {key: judge.estimate(values) for key, values in self.trials.items()}
+
+    def trial(self, number):
+        """Both sides afresh, and in turns."""
+        print(f"gate: trial {number + 1}", file=sys.stderr, flush=True)
+        sides = (BASE, CANDIDATE) if number % 2 == 0 else (CANDIDATE, BASE)
+        clusters = {}
+        try:
+            for side in sides:
+                clusters[side] = self.start(side)
+                clusters[side].prepare(Requests(number, self.options.documents))
+                clusters[side].check(Requests(number, self.options.documents))
+            self.turns(clusters, Requests(number, self.options.documents))
+        finally:
+            for cluster in clusters.values():
+                cluster.close()
+
+    def turns(self, clusters, requests):
+        """Measures every operation in turns, after one turn of each that does not count."""
+        pairs = {operation.name: [] for operation in self.operations}
+        for operation in self.operations:
+            self.size(operation, clusters, requests)
+        for number in range(self.options.turns):
+            # A B, B A, B A, A B: whatever drifts steadily falls on both alike.
+            sides = (BASE, CANDIDATE) if number % 4 in (0, 3) else (CANDIDATE, BASE)
+            for operation in self.operations:
+                asked = make(requests, operation, self.sizes[operation.name])
+                took = {side: clusters[side].turn(operation, asked) for side in sides}
+                pairs[operation.name].append((took[BASE], took[CANDIDATE]))
+        for (name, measure), values in self.trials.items():
+            turns = [(getattr(base, measure), getattr(candidate, measure)) for base, candidate in pairs[name]]
+            values.append(judge.trial_value(turns))
+            self.seconds[name, measure].extend(base for base, _ in turns)
+
+    def size(self, operation, clusters, requests):
+        """Warms both sides up; in the first trial, finds how many requests a turn has."""
+        count = self.sizes.get(operation.name) or max(2, PROBE // operation.documents) * operation.callers
+        asked = make(requests, operation, count)
+        took = [clusters[side].turn(operation, asked) for side in (BASE, CANDIDATE)]
+        if operation.name not in self.sizes:
+            alone = max(one.wall for one in took) * operation.documents
+            self.sizes[operation.name] = max(operation.callers, 4, min(5000, round(self.options.turn / alone)))
+
+
+def make(requests, operation, count):
+    """The requests of a turn."""
+    return getattr(requests, operation.requests)(operation.collection, count)
+
+
+def report(gate, found):
+    """A table, and the exit status."""
+    limit, status = gate.options.limit, 0
+    print(f"\n{'':24}{'':6}{'base':>10}{'change':>10}   95 % interval")
+    for (name, measure), one in found.items():
+        verdict = judge.judge(one, limit)
+        seconds = sorted(gate.seconds[name, measure])
+        base = seconds[len(seconds) // 2] * 1000
+        interval = f"{one.low:+.1%} to {one.high:+.1%}"
+        print(f"{name:24}{measure:6}{base:7.3f} ms{one.change:+10.1%}   {interval:22}{verdict.value}")
+        status = max(status, {judge.Verdict.SLOWER: 2, judge.Verdict.TOO_NOISY: 1}.get(verdict, 0))
+    trials = next(iter(found.values())).trials
+    says = ["nothing slower", "too noisy to tell: run it again on a quiet machine", "slower"][status]
+    print(f"\ngate: {says} (limit {limit:.0%}, {trials} trials, {gate.options.turns} turns each)")
+    return [0, 2, 1][status]
+
+
+def to_json(gate, found, programs):
+    """What was found, for keeping."""
+    return {
+        "limit": gate.options.limit,
+        "programs": {side: str(program) for side, program in programs.items()},
+        "measures": [
+            {"operation": name, "measure": measure, **vars(one), "verdict": judge.judge(one, gate.options.limit).name,
+             "trials_log": gate.trials[name, measure]}
+            for (name, measure), one in found.items()
+        ],
+    }
+
+
+def arguments(given):
+    """The options."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mira" / "bench-gate"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", metavar="REV", help="what to compare with")
+    parser.add_argument("--candidate", metavar="REV", help="what to judge [default: the tree as it is]")
+    parser.add_argument("--plant", metavar="PATCH", help="judge the base with this patch instead")
+    parser.add_argument("--programs", nargs=2, metavar=("BASE", "CANDIDATE"), help="two programs that are built already")
+    parser.add_argument("--full", action="store_true", help="also imports, and twenty callers")
+    parser.add_argument("--nodes", type=int, default=3, help="nodes of each cluster [default: 3]")
+    parser.add_argument("--documents", type=int, help="documents that are searched [default: 4000, full: 20000]")
+    parser.add_argument("--limit", type=float, default=0.05, help="slowdown that fails [default: 0.05]")
+    parser.add_argument("--turns", type=int, default=12, help="turns of a trial [default: 12]")
+    parser.add_argument("--turn", type=float, default=TURN, metavar="SECONDS", help=f"length of a turn [default: {TURN}]")
+    parser.add_argument("--most-trials", type=int, default=10, help="trials at most [default: 10]")
+    parser.add_argument("--cache", type=Path, default=cache, help=f"where builds are kept [default: {cache}]")
+    parser.add_argument("--dir", type=Path, help="where data lies, and so on which disk [default: the cache]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found to a file as well")
+    options = parser.parse_args(given)
+    if not options.base and not options.programs:
+        parser.error("say what to compare with: --base REV")
+    options.documents = options.documents or (20_000 if options.full else 4_000)
+    return options
+
+
+def programs_of(options):
+    """The programs of both sides, built where they are not there."""
+    if options.programs:
+        return dict(zip((BASE, CANDIDATE), options.programs))
+    builds = Builds(REPOSITORY, options.cache)
+    base = builds.tree_of(options.base)
+    if options.plant:
+        candidate = builds.patched(base, options.plant)
+    elif options.candidate:
+        candidate = builds.tree_of(options.candidate)
+    else:
+        candidate = builds.working_tree()
+    return {BASE: builds.program(base), CANDIDATE: builds.program(candidate)}
+
+
+def main(given=None):
+    """The exit status."""
+    options = arguments(given)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    with (options.cache / "lock").open("w") as lock:
+        # Two at once would measure each other.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            programs = programs_of(options)
+            folder = options.dir or options.cache
+            gate = Gate(
+                lambda side: Cluster(programs[side], options.nodes, folder), FULL if options.full else FAST, options
+            )
+            found = gate.run()
+        except (BuildError, Refused, OSError) as error:
+            print(f"gate: {error}", file=sys.stderr)
+            return 2
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(to_json(gate, found, programs), indent=1) + "\n")
+    return report(gate, found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

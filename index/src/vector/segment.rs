@@ -1,0 +1,323 @@
+//! One generation of an index: append-only slots, who they belong to, since when and until when.
+//!
+//! A vector takes a slot and keeps it; an update takes new slots and retires the old ones; a compaction copies what lives
+//! into a new segment. **Stamps** order what a search sees: every publication (an upsert or a removal of one document)
+//! gets the next stamp, new slots are *born* with it, retired ones *die* with it, and a search sees exactly the slots with
+//! `born <= now < died` for the stamp `now` it started at. So a document that is being updated is found once, in its old
+//! form or its new, and a document is found with all its passages or none.
+//!
+//! **From scan to graph.** Up to `exact_below` vectors there is no graph. The insert that passes the threshold makes an
+//! empty one; slots from then on are linked before they are published, and each insert also links a few of the backlog.
+//! Searches scan what is left of the backlog. Nothing stops while the graph is built.
+//!
+//! Lock order: document shard, then clock. Searches take neither. Attributes are set before a document is published, so
+//! that a search which evaluates a condition after it took its view knows those of all documents it sees.
+
+use std::collections::HashSet;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{IndexError, RowsError};
+use crate::filter::condition::Attributes;
+use crate::filter::postings::Postings;
+use crate::vector::arena::WRITTEN;
+use crate::vector::codes::{Codes, with_space};
+use crate::vector::config::{self, Config, MAX_SLOTS, Quantization};
+use crate::vector::graph::Graph;
+use crate::vector::rows::{Row, RowStorage, Rows};
+use crate::vector::scratch;
+use crate::vector::table::{Label, Labels, Table, Times};
+
+/// Backlog slots that each insert links beside its own: the backlog is gone after `exact_below / 4` inserts.
+const BACKLOG_PER_INSERT: usize = 4;
+
+/// Counters that change together.
+pub(crate) struct Clock {
+    /// The last stamp given out.
+    pub(crate) stamp: u32,
+    pub(crate) next_slot: u32,
+    pub(crate) documents: u32,
+    pub(crate) live: u32,
+    pub(crate) dead: u32,
+    /// Documents touched since a compaction began.
+    pub(crate) journal: Option<HashSet<u128>>,
+}
+
+/// See the module.
+pub(crate) struct Segment {
+    pub(crate) config: Config,
+    pub(crate) codes: Codes,
+    pub(crate) rows: Rows,
+    pub(crate) labels: Labels,
+    pub(crate) table: Table,
+    pub(crate) postings: Postings,
+    pub(crate) clock: Mutex<Clock>,
+    /// The last stamp whose marks are all set.
+    now: AtomicU32,
+    /// Slots given out.
+    allocated: AtomicU32,
+    /// Copies of the clock's counts for searches, which do not lock it.
+    live: AtomicU32,
+    documents: AtomicU32,
+    pub(crate) graph: OnceLock<Graph>,
+    /// Slots below this that are at or above `linked` wait for their links.
+    backlog_end: AtomicU32,
+    linked: AtomicU32,
+    draining: Mutex<()>,
+}
+
+/// A point in time, and what existed then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) now: u32,
+    pub(crate) slots: u32,
+}
+
+/// Where new vectors come from.
+enum Source<'a> {
+    /// The caller, already checked.
+    Caller(&'a [f32], &'a Attributes),
+    /// The same document in an older segment, at its first slot.
+    Segment(&'a Segment, u32),
+}
+
+impl Segment {
+    /// An empty segment; `storage` is ignored without quantisation.
+    pub(crate) fn new(config: Config, storage: &RowStorage) -> Self {
+        Segment {
+            codes: Codes::new(&config),
+            rows: match config.quantization {
+                Quantization::None => Rows::Codes,
+                Quantization::Int8 | Quantization::Binary => Rows::new(config.dim, storage),
+            },
+            labels: Labels::new(),
+            table: Table::new(),
+            postings: Postings::default(),
+            clock: Mutex::new(Clock { stamp: WRITTEN, next_slot: 0, documents: 0, live: 0, dead: 0, journal: None }),
+            now: AtomicU32::new(WRITTEN),
+            allocated: AtomicU32::new(0),
+            live: AtomicU32::new(0),
+            documents: AtomicU32::new(0),
+            graph: OnceLock::new(),
+            backlog_end: AtomicU32::new(0),
+            linked: AtomicU32::new(0),
+            draining: Mutex::new(()),
+            config,
+        }
+    }
+
+    /// What a search that starts now may see.
+    pub(crate) fn view(&self) -> View {
+        // In this order: a slot born by `now` was given out before `now` was set.
+        let now = self.now.load(Ordering::Acquire);
+        View { now, slots: self.allocated.load(Ordering::Acquire) }
+    }
+
+    /// Whether a slot belongs to a document of that time.
+    #[inline]
+    pub(crate) fn is_visible(&self, view: View, slot: u32) -> bool {
+        let records = self.codes.records();
+        let born = records.state(slot);
+        if born <= WRITTEN || born > view.now {
+            return false;
+        }
+        let died = records.mark(slot).map_or(0, |died| died.load(Ordering::Relaxed));
+        died == 0 || died > view.now
+    }
+
+    /// The backlog: slots that the graph does not reach yet.
+    pub(crate) fn unlinked(&self) -> std::ops::Range<u32> {
+        let linked = self.linked.load(Ordering::Acquire);
+        linked..self.backlog_end.load(Ordering::Acquire).max(linked)
+    }
+
+    /// Adds or replaces a document whose vectors were checked.
+    pub(crate) fn upsert(
+        &self,
+        (id, times): (u128, Times),
+        attributes: &Attributes,
+        vectors: &[f32],
+    ) -> Result<(), IndexError> {
+        let count = vectors.len() / self.config.dim;
+        self.insert(Label { id, times, first: 0, count: count as u32 }, Source::Caller(vectors, attributes))
+    }
+
+    /// Brings a document to the state it has in `old`.
+    pub(crate) fn adopt(&self, old: &Segment, id: u128) -> Result<(), IndexError> {
+        match old.table.get(&old.labels, id) {
+            Some(label) => self.insert(label, Source::Segment(old, label.first)),
+            None => {
+                self.remove(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Inserts a document at slots that it is given here, whatever its label says.
+    fn insert(&self, label: Label, source: Source<'_>) -> Result<(), IndexError> {
+        let count = label.count;
+        let (first, link) = self.allocate(count)?;
+        let label = Label { first, ..label };
+        if let Err(error) = self.write(label, &source) {
+            // Never born, so never seen; the next compaction drops it.
+            self.clock.lock().dead += count;
+            return Err(error.into());
+        }
+        match source {
+            Source::Caller(_, attributes) => self.postings.set(first, attributes),
+            Source::Segment(old, from) => self.postings.adopt(first, &old.postings, from),
+        }
+        if link {
+            label.slots().for_each(|slot| self.link(slot));
+        }
+        self.publish(label);
+        self.drain_backlog(BACKLOG_PER_INSERT * count as usize);
+        Ok(())
+    }
+
+    /// Takes slots, and says whether the caller must link them (else they are backlog or there is no graph).
+    fn allocate(&self, count: u32) -> Result<(u32, bool), IndexError> {
+        let mut clock = self.clock.lock();
+        let first = clock.next_slot;
+        if count > MAX_SLOTS - first {
+            return Err(IndexError::Full);
+        }
+        clock.next_slot += count;
+        self.allocated.store(clock.next_slot, Ordering::Release);
+        let link = self.graph.get().is_some();
+        if !link && clock.live as usize + count as usize > self.config.exact_below {
+            // Slots given out so far are the backlog; those given out from now on see the graph.
+            self.backlog_end.store(clock.next_slot, Ordering::Release);
+            self.graph.get_or_init(|| Graph::new(&self.config));
+        }
+        Ok((first, link))
+    }
+
+    /// Makes the graph before the first insert: for a rebuild whose size is known.
+    pub(crate) fn start_graph(&self) {
+        let clock = self.clock.lock();
+        assert_eq!(clock.next_slot, 0, "a graph started late would miss slots");
+        self.graph.get_or_init(|| Graph::new(&self.config));
+    }
+
+    fn write(&self, label: Label, source: &Source<'_>) -> Result<(), RowsError> {
+        let mut prepared = Vec::with_capacity(self.config.dim);
+        for slot in label.slots() {
+            self.labels.write(slot, label);
+            match *source {
+                Source::Caller(vectors, _) => {
+                    let start = (slot - label.first) as usize * self.config.dim;
+                    config::prepare(self.config.metric, &vectors[start..start + self.config.dim], &mut prepared);
+                    self.codes.push(slot, &prepared);
+                    self.rows.push(slot, Row::Full(&prepared));
+                }
+                Source::Segment(old, first) => {
+                    let from = first + (slot - label.first);
+                    self.codes.push_payload(slot, old.codes.payload(from).ok_or(RowsError::Missing(from))?);
+                    self.rows.adopt(slot, &old.rows, from)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn link(&self, slot: u32) {
+        let Some(graph) = self.graph.get() else { return };
+        let slots = self.allocated.load(Ordering::Acquire);
+        with_space!(&self.codes, space => graph.link(space, slot, slots, &mut scratch::borrow()));
+    }
+
+    /// Links up to `most` slots of the backlog, unless another thread is at it.
+    pub(crate) fn drain_backlog(&self, most: usize) {
+        let Some(_draining) = self.draining.try_lock() else { return };
+        for slot in self.unlinked().take(most) {
+            if self.codes.records().state(slot) == 0 {
+                return; // Another thread is about to write it.
+            }
+            self.link(slot);
+            self.linked.store(slot + 1, Ordering::Release);
+        }
+    }
+
+    /// Makes a written document the current one under its id.
+    fn publish(&self, label: Label) {
+        let mut entry = self.table.lock(&self.labels, label.id);
+        let mut clock = self.clock.lock();
+        clock.stamp += 1;
+        label.slots().for_each(|slot| self.codes.records().set_state(slot, clock.stamp));
+        if let Some(old) = entry.replace(label.first) {
+            self.retire(&mut clock, old);
+        }
+        clock.documents += 1;
+        clock.live += label.count;
+        self.finish(clock, label.id);
+    }
+
+    /// Removes a document; false if there is none.
+    pub(crate) fn remove(&self, id: u128) -> bool {
+        let mut entry = self.table.lock(&self.labels, id);
+        let Some(old) = entry.remove() else { return false };
+        let mut clock = self.clock.lock();
+        clock.stamp += 1;
+        self.retire(&mut clock, old);
+        self.finish(clock, id);
+        true
+    }
+
+    fn retire(&self, clock: &mut Clock, old: Label) {
+        for slot in old.slots() {
+            self.codes.records().mark(slot).expect("was written").store(clock.stamp, Ordering::Relaxed);
+        }
+        clock.documents -= 1;
+        clock.live -= old.count;
+        clock.dead += old.count;
+    }
+
+    fn finish(&self, mut clock: parking_lot::MutexGuard<'_, Clock>, id: u128) {
+        if let Some(journal) = &mut clock.journal {
+            journal.insert(id);
+        }
+        self.show(&clock);
+    }
+
+    /// Lets searches see what the clock says.
+    pub(crate) fn show(&self, clock: &Clock) {
+        self.live.store(clock.live, Ordering::Relaxed);
+        self.documents.store(clock.documents, Ordering::Relaxed);
+        self.allocated.store(clock.next_slot, Ordering::Release);
+        self.now.store(clock.stamp, Ordering::Release);
+    }
+
+    /// Live vectors and documents, about now.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.live.load(Ordering::Relaxed) as usize, self.documents.load(Ordering::Relaxed) as usize)
+    }
+
+    /// Sets graph and backlog, after an image was read.
+    pub(crate) fn restore_graph(&self, graph: Graph, unlinked: std::ops::Range<u32>) {
+        self.backlog_end.store(unlinked.end, Ordering::Release);
+        self.linked.store(unlinked.start, Ordering::Release);
+        self.graph.get_or_init(|| graph);
+    }
+
+    /// Calls `visit` with the full-precision row of each slot that has one, once, in any order. `keep` says whether rows
+    /// that had to be read are likely to be wanted again.
+    pub(crate) fn fetch(
+        &self,
+        slots: &[u32],
+        keep: bool,
+        visit: &mut dyn FnMut(usize, Row<'_>),
+    ) -> Result<(), RowsError> {
+        match (&self.rows, &self.codes) {
+            (Rows::Memory(rows), _) => rows.fetch(slots, visit),
+            (Rows::Source(rows), _) => rows.fetch((self.config.metric, &self.labels), slots, keep, visit),
+            (Rows::Codes, Codes::Full(space)) => slots.iter().enumerate().try_for_each(|(position, slot)| {
+                visit(position, space.row(*slot).ok_or(RowsError::Missing(*slot))?);
+                Ok(())
+            }),
+            (Rows::Codes, _) => unreachable!("quantised segments have rows"),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Servers and channels over loopback.
+
+mod channels;
+mod connections;
+mod stopping;
+mod support;

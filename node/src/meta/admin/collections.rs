@@ -1,0 +1,319 @@
+//! Collections as an operator sees them: they are made, tuned, grown and dropped.
+
+use std::collections::BTreeSet;
+
+use mira_proto::{Code, CollectionId, Problem, Refusal, limits, node_v1};
+
+use super::{must_lead, newest};
+use crate::{
+    keys::keyring::FIRST_KEY,
+    meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
+    node::Node,
+    shard::index::recall::check_ef,
+};
+
+/// Makes a collection; one of that name with the same settings is as good.
+pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
+    must_lead(node)?;
+    let mut wanted = checked(request, node.cluster().header.shards)?;
+    if let Some(existing) = node.cluster().collection_named(&wanted.name) {
+        return existing_collection(existing, &wanted);
+    }
+    wanted.id = rand::random_range(1..u64::MAX);
+    wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
+    let answer = node.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
+    let cluster = node.cluster();
+    match (answer, cluster.collection_named(&wanted.name)) {
+        (MetaAnswer::Done, Some(made)) => Ok(made.to_wire()),
+        (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted),
+        (MetaAnswer::Full, _) => {
+            let detail = format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS);
+            Err(Problem::new(Code::TooLarge, detail).into())
+        }
+        // Dropped by someone else in the same moment.
+        _ => Err(Refusal::NotReady("the collection vanished while it was made".into())),
+    }
+}
+
+/// The record that a request describes, without number and keys, in a cluster of so many shards.
+fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<CollectionRecord, Problem> {
+    let (metric, quantization) = (request.metric().try_into()?, request.quantization().try_into()?);
+    check_name(&request.name)?;
+    check_dim(request.dim)?;
+    let spaces = request.spaces.into_iter().map(NamedSpace::try_from).collect::<Result<Vec<_>, _>>()?;
+    check_spaces(&spaces)?;
+    if request.partitions == 0 || request.partitions > shards {
+        return Err(Problem::invalid(format!("partitions is {}, allowed are 1 to {shards}", request.partitions)));
+    }
+    Ok(CollectionRecord {
+        id: 0,
+        name: request.name,
+        dim: request.dim,
+        metric,
+        quantization,
+        partitions: request.partitions,
+        first_partitions: request.partitions,
+        ttl_seconds: request.ttl_seconds,
+        created_ms: 0,
+        model: request.model,
+        ef: 0,
+        spaces,
+        key_version: FIRST_KEY,
+        wrapped_keys: Default::default(),
+    })
+}
+
+fn check_name(name: &str) -> Result<(), Problem> {
+    if name.is_empty() || name.len() > limits::MAX_NAME_BYTES || name.chars().any(|c| c.is_control() || c == '/') {
+        return Err(Problem::invalid(format!(
+            "a collection's name has 1 to {} bytes, no slash and no control character",
+            limits::MAX_NAME_BYTES
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses vectors of a length that no index could have.
+fn check_dim(dim: u32) -> Result<(), Problem> {
+    if dim == 0 || dim > limits::MAX_DIM {
+        return Err(Problem::invalid(format!("dim is {dim}, allowed are 1 to {}", limits::MAX_DIM)));
+    }
+    Ok(())
+}
+
+fn check_spaces(spaces: &[NamedSpace]) -> Result<(), Problem> {
+    if spaces.len() > limits::MAX_NAMED_VECTORS {
+        let detail = format!("{} named vectors, allowed are {}", spaces.len(), limits::MAX_NAMED_VECTORS);
+        return Err(Problem::new(Code::TooLarge, detail));
+    }
+    for (at, space) in spaces.iter().enumerate() {
+        if space.name.is_empty() {
+            return Err(Problem::invalid("named vectors without a name"));
+        }
+        if spaces[..at].iter().any(|before| before.name == space.name) {
+            return Err(Problem::invalid(format!("two of the named vectors are called {:?}", space.name)));
+        }
+        check_dim(space.dim)?;
+    }
+    Ok(())
+}
+
+fn existing_collection(existing: &CollectionRecord, wanted: &CollectionRecord) -> Result<node_v1::Collection, Refusal> {
+    if existing.same_settings(wanted) {
+        return Ok(existing.to_wire());
+    }
+    let detail =
+        format!("collection {:?} exists with other settings; delete it first or use another name", wanted.name);
+    Err(Problem::new(Code::AlreadyExists, detail).into())
+}
+
+/// Removes a collection, and with `shred` its keys.
+pub async fn drop_collection(
+    node: &Node,
+    request: node_v1::DropCollectionRequest,
+) -> Result<node_v1::DropCollectionReply, Refusal> {
+    must_lead(node)?;
+    let node_v1::DropCollectionRequest { name, shred } = request;
+    let cluster = node.cluster();
+    let record = named(&cluster, &name)?;
+    let id = record.id;
+    let command = if shred {
+        MetaCommand::Shred { names: node.key_names(record)?, name: name.clone(), id }
+    } else {
+        MetaCommand::DropCollection { name: name.clone(), id }
+    };
+    if node.propose_meta(&command).await? == MetaAnswer::Missing {
+        return Err(missing(&name).into());
+    }
+    let cluster = node.cluster();
+    let erasure = cluster.erasures.iter().find(|(_, erasure)| erasure.whole && erasure.collection == id);
+    let erasure = erasure.map(|(&erasure, _)| erasure).unwrap_or_default();
+    Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure })
+}
+
+/// Sets the beam of a space's searches.
+pub async fn tune(
+    node: &Node,
+    request: node_v1::TuneCollectionRequest,
+) -> Result<node_v1::TuneCollectionReply, Refusal> {
+    must_lead(node)?;
+    let node_v1::TuneCollectionRequest { collection, ef, space } = request;
+    if ef != 0 {
+        check_ef(ef)?;
+    }
+    let gone = || Problem::new(Code::NotFound, "the collection is gone");
+    let cluster = node.cluster();
+    let space = cluster.collections.get(&collection).ok_or_else(gone)?.space_named(&space)?.number;
+    match node.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
+        MetaAnswer::Missing => Err(gone().into()),
+        _ => Ok(node_v1::TuneCollectionReply { epoch: node.cluster().header.epoch }),
+    }
+}
+
+/// Begins to spread a collection over more shards; a dry run only says over which.
+pub async fn grow(
+    node: &Node,
+    request: node_v1::GrowCollectionRequest,
+) -> Result<node_v1::GrowCollectionReply, Refusal> {
+    let cluster = newest(node).await?;
+    let node_v1::GrowCollectionRequest { name, partitions: to, dry_run } = request;
+    let planned = plan_growth(&cluster, &name, to)?;
+    if planned.is_under_way || dry_run {
+        return Ok(planned.reply);
+    }
+    match node.propose_meta(&MetaCommand::StartGrowth { collection: planned.collection, to }).await? {
+        MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: node.cluster().header.epoch, ..planned.reply }),
+        MetaAnswer::Full => {
+            Err(conflict(format!("{} collections grow already: wait for one", limits::MAX_GROWTHS)).into())
+        }
+        _ => Err(conflict("the collection changed meanwhile: ask again").into()),
+    }
+}
+
+/// A growth that may begin, or that has begun.
+#[derive(Debug)]
+struct PlannedGrowth {
+    collection: CollectionId,
+    is_under_way: bool,
+    reply: node_v1::GrowCollectionReply,
+}
+
+fn plan_growth(cluster: &ClusterState, name: &str, to: u32) -> Result<PlannedGrowth, Problem> {
+    let record = named(cluster, name)?;
+    let (collection, have, shards) = (record.id, record.partitions, cluster.header.shards);
+    if let Some(growth) = cluster.growths.get(&collection) {
+        if growth.to == to {
+            return Ok(PlannedGrowth { collection, is_under_way: true, reply: growth_reply(record, growth, cluster) });
+        }
+        return Err(conflict(match growth.step {
+            GrowthStep::Copying | GrowthStep::Clearing => {
+                format!("it is growing to {} partitions: wait until it has", growth.to)
+            }
+            GrowthStep::Remembering => format!(
+                "it has grown a moment ago, and retries of earlier writes must still find their way: try again {} minutes \
+                 after that",
+                limits::GROWTH_MEMORY.as_secs() / 60
+            ),
+        }));
+    }
+    if cluster.rotations.contains_key(&collection) {
+        return Err(conflict("its key is being rotated: wait until that is over"));
+    }
+    if to <= have || to > shards {
+        let detail =
+            format!("partitions is {to}, allowed are {} to {shards}: it has {have}, and never shrinks", have + 1);
+        return Err(Problem::invalid(detail));
+    }
+    let (step, epoch) = (GrowthStep::Copying, cluster.header.epoch);
+    let growth = Growth { from: have, to, step, epoch, since_ms: 0, done: BTreeSet::new() };
+    Ok(PlannedGrowth { collection, is_under_way: false, reply: growth_reply(record, &growth, cluster) })
+}
+
+fn growth_reply(record: &CollectionRecord, growth: &Growth, cluster: &ClusterState) -> node_v1::GrowCollectionReply {
+    let (sources, targets) = growth.shards(record.id, cluster.header.shards);
+    let epoch = cluster.header.epoch;
+    node_v1::GrowCollectionReply { from: growth.from, to: growth.to, sources, targets, epoch }
+}
+
+fn named<'a>(cluster: &'a ClusterState, name: &str) -> Result<&'a CollectionRecord, Problem> {
+    cluster.collection_named(name).ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Problem {
+    Problem::new(Code::NotFound, format!("no collection is named {name:?}"))
+}
+
+fn conflict(detail: impl Into<String>) -> Problem {
+    Problem::new(Code::Conflict, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::{Rotation, RotationStep, state::ClusterHeader};
+
+    const SHARDS: u32 = 8;
+
+    fn request() -> node_v1::CreateCollectionRequest {
+        node_v1::CreateCollectionRequest {
+            name: "notes".into(),
+            dim: 4,
+            metric: node_v1::Metric::Cosine.into(),
+            quantization: node_v1::Quantization::Int8.into(),
+            partitions: 2,
+            ..Default::default()
+        }
+    }
+
+    fn space(name: &str, dim: u32) -> node_v1::VectorSpace {
+        node_v1::VectorSpace {
+            name: name.into(),
+            dim,
+            metric: node_v1::Metric::Dot.into(),
+            quantization: node_v1::Quantization::None.into(),
+            ef: 0,
+        }
+    }
+
+    #[test]
+    fn settings_that_no_collection_can_have_are_refused() {
+        assert_eq!(checked(request(), SHARDS).expect("it can be made").partitions, 2);
+        let refused = [
+            node_v1::CreateCollectionRequest { name: String::new(), ..request() },
+            node_v1::CreateCollectionRequest { name: "a/b".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "a\nb".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "n".repeat(limits::MAX_NAME_BYTES + 1), ..request() },
+            node_v1::CreateCollectionRequest { dim: 0, ..request() },
+            node_v1::CreateCollectionRequest { dim: limits::MAX_DIM + 1, ..request() },
+            node_v1::CreateCollectionRequest { metric: node_v1::Metric::Unspecified.into(), ..request() },
+            node_v1::CreateCollectionRequest { quantization: node_v1::Quantization::Unspecified.into(), ..request() },
+            node_v1::CreateCollectionRequest { partitions: 0, ..request() },
+            node_v1::CreateCollectionRequest { partitions: SHARDS + 1, ..request() },
+            node_v1::CreateCollectionRequest { spaces: vec![space("", 4)], ..request() },
+            node_v1::CreateCollectionRequest { spaces: vec![space("title", 4), space("title", 8)], ..request() },
+            node_v1::CreateCollectionRequest { spaces: vec![space("title", 0)], ..request() },
+        ];
+        for request in refused {
+            let problem = checked(request.clone(), SHARDS).expect_err("it cannot be made");
+            assert_eq!(problem.code, Code::InvalidArgument, "{request:?}");
+        }
+        let many = (0..=limits::MAX_NAMED_VECTORS).map(|at| space(&at.to_string(), 4)).collect();
+        let many = node_v1::CreateCollectionRequest { spaces: many, ..request() };
+        assert_eq!(checked(many, SHARDS).expect_err("too many").code, Code::TooLarge);
+    }
+
+    #[test]
+    fn the_same_settings_are_answered_with_what_is_there_and_others_are_refused() {
+        let existing = CollectionRecord { id: 7, ef: 100, ..checked(request(), SHARDS).expect("settings") };
+        let wanted = |request| checked(request, SHARDS).expect("settings");
+        assert_eq!(existing_collection(&existing, &wanted(request())).expect("the same").id, 7);
+        let other = node_v1::CreateCollectionRequest { dim: 8, ..request() };
+        let Err(Refusal::Problem(problem)) = existing_collection(&existing, &wanted(other)) else { panic!("refused") };
+        assert_eq!(problem.code, Code::AlreadyExists);
+    }
+
+    #[test]
+    fn a_collection_grows_to_more_partitions_if_nothing_else_happens_to_it() {
+        let record = CollectionRecord { id: 7, ..checked(request(), SHARDS).expect("settings") };
+        let header = ClusterHeader { cluster_id: 1, epoch: 5, shards: SHARDS, ..ClusterHeader::default() };
+        let still = ClusterState { header, collections: [(7, record)].into(), ..ClusterState::default() };
+        let planned = plan_growth(&still, "notes", 4).expect("it may grow");
+        assert!(!planned.is_under_way);
+        assert_eq!((planned.reply.sources.len(), planned.reply.targets.len()), (2, 2));
+        for to in [1, 2, SHARDS + 1] {
+            assert_eq!(plan_growth(&still, "notes", to).expect_err("not there").code, Code::InvalidArgument, "{to}");
+        }
+        assert_eq!(plan_growth(&still, "other", 4).expect_err("unknown").code, Code::NotFound);
+
+        let growth = |step| Growth { from: 2, to: 4, step, epoch: 5, since_ms: 0, done: BTreeSet::new() };
+        for step in [GrowthStep::Copying, GrowthStep::Clearing, GrowthStep::Remembering] {
+            let grows = ClusterState { growths: [(7, growth(step))].into(), ..still.clone() };
+            assert!(plan_growth(&grows, "notes", 4).expect("it is what is done").is_under_way);
+            assert_eq!(plan_growth(&grows, "notes", 8).expect_err("one at a time").code, Code::Conflict);
+        }
+        let (step, done) = (RotationStep::Preparing, BTreeSet::new());
+        let rotation = Rotation { id: 1, request: 0, to: 2, step, since_ms: 0, done };
+        let rotates = ClusterState { rotations: [(7, rotation)].into(), ..still };
+        assert_eq!(plan_growth(&rotates, "notes", 4).expect_err("its key changes").code, Code::Conflict);
+    }
+}

@@ -1,0 +1,14 @@
+//! How large a cluster may be, with the moves of replicas that it does at once.
+
+/// Collections of a cluster that the map carries to every router in one message.
+pub const MAX_COLLECTIONS: usize = 10_000;
+/// Named vectors of a collection: each is an index of its own, and a bit in what is known of a frame.
+pub const MAX_NAMED_VECTORS: usize = 8;
+/// Shards of a cluster: each is a Raft group with heartbeats of its own (DESIGN 3.2).
+pub const MAX_SHARDS: u32 = 1_024;
+/// Nodes of a cluster: every router asks all of them for `status`.
+pub const MAX_NODES: usize = 1_000;
+/// Replicas of a cluster that move at once: copying is to stay small beside serving.
+pub const MAX_MOVES: usize = 4;
+/// Entries a replica may lack to be handed leadership or a vote: less than a heartbeat's worth under load.
+pub const CAUGHT_UP_ENTRIES: u64 = 100;

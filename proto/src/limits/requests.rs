@@ -1,0 +1,37 @@
+//! How large a request may be, how long each try of it may take.
+
+use std::time::Duration;
+
+/// One gRPC message or HTTP body, bytes: a full batch of large items is refused before it fills memory.
+pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
+/// Requests a router works on at once; more wait in the accept queue of the kernel or are told `overloaded`.
+pub const MAX_REQUESTS_IN_FLIGHT: usize = 1_024;
+/// The deadline of a request that names none: longer than an election with a retry after it.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest deadline that a caller may ask for; what takes longer should be asked for in parts.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
+/// Wait between two tries of a request that found no leader: about a heartbeat.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long a read waits for one replica before another is asked.
+pub const READ_TRY: Duration = Duration::from_secs(2);
+/// How long a write waits for one leader before the map is asked again: a write takes longer than a read, as it waits for
+/// a quorum.
+pub const WRITE_TRY: Duration = Duration::from_secs(5);
+/// State older than this is not what a read at level `any` is answered from while another replica answers: longer than
+/// an election, in which nobody knows better.
+pub const MAX_STALENESS: Duration = Duration::from_secs(3);
+/// Entries that a replica may lack, as far as it knows, and still be asked by a read at level `any`: a second of a busy
+/// shard.
+pub const MAX_READ_LAG: u64 = 5_000;
+/// How long a search waits for a shard whose replicas refuse before its answer goes out without it: longer than an
+/// election, shorter than a caller's patience.
+pub const SHARD_PATIENCE: Duration = Duration::from_secs(5);
+/// Shards that one request asks at once: each has a connection and an answer in memory; a collection spread wider is asked
+/// in turns.
+pub const MAX_FAN_OUT: usize = 64;
+/// A node that does not answer `status` within this is listed as unreachable: `status` is to answer while nodes are down.
+pub const STATUS_TRY: Duration = Duration::from_secs(1);
+/// How long a stopping router waits for requests in flight: less than service managers wait before they kill.
+pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
+/// How long a request for a newer map is held open: less than proxies keep an idle connection.
+pub const MAP_WAIT: Duration = Duration::from_secs(20);

@@ -1,0 +1,18 @@
+//! How much is written at once: batches, proposals, streams of items.
+
+use std::time::Duration;
+
+/// Items of one `store` call, as SPEC section 2 promises.
+pub const MAX_BATCH_ITEMS: usize = 1_000;
+/// Frames sealed into one proposal: bounds the time one entry holds the log.
+pub const MAX_PROPOSAL_FRAMES: usize = 100;
+/// Payload of one proposal, bytes: a frame of the largest size with its vectors fits.
+pub const MAX_PROPOSAL_BYTES: usize = 4 << 20;
+/// The longest that a small write waits for others to share its message: little beside the write itself.
+pub const BUNDLE_WINDOW: Duration = Duration::from_millis(1);
+/// A write of more bytes, vectors included, is not bundled: a hundred of these make a message of moderate size.
+pub const BUNDLE_WRITE_BYTES: usize = 16 << 10;
+/// Items of one ingest stream in work at once: they wait in the router's memory.
+pub const MAX_INGEST_IN_FLIGHT: usize = 256;
+/// An `Idempotency-Key`, bytes: as long as other names, for it is one.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;

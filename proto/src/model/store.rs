@@ -1,0 +1,129 @@
+//! `store`: what a caller wants remembered.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
+use uuid::Uuid;
+
+use super::frame::Metadata;
+use crate::Problem;
+
+/// One thing to remember.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreItem {
+    /// The text to remember, at most 1 MiB of UTF-8. Either this or `bytes`.
+    pub content: Option<String>,
+    /// Opaque bytes in base64 instead of text; found by `vector` or id only.
+    pub bytes: Option<String>,
+    /// What kind of memory this is: general (default), insight, conversation, code, thought, or a word of your own.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The conversation or task it belongs to.
+    pub session: Option<String>,
+    /// Who said it: user, assistant, tool, system, or a word of your own.
+    pub role: Option<String>,
+    /// Any JSON object, at most 64 KiB.
+    pub metadata: Option<Metadata>,
+    /// An embedding of your own, as long as the collection's dimension; otherwise the router embeds the text.
+    pub vector: Option<Vec<f32>>,
+    /// Further embeddings, one for each named vector that the collection has, such as {"state": [0.1, …]}; found by `using`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vectors: BTreeMap<String, Vec<f32>>,
+    /// A UUID of your own; storing the same content under it again changes nothing.
+    pub id: Option<Uuid>,
+    /// Put a new version in place of the frame with this `id`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
+    /// Store a new version only if this one is current; 0 = the id must not exist.
+    pub expected_version: Option<u64>,
+    /// RFC 3339 time at which the frame is forgotten.
+    pub expires_at: Option<String>,
+    /// RFC 3339 time at which it was made, of a memory that is brought from elsewhere; otherwise now.
+    pub created_at: Option<String>,
+    /// The collection; `default` when absent.
+    pub collection: Option<String>,
+    /// Seal it with the key of its owner, which the request carries in a header: nobody else can read or find it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
+}
+
+/// `store`: one item in place, or up to 1,000 under `items`.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "serde_json::Map<String, serde_json::Value>")]
+// The schema is that of the fields, not of the map they are read from.
+#[schemars(!try_from, extend("additionalProperties" = false))]
+pub struct StoreRequest {
+    /// The one item.
+    #[serde(flatten)]
+    pub item: StoreItem,
+    /// Several items instead, each stored or refused by itself.
+    pub items: Option<Vec<StoreItem>>,
+}
+
+impl TryFrom<serde_json::Map<String, serde_json::Value>> for StoreRequest {
+    type Error = serde_json::Error;
+
+    /// By hand, because serde cannot refuse unknown fields beside a flattened struct.
+    fn try_from(mut object: serde_json::Map<String, serde_json::Value>) -> Result<Self, Self::Error> {
+        let items = object.remove("items").map(serde_json::from_value).transpose()?;
+        Ok(StoreRequest { item: serde_json::from_value(object.into())?, items })
+    }
+}
+
+/// Where a frame went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Stored {
+    /// The frame's id.
+    pub id: Uuid,
+    /// Its version: 1 for a new frame.
+    pub version: u64,
+}
+
+/// One answer of a batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ItemResult {
+    /// Stored, or already there with the same content.
+    Stored(Stored),
+    /// Refused; nothing of it was stored.
+    Refused {
+        /// Why it was refused.
+        error: Problem,
+    },
+}
+
+/// Answer to `store`.
+#[skip_serializing_none]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreReply {
+    /// The frame's id, when one item was stored.
+    pub id: Option<Uuid>,
+    /// Its version.
+    pub version: Option<u64>,
+    /// One answer for each of `items`, in order.
+    pub items: Option<Vec<ItemResult>>,
+    /// Send it back with a read that must see this write.
+    pub consistency_token: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_takes_one_item_or_many_and_nothing_unknown() {
+        let one: StoreRequest = serde_json::from_str(r#"{"content": "tea", "type": "insight"}"#).unwrap();
+        assert_eq!(one.item.content.as_deref(), Some("tea"));
+        let many: StoreRequest = serde_json::from_str(r#"{"items": [{"content": "a"}, {"content": "b"}]}"#).unwrap();
+        assert_eq!(many.items.unwrap().len(), 2);
+        for bad in [r#"{"contents": "tea"}"#, r#"{"items": [{"contents": "a"}]}"#, r#"{"items": [{"items": []}]}"#] {
+            let error = serde_json::from_str::<StoreRequest>(bad).unwrap_err().to_string();
+            assert!(error.contains("unknown field"), "{error}");
+        }
+    }
+}

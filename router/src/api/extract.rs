@@ -1,0 +1,168 @@
+//! What handlers take from a request: who asks, what the path names, what the body says.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use mira_proto::{Code, Problem, limits};
+use schemars::JsonSchema;
+use schemars::generate::SchemaGenerator;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::Api;
+use super::failure::Failure;
+use super::operation::Media;
+use crate::RequestContext;
+
+/// Who sent a request, for the handlers behind the gate.
+#[derive(Clone)]
+pub(super) struct Principal(pub(super) Arc<str>);
+
+/// The context of a request that the gate let through.
+pub(super) struct Caller(pub(super) RequestContext);
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        let Some(Principal(principal)) = parts.extensions.get().cloned() else {
+            return Err(Problem::internal("a request came past the gate").into());
+        };
+        Ok(Caller(api.context(principal, &parts.headers)?))
+    }
+}
+
+/// A collection's name in the path.
+pub(super) struct Name(pub(super) String);
+
+impl FromRequestParts<Arc<Api>> for Name {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        match Path::<String>::from_request_parts(parts, api).await {
+            Ok(Path(name)) => Ok(Name(name)),
+            Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
+        }
+    }
+}
+
+/// A collection, and an upload or a frame in it, in the path.
+pub(super) struct NameAndId(pub(super) String, pub(super) Uuid);
+
+impl FromRequestParts<Arc<Api>> for NameAndId {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        match Path::from_request_parts(parts, api).await {
+            Ok(Path((collection, id))) => Ok(NameAndId(collection, id)),
+            Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
+        }
+    }
+}
+
+/// What a request says behind the question mark.
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
+        match Query::<T>::from_request_parts(parts, api).await {
+            Ok(Query(parameters)) => Ok(Parameters(parameters)),
+            Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
+        }
+    }
+}
+
+/// A JSON body.
+pub(super) struct Document<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Document<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = media_type.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let problem = Problem::invalid("the body must be JSON: send the header Content-Type: application/json");
+            return Err(Failure::with(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
+        }
+        let body = Bytes::from_request(request, api).await.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                let limit = limits::MAX_MESSAGE_BYTES;
+                return Problem::new(
+                    Code::TooLarge,
+                    format!("the body has more than {limit} bytes: send less at once"),
+                );
+            }
+            Problem::invalid(format!("the body could not be read: {}", rejection.body_text()))
+        })?;
+        Ok(Document(parse(&body)?))
+    }
+}
+
+/// Reads a document; the message says where and what is wrong.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| Problem::invalid(format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    serde_json::from_str(text).map_err(|error| {
+        let what = if error.is_data() { "the request is wrong" } else { "the body is not valid JSON" };
+        Problem::invalid(format!("{what}: {error}"))
+    })
+}
+
+/// What an operation takes from a request beside its context.
+pub(super) trait Input: Sized + Send + 'static {
+    /// Reads it.
+    fn read(request: Request, api: &Arc<Api>) -> impl Future<Output = Result<Self, Failure>> + Send;
+
+    /// What the body is.
+    fn media() -> Media {
+        Media::Empty
+    }
+}
+
+impl Input for () {
+    async fn read(_: Request, _: &Arc<Api>) -> Result<Self, Failure> {
+        Ok(())
+    }
+}
+
+impl Input for NameAndId {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        NameAndId::from_request_parts(&mut request.into_parts().0, api).await
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Input for Parameters<T> {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        Parameters::from_request_parts(&mut request.into_parts().0, api).await
+    }
+}
+
+impl<T: DeserializeOwned + JsonSchema + Send + 'static> Input for Document<T> {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        Document::from_request(request, api).await
+    }
+
+    fn media() -> Media {
+        Media::Json(SchemaGenerator::subschema_for::<T>)
+    }
+}
+
+/// Something of the collection that the path names.
+impl<I: Input> Input for (Name, I) {
+    async fn read(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        let (mut parts, body) = request.into_parts();
+        let name = Name::from_request_parts(&mut parts, api).await?;
+        Ok((name, I::read(Request::from_parts(parts, body), api).await?))
+    }
+
+    fn media() -> Media {
+        I::media()
+    }
+}

@@ -1,0 +1,100 @@
+//! Many items at once: a batch, or a stream of any length.
+
+use futures::stream::{Stream, StreamExt};
+use mira_proto::{Problem, limits, model, v1};
+use tonic::{Status, Streaming};
+
+use super::convert::item_of;
+use super::server::Grpc;
+use crate::{RequestContext, ids};
+
+impl Grpc {
+    /// Stores wire items as one batch; those that cannot be read are answered like those that cannot be stored.
+    pub(super) async fn store_all(
+        &self,
+        context: &RequestContext,
+        items: Vec<v1::StoreRequest>,
+    ) -> Result<(Vec<v1::ItemReply>, String), Problem> {
+        let read: Vec<Result<model::StoreItem, Problem>> = items.into_iter().map(item_of).collect();
+        if let Some(Err(problem)) = read.iter().find(|_| read.iter().all(Result::is_err)) {
+            let refused = |item: &Result<_, Problem>| refused(item.as_ref().err().unwrap_or(problem).clone());
+            return Ok((read.iter().map(refused).collect(), context.token.to_string()));
+        }
+        let items = read.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
+        let request = model::StoreRequest { items: Some(items), ..Default::default() };
+        let reply = self.api.memory.store(context, request).await?;
+        let mut stored = reply.items.unwrap_or_default().into_iter();
+        let answers = read.into_iter().map(|item| match item {
+            Err(problem) => refused(problem),
+            Ok(_) => match stored.next() {
+                Some(model::ItemResult::Stored(stored)) => {
+                    v1::ItemReply { id: stored.id.to_string(), version: stored.version, problem: None }
+                }
+                Some(model::ItemResult::Refused { error }) => refused(error),
+                None => refused(Problem::internal("an item has no answer")),
+            },
+        });
+        Ok((answers.collect(), reply.consistency_token))
+    }
+
+    pub(super) fn ingest_all(
+        self,
+        context: RequestContext,
+        items: Streaming<v1::StoreRequest>,
+    ) -> impl Stream<Item = Result<v1::ItemReply, Status>> + Send {
+        let patience = context.remaining();
+        items
+            .ready_chunks(limits::MAX_INGEST_IN_FLIGHT)
+            .scan(0u64, |position, chunk| {
+                let first = *position;
+                *position += chunk.len() as u64;
+                futures::future::ready(Some((first, chunk)))
+            })
+            .then(move |(first, chunk)| {
+                let (service, mut context) = (self.clone(), context.clone());
+                async move {
+                    // The deadline is one batch's, not the stream's: an import may last for hours.
+                    context.deadline = tokio::time::Instant::now() + patience;
+                    service.ingest_chunk(&context, first, chunk).await
+                }
+            })
+            .flat_map(futures::stream::iter)
+    }
+
+    /// One batch of a stream, whose first item is the `first`th of the stream.
+    async fn ingest_chunk(
+        &self,
+        context: &RequestContext,
+        first: u64,
+        chunk: Vec<Result<v1::StoreRequest, Status>>,
+    ) -> Vec<Result<v1::ItemReply, Status>> {
+        let mut broken = None;
+        let mut items = Vec::with_capacity(chunk.len());
+        for (position, item) in (first..).zip(chunk) {
+            match item {
+                Ok(item) => items.push(named(context, position, item)),
+                Err(status) => broken = Some(Err(status)),
+            }
+        }
+        let count = items.len();
+        let answers = match self.store_all(context, items).await {
+            _ if count == 0 => Vec::new(),
+            Ok((answers, _)) => answers,
+            Err(problem) => vec![refused(problem); count],
+        };
+        answers.into_iter().map(Ok).chain(broken).collect()
+    }
+}
+
+/// With an idempotency key, an item's id follows from its place in the stream, not in a batch that happened to form.
+fn named(context: &RequestContext, position: u64, mut item: v1::StoreRequest) -> v1::StoreRequest {
+    if context.idempotency_key.is_some() && item.id.is_empty() {
+        item.id = ids::frame_id(context, position).to_string();
+    }
+    item
+}
+
+fn refused(problem: Problem) -> v1::ItemReply {
+    let problem = v1::Problem { code: problem.code.to_string(), detail: problem.detail };
+    v1::ItemReply { problem: Some(problem), ..Default::default() }
+}

@@ -1,0 +1,237 @@
+//! Second phase of a search: the merged ranking, its winners, and their frames.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures::StreamExt;
+use mira_proto::groups::{GroupBounds, first_of_groups};
+use mira_proto::model::{Hit, SearchReply, TextReason, VectorReason, Why};
+use mira_proto::node_v1::{self, FrameClass};
+use mira_proto::{Code, FrameId, Problem, ShardId, limits};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::gather::{Gathered, GatheredPrivate};
+use super::micros;
+use super::query::{Grouping, Query, ResolvedQuery};
+use crate::cluster::{CallError, CollectionRoute};
+use crate::private::post_filter::{Candidates, PrivateFilter, is_settled};
+use crate::private::seal::{self, Opened};
+use crate::private::search::PrivateQuery;
+use crate::private::text::Words;
+use crate::ranking::cursor::Cursor;
+use crate::ranking::diversity::diversify;
+use crate::ranking::merge::{Candidate, merge};
+use crate::{Memory, RequestContext, ids};
+
+/// How often winners that vanished are replaced by the next in line.
+const MAX_REFILLS: usize = 3;
+
+impl Memory {
+    /// Merges, runs the second phase, and says what is missing.
+    pub(super) async fn answer(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        resolved: &ResolvedQuery<'_>,
+        plain: Gathered,
+        private: Option<GatheredPrivate>,
+    ) -> Result<SearchReply, CallError> {
+        let query = resolved.query;
+        let Gathered { mut lists, mut seen, mut missing, staleness, mut explain, types } = plain;
+        let (private, by_meaning, private_frames) = match private {
+            None => (None, Vec::new(), 0),
+            Some(GatheredPrivate { query, hits, by_meaning }) => {
+                seen.merge(&hits.seen);
+                lists.push(hits.best.into_ranked());
+                missing.extend(hits.missing);
+                (Some(query), by_meaning, hits.frames)
+            }
+        };
+        if missing.is_empty() && private_frames == 0 {
+            types.check(&query.filter_json, &query.collection).map_err(CallError::refused)?;
+        }
+        let context = &context.having_seen(&seen).within(limits::SHARD_PATIENCE);
+        let started = Instant::now();
+        let filter = private.as_ref().and_then(|private| PrivateFilter::of(private, query, route.info.id));
+        let mut ranked = Candidates::new(merge(lists), filter, staleness, missing);
+        self.metrics.merged(started.elapsed());
+        explain.merge_us = micros(started);
+        let started = Instant::now();
+        if query.words.is_some() {
+            self.post_filter(context, route, &mut ranked, |_| false).await?;
+            ranked.by_words(by_meaning, query);
+        }
+        if query.group.is_some() || query.diversity.is_some() {
+            self.post_filter(context, route, &mut ranked, |ready| is_settled(query, ready)).await?;
+            self.select(context, route, query, &mut ranked, private.as_ref()).await?;
+        }
+        let hits = self.fetch_winners(context, route, query, &mut ranked).await?;
+        explain.fetch_us = micros(started);
+        if private_frames > 0 && ranked.missing.is_empty() && ranked.opened >= private_frames {
+            ranked.types.merge(types);
+            ranked.types.check(&query.filter_json, &query.collection).map_err(CallError::refused)?;
+        }
+        let Candidates { staleness, missing, .. } = ranked;
+        let all_missing = missing.len() == route.shards().len();
+        if let Some((shard, problem)) = missing.first_key_value().filter(|_| all_missing || query.strict) {
+            let detail = format!("shard {shard} did not answer the search: {}", problem.detail);
+            return Err(CallError::Unreached(Problem::new(Code::Unavailable, detail)));
+        }
+        if !missing.is_empty() {
+            self.metrics.degraded();
+        }
+        Ok(SearchReply {
+            degraded: !missing.is_empty(),
+            missing_shards: missing.into_keys().collect(),
+            staleness_ms: staleness.milliseconds(),
+            lagging: staleness.lagging,
+            consistency_token: context.token.to_string(),
+            next_cursor: next_cursor(query, route, &hits, resolved.now_ms),
+            hits,
+            explain: query.explain.then_some(explain),
+            ..SearchReply::default()
+        })
+    }
+
+    /// Puts the candidates of groups, or of a diverse answer, in the order in which they become hits.
+    async fn select(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        query: &Query,
+        ranked: &mut Candidates,
+        private: Option<&PrivateQuery>,
+    ) -> Result<(), CallError> {
+        let mut pool = ranked.take_pool();
+        let Some(diversity) = query.diversity else {
+            ranked.ready = best_of_groups(query, pool).into();
+            return Ok(());
+        };
+        // Of one size, however many shards there are.
+        pool.truncate(query.pool() as usize);
+        let privates: Vec<FrameId> = pool.iter().filter(|hit| hit.is_private).map(|hit| hit.id).collect();
+        if let Some(private) = private.filter(|_| !privates.is_empty()) {
+            let found = self.private_search(context, route, &private.among(privates)).await?;
+            let vectors = found.best.into_ranked().into_iter().map(|hit| (hit.id, hit.vector));
+            let mut vectors: HashMap<_, _> = vectors.collect();
+            for hit in pool.iter_mut().filter(|hit| hit.is_private) {
+                hit.vector = vectors.remove(&hit.id).unwrap_or_default();
+            }
+        }
+        ranked.ready = diversify(pool, query.k as usize, diversity).into();
+        Ok(())
+    }
+
+    /// Second phase: the frames of the best `k` that still exist, in order of rank.
+    async fn fetch_winners(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        query: &Query,
+        ranked: &mut Candidates,
+    ) -> Result<Vec<Hit>, CallError> {
+        let mut winners: Vec<(Candidate, node_v1::Frame)> = Vec::new();
+        for _ in 0..=MAX_REFILLS {
+            let wanted = query.most_hits() - winners.len();
+            self.post_filter(context, route, ranked, |ready| ready.len() >= wanted).await?;
+            let picked = ranked.take(wanted);
+            if picked.is_empty() {
+                break;
+            }
+            let mut frames = self.frames_of(context, route, &picked, ranked).await?;
+            winners.extend(picked.into_iter().filter_map(|mut candidate| {
+                let frame = candidate.frame.take().map(|frame| *frame).or_else(|| frames.remove(&candidate.id))?;
+                // A private frame took the place of a plain one that was found, or a plain one its place: that is gone.
+                (candidate.is_private != frame.private.is_empty()).then_some((candidate, frame))
+            }));
+        }
+        let (candidates, frames): (Vec<Candidate>, Vec<node_v1::Frame>) = winners.into_iter().unzip();
+        let frames = seal::open_all(context, route.info.id, frames).map_err(CallError::Unreached)?;
+        let hits = candidates.into_iter().zip(frames).zip(1..);
+        let hits = hits.map(|((candidate, frame), rank)| hit(candidate, frame, rank, query.words.as_ref()));
+        hits.collect::<Result<_, _>>().map_err(CallError::Unreached)
+    }
+
+    /// Fetches the frames that did not come along with the first phase.
+    async fn frames_of(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        picked: &[Candidate],
+        ranked: &mut Candidates,
+    ) -> Result<HashMap<FrameId, node_v1::Frame>, CallError> {
+        let mut by_shard: BTreeMap<ShardId, Vec<Uuid>> = BTreeMap::new();
+        for candidate in picked.iter().filter(|candidate| candidate.frame.is_none()) {
+            by_shard.entry(candidate.shard).or_default().push(Uuid::from_u128(candidate.id));
+        }
+        let asked = by_shard.into_iter().map(|(shard, ids)| {
+            let header = Some(route.read_header(context, shard));
+            let ids = ids.into_iter().map(ids::id_bytes).collect();
+            let request = node_v1::FetchRequest { header, ids, class: FrameClass::Memory.into(), max_bytes: 0 };
+            async move { (shard, self.cluster.read(context, route, request).await) }
+        });
+        let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
+        let mut frames = HashMap::new();
+        while let Some((shard, answer)) = answers.next().await {
+            match answer {
+                Ok(reply) => {
+                    ranked.staleness.note(reply.state.as_ref());
+                    frames.extend(
+                        reply.frames.into_iter().filter_map(|frame| Some((ids::id_from_bytes(&frame.id)?, frame))),
+                    );
+                }
+                Err(CallError::Unreached(problem)) => {
+                    ranked.missing.insert(shard, problem);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(frames)
+    }
+}
+
+/// The best of the best groups; all, of a search that does not group.
+fn best_of_groups(query: &Query, pool: Vec<Candidate>) -> Vec<Candidate> {
+    let Some(Grouping { size, .. }) = &query.group else { return pool };
+    let group = |candidate: &Candidate| (!candidate.group_json.is_empty()).then(|| candidate.group_json.clone());
+    first_of_groups(pool, GroupBounds { groups: query.k as usize, size: *size as usize }, group)
+}
+
+/// Where the next page begins; none when the answer was not cut, or its order is not one of places.
+fn next_cursor(query: &Query, route: &CollectionRoute, hits: &[Hit], now_ms: u64) -> Option<String> {
+    let last = hits.last().filter(|_| hits.len() == query.k as usize)?;
+    if query.group.is_some() || query.diversity.is_some() || query.words.is_some() {
+        return None;
+    }
+    let seen = query.cursor.map_or(0, |cursor| cursor.seen) + hits.len() as u32;
+    let cursor = Cursor {
+        collection: route.info.id,
+        question: query.question,
+        score: last.score,
+        id: last.frame.id.as_u128(),
+        seen,
+        now_ms,
+    };
+    Some(cursor.encode())
+}
+
+fn hit(candidate: Candidate, frame: Opened, rank: u32, words: Option<&Words>) -> Result<Hit, Problem> {
+    let at = candidate.passage as usize * 2;
+    let passage = match frame.frame.passage_ranges[..] {
+        // One vector for the whole content says nothing about a part of it.
+        [] | [_, _] => None,
+        ref ranges => ranges.get(at).copied().zip(ranges.get(at + 1).copied()),
+    };
+    let vector_rank = if words.is_some() { candidate.vector_rank } else { Some(rank) };
+    let text = words.zip(candidate.by_words).map(|(words, (rank, score))| {
+        let content = std::str::from_utf8(&frame.frame.content).unwrap_or_default();
+        TextReason { rank, score, highlights: words.highlights(content) }
+    });
+    let vector = vector_rank.map(|rank| VectorReason { rank, score: candidate.similarity, passage });
+    let why = Why { vector, text };
+    let group = match candidate.group_json.as_str() {
+        "" => None,
+        json => Some(serde_json::from_str(json).map_err(|_| Problem::internal("a group is no scalar"))?),
+    };
+    Ok(Hit { score: candidate.score, why, group, frame: frame.into_model()? })
+}

@@ -1,0 +1,221 @@
+//! First phase of a search: what every shard of the collection names.
+
+use std::collections::BTreeMap;
+
+use mira_proto::model::{SearchExplain, SearchMode, ShardExplain};
+use mira_proto::node_v1::{self, ReadHeader, ReadState};
+use mira_proto::{Problem, ShardId};
+use tokio::time::Instant;
+
+use super::query::{Recency, ResolvedQuery};
+use super::route::SearchRoute;
+use super::{answer_cache, micros};
+use crate::cluster::{CallError, CollectionRoute, ShardAnswer, Staleness, fan_out};
+use crate::operations::field_types::FieldTypes;
+use crate::private::search::{PrivateHits, PrivateQuery};
+use crate::ranking::merge::Candidate;
+use crate::{ConsistencyToken, Memory, RequestContext, ids};
+
+/// What the shards said of plain frames.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) lists: Vec<Vec<Candidate>>,
+    pub(super) seen: ConsistencyToken,
+    pub(super) staleness: Staleness,
+    pub(super) missing: BTreeMap<ShardId, Problem>,
+    pub(super) explain: SearchExplain,
+    /// What the fields of the filter hold in them.
+    pub(super) types: FieldTypes,
+}
+
+/// What was found among private frames.
+pub(super) struct GatheredPrivate {
+    /// What they were compared with.
+    pub(super) query: PrivateQuery,
+    pub(super) hits: PrivateHits,
+    /// With a search by words and meaning: those by meaning.
+    pub(super) by_meaning: Vec<Candidate>,
+}
+
+/// What one shard said, and how it was asked.
+struct ShardHits {
+    reply: node_v1::SearchReply,
+    route: SearchRoute,
+}
+
+impl ShardAnswer for ShardHits {
+    fn taken_over(&self) -> &[ShardId] {
+        self.reply.taken_over()
+    }
+}
+
+impl Memory {
+    /// Asks every shard of the collection at once.
+    pub(super) async fn gather(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        resolved: &ResolvedQuery<'_>,
+    ) -> Result<Gathered, CallError> {
+        let mut gathered = Gathered::default();
+        if resolved.query.only_private {
+            return Ok(gathered);
+        }
+        let context = &context.for_first_phase();
+        let started = Instant::now();
+        let one_shard = route.shards().len() == 1;
+        let ask = |header| self.search_shard(context, route, request(resolved, header, one_shard));
+        let mut answers = fan_out(context, route, ask);
+        while let Some((shard, answer)) = answers.next().await {
+            match answer {
+                Ok(answer) => gathered.note(shard, answer)?,
+                Err(CallError::Unreached(problem)) => drop(gathered.missing.insert(shard, problem)),
+                Err(error) => return Err(error),
+            }
+        }
+        gathered.explain.shards_us = micros(started);
+        gathered.explain.shards.sort_by_key(|explain| explain.shard);
+        Ok(gathered)
+    }
+
+    /// The same among the owner's private frames, if they are to be searched.
+    pub(super) async fn gather_private(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        resolved: &ResolvedQuery<'_>,
+    ) -> Result<Option<GatheredPrivate>, CallError> {
+        let Some(owner) = context.shared_owner_key().filter(|_| resolved.query.include_private) else {
+            return Ok(None);
+        };
+        let query = PrivateQuery::new(owner, resolved).map_err(CallError::Unreached)?;
+        let mut hits = self.private_search(context, route, &query).await?;
+        let mut by_meaning = Vec::new();
+        if resolved.query.mode == SearchMode::Hybrid {
+            by_meaning = hits.best.into_ranked();
+            hits = self.private_search(context, route, &query.listing()).await?;
+        }
+        Ok(Some(GatheredPrivate { query, hits, by_meaning }))
+    }
+
+    /// Asks one shard, or has it confirm what it said before.
+    async fn search_shard(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        mut request: node_v1::SearchRequest,
+    ) -> Result<ShardHits, CallError> {
+        let started = Instant::now();
+        let key = answer_cache::key(&request);
+        let kept = key.as_ref().and_then(|key| self.search_cache.position(key));
+        let by = SearchRoute::of(&request, kept);
+        self.metrics.decided(by.name(), started.elapsed());
+        request.unless_changed_since = kept;
+        let reply = self.cluster.read(context, route, request.clone()).await?;
+        if reply.not_modified {
+            self.metrics.answer_cache("confirmed");
+            if let Some(reply) = key.and_then(|key| self.search_cache.confirmed(&key, reply.state)) {
+                return Ok(ShardHits { reply, route: by });
+            }
+            // It was pushed out while the shard was asked.
+            request.unless_changed_since = None;
+            let by = SearchRoute::of(&request, None);
+            return Ok(ShardHits { reply: self.cluster.read(context, route, request).await?, route: by });
+        }
+        self.metrics.answer_cache(match (key, kept) {
+            (None, _) => "not_kept",
+            (_, None) => "miss",
+            (_, Some(_)) => "changed",
+        });
+        if let Some(key) = key.filter(|_| reply.as_of > 0) {
+            self.search_cache.keep(key, &reply);
+        }
+        Ok(ShardHits { reply, route: SearchRoute::of(&request, None) })
+    }
+}
+
+impl Gathered {
+    fn note(&mut self, shard: ShardId, ShardHits { mut reply, route }: ShardHits) -> Result<(), CallError> {
+        let explain = reply.explain.take();
+        self.explain.shards.extend(explain.map(|explain| shard_explain(shard, route, &reply, explain)));
+        self.seen.note(shard, reply.state.as_ref().map_or(0, |state: &ReadState| state.applied));
+        self.staleness.note(reply.state.as_ref());
+        self.types.note(reply.field_types);
+        self.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?);
+        Ok(())
+    }
+}
+
+/// What one shard is asked; with the frames themselves when it holds all of the collection.
+fn request(resolved: &ResolvedQuery<'_>, header: ReadHeader, one_shard: bool) -> node_v1::SearchRequest {
+    let &ResolvedQuery { query, space, ref vectors, now_ms } = resolved;
+    let group = query.group.as_ref();
+    let recency = |Recency { half_life_ms, weight }| node_v1::Recency { half_life_ms, weight, now_ms };
+    node_v1::SearchRequest {
+        header: Some(header),
+        vector: vectors.first().cloned().unwrap_or_default(),
+        more_vectors: vectors.iter().skip(1).flatten().copied().collect(),
+        mean: query.is_mean,
+        min_score: query.min_score,
+        after: query.cursor.map(|cursor| node_v1::After {
+            score: cursor.score,
+            id: cursor.id.to_be_bytes().to_vec().into(),
+            seen: cursor.seen,
+        }),
+        recency: query.recency.map(recency),
+        group_field: group.map(|group| group.field.clone()).unwrap_or_default(),
+        group_size: group.map_or(0, |group| group.size),
+        with_vectors: query.diversity.is_some(),
+        k: query.pool(),
+        // Its own, named so that answers kept from before it was tuned are not given again.
+        ef: space.ef,
+        space: query.using.clone(),
+        with_frames: one_shard && query.diversity.is_none(),
+        exact: query.exact,
+        created_from_ms: query.created_from_ms,
+        created_to_ms: query.created_to_ms,
+        filter_json: query.filter_json.clone(),
+        explain: query.explain,
+        unless_changed_since: None,
+    }
+}
+
+fn shard_explain(
+    shard: ShardId,
+    route: SearchRoute,
+    reply: &node_v1::SearchReply,
+    explain: node_v1::SearchExplain,
+) -> ShardExplain {
+    ShardExplain {
+        shard,
+        route: route.name().to_owned(),
+        plan: explain.plan().word().to_owned(),
+        ef: explain.ef,
+        searched: reply.searched,
+        tail: reply.tail,
+        compared: explain.compared,
+        rescored: explain.rescored,
+        matching: (explain.matching_of > 0).then_some(explain.matching),
+        unknown_fields: explain.unknown_fields,
+        index_us: explain.micros,
+    }
+}
+
+fn candidates(shard: ShardId, hits: Vec<node_v1::Hit>) -> Result<Vec<Candidate>, Problem> {
+    let candidate = |hit: node_v1::Hit| {
+        let id = ids::id_from_bytes(&hit.id).filter(|_| hit.score.is_finite())?;
+        Some(Candidate {
+            id,
+            score: hit.score,
+            similarity: hit.similarity,
+            vector: hit.vector.into(),
+            group_json: hit.group_json,
+            shard,
+            passage: hit.passage,
+            frame: hit.frame.map(Box::new),
+            ..Candidate::default()
+        })
+    };
+    let odd = || Problem::internal(format!("shard {shard} returned a hit without a proper id or score"));
+    hits.into_iter().map(|hit| candidate(hit).ok_or_else(odd)).collect()
+}

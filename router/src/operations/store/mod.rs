@@ -1,0 +1,451 @@
+//! `store`: from items to frames on a majority of their shards' replicas.
+//!
+//! Each item of a batch is answered by itself: refused by validation, by its collection, by the embedder or by its
+//! shard, it leaves the others alone. The way of a batch: validate every item, look up or make the collections, embed
+//! all texts at once, group by shard, send each shard its chunks, and put the outcomes in the order of the items.
+//! Shards work side by side; the chunks of one shard go one after the other, so that items with the same id take effect
+//! in their order.
+//!
+//! Which shard a write goes to, [`CollectionRoute::place_of`] says.
+
+pub mod draft;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored};
+use mira_proto::node_v1::{FrameWrite, NamedVector, Passage, WriteHeader, WriteRequest};
+use mira_proto::vectors::SpaceNumber;
+use mira_proto::{Code, Problem, ShardId, limits};
+use uuid::Uuid;
+
+use crate::cluster::{Call, CallError, CollectionRoute, Place, size_of_frame};
+use crate::ids::{self, WriteIdentity};
+use crate::memory::MAX_REROUTES;
+use crate::operations::convert;
+use crate::operations::validate;
+use crate::private::seal;
+use crate::{ConsistencyToken, Memory, RequestContext};
+use draft::Draft;
+
+/// What is known so far: one outcome for each item, in order, and what the shards have applied.
+pub(crate) struct Outcomes {
+    items: Vec<Option<Result<Stored, Problem>>>,
+    token: ConsistencyToken,
+}
+
+impl Outcomes {
+    /// For so many items.
+    pub(crate) fn of(items: usize, token: ConsistencyToken) -> Self {
+        Outcomes { items: vec![None; items], token }
+    }
+
+    /// What became of each item, in order, and what the shards have applied.
+    pub(crate) fn into_parts(self) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
+        let lost = || Err(Problem::internal("an item was neither stored nor refused"));
+        (self.items.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect(), self.token)
+    }
+
+    fn settle(&mut self, at: usize, outcome: Result<Stored, Problem>) {
+        self.items[at] = Some(outcome);
+    }
+}
+
+/// An item on its way to a shard.
+pub(crate) struct Pending {
+    /// Its place in the request.
+    pub(crate) at: usize,
+    pub(crate) id: Uuid,
+    pub(crate) frame: FrameWrite,
+    /// Where the frame lay before has said that it has moved.
+    moved: bool,
+}
+
+impl Pending {
+    /// A frame for the item at a place of the request.
+    pub(crate) fn new(at: usize, id: Uuid, frame: FrameWrite) -> Self {
+        Pending { at, id, frame, moved: false }
+    }
+}
+
+/// A draft with its id, and all that it is found by.
+pub(crate) struct Embedded {
+    pub(crate) id: Uuid,
+    pub(crate) draft: Draft,
+    /// Vectors of its passages, or the one that its caller gave.
+    pub(crate) passages: Vec<Passage>,
+    /// Vectors in named spaces.
+    pub(crate) named: Named,
+}
+
+impl Memory {
+    /// Remembers one item or many.
+    pub async fn store(&self, context: &RequestContext, request: StoreRequest) -> Result<StoreReply, Problem> {
+        self.bounded("store", context, async {
+            let StoreRequest { item, items } = request;
+            let Some(items) = items else {
+                let (mut outcomes, token) = self.store_items(context, vec![item]).await;
+                let Stored { id, version } = outcomes.swap_remove(0)?;
+                let consistency_token = token.to_string();
+                return Ok(StoreReply { id: Some(id), version: Some(version), items: None, consistency_token });
+            };
+            if item != StoreItem::default() {
+                return Err(Problem::invalid("items stands alone: put every other field into the items"));
+            }
+            match items.len() {
+                0 => return Err(Problem::invalid("items is empty")),
+                have if have > limits::MAX_BATCH_ITEMS => {
+                    let detail =
+                        format!("items has {have} entries, the limit is {}: send several", limits::MAX_BATCH_ITEMS);
+                    return Err(Problem::new(Code::TooLarge, detail));
+                }
+                _ => {}
+            }
+            let (outcomes, token) = self.store_items(context, items).await;
+            let answer = |outcome| match outcome {
+                Ok(stored) => ItemResult::Stored(stored),
+                Err(error) => ItemResult::Refused { error },
+            };
+            let items = Some(outcomes.into_iter().map(answer).collect());
+            Ok(StoreReply { id: None, version: None, items, consistency_token: token.to_string() })
+        })
+        .await
+    }
+
+    async fn store_items(
+        &self,
+        context: &RequestContext,
+        items: Vec<StoreItem>,
+    ) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
+        let (resolved, keyless) = match self.storing_owner(context, &items).await {
+            Ok(resolved) => (resolved, None),
+            Err(problem) => (context.clone(), Some(problem)),
+        };
+        let context = &resolved;
+        let now_ms = convert::now_ms();
+        let mut outcomes = Outcomes::of(items.len(), context.token.clone());
+        let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
+        for (at, item) in items.into_iter().enumerate() {
+            match Draft::of(item, now_ms) {
+                Ok(draft) if draft.private && keyless.is_some() => {
+                    outcomes.settle(at, Err(keyless.clone().expect("is some")))
+                }
+                Ok(draft) => by_collection.entry(draft.collection.clone()).or_default().push((at, draft)),
+                Err(problem) => outcomes.settle(at, Err(problem)),
+            }
+        }
+        for (collection, drafts) in by_collection {
+            self.store_in(context, &collection, drafts, &mut outcomes).await;
+        }
+        outcomes.into_parts()
+    }
+
+    /// Stores the drafts of one collection, notes their outcomes and what shards have applied.
+    pub(crate) async fn store_in(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        drafts: Vec<(usize, Draft)>,
+        outcomes: &mut Outcomes,
+    ) {
+        let route = match self.collection_for(context, name, &drafts).await {
+            Ok(route) => route,
+            Err(problem) => return drafts.iter().for_each(|(at, _)| outcomes.settle(*at, Err(problem.clone()))),
+        };
+        let pending = self.embed_drafts(context, &route, drafts, outcomes).await;
+        self.write_frames(context, route, pending, outcomes).await;
+    }
+
+    /// Writes frames to their shards, wherever these are by then.
+    pub(crate) async fn write_frames(
+        &self,
+        context: &RequestContext,
+        route: Arc<CollectionRoute>,
+        mut pending: Vec<Pending>,
+        outcomes: &mut Outcomes,
+    ) {
+        let name = route.info.name.clone();
+        let mut route = Some(route);
+        for _ in 0..MAX_REROUTES {
+            let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
+            // The order of the request, also for what comes back from several shards.
+            pending.sort_by_key(|item| item.at);
+            let mut by_place: BTreeMap<Place, Vec<Pending>> = BTreeMap::new();
+            for item in pending.drain(..) {
+                let may_be_retry = context.idempotency_key.is_some();
+                by_place.entry(current.place_of(item.id.as_u128(), item.moved, may_be_retry)).or_default().push(item);
+            }
+            let writes = by_place.into_iter().map(|(place, items)| self.write_shard(context, &current, place, items));
+            let mut written = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
+            while let Some(answer) = written.next().await {
+                answer.done.into_iter().for_each(|(at, outcome)| outcomes.settle(at, outcome));
+                outcomes.token.note(answer.shard, answer.index);
+                pending.extend(answer.moved);
+            }
+            if !pending.is_empty() {
+                if pending.iter().any(|item| item.moved) && current.is_settled() {
+                    self.cluster.newer_map().await;
+                }
+                route = self.find_collection(context, &name).await.ok().flatten();
+            }
+        }
+        let moved = Problem::from(CallError::Moved);
+        pending.iter().for_each(|item| outcomes.settle(item.at, Err(moved.clone())));
+    }
+
+    /// The collection, made on first use: with the model's dimension, or without a model that of the first vector.
+    pub(crate) async fn collection_for(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        drafts: &[(usize, Draft)],
+    ) -> Result<Arc<CollectionRoute>, Problem> {
+        if let Some(route) = self.find_collection(context, name).await? {
+            return Ok(route);
+        }
+        let first_vector = drafts.iter().find_map(|(_, draft)| draft.vector.as_ref());
+        let dim = match (self.embedding.model(), first_vector) {
+            (Some(_), _) => None,
+            (None, Some(vector)) => Some(vector.len() as u32),
+            (None, None) => return Err(self.embedding.missing()),
+        };
+        match self.create_collection(context, name, CollectionSettings { dim, ..Default::default() }).await {
+            // Somebody else has made it meanwhile, with settings of its own.
+            Err(problem) if problem.code != Code::AlreadyExists => return Err(problem),
+            _ => {}
+        }
+        self.find_collection(context, name).await?.ok_or_else(|| crate::memory::no_collection(name))
+    }
+
+    /// Gives every draft its id and vectors; notes the ones that cannot have any.
+    async fn embed_drafts(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        drafts: Vec<(usize, Draft)>,
+        outcomes: &mut Outcomes,
+    ) -> Vec<Pending> {
+        let with_named = |(at, draft): (usize, Draft)| match named_vectors(&draft, route) {
+            Ok(named) => Some(((at, draft), named)),
+            Err(problem) => {
+                outcomes.settle(at, Err(problem));
+                None
+            }
+        };
+        let drafts: Vec<((usize, Draft), Named)> = drafts.into_iter().filter_map(with_named).collect();
+        let texts: Vec<String> = drafts
+            .iter()
+            .filter(|((_, draft), _)| needs_embedding(draft))
+            .map(|((_, draft), _)| String::from_utf8_lossy(&draft.content).into_owned())
+            .collect();
+        let embedded = match self.model_fits(route) {
+            Ok(()) if !texts.is_empty() => self.embedding.documents(context, texts).await,
+            Ok(()) => Ok(Vec::new()),
+            Err(problem) => Err(problem),
+        };
+        let mut embedded = embedded.map(Vec::into_iter);
+        let mut pending = Vec::with_capacity(drafts.len());
+        for ((at, draft), named) in drafts {
+            let passages = match &mut embedded {
+                _ if !needs_embedding(&draft) => given_passages(&draft, route),
+                Ok(embedded) => embedded.next().unwrap_or_else(|| Err(Problem::internal("a text was not embedded"))),
+                Err(problem) => Err(problem.clone()),
+            };
+            match passages {
+                Ok(passages) => {
+                    let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
+                    let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
+                    let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
+                    let embedded = Embedded { id, draft, passages, named };
+                    let frame = match context.owner_key() {
+                        Some(owner) if embedded.draft.private => seal::seal(owner, route.info.id, embedded),
+                        _ => frame_write(embedded),
+                    };
+                    let frame = FrameWrite { chunks, ..frame };
+                    pending.push(Pending::new(at, id, frame));
+                }
+                Err(problem) => outcomes.settle(at, Err(problem)),
+            }
+        }
+        pending
+    }
+
+    /// Sends one shard its items, chunk after chunk.
+    async fn write_shard(
+        &self,
+        context: &RequestContext,
+        route: &CollectionRoute,
+        place: Place,
+        items: Vec<Pending>,
+    ) -> ShardOutcomes {
+        let shard = place.shard;
+        let call = Call::to_write(context, route, "write", shard, place.constraint());
+        let mut answer =
+            ShardOutcomes { shard, index: 0, done: Vec::with_capacity(items.len()), moved: Vec::new(), gone: false };
+        for chunk in chunks(items) {
+            if answer.gone {
+                answer.moved.extend(chunk);
+                continue;
+            }
+            let frames: Vec<FrameWrite> = chunk.iter().map(|item| item.frame.clone()).collect();
+            let request_id = request_id(context, route, shard, &frames);
+            let header = WriteHeader { request_id, ..route.write_header(context, shard) };
+            match self.cluster.write(&call, &WriteRequest { header: Some(header), frames }).await {
+                Ok(reply) if reply.outcomes.len() == chunk.len() => {
+                    answer.index = answer.index.max(reply.index);
+                    for (item, outcome) in chunk.into_iter().zip(reply.outcomes) {
+                        if outcome.moved {
+                            answer.moved.push(Pending { moved: true, ..item });
+                            continue;
+                        }
+                        let stored = Stored { id: item.id, version: outcome.version };
+                        let outcome = outcome.problem.map_or(Ok(stored), |problem| Err(problem.into()));
+                        answer.done.push((item.at, outcome));
+                    }
+                }
+                Ok(_) => {
+                    let odd = Problem::internal(format!("shard {shard} answered for another number of frames"));
+                    answer.done.extend(chunk.iter().map(|item| (item.at, Err(odd.clone()))));
+                }
+                Err(CallError::Moved) => {
+                    answer.gone = true;
+                    answer.moved.extend(chunk);
+                }
+                Err(error) => {
+                    let problem = Problem::from(error);
+                    answer.done.extend(chunk.iter().map(|item| (item.at, Err(problem.clone()))));
+                }
+            }
+        }
+        answer
+    }
+
+    /// Whether the router's model makes vectors for this collection.
+    pub(crate) fn model_fits(&self, route: &CollectionRoute) -> Result<(), Problem> {
+        let info = &route.info;
+        let model = self.embedding.model().ok_or_else(|| self.embedding.missing())?;
+        if info.dim as usize != model.dim {
+            let detail = format!(
+                "collection {:?} has vectors of {} components, the model {} makes {}: send a vector",
+                info.name, info.dim, model.name, model.dim
+            );
+            return Err(Problem::new(Code::DimensionMismatch, detail));
+        }
+        if info.model != model.name {
+            let theirs = if info.model.is_empty() { "its callers".to_owned() } else { format!("model {}", info.model) };
+            let detail =
+                format!("collection {:?} has vectors of {theirs}, not of {}: send a vector", info.name, model.name);
+            return Err(Problem::invalid(detail));
+        }
+        Ok(())
+    }
+}
+
+/// What became of one shard's items.
+struct ShardOutcomes {
+    shard: ShardId,
+    index: u64,
+    done: Vec<(usize, Result<Stored, Problem>)>,
+    moved: Vec<Pending>,
+    /// The collection is not where it was: what was not sent yet is not sent there.
+    gone: bool,
+}
+
+/// The request id of a write of some frames.
+fn request_id(context: &RequestContext, route: &CollectionRoute, shard: ShardId, frames: &[FrameWrite]) -> Bytes {
+    let parts = frames.iter().flat_map(|frame| {
+        // A private frame is sealed anew by every try of its caller: its digest says what is in it.
+        let sealed = frame.private.as_ref().map_or(&[][..], |private| &private.digest[..]);
+        [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes(), sealed]
+    });
+    let parts: Vec<&[u8]> = parts.collect();
+    ids::request_id(context, &WriteIdentity { operation: "store", collection: route.info.id, shard, parts: &parts })
+}
+
+pub(crate) fn needs_embedding(draft: &Draft) -> bool {
+    draft.text && draft.vector.is_none()
+}
+
+/// The caller's own vector, or none: opaque bytes are then found by id only.
+fn given_passages(draft: &Draft, route: &CollectionRoute) -> Result<Vec<Passage>, Problem> {
+    let Some(vector) = &draft.vector else { return Ok(Vec::new()) };
+    validate::vector_fits(vector, convert::space(&route.info, "")?, &route.info.name, "")?;
+    Ok(vec![Passage { start: 0, end: 0, vector: vector.clone() }])
+}
+
+/// Vectors in named spaces, with their numbers.
+pub(crate) type Named = Vec<(SpaceNumber, NamedVector)>;
+
+/// The caller's vectors in named spaces.
+fn named_vectors(draft: &Draft, route: &CollectionRoute) -> Result<Named, Problem> {
+    let named = |(name, vector): (&String, &Vec<f32>)| {
+        let space = convert::space(&route.info, name)?;
+        validate::vector_fits(vector, space, &route.info.name, name)?;
+        Ok((space.number, NamedVector { space: name.clone(), vector: vector.clone() }))
+    };
+    draft.vectors.iter().map(named).collect()
+}
+
+/// A plain frame as its shard takes it.
+pub(crate) fn frame_write(Embedded { id, draft, passages, named }: Embedded) -> FrameWrite {
+    FrameWrite {
+        id: ids::id_bytes(id),
+        content: draft.content,
+        text: draft.text,
+        r#type: draft.kind,
+        session: draft.session,
+        role: draft.role,
+        metadata_json: draft.metadata_json,
+        passages,
+        vector_given: draft.vector.is_some(),
+        named: named.into_iter().map(|(_, vector)| vector).collect(),
+        replace: draft.replace,
+        expected_version: draft.expected_version,
+        expires_ms: draft.expires_ms,
+        created_ms: draft.created_ms,
+        attachment: draft.attachment,
+        ..Default::default()
+    }
+}
+
+/// Cuts items into runs that fit one proposal.
+fn chunks(items: Vec<Pending>) -> Vec<Vec<Pending>> {
+    let mut chunks: Vec<Vec<Pending>> = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        let size = size_of_frame(&item.frame);
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < limits::MAX_PROPOSAL_FRAMES && bytes + size <= limits::MAX_PROPOSAL_BYTES => {
+                bytes += size;
+                chunk.push(item);
+            }
+            _ => {
+                bytes = size;
+                chunks.push(vec![item]);
+            }
+        }
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(at: usize, bytes: usize) -> Pending {
+        let frame = FrameWrite { content: vec![b'x'; bytes].into(), ..Default::default() };
+        Pending::new(at, Uuid::nil(), frame)
+    }
+
+    #[test]
+    fn chunks_keep_order_and_stay_within_a_proposal() {
+        let small = chunks((0..250).map(|at| pending(at, 10)).collect());
+        assert_eq!(small.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
+        let order: Vec<_> = small.into_iter().flatten().map(|item| item.at).collect();
+        assert_eq!(order, (0..250).collect::<Vec<_>>());
+        let large = chunks((0..5).map(|at| pending(at, 1 << 20)).collect());
+        assert_eq!(large.iter().map(Vec::len).collect::<Vec<_>>(), [4, 1]);
+    }
+}

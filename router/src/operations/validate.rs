@@ -1,0 +1,127 @@
+//! What several operations check of a request, before anything is done about it.
+//!
+//! Pure functions from requests to checked values; the shard never sees what they refuse. Every message says what was
+//! wrong, the limit, and never the content. What depends on the collection (its dimension, whether it exists) is
+//! checked where the collection is known, by [`vector_fits`].
+
+use mira_proto::filter::{self, Filter};
+use mira_proto::model::{DEFAULT_COLLECTION, Metric};
+use mira_proto::{Code, Problem, limits};
+use uuid::Uuid;
+
+use crate::operations::convert::Space;
+
+/// How many entries a page has at most.
+pub(crate) fn page_size(limit: Option<u32>) -> Result<u32, Problem> {
+    match limit.unwrap_or(limits::DEFAULT_SCAN) {
+        limit @ 1..=limits::MAX_SCAN => Ok(limit),
+        limit => Err(Problem::invalid(format!("limit is {limit}, allowed are 1 to {}", limits::MAX_SCAN))),
+    }
+}
+
+/// An RFC 3339 time as milliseconds since 1970.
+pub(crate) fn time(field: &str, text: &str) -> Result<u64, Problem> {
+    filter::milliseconds(text).ok_or_else(|| {
+        let example = "an RFC 3339 time such as 2026-11-22T10:00:00Z, not before 1970";
+        Problem::invalid(format!("{field} is not {example}"))
+    })
+}
+
+/// A half-open range of creation times in milliseconds, 0 = open.
+pub(crate) fn range(from: Option<&str>, to: Option<&str>) -> Result<(u64, u64), Problem> {
+    let from = from.map(|text| time("created_from", text)).transpose()?.unwrap_or_default();
+    let to = to.map(|text| time("created_to", text)).transpose()?;
+    if to.is_some_and(|to| to <= from) {
+        return Err(Problem::invalid("created_to is not after created_from"));
+    }
+    Ok((from, to.unwrap_or_default()))
+}
+
+pub(crate) fn optional_name(field: &str, name: Option<String>) -> Result<Option<String>, Problem> {
+    name.map(|name| checked_name(field, name)).transpose()
+}
+
+/// A name that is a key: not empty, bounded, printable.
+pub(crate) fn checked_name(field: &str, name: String) -> Result<String, Problem> {
+    if name.trim().is_empty() {
+        return Err(Problem::invalid(format!("{field} is empty")));
+    }
+    if name.len() > limits::MAX_NAME_BYTES {
+        let (have, limit) = (name.len(), limits::MAX_NAME_BYTES);
+        return Err(too_large(format!("{field} has {have} bytes, the limit is {limit}")));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Problem::invalid(format!("{field} contains a control character")));
+    }
+    Ok(name)
+}
+
+pub(crate) fn collection(name: Option<String>) -> Result<String, Problem> {
+    Ok(optional_name("collection", name)?.unwrap_or_else(|| DEFAULT_COLLECTION.to_owned()))
+}
+
+pub(crate) fn components(vector: &[f32]) -> Result<(), Problem> {
+    if vector.is_empty() {
+        return Err(Problem::invalid("vector is empty"));
+    }
+    if vector.len() > limits::MAX_DIM as usize {
+        let (have, limit) = (vector.len(), limits::MAX_DIM);
+        return Err(too_large(format!("vector has {have} components, the limit is {limit}")));
+    }
+    match vector.iter().position(|component| !component.is_finite()) {
+        Some(at) => Err(Problem::invalid(format!("vector component {at} is not a finite number"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether a vector can be compared with those of a collection that have this name; its own, for an empty one.
+pub(crate) fn vector_fits(vector: &[f32], space: Space, collection: &str, name: &str) -> Result<(), Problem> {
+    if vector.len() != space.dim as usize {
+        let (have, dim) = (vector.len(), space.dim);
+        let named = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
+        let detail = format!("vector has {have} components, those of collection {collection:?}{named} have {dim}");
+        return Err(Problem::new(Code::DimensionMismatch, detail));
+    }
+    if space.metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
+        return Err(Problem::invalid("vector is all zeros: it has no direction to compare by cosine"));
+    }
+    Ok(())
+}
+
+/// A filter that was checked, as the shards read it.
+pub(crate) fn checked_filter(filter: &Filter) -> Result<String, Problem> {
+    filter.check()?;
+    serde_json::to_string(filter).map_err(|error| Problem::internal(format!("the filter is no JSON: {error}")))
+}
+
+pub(crate) fn id_list(ids: Vec<Uuid>, limit: usize) -> Result<Vec<Uuid>, Problem> {
+    match ids.len() {
+        0 => Err(Problem::invalid("ids is empty")),
+        have if have > limit => Err(too_large(format!("ids has {have} entries, the limit is {limit}"))),
+        _ => Ok(ids),
+    }
+}
+
+pub(crate) fn too_large(detail: String) -> Problem {
+    Problem::new(Code::TooLarge, detail)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    #[track_caller]
+    pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, Problem>, code: Code, word: &str) {
+        let problem = result.unwrap_err();
+        assert!(problem.code == code && problem.detail.contains(word), "{problem}, expected {code} and {word:?}");
+    }
+
+    #[test]
+    fn vectors_fit_their_collection() {
+        let fits = |vector: &[f32], metric| vector_fits(vector, Space { number: 0, dim: 2, metric, ef: 0 }, "c", "");
+        assert!(fits(&[0.0, 1.0], Metric::Cosine).is_ok());
+        assert!(fits(&[0.0, 0.0], Metric::L2).is_ok());
+        refused(fits(&[0.0, 0.0], Metric::Cosine), Code::InvalidArgument, "zeros");
+        refused(fits(&[1.0], Metric::Dot), Code::DimensionMismatch, "have 2");
+    }
+}

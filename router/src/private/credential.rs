@@ -1,0 +1,131 @@
+//! Who owns private frames, as a request says it: by a key, or by a passphrase that stands for one.
+//!
+//! A key arrives in a header, lives as long as the request, and is wiped with it. What a passphrase opens,
+//! [`super::owners`] says.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mira_crypto::{CryptoError, OwnerKey};
+use mira_proto::{Code, Problem, limits};
+use zeroize::Zeroizing;
+
+/// What a request says about the owner. Prints no secret.
+#[derive(Clone)]
+pub enum Credential {
+    /// The key itself.
+    Key(Arc<OwnerKey>),
+    /// A passphrase, to be turned into the key.
+    Passphrase(Arc<Passphrase>),
+}
+
+/// A passphrase and whose it is.
+pub struct Passphrase {
+    /// Names the owner: a hash of who asks, or of the name that was sent along.
+    pub(super) owner: [u8; 16],
+    pub(super) secret: Zeroizing<String>,
+}
+
+impl Credential {
+    /// A key as a header holds it.
+    pub fn key(text: &str) -> Result<Self, Problem> {
+        match OwnerKey::from_text(text) {
+            Ok(key) => Ok(Credential::Key(Arc::new(key))),
+            Err(error) => Err(Problem::invalid(format!("the owner's key is not base64 of 32 bytes: {error}"))),
+        }
+    }
+
+    /// A passphrase of the owner that is named, else of the caller.
+    pub fn passphrase(principal: &str, name: Option<&str>, secret: &str) -> Result<Self, Problem> {
+        if secret.is_empty() || name.is_some_and(str::is_empty) {
+            return Err(Problem::invalid("the owner's passphrase or name is empty"));
+        }
+        let longest = secret.len().max(name.map_or(0, str::len));
+        if longest > limits::MAX_PASSPHRASE_BYTES {
+            let limit = limits::MAX_PASSPHRASE_BYTES;
+            return Err(Problem::new(Code::TooLarge, format!("the owner's passphrase or name is over {limit} bytes")));
+        }
+        let mut hash = blake3::Hasher::new_derive_key("mira 2026 owner name");
+        let (kind, name) = name.map_or(("caller", principal), |name| ("name", name));
+        hash.update(kind.as_bytes()).update(&[0]).update(name.as_bytes());
+        let owner = hash.finalize().as_bytes()[..16].try_into().expect("a hash has 32 bytes");
+        Ok(Credential::Passphrase(Arc::new(Passphrase { owner, secret: Zeroizing::new(secret.to_owned()) })))
+    }
+}
+
+/// A passphrase that is to take another's place.
+pub struct NewPassphrase(pub(super) Zeroizing<String>);
+
+impl NewPassphrase {
+    /// As a header holds it.
+    pub fn new(secret: &str) -> Result<Self, Problem> {
+        let limit = limits::MAX_PASSPHRASE_BYTES;
+        match secret.len() {
+            0 => Err(Problem::invalid("the new passphrase is empty")),
+            length if length > limit => {
+                Err(Problem::new(Code::TooLarge, format!("the new passphrase is over {limit} bytes")))
+            }
+            _ => Ok(NewPassphrase(Zeroizing::new(secret.to_owned()))),
+        }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Credential::Key(key) => key.fmt(f),
+            Credential::Passphrase(_) => f.write_str("Passphrase"),
+        }
+    }
+}
+
+/// What a caller is told when its key, or something sealed with it, is wrong.
+pub(crate) fn problem_of(error: CryptoError) -> Problem {
+    let code = match &error {
+        CryptoError::WrongOwnerKey => Code::WrongOwnerKey,
+        CryptoError::NotBase64
+        | CryptoError::KeySize { .. }
+        | CryptoError::EmptyPassphrase
+        | CryptoError::PassphraseCost { .. } => Code::InvalidArgument,
+        CryptoError::UnknownVersion { .. } => Code::UnsupportedVersion,
+        _ => Code::Damaged,
+    };
+    Problem::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RequestContext;
+
+    #[test]
+    fn a_key_of_the_wrong_size_is_told_from_one_that_is_no_base64() {
+        for (text, says) in [("AAEC", "3 bytes"), ("no key!", "not base64")] {
+            let problem = Credential::key(text).unwrap_err();
+            assert_eq!(problem.code, Code::InvalidArgument);
+            assert!(problem.detail.contains(says), "{problem}");
+        }
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let text = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let mut context = RequestContext::new("ada", std::time::Duration::from_secs(1));
+        context.owner = Some(Credential::key(text).unwrap());
+        assert!(!format!("{context:?}").contains("AAEC"));
+        context.owner = Some(Credential::passphrase("ada", None, "open sesame").unwrap());
+        assert!(!format!("{context:?}").contains("sesame"));
+    }
+
+    #[test]
+    fn an_owner_without_a_name_is_the_caller_and_no_name_poses_as_one() {
+        let owner = |principal: &str, name: Option<&str>| match Credential::passphrase(principal, name, "x").unwrap() {
+            Credential::Passphrase(passphrase) => passphrase.owner,
+            Credential::Key(_) => unreachable!("it is a passphrase"),
+        };
+        assert_eq!(owner("ada", None), owner("ada", None));
+        assert_eq!(owner("ada", Some("team")), owner("bob", Some("team")));
+        assert_ne!(owner("ada", None), owner("bob", None));
+        assert_ne!(owner("ada", None), owner("bob", Some("ada")));
+    }
+}

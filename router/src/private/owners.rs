@@ -1,0 +1,242 @@
+//! Keys behind passphrases.
+//!
+//! A passphrase opens a *passphrase record* ([`mira_crypto::OwnerKey::protect`]) that the cluster keeps for its owner,
+//! whose name is the caller's, or the one it sends along. The first private frame that is stored under a new name makes
+//! the record, with a fresh key in it; a record that is cheaper to guess at than today's cost is replaced when it is next
+//! opened. Opening one takes a tenth of a second by design, so a router remembers the key for
+//! [`limits::PASSPHRASE_CACHE_TIME`], under a keyed hash of name and passphrase.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lru::LruCache;
+use mira_crypto::{CryptoError, OwnerKey, PassphraseCost};
+use mira_proto::model::StoreItem;
+use mira_proto::node_v1::{GetOwnerRequest, PutOwnerRequest};
+use mira_proto::{Code, Problem, limits};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::credential::{Credential, NewPassphrase, Passphrase, problem_of};
+use crate::cluster::Call;
+use crate::{Memory, RequestContext};
+
+/// A key, and until when it is remembered.
+type Opened = (Instant, Arc<OwnerKey>);
+
+/// Keys behind passphrases that were opened a moment ago, and the right to open one.
+pub(crate) struct Owners {
+    opened: Mutex<LruCache<[u8; 32], Opened>>,
+    /// Keys the hashes above, so that they are worth nothing outside of this process.
+    secret: Zeroizing<[u8; 32]>,
+    at_work: Arc<Semaphore>,
+    cost: Mutex<PassphraseCost>,
+}
+
+impl Default for Owners {
+    fn default() -> Self {
+        let capacity = NonZeroUsize::new(limits::PASSPHRASE_CACHE).expect("the cache holds something");
+        Owners {
+            opened: Mutex::new(LruCache::new(capacity)),
+            secret: Zeroizing::new(rand::random()),
+            at_work: Arc::new(Semaphore::new(limits::MAX_PASSPHRASES_AT_WORK)),
+            cost: Mutex::new(PassphraseCost::RECOMMENDED),
+        }
+    }
+}
+
+impl Owners {
+    /// What a guess at a passphrase costs from now on.
+    pub(crate) fn set_cost(&self, cost: PassphraseCost) {
+        *self.cost.lock() = cost;
+    }
+
+    fn cache_key(&self, passphrase: &Passphrase) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new_keyed(&self.secret);
+        hash.update(&passphrase.owner).update(passphrase.secret.as_bytes());
+        *hash.finalize().as_bytes()
+    }
+
+    fn opened(&self, passphrase: &Passphrase) -> Option<Arc<OwnerKey>> {
+        let mut opened = self.opened.lock();
+        let now = Instant::now();
+        // Wipes what was not asked for in a while, too.
+        while opened.peek_lru().is_some_and(|(_, (until, _))| *until <= now) {
+            opened.pop_lru();
+        }
+        let (until, key) = opened.get(&self.cache_key(passphrase))?;
+        (*until > now).then(|| key.clone())
+    }
+
+    fn remember(&self, passphrase: &Passphrase, key: Arc<OwnerKey>) {
+        let until = Instant::now() + limits::PASSPHRASE_CACHE_TIME;
+        self.opened.lock().put(self.cache_key(passphrase), (until, key));
+    }
+}
+
+impl Memory {
+    /// The request with the owner's key in the place of a passphrase. A passphrase that nothing was stored under is a
+    /// wrong one.
+    pub(crate) async fn with_owner(&self, context: &RequestContext) -> Result<RequestContext, Problem> {
+        self.resolve(context, false).await
+    }
+
+    /// The owner of a search, who must be there if private frames are to be searched.
+    pub(crate) async fn searching_owner(
+        &self,
+        context: &RequestContext,
+        needed: bool,
+    ) -> Result<RequestContext, Problem> {
+        match (needed, &context.owner) {
+            (false, _) => Ok(context.clone()),
+            (true, None) => Err(keyless("include_private")),
+            (true, Some(_)) => self.resolve(context, false).await,
+        }
+    }
+
+    /// The owner of what is stored, who must be there if any of it is private.
+    pub(crate) async fn storing_owner(
+        &self,
+        context: &RequestContext,
+        items: &[StoreItem],
+    ) -> Result<RequestContext, Problem> {
+        match (items.iter().any(|item| item.private), &context.owner) {
+            (false, _) => Ok(context.clone()),
+            (true, None) => Err(keyless("private")),
+            (true, Some(_)) => self.resolve(context, true).await,
+        }
+    }
+
+    async fn resolve(&self, context: &RequestContext, make: bool) -> Result<RequestContext, Problem> {
+        let Some(Credential::Passphrase(passphrase)) = &context.owner else { return Ok(context.clone()) };
+        let key = match self.owners.opened(passphrase) {
+            Some(key) => key,
+            None => {
+                let key = self.open_passphrase(context, passphrase, make).await?;
+                self.owners.remember(passphrase, key.clone());
+                key
+            }
+        };
+        Ok(RequestContext { owner: Some(Credential::Key(key)), ..context.clone() })
+    }
+
+    async fn open_passphrase(
+        &self,
+        context: &RequestContext,
+        passphrase: &Arc<Passphrase>,
+        make: bool,
+    ) -> Result<Arc<OwnerKey>, Problem> {
+        let owner = Bytes::copy_from_slice(&passphrase.owner);
+        let mut record = self.record(context, &owner).await?;
+        let cost = *self.owners.cost.lock();
+        if record.is_empty() {
+            if !make {
+                let detail = "nothing private was stored under a passphrase of this owner: send the owner's key, or store \
+                    something private first";
+                return Err(Problem::new(Code::WrongOwnerKey, detail));
+            }
+            let made = self.at_work(passphrase, move |secret| {
+                let mut rng = mira_crypto::os_rng();
+                OwnerKey::generate(&mut rng).protect(secret, cost, &mut rng)
+            });
+            // Another router may be quicker: its record counts.
+            let first = PutOwnerRequest { owner: owner.clone(), record: made.await?, replaces: String::new() };
+            record = self.put_record(context, first).await?;
+        }
+        let old = record.clone();
+        let (key, better) = self
+            .at_work(passphrase, move |secret| {
+                let key = OwnerKey::from_passphrase(secret, &record)?;
+                let weak = PassphraseCost::of_record(&record)?.is_below(&cost);
+                let better = weak.then(|| key.protect(secret, cost, &mut mira_crypto::os_rng())).transpose()?;
+                Ok((key, better))
+            })
+            .await?;
+        if let Some(better) = better {
+            self.put_record(context, PutOwnerRequest { owner, record: better, replaces: old }).await?;
+        }
+        Ok(Arc::new(key))
+    }
+
+    /// Protects the owner's key by another passphrase. The key stays, and so does everything sealed with it.
+    pub async fn set_passphrase(&self, context: &RequestContext, new: NewPassphrase) -> Result<(), Problem> {
+        self.bounded("set_passphrase", context, async {
+            let Some(Credential::Passphrase(passphrase)) = &context.owner else {
+                let detail =
+                    "send the passphrase of today (header X-Mira-Owner-Passphrase): a key has none to be changed";
+                return Err(Problem::invalid(detail));
+            };
+            let owner = Bytes::copy_from_slice(&passphrase.owner);
+            let record = self.record(context, &owner).await?;
+            if record.is_empty() {
+                return Err(Problem::new(Code::WrongOwnerKey, "no passphrase of this owner was ever used"));
+            }
+            let (old, cost) = (record.clone(), *self.owners.cost.lock());
+            let changed = self
+                .at_work(passphrase, move |secret| {
+                    let key = OwnerKey::from_passphrase(secret, &record)?;
+                    key.protect(&new.0, cost, &mut mira_crypto::os_rng())
+                })
+                .await?;
+            let put = PutOwnerRequest { owner, record: changed.clone(), replaces: old };
+            if self.put_record(context, put).await? != changed {
+                return Err(Problem::new(Code::Conflict, "the passphrase was changed by another request: try again"));
+            }
+            self.owners.opened.lock().pop(&self.owners.cache_key(passphrase));
+            Ok(())
+        })
+        .await
+    }
+
+    /// An owner's passphrase record; empty if there is none.
+    async fn record(&self, context: &RequestContext, owner: &Bytes) -> Result<String, Problem> {
+        let call = Call::to_meta_leader(context, "get_owner");
+        let get = GetOwnerRequest { owner: owner.clone() };
+        let found = self
+            .cluster
+            .call(&call, |clients, _| {
+                let get = get.clone();
+                async move { clients.keys().get_owner(get).await }
+            })
+            .await?;
+        Ok(found.record)
+    }
+
+    /// Stores a record in the place of another; returns the one that is there then.
+    async fn put_record(&self, context: &RequestContext, put: PutOwnerRequest) -> Result<String, Problem> {
+        let call = Call::to_meta_leader(context, "put_owner");
+        let reply = self
+            .cluster
+            .call(&call, |clients, _| {
+                let put = put.clone();
+                async move { clients.keys().put_owner(put).await }
+            })
+            .await?;
+        Ok(reply.record)
+    }
+
+    /// Runs something slow with the passphrase on a thread of its own, few at once.
+    async fn at_work<T: Send + 'static>(
+        &self,
+        passphrase: &Arc<Passphrase>,
+        work: impl FnOnce(&str) -> Result<T, CryptoError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let passphrase = passphrase.clone();
+        let permit = self.owners.at_work.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| Problem::internal("the router is stopping"))?;
+        let worked = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work(&passphrase.secret)
+        });
+        worked.await.map_err(|_| Problem::internal("opening a passphrase failed"))?.map_err(problem_of)
+    }
+}
+
+fn keyless(field: &str) -> Problem {
+    Problem::invalid(format!(
+        "{field} needs the owner's key: send the header X-Mira-Owner-Key (32 bytes, base64) or X-Mira-Owner-Passphrase"
+    ))
+}

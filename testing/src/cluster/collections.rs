@@ -1,0 +1,93 @@
+//! The collections of the fake cluster, and their keys.
+
+use bytes::Bytes;
+use mira_proto::node_v1 as wire;
+use mira_proto::{Code, Problem, Refusal};
+use tonic::Status;
+
+use super::node::FakeNode;
+
+impl FakeNode {
+    pub(super) fn answer_create_collection(
+        &self,
+        request: wire::CreateCollectionRequest,
+    ) -> Result<wire::Collection, Status> {
+        let mut state = self.state.lock();
+        let mut wanted = wire::Collection {
+            id: state.next_collection,
+            name: request.name.clone(),
+            dim: request.dim,
+            metric: request.metric,
+            quantization: request.quantization,
+            partitions: request.partitions,
+            ttl_seconds: request.ttl_seconds,
+            created_ms: 1_800_000_000_000,
+            key_version: 1,
+            model: request.model,
+            first_partitions: request.partitions,
+            ef: 0,
+            spaces: request.spaces,
+            placement_key: Bytes::new(),
+            migration: None,
+            rotation: None,
+        };
+        if let Some(there) = state.collections.get(&request.name) {
+            wanted.id = there.id;
+            return match *there == wanted {
+                true => Ok(there.clone()),
+                false => Err(Problem::new(Code::AlreadyExists, "the collection has other settings").into()),
+            };
+        }
+        state.next_collection += 1;
+        state.epoch += 1;
+        state.collections.insert(request.name, wanted.clone());
+        Ok(wanted)
+    }
+
+    pub(super) fn answer_drop_collection(
+        &self,
+        request: wire::DropCollectionRequest,
+    ) -> Result<wire::DropCollectionReply, Status> {
+        let mut state = self.state.lock();
+        let Some(gone) = state.collections.remove(&request.name) else {
+            return Err(Refusal::from(Problem::new(Code::NotFound, "there is no such collection")).into());
+        };
+        state.frames.retain(|(collection, ..), _| *collection != gone.id);
+        state.epoch += 1;
+        let faults = state.faults.entry(self.id).or_default();
+        if faults.lost_answers > 0 {
+            faults.lost_answers -= 1;
+            return Err(Status::unavailable("connection reset"));
+        }
+        Ok(wire::DropCollectionReply { epoch: state.epoch, erasure: state.epoch })
+    }
+
+    pub(super) fn answer_tune_collection(
+        &self,
+        request: wire::TuneCollectionRequest,
+    ) -> Result<wire::TuneCollectionReply, Status> {
+        let wire::TuneCollectionRequest { collection, ef, space } = request;
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        let epoch = state.epoch;
+        let seen = self.seen("tune_collection", 0);
+        state.seen.push(seen);
+        match state.collections.values_mut().find(|found| found.id == collection) {
+            Some(found) => match found.spaces.iter_mut().find(|named| named.name == space) {
+                Some(named) => named.ef = ef,
+                None => found.ef = ef,
+            },
+            None => return Err(Refusal::from(Problem::new(Code::NotFound, "the collection is gone")).into()),
+        }
+        Ok(wire::TuneCollectionReply { epoch })
+    }
+
+    pub(super) fn answer_rotate_key(&self, request: wire::RotateKeyRequest) -> Result<wire::RotateKeyReply, Status> {
+        let mut state = self.state.lock();
+        if request.own && state.rotating {
+            return Err(Refusal::from(Problem::new(Code::Conflict, "the key is being rotated already")).into());
+        }
+        state.epoch += 1;
+        Ok(wire::RotateKeyReply { id: state.epoch, to: "2".into(), epoch: state.epoch })
+    }
+}

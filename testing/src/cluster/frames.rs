@@ -1,0 +1,129 @@
+//! Writing and reading frames of the fake cluster by their ids, sessions and order.
+
+use bytes::Bytes;
+use mira_proto::Refusal;
+use mira_proto::node_v1 as wire;
+use tonic::Status;
+
+use super::node::FakeNode;
+use super::search::is_meant;
+use super::state::Kept;
+
+/// Frames of one page of a fetch that asks for pages.
+const FETCHED_PAGE: usize = 5;
+
+impl FakeNode {
+    pub(super) fn answer_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Status> {
+        let mut state = self.state.lock();
+        let wire::WriteHeader { shard, collection, request_id, .. } =
+            self.begin_write(&mut state, "write", request.header)?;
+        let reply = match state.remembered.get(&request_id) {
+            Some(reply) => reply.clone(),
+            None => {
+                let outcomes = request.frames.into_iter().map(|frame| state.write(collection, shard, frame)).collect();
+                let index = state.indexes.entry(shard).or_default();
+                *index += 1;
+                let reply = wire::WriteReply { outcomes, index: *index };
+                state.remembered.insert(request_id, reply.clone());
+                reply
+            }
+        };
+        let faults = state.faults.entry(self.id).or_default();
+        if faults.lost_answers > 0 {
+            faults.lost_answers -= 1;
+            return Err(Refusal::Unknown("quorum lost on the way".into()).into());
+        }
+        Ok(reply)
+    }
+
+    pub(super) fn answer_write_many(&self, request: wire::WriteManyRequest) -> Result<wire::WriteManyReply, Status> {
+        let writes = request.writes;
+        let seen = self.seen("write_many", writes[0].header.as_ref().map_or(0, |header| header.shard));
+        self.state.lock().seen.push(seen);
+        let result = |write| match self.answer_write(write) {
+            Ok(reply) => wire::WriteResult { reply: Some(reply), problem: None },
+            Err(status) => wire::WriteResult { reply: None, problem: Some(Refusal::from(status).into()) },
+        };
+        Ok(wire::WriteManyReply { results: writes.into_iter().map(result).collect() })
+    }
+
+    pub(super) fn answer_forget(&self, request: wire::ForgetRequest) -> Result<wire::ForgetReply, Status> {
+        let mut state = self.state.lock();
+        let wire::WriteHeader { shard, collection, .. } = self.begin_write(&mut state, "forget", request.header)?;
+        let matches = |kept: &Kept| {
+            request.all
+                || (!request.session.is_empty() && kept.frame.session == request.session)
+                || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
+                || (!request.private_session.is_empty() && kept.private.session == request.private_session)
+                || request.ids.contains(&kept.frame.id)
+        };
+        let mut removed: Vec<Bytes> =
+            state.of_shard(collection, shard).filter(|kept| matches(kept)).map(|kept| kept.frame.id.clone()).collect();
+        let more = removed.len() > state.forget_step;
+        removed.truncate(state.forget_step);
+        for id in &removed {
+            state.frames.remove(&(collection, shard, id.to_vec()));
+        }
+        let index = state.indexes.entry(shard).or_default();
+        *index += 1;
+        let index = *index;
+        state.gone.insert(shard, index);
+        Ok(wire::ForgetReply { removed, index, more, ..Default::default() })
+    }
+
+    pub(super) fn answer_fetch(&self, request: wire::FetchRequest) -> Result<wire::FetchReply, Status> {
+        let mut state = self.state.lock();
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "fetch", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
+        if let Some(gone) = state.vanishing.take() {
+            state.frames.retain(|(_, _, id), _| *id != gone);
+        }
+        let key = |id: &Bytes| (collection, shard, id.to_vec());
+        let paged = request.max_bytes > 0;
+        let ids = &request.ids[..if paged { request.ids.len().min(FETCHED_PAGE) } else { request.ids.len() }];
+        let frames = ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
+        Ok(wire::FetchReply { frames, state: read, looked_at: if paged { ids.len() as u32 } else { 0 } })
+    }
+
+    pub(super) fn answer_session(&self, request: wire::SessionRequest) -> Result<wire::FetchReply, Status> {
+        let mut state = self.state.lock();
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "session", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
+        let mut frames: Vec<wire::Frame> = state
+            .of_shard(collection, shard)
+            .filter(|kept| match request.private_session.is_empty() {
+                true => kept.private.owner.is_empty() && kept.frame.session == request.session,
+                false => kept.private.session == request.private_session,
+            })
+            .map(|kept| kept.frame.clone())
+            .filter(|frame| frame.created_ms >= request.created_from_ms)
+            .collect();
+        frames.sort_by_key(|frame| frame.created_ms);
+        if request.last {
+            frames.drain(..frames.len().saturating_sub(request.limit as usize));
+        }
+        frames.truncate(request.limit as usize);
+        Ok(wire::FetchReply { frames, state: read, looked_at: 0 })
+    }
+
+    pub(super) fn answer_scan(&self, request: wire::ScanRequest) -> Result<wire::ScanReply, Status> {
+        let mut state = self.state.lock();
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "scan", &header)?;
+        let (collection, shard) = (header.collection, header.shard);
+        let mut kept: Vec<&Kept> = state.of_shard(collection, shard).collect();
+        kept.sort_by(|a, b| a.frame.id.cmp(&b.frame.id));
+        kept.retain(|kept| kept.frame.id > request.after);
+        let more = kept.len() > request.limit as usize;
+        let scanned = |kept: &Kept| {
+            let vector = if kept.frame.passage_ranges.is_empty() { kept.vectors.concat() } else { Vec::new() };
+            let private_vectors = kept.private.vectors.clone();
+            let named = kept.named.clone();
+            wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors, named }
+        };
+        let frames = kept.into_iter().take(request.limit as usize).map(scanned).collect();
+        Ok(wire::ScanReply { state: read, frames, more })
+    }
+}

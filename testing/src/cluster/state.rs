@@ -1,0 +1,129 @@
+//! What the fake cluster holds: collections, frames, owners, and what was seen of requests.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use mira_index::Attributes;
+use mira_index::filter::{self, Said};
+use mira_proto::node_v1 as wire;
+use mira_proto::{Code, NodeId, Problem, ShardId};
+
+use super::{Faults, Seen};
+
+/// The state of all nodes.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) epoch: u64,
+    pub(super) collections: BTreeMap<String, wire::Collection>,
+    pub(super) next_collection: u64,
+    pub(super) leaders: BTreeMap<ShardId, NodeId>,
+    pub(super) frames: BTreeMap<(u64, ShardId, Vec<u8>), Kept>,
+    pub(super) indexes: BTreeMap<ShardId, u64>,
+    pub(super) remembered: HashMap<Bytes, wire::WriteReply>,
+    pub(super) faults: BTreeMap<NodeId, Faults>,
+    pub(super) seen: Vec<Seen>,
+    pub(super) clock_ms: u64,
+    pub(super) forget_step: usize,
+    /// A key is being rotated by somebody else.
+    pub(super) rotating: bool,
+    pub(super) vanishing: Option<Vec<u8>>,
+    pub(super) owners: HashMap<Bytes, String>,
+    /// Index of the last removal from a shard.
+    pub(super) gone: BTreeMap<ShardId, u64>,
+    /// Sealed vectors given out so far.
+    pub(super) private_vectors: usize,
+}
+
+/// A frame.
+pub(super) struct Kept {
+    pub(super) frame: wire::Frame,
+    pub(super) vectors: Vec<Vec<f32>>,
+    /// In named spaces.
+    pub(super) named: Vec<wire::NamedVector>,
+    /// Names, digest and vectors of a private frame, as they came.
+    pub(super) private: wire::PrivateWrite,
+    pub(super) changed: u64,
+}
+
+impl Kept {
+    /// What a second write is compared with.
+    pub(super) fn said(&self) -> Bytes {
+        if self.private.digest.is_empty() { self.frame.content.clone() } else { self.private.digest.clone() }
+    }
+
+    /// Its vectors in a space; the default space is the empty name.
+    pub(super) fn in_space(&self, space: &str) -> Vec<&Vec<f32>> {
+        match space {
+            "" => self.vectors.iter().collect(),
+            name => self.named.iter().filter(|named| named.space == name).map(|named| &named.vector).collect(),
+        }
+    }
+}
+
+/// What a filter sees of a frame.
+pub(super) fn attributes(frame: &wire::Frame) -> Attributes {
+    let wire::Frame { r#type: kind, session, role, metadata_json, .. } = frame;
+    filter::attributes(&Said { kind, session, role, metadata_json })
+}
+
+impl State {
+    pub(super) fn write(&mut self, collection: u64, shard: ShardId, write: wire::FrameWrite) -> wire::WriteOutcome {
+        let key = (collection, shard, write.id.to_vec());
+        let current = self.frames.get(&key).map(|kept| (kept.frame.version, kept.said(), kept.frame.created_ms));
+        let refuse = |detail: String| wire::WriteOutcome {
+            problem: Some(Problem::new(Code::Conflict, detail).into()),
+            ..Default::default()
+        };
+        let have = current.as_ref().map_or(0, |(version, ..)| *version);
+        if let Some(expected) = write.expected_version
+            && expected != have
+        {
+            return refuse(format!("version {have} is current, not {expected}"));
+        }
+        if let Some((version, content, _)) = &current
+            && !write.replace
+            && write.expected_version.is_none()
+        {
+            let said = write.private.as_ref().map_or(&write.content, |private| &private.digest);
+            return match content == said {
+                true => wire::WriteOutcome { version: *version, ..Default::default() },
+                false => refuse("the id holds other content".into()),
+            };
+        }
+        self.clock_ms += 1;
+        let private = write.private.unwrap_or_default();
+        let frame = wire::Frame {
+            id: write.id,
+            content: write.content,
+            text: write.text,
+            r#type: write.r#type,
+            session: write.session,
+            role: write.role,
+            metadata_json: write.metadata_json,
+            version: have + 1,
+            created_ms: match (current, write.created_ms) {
+                (Some((_, _, created_ms)), _) => created_ms,
+                (None, 0) => self.clock_ms,
+                (None, said) => said,
+            },
+            updated_ms: self.clock_ms,
+            expires_ms: write.expires_ms,
+            passage_ranges: write.passages.iter().flat_map(|passage| [passage.start, passage.end]).collect(),
+            language: String::new(),
+            private: private.body.clone(),
+            attachment: write.attachment,
+        };
+        let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
+        let changed = self.index(shard) + 1;
+        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed });
+        wire::WriteOutcome { version: have + 1, ..Default::default() }
+    }
+
+    pub(super) fn of_shard(&self, collection: u64, shard: ShardId) -> impl Iterator<Item = &Kept> {
+        self.frames.iter().filter(move |((c, s, _), _)| (*c, *s) == (collection, shard)).map(|(_, kept)| kept)
+    }
+
+    pub(super) fn index(&self, shard: ShardId) -> u64 {
+        self.indexes.get(&shard).copied().unwrap_or_default()
+    }
+}
