@@ -341,7 +341,8 @@ impl Client {
         let token = self.token.get(&shard).copied().unwrap_or(0);
         let floor = if linearizable { self.world.invariants.lock().linearizable.begins(shard + 1) } else { token };
         let growth = self.map.growths.get(&COLLECTION).filter(|_| source.is_some());
-        let migration = growth.map(|growth| node_v1::MigrationView { from: growth.from, to: growth.to, without: Vec::new() });
+        let migration =
+            growth.map(|growth| node_v1::MigrationView { from: growth.from, to: growth.to, without: Vec::new() });
         let (collection, grown_to) = (collection_of(frame), if migration.is_some() { 0 } else { self.grown_to(frame) });
         let ask = |Try { epoch, last_resort }| {
             let kind = if linearizable { Kind::Linearizable } else { Kind::Any };

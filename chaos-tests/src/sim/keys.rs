@@ -6,6 +6,7 @@ use mira_crypto::{ClusterKey, ClusterLayerKey, CollectionKey};
 use mira_node::keys::keyring::FIRST_KEY;
 use mira_node::meta::CollectionRecord;
 use mira_proto::CollectionId;
+use mira_proto::model::{Metric, Quantization};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -28,8 +29,8 @@ pub fn collection(id: CollectionId, partitions: u32) -> CollectionRecord {
         id,
         name: format!("collection {id}"),
         dim: 4,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
+        metric: Metric::Cosine,
+        quantization: Quantization::Int8,
         partitions,
         first_partitions: partitions,
         ttl_seconds: 0,

@@ -272,6 +272,7 @@ impl Process {
             http_address: format!("n{node}:2"),
             zone: String::new(),
             version: String::new(),
+            format: mira_proto::FORMAT_LEVEL,
         }
     }
 
@@ -318,9 +319,17 @@ impl Process {
                 {
                     header.request_id = self.world.draw(|rng| rng.random::<u128>()).to_be_bytes().to_vec().into();
                 }
-                member.shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?.write(request).await.map(Answer::Written)
+                member
+                    .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
+                    .write(request)
+                    .await
+                    .map(Answer::Written)
             }
-            Ask::Forget(request) => member.shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?.forget(request).await.map(Answer::Forgotten),
+            Ask::Forget(request) => member
+                .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
+                .forget(request)
+                .await
+                .map(Answer::Forgotten),
             Ask::Fetch(mut request) => {
                 if self.world.has(Bug::UnconfirmedReads)
                     && let Some(level) = request.header.as_mut().and_then(|header| header.level.as_mut())
@@ -328,7 +337,11 @@ impl Process {
                 {
                     level.set_kind(node_v1::read_level::Kind::Leader);
                 }
-                member.shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?.fetch(request).await.map(Answer::Fetched)
+                member
+                    .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
+                    .fetch(request)
+                    .await
+                    .map(Answer::Fetched)
             }
             Ask::BeginPass(request) => {
                 let start = member.shard(request.shard)?.begin_pass(&request).await?;
