@@ -116,7 +116,7 @@ impl FakeNode {
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "scan", &header)?;
         let (collection, shard) = (header.collection, header.shard);
-        let mut kept: Vec<&Kept> = state.of_shard(collection, shard).collect();
+        let mut kept: Vec<&Kept> = state.of_shard(collection, shard).filter(|kept| kept.is_memory).collect();
         kept.sort_by(|a, b| a.frame.id.cmp(&b.frame.id));
         kept.retain(|kept| kept.frame.id > request.after);
         let more = kept.len() > request.limit as usize;

@@ -247,6 +247,7 @@ impl FakeCluster {
                     named: kept.named.clone(),
                     private: kept.private.clone(),
                     changed: kept.changed,
+                    is_memory: kept.is_memory,
                 };
                 ((*collection, to, id.clone()), copy)
             })
