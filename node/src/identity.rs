@@ -31,7 +31,7 @@ pub struct Identity {
 /// The contents of `identity.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
+struct StoredIdentity {
     format: u32,
     node_id: NodeId,
     #[serde(with = "cluster_id")]
@@ -93,13 +93,13 @@ impl Identity {
         if format != FORMAT {
             return Err(IdentityError::UnknownVersion { path: path.to_owned(), found: format });
         }
-        let stored: Stored = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        let stored: StoredIdentity = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         let identity =
             Identity { node_id: stored.node_id, cluster_id: stored.cluster_id, replication: stored.replication };
-        match stored.checksum == identity.checksum() && identity.node_id != 0 {
-            true => Ok(identity),
-            false => Err(damaged("its checksum does not fit".into())),
+        if stored.checksum != identity.checksum() || identity.node_id == 0 {
+            return Err(damaged("its checksum does not fit".into()));
         }
+        Ok(identity)
     }
 
     fn checksum(&self) -> String {
@@ -123,7 +123,7 @@ impl Identity {
             let beside = folder.join("identity.json.new");
             let mut file = fs::File::create(&beside)?;
             let Identity { node_id, cluster_id, replication } = *self;
-            let stored = Stored { format: FORMAT, node_id, cluster_id, replication, checksum: self.checksum() };
+            let stored = StoredIdentity { format: FORMAT, node_id, cluster_id, replication, checksum: self.checksum() };
             file.write_all(serde_json::to_string_pretty(&stored)?.as_bytes())?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;

@@ -33,7 +33,8 @@ use crate::{
     identity::Identity,
     keys::{keyring::Keyring, provider::KeyProvider},
     meta::{
-        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, state::Header,
+        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord,
+        state::ClusterHeader,
     },
     metrics::{NodeFigures, NodeMetrics},
     peers::AddressBook,
@@ -147,7 +148,7 @@ impl Node {
     pub fn remember_cluster(&self, cluster_id: u128) {
         let mut identity = self.identity.lock();
         let replication = match self.cluster().header {
-            Header { cluster_id: known, replication, .. } if known == cluster_id => replication,
+            ClusterHeader { cluster_id: known, replication, .. } if known == cluster_id => replication,
             _ => identity.replication,
         };
         if (identity.cluster_id, identity.replication) != (cluster_id, replication) {

@@ -140,7 +140,7 @@ impl Drop for RunningNode {
 fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) -> Vec<JoinHandle<()>> {
     let cluster = Trigger::Cluster(node.watch_cluster());
     let migration = MigrationJob { node: node.clone(), cursors: migration::Cursors::default() };
-    let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::Cursors::new() };
+    let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::ResealCursors::new() };
     let chunk_gc = ChunkGc { node: node.clone(), idle: config.chunk_gc.idle };
     let mut tasks = vec![
         background.spawn_periodic("migration", migration::EVERY, cluster, migration),
@@ -159,10 +159,7 @@ fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) ->
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+    mira_net::listen(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 /// The host of an address with another port.

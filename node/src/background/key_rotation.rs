@@ -20,14 +20,14 @@ pub const EVERY: Duration = Duration::from_millis(500);
 /// Between two looks while keys rotate.
 const ROTATING: Duration = Duration::from_millis(50);
 /// Where walks have come to; none when one has just begun.
-pub type Cursors = BTreeMap<(CollectionId, u32, ShardId), Option<FrameId>>;
+pub type ResealCursors = BTreeMap<(CollectionId, u32, ShardId), Option<FrameId>>;
 
 /// Takes part in every rotation.
 pub struct KeyRotationJob {
     /// The node.
     pub node: Arc<Node>,
     /// Where its walks have come to.
-    pub cursors: Cursors,
+    pub cursors: ResealCursors,
 }
 
 impl Job for KeyRotationJob {
@@ -67,7 +67,7 @@ struct RotationPart<'a> {
 
 impl RotationPart<'_> {
     /// Does the next things; the bytes that were sealed anew, if a walk goes on.
-    async fn take(&self, cursors: &mut Cursors) -> Result<Option<usize>, Refusal> {
+    async fn take(&self, cursors: &mut ResealCursors) -> Result<Option<usize>, Refusal> {
         let me = self.node.id();
         match self.rotation.step {
             RotationStep::Preparing => {
@@ -108,7 +108,7 @@ impl RotationPart<'_> {
     }
 
     /// One page of a walk over a shard led here.
-    async fn walk(&self, shard: &Shard, id: ShardId, cursors: &mut Cursors) -> Result<usize, Refusal> {
+    async fn walk(&self, shard: &Shard, id: ShardId, cursors: &mut ResealCursors) -> Result<usize, Refusal> {
         let (collection, to) = (self.record.id, self.rotation.to);
         let floor = shard.key_floor(collection)?;
         if floor.version == to && floor.complete_at != 0 {

@@ -22,7 +22,7 @@ pub enum ProviderError {
     /// The service did not answer: it may be tried again.
     #[error("{place} cannot be reached: {detail}")]
     Unreachable {
-        /// Which service.
+        /// The service.
         place: String,
         /// What happened.
         detail: String,
@@ -30,7 +30,7 @@ pub enum ProviderError {
     /// The service, or the file system, does not let this node have them.
     #[error("{place} refuses: {detail}")]
     Denied {
-        /// Who.
+        /// The service or the file that refuses.
         place: String,
         /// What it says.
         detail: String,
@@ -46,7 +46,7 @@ pub enum ProviderError {
     /// What is there is no cluster key, or does not open.
     #[error("{place}: {detail}")]
     Malformed {
-        /// Where.
+        /// The service or the file.
         place: String,
         /// What is wrong, without what it says.
         detail: String,

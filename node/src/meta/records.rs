@@ -16,7 +16,7 @@ use mira_proto::{CollectionId, NodeId, ShardId};
 use mira_raft::{EngineError, Txn};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::state::{Header, Move, NodePhase, NodeRecord, OwnerName};
+use super::state::{ClusterHeader, Move, NodePhase, NodeRecord, OwnerName};
 use crate::keys::keyring::{KeyError, Keyring};
 
 const VERSION: u8 = 1;
@@ -26,7 +26,7 @@ const MAX_RECORD_BYTES: usize = 4 << 20;
 ///
 /// | kind | byte | then | record |
 /// |---|---|---|---|
-/// | `Header` | `h` | | [`Header`] |
+/// | `Header` | `h` | | [`ClusterHeader`] |
 /// | `Node` | `n` | node id (8) | [`NodeRecord`] |
 /// | `Placement` | `p` | | replicas of every shard |
 /// | `Collection` | `c` | collection number (8) | [`super::CollectionRecord`] |
@@ -77,6 +77,31 @@ pub enum RecordKind {
     Repository = b'u',
     /// The backup that is being restored.
     Restoring = b'v',
+}
+
+impl RecordKind {
+    const ALL: [RecordKind; 16] = [
+        RecordKind::Header,
+        RecordKind::Node,
+        RecordKind::Placement,
+        RecordKind::Collection,
+        RecordKind::Dropped,
+        RecordKind::Phase,
+        RecordKind::Move,
+        RecordKind::Removed,
+        RecordKind::MovesPaused,
+        RecordKind::Growth,
+        RecordKind::Owner,
+        RecordKind::Rotation,
+        RecordKind::Erasure,
+        RecordKind::ReceiptKey,
+        RecordKind::Repository,
+        RecordKind::Restoring,
+    ];
+
+    fn of(byte: u8) -> Option<Self> {
+        RecordKind::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
 }
 
 /// Names one record.
@@ -148,28 +173,27 @@ impl RecordKey {
     /// When it is of no known kind, or of another length than its kind's.
     pub fn parse(key: &[u8]) -> Result<Self, EngineError> {
         let unknown = || EngineError::Damaged(format!("unknown meta record {}", key.escape_ascii()));
-        let (&kind, rest) = key.split_first().ok_or_else(unknown)?;
+        let (&byte, rest) = key.split_first().ok_or_else(unknown)?;
         let number = || rest.try_into().map(u64::from_be_bytes).map_err(|_| damaged(key, "not a number"));
         let name = || <[u8; 16]>::try_from(rest).map_err(|_| damaged(key, "not 16 bytes"));
         let shard = || ShardId::try_from(number()?).map_err(|error| damaged(key, &error.to_string()));
-        Ok(match kind {
-            kind if kind == RecordKind::Header as u8 => RecordKey::Header,
-            kind if kind == RecordKind::Node as u8 => RecordKey::Node(number()?),
-            kind if kind == RecordKind::Placement as u8 => RecordKey::Placement,
-            kind if kind == RecordKind::Collection as u8 => RecordKey::Collection(number()?),
-            kind if kind == RecordKind::Dropped as u8 => RecordKey::Dropped(number()?),
-            kind if kind == RecordKind::Phase as u8 => RecordKey::Phase(number()?),
-            kind if kind == RecordKind::Move as u8 => RecordKey::Move(shard()?),
-            kind if kind == RecordKind::Removed as u8 => RecordKey::Removed(number()?),
-            kind if kind == RecordKind::MovesPaused as u8 => RecordKey::MovesPaused,
-            kind if kind == RecordKind::Growth as u8 => RecordKey::Growth(number()?),
-            kind if kind == RecordKind::Owner as u8 => RecordKey::Owner(name()?),
-            kind if kind == RecordKind::Rotation as u8 => RecordKey::Rotation(number()?),
-            kind if kind == RecordKind::Erasure as u8 => RecordKey::Erasure(number()?),
-            kind if kind == RecordKind::ReceiptKey as u8 => RecordKey::ReceiptKey,
-            kind if kind == RecordKind::Repository as u8 => RecordKey::Repository(u128::from_be_bytes(name()?)),
-            kind if kind == RecordKind::Restoring as u8 => RecordKey::Restoring,
-            _ => return Err(unknown()),
+        Ok(match RecordKind::of(byte).ok_or_else(unknown)? {
+            RecordKind::Header => RecordKey::Header,
+            RecordKind::Node => RecordKey::Node(number()?),
+            RecordKind::Placement => RecordKey::Placement,
+            RecordKind::Collection => RecordKey::Collection(number()?),
+            RecordKind::Dropped => RecordKey::Dropped(number()?),
+            RecordKind::Phase => RecordKey::Phase(number()?),
+            RecordKind::Move => RecordKey::Move(shard()?),
+            RecordKind::Removed => RecordKey::Removed(number()?),
+            RecordKind::MovesPaused => RecordKey::MovesPaused,
+            RecordKind::Growth => RecordKey::Growth(number()?),
+            RecordKind::Owner => RecordKey::Owner(name()?),
+            RecordKind::Rotation => RecordKey::Rotation(number()?),
+            RecordKind::Erasure => RecordKey::Erasure(number()?),
+            RecordKind::ReceiptKey => RecordKey::ReceiptKey,
+            RecordKind::Repository => RecordKey::Repository(u128::from_be_bytes(name()?)),
+            RecordKind::Restoring => RecordKey::Restoring,
         })
     }
 }
@@ -186,7 +210,7 @@ pub struct Records<'a, 'b> {
     /// Log-carried time of the command.
     pub now_ms: u64,
     /// The header; written by the dispatcher when the command changed the map.
-    pub header: Header,
+    pub header: ClusterHeader,
 }
 
 /// What a command carries of its own.
@@ -203,7 +227,7 @@ impl<'a, 'b> Records<'a, 'b> {
     /// For one command's transaction.
     pub fn open(keyring: &'a Keyring, command: &CommandContext<'a>, txn: &'a mut Txn<'b>) -> Result<Self, EngineError> {
         let CommandContext { sealer, index, now_ms } = *command;
-        let mut records = Records { keyring, sealer, txn, ordinal: 0, index, now_ms, header: Header::default() };
+        let mut records = Records { keyring, sealer, txn, ordinal: 0, index, now_ms, header: ClusterHeader::default() };
         records.header = records.get(RecordKey::Header)?.unwrap_or_default();
         Ok(records)
     }

@@ -52,10 +52,10 @@ pub fn target(cluster: &ClusterState) -> Vec<Vec<NodeId>> {
             NodePhase::Standby | NodePhase::Draining | NodePhase::Lost => None,
         })
         .collect();
-    match seats.is_empty() {
-        true => cluster.placement.clone(),
-        false => placement::plan_replicas(cluster.header.shards, &seats, cluster.header.replication),
+    if seats.is_empty() {
+        return cluster.placement.clone();
     }
+    placement::plan_replicas(cluster.header.shards, &seats, cluster.header.replication)
 }
 
 /// Every replica that is not where it should be, in the order of shards. A shard whose move is under way counts as if
@@ -119,13 +119,15 @@ fn may_receive(cluster: &ClusterState, node: NodeId) -> bool {
 /// What a change means: the commands that make it, or why it must not be made.
 pub fn decide(cluster: &ClusterState, change: NodeChange) -> Result<MetaCommand, Problem> {
     let conflict = |detail: String| Err(Problem::new(Code::Conflict, detail));
-    let known = |node: NodeId| match cluster.nodes.contains_key(&node) {
-        true => Ok(cluster.phase(node)),
-        false => Err(Problem::new(Code::NotFound, format!("no node {node:016x} is in the cluster"))),
+    let known = |node: NodeId| {
+        let unknown = || Problem::new(Code::NotFound, format!("no node {node:016x} is in the cluster"));
+        cluster.nodes.contains_key(&node).then(|| cluster.phase(node)).ok_or_else(unknown)
     };
     match change {
         NodeChange::Add(node) => match known(node)? {
-            NodePhase::Lost => conflict(format!("node {node:016x} was given up: empty its folder and join it anew")),
+            NodePhase::Lost => {
+                conflict(format!("node {node:016x} was given up: empty its folder and let it join again"))
+            }
             NodePhase::Active { ring } => Ok(MetaCommand::SetPhases(vec![(node, NodePhase::Active { ring })])),
             NodePhase::Standby | NodePhase::Draining => {
                 Ok(MetaCommand::SetPhases(vec![(node, NodePhase::Active { ring: node })]))
@@ -140,14 +142,16 @@ pub fn decide(cluster: &ClusterState, change: NodeChange) -> Result<MetaCommand,
             Ok(MetaCommand::SetPhases(vec![(node, NodePhase::Draining)]))
         }
         NodeChange::Replace { dead, by } => {
-            let (of_dead, of_heir) = (known(dead)?, known(by)?);
+            let (phase_of_dead, phase_of_successor) = (known(dead)?, known(by)?);
             if dead == by {
                 return Err(Problem::invalid("a node cannot replace itself"));
             }
-            if of_dead == NodePhase::Lost && of_heir == (NodePhase::Active { ring: ring_of(cluster, by) }) {
+            if phase_of_dead == NodePhase::Lost
+                && phase_of_successor == (NodePhase::Active { ring: ring_of(cluster, by) })
+            {
                 return Ok(MetaCommand::SetPhases(vec![(dead, NodePhase::Lost)]));
             }
-            if of_heir != NodePhase::Standby {
+            if phase_of_successor != NodePhase::Standby {
                 return conflict(format!(
                     "node {by:016x} holds replicas of its own: drain {dead:016x} instead, or name a node that has just joined"
                 ));
@@ -209,7 +213,7 @@ fn enough_left(before: &ClusterState, after: &ClusterState, node: NodeId) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::{Move, MoveStep, NodeRecord, state::Header};
+    use crate::meta::{Move, MoveStep, NodeRecord, state::ClusterHeader};
 
     /// Nodes 1 to `nodes`, the first `placed` of which hold everything; the others are on standby.
     fn cluster(nodes: u64, placed: u64) -> ClusterState {
@@ -222,7 +226,14 @@ mod tests {
             format: 1,
         };
         let mut cluster = ClusterState {
-            header: Header { cluster_id: 1, epoch: 1, shards: 16, replication: 3, expect: 3, ..Default::default() },
+            header: ClusterHeader {
+                cluster_id: 1,
+                epoch: 1,
+                shards: 16,
+                replication: 3,
+                expect: 3,
+                ..Default::default()
+            },
             nodes: (1..=placed).map(|id| (id, record(id))).collect(),
             ..ClusterState::default()
         };

@@ -25,7 +25,7 @@ pub enum Action {
     InitializeShard(ShardId, BTreeSet<NodeId>),
     /// Remove this node's replica, after the meta leader has confirmed that it is to hold none.
     DestroyShard(ShardId),
-    /// Remove this node's damaged replica, which has left its group, and say so: it then joins anew.
+    /// Remove this node's damaged replica, which has left its group, and say so: it then joins again.
     ClearShard(ShardId),
     /// Take a node into a group, without a vote.
     AddLearner(Group, NodeId),
@@ -104,7 +104,7 @@ fn plan_shard(observed: &Observed<'_>, shard: ShardId) -> Option<Action> {
     let (cluster, me) = (observed.cluster, observed.me);
     let replicas = cluster.replicas(shard);
     if observed.damaged.contains(&shard) && replicas.len() > 1 {
-        return mend(observed, shard);
+        return repair(observed, shard);
     }
     let Some(status) = observed.shards.get(&shard) else { return Some(Action::OpenShard(shard)) };
     let unborn = status.voters.is_empty() && status.last_log_index == 0 && status.term == 0;
@@ -128,13 +128,13 @@ fn plan_shard(observed: &Observed<'_>, shard: ShardId) -> Option<Action> {
     movable.then_some(Action::Prefer(shard, preferred))
 }
 
-/// A replica that is damaged leaves its group and is made anew from the others; first it gives leadership away. The
-/// only replica of a shard has nothing to be made from, and serves what it can.
-fn mend(observed: &Observed<'_>, shard: ShardId) -> Option<Action> {
+/// A replica that is damaged leaves its group and is rebuilt from the others; first it gives leadership away. The only
+/// replica of a shard has nothing to be rebuilt from, and serves what it can.
+fn repair(observed: &Observed<'_>, shard: ShardId) -> Option<Action> {
     let me = observed.me;
     if let Some(status) = observed.shards.get(&shard).filter(|status| status.is_leader()) {
-        let heir = status.voters.iter().find(|&&node| node != me && caught_up(status, node))?;
-        return Some(Action::HandTo(Group::Shard(shard), *heir));
+        let successor = status.voters.iter().find(|&&node| node != me && caught_up(status, node))?;
+        return Some(Action::HandTo(Group::Shard(shard), *successor));
     }
     let propose = match observed.cluster.moves.get(&shard) {
         None => MetaCommand::StartMove { shard, from: Some(me), to: me },
@@ -167,8 +167,8 @@ fn lead_towards(group: Group, status: &GroupStatus, wanted: &BTreeSet<NodeId>, m
             return Course::Wait;
         }
         if !wanted.contains(&me) {
-            let heir = status.voters.intersection(wanted).find(|&&node| caught_up(status, node));
-            return heir.map_or(Course::Wait, |&heir| Course::Do(Action::HandTo(group, heir)));
+            let successor = status.voters.intersection(wanted).find(|&&node| caught_up(status, node));
+            return successor.map_or(Course::Wait, |&successor| Course::Do(Action::HandTo(group, successor)));
         }
         return Course::Do(Action::SetVoters(group, wanted.clone()));
     }
@@ -206,8 +206,8 @@ fn plan_meta(observed: &Observed<'_>) -> Vec<Action> {
     if voters != meta.voters {
         if voters.contains(&observed.me) {
             actions.push(Action::SetVoters(Group::Meta, voters));
-        } else if let Some(&heir) = meta.voters.intersection(&voters).find(|&&node| caught_up(meta, node)) {
-            actions.push(Action::HandTo(Group::Meta, heir));
+        } else if let Some(&successor) = meta.voters.intersection(&voters).find(|&&node| caught_up(meta, node)) {
+            actions.push(Action::HandTo(Group::Meta, successor));
         }
     } else if let Some(&gone) = meta.learners.iter().find(|node| !cluster.nodes.contains_key(node)) {
         actions.push(Action::RemoveLearner(Group::Meta, gone));
@@ -241,7 +241,7 @@ fn meta_voters(cluster: &ClusterState, meta: &GroupStatus) -> BTreeSet<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::{NodeRecord, state::Header};
+    use crate::meta::{NodeRecord, state::ClusterHeader};
 
     const S: Group = Group::Shard(0);
 
@@ -259,7 +259,14 @@ mod tests {
 
     fn cluster(nodes: &[NodeId], placement: Vec<Vec<NodeId>>) -> ClusterState {
         ClusterState {
-            header: Header { cluster_id: 1, epoch: 1, shards: 2, replication: 3, expect: 3, ..Default::default() },
+            header: ClusterHeader {
+                cluster_id: 1,
+                epoch: 1,
+                shards: 2,
+                replication: 3,
+                expect: 3,
+                ..Default::default()
+            },
             nodes: nodes.iter().map(|&id| node(id)).collect(),
             placement,
             ..ClusterState::default()
@@ -377,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_replica_leaves_is_cleared_and_joins_anew() {
+    fn a_damaged_replica_leaves_is_cleared_and_joins_again() {
         let at = |step| Move { from: Some(3), to: 3, step };
         let lead = |voters: &[NodeId], learners: &[NodeId]| {
             status(Role::Leader, voters, learners, &[(2, Some(0)), (3, Some(0))])
@@ -394,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_replica_asks_to_be_made_anew_unless_it_is_the_only_one() {
+    fn a_stopped_replica_asks_to_be_rebuilt_unless_it_is_the_only_one() {
         let follows = status(Role::Follower, &[2], &[], &[]);
         let stopped = status(Role::Stopped("damaged".into()), &[1, 2, 3], &[], &[]);
         let three = cluster(&[1, 2, 3], vec![vec![1, 2, 3]]);

@@ -230,7 +230,7 @@ fn conflict(detail: impl Into<String>) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::{Rotation, RotationStep, state::Header};
+    use crate::meta::{Rotation, RotationStep, state::ClusterHeader};
 
     const SHARDS: u32 = 8;
 
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_collection_grows_to_more_partitions_if_nothing_else_happens_to_it() {
         let record = CollectionRecord { id: 7, ..checked(request(), SHARDS).expect("settings") };
-        let header = Header { cluster_id: 1, epoch: 5, shards: SHARDS, ..Header::default() };
+        let header = ClusterHeader { cluster_id: 1, epoch: 5, shards: SHARDS, ..ClusterHeader::default() };
         let still = ClusterState { header, collections: [(7, record)].into(), ..ClusterState::default() };
         let planned = plan_growth(&still, "notes", 4).expect("it may grow");
         assert!(!planned.is_under_way);

@@ -123,10 +123,10 @@ pub async fn repair_replica(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::state::Header;
+    use crate::meta::state::ClusterHeader;
 
     fn cluster(cluster_id: u128) -> ClusterState {
-        ClusterState { header: Header { cluster_id, ..Header::default() }, ..ClusterState::default() }
+        ClusterState { header: ClusterHeader { cluster_id, ..ClusterHeader::default() }, ..ClusterState::default() }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use nodes::{Move, MoveStep, NodePhase, NodeRecord};
 
 /// The cluster's identity and fixed shape.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub struct ClusterHeader {
     /// Random, given once; 0 = the cluster has not been formed.
     pub cluster_id: u128,
     /// Grows with every change.
@@ -42,7 +42,7 @@ pub type OwnerName = [u8; 16];
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterState {
     /// Identity and shape.
-    pub header: Header,
+    pub header: ClusterHeader,
     /// Nodes by id.
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// Replicas of every shard, the preferred leader first; empty until placed.

@@ -8,7 +8,7 @@ use crate::{
     meta::{
         command::MetaAnswer,
         records::{RecordKey, Records},
-        state::{Header, NodePhase, NodeRecord},
+        state::{ClusterHeader, NodePhase, NodeRecord},
     },
 };
 
@@ -33,7 +33,8 @@ pub fn form(new: NewCluster, records: &mut Records<'_, '_>) -> MetaAnswer {
     }
     let NewCluster { cluster_id, shards, replication, expect, layer_key } = new;
     let layer_keys = [(FIRST_KEY, layer_key)].into();
-    records.header = Header { cluster_id, epoch: 0, shards, replication, expect, format: FORMAT_LEVEL, layer_keys };
+    records.header =
+        ClusterHeader { cluster_id, epoch: 0, shards, replication, expect, format: FORMAT_LEVEL, layer_keys };
     MetaAnswer::Done
 }
 

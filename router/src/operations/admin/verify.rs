@@ -12,7 +12,7 @@ use mira_proto::verification::{verdict, wrong};
 use mira_proto::{NodeId, Problem, ShardId, limits};
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Call, Group, RouteConstraint, View, Want};
+use crate::cluster::{Call, Group, ReplicaChoice, RouteConstraint, View};
 use crate::{Memory, RequestContext};
 
 /// Shards verified at once: reading everything is work for the disks.
@@ -78,7 +78,7 @@ impl Memory {
         let call = Call {
             operation: "verify",
             group: Group::Shard(shard),
-            want: Want::Leader,
+            replica: ReplicaChoice::Leader,
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: None,

@@ -1,0 +1,15 @@
+//! A node as others see it: over gRPC, on real disks.
+
+mod common;
+mod expiry;
+mod filters;
+mod images;
+mod load;
+mod membership;
+mod modes;
+mod node;
+mod placement;
+mod private;
+mod samples;
+mod spaces;
+mod tune;

@@ -1,0 +1,237 @@
+//! What a search asks beyond the nearest, against a model; and answers that are not given again when they should not be.
+
+use std::collections::BTreeMap;
+
+use mira_proto::node_v1::{self, SearchRequest};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::common::{EAST, NORTH, Shard, frame, number, start};
+
+type Model = BTreeMap<u128, ([f32; 4], String)>;
+
+fn cosine(a: &[f32; 4], b: &[f32; 4]) -> f32 {
+    let dot = |a: &[f32; 4], b: &[f32; 4]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn random_vector(random: &mut StdRng) -> [f32; 4] {
+    std::array::from_fn(|_| random.random_range(-1.0..1.0))
+}
+
+async fn store(shard: &Shard, model: &mut Model, random: &mut StdRng, ids: std::ops::Range<u128>) {
+    for chunk in ids.collect::<Vec<_>>().chunks(50) {
+        let frames = chunk.iter().map(|id| {
+            let (vector, session) = (random_vector(random), format!("s{}", random.random_range(0..12)));
+            let session = if random.random_bool(0.1) { String::new() } else { session };
+            model.insert(*id, (vector, session.clone()));
+            node_v1::FrameWrite { session, replace: true, ..frame(*id, &format!("frame {id}"), vector) }
+        });
+        shard.write(frames.collect()).await.unwrap();
+    }
+}
+
+async fn search(shard: &Shard, request: SearchRequest) -> node_v1::SearchReply {
+    let header = node_v1::ReadHeader {
+        epoch: shard.epoch,
+        shard: shard.shard,
+        collection: shard.collection,
+        ..Default::default()
+    };
+    let request = SearchRequest { header: Some(header), ..request };
+    shard.client.clone().shards().search(request).await.unwrap().into_inner()
+}
+
+fn found(reply: &node_v1::SearchReply) -> Vec<(u128, f32)> {
+    reply.hits.iter().map(|hit| (number(&hit.id), hit.score)).collect()
+}
+
+/// The model's frames by a score, best first.
+fn ranked(model: &Model, score: impl Fn(&[f32; 4]) -> f32) -> Vec<(u128, f32)> {
+    let mut all: Vec<_> = model.iter().map(|(id, (vector, _))| (*id, score(vector))).collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    all
+}
+
+fn close(found: &[(u128, f32)], expected: &[(u128, f32)]) {
+    assert_eq!(found.len(), expected.len());
+    assert!(found.iter().zip(expected).all(|(a, b)| (a.1 - b.1).abs() < 2e-3), "{found:?}\n{expected:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn modes_answer_like_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    let (mut random, mut model) = (StdRng::seed_from_u64(9), Model::new());
+    store(&shard, &mut model, &mut random, 1..700).await;
+    for _ in 0..20 {
+        let queries: Vec<[f32; 4]> = (0..3).map(|_| random_vector(&mut random)).collect();
+        let base = SearchRequest { vector: queries[0].to_vec(), k: 20, ..Default::default() };
+        // All above a score.
+        let above = SearchRequest { k: 1_000, min_score: Some(0.7), ..base.clone() };
+        let expected: Vec<_> = ranked(&model, |vector| cosine(&queries[0], vector))
+            .into_iter()
+            .filter(|(_, score)| *score >= 0.7)
+            .collect();
+        let have = found(&search(&shard, above).await);
+        assert!(have.len().abs_diff(expected.len()) <= 1, "a score at the edge may round to either side");
+        assert!(have.iter().all(|(_, score)| *score >= 0.7));
+        // Several vectors, by the best and by the mean.
+        let more_vectors: Vec<f32> = queries[1..].concat();
+        let several = SearchRequest { more_vectors, ..base.clone() };
+        let best = |vector: &[f32; 4]| queries.iter().map(|query| cosine(query, vector)).fold(f32::MIN, f32::max);
+        close(&found(&search(&shard, several.clone()).await), &ranked(&model, best)[..20]);
+        // The mean's candidates are those near to one of them.
+        let mean = |vector: &[f32; 4]| queries.iter().map(|query| cosine(query, vector)).sum::<f32>() / 3.0;
+        let have = found(&search(&shard, SearchRequest { mean: true, k: 700, ..several }).await);
+        close(&have[..20], &ranked(&model, mean)[..20]);
+        // Groups.
+        let grouped = SearchRequest { k: 5, group_field: "session".into(), group_size: 2, ..base.clone() };
+        let reply = search(&shard, grouped).await;
+        let (mut taken, mut groups, mut expected) = (BTreeMap::new(), 0, Vec::new());
+        for (id, score) in ranked(&model, |vector| cosine(&queries[0], vector)) {
+            let session = &model[&id].1;
+            let have: &mut usize =
+                taken.entry(if session.is_empty() { id.to_string() } else { session.clone() }).or_default();
+            if *have == 0 && groups == 5 || *have >= 2 && !session.is_empty() {
+                continue;
+            }
+            groups += usize::from(*have == 0);
+            *have += 1;
+            expected.push((id, score));
+        }
+        close(&found(&reply), &expected);
+        for hit in &reply.hits {
+            let session = &model[&number(&hit.id)].1;
+            assert_eq!(hit.group_json, if session.is_empty() { String::new() } else { format!("{session:?}") });
+        }
+        // Vectors come along.
+        let with_vectors = search(&shard, SearchRequest { with_vectors: true, ..base }).await;
+        assert!(with_vectors.hits.iter().all(|hit| hit.vector == model[&number(&hit.id)].0));
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_stable_under_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    let (mut random, mut model) = (StdRng::seed_from_u64(4), Model::new());
+    store(&shard, &mut model, &mut random, 1..400).await;
+    let query = random_vector(&mut random);
+    let before = ranked(&model, |vector| cosine(&query, vector));
+    let (mut seen, mut after, mut next_id) = (Vec::<(u128, f32)>::new(), None, 1_000);
+    let mut gone = Vec::new();
+    loop {
+        let request = SearchRequest { vector: query.to_vec(), k: 30, after: after.take(), ..Default::default() };
+        let page = found(&search(&shard, request).await);
+        seen.extend(&page);
+        let Some(last) = page.last().filter(|_| page.len() == 30) else { break };
+        after =
+            Some(node_v1::After { score: last.1, id: last.0.to_be_bytes().to_vec().into(), seen: seen.len() as u32 });
+        // Between the pages, frames come (anywhere in the ranking, also far ahead) and go.
+        let mut fresh = Model::new();
+        store(&shard, &mut fresh, &mut random, next_id..next_id + 40).await;
+        let near: Vec<_> = (next_id + 40..next_id + 80).map(|id| frame(id, "near", query)).collect();
+        shard.write(near).await.unwrap();
+        next_id += 80;
+        let removed = before[random.random_range(seen.len().min(398)..399)].0;
+        gone.push(removed);
+        let ids = vec![removed.to_be_bytes().to_vec().into()];
+        shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await;
+    }
+    let mut ids: Vec<u128> = seen.iter().map(|hit| hit.0).collect();
+    assert!(seen.windows(2).all(|pair| pair[0].1 >= pair[1].1), "in order over all pages");
+    ids.sort_unstable();
+    let all = ids.len();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "nothing twice");
+    for (id, _) in before.iter().filter(|(id, _)| !gone.contains(id)) {
+        assert!(ids.binary_search(id).is_ok(), "{id} was there all the time and is missing");
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newer_frames_rank_higher_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    shard.write((1..=300u128).map(|id| frame(id, "old", EAST)).collect()).await.unwrap();
+    let old = shard.fetch(&[1]).await[0].created_ms;
+    let at_least = |now: u64| now > old;
+    let mut newest = old;
+    while !at_least(newest) {
+        // The log's clock moves with the wall's, by milliseconds.
+        shard
+            .one(node_v1::FrameWrite {
+                replace: false,
+                ..frame(1_000 + rand::random::<u64>() as u128, "new", [0.9, 0.1, 0.0, 0.0])
+            })
+            .await
+            .unwrap();
+        newest =
+            search(&shard, SearchRequest { vector: NORTH.to_vec(), k: 1, with_frames: true, ..Default::default() })
+                .await
+                .hits[0]
+                .frame
+                .as_ref()
+                .unwrap()
+                .created_ms;
+    }
+    let recency = |weight, half_life_ms| Some(node_v1::Recency { half_life_ms, weight, now_ms: newest });
+    let ask = async |recency| {
+        let request = SearchRequest { vector: EAST.to_vec(), k: 1, with_frames: true, recency, ..Default::default() };
+        search(&shard, request).await.hits.remove(0)
+    };
+    assert_eq!(ask(None).await.frame.unwrap().content, "old");
+    assert_eq!(ask(recency(0.01, 1_000_000_000)).await.frame.unwrap().content, "old", "age hardly counts");
+    let hit = ask(recency(0.9, 1)).await;
+    assert_eq!(hit.frame.unwrap().content, "new", "though 300 are nearer");
+    assert!(hit.similarity < 1.0 && hit.score > 0.9, "{} {}", hit.similarity, hit.score);
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_holds_until_its_collection_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client.clone(), "c").await;
+    let other = Shard::new(client, "other").await;
+    shard.one(frame(1, "a", EAST)).await.unwrap();
+    let ask = async |since: u64| {
+        let request =
+            SearchRequest { vector: EAST.to_vec(), k: 5, unless_changed_since: Some(since), ..Default::default() };
+        search(&shard, request).await
+    };
+    let first = search(&shard, SearchRequest { vector: EAST.to_vec(), k: 5, ..Default::default() }).await;
+    assert!(first.as_of > 0 && !first.not_modified);
+    let confirmed = ask(first.as_of).await;
+    assert!(confirmed.not_modified && confirmed.hits.is_empty());
+    // Another collection of the shard is none of its business.
+    other.one(frame(1, "a", EAST)).await.unwrap();
+    assert!(ask(first.as_of).await.not_modified);
+    let mut as_of = first.as_of;
+    for change in 0..3 {
+        match change {
+            0 => drop(shard.one(frame(2, "b", EAST)).await.unwrap()),
+            1 => drop(shard.one(node_v1::FrameWrite { replace: true, ..frame(2, "c", NORTH) }).await.unwrap()),
+            _ => {
+                let ids = vec![2u128.to_be_bytes().to_vec().into()];
+                drop(shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await);
+            }
+        }
+        let changed = ask(as_of).await;
+        assert!(!changed.not_modified, "change {change}");
+        assert!(changed.as_of > as_of);
+        as_of = changed.as_of;
+        assert!(ask(as_of).await.not_modified);
+    }
+    // What ends by itself cannot be confirmed.
+    shard.one(node_v1::FrameWrite { expires_ms: u64::MAX / 2, ..frame(3, "d", EAST) }).await.unwrap();
+    let ending = ask(as_of).await;
+    assert!(!ending.not_modified);
+    assert_eq!(ending.as_of, 0);
+    node.shutdown().await;
+}
