@@ -21,6 +21,7 @@ use crate::args::Remote;
 use crate::backoff::backoff;
 use crate::error::CliError;
 
+#[cfg(feature = "bench")]
 pub use credentials::find_token;
 pub use operations::Received;
 
