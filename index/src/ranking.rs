@@ -157,7 +157,9 @@ impl Ranking {
         pool.sort_by(Candidate::rank);
         pool.retain(|candidate| self.wants(candidate.score, candidate.id));
         match &self.group {
-            Some((_, size)) => first_of_groups(pool, GroupBounds { groups: self.k, size: *size }, Candidate::group_name),
+            Some((_, size)) => {
+                first_of_groups(pool, GroupBounds { groups: self.k, size: *size }, Candidate::group_name)
+            }
             None => {
                 pool.truncate(self.k);
                 pool

@@ -57,7 +57,10 @@ impl FakeNode {
         let applied = state.index(header.shard);
         if kind != Kind::Any as i32 {
             self.check_leader(state, header.shard)?;
-            return Ok(Some(wire::ReadState { applied, ..Default::default() }));
+            state.before_source(header.collection, header.shard);
+            let taken_over = state.moving.get(&header.collection).map(|moving| moving.taken_over(header.shard));
+            let taken_over = taken_over.unwrap_or_default();
+            return Ok(Some(wire::ReadState { applied, taken_over, freshness: None }));
         }
         if faults.lags && at_least > 0 {
             return Err(Refusal::NotReady("behind".into()).into());
@@ -255,7 +258,7 @@ impl ClusterService for FakeNode {
             term: 1,
             applied: state.index(shard),
             committed: state.index(shard),
-            frames: state.frames.keys().filter(|(_, s, _)| *s == shard).count() as u64,
+            frames: state.frames.iter().filter(|((_, s, _), kept)| *s == shard && kept.is_memory).count() as u64,
             ..Default::default()
         });
         Ok(Response::new(wire::NodeStatus {

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::node_v1 as wire;
-use mira_proto::{Code, NodeId, Problem, ShardId};
+use mira_proto::{Code, FrameId, NodeId, Problem, ShardId};
 
+use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
 
 /// The state of all nodes.
@@ -34,11 +35,15 @@ pub(super) struct State {
     pub(super) owners: HashMap<Bytes, String>,
     /// Index of the last removal from a shard.
     pub(super) gone: BTreeMap<ShardId, u64>,
+    /// Collections that move to more shards, by their numbers.
+    pub(super) moving: BTreeMap<u64, Moving>,
+    pub(super) next_hand_over: Option<HandOver>,
     /// Sealed vectors given out so far.
     pub(super) private_vectors: usize,
 }
 
 /// A frame.
+#[derive(Clone)]
 pub(super) struct Kept {
     pub(super) frame: wire::Frame,
     pub(super) vectors: Vec<Vec<f32>>,
@@ -47,9 +52,16 @@ pub(super) struct Kept {
     /// Names, digest and vectors of a private frame, as they came.
     pub(super) private: wire::PrivateWrite,
     pub(super) changed: u64,
+    /// Whether a caller stored it; pieces of contents and uploads under way are hidden.
+    pub(super) is_memory: bool,
 }
 
 impl Kept {
+    /// Its id.
+    pub(super) fn id(&self) -> FrameId {
+        FrameId::from_be_bytes(self.frame.id.as_ref().try_into().expect("it was stored with an id"))
+    }
+
     /// What a second write is compared with.
     pub(super) fn said(&self) -> Bytes {
         if self.private.digest.is_empty() { self.frame.content.clone() } else { self.private.digest.clone() }
@@ -123,9 +135,10 @@ impl State {
             private: private.body.clone(),
             attachment: write.attachment,
         };
+        let is_memory = write.class == wire::FrameClass::Memory as i32;
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
         let changed = self.index(shard) + 1;
-        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed });
+        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed, is_memory });
         wire::WriteOutcome { version: have + 1, ..Default::default() }
     }
 
