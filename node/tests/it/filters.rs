@@ -304,7 +304,6 @@ async fn asked_kinds(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<Stri
             filter_json: filter.to_string(),
             walk,
             after,
-            ..Default::default()
         };
         let reply = shard.client.clone().shards().field_types(request).await.unwrap().into_inner();
         for node_v1::FieldTypes { field, types: kinds } in reply.field_types.expect("the index is there").fields {

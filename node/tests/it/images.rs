@@ -353,7 +353,7 @@ async fn restart_of_a_large_collection() {
             let mut took: Vec<Duration> = Vec::new();
             for (_, vector) in queries {
                 let request = node_v1::SearchRequest {
-                    header: Some(node_v1::ReadHeader { epoch: epoch, collection: collection.id, ..Default::default() }),
+                    header: Some(node_v1::ReadHeader { epoch, collection: collection.id, ..Default::default() }),
                     vector,
                     k: 10,
                     ..Default::default()

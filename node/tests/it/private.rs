@@ -38,7 +38,6 @@ async fn owned(shard: &Shard, owner: [u8; 16], known: u64, after: u128) -> node_
         owner: owner.to_vec().into(),
         known,
         after: if after == 0 { Bytes::new() } else { after.to_be_bytes().to_vec().into() },
-        ..Default::default()
     };
     shard.client.clone().shards().list_private_vectors(request).await.expect("an answer").into_inner()
 }

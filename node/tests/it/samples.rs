@@ -20,9 +20,9 @@ use mira_testing::keys::KEY;
 use serde::{Serialize, de::DeserializeOwned};
 
 #[path = "../../../proto/tests/support/samples.rs"]
-mod samples;
+mod committed;
 
-use samples::Samples;
+use committed::Samples;
 
 const FRAME: u128 = 0x0192_f0c4_a5b6_7c8d_9e0f_1122_3344_5566;
 const TIME: u64 = 1_800_000_000_123;
