@@ -6,10 +6,13 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use console::{Term, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mira_proto::model::{
-    BackupRepository, Collection, Erasure, Frame, Hit, KeysReply, Metadata, NodeStatus, ReplicaMove, SearchExplain,
-    SearchReply, Session, ShardStatus, ShardVerification, StatusReply, TuneReply,
+    Collection, Erasure, Frame, Hit, KeysReply, Metadata, NodeStatus, ReplicaMove, SearchExplain, SearchReply, Session,
+    ShardStatus, ShardVerification, StatusReply, TuneReply,
 };
 use serde::Serialize;
+
+#[cfg(feature = "backup")]
+use mira_proto::model::BackupRepository;
 
 #[cfg(feature = "backup")]
 use crate::backup::Listed;

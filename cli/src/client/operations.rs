@@ -1,12 +1,13 @@
 //! The router's operations as methods of the client, each a path with its request and answer.
 
 use bytes::Bytes;
+#[cfg(feature = "backup")]
+use mira_proto::model::RepositoriesReply;
 use mira_proto::model::{
     Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
-    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RepositoriesReply, RotateReply,
-    RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
-    StatusRequest, StoreReply, StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply,
-    VerifyRequest,
+    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RotateReply, RotateRequest, ScanReply,
+    ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
+    StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
 };
 #[cfg(feature = "backup")]
 use prost::Message;

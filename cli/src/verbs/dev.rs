@@ -115,6 +115,7 @@ impl LocalCluster {
     }
 
     /// The token its router takes.
+    #[cfg(feature = "bench")]
     pub(super) fn token(&self) -> &str {
         &self.home.token
     }

@@ -28,7 +28,7 @@ pub struct Forget {
     /// Every memory of this session
     #[arg(long)]
     session: Option<String>,
-    /// Every memory that this filter means, as JSON (see `mira search --help`)
+    /// Every memory that matches this filter, as JSON (see `mira search --help`)
     #[arg(long, value_name = "JSON", value_parser = super::search::parse_filter)]
     filter: Option<Filter>,
     /// Every memory of the collection

@@ -57,7 +57,7 @@ pub struct Search {
     /// Compare with every vector instead of walking the index: slower, never misses
     #[arg(long)]
     exact: bool,
-    /// Only memories that this filter means, as JSON: fields type, session, role, created_at and metadata.NAME
+    /// Only memories that match this filter, as JSON: fields type, session, role, created_at and metadata.NAME
     #[arg(long, value_name = "JSON", value_parser = parse_filter)]
     filter: Option<Filter>,
     /// Say how the answer came about: plan, candidates and times of each shard

@@ -124,7 +124,7 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "scan", &header)?;
-        let mut kept: Vec<&Kept> = state.shown(&header).collect();
+        let mut kept: Vec<&Kept> = state.shown(&header).filter(|kept| kept.is_memory).collect();
         kept.sort_by(|a, b| a.frame.id.cmp(&b.frame.id));
         kept.retain(|kept| kept.frame.id > request.after);
         let more = kept.len() > request.limit as usize;

@@ -258,7 +258,7 @@ impl ClusterService for FakeNode {
             term: 1,
             applied: state.index(shard),
             committed: state.index(shard),
-            frames: state.frames.keys().filter(|(_, s, _)| *s == shard).count() as u64,
+            frames: state.frames.iter().filter(|((_, s, _), kept)| *s == shard && kept.is_memory).count() as u64,
             ..Default::default()
         });
         Ok(Response::new(wire::NodeStatus {

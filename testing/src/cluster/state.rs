@@ -52,6 +52,8 @@ pub(super) struct Kept {
     /// Names, digest and vectors of a private frame, as they came.
     pub(super) private: wire::PrivateWrite,
     pub(super) changed: u64,
+    /// Whether a caller stored it; pieces of contents and uploads under way are hidden.
+    pub(super) is_memory: bool,
 }
 
 impl Kept {
@@ -133,9 +135,10 @@ impl State {
             private: private.body.clone(),
             attachment: write.attachment,
         };
+        let is_memory = write.class == wire::FrameClass::Memory as i32;
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
         let changed = self.index(shard) + 1;
-        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed });
+        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed, is_memory });
         wire::WriteOutcome { version: have + 1, ..Default::default() }
     }
 
