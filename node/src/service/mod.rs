@@ -66,14 +66,10 @@ type Answer<T> = Result<Response<T>, Status>;
 impl NodeService {
     /// Times an operation of a shard and turns its refusal into a status.
     async fn timed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Answer<T> {
-        Ok(Response::new(self.observed(operation, work).await?))
-    }
-
-    async fn observed<T>(&self, operation: &str, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
         let started = Instant::now();
         let result = work.await;
         self.0.metrics.operation("shard", operation, started.elapsed());
-        result
+        Ok(Response::new(result?))
     }
 }
 

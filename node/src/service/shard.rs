@@ -11,11 +11,11 @@ impl NodeService {
     async fn write_one(&self, write: node_v1::WriteRequest) -> node_v1::WriteResult {
         let written = async {
             let shard = self.0.shard(header_shard(&write.header)?)?;
-            self.observed("write", shard.write(write)).await
+            self.timed("write", shard.write(write)).await
         };
         match written.await {
-            Ok(reply) => node_v1::WriteResult { reply: Some(reply), problem: None },
-            Err(refusal) => node_v1::WriteResult { reply: None, problem: Some(refusal.into()) },
+            Ok(reply) => node_v1::WriteResult { reply: Some(reply.into_inner()), problem: None },
+            Err(status) => node_v1::WriteResult { reply: None, problem: Some(Refusal::from(status).into()) },
         }
     }
 }

@@ -24,11 +24,11 @@ use super::credential::{Credential, NewPassphrase, Passphrase, problem_of};
 use crate::{Memory, RequestContext};
 
 /// A key, and until when it is remembered.
-type Opened = (Instant, Arc<OwnerKey>);
+type RememberedKey = (Instant, Arc<OwnerKey>);
 
 /// Keys behind passphrases that were opened a moment ago, and the right to open one.
 pub(crate) struct Owners {
-    opened: Mutex<LruCache<[u8; 32], Opened>>,
+    opened: Mutex<LruCache<[u8; 32], RememberedKey>>,
     /// Keys the hashes above, so that they are worth nothing outside of this process.
     secret: Zeroizing<[u8; 32]>,
     at_work: Arc<Semaphore>,
