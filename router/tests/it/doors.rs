@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use crate::client::{Answer, World};
 use crate::mcp;
 
-const OWNER: [(&str, &str); 2] = [("x-mira-owner-passphrase", "old"), ("x-mira-new-passphrase", "new")];
+/// What headers hold that an operation cannot do without.
+const HEADERS: [(&str, &str); 3] =
+    [("x-mira-owner-passphrase", "old"), ("x-mira-new-passphrase", "new"), ("Upload-Offset", "0")];
 
 /// A world with one of everything that a path may name.
 struct Furnished {
@@ -85,15 +87,26 @@ impl Furnished {
             Some((other, _)) => (Some(other.as_str()), Body::empty()),
             None => (None, Body::empty()),
         };
-        self.send(method, path, media_type, body).await
-    }
-
-    async fn send(&self, method: &str, path: &str, media_type: Option<&str>, body: Body) -> Answer {
-        let mut request = Request::builder().method(method).uri(self.world.url(path)).header("upload-offset", "0");
-        for (name, value) in OWNER.into_iter().chain(media_type.map(|media_type| ("content-type", media_type))) {
-            request = request.header(name, value);
+        let mut request = self.request(method, path);
+        if let Some(media_type) = media_type {
+            request = request.header("content-type", media_type);
+        }
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            if parameter["in"] == "header" && parameter["required"] == true {
+                let (name, value) = HEADERS.into_iter().find(|(name, _)| parameter["name"] == *name).unwrap();
+                request = request.header(name, value);
+            }
         }
         self.world.send(request.body(body).unwrap()).await
+    }
+
+    fn request(&self, method: &str, path: &str) -> axum::http::request::Builder {
+        Request::builder().method(method).uri(self.world.url(path))
+    }
+
+    /// A method that no operation has: a path that is there does not take it, and one that is not there is not found.
+    async fn options(&self, path: &str) -> StatusCode {
+        self.world.send(self.request("OPTIONS", path).body(Body::empty()).unwrap()).await.status
     }
 }
 
@@ -216,9 +229,7 @@ async fn every_path_and_tool_that_texts_name_is_there() {
         let what = format!("{}: {} {path}", file.display(), method.as_deref().unwrap_or_default());
         let filled = furnished.filled(&path);
         let Some(method) = method else {
-            // A path that is there takes other methods than this.
-            let answer = furnished.send("OPTIONS", &filled, None, Body::empty()).await;
-            assert_ne!(answer.status, StatusCode::NOT_FOUND, "{what}");
+            assert_ne!(furnished.options(&filled).await, StatusCode::NOT_FOUND, "{what}");
             continue;
         };
         let mut items = document["paths"].as_object().unwrap().iter();
@@ -318,8 +329,7 @@ fn paths_are_found_in_texts() {
 #[tokio::test]
 async fn a_path_that_is_not_there_is_told_from_one_that_is() {
     let furnished = Furnished::new().await;
-    let options = async |path: &str| furnished.send("OPTIONS", path, None, Body::empty()).await.status;
-    assert_eq!(options("/collections/notes/shrink").await, StatusCode::NOT_FOUND);
-    assert_eq!(options("/collections/notes/grow").await, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(furnished.options("/collections/notes/shrink").await, StatusCode::NOT_FOUND);
+    assert_eq!(furnished.options("/collections/notes/grow").await, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(furnished.world.request(Method::PUT, "/mcp/store", "{}", &[]).await.code(), "invalid_argument");
 }
