@@ -134,6 +134,7 @@ bench: deps model ## Run the micro-benchmarks
 .PHONY: scaling
 scaling: setup ## What clusters of up to a billion documents would look like, see docs/SCALING.md
 	$(CARGO) run --locked --quiet --package mira-proto --example scaling
+	$(CARGO) run --locked --quiet --package mira-proto --example placement
 
 BENCH_CLUSTER = MIRA_BIN="$(call target_dir)/release/mira" $(CARGO) bench --locked --package mira-benches --bench cluster --
 

@@ -1,4 +1,4 @@
-//! Speed, recall and memory of the vector index beside hnswlib-rs, in one run on the same vectors.
+//! Speed, recall, memory of the vector index beside hnswlib-rs, in one run on the same vectors.
 //!
 //! Both engines are measured in turns, so that a noisy hour meets both, and each figure is the best of several rounds.
 //!

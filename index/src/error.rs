@@ -1,6 +1,6 @@
 //! Why an index call was refused. Each variant says what the caller can do.
 
-use crate::vector::config::{MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES};
+use crate::limits::{MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES};
 
 /// Errors of [`VectorIndex`](crate::VectorIndex) and [`exact_top_k`](crate::exact_top_k).
 #[derive(Debug, thiserror::Error)]

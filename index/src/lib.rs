@@ -1,44 +1,41 @@
-//! Vector search inside one shard: pure data structures, no I/O, no runtime.
+//! Search inside one shard: pure data structures, no I/O, no runtime.
 //!
-//! [`VectorIndex`] holds the documents of one collection (a frame id and its passage vectors) and answers which are most
-//! similar to a query. Small collections are scanned; large ones are walked as a graph over quantised codes, and the
-//! best candidates are scored again in full precision. The layers, from the outside in:
+//! A collection keeps frames, and a shard a part of them. This crate finds among that part: the layer above brings
+//! documents, which are a frame's id with its vectors and attributes, and gets back ranked ids; what a frame says is sealed
+//! and never comes here. An index can always be rebuilt from what the layer above keeps, so nothing here is the only copy
+//! of anything.
 //!
-//! - `index`: documents, compaction, statistics. `image`: the index as bytes.
-//! - `search`: one search, from plan to ranked hits. `topk`: ranked lists and merging them. `exact`: without an index.
-//! - `recall`: how right searches are, measured with vectors of the index.
-//! - `segment`: slots, stamps and who sees what; `table`: ids and slots.
-//! - `condition`: what a filter asks of attributes; `attributes`: which documents have them; `filter`: what a frame's
-//!   attributes are, and a caller's filter as a condition; `kinds`: what kinds of values a field holds.
-//! - `ranking`: what a search asks beyond the nearest.
-//! - `graph`: HNSW. `scratch`: a walk's working memory.
-//! - `codes`, `binary`: what the graph compares; `rows`: what hits are scored from, in memory or elsewhere.
-//! - `arena`: memory that grows without moving. `kernels`: distances in vector instructions.
+//! - [`VectorIndex`] and its folder `vector`: which documents are most similar to a query.
+//! - [`filter`]: what a caller's filter asks of attributes, and which documents of an index meet it.
+//! - [`ranking`]: what a search asks beyond the nearest: a least score, recency, groups, pages.
+//! - `topk`: ranked lists, their order and how they are merged.
+//! - `document`, `limits`, `error`: what all of them name.
 //!
-//! `unsafe` is confined to `kernels` and `arena`. `docs/adr/0002-own-hnsw-graph.md` says why the graph is our own,
-//! `docs/adr/0004-rows-on-disk.md` where rows are.
+//! `vector` stands on `filter` and `topk`; neither knows vectors, so that an index of another kind can stand beside it.
 
 #![deny(unsafe_code)]
 
 #[cfg(target_endian = "big")]
 compile_error!("codes, rows and images are laid out in little-endian order");
 
+mod document;
 mod error;
 pub mod filter;
+mod limits;
 pub mod ranking;
 mod topk;
 mod vector;
 
+pub use document::{Document, Times};
 pub use error::{ImageError, IndexError, RowsError};
-pub use filter::condition::{Attributes, Condition, Number, Span, Test, Value};
-pub use filter::field_types::{Clash, Kinds};
+pub use filter::attributes::Attributes;
+pub use filter::condition::{Condition, Span, Test, TypeMismatch};
+pub use filter::field_types::TypeSet;
+pub use filter::value::{Number, Value};
+pub use limits::{MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES};
+pub use mira_proto::model::{Metric, Quantization};
 pub use topk::{Hit, mean_top_k, merge_top_k};
-pub use vector::config::{Config, MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES, Metric, Quantization};
-pub use vector::exact::{DocumentRows, exact_top_k, indexed_top_k};
-pub use vector::image::Snapshot;
-pub use vector::kernels::Isa;
-pub use vector::recall::{Asked, Samples};
-pub use vector::rows::{Passage, RowCache, RowSource, RowStorage};
-pub use vector::search::{DEFAULT_EF, Explain, Filter, Plan, SearchParams, Where};
-pub use vector::table::{Document, Times};
-pub use vector::vector_index::{Stats, VectorIndex};
+pub use vector::{
+    Config, DEFAULT_EF, DocumentRows, Explain, Filter, Isa, MeasuredSearch, Passage, Plan, RowCache, RowSource,
+    RowStorage, Samples, SearchParams, Snapshot, Stats, VectorIndex, Where, exact_top_k, indexed_top_k,
+};

@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use mira_proto::groups::{GroupBounds, are_full, first_of_groups};
 use mira_proto::{FrameId, Problem, limits, node_v1};
 
-use crate::filter::condition::Value;
+use crate::filter::value::Value;
 
 /// How many times larger the next pool is.
 const GROWTH: usize = 4;
@@ -38,7 +38,7 @@ impl Candidate {
         other.score.total_cmp(&self.score).then(self.id.cmp(&other.id))
     }
 
-    /// Values have no hash; their text tells them apart, with their kind before it.
+    /// Values have no hash; their text tells them apart, with their type before it.
     fn group_name(&self) -> Option<String> {
         self.group.as_ref().map(|group| format!("{group:?}"))
     }

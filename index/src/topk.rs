@@ -1,4 +1,4 @@
-//! Ranked hits: their order, the best `k` of a stream, and merging ranked lists.
+//! Ranked hits in one order: the best `k` of a stream, of many lists, of many queries.
 //!
 //! A better score comes first; equal scores are ordered by frame id, so that the same question gives the same order
 //! however the data is spread.

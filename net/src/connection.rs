@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use hyper::Request;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::activity::{Activity, Due};
+use crate::body::{AnswerBody, RequestBody, RunningRequest};
 use crate::limits;
 use crate::security::{Peer, ServedStream};
 use crate::server::ServerSettings;
@@ -62,8 +62,9 @@ impl HttpServer {
         let service = service_fn(|mut request: Request<Incoming>| {
             let running = RunningRequest::new(activity.clone());
             request.extensions_mut().insert(peer.clone());
-            let answer = self.app.call(request);
-            async move { Ok::<_, Infallible>(answer.await?.map(|body| CountedBody { body, _running: running })) }
+            let patience = (request.version() < Version::HTTP_2).then_some(settings.body_timeout);
+            let answer = self.app.call(request.map(|body| RequestBody::new(body, patience)));
+            async move { Ok::<_, Infallible>(answer.await?.map(|body| AnswerBody::new(body, running))) }
         });
         let stream = WatchedStream { stream, preface_bytes: Some(0), speaks_http2: false, activity: activity.clone() };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
@@ -101,48 +102,6 @@ impl HttpServer {
             }
         })
         .await;
-    }
-}
-
-/// A request that is under way until this is dropped.
-struct RunningRequest(Arc<Activity>);
-
-impl RunningRequest {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.request_begins();
-        Self(activity)
-    }
-}
-
-impl Drop for RunningRequest {
-    fn drop(&mut self) {
-        self.0.request_ends(Instant::now());
-    }
-}
-
-/// An answer's body; the request is under way until it has been sent.
-struct CountedBody {
-    body: Body,
-    _running: RunningRequest,
-}
-
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -7,6 +7,7 @@
 //! What a server guarantees:
 //! * a connection that says nothing, or sends half a head, ends after [`ServerSettings::head_timeout`], whichever version
 //!   of HTTP it speaks; one without requests ends after [`ServerSettings::idle_timeout`];
+//! * a request whose body stops half way fails after [`ServerSettings::body_timeout`];
 //! * a listener holds at most [`ServerSettings::connections`], and [`ServerSettings::connections_per_address`] of one peer;
 //! * no error of `accept` ends it: lack of descriptors passes when connections end;
 //! * told to stop, it accepts no more, closes idle connections, answers what is under way for at most
@@ -23,6 +24,7 @@ pub mod server;
 
 mod activity;
 mod address_counts;
+mod body;
 mod connection;
 
 pub use channel::{ChannelError, Channels, Dialer};

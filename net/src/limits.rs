@@ -14,6 +14,10 @@ pub const MAX_CONNECTIONS_PER_ADDRESS: usize = 1024;
 /// head. Heads fit into a few packets; a peer that needs longer holds the connection, not a conversation.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For the next piece of a request's body in HTTP/1, while somebody waits to read it. A slow sender is still sending; one
+/// that is silent for so long holds a place for nothing.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A connection without requests is kept this long: longer than the pools of common proxies (60 s), so that they close
 /// first and no request meets a closing connection.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);

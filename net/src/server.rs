@@ -31,6 +31,8 @@ pub struct ServerSettings {
     pub connections_per_address: usize,
     /// From a connection's or a request's first moment to the end of the request's head.
     pub head_timeout: Duration,
+    /// For the next piece of a request's body in HTTP/1.
+    pub body_timeout: Duration,
     /// A connection without requests is kept this long.
     pub idle_timeout: Duration,
     /// For requests under way when the server stops.
@@ -44,6 +46,7 @@ impl Default for ServerSettings {
             connections: limits::MAX_CONNECTIONS,
             connections_per_address: limits::MAX_CONNECTIONS_PER_ADDRESS,
             head_timeout: limits::HEAD_TIMEOUT,
+            body_timeout: limits::BODY_TIMEOUT,
             idle_timeout: limits::IDLE_TIMEOUT,
             drain: limits::DRAIN,
         }

@@ -6,7 +6,7 @@
 use std::{fs, io, path::Path};
 
 use mira_proto::NodeId;
-use mira_raft::engine::{EngineOptions, RocksEngine, Role};
+use mira_raft::engine::{EngineOptions, EngineRole, RocksEngine};
 
 use crate::{
     config::{Formation, NodeConfig},
@@ -51,10 +51,10 @@ impl DataFolder {
     }
 
     fn with_engines(config: &NodeConfig, identity: Identity) -> Result<Self, StartError> {
-        let state_options = EngineOptions { cache_bytes: config.cache_bytes, ..EngineOptions::new(Role::State) };
+        let state_options = EngineOptions { cache_bytes: config.cache_bytes, ..EngineOptions::new(EngineRole::State) };
         Ok(DataFolder {
             identity,
-            log: RocksEngine::open(&config.data.join("log"), EngineOptions::new(Role::Log))?,
+            log: RocksEngine::open(&config.data.join("log"), EngineOptions::new(EngineRole::Log))?,
             state: RocksEngine::open(&config.data.join("state"), state_options)?,
         })
     }

@@ -1,20 +1,17 @@
 //! The way to the other nodes of the cluster: what is asked of them, and the clients that ask.
 
-use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use mira_net::Channels;
 use mira_proto::{NodeId, Refusal, limits, node_v1};
 use mira_raft::transport::grpc::Peers;
 use mira_raft::{Runtime, TokioRuntime};
-use parking_lot::Mutex;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::meta::ClusterState;
-
-/// Time to connect to a peer, and between two signs of life on an idle connection.
-const CONNECT: Duration = Duration::from_secs(1);
 
 /// What the drivers of a node's own replicas ask of another node. Who asks bounds the time; an answer that does not come
 /// is [`Refusal::Unknown`].
@@ -128,32 +125,20 @@ services! {
 /// Finds nodes by id in the replicated cluster state.
 pub struct AddressBook {
     cluster: watch::Receiver<Arc<ClusterState>>,
-    /// Connections for questions outside of replication, by address.
-    clients: Mutex<HashMap<String, Channel>>,
+    /// Connections for questions outside of replication.
+    channels: Channels,
 }
 
 impl AddressBook {
     /// A book that follows the cluster state.
     pub fn new(cluster: watch::Receiver<Arc<ClusterState>>) -> Arc<Self> {
-        Arc::new(AddressBook { cluster, clients: Mutex::default() })
+        Arc::new(AddressBook { cluster, channels: Channels::default() })
     }
 
     /// A client for a node by its address; connects when it is first used.
     pub fn client(&self, address: &str) -> Result<Client, tonic::Status> {
-        let mut clients = self.clients.lock();
-        let channel = match clients.get(address) {
-            Some(channel) => channel.clone(),
-            None => {
-                let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                    .map_err(|error| tonic::Status::invalid_argument(format!("address {address:?}: {error}")))?
-                    .connect_timeout(CONNECT)
-                    .tcp_nodelay(true);
-                let channel = endpoint.connect_lazy();
-                clients.insert(address.to_owned(), channel.clone());
-                channel
-            }
-        };
-        Ok(Client(channel))
+        let channel = self.channels.get(address);
+        channel.map(Client).map_err(|error| tonic::Status::invalid_argument(error.to_string()))
     }
 
     /// Asks one node after the other until one answers; the last refusal if none does.

@@ -159,10 +159,7 @@ fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) ->
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+    mira_net::listen(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 /// The host of an address with another port.

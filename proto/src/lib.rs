@@ -1,7 +1,7 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
 //! - [`model`]: requests and answers of the operations, as JSON callers (MCP, REST) and the router see them;
-//! - [`filter`]: which frames a caller means, checked in one place;
+//! - [`filter`]: which frames a caller means;
 //! - [`groups`]: what a search that groups gives out;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
 //! - [`limits`]: every bound of the system, by owner;

@@ -4,10 +4,29 @@
 //! little as it must. These functions only *plan*: the replicated shard map decides (a moving shard loses and doubles
 //! nothing because writers and readers follow the map's epoch, not this file). Routers and nodes must agree on every
 //! result, so a change here is a change of protocol: the tests pin samples.
+//!
+//! # Which bits of an id place a frame
+//!
+//! A frame's shard follows from its id alone. UUIDs of versions 7 and 8 (RFC 9562) are placed by 32 bits, so that whoever
+//! makes an id can choose the frames that lie together; the ids that MIRA makes carry a keyed digest of their session
+//! there. All other ids are placed by all of their bits. As a big-endian number, an id is
+//!
+//! ```text
+//! bits   127 … 80    79 … 76   75 … 64   63 62    61 … 32          31 … 0
+//! v7     unix_ts_ms  7         rand_a    1 0      rand_b, 30 bits  rand_b, 32 bits: placement
+//! v8     custom_a    8         custom_b  1 0      custom_c         custom_c:        placement
+//! bytes  0 … 5       6         6, 7      8        8 … 11           12 … 15
+//! ```
+//!
+//! The last 32 bits of version 7 are random in every generator that counts within a millisecond, because counters stand
+//! in front (RFC 9562, section 6.2), so ids of others spread evenly. A foreign version 8 need not be random there: that
+//! costs balance and nothing else. An id of another variant than RFC 9562's is placed by all of its bits.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use consistent_hash::{DefaultHash, Node, StaticHashRing};
+use uuid::Uuid;
 
 use crate::{CollectionId, FrameId, NodeId, ShardId};
 
@@ -34,6 +53,46 @@ pub fn shards_of_collection(collection: CollectionId, partitions: u32, shard_cou
         .collect()
 }
 
+/// What a frame is placed by: what is equal for two ids puts them on one shard, however many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlacementInput {
+    /// The last 32 bits of an id of version 7 or 8.
+    SessionBits(u32),
+    /// All bits of any other id.
+    WholeId(FrameId),
+}
+
+impl Hash for PlacementInput {
+    /// By its number alone: which of the two it is would be hashed with a width that depends on the machine.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            PlacementInput::SessionBits(bits) => bits.hash(state),
+            PlacementInput::WholeId(id) => id.hash(state),
+        }
+    }
+}
+
+/// The bits of an id that decide on which shard its frame lies (see the module).
+pub fn placement_bits(id: FrameId) -> PlacementInput {
+    if has_session_bits(id) { PlacementInput::SessionBits(id as u32) } else { PlacementInput::WholeId(id) }
+}
+
+/// The id with these bits to be placed by: all ids with the same ones lie on one shard.
+///
+/// # Panics
+/// If the id is not of version 7 or 8.
+pub fn with_session_bits(id: Uuid, digest: u32) -> Uuid {
+    let id = id.as_u128();
+    assert!(has_session_bits(id), "only ids of versions 7 and 8 are placed by some of their bits");
+    Uuid::from_u128(id >> 32 << 32 | u128::from(digest))
+}
+
+/// Whether it is a UUID of version 7 or 8.
+fn has_session_bits(id: FrameId) -> bool {
+    let (version, variant) = (id >> 76 & 0xf, id >> 62 & 0b11);
+    variant == 0b10 && (version == 7 || version == 8)
+}
+
 /// Decides which of a collection's shards holds a frame. Building it costs a sort, so callers keep it.
 pub struct Partitioning {
     shards: Vec<ShardId>,
@@ -57,7 +116,7 @@ impl Partitioning {
     pub fn shard_of(&self, frame: FrameId) -> ShardId {
         match self.shards[..] {
             [only] => only,
-            _ => self.ring.calc_candidates(&frame).next().expect("the ring has a member").key,
+            _ => self.ring.calc_candidates(&placement_bits(frame)).next().expect("the ring has a member").key,
         }
     }
 }
@@ -125,6 +184,13 @@ fn spread(order: &[&Seat], wanted: usize) -> Vec<NodeId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// A UUID of version 7 of which only the bits in front differ from another with the same `bits`.
+    fn version_7(front: u128, bits: u32) -> FrameId {
+        let rest = front & !(0xf << 76) & !(0b11 << 62) & !0xffff_ffff;
+        rest | 7 << 76 | 0b10 << 62 | u128::from(bits)
+    }
 
     #[test]
     fn samples_stay_as_they_are() {
@@ -132,6 +198,90 @@ mod tests {
         let partitioning = Partitioning::new(vec![3, 7, 11]);
         let homes: Vec<_> = (0..8u128).map(|frame| partitioning.shard_of((frame << 64) | 42)).collect();
         assert_eq!(homes, [11, 3, 3, 11, 3, 11, 11, 3]);
+    }
+
+    /// The examples of RFC 9562, a version 7 of another variant among them, and ids that share their last 32 bits.
+    #[test]
+    fn ids_stay_on_their_shards() {
+        let (some, all) = (Partitioning::new(vec![3, 7, 11]), Partitioning::new((0..16).collect()));
+        let table = [
+            ("00000000-0000-0000-0000-000000000000", (7, 7)),
+            ("ffffffff-ffff-ffff-ffff-ffffffffffff", (7, 10)),
+            ("c232ab00-9414-11ec-b3c8-9f6bdeced846", (3, 13)),
+            ("5df41881-3aed-3515-88a7-2f4a814cf09e", (3, 3)),
+            ("919108f7-52d1-4320-9bac-f847db4148a8", (11, 14)),
+            ("2ed6657d-e927-568b-95e1-2665a8aea6a2", (11, 11)),
+            ("1ec9414c-232a-6b00-b3c8-9f6bdeced846", (3, 10)),
+            ("017f22e2-79b0-7cc3-98c4-dc0c0c07398f", (7, 2)),
+            ("01999999-0000-7000-8000-00000000beef", (7, 7)),
+            ("01999999-ffff-7fff-bfff-ffff0000beef", (7, 7)),
+            ("2489e9ad-2ee2-8e00-8ec9-32d5f69181c0", (7, 9)),
+            ("5c146b14-3c52-8afd-938a-375d0000beef", (7, 7)),
+            ("017f22e2-79b0-7cc3-d8c4-dc0c0c07398f", (7, 7)),
+        ];
+        let found = table.map(|(id, _)| {
+            let number = Uuid::parse_str(id).expect("an id").as_u128();
+            (id, (some.shard_of(number), all.shard_of(number)))
+        });
+        assert_eq!(found, table);
+    }
+
+    #[test]
+    fn versions_7_and_8_are_placed_by_their_last_bits_and_all_others_by_the_whole_id() {
+        let whole = |id: &str| (id.to_owned(), None);
+        let session = |id: &str| (id.to_owned(), Some(0x0a0b_0c0d));
+        for (id, bits) in [
+            session("01999999-1234-7000-8000-00000a0b0c0d"),
+            session("01999999-1234-7fff-bfff-ffff0a0b0c0d"),
+            session("ffffffff-ffff-8fff-9fff-ffff0a0b0c0d"),
+            whole("01999999-1234-1000-8000-00000a0b0c0d"),
+            whole("01999999-1234-4000-8000-00000a0b0c0d"),
+            whole("01999999-1234-6000-8000-00000a0b0c0d"),
+            whole("01999999-1234-9000-8000-00000a0b0c0d"),
+            whole("01999999-1234-7000-0000-00000a0b0c0d"),
+            whole("01999999-1234-7000-c000-00000a0b0c0d"),
+            whole("00000000-0000-0000-0000-00000a0b0c0d"),
+        ] {
+            let number = Uuid::parse_str(&id).expect("an id").as_u128();
+            let expected = bits.map_or(PlacementInput::WholeId(number), PlacementInput::SessionBits);
+            assert_eq!(placement_bits(number), expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn session_bits_are_written_behind_everything_else() {
+        let id = Uuid::parse_str("01999999-1234-7abc-9def-0123456789ab").expect("an id");
+        let bound = with_session_bits(id, 0xcafe_f00d);
+        assert_eq!(bound.to_string(), "01999999-1234-7abc-9def-0123cafef00d");
+        assert_eq!(placement_bits(bound.as_u128()), PlacementInput::SessionBits(0xcafe_f00d));
+    }
+
+    #[test]
+    #[should_panic(expected = "only ids of versions 7 and 8")]
+    fn an_id_of_another_version_has_no_session_bits() {
+        with_session_bits(Uuid::from_u128(42), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn ids_of_one_session_lie_on_one_shard(
+            (first, second) in any::<(u128, u128)>(), bits: u32, collection: u64, partitions in 1u32..64,
+        ) {
+            let partitioning = Partitioning::new(shards_of_collection(collection, partitions, 64));
+            let bound = |front: u128, version: u128| version_7(front, bits) ^ (7 ^ version) << 76;
+            let shard = partitioning.shard_of(bound(first, 7));
+            prop_assert_eq!(partitioning.shard_of(bound(second, 7)), shard);
+            prop_assert_eq!(partitioning.shard_of(bound(second, 8)), shard);
+        }
+
+        #[test]
+        fn writing_session_bits_changes_nothing_else(front: u128, bits: u32, digest: u32) {
+            let id = Uuid::from_u128(version_7(front, bits));
+            let bound = with_session_bits(id, digest);
+            prop_assert_eq!(bound.as_u128() >> 32, id.as_u128() >> 32);
+            prop_assert_eq!(bound.as_u128() as u32, digest);
+            prop_assert_eq!(bound.get_version_num(), 7);
+        }
     }
 
     #[test]

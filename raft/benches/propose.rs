@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mira_raft::engine::{EngineOptions, RocksEngine, Role};
+use mira_raft::engine::{EngineOptions, EngineRole, RocksEngine};
 use mira_raft::transport::local::LocalNetwork;
 use mira_raft::{
     Command, EngineError, Group, GroupId, HostConfig, LogObserver, RaftHost, RequestId, StateMachine, StateReader, Txn,
@@ -70,7 +70,8 @@ async fn cluster(folder: &Path, syncs: &Arc<Syncs>) -> (Vec<Arc<RaftHost>>, Vec<
             let path = folder.join(format!("{id}-{name}"));
             Arc::new(RocksEngine::open(&path, EngineOptions::new(role)).unwrap())
         };
-        let config = HostConfig::new(id, open("log", Role::Log), open("state", Role::State), network.transport(id));
+        let config =
+            HostConfig::new(id, open("log", EngineRole::Log), open("state", EngineRole::State), network.transport(id));
         let host = RaftHost::open(HostConfig { observer: syncs.clone(), ..config }).await.unwrap();
         network.connect(id, &host);
         hosts.push(host);

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::engine::{EngineError, Read};
-use crate::requests::{RequestMemory, RequestWindow};
+use crate::requests::{AppliedAt, RequestMemory, RequestWindow};
 use crate::state::{APP_TABLE, Applied, GroupState, Overlay, Txn, table_prefix};
 use crate::state_machine::{Command, StateMachine};
-use crate::types::{Answer, Entry, Membership, Payload, Proposal};
+use crate::types::{Answer, Entry, Membership, Payload, Proposal, index_of};
 
 /// How far the live generation of a state has come.
 pub(crate) struct Applier {
@@ -53,7 +53,7 @@ impl Applier {
         match (&entry.payload, time_ms) {
             (Payload::Normal(proposal), Some(time_ms)) => {
                 self.applied.clock_ms = time_ms;
-                self.proposal(proposal, (entry.log_id.index, time_ms), app, (engine, overlay))
+                self.proposal(proposal, app, engine, overlay)
             }
             (Payload::Membership(membership), _) => {
                 self.applied.membership = Membership::new(Some(entry.log_id.clone()), membership.clone());
@@ -63,13 +63,15 @@ impl Applier {
         }
     }
 
+    /// Applies the proposal of the entry that [`Self::applied`] names.
     fn proposal(
         &mut self,
         proposal: &Proposal,
-        (index, time_ms): (u64, u64),
         app: &dyn StateMachine,
-        (engine, overlay): (&dyn Read, &mut Overlay),
+        engine: &dyn Read,
+        overlay: &mut Overlay,
     ) -> Result<Answer, EngineError> {
+        let (index, time_ms) = (index_of(self.applied.last.as_ref()), self.applied.clock_ms);
         self.memory.forget(overlay, time_ms);
         if let Some(request) = &proposal.request
             && let Some(answer) = self.memory.recall(engine, overlay, request)?
@@ -79,7 +81,7 @@ impl Applier {
         let command = Command { index, time_ms, payload: &proposal.payload };
         let response: Bytes = app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))?;
         if let Some(request) = &proposal.request {
-            self.memory.remember(overlay, request, (index, time_ms), &response);
+            self.memory.remember(overlay, request, AppliedAt { index, time_ms }, &response);
             self.memory.forget(overlay, time_ms);
         }
         Ok(Answer::Applied(response))

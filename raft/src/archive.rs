@@ -95,6 +95,15 @@ pub enum Replayed {
     Later,
 }
 
+/// How a replay applies entries.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplayOptions {
+    /// What the group remembers of requests.
+    pub window: RequestWindow,
+    /// Entries whose log-carried time is later are not applied.
+    pub until_ms: u64,
+}
+
 /// Makes the state of a moment out of an earlier one and archived entries.
 pub struct Replay {
     state: Arc<GroupState>,
@@ -107,15 +116,14 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Begins over an empty engine, with what [`Start::encoded`] says; entries whose log-carried time is after `until_ms`
-    /// are not applied. `window` must be that of the group.
+    /// Begins over an empty engine, with what [`Start::encoded`] says.
     ///
     /// # Errors
     /// When the engine fails or holds something, or `start` is damaged.
     pub fn begin(
         engine: Arc<dyn Engine>,
         start: &[u8],
-        (window, until_ms): (RequestWindow, u64),
+        options: ReplayOptions,
         app: Arc<dyn StateMachine>,
     ) -> Result<Self, EngineError> {
         if !GroupState::groups(engine.as_ref())?.is_empty() {
@@ -127,9 +135,9 @@ impl Replay {
         record.applied.save(&mut batch, REPLAYED, state.generation());
         requests::put_known(&mut batch, REPLAYED, state.generation(), &record.requests);
         state.commit(&batch)?;
-        let applier = Applier::load(&state, window)?;
+        let applier = Applier::load(&state, options.window)?;
         state.advance(index_of(applier.applied.last.as_ref()));
-        Ok(Self { state, applier, app, overlay: Overlay::default(), entries: 0, until_ms })
+        Ok(Self { state, applier, app, overlay: Overlay::default(), entries: 0, until_ms: options.until_ms })
     }
 
     /// The last entry applied.

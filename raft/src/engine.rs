@@ -19,7 +19,7 @@ mod rocks;
 
 pub use mem::{Fault, MemEngine};
 #[cfg(feature = "rocksdb")]
-pub use rocks::{Closing, EngineOptions, RocksEngine, Role};
+pub use rocks::{Closing, EngineOptions, EngineRole, RocksEngine};
 
 /// Why the engine could not do what was asked. None of these is a result that every replica would see: the caller
 /// stops the group (or the node) rather than go on with a state it does not know.
@@ -34,6 +34,32 @@ pub enum EngineError {
     /// Any other failure of the device or file system.
     #[error("storage failed: {0}")]
     Io(String),
+}
+
+/// The keys from `from` on that come before `to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key.
+    pub from: Vec<u8>,
+    /// The first key behind the range.
+    pub to: Vec<u8>,
+}
+
+impl KeyRange {
+    pub(crate) fn bounds(&self) -> KeyBounds<'_> {
+        KeyBounds { from: Bound::Included(&self.from), to: Bound::Excluded(&self.to) }
+    }
+}
+
+/// Where a scan begins and ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyBounds<'a> {
+    pub from: Bound<&'a [u8]>,
+    pub to: Bound<&'a [u8]>,
+}
+
+impl<'a> KeyBounds<'a> {
+    pub(crate) const ALL: Self = Self { from: Bound::Unbounded, to: Bound::Unbounded };
 }
 
 /// One change of a batch.
@@ -158,9 +184,9 @@ pub trait Engine: Read {
         false
     }
 
-    /// Moves to a new store with all the pairs of those parts (key ranges, the end excluded) that can be read whole; the
-    /// indexes of the others. Nobody may write meanwhile. Interrupted, it leaves everything as it was.
-    fn salvage(&self, _parts: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<usize>, EngineError> {
+    /// Moves to a new store with all the pairs of those ranges that can be read whole; the indexes of the others. Nobody
+    /// may write meanwhile. Interrupted, it leaves everything as it was.
+    fn rebuild(&self, _ranges: &[KeyRange]) -> Result<Vec<usize>, EngineError> {
         Err(EngineError::Io("this engine cannot save what is readable".into()))
     }
 }

@@ -13,14 +13,15 @@ use crate::config::HostConfig;
 use crate::engine::{Engine, EngineError};
 use crate::group::{Group, GroupParts, age_of_quorum};
 use crate::log_store::LogStore;
-use crate::network::{Links, QuorumAge, Wires};
+use crate::network::Links;
+use crate::network::link::{QuorumAge, Wires};
 use crate::replica::{Replica, ReplicaParts};
 use crate::snapshot::SnapshotKeeper;
 use crate::state::GroupState;
 use crate::state_machine::StateMachine;
 use crate::threads::run_blocking;
 use crate::types::{GroupId, Runtime, TokioRuntime};
-use crate::wire::{self, Status};
+use crate::wire::{self, Refusal, Status};
 
 /// Why a host or a group could not be opened or removed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,7 +85,7 @@ impl<R: Runtime> RaftHost<R> {
         let state = config.state.clone();
         match run_blocking(config.threads.as_ref(), move || state.sync()).await {
             Err(error) if !config.state.is_out_of_service() => return Err(error.into()),
-            // What cannot be made durable any more is moved away as a whole: `salvage_state`.
+            // What cannot be made durable any more is moved away as a whole: `rebuild_state`.
             _ => {}
         }
         let log =
@@ -129,7 +130,7 @@ impl<R: Runtime> RaftHost<R> {
     }
 
     async fn start_group(&self, id: GroupId, app: Arc<dyn StateMachine>) -> Result<Group<R>, HostError> {
-        if self.log.is_doomed(id)? {
+        if self.log.is_being_removed(id)? {
             // It had left its group before it was removed, so nobody counts on what it promised.
             self.remove(id).await?;
         }
@@ -212,7 +213,7 @@ impl<R: Runtime> RaftHost<R> {
     pub async fn destroy_group(&self, id: GroupId) -> Result<(), HostError> {
         let _phase = self.changing.lock().await;
         self.stop_group(id).await;
-        self.log.doom(id).await?;
+        self.log.begin_removal(id).await?;
         self.remove(id).await
     }
 
@@ -223,7 +224,7 @@ impl<R: Runtime> RaftHost<R> {
         Ok(self.log.destroy(id).await?)
     }
 
-    /// Stops a group and removes its state, to be made anew from the log when the group is opened again: for a state
+    /// Stops a group and removes its state, to be rebuilt from the log when the group is opened again: for a state
     /// that is damaged while the log is whole. Vote and entries stay, so others may go on relying on this replica.
     ///
     /// Returns false, with nothing removed, when the log does not reach back to the first entry or is damaged too.
@@ -251,8 +252,8 @@ impl<R: Runtime> RaftHost<R> {
     /// and votes stay, so others may go on relying on this node. Interrupted, it leaves everything as it was.
     ///
     /// # Errors
-    /// When an engine fails; trying again begins anew.
-    pub async fn salvage_state(&self) -> Result<Vec<GroupId>, HostError> {
+    /// When an engine fails; trying again starts over.
+    pub async fn rebuild_state(&self) -> Result<Vec<GroupId>, HostError> {
         let phase = self.changing.lock().await;
         if *phase == Phase::ShutDown {
             return Err(HostError::ShutDown);
@@ -262,9 +263,9 @@ impl<R: Runtime> RaftHost<R> {
             self.stop_group(id).await;
         }
         let groups = self.log.groups()?;
-        let parts: Vec<_> = groups.iter().map(|&id| GroupState::range(id)).collect();
+        let ranges: Vec<_> = groups.iter().map(|&id| GroupState::range(id)).collect();
         let state = self.config.state.clone();
-        let lost = run_blocking(self.config.threads.as_ref(), move || state.salvage(&parts)).await?;
+        let lost = run_blocking(self.config.threads.as_ref(), move || state.rebuild(&ranges)).await?;
         Ok(lost.into_iter().map(|at| groups[at]).collect())
     }
 
@@ -284,23 +285,23 @@ impl<R: Runtime> RaftHost<R> {
     /// When an engine fails.
     pub async fn compact_state(&self, id: GroupId, prefix: &[u8]) -> Result<(), HostError> {
         let Some(group) = self.group(id) else { return Ok(()) };
-        let (from, to) = group.reader().range_of(prefix);
+        let range = group.reader().range_of(prefix);
         let state = self.config.state.clone();
-        Ok(run_blocking(self.config.threads.as_ref(), move || state.compact(&from, &to)).await?)
+        Ok(run_blocking(self.config.threads.as_ref(), move || state.compact(&range.from, &range.to)).await?)
     }
 
     /// Answers a message of another node's transport. Never fails: a refusal is a reply.
     pub async fn handle(&self, request: Bytes) -> Bytes {
         let (kind, id, body) = match wire::parse_request(request) {
             Ok(parts) => parts,
-            Err((status, text)) => return wire::reply(status, text.as_bytes()),
+            Err(refusal) => return refusal.reply(),
         };
         let Some(group) = self.group(id) else {
-            return wire::reply(Status::NoGroup, format!("group {id} is not open here").as_bytes());
+            return Refusal::new(Status::NoGroup, format!("group {id} is not open here")).reply();
         };
         match group.handle(kind, body).await {
             Ok(body) => wire::reply(Status::Ok, &body),
-            Err((status, text)) => wire::reply(status, text.as_bytes()),
+            Err(refusal) => refusal.reply(),
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! Nothing here changes a store, and nothing of the consensus library shows.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 
 use crate::codec::{decode_entry, decode_record};
-use crate::engine::{EngineError, Op, Read};
+use crate::engine::{EngineError, KeyBounds, Op, Read};
 use crate::log_store::{entry_key, entry_of, vote_of};
 use crate::state::{Applied, generation_prefix, live_generation, scan_table};
 use crate::types::{GroupId, NodeId, Vote};
@@ -78,8 +78,7 @@ pub fn applied(state: &dyn Read, group: GroupId) -> Result<Option<AppliedState>,
     let Some(generation) = live_generation(state, group)? else { return Ok(None) };
     let Some(last) = Applied::load(state, group, generation)?.last else { return Ok(None) };
     let mut hash = blake3::Hasher::new();
-    let all = (Bound::Unbounded, Bound::Unbounded);
-    scan_table(state, &generation_prefix(group, generation), all, false, &mut |key, value| {
+    scan_table(state, &generation_prefix(group, generation), KeyBounds::ALL, false, &mut |key, value| {
         for part in [key, value] {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part);

@@ -65,6 +65,4 @@ pub use transport::{Transport, TransportError};
 pub use types::{GroupId, NodeId, RequestId, Runtime, TokioRuntime};
 
 #[cfg(test)]
-mod samples;
-#[cfg(test)]
-mod suite;
+mod tests;

@@ -4,7 +4,7 @@
 //! one batch and one sync and then calls every waiter back. So the cost of making a write durable is shared by all that
 //! wait for it, in whatever group.
 //!
-//! Keys are `kind (1) · group (4, big-endian) · index (8, big-endian)`; see [`Kind`].
+//! Keys are `kind (1) · group (4, big-endian) · index (8, big-endian)`; see [`KeyKind`].
 //!
 //! Invariants:
 //! - an entry can be read as soon as `append` returns: it stays in its group's tail in memory until it is on disk;
@@ -40,7 +40,7 @@ use writer::{Done, Request, Writer};
 /// What a key of the log is, its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Kind {
+enum KeyKind {
     /// The group exists on this node.
     Exists = 1,
     /// Its latest vote.
@@ -50,12 +50,12 @@ enum Kind {
     /// The last entry removed from the front.
     Purged = 4,
     /// The group is being removed from this node: its state first, then its log.
-    Doomed = 5,
+    Removing = 5,
     /// An entry, at its index.
     Entry = 16,
 }
 
-fn key(kind: Kind, group: GroupId, index: u64) -> Vec<u8> {
+fn key(kind: KeyKind, group: GroupId, index: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(13);
     key.push(kind as u8);
     key.extend(group.to_be_bytes());
@@ -65,20 +65,20 @@ fn key(kind: Kind, group: GroupId, index: u64) -> Vec<u8> {
 
 /// The key of a group's entry.
 pub(crate) fn entry_key(group: GroupId, index: u64) -> Vec<u8> {
-    key(Kind::Entry, group, index)
+    key(KeyKind::Entry, group, index)
 }
 
 /// The group whose entry lies at `key`, if one does.
 pub(crate) fn entry_of(key: &[u8]) -> Option<GroupId> {
-    group_of(Kind::Entry, key)
+    group_of(KeyKind::Entry, key)
 }
 
 /// The group whose vote lies at `key`, if one does.
 pub(crate) fn vote_of(key: &[u8]) -> Option<GroupId> {
-    group_of(Kind::Vote, key)
+    group_of(KeyKind::Vote, key)
 }
 
-fn group_of(kind: Kind, key: &[u8]) -> Option<GroupId> {
+fn group_of(kind: KeyKind, key: &[u8]) -> Option<GroupId> {
     let group = key.strip_prefix(&[kind as u8])?.get(..4)?;
     Some(GroupId::from_be_bytes(group.try_into().ok()?))
 }
@@ -164,7 +164,7 @@ impl<R: Runtime> LogStore<R> {
         self.enqueue_and_wait(Vec::new()).await?;
         let tail = Tail::load(self.engine.as_ref(), group)?;
         let log = GroupLog { store: self.clone(), group, tail: Arc::new(Mutex::new(tail)) };
-        let exists = key(Kind::Exists, group, 0);
+        let exists = key(KeyKind::Exists, group, 0);
         if self.engine.get(&exists)?.is_none() {
             let ops = vec![Op::Put { key: exists, value: encode_record(&()) }];
             log.submit_and_wait(ops).await?;
@@ -174,19 +174,20 @@ impl<R: Runtime> LogStore<R> {
 
     /// Notes, durably, that a group is being removed. Whoever finds the note removes the rest: what is left of a group that
     /// was removed in part is neither new nor whole.
-    pub(crate) async fn doom(&self, group: GroupId) -> Result<(), EngineError> {
-        self.enqueue_and_wait(vec![Op::Put { key: key(Kind::Doomed, group, 0), value: encode_record(&()) }]).await
+    pub(crate) async fn begin_removal(&self, group: GroupId) -> Result<(), EngineError> {
+        self.enqueue_and_wait(vec![Op::Put { key: key(KeyKind::Removing, group, 0), value: encode_record(&()) }]).await
     }
 
     /// Whether a group was being removed when this node stopped.
-    pub(crate) fn is_doomed(&self, group: GroupId) -> Result<bool, EngineError> {
-        Ok(self.engine.get(&key(Kind::Doomed, group, 0))?.is_some())
+    pub(crate) fn is_being_removed(&self, group: GroupId) -> Result<bool, EngineError> {
+        Ok(self.engine.get(&key(KeyKind::Removing, group, 0))?.is_some())
     }
 
     /// Removes everything of a group, durably.
     pub(crate) async fn destroy(&self, group: GroupId) -> Result<(), EngineError> {
         self.committed.lock().remove(&group);
-        let kinds = [Kind::Entry, Kind::Purged, Kind::Committed, Kind::Vote, Kind::Doomed, Kind::Exists];
+        let kinds =
+            [KeyKind::Entry, KeyKind::Purged, KeyKind::Committed, KeyKind::Vote, KeyKind::Removing, KeyKind::Exists];
         let ops = kinds
             .map(|kind| {
                 let mut to = key(kind, group, u64::MAX);
@@ -220,7 +221,7 @@ impl<R: Runtime> LogStore<R> {
 /// The groups that have a log in an engine, in order.
 pub(crate) fn groups_of(engine: &dyn Engine) -> Result<Vec<GroupId>, EngineError> {
     let mut groups = Vec::new();
-    let (from, to) = ([Kind::Exists as u8], [Kind::Exists as u8 + 1]);
+    let (from, to) = ([KeyKind::Exists as u8], [KeyKind::Exists as u8 + 1]);
     engine.scan(Bound::Included(&from), Bound::Excluded(&to), false, &mut |key, _| {
         if let Some(group) = key.get(1..5) {
             groups.push(GroupId::from_be_bytes(group.try_into().expect("four bytes")));
@@ -254,9 +255,10 @@ struct Tail {
 impl Tail {
     fn load(engine: &dyn Engine, group: GroupId) -> Result<Self, EngineError> {
         let record = |kind| engine.get(&key(kind, group, 0));
-        let vote = record(Kind::Vote)?.map(|bytes| decode(&bytes, "vote")).transpose()?;
-        let committed = record(Kind::Committed)?.map(|bytes| decode(&bytes, "committed position")).transpose()?;
-        let purged: Option<LogId> = record(Kind::Purged)?.map(|bytes| decode(&bytes, "purged position")).transpose()?;
+        let vote = record(KeyKind::Vote)?.map(|bytes| decode(&bytes, "vote")).transpose()?;
+        let committed = record(KeyKind::Committed)?.map(|bytes| decode(&bytes, "committed position")).transpose()?;
+        let purged: Option<LogId> =
+            record(KeyKind::Purged)?.map(|bytes| decode(&bytes, "purged position")).transpose()?;
         let oldest = Self::end(engine, group, false)?;
         let newest = Self::end(engine, group, true)?;
         Ok(Self {
@@ -274,7 +276,7 @@ impl Tail {
 
     /// The first or the last entry on disk.
     fn end(engine: &dyn Engine, group: GroupId, last: bool) -> Result<Option<LogId>, EngineError> {
-        let (from, to) = (key(Kind::Entry, group, 0), key(Kind::Entry, group, u64::MAX));
+        let (from, to) = (key(KeyKind::Entry, group, 0), key(KeyKind::Entry, group, u64::MAX));
         let mut found = None;
         engine.scan(Bound::Included(&from), Bound::Included(&to), last, &mut |_, value| {
             found = Some(Bytes::copy_from_slice(value));
@@ -427,7 +429,7 @@ impl<R: Runtime> GroupLog<R> {
 
     /// Entries from disk, and whether all of the range was read (false: the byte bound ended it).
     fn read_engine(&self, from: u64, to: u64, max_bytes: usize) -> Result<(Vec<Entry>, bool), EngineError> {
-        let (low, high) = (key(Kind::Entry, self.group, from), key(Kind::Entry, self.group, to));
+        let (low, high) = (key(KeyKind::Entry, self.group, from), key(KeyKind::Entry, self.group, to));
         let mut found: Vec<Bytes> = Vec::new();
         let (mut bytes, mut cut) = (0, false);
         self.store.engine.scan(Bound::Included(&low), Bound::Excluded(&high), false, &mut |_, value| {
@@ -545,7 +547,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let ops = vec![Op::Put { key: key(Kind::Vote, self.group, 0), value: encode_record(vote) }];
+        let ops = vec![Op::Put { key: key(KeyKind::Vote, self.group, 0), value: encode_record(vote) }];
         self.submit_and_wait(ops).await.map_err(io_error)?;
         self.tail.lock().vote = Some(*vote);
         Ok(())
@@ -578,7 +580,10 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
         };
         let ops: Vec<Op> = entries
             .iter()
-            .map(|entry| Op::Put { key: key(Kind::Entry, self.group, entry.log_id.index), value: encode_entry(entry) })
+            .map(|entry| Op::Put {
+                key: key(KeyKind::Entry, self.group, entry.log_id.index),
+                value: encode_entry(entry),
+            })
             .collect();
         let count = entries.len();
         {
@@ -608,7 +613,8 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
             return Ok(());
         }
         // Not synced for its own sake: the appends that follow are, and until then the dropped entries do no harm.
-        let range = Op::DeleteRange { from: key(Kind::Entry, self.group, from), to: key(Kind::Entry, self.group, to) };
+        let range =
+            Op::DeleteRange { from: key(KeyKind::Entry, self.group, from), to: key(KeyKind::Entry, self.group, to) };
         self.submit(vec![range]).await.map_err(io_error)
     }
 
@@ -620,10 +626,10 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
             from
         };
         let ops = vec![
-            Op::Put { key: key(Kind::Purged, self.group, 0), value: encode_record(&log_id) },
+            Op::Put { key: key(KeyKind::Purged, self.group, 0), value: encode_record(&log_id) },
             Op::DeleteRange {
-                from: key(Kind::Entry, self.group, from),
-                to: key(Kind::Entry, self.group, log_id.index + 1),
+                from: key(KeyKind::Entry, self.group, from),
+                to: key(KeyKind::Entry, self.group, log_id.index + 1),
             },
         ];
         self.submit(ops).await.map_err(io_error)

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchSender;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -235,17 +234,5 @@ impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Builder {
         run_blocking(threads.as_ref(), move || engine.sync()).await.map_err(io_error)?;
         self.keeper.built();
         Ok(Snapshot { meta: self.view.meta.clone(), snapshot: SnapshotData::View(self.view.clone()) })
-    }
-}
-
-/// The answer of an entry, in the words of the proposer.
-pub(crate) fn answer_parts(index: u64, answer: Answer) -> Result<(u64, Bytes, bool), crate::group::ProposeError> {
-    use crate::group::ProposeError;
-    match answer {
-        Answer::Empty => Ok((index, Bytes::new(), false)),
-        Answer::Applied(response) => Ok((index, response, false)),
-        Answer::Replayed { index, response: Some(response) } => Ok((index, response, true)),
-        Answer::Replayed { index, response: None } => Err(ProposeError::AppliedBefore { index }),
-        Answer::Reused => Err(ProposeError::RequestIdReused),
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{decode_record, encode_record};
-use crate::engine::{Batch, EngineError, Read};
+use crate::engine::{Batch, EngineError, KeyBounds, Read};
 use crate::state::{OWN_TABLE, Overlay, damaged_unless, join, scan_table, table_prefix};
 use crate::types::{Answer, Fingerprint, GroupId, RequestId};
 
@@ -46,6 +46,13 @@ struct Remembered {
     time_ms: u64,
     digest: [u8; 16],
     response: Option<Bytes>,
+}
+
+/// Where in the log, and in log-carried time, a request was applied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AppliedAt {
+    pub index: u64,
+    pub time_ms: u64,
 }
 
 /// A remembered request without its answer: what tells a repeated proposal from a new one.
@@ -107,7 +114,8 @@ impl RequestMemory {
         let prefix = table_prefix(group, generation, OWN_TABLE);
         let mut queue = VecDeque::new();
         let mut failed = None;
-        scan_table(engine, &prefix, (Bound::Included(b"q"), Bound::Excluded(b"r")), false, &mut |key, value| match (
+        let queue_keys = KeyBounds { from: Bound::Included(b"q"), to: Bound::Excluded(b"r") };
+        scan_table(engine, &prefix, queue_keys, false, &mut |key, value| match (
             key.get(1..9),
             damaged_unless(decode_record(value), "queued request"),
         ) {
@@ -141,19 +149,13 @@ impl RequestMemory {
     }
 
     /// Remembers a request that was just applied.
-    pub(crate) fn remember(
-        &mut self,
-        overlay: &mut Overlay,
-        request: &Fingerprint,
-        (index, time_ms): (u64, u64),
-        response: &Bytes,
-    ) {
+    pub(crate) fn remember(&mut self, overlay: &mut Overlay, request: &Fingerprint, at: AppliedAt, response: &Bytes) {
         let response = (response.len() <= self.window.response_bytes).then(|| response.clone());
-        let record = Remembered { index, time_ms, digest: request.digest, response };
-        let queued = Queued { id: request.id, time_ms };
+        let record = Remembered { index: at.index, time_ms: at.time_ms, digest: request.digest, response };
+        let queued = Queued { id: request.id, time_ms: at.time_ms };
         overlay.put(self.record_key(request.id), encode_record(&record));
-        overlay.put(self.queue_key(index), encode_record(&queued));
-        self.queue.push_back((index, queued));
+        overlay.put(self.queue_key(at.index), encode_record(&queued));
+        self.queue.push_back((at.index, queued));
     }
 
     /// Forgets what is beyond the bounds at log-carried time `now_ms`. Called once for every entry, so that it falls

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use crate::engine::{Batch, Durability, EngineError, Read};
+use crate::engine::{Batch, Durability, EngineError, KeyBounds, Read};
 use crate::state::{GroupState, generation_prefix, join, scan_table};
 use crate::types::{SnapshotMeta, digest};
 
@@ -87,16 +87,22 @@ impl SnapshotView {
         let mut last_key = Vec::new();
         let mut pairs = 0;
         let from = if seq == 0 { Bound::Unbounded } else { Bound::Excluded(&after.last_key[..]) };
-        scan_table(self.read.as_ref(), &self.prefix, (from, Bound::Unbounded), false, &mut |key, value| {
-            if pairs > 0 && body.len() + key.len() + value.len() + 8 > max_bytes {
-                return ControlFlow::Break(());
-            }
-            put_pair(&mut body, key, value);
-            last_key.clear();
-            last_key.extend_from_slice(key);
-            pairs += 1;
-            ControlFlow::Continue(())
-        })?;
+        scan_table(
+            self.read.as_ref(),
+            &self.prefix,
+            KeyBounds { from, to: Bound::Unbounded },
+            false,
+            &mut |key, value| {
+                if pairs > 0 && body.len() + key.len() + value.len() + 8 > max_bytes {
+                    return ControlFlow::Break(());
+                }
+                put_pair(&mut body, key, value);
+                last_key.clear();
+                last_key.extend_from_slice(key);
+                pairs += 1;
+                ControlFlow::Continue(())
+            },
+        )?;
         if pairs == 0 {
             return Ok(None);
         }

@@ -22,7 +22,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{decode_record, encode_record};
-use crate::engine::{Batch, Durability, Engine, EngineError, Read, Visitor};
+use crate::engine::{Batch, Durability, Engine, EngineError, KeyBounds, KeyRange, Read, Visitor};
 use crate::types::{GroupId, LogId, Membership, index_of};
 
 mod txn;
@@ -132,8 +132,8 @@ impl GroupState {
             }
         };
         let incoming = Incoming::load(engine.as_ref(), group)?.map(|incoming| incoming.generation);
-        for (from, to) in leftovers(group, generation, incoming) {
-            batch.delete_range(from, to);
+        for range in leftovers(group, generation, incoming) {
+            batch.delete_range(range.from, range.to);
         }
         engine.write(&batch, Durability::Buffered)?;
         let applied = Applied::load(engine.as_ref(), group, generation)?;
@@ -161,16 +161,16 @@ impl GroupState {
 
     /// Removes the whole state of a group, durably.
     pub(crate) fn destroy(engine: &dyn Engine, group: GroupId) -> Result<(), EngineError> {
-        let (from, to) = Self::range(group);
+        let range = Self::range(group);
         let mut batch = Batch::default();
-        batch.delete_range(from, to);
+        batch.delete_range(range.from, range.to);
         engine.write(&batch, Durability::Synced)
     }
 
-    /// The first key of a group, and the first after it.
-    pub(crate) fn range(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    /// The keys of a group.
+    pub(crate) fn range(group: GroupId) -> KeyRange {
         let to = group.checked_add(1).map_or_else(|| vec![u8::MAX; 64], |next| next.to_be_bytes().to_vec());
-        (group.to_be_bytes().to_vec(), to)
+        KeyRange { from: group.to_be_bytes().to_vec(), to }
     }
 
     pub(crate) fn generation(&self) -> u32 {
@@ -190,10 +190,10 @@ impl GroupState {
     /// Writes to the engine, unless the group was closed.
     pub(crate) fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError> {
         let closed = self.closed.read();
-        match *closed {
-            false => self.engine.write(batch, durability),
-            true => Err(EngineError::Io(format!("group {} is closed", self.group))),
+        if *closed {
+            return Err(EngineError::Io(format!("group {} is closed", self.group)));
         }
+        self.engine.write(batch, durability)
     }
 
     /// Ends all writing. Whoever opens the group again finds a state that only it changes: a replica that was waiting
@@ -221,8 +221,8 @@ impl GroupState {
         let mut batch = Batch::default();
         batch.put(control_key(self.group, LIVE), encode_record(&generation));
         batch.delete(control_key(self.group, INCOMING));
-        for (from, to) in leftovers(self.group, generation, None) {
-            batch.delete_range(from, to);
+        for range in leftovers(self.group, generation, None) {
+            batch.delete_range(range.from, range.to);
         }
         self.write(&batch, Durability::Synced)?;
         *live = generation;
@@ -238,7 +238,7 @@ impl GroupState {
 }
 
 /// Key ranges of the group's generations other than `live` and `incoming`.
-fn leftovers(group: GroupId, live: u32, incoming: Option<u32>) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn leftovers(group: GroupId, live: u32, incoming: Option<u32>) -> Vec<KeyRange> {
     let mut kept: Vec<u32> = [Some(0), Some(live), incoming].into_iter().flatten().collect();
     kept.sort_unstable();
     kept.dedup();
@@ -247,11 +247,16 @@ fn leftovers(group: GroupId, live: u32, incoming: Option<u32>) -> Vec<(Vec<u8>, 
         let Some(from) = generation.checked_add(1) else { continue };
         match kept.get(position + 1) {
             Some(&next) if next == from => {}
-            Some(&next) => ranges.push((generation_prefix(group, from), generation_prefix(group, next))),
-            None => ranges.push((generation_prefix(group, from), successor(generation_prefix(group, u32::MAX)))),
+            Some(&next) => {
+                ranges.push(KeyRange { from: generation_prefix(group, from), to: generation_prefix(group, next) });
+            }
+            None => {
+                let to = successor(generation_prefix(group, u32::MAX));
+                ranges.push(KeyRange { from: generation_prefix(group, from), to });
+            }
         }
     }
-    ranges.retain(|(from, to)| from < to);
+    ranges.retain(|range| range.from < range.to);
     ranges
 }
 
@@ -363,7 +368,7 @@ impl StateReader {
         reverse: bool,
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
-        self.with(|read, prefix| scan_table(read, prefix, (from, to), reverse, visit))
+        self.with(|read, prefix| scan_table(read, prefix, KeyBounds { from, to }, reverse, visit))
     }
 
     /// Visits the pairs whose keys start with `start`.
@@ -377,9 +382,9 @@ impl StateReader {
     }
 
     /// Where the engine has the keys that start with `start`.
-    pub(crate) fn range_of(&self, start: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn range_of(&self, start: &[u8]) -> KeyRange {
         let from = self.with(|_, prefix| join(prefix, start));
-        (from.clone(), successor(from))
+        KeyRange { from: from.clone(), to: successor(from) }
     }
 
     fn with<T>(&self, read: impl FnOnce(&dyn Read, &[u8]) -> T) -> T {
@@ -402,16 +407,16 @@ pub(crate) fn join(prefix: &[u8], key: &[u8]) -> Vec<u8> {
 pub(crate) fn scan_table(
     read: &dyn Read,
     prefix: &[u8],
-    (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+    keys: KeyBounds<'_>,
     reverse: bool,
     visit: &mut Visitor<'_>,
 ) -> Result<(), EngineError> {
-    let low = match from {
+    let low = match keys.from {
         Bound::Included(key) => Bound::Included(join(prefix, key)),
         Bound::Excluded(key) => Bound::Excluded(join(prefix, key)),
         Bound::Unbounded => Bound::Included(prefix.to_vec()),
     };
-    let high = match to {
+    let high = match keys.to {
         Bound::Included(key) => Bound::Included(join(prefix, key)),
         Bound::Excluded(key) => Bound::Excluded(join(prefix, key)),
         Bound::Unbounded => Bound::Excluded(successor(prefix.to_vec())),

@@ -40,6 +40,6 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Called when the whole state was replaced (a snapshot was installed) and once when the group is opened; readers
     /// of `state` see the state as of `applied_index`, and those who wait for that index go on afterwards. Derived state
-    /// (indexes, caches) is made anew from it.
+    /// (indexes, caches) is rebuilt from it.
     fn restored(&self, state: StateReader, applied_index: u64);
 }

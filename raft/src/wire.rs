@@ -53,6 +53,24 @@ pub(crate) enum Status {
     Malformed = 4,
 }
 
+/// Why a request got no answer of its kind: what a reply says instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub status: Status,
+    pub text: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: Status, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    /// The reply that says so.
+    pub(crate) fn reply(&self) -> Bytes {
+        reply(self.status, self.text.as_bytes())
+    }
+}
+
 /// Starts a request.
 pub(crate) fn request(kind: Kind, group: GroupId, body: &[u8]) -> BytesMut {
     let mut out = BytesMut::with_capacity(HEADER + body.len());
@@ -64,16 +82,16 @@ pub(crate) fn request(kind: Kind, group: GroupId, body: &[u8]) -> BytesMut {
 }
 
 /// Takes a request apart.
-pub(crate) fn parse_request(mut bytes: Bytes) -> Result<(Kind, GroupId, Bytes), (Status, String)> {
+pub(crate) fn parse_request(mut bytes: Bytes) -> Result<(Kind, GroupId, Bytes), Refusal> {
     if bytes.len() < HEADER {
-        return Err((Status::Malformed, "shorter than its header".into()));
+        return Err(Refusal::new(Status::Malformed, "shorter than its header"));
     }
     let version = bytes.get_u8();
     if version != VERSION {
-        return Err((Status::Unsupported, format!("version {version}; this node knows {VERSION}")));
+        return Err(Refusal::new(Status::Unsupported, format!("version {version}; this node knows {VERSION}")));
     }
     let kind = bytes.get_u8();
-    let kind = Kind::of(kind).ok_or_else(|| (Status::Unsupported, format!("kind {kind}")))?;
+    let kind = Kind::of(kind).ok_or_else(|| Refusal::new(Status::Unsupported, format!("kind {kind}")))?;
     Ok((kind, bytes.get_u32_le(), bytes))
 }
 
@@ -86,10 +104,10 @@ pub(crate) fn reply(status: Status, body: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// Takes a reply apart: its body, or the status and text of a refusal.
-pub(crate) fn parse_reply(mut bytes: Bytes) -> Result<Bytes, (Status, String)> {
+/// Takes a reply apart: its body, or why there is none.
+pub(crate) fn parse_reply(mut bytes: Bytes) -> Result<Bytes, Refusal> {
     if bytes.len() < 2 || bytes.get_u8() != VERSION {
-        return Err((Status::Unsupported, "reply of an unknown version".into()));
+        return Err(Refusal::new(Status::Unsupported, "reply of an unknown version"));
     }
     let status = match bytes.get_u8() {
         0 => return Ok(bytes),
@@ -98,7 +116,7 @@ pub(crate) fn parse_reply(mut bytes: Bytes) -> Result<Bytes, (Status, String)> {
         3 => Status::Unsupported,
         _ => Status::Malformed,
     };
-    Err((status, String::from_utf8_lossy(&bytes).into_owned()))
+    Err(Refusal::new(status, String::from_utf8_lossy(&bytes)))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -216,11 +234,11 @@ mod tests {
 
         let mut newer = good.to_vec();
         newer[0] = 9;
-        assert_eq!(parse_request(newer.into()).unwrap_err().0, Status::Unsupported);
+        assert_eq!(parse_request(newer.into()).unwrap_err().status, Status::Unsupported);
         let mut unknown = good.to_vec();
         unknown[1] = 99;
-        assert_eq!(parse_request(unknown.into()).unwrap_err().0, Status::Unsupported);
-        assert_eq!(parse_request(good.slice(..5)).unwrap_err().0, Status::Malformed);
+        assert_eq!(parse_request(unknown.into()).unwrap_err().status, Status::Unsupported);
+        assert_eq!(parse_request(good.slice(..5)).unwrap_err().status, Status::Malformed);
     }
 
     #[test]

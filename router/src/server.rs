@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::serve::ListenerExt;
 use mira_embed::EmbedError;
+use mira_net::ServerSettings;
 use mira_proto::limits;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -77,7 +76,7 @@ impl Router {
         let stop = CancellationToken::new();
         let app = api::rest::app(api.clone(), http_addr);
         let servers = vec![
-            tokio::spawn(serve_http(http, app, stop.clone())),
+            tokio::spawn(mira_net::serve(http, app, settings(), stop.clone().cancelled_owned())),
             tokio::spawn(api::grpc::serve(grpc, api, stop.clone())),
         ];
         info!(%http_addr, %grpc_addr, nodes = ?config.nodes, "router serves");
@@ -90,9 +89,8 @@ impl RunningRouter {
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         for server in &mut self.servers {
-            if timeout(limits::SHUTDOWN_DRAIN, &mut *server).await.is_err() {
-                warn!("requests were still at work when the router stopped");
-                server.abort();
+            if let Err(error) = server.await {
+                warn!(%error, "a server ended by itself");
             }
         }
         info!("router stopped");
@@ -108,19 +106,10 @@ impl Drop for RunningRouter {
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+    mira_net::listen(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
-async fn serve_http(listener: TcpListener, app: axum::Router, stop: CancellationToken) {
-    let listener = listener.tap_io(|stream| {
-        // Without it small answers wait for an acknowledgement that the peer delays.
-        let _ = stream.set_nodelay(true);
-    });
-    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        warn!(%error, "http server ended");
-    }
+/// How both ports are served.
+pub(crate) fn settings() -> ServerSettings {
+    ServerSettings { drain: limits::SHUTDOWN_DRAIN, ..ServerSettings::default() }
 }

@@ -182,12 +182,9 @@ impl Making<'_> {
             logs,
         };
         let text = Bytes::from(serde_json::to_vec(&manifest).expect("plain data"));
-        let request = node_v1::VouchBackupRequest {
-            key_file: begun.key_file.clone(),
-            manifest: text.clone(),
-            parts: begun.parts,
-        };
-        let signed: node_v1::VouchBackupReply = self.client.backup_step("vouch-backup", &request).await?;
+        let request =
+            node_v1::SignBackupRequest { key_file: begun.key_file.clone(), manifest: text.clone(), parts: begun.parts };
+        let signed: node_v1::SignBackupReply = self.client.backup_step("sign-backup", &request).await?;
         let whole = [&text[..], b"\n", STANDARD.encode(&signed.mac).as_bytes(), b"\n"].concat();
         self.repository.write(&manifest_name(backup), whole.into()).await?;
         finish(self.client, self.repository, begun.key_file, true).await?;

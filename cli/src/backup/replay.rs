@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use mira_proto::{Code, FrameId, node_v1};
-use node_v1::roll_request::Step;
+use node_v1::replay_request::Step;
 
 use super::logs::read_log;
 use super::manifest::{Manifest, Object, Part, SignedManifest, damaged, start_name};
@@ -140,14 +140,14 @@ impl<'a> Replay<'a> {
         }
         let mut replay = ShardReplay { shard, number: 0, node: 0, touched, frames: 0, asked: Instant::now() };
         let begun = self.step(&mut replay, self.first(shard, &collections).await?).await?;
-        (replay.number, replay.node) = (begun.roll, begun.node);
+        (replay.number, replay.node) = (begun.replay, begun.node);
         for part in collections.values().flatten() {
             self.part(&mut replay, part, rehearsal).await?;
         }
         for page in pages {
             let SealedLogPage { touched, sealed } = read_log(self.reading.repository, shard, &page).await?;
             let Placed { backup, number, after, .. } = page;
-            let log = node_v1::RollLog { backup: bytes_of(backup), number, after, touched, page: sealed };
+            let log = node_v1::ReplayEntries { backup: bytes_of(backup), number, after, touched, page: sealed };
             if self.step(&mut replay, Step::Log(log)).await?.later {
                 break;
             }
@@ -155,7 +155,7 @@ impl<'a> Replay<'a> {
         for &collection in collections.keys().filter(|_| !rehearsal) {
             self.take(&mut replay, collection).await?;
         }
-        self.step(&mut replay, Step::End(node_v1::RollEnd {})).await?;
+        self.step(&mut replay, Step::End(node_v1::ReplayEnd {})).await?;
         let mut done = self.reading.done.lock().expect("nobody panicked");
         done.frames += replay.frames;
         self.reading.progress.lock().expect("nobody panicked").update(done.frames, done.bytes);
@@ -182,11 +182,11 @@ impl<'a> Replay<'a> {
         let missing = || damaged(base.backup, &format!("it has no start of shard {shard}"));
         let start: &Object = &start.ok_or_else(missing)?.object;
         let start = self.reading.repository.piece(base.backup, &start_name(base.backup, shard), start).await?;
-        let part = |(&collection, part): (&u64, &Option<&Part>)| node_v1::RollPart {
+        let part = |(&collection, part): (&u64, &Option<&Part>)| node_v1::ReplayPart {
             collection,
             position: part.map_or(0, |part| part.position),
         };
-        Ok(Step::Begin(node_v1::RollBegin {
+        Ok(Step::Begin(node_v1::ReplayBegin {
             backup: bytes_of(base.backup),
             shard,
             start,
@@ -195,15 +195,15 @@ impl<'a> Replay<'a> {
         }))
     }
 
-    async fn step(&self, replay: &mut ShardReplay, step: Step) -> Result<node_v1::RollReply, CliError> {
-        let request = node_v1::RollRequest {
+    async fn step(&self, replay: &mut ShardReplay, step: Step) -> Result<node_v1::ReplayReply, CliError> {
+        let request = node_v1::ReplayRequest {
             key_file: self.reading.key_file.clone(),
-            roll: replay.number,
+            replay: replay.number,
             node: replay.node,
             step: Some(step),
         };
         replay.asked = Instant::now();
-        self.reading.client.backup_step("roll-forward", &request).await
+        self.reading.client.backup_step("replay-log", &request).await
     }
 
     /// A collection in a shard, from every backup of the chain that has something of it: what the log names to the replay,
@@ -218,7 +218,7 @@ impl<'a> Replay<'a> {
                 let place = PagePlace { manifest, part, number };
                 let page = self.reading.page(place).await?;
                 if replay.asked.elapsed() > HOLD_EVERY {
-                    self.step(replay, Step::Hold(node_v1::RollHold {})).await?;
+                    self.step(replay, Step::Hold(node_v1::ReplayHold {})).await?;
                 }
                 if age == 0 {
                     wanted.extend(ids(&page.ids));
@@ -246,7 +246,7 @@ impl<'a> Replay<'a> {
         let backup = self.name();
         let (mut number, mut after) = (0, Bytes::new());
         loop {
-            let page = node_v1::RollPage { backup: backup.clone(), collection, number, after };
+            let page = node_v1::ReplayPage { backup: backup.clone(), collection, number, after };
             let reply = self.step(replay, Step::Page(page)).await?;
             if !reply.ids.is_empty() {
                 let page = node_v1::RestorePageRequest {
@@ -277,9 +277,9 @@ impl<'a> Replay<'a> {
     }
 }
 
-fn base_step(place: PagePlace<'_>, page: &Page, named: &[FrameId], first: bool) -> node_v1::RollBase {
+fn base_step(place: PagePlace<'_>, page: &Page, named: &[FrameId], first: bool) -> node_v1::ReplayBase {
     let PagePlace { manifest, part, number } = place;
-    node_v1::RollBase {
+    node_v1::ReplayBase {
         backup: bytes_of(manifest.backup),
         collection: part.collection,
         number: number as u32,

@@ -1,12 +1,12 @@
 //! `mira dev` for real: a cluster in one process that keeps what it was told over a restart.
 
-#![cfg(feature = "server")]
-
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use mira_testing::eventually_blocking;
 
 /// A running `mira dev`, killed when the test ends.
 struct Dev {
@@ -70,15 +70,9 @@ impl Dev {
     fn stop(mut self) {
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                assert!(status.success(), "{status}");
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("it did not end within half a minute");
+        let ended = || self.child.try_wait().unwrap();
+        let status = eventually_blocking("the program ends", Duration::from_secs(30), ended);
+        assert!(status.success(), "{status}");
     }
 }
 

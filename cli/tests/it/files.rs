@@ -1,17 +1,13 @@
 //! Large contents of memories on their way out with `mira export` and back with `mira import`.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use mira_proto::model::{AttachmentInfo, Frame};
 use serde_json::{Value, json};
-use support::{Server, text};
 use uuid::Uuid;
 
-const STEP: usize = 4 << 20;
+use crate::support::{STEP, Server, text};
 
 /// A router, and a folder where the program runs.
 struct World {
@@ -20,7 +16,15 @@ struct World {
 }
 
 /// What makes a memory, with its content.
-type Memory = (Option<String>, String, bool, Value, Option<AttachmentInfo>, Option<Vec<u8>>);
+#[derive(Debug, PartialEq)]
+struct Memory {
+    content: Option<String>,
+    kind: String,
+    private: bool,
+    metadata: Value,
+    attachment: Value,
+    file: Option<Vec<u8>>,
+}
 
 fn id(number: u128) -> Uuid {
     Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0000 + number)
@@ -48,20 +52,14 @@ impl World {
     }
 
     fn put(&self, number: u128, content: Option<&str>, private: bool, file: Option<(&str, Vec<u8>)>) {
-        let mut shared = self.server.shared();
-        let attachment = file.as_ref().map(|(content_type, bytes)| AttachmentInfo {
-            content_type: (*content_type).to_owned(),
-            size: bytes.len() as u64,
+        let frame = json!({
+            "id": id(number), "content": content, "metadata": { "n": number as u64 }, "session": "s",
+            "created_at": "2026-01-02T03:04:05Z", "private": private,
         });
-        let frame: Frame = serde_json::from_value(json!({
-            "id": id(number), "content": content, "metadata": { "n": number as u64 }, "type": "general",
-            "session": "s", "created_at": "2026-01-02T03:04:05Z", "updated_at": "2026-01-02T03:04:05Z", "version": 1,
-            "private": private, "attachment": attachment,
-        }))
-        .unwrap();
-        shared.order.push(frame.id);
-        shared.contents.extend(file.map(|(_, bytes)| (frame.id, bytes)));
-        shared.frames.insert(frame.id, ("notes".to_owned(), frame));
+        match file {
+            Some((content_type, bytes)) => self.server.upload("notes", &frame, content_type, &bytes),
+            None => self.server.store("notes", frame),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -87,13 +85,20 @@ impl World {
     }
 
     fn memories(&self) -> BTreeMap<Uuid, Memory> {
-        let shared = self.server.shared();
-        let memory = |(id, (_, frame)): (&Uuid, &(String, Frame))| {
-            let Frame { content, kind, private, metadata, attachment, .. } = frame.clone();
-            let file = shared.contents.get(id).cloned();
-            (*id, (content, kind, private, Value::Object(metadata), attachment, file))
+        let memory = |(collection, frame): (String, Value)| {
+            let id: Uuid = frame["id"].as_str().unwrap().parse().unwrap();
+            let attachment = frame["attachment"].clone();
+            let memory = Memory {
+                content: frame["content"].as_str().map(str::to_owned),
+                kind: frame["type"].as_str().unwrap().to_owned(),
+                private: frame["private"].as_bool().unwrap_or_default(),
+                metadata: frame["metadata"].clone(),
+                file: attachment.is_object().then(|| self.server.content(&collection, id)),
+                attachment,
+            };
+            (id, memory)
         };
-        shared.frames.iter().map(memory).collect()
+        self.server.frames().into_iter().map(memory).collect()
     }
 }
 
@@ -136,10 +141,10 @@ fn a_way_through_files_loses_nothing() {
         let first = to.import(&from, name, &[]);
         assert_eq!(counts(&first), (4, 0, 0), "{format}: {}", text(&first.stderr));
         assert_eq!(to.memories(), from.memories(), "{format}");
-        let uploaded = to.server.shared().uploaded_bytes;
+        let uploaded = to.server.conduct().uploaded_bytes;
         let second = to.import(&from, name, &[]);
         assert_eq!(counts(&second).2, 0, "{format}: {}", text(&second.stderr));
-        assert_eq!((to.memories(), to.server.shared().uploaded_bytes), (from.memories(), uploaded), "{format}");
+        assert_eq!((to.memories(), to.server.conduct().uploaded_bytes), (from.memories(), uploaded), "{format}");
     }
 }
 
@@ -180,7 +185,7 @@ fn an_export_that_was_stopped_fetches_no_file_twice() {
     let world = World::with_memories();
     world.says(&["export", "--collection", "notes", "-o", "whole.jsonl"]);
     let whole = std::fs::read_to_string(world.path("whole.jsonl")).unwrap();
-    let read = world.server.shared().contents_read;
+    let read = world.server.conduct().contents_read;
     assert_eq!(read, 3);
     // As a stop leaves it: two lines, the files of these and half of the next.
     let (first, second) = (whole.lines().next().unwrap(), whole.lines().nth(1).unwrap());
@@ -196,18 +201,18 @@ fn an_export_that_was_stopped_fetches_no_file_twice() {
     std::fs::write(world.path(&format!("again.jsonl.files/{}.part", name(3))), "half").unwrap();
     let said = world.says(&["export", "--collection", "notes", "-o", "again.jsonl"]);
     assert_eq!((&said["frames"], &said["frames_before"]), (&json!(2), &json!(2)));
-    assert_eq!(world.server.shared().contents_read - read, 2);
+    assert_eq!(world.server.conduct().contents_read - read, 2);
     assert_eq!(std::fs::read_to_string(world.path("again.jsonl")).unwrap(), whole);
     assert_eq!(files_in(&world.path("again.jsonl.files")), files_in(&world.path("whole.jsonl.files")));
     // A table begins anew, but its files do not.
     world.says(&["export", "--collection", "notes", "--format", "parquet", "-o", "t", "--files", "again.jsonl.files"]);
-    assert_eq!(world.server.shared().contents_read - read, 2);
+    assert_eq!(world.server.conduct().contents_read - read, 2);
 }
 
 #[test]
 fn a_memory_that_is_replaced_while_it_is_read_is_exported_as_one_version() {
     let world = World::with_memories();
-    world.server.shared().replaces_while_read = Some(b"new content".to_vec());
+    world.server.conduct().replaces_while_read = Some(b"new content".to_vec());
     world.says(&["export", "--collection", "notes", "-o", "a.jsonl"]);
     let lines = std::fs::read_to_string(world.path("a.jsonl")).unwrap();
     let line: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
@@ -222,16 +227,16 @@ fn an_import_that_was_stopped_goes_on_within_a_file() {
     let from = World::with_memories();
     from.says(&["export", "--collection", "notes", "-o", "notes.jsonl"]);
     let to = World::new();
-    to.server.shared().breaks_after_steps = Some(2);
+    to.server.conduct().breaks_after_steps = Some(2);
     let stopped = to.import(&from, "notes.jsonl", &["--writers", "1"]);
     assert!(!stopped.status.success());
-    assert_eq!(to.server.shared().uploaded_bytes, 2 * STEP as u64);
-    to.server.shared().breaks_after_steps = None;
+    assert_eq!(to.server.conduct().uploaded_bytes, 2 * STEP as u64);
+    to.server.conduct().breaks_after_steps = None;
     let done = to.import(&from, "notes.jsonl", &["--writers", "1"]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     assert_eq!(to.memories(), from.memories());
     let all = (3 * STEP + 77 + 10_000 + 7) as u64;
-    assert_eq!(to.server.shared().uploaded_bytes, all, "no byte went twice");
+    assert_eq!(to.server.conduct().uploaded_bytes, all, "no byte went twice");
 }
 
 #[test]
@@ -277,5 +282,5 @@ fn an_id_with_another_file_is_a_conflict() {
     let output = to.import(&from, "notes.jsonl", &[]);
     assert_eq!(counts(&output), (3, 0, 1));
     assert!(text(&output.stderr).contains("notes.jsonl:3: conflict"), "{}", text(&output.stderr));
-    assert_eq!(to.memories()[&id(3)].5, Some(noise(30, 10_000)), "what was there is untouched");
+    assert_eq!(to.memories()[&id(3)].file, Some(noise(30, 10_000)), "what was there is untouched");
 }

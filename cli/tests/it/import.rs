@@ -1,12 +1,11 @@
 //! `mira import` against a router that has good and bad days.
 
-mod support;
-
 use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
-use support::{Server, text};
+
+use crate::support::{self, Server, text};
 
 fn lines(count: usize) -> String {
     (0..count).map(|number| format!("{}\n", json!({"content": format!("text {number}")}))).collect()
@@ -41,8 +40,9 @@ impl Import {
     }
 
     fn contents(&self) -> Vec<String> {
-        let shared = self.server.shared();
-        let mut contents: Vec<_> = shared.frames.values().map(|(_, frame)| frame.content.clone().unwrap()).collect();
+        let frames = self.server.frames();
+        let mut contents: Vec<_> =
+            frames.iter().map(|(_, frame)| frame["content"].as_str().unwrap().to_owned()).collect();
         contents.sort();
         contents
     }
@@ -63,10 +63,10 @@ fn a_second_run_adds_nothing() {
     assert_eq!(Import::counts(&first), (500, 20, 0));
     assert_eq!(import.contents(), sorted(500));
 
-    let stores = import.server.shared().store_sizes.len();
+    let stores = import.server.conduct().store_sizes.len();
     let second = import.run(&["a.jsonl"]);
     assert_eq!(Import::counts(&second), (0, 520, 0));
-    assert_eq!(import.server.shared().store_sizes.len(), stores, "nothing was sent again to be embedded");
+    assert_eq!(import.server.conduct().store_sizes.len(), stores, "nothing was sent again to be embedded");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn strict_stops_at_the_first_refusal() {
 fn an_import_that_was_cut_off_goes_on_where_it_was() {
     let import = Import::new();
     import.write("a.jsonl", lines(400));
-    import.server.shared().breaks_after_stores = Some(12);
+    import.server.conduct().breaks_after_stores = Some(12);
     let flags = ["a.jsonl", "--state", "state", "--batch", "20", "--writers", "3"];
     let output = import.run(&flags);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -124,15 +124,15 @@ fn an_import_that_was_cut_off_goes_on_where_it_was() {
     let stored = import.contents().len();
     assert!((100..400).contains(&stored), "{stored}");
 
-    import.server.shared().breaks_after_stores = None;
-    import.server.shared().recalled_ids = 0;
+    import.server.conduct().breaks_after_stores = None;
+    import.server.conduct().recalled_ids = 0;
     let output = import.run(&flags);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(import.contents(), sorted(400));
-    let asked = import.server.shared().recalled_ids;
+    let asked = import.server.conduct().recalled_ids;
     assert!(asked < 350, "what was done was skipped without asking: {asked}");
 
-    import.server.shared().recalled_ids = 0;
+    import.server.conduct().recalled_ids = 0;
     assert_eq!(Import::counts(&import.run(&flags)), (0, 0, 0));
     import.write("a.jsonl", lines(402));
     assert_eq!(Import::counts(&import.run(&flags)), (2, 0, 0), "a file that grew");
@@ -142,8 +142,8 @@ fn an_import_that_was_cut_off_goes_on_where_it_was() {
 fn a_cluster_that_comes_and_goes_loses_and_doubles_nothing() {
     let import = Import::new();
     import.write("a.jsonl", lines(300));
-    import.server.shared().every_nth_unavailable = Some(3);
-    import.server.shared().every_nth_item_unavailable = Some(5);
+    import.server.conduct().every_nth_unavailable = Some(3);
+    import.server.cluster.refuse_frames_once(5);
     let output = import.run(&["a.jsonl", "--batch", "25", "--writers", "4"]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(Import::counts(&output), (300, 0, 0));
@@ -154,11 +154,11 @@ fn a_cluster_that_comes_and_goes_loses_and_doubles_nothing() {
 fn requests_shrink_until_a_slow_cluster_can_answer_them() {
     let import = Import::new();
     import.write("a.jsonl", lines(200));
-    import.server.shared().most_items_in_time = Some(7);
+    import.server.conduct().most_items_in_time = Some(7);
     let output = import.run(&["a.jsonl"]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(import.contents(), sorted(200));
-    assert!(import.server.shared().store_sizes.iter().all(|size| *size <= 7));
+    assert!(import.server.conduct().store_sizes.iter().all(|size| *size <= 7));
 }
 
 #[test]
@@ -168,6 +168,7 @@ fn a_router_that_starts_late_is_waited_for() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let path = folder.path().to_owned();
     let client = std::thread::spawn(move || support::mira(address, &path, &["store", "tea"]));
+    // Long enough for a first try; a later start makes the test no less true.
     std::thread::sleep(std::time::Duration::from_millis(300));
     let _server = Server::start_at(address);
     let output = client.join().unwrap();
@@ -185,8 +186,7 @@ fn folders_of_documents_become_sections_and_may_move() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(Import::counts(&output), (3, 1, 0));
     assert_eq!(import.contents(), ["# One\nfirst\n\n", "## Two\nsecond\n", "plain text\n"]);
-    let metadata: Vec<Value> =
-        import.server.shared().frames.values().map(|(_, frame)| Value::Object(frame.metadata.clone())).collect();
+    let metadata: Vec<Value> = import.server.frames().iter().map(|(_, frame)| frame["metadata"].clone()).collect();
     assert!(metadata.contains(&json!({"path": "docs/a.md", "title": "One > Two", "line": 4})), "{metadata:?}");
 
     std::fs::rename(import.folder.path().join("docs"), import.folder.path().join("moved")).unwrap();
@@ -199,9 +199,8 @@ fn lenient_keeps_unknown_fields_as_metadata() {
     import.write("a.jsonl", r#"{"content": "x", "author": "y"}"#);
     assert_eq!(import.run(&["a.jsonl"]).status.code(), Some(1));
     assert!(import.run(&["a.jsonl", "--lenient"]).status.success());
-    let shared = import.server.shared();
-    let (_, frame) = shared.frames.values().next().unwrap();
-    assert_eq!(Value::Object(frame.metadata.clone()), json!({"author": "y"}));
+    let (_, frame) = &import.server.frames()[0];
+    assert_eq!(frame["metadata"], json!({"author": "y"}));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Cluster keys wrapped by Vault: the program against a server that speaks its transit API, with the failures that such a
 //! server has. KMS is tried against a server of its protocol beside the backups in S3 (`chaos-tests/python`).
 
-#![cfg(feature = "server")]
-
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;

@@ -9,8 +9,8 @@
 //! **Bounds.** Values of more than [`MAX_TEXT`] bytes, documents of more than [`MAX_PER_DOCUMENT`] attributes and fields
 //! beyond [`MAX_FIELDS`] are not indexed: such a document is *partial*. When all takes more than the budget, the largest
 //! field is dropped. What is not indexed is not guessed: an evaluation gives the slots that certainly match and those
-//! that may, and the caller asks about the latter. What kinds of values a field has is known of all of them
-//! ([`crate::filter::field_types`]).
+//! that may, and the caller asks about the latter. Which types of values a field has is known of all of
+//! them ([`crate::filter::field_types`]).
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -18,9 +18,11 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::{RwLock, RwLockReadGuard};
 use roaring::{MultiOps, RoaringBitmap};
 
-use crate::filter::condition::{Attributes, Condition, Test, Value};
-use crate::filter::field_types::{FieldKinds, Kinds};
-use crate::vector::table::Labels;
+use crate::document::Times;
+use crate::filter::attributes::Attributes;
+use crate::filter::condition::{Condition, Test};
+use crate::filter::field_types::{FieldTypes, TypeSet};
+use crate::filter::value::Value;
 
 /// Longest text that is indexed, bytes: names and words, not prose.
 pub(crate) const MAX_TEXT: usize = 256;
@@ -84,7 +86,7 @@ struct Block {
     slots: RoaringBitmap,
 }
 
-/// See the module.
+/// The values of one field, each with the documents that have it.
 pub(crate) struct Field {
     pub(crate) name: String,
     /// Not indexed any more: it took too much.
@@ -216,13 +218,30 @@ impl Matched {
     }
 }
 
+/// A field as an image has it.
+pub(crate) struct RestoredField {
+    pub(crate) name: String,
+    /// It took too much: its values are not indexed.
+    pub(crate) is_dropped: bool,
+    pub(crate) values: Vec<Value>,
+}
+
+/// The attributes of a document as an image has them.
+pub(crate) struct RestoredDocument {
+    /// Its first slot.
+    pub(crate) slot: u32,
+    /// It has attributes that are not among its terms.
+    pub(crate) is_partial: bool,
+    pub(crate) terms: Vec<Term>,
+}
+
 /// What is behind the lock.
 #[derive(Default)]
-pub(crate) struct Inner {
+pub(crate) struct PostingLists {
     pub(crate) fields: Vec<Field>,
     by_name: HashMap<String, usize>,
     /// Of all values, indexed or not.
-    pub(crate) kinds: FieldKinds,
+    pub(crate) field_types: FieldTypes,
     /// First slots of all documents, dead ones too.
     documents: RoaringBitmap,
     /// Of them, those that have attributes which are not indexed.
@@ -233,9 +252,9 @@ pub(crate) struct Inner {
     terms: Vec<u32>,
 }
 
-/// See the module.
+/// The documents of a segment by their attributes.
 #[derive(Default)]
-pub(crate) struct Postings(RwLock<Inner>);
+pub(crate) struct Postings(RwLock<PostingLists>);
 
 impl Postings {
     /// Empty, without the fields that the index before had to drop.
@@ -264,7 +283,7 @@ impl Postings {
     }
 
     /// Gives a document the attributes that another slot has in an older segment.
-    pub(crate) fn adopt(&self, slot: u32, old: &Postings, from: u32) {
+    pub(crate) fn copy_from(&self, slot: u32, old: &Postings, from: u32) {
         let old = old.0.read();
         let pairs = old.terms_of(from).into_iter().filter_map(|term| {
             let field = &old.fields[term.field()];
@@ -273,28 +292,28 @@ impl Postings {
         self.0.write().set(slot, pairs, old.partial.contains(from));
     }
 
-    /// Takes over what an older segment knows and its terms do not say, once all its documents were adopted.
+    /// Takes over what an older segment knows and its terms do not say, once all its documents were copied.
     pub(crate) fn inherit(&self, old: &Postings) {
-        // Those dropped meanwhile too: what was adopted since lacks their terms.
+        // Those dropped meanwhile too: what was copied since lacks their terms.
         self.drop_fields(old.dropped());
         let old = old.0.read();
         let mut inner = self.0.write();
         let is_partial = !inner.partial.is_empty();
         let is_dropped = |name: &str| old.by_name.get(name).is_some_and(|field| old.fields[*field].is_dropped);
-        inner.kinds.inherit(&old.kinds, |name| is_partial || is_dropped(name));
-        if old.kinds.is_full() && (is_partial || old.fields.iter().any(|field| field.is_dropped)) {
-            inner.kinds.fill();
+        inner.field_types.inherit(&old.field_types, |name| is_partial || is_dropped(name));
+        if old.field_types.is_full() && (is_partial || old.fields.iter().any(|field| field.is_dropped)) {
+            inner.field_types.fill();
         }
     }
 
-    /// What kinds of values a field has.
-    pub(crate) fn kinds(&self, field: &str) -> Kinds {
-        self.0.read().kinds.of(field)
+    /// Which types of values a field has.
+    pub(crate) fn field_types(&self, field: &str) -> TypeSet {
+        self.0.read().field_types.of(field)
     }
 
-    /// The slots that meet a condition. A condition on the time of creation is asked of labels.
-    pub(crate) fn evaluate(&self, condition: &Condition, labels: &Labels) -> Matched {
-        self.0.read().evaluate(condition, labels)
+    /// The slots that meet a condition. `times` gives the times of the document that begins at a slot.
+    pub(crate) fn evaluate(&self, condition: &Condition, times: &impl Fn(u32) -> Option<Times>) -> Matched {
+        self.0.read().evaluate(condition, times)
     }
 
     /// The first value of a document's field, in the order of values; `Some(None)` if it has none, `None` if that is not
@@ -313,28 +332,28 @@ impl Postings {
         self.0.read().bytes()
     }
 
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Inner> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, PostingLists> {
         self.0.read()
     }
 
     /// Everything at once, from an image.
     pub(crate) fn restore(
         &self,
-        fields: Vec<(String, bool, Vec<Value>)>,
-        documents: Vec<(u32, bool, Vec<Term>)>,
-        kinds: FieldKinds,
+        fields: Vec<RestoredField>,
+        documents: Vec<RestoredDocument>,
+        field_types: FieldTypes,
     ) -> Option<()> {
         let mut inner = self.0.write();
-        // A value whose kind is not known would be refused to whoever asks for it.
-        let are_known = |(name, _, values): &(String, bool, Vec<Value>)| {
-            let known = kinds.of(name);
-            values.iter().all(|value| known.holds(Kinds::of(value)))
+        // A value whose type is not known would be refused to whoever asks for it.
+        let are_known = |field: &RestoredField| {
+            let known = field_types.of(&field.name);
+            field.values.iter().all(|value| known.holds(TypeSet::of(value)))
         };
         if !fields.iter().all(are_known) {
             return None;
         }
-        inner.kinds = kinds;
-        for (name, is_dropped, values) in fields {
+        inner.field_types = field_types;
+        for RestoredField { name, is_dropped, values } in fields {
             let number = inner.field(&name).filter(|number| *number + 1 == inner.fields.len())?;
             let field = &mut inner.fields[number];
             field.is_dropped = is_dropped;
@@ -343,7 +362,7 @@ impl Postings {
             field.postings = values.iter().map(|_| Posting::Many(Box::default())).collect();
             field.values = values;
         }
-        for (slot, is_partial, terms) in documents {
+        for RestoredDocument { slot, is_partial, terms } in documents {
             for term in &terms {
                 let field = inner.fields.get_mut(term.field())?;
                 let posting = field.postings.get_mut(term.value())?;
@@ -363,7 +382,7 @@ impl Postings {
     }
 }
 
-impl Inner {
+impl PostingLists {
     /// The number of a field, new or not; `None` if there are too many.
     fn field(&mut self, name: &str) -> Option<usize> {
         if let Some(field) = self.by_name.get(name) {
@@ -381,7 +400,7 @@ impl Inner {
         let is_indexable = |value: &Value| !matches!(value, Value::Text(text) if text.len() > MAX_TEXT);
         let mut terms = Vec::new();
         for (at, (name, value)) in pairs.enumerate() {
-            self.kinds.add(name, Kinds::of(value));
+            self.field_types.add(name, TypeSet::of(value));
             // What is not indexed makes the document partial: by the rest it is found for certain, by all else perhaps.
             let number = if at < MAX_PER_DOCUMENT && is_indexable(value) { self.field(name) } else { None };
             let Some(number) = number else {
@@ -448,32 +467,34 @@ impl Inner {
 
     fn bytes(&self) -> usize {
         let fields: usize = self.fields.iter().map(|field| field.bytes).sum();
-        fields + self.kinds.bytes() + 4 * (self.starts.len() + self.terms.len()) + self.documents.len() as usize / 4
+        fields
+            + self.field_types.bytes()
+            + 4 * (self.starts.len() + self.terms.len())
+            + self.documents.len() as usize / 4
     }
 
-    fn evaluate(&self, condition: &Condition, labels: &Labels) -> Matched {
+    fn evaluate(&self, condition: &Condition, times: &impl Fn(u32) -> Option<Times>) -> Matched {
         match condition {
             Condition::All(parts) => parts.iter().fold(Matched::certain(self.documents.clone()), |mut all, part| {
                 if !all.upper.is_empty() {
-                    let one = self.evaluate(part, labels);
+                    let one = self.evaluate(part, times);
                     all.lower &= one.lower;
                     all.upper &= one.upper;
                 }
                 all
             }),
             Condition::Any(parts) => parts.iter().fold(Matched::default(), |mut any, part| {
-                let one = self.evaluate(part, labels);
+                let one = self.evaluate(part, times);
                 any.lower |= one.lower;
                 any.upper |= one.upper;
                 any
             }),
             Condition::Not(part) => {
-                let Matched { lower, upper } = self.evaluate(part, labels);
+                let Matched { lower, upper } = self.evaluate(part, times);
                 Matched { lower: &self.documents - upper, upper: &self.documents - lower }
             }
             Condition::Created(range) => {
-                let is_within =
-                    |slot: &u32| labels.get(*slot).is_some_and(|label| range.contains(&label.times.created_ms));
+                let is_within = |slot: &u32| times(*slot).is_some_and(|times| range.contains(&times.created_ms));
                 Matched::certain(self.documents.iter().filter(is_within).collect())
             }
             Condition::Field(name, test) => match self.by_name.get(name).map(|field| &self.fields[*field]) {
@@ -495,7 +516,7 @@ impl Inner {
                 parts.iter().for_each(|part| self.unknown_fields(part, unknown));
             }
             Condition::Not(part) => self.unknown_fields(part, unknown),
-            Condition::Field(name, _) if self.kinds.of(name).is_none() => {
+            Condition::Field(name, _) if self.field_types.of(name).is_none() => {
                 unknown.insert(name.clone());
             }
             Condition::Field(..) | Condition::Created(_) => {}

@@ -15,13 +15,13 @@
 //! components: orthogonal, and O(dim · log dim). It follows from the seed and the dimension, so that an index read back
 //! from an image has the same.
 
-use crate::vector::arena::Records;
-use crate::vector::codes::{Longest, PREFIX, Space, lift};
-use crate::vector::config::{Config, Metric};
-use crate::vector::kernels::{self, Isa};
+use mira_proto::model::Metric;
 
-/// Bits of a rounded query.
-pub(crate) const PLANES: usize = 4;
+use crate::vector::arena::Records;
+use crate::vector::config::Config;
+use crate::vector::kernels::{self, Isa, PLANES};
+use crate::vector::space::{Longest, PREFIX, ProbeScale, Space};
+
 /// Rounds of signs and transforms; one mixes each half, the second both, the third is for small dimensions.
 const ROUNDS: usize = 3;
 
@@ -82,7 +82,7 @@ pub(crate) struct BinaryCodes {
     words: usize,
     dim: usize,
     rotation: Rotation,
-    pub(crate) records: Records,
+    records: Records,
     pub(crate) longest: Longest,
 }
 
@@ -92,12 +92,7 @@ pub(crate) struct BinaryProbe {
     planes: Vec<u64>,
     /// Σ r over the components.
     sum: i32,
-    /// The query's scale, doubled under L2.
-    factor: f32,
-    /// -‖q‖² under L2, else 0.
-    constant: f32,
-    /// As in [`Int8Probe`](crate::vector::codes::Int8Probe).
-    lifted: Option<(f32, f32)>,
+    scale: ProbeScale,
 }
 
 impl BinaryCodes {
@@ -159,11 +154,8 @@ impl BinaryCodes {
                 probe.planes[plane * self.words + at / 64] |= ((rounded >> plane & 1) as u64) << (at % 64);
             }
         }
-        let is_l2 = self.metric == Metric::L2;
-        probe.factor = if is_l2 { 2.0 * scale } else { scale };
-        if is_l2 {
-            probe.constant = -(query.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() as f32);
-        }
+        let norm_squared = query.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        probe.scale = ProbeScale::new(self.metric, scale, -(norm_squared as f32));
         probe
     }
 }
@@ -176,19 +168,7 @@ impl Space for BinaryCodes {
         let (factor, second, bits) = self.parts(slot);
         // A sign is 2 · bit - 1.
         let product = 2 * kernels::dot_bits(self.isa, bits, &probe.planes) - probe.sum;
-        let similarity = factor * probe.factor * product as f32;
-        match (self.metric, probe.lifted) {
-            (Metric::Cosine, _) | (Metric::Dot, None) => similarity,
-            (Metric::L2, _) => similarity + (second + probe.constant),
-            (Metric::Dot, Some((component, longest))) => similarity + component * lift(longest, second),
-        }
-    }
-
-    #[inline]
-    fn prefetch(&self, slot: u32) {
-        if let Some(record) = self.records.location(slot) {
-            kernels::prefetch(record);
-        }
+        probe.scale.similarity(self.metric, factor, second, product)
     }
 
     fn probe_slot(&self, slot: u32, probe: &mut BinaryProbe) {
@@ -202,17 +182,12 @@ impl Space for BinaryCodes {
         for _ in 1..PLANES {
             probe.planes.extend(bits.iter().enumerate().map(|(at, word)| !word & in_use(at)));
         }
-        let is_l2 = self.metric == Metric::L2;
-        probe.factor = if is_l2 { 2.0 * factor } else { factor };
-        probe.constant = if is_l2 { second } else { 0.0 };
-        probe.lifted = (self.metric == Metric::Dot).then(|| {
-            let longest = self.longest.get();
-            (lift(longest, second), longest)
-        });
+        probe.scale = ProbeScale::linking(self.metric, factor, second, &self.longest);
     }
 
-    fn is_same(&self, a: u32, b: u32) -> bool {
-        self.records.payload(a) == self.records.payload(b)
+    #[inline]
+    fn records(&self) -> &Records {
+        &self.records
     }
 }
 

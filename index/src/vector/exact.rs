@@ -1,10 +1,13 @@
 //! The exact answer over vectors that are in no index: the tail of a log, or another implementation's oracle.
 
+use mira_proto::model::{Metric, Quantization};
+
 use crate::error::IndexError;
 use crate::topk::{Hit, TopK};
-use crate::vector::config::{self, Config, Metric, Quantization};
+use crate::vector::config::Config;
+use crate::vector::input;
 use crate::vector::kernels::Isa;
-use crate::vector::rows::{self, HalfRow, OwnedRow, Row};
+use crate::vector::row::{self, HalfRow, OwnedRow, Row};
 
 /// The best `k` of some documents by comparing with every vector, best first.
 ///
@@ -21,9 +24,9 @@ pub fn exact_top_k<'a>(
     let mut comparison = Comparison::new(&Config::new(dim, metric), query, k)?;
     let mut prepared = Vec::new();
     for (id, vectors) in documents {
-        config::check_document(metric, dim, vectors)?;
+        input::check_document(metric, dim, vectors)?;
         for (passage, vector) in (0..).zip(vectors.chunks_exact(dim)) {
-            config::prepare(metric, vector, &mut prepared);
+            input::prepare(metric, vector, &mut prepared);
             comparison.add(id, passage, Row::Full(&prepared));
         }
     }
@@ -36,10 +39,10 @@ pub struct DocumentRows(Vec<OwnedRow>);
 impl DocumentRows {
     /// From 1..n vectors of `dim` components end to end, checked as an index checks them.
     pub fn new(config: &Config, vectors: &[f32]) -> Result<Self, IndexError> {
-        config::check_document(config.metric, config.dim, vectors)?;
+        input::check_document(config.metric, config.dim, vectors)?;
         let mut prepared = Vec::new();
         let row = |vector| {
-            config::prepare(config.metric, vector, &mut prepared);
+            input::prepare(config.metric, vector, &mut prepared);
             match config.quantization {
                 Quantization::None => OwnedRow::Full(prepared.as_slice().into()),
                 Quantization::Int8 | Quantization::Binary => OwnedRow::Half(HalfRow::new(Row::Full(&prepared))),
@@ -75,16 +78,16 @@ struct Comparison {
 impl Comparison {
     fn new(config: &Config, query: &[f32], k: usize) -> Result<Self, IndexError> {
         let Config { metric, dim, .. } = *config;
-        config::check_k(k)?;
+        input::check_k(k)?;
         config.check()?;
-        config::check_query(metric, dim, query)?;
+        input::check_query(metric, dim, query)?;
         let mut prepared = Vec::new();
-        config::prepare(metric, query, &mut prepared);
+        input::prepare(metric, query, &mut prepared);
         Ok(Comparison { metric, isa: Isa::detected(), query: prepared, best: TopK::new(k) })
     }
 
-    fn add(&mut self, id: u128, passage: u32, row: Row<'_>) {
-        let score = rows::score(self.isa, self.metric, row, &self.query);
+    fn add(&mut self, id: u128, passage: u32, full: Row<'_>) {
+        let score = row::score(self.isa, self.metric, full, &self.query);
         self.best.push(Hit { id, passage, score });
     }
 }

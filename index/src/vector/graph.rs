@@ -22,9 +22,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::vector::arena::WordArena;
-use crate::vector::codes::Space;
 use crate::vector::config::Config;
+use crate::vector::kernels;
 use crate::vector::scratch::Scratch;
+use crate::vector::space::Space;
 
 /// Highest layer; reached with m = 4 by one node in 4¹⁵.
 pub(crate) const MAX_LAYER: usize = 15;
@@ -54,6 +55,13 @@ pub(crate) fn slot_of(key: u64) -> u32 {
 fn similarity_of(key: u64) -> f32 {
     let ordered = (key >> 32) as u32;
     f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
+}
+
+/// A node on one of its layers.
+#[derive(Debug, Clone, Copy)]
+struct LayerNode {
+    slot: u32,
+    layer: usize,
 }
 
 /// What bounds one walk.
@@ -116,7 +124,7 @@ enum Chosen {
     TwinOf(u32),
 }
 
-/// See the module.
+/// The links between the slots of a segment.
 pub(crate) struct Graph {
     m: usize,
     ef_construction: usize,
@@ -165,13 +173,13 @@ impl Graph {
         ((-uniform.ln() / (self.m as f64).ln()) as usize).min(MAX_LAYER)
     }
 
-    /// Entry slot and its layer.
-    pub(crate) fn entry(&self) -> Option<(u32, usize)> {
+    /// The entry on its highest layer.
+    fn entry(&self) -> Option<LayerNode> {
         let entry = self.entry.load(Ordering::Acquire);
-        (entry != 0).then(|| (entry as u32, (entry >> 32) as usize - 1))
+        (entry != 0).then(|| LayerNode { slot: entry as u32, layer: (entry >> 32) as usize - 1 })
     }
 
-    fn set_entry(&self, slot: u32, layer: usize) {
+    fn set_entry(&self, LayerNode { slot, layer }: LayerNode) {
         self.entry.store((layer as u64 + 1) << 32 | u64::from(slot), Ordering::Release);
     }
 
@@ -258,13 +266,13 @@ impl Graph {
         let layer = self.layer_of(slot);
         let mut entry = self.entry();
         let mut growing = None;
-        if entry.is_none_or(|(_, top)| layer > top) {
+        if entry.is_none_or(|entry| layer > entry.layer) {
             growing = Some(self.growing.lock());
             entry = self.entry();
         }
         let Some(entry) = entry else {
             self.make_node(slot, layer);
-            return self.set_entry(slot, layer);
+            return self.set_entry(LayerNode { slot, layer });
         };
         let mut probe = S::Probe::default();
         space.probe_slot(slot, &mut probe);
@@ -280,16 +288,17 @@ impl Graph {
         }
         for (layer, links) in chosen.iter().enumerate() {
             for neighbour in links {
-                self.link_back(space, (*neighbour, layer), slot, &mut probe);
+                self.link_back(space, LayerNode { slot: *neighbour, layer }, slot, &mut probe);
             }
         }
-        if growing.is_some() && layer > entry.1 {
-            self.set_entry(slot, layer);
+        if growing.is_some() && layer > entry.layer {
+            self.set_entry(LayerNode { slot, layer });
         }
     }
 
-    /// Adds `slot` to the links of `node`; a full list keeps the best spread of old and new.
-    fn link_back<S: Space>(&self, space: &S, (node, layer): (u32, usize), slot: u32, probe: &mut S::Probe) {
+    /// Adds `slot` to the links of a node; a full list keeps the best spread of old and new.
+    fn link_back<S: Space>(&self, space: &S, node: LayerNode, slot: u32, probe: &mut S::Probe) {
+        let LayerNode { slot: node, layer } = node;
         let _locked = self.locks[node as usize % LOCK_STRIPES].lock();
         let list = self.list(node, layer).expect("a link leads to a node of that layer");
         let used = list.iter().take_while(|link| link.load(Ordering::Relaxed) != 0).count();
@@ -314,8 +323,8 @@ impl Graph {
     /// Makes a node of an image.
     pub(crate) fn restore_node(&self, slot: u32, layer: usize) {
         self.make_node(slot, layer);
-        if self.entry().is_none_or(|(_, top)| layer > top) {
-            self.set_entry(slot, layer);
+        if self.entry().is_none_or(|entry| layer > entry.layer) {
+            self.set_entry(LayerNode { slot, layer });
         }
     }
 
@@ -356,11 +365,11 @@ impl<S: Space> Walk<'_, S> {
         }
     }
 
-    /// Follows the best link on each layer from the entry down to just above `bottom`.
-    fn descend(&self, (slot, top): (u32, usize), bottom: usize) -> u64 {
+    /// Follows the best link on each layer from a node down to just above `bottom`.
+    fn descend(&self, from: LayerNode, bottom: usize) -> u64 {
         let key_of = |slot: u32| key(self.space.similarity(self.probe, slot), slot);
-        let mut best = key_of(slot);
-        for layer in (bottom + 1..=top).rev() {
+        let mut best = key_of(from.slot);
+        for layer in (bottom + 1..=from.layer).rev() {
             loop {
                 match self.graph.links(slot_of(best), layer).map(key_of).max() {
                     Some(nearest) if nearest > best => best = nearest,
@@ -410,7 +419,7 @@ impl<S: Space> Walk<'_, S> {
                 }
                 candidates.push(found);
                 if let Some(list) = graph.list(*slot, layer) {
-                    crate::vector::kernels::prefetch(list);
+                    kernels::prefetch(list);
                 }
                 *compared += graph.offer(found, ef, accept, results);
             }
@@ -419,8 +428,8 @@ impl<S: Space> Walk<'_, S> {
     }
 
     /// The links of a new node.
-    fn choose_links(&mut self, slot: u32, layer: usize, entry: (u32, usize)) -> Chosen {
-        let top = layer.min(entry.1);
+    fn choose_links(&mut self, slot: u32, layer: usize, entry: LayerNode) -> Chosen {
+        let top = layer.min(entry.layer);
         let mut nearest = self.descend(entry, top);
         let mut chosen = Vec::with_capacity(top + 1);
         for layer in (0..=top).rev() {

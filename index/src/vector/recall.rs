@@ -1,4 +1,4 @@
-//! How right the answers of an index are, measured with vectors of its own documents.
+//! The recall of an index, measured with vectors of its own documents.
 //!
 //! Documents give their vectors as queries, each without itself among the answers. The right answers are found in one
 //! pass: each row is read once and compared with all queries, because where rows are elsewhere, reading them is what
@@ -11,13 +11,13 @@
 use std::time::{Duration, Instant};
 
 use crate::error::IndexError;
+use crate::limits::MAX_K;
 use crate::topk::{Hit, TopK};
-use crate::vector::config;
 use crate::vector::kernels::Isa;
-use crate::vector::rows;
-use crate::vector::search::SearchParams;
+use crate::vector::params::SearchParams;
 use crate::vector::segment::Segment;
 use crate::vector::vector_index::VectorIndex;
+use crate::vector::{input, row};
 
 /// Slots compared between two questions to the caller whether to stop.
 const BATCH: usize = 256;
@@ -39,7 +39,7 @@ struct Sample {
 
 /// How one search went.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Asked {
+pub struct MeasuredSearch {
     /// The share of the right answers that it gave, 0 to 1.
     pub recall: f64,
     /// How long it took.
@@ -47,33 +47,17 @@ pub struct Asked {
 }
 
 impl Samples {
-    /// How many queries there are.
-    pub fn len(&self) -> usize {
-        self.samples.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
-    }
-}
-
-impl VectorIndex {
-    /// Whether a search may walk a graph; without one it looks at every vector.
-    pub fn has_graph(&self) -> bool {
-        self.segment().graph.get().is_some()
-    }
-
-    /// Takes vectors of up to `count` documents, spread evenly over all, as queries and finds the best `k` other documents
-    /// of each by looking at everything. `abort` is asked every few milliseconds. Cost: every row is read once.
-    pub fn samples(
-        &self,
-        (count, k): (usize, usize),
+    /// Takes vectors of up to `count` documents of an index, spread evenly over all, as queries and finds the best `k` other
+    /// documents of each by looking at everything. `abort` is asked every few milliseconds. Cost: every row is read once.
+    pub fn take(
+        index: &VectorIndex,
+        count: usize,
+        k: usize,
         seed: u64,
         abort: &(dyn Fn() -> bool + Sync),
     ) -> Result<Samples, IndexError> {
-        config::check_k(k)?;
-        let segment = self.segment();
+        input::check_k(k)?;
+        let segment = index.segment();
         let mut samples = take(&segment, count, seed)?;
         let mut best: Vec<TopK> = samples.iter().map(|_| TopK::new(k)).collect();
         compare_all(&segment, &samples, &mut best, abort)?;
@@ -83,31 +67,42 @@ impl VectorIndex {
         Ok(Samples { k, samples })
     }
 
-    /// Asks with one of the samples as a search with this beam would be answered.
+    /// How many queries there are.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Asks the index with one of the samples as a search with this beam would be answered.
     ///
     /// # Panics
     ///
     /// If there is no sample of that number.
-    pub fn ask_sample(
+    pub fn ask(
         &self,
-        samples: &Samples,
-        (number, ef): (usize, usize),
+        index: &VectorIndex,
+        number: usize,
+        ef: usize,
         abort: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Asked, IndexError> {
-        let (sample, k) = (&samples.samples[number], samples.k);
+    ) -> Result<MeasuredSearch, IndexError> {
+        let (sample, k) = (&self.samples[number], self.k);
         // One place more, for the document itself.
         let params = SearchParams {
             ef: Some(ef.max(k) + 1),
             abort: Some(abort),
-            ..SearchParams::new(&sample.vector, (k + 1).min(config::MAX_K))
+            ..SearchParams::new(&sample.vector, (k + 1).min(MAX_K))
         };
         let started = Instant::now();
-        let mut found = self.search(&params)?;
+        let mut found = index.search(&params)?;
         let took = started.elapsed();
         found.retain(|hit| hit.id != sample.id);
         found.truncate(k);
-        let expected: Vec<Hit> = sample.nearest.iter().copied().filter(|hit| self.contains(hit.id)).collect();
-        Ok(Asked { recall: recall(&found, &expected), took })
+        let expected: Vec<Hit> = sample.nearest.iter().copied().filter(|hit| index.contains(hit.id)).collect();
+        Ok(MeasuredSearch { recall: recall(&found, &expected), took })
     }
 }
 
@@ -151,7 +146,7 @@ fn compare_all(
     let mut slots = (0..view.slots).filter(|slot| segment.is_visible(view, *slot));
     let mut queries = vec![Vec::new(); samples.len()];
     for (query, sample) in queries.iter_mut().zip(samples) {
-        config::prepare(metric, &sample.vector, query);
+        input::prepare(metric, &sample.vector, query);
     }
     let mut batch: Vec<u32> = Vec::with_capacity(BATCH);
     loop {
@@ -164,10 +159,10 @@ fn compare_all(
             return Err(IndexError::Aborted);
         }
         let mut scores = vec![f32::NAN; batch.len() * queries.len()];
-        segment.fetch(&batch, false, &mut |position, row| {
+        segment.fetch(&batch, false, &mut |position, full| {
             let scores = &mut scores[position * queries.len()..][..queries.len()];
             for (score, query) in scores.iter_mut().zip(&queries) {
-                *score = rows::score(isa, metric, row, query);
+                *score = row::score(isa, metric, full, query);
             }
         })?;
         // In the order of slots, because passages of one document must follow each other.

@@ -1,4 +1,4 @@
-//! Working memory of one search or one link: a visited set and heaps, pooled for all indexes of the process.
+//! Working memory of one search or one link, pooled for all indexes of the process.
 //!
 //! The visited set is an array of 16-bit epochs: emptying it is adding one to the epoch, and only every 65,535th time
 //! does it cost a pass over the array. It is sized by the largest graph it served, so sharing it between
@@ -15,7 +15,7 @@ const POOL: usize = 64;
 
 static IDLE: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
 
-/// See the module.
+/// What a walk fills while it goes.
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) visited: Visited,

@@ -8,12 +8,12 @@
 //!    Where the walk is offered far fewer matches than there are, they lie away from the query, and the first that fill
 //!    the beam need not be the nearest: then it is walked again with a wider beam.
 //! 3. **Rescore.** The best `max(20, 2k)` documents are scored again from full-precision rows.
+//! 4. **Complete.** Whatever the graph does not hold yet is scanned, and if fewer than `k` documents were found, everything
+//!    is: an answer is short only if the index holds no more.
 //!
 //! A scan scores full-precision rows if they are in memory. If they are elsewhere, reading every one of them would take
 //! longer than all the rest: then a scan compares codes and reads only the rows of the best, as a walk does. A search
 //! that must be exact reads them all.
-//! 4. Whatever the graph does not hold yet is scanned, and if fewer than `k` documents were found, everything is: an
-//!    answer is short only if the index holds no more.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -23,17 +23,18 @@ use std::ops::Range;
 use roaring::RoaringBitmap;
 
 use crate::error::IndexError;
-use crate::filter::condition::Condition;
 use crate::filter::postings::Matched;
+use crate::limits::MAX_EF;
 use crate::topk::{Hit, TopK, best_documents};
-use crate::vector::codes::{Space, with_space};
-use crate::vector::config::{self, MAX_EF};
+use crate::vector::codes::with_space;
 use crate::vector::graph::{self, Bounds, Walk, Walked};
 use crate::vector::kernels::Isa;
-use crate::vector::rows::{self, Rows};
-use crate::vector::scratch;
+use crate::vector::labels::Label;
+use crate::vector::params::{Explain, Plan, SearchParams};
+use crate::vector::rows::Rows;
 use crate::vector::segment::{Segment, View};
-use crate::vector::table::{Document, Label};
+use crate::vector::space::Space;
+use crate::vector::{input, planner, row, scratch};
 
 /// The beam that a scan of codes is like: it ranks every vector by its code.
 const SCAN_BEAM: usize = 256;
@@ -43,112 +44,6 @@ const SCAN_BATCH: usize = 256;
 const AGAINST: f64 = 0.5;
 /// How much wider its beam is the second time.
 const WIDER: usize = 8;
-/// The beam of an index of up to 65,536 vectors where the caller names none; twice as wide over one-bit codes.
-pub const DEFAULT_EF: usize = 64;
-/// And how much wider it is for each doubling beyond them: among more vectors the same beam misses more.
-const WIDER_BY: f64 = 16.0;
-const FEW: usize = 1 << 16;
-
-/// The beam of an index of so many vectors where the caller names none.
-pub(crate) fn default_ef(live: usize) -> usize {
-    DEFAULT_EF + ((live as f64 / FEW as f64).log2().max(0.0) * WIDER_BY) as usize
-}
-
-/// Which documents a search may return.
-#[derive(Clone, Copy)]
-pub struct Filter<'a> {
-    /// Whether the document may be returned. Asked once or more per document looked at, from the searching thread.
-    pub matches: &'a (dyn Fn(&Document) -> bool + Sync),
-    /// The share of documents that match, if the caller has an estimate, in [0, 1].
-    pub selectivity: Option<f64>,
-}
-
-/// Which documents a search may return, by their attributes.
-#[derive(Clone, Copy)]
-pub struct Where<'a> {
-    /// What they must be.
-    pub condition: &'a Condition,
-    /// Whether a document meets the condition, for the few of which the index does not hold all attributes. Asked once or
-    /// more per such document looked at.
-    pub verify: &'a (dyn Fn(&Document) -> bool + Sync),
-}
-
-/// One search.
-#[derive(Clone, Copy)]
-pub struct SearchParams<'a> {
-    /// The query vector.
-    pub query: &'a [f32],
-    /// Documents wanted, 1 to [`MAX_K`](crate::MAX_K).
-    pub k: usize,
-    /// Beam width: more finds more and costs more. At least `k` is used; [`DEFAULT_EF`] if `None`, wider in large
-    /// indexes.
-    pub ef: Option<usize>,
-    /// Which documents may be returned; all if `None`.
-    pub filter: Option<Filter<'a>>,
-    /// Which of them, by their attributes; all if `None`.
-    pub condition: Option<Where<'a>>,
-    /// Asked every few microseconds; true stops the search with [`IndexError::Aborted`].
-    pub abort: Option<&'a (dyn Fn() -> bool + Sync)>,
-}
-
-impl<'a> SearchParams<'a> {
-    /// The best `k` for a query, without a filter and without a deadline.
-    pub fn new(query: &'a [f32], k: usize) -> Self {
-        SearchParams { query, k, ef: None, filter: None, condition: None, abort: None }
-    }
-
-    fn is_aborted(&self) -> bool {
-        self.abort.is_some_and(|abort| abort())
-    }
-}
-
-/// How a search was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plan {
-    /// Every vector was looked at; with a condition, those of every document that meets it.
-    Scan,
-    /// The graph was walked.
-    Graph,
-    /// The graph was walked and gave too little or cost too much; then as [`Plan::Scan`].
-    GraphThenScan,
-}
-
-/// What a search did, for `explain`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Explain {
-    /// How it was answered.
-    pub plan: Plan,
-    /// The beam that was used last, 0 for a scan.
-    pub ef: usize,
-    /// Passages scored in full precision.
-    pub rescored: usize,
-    /// Vectors compared, by their codes or in full.
-    pub compared: usize,
-    /// Documents that may meet the condition, of all the index has had since its last compaction, if there is one.
-    pub matching: Option<(usize, usize)>,
-}
-
-/// Whether scanning everything is cheaper than walking the graph.
-///
-/// The constants are nanoseconds on the machine of the ADR: asking a filter about a slot 15, scoring a full row 60, and a
-/// node compared on the way 80, of which a walk needs about 14 for each place in the beam it fills.
-pub(crate) fn scan_is_cheaper(live: usize, ef: usize, selectivity: f64) -> bool {
-    let live = live as f64;
-    let share = selectivity.clamp(0.0, 1.0);
-    let scan = live * 15.0 + live * share * 60.0;
-    scan < walk_cost(live, ef, share)
-}
-
-/// Whether comparing the vectors of the documents that meet a condition is cheaper than walking the graph, when a share
-/// of all documents does. They lie anywhere, so each costs what a node on the way of a walk does.
-pub(crate) fn list_is_cheaper(live: usize, ef: usize, share: f64) -> bool {
-    let live = live as f64;
-    live * share * 80.0 < walk_cost(live, ef, share)
-}
-
-fn walk_cost(live: f64, ef: usize, share: f64) -> f64 {
-    80.0 * (14.0 * ef as f64 / share.max(1e-9)).min(live)
-}
 
 /// The slots that a scan looks at.
 #[derive(Clone)]
@@ -176,18 +71,18 @@ pub(crate) struct Search<'a> {
 impl<'a> Search<'a> {
     /// Checks the parameters.
     pub(crate) fn new(segment: &'a Segment, params: &'a SearchParams<'a>) -> Result<Self, IndexError> {
-        config::check_k(params.k)?;
+        input::check_k(params.k)?;
         if let Some(ef) = params.ef
             && !(1..=MAX_EF).contains(&ef)
         {
             return Err(IndexError::InvalidEf { ef });
         }
-        config::check_query(segment.config.metric, segment.config.dim, params.query)?;
+        input::check_query(segment.config.metric, segment.config.dim, params.query)?;
         let mut query = Vec::new();
-        config::prepare(segment.config.metric, params.query, &mut query);
+        input::prepare(segment.config.metric, params.query, &mut query);
         // In this order: what the view shows has its attributes set.
         let view = segment.view();
-        let matched = params.condition.map(|one| segment.postings.evaluate(one.condition, &segment.labels));
+        let matched = params.condition.map(|one| segment.matched(one.condition));
         Ok(Search { segment, view, params, query, matched, compared: Cell::default(), asked: Cell::default() })
     }
 
@@ -208,7 +103,7 @@ impl<'a> Search<'a> {
 
     /// Whether looking at everything that may be returned is cheaper than a walk.
     fn is_narrow(&self, live: usize, ef: usize) -> bool {
-        let is_cheaper = if self.matched.is_some() { list_is_cheaper } else { scan_is_cheaper };
+        let is_cheaper = if self.matched.is_some() { planner::list_is_cheaper } else { planner::scan_is_cheaper };
         self.share().is_some_and(|share| is_cheaper(live, ef, share))
     }
 
@@ -340,8 +235,8 @@ impl<'a> Search<'a> {
             let label = self.segment.labels.get(*slot).expect("visible slots are labelled");
             (hit.id, hit.passage) = (label.id, slot - label.first);
         }
-        self.segment.fetch(slots, keep, &mut |position, row| {
-            hits[position].score = rows::score(isa, metric, row, &self.query);
+        self.segment.fetch(slots, keep, &mut |position, full| {
+            hits[position].score = row::score(isa, metric, full, &self.query);
         })?;
         hits.retain(|hit| !hit.score.is_nan());
         Ok(hits)
@@ -455,43 +350,6 @@ impl<'a> Search<'a> {
                 return Err(IndexError::Aborted);
             }
             self.rescore(&batch, false)?.into_iter().for_each(|hit| best.push(hit));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn planner_lists_when_few_match() {
-        // live, ef, share, list?
-        let table = [
-            (1_000_000, 64, 1.0, false),
-            (1_000_000, 64, 0.1, false),
-            (1_000_000, 64, 0.02, true),
-            (1_000_000, 64, 0.0, true),
-            (10_000, 64, 0.5, false),
-            (10_000, 64, 0.2, true),
-        ];
-        for (live, ef, share, list) in table {
-            assert_eq!(list_is_cheaper(live, ef, share), list, "{live} {ef} {share}");
-        }
-    }
-
-    #[test]
-    fn planner_scans_when_few_match() {
-        // live, ef, selectivity, scan?
-        let table = [
-            (1_000_000, 64, 1.0, false),
-            (1_000_000, 64, 0.1, false),
-            (1_000_000, 64, 0.001, true),
-            (50_000, 64, 0.5, false),
-            (50_000, 64, 0.01, true),
-            (5_000, 64, 0.0, true),
-        ];
-        for (live, ef, selectivity, scan) in table {
-            assert_eq!(scan_is_cheaper(live, ef, selectivity), scan, "{live} {ef} {selectivity}");
         }
     }
 }

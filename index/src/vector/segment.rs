@@ -1,4 +1,4 @@
-//! One generation of an index: append-only slots, who they belong to, since when and until when.
+//! One generation of an index: append-only slots that each belong to a document for a span of time.
 //!
 //! A vector takes a slot and keeps it; an update takes new slots and retires the old ones; a compaction copies what lives
 //! into a new segment. **Stamps** order what a search sees: every publication (an upsert or a removal of one document)
@@ -14,21 +14,28 @@
 //! that a search which evaluates a condition after it took its view knows those of all documents it sees.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::error::{IndexError, RowsError};
-use crate::filter::condition::Attributes;
-use crate::filter::postings::Postings;
+use crate::document::{Document, Times};
+use crate::error::{ImageError, IndexError, RowsError};
+use crate::filter::attributes::Attributes;
+use crate::filter::condition::Condition;
+use crate::filter::postings::{Matched, Postings};
+use crate::limits::MAX_SLOTS;
 use crate::vector::arena::WRITTEN;
 use crate::vector::codes::{Codes, with_space};
-use crate::vector::config::{self, Config, MAX_SLOTS, Quantization};
+use crate::vector::config::Config;
 use crate::vector::graph::Graph;
-use crate::vector::rows::{Row, RowStorage, Rows};
+use crate::vector::input;
+use crate::vector::labels::{Label, Labels};
+use crate::vector::row::Row;
+use crate::vector::rows::{RowStorage, Rows};
 use crate::vector::scratch;
-use crate::vector::table::{Label, Labels, Table, Times};
+use crate::vector::table::Table;
 
 /// Backlog slots that each insert links beside its own: the backlog is gone after `exact_below / 4` inserts.
 const BACKLOG_PER_INSERT: usize = 4;
@@ -45,7 +52,7 @@ pub(crate) struct Clock {
     pub(crate) journal: Option<HashSet<u128>>,
 }
 
-/// See the module.
+/// The slots of one generation with all that is known of them.
 pub(crate) struct Segment {
     pub(crate) config: Config,
     pub(crate) codes: Codes,
@@ -76,7 +83,7 @@ pub(crate) struct View {
 }
 
 /// Where new vectors come from.
-enum Source<'a> {
+enum VectorSource<'a> {
     /// The caller, already checked.
     Caller(&'a [f32], &'a Attributes),
     /// The same document in an older segment, at its first slot.
@@ -88,10 +95,7 @@ impl Segment {
     pub(crate) fn new(config: Config, storage: &RowStorage) -> Self {
         Segment {
             codes: Codes::new(&config),
-            rows: match config.quantization {
-                Quantization::None => Rows::Codes,
-                Quantization::Int8 | Quantization::Binary => Rows::new(config.dim, storage),
-            },
+            rows: Rows::new(&config, storage),
             labels: Labels::new(),
             table: Table::new(),
             postings: Postings::default(),
@@ -127,8 +131,14 @@ impl Segment {
         died == 0 || died > view.now
     }
 
+    /// The documents that meet a condition, by their first slots.
+    pub(crate) fn matched(&self, condition: &Condition) -> Matched {
+        let times = |slot: u32| -> Option<Times> { Some(self.labels.get(slot)?.times) };
+        self.postings.evaluate(condition, &times)
+    }
+
     /// The backlog: slots that the graph does not reach yet.
-    pub(crate) fn unlinked(&self) -> std::ops::Range<u32> {
+    pub(crate) fn unlinked(&self) -> Range<u32> {
         let linked = self.linked.load(Ordering::Acquire);
         linked..self.backlog_end.load(Ordering::Acquire).max(linked)
     }
@@ -136,18 +146,19 @@ impl Segment {
     /// Adds or replaces a document whose vectors were checked.
     pub(crate) fn upsert(
         &self,
-        (id, times): (u128, Times),
+        document: Document,
         attributes: &Attributes,
         vectors: &[f32],
     ) -> Result<(), IndexError> {
+        let Document { id, times } = document;
         let count = vectors.len() / self.config.dim;
-        self.insert(Label { id, times, first: 0, count: count as u32 }, Source::Caller(vectors, attributes))
+        self.insert(Label { id, times, first: 0, count: count as u32 }, VectorSource::Caller(vectors, attributes))
     }
 
     /// Brings a document to the state it has in `old`.
-    pub(crate) fn adopt(&self, old: &Segment, id: u128) -> Result<(), IndexError> {
+    pub(crate) fn copy_from(&self, old: &Segment, id: u128) -> Result<(), IndexError> {
         match old.table.get(&old.labels, id) {
-            Some(label) => self.insert(label, Source::Segment(old, label.first)),
+            Some(label) => self.insert(label, VectorSource::Segment(old, label.first)),
             None => {
                 self.remove(id);
                 Ok(())
@@ -156,7 +167,7 @@ impl Segment {
     }
 
     /// Inserts a document at slots that it is given here, whatever its label says.
-    fn insert(&self, label: Label, source: Source<'_>) -> Result<(), IndexError> {
+    fn insert(&self, label: Label, source: VectorSource<'_>) -> Result<(), IndexError> {
         let count = label.count;
         let (first, link) = self.allocate(count)?;
         let label = Label { first, ..label };
@@ -166,8 +177,8 @@ impl Segment {
             return Err(error.into());
         }
         match source {
-            Source::Caller(_, attributes) => self.postings.set(first, attributes),
-            Source::Segment(old, from) => self.postings.adopt(first, &old.postings, from),
+            VectorSource::Caller(_, attributes) => self.postings.set(first, attributes),
+            VectorSource::Segment(old, from) => self.postings.copy_from(first, &old.postings, from),
         }
         if link {
             label.slots().for_each(|slot| self.link(slot));
@@ -202,21 +213,21 @@ impl Segment {
         self.graph.get_or_init(|| Graph::new(&self.config));
     }
 
-    fn write(&self, label: Label, source: &Source<'_>) -> Result<(), RowsError> {
+    fn write(&self, label: Label, source: &VectorSource<'_>) -> Result<(), RowsError> {
         let mut prepared = Vec::with_capacity(self.config.dim);
         for slot in label.slots() {
             self.labels.write(slot, label);
             match *source {
-                Source::Caller(vectors, _) => {
+                VectorSource::Caller(vectors, _) => {
                     let start = (slot - label.first) as usize * self.config.dim;
-                    config::prepare(self.config.metric, &vectors[start..start + self.config.dim], &mut prepared);
+                    input::prepare(self.config.metric, &vectors[start..start + self.config.dim], &mut prepared);
                     self.codes.push(slot, &prepared);
                     self.rows.push(slot, Row::Full(&prepared));
                 }
-                Source::Segment(old, first) => {
+                VectorSource::Segment(old, first) => {
                     let from = first + (slot - label.first);
                     self.codes.push_payload(slot, old.codes.payload(from).ok_or(RowsError::Missing(from))?);
-                    self.rows.adopt(slot, &old.rows, from)?;
+                    self.rows.copy_from(slot, &old.rows, from)?;
                 }
             }
         }
@@ -275,7 +286,7 @@ impl Segment {
         clock.dead += old.count;
     }
 
-    fn finish(&self, mut clock: parking_lot::MutexGuard<'_, Clock>, id: u128) {
+    fn finish(&self, mut clock: MutexGuard<'_, Clock>, id: u128) {
         if let Some(journal) = &mut clock.journal {
             journal.insert(id);
         }
@@ -283,7 +294,7 @@ impl Segment {
     }
 
     /// Lets searches see what the clock says.
-    pub(crate) fn show(&self, clock: &Clock) {
+    fn show(&self, clock: &Clock) {
         self.live.store(clock.live, Ordering::Relaxed);
         self.documents.store(clock.documents, Ordering::Relaxed);
         self.allocated.store(clock.next_slot, Ordering::Release);
@@ -295,8 +306,35 @@ impl Segment {
         (self.live.load(Ordering::Relaxed) as usize, self.documents.load(Ordering::Relaxed) as usize)
     }
 
+    /// Sets counters and table after slots were read.
+    pub(crate) fn restore(&self, slots: u32) -> Result<(), ImageError> {
+        let damaged = Err(ImageError::Damaged("documents"));
+        let mut clock = self.clock.lock();
+        (clock.stamp, clock.next_slot) = (WRITTEN + 1, slots);
+        self.show(&clock);
+        let view = self.view();
+        for slot in (0..slots).filter(|slot| self.is_visible(view, *slot)) {
+            let label = self.labels.get(slot).ok_or(RowsError::Missing(slot))?;
+            clock.live += 1;
+            if slot != label.first {
+                if !self.is_visible(view, label.first) {
+                    return damaged;
+                }
+                continue;
+            }
+            let is_whole = |other| self.is_visible(view, other) && self.labels.get(other) == Some(label);
+            if !label.slots().all(is_whole) || self.table.lock(&self.labels, label.id).replace(slot).is_some() {
+                return damaged;
+            }
+            clock.documents += 1;
+        }
+        clock.dead = slots - clock.live;
+        self.show(&clock);
+        Ok(())
+    }
+
     /// Sets graph and backlog, after an image was read.
-    pub(crate) fn restore_graph(&self, graph: Graph, unlinked: std::ops::Range<u32>) {
+    pub(crate) fn restore_graph(&self, graph: Graph, unlinked: Range<u32>) {
         self.backlog_end.store(unlinked.end, Ordering::Release);
         self.linked.store(unlinked.start, Ordering::Release);
         self.graph.get_or_init(|| graph);
@@ -312,7 +350,7 @@ impl Segment {
     ) -> Result<(), RowsError> {
         match (&self.rows, &self.codes) {
             (Rows::Memory(rows), _) => rows.fetch(slots, visit),
-            (Rows::Source(rows), _) => rows.fetch((self.config.metric, &self.labels), slots, keep, visit),
+            (Rows::Source(rows), _) => rows.fetch(&self.labels, slots, keep, visit),
             (Rows::Codes, Codes::Full(space)) => slots.iter().enumerate().try_for_each(|(position, slot)| {
                 visit(position, space.row(*slot).ok_or(RowsError::Missing(*slot))?);
                 Ok(())

@@ -1,28 +1,30 @@
 //! The vector index of one collection in one shard: documents in, ranked documents out.
 
+mod compaction;
+
+use std::io::{Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
-use crate::error::IndexError;
-use crate::filter::condition::{Attributes, Condition, Value};
-use crate::filter::field_types::Kinds;
-use crate::filter::postings::Postings;
+use crate::document::{Document, Times};
+use crate::error::{ImageError, IndexError};
+use crate::filter::attributes::Attributes;
+use crate::filter::condition::Condition;
+use crate::filter::field_types::TypeSet;
+use crate::filter::value::Value;
 use crate::topk::Hit;
-use crate::vector::config::{self, Config};
+use crate::vector::config::Config;
+use crate::vector::image::{self, Snapshot};
+use crate::vector::input;
+use crate::vector::params::{Explain, SearchParams};
 use crate::vector::rows::RowStorage;
-use crate::vector::search::{Explain, Search, SearchParams};
+use crate::vector::search::Search;
 use crate::vector::segment::Segment;
-use crate::vector::table::{Document, Times};
 
-/// Dead slots below this number are not worth a compaction.
-const MIN_DEAD: u32 = 256;
 /// Slots looked at to estimate how many documents match: a share of a hundredth is told within a third.
 const SAMPLE: u32 = 1_000;
-/// Documents left in the journal at which a compaction stops writers to copy the last of them.
-const LAST_CATCH_UP: usize = 64;
 
 /// Documents (a frame id and its 1..n passage vectors) findable by similarity. All methods take `&self`: any number of
 /// threads may insert, remove and search at once.
@@ -32,7 +34,7 @@ const LAST_CATCH_UP: usize = 64;
 pub struct VectorIndex {
     segment: ArcSwap<Segment>,
     /// Writers hold it shared; a compaction takes it alone for its last step.
-    gate: RwLock<()>,
+    writers: RwLock<()>,
     compacting: Mutex<()>,
 }
 
@@ -72,8 +74,8 @@ impl VectorIndex {
         Ok(Self::from_segment(Segment::new(config, storage)))
     }
 
-    pub(crate) fn from_segment(segment: Segment) -> Self {
-        VectorIndex { segment: ArcSwap::from_pointee(segment), gate: RwLock::new(()), compacting: Mutex::new(()) }
+    fn from_segment(segment: Segment) -> Self {
+        VectorIndex { segment: ArcSwap::from_pointee(segment), writers: RwLock::new(()), compacting: Mutex::new(()) }
     }
 
     pub(crate) fn segment(&self) -> Arc<Segment> {
@@ -89,19 +91,14 @@ impl VectorIndex {
     ///
     /// When it returns, every search finds the document. Linking one 384-d vector into a graph takes 100 to 300 µs.
     pub fn upsert(&self, id: u128, vectors: &[f32]) -> Result<(), IndexError> {
-        self.upsert_with((id, Times::default()), &Attributes::default(), vectors)
+        self.upsert_with(Document { id, times: Times::default() }, &Attributes::default(), vectors)
     }
 
     /// As [`upsert`](Self::upsert), with times and attributes for filters.
-    pub fn upsert_with(
-        &self,
-        document: (u128, Times),
-        attributes: &Attributes,
-        vectors: &[f32],
-    ) -> Result<(), IndexError> {
-        let _writing = self.gate.read();
+    pub fn upsert_with(&self, document: Document, attributes: &Attributes, vectors: &[f32]) -> Result<(), IndexError> {
+        let _writing = self.writers.read();
         let segment = self.segment.load();
-        config::check_document(segment.config.metric, segment.config.dim, vectors)?;
+        input::check_document(segment.config.metric, segment.config.dim, vectors)?;
         segment.upsert(document, attributes, vectors)
     }
 
@@ -114,10 +111,10 @@ impl VectorIndex {
         unknown
     }
 
-    /// The kinds of a field's values in all documents, and maybe of some that are gone; none of a field that no document
+    /// The types of a field's values in all documents, and maybe of some that are gone; none of a field that no document
     /// had, all of one that the index cannot tell.
-    pub fn kinds(&self, field: &str) -> Kinds {
-        self.segment.load().postings.kinds(field)
+    pub fn field_types(&self, field: &str) -> TypeSet {
+        self.segment.load().postings.field_types(field)
     }
 
     /// The documents held, in no order; some of those that come or go meanwhile.
@@ -148,7 +145,7 @@ impl VectorIndex {
 
     /// Removes a document; false if there is none. Its memory is freed by the next [`compact`](Self::compact).
     pub fn remove(&self, id: u128) -> bool {
-        let _writing = self.gate.read();
+        let _writing = self.writers.read();
         self.segment.load().remove(id)
     }
 
@@ -186,6 +183,28 @@ impl VectorIndex {
         search.score_all(labels.iter().flat_map(|label| label.slots()))
     }
 
+    /// Whether a search may walk a graph; without one it looks at every vector.
+    pub fn has_graph(&self) -> bool {
+        self.segment.load().graph.get().is_some()
+    }
+
+    /// Takes the present state, to be written as an image later. Costs nothing; everything that `upsert` and `remove`
+    /// have returned from is in it.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self.segment())
+    }
+
+    /// Writes the present state as an image.
+    pub fn write_image(&self, writer: &mut impl Write) -> Result<(), ImageError> {
+        self.snapshot().write(writer)
+    }
+
+    /// Reads an image back, whose rows lay where `storage` says. Nothing is linked again, so it takes about as long as
+    /// copying.
+    pub fn read_image(reader: impl Read, storage: &RowStorage) -> Result<VectorIndex, ImageError> {
+        Ok(Self::from_segment(image::read(reader, storage)?))
+    }
+
     /// Documents held.
     pub fn len(&self) -> usize {
         self.segment.load().clock.lock().documents as usize
@@ -216,83 +235,4 @@ impl VectorIndex {
             attribute_bytes: segment.postings.bytes(),
         }
     }
-
-    /// Whether a fifth of the slots are dead.
-    pub fn needs_compaction(&self) -> bool {
-        let segment = self.segment.load();
-        let clock = segment.clock.lock();
-        clock.dead >= MIN_DEAD && clock.dead >= clock.next_slot / 5
-    }
-
-    /// Rebuilds the index from its live documents and frees the rest, on `threads` threads, while searches and writes go
-    /// on; writes stop only for the last documents that changed meanwhile. A second compaction waits for the first.
-    ///
-    /// `abort` is asked between documents; if it answers true, or rows cannot be read, the index stays as it was.
-    pub fn compact(&self, threads: usize, abort: &(dyn Fn() -> bool + Sync)) -> Result<(), IndexError> {
-        let _alone = self.compacting.lock();
-        let old = self.segment();
-        old.clock.lock().journal = Some(Default::default());
-        let compacted = self.rebuild(&old, threads, abort);
-        old.clock.lock().journal = None;
-        compacted
-    }
-
-    fn rebuild(&self, old: &Segment, threads: usize, abort: &(dyn Fn() -> bool + Sync)) -> Result<(), IndexError> {
-        let mut fresh = Segment::new(old.config, &old.rows.storage());
-        fresh.postings = Postings::like(&old.postings);
-        if old.clock.lock().live as usize > old.config.exact_below {
-            fresh.start_graph();
-        }
-        copy_documents(old, &fresh, threads, abort)?;
-        loop {
-            let changed = old.clock.lock().journal.replace(Default::default()).unwrap_or_default();
-            let few = changed.len() <= LAST_CATCH_UP;
-            let mut changed: Vec<_> = changed.into_iter().collect();
-            changed.sort_unstable();
-            for id in changed {
-                if abort() {
-                    return Err(IndexError::Aborted);
-                }
-                fresh.adopt(old, id)?;
-            }
-            if few {
-                break;
-            }
-        }
-        let _stopped = self.gate.write();
-        let last = old.clock.lock().journal.take().unwrap_or_default();
-        for id in last {
-            fresh.adopt(old, id)?;
-        }
-        fresh.postings.inherit(&old.postings);
-        self.segment.store(Arc::new(fresh));
-        Ok(())
-    }
-}
-
-/// Copies every document of `old`, in the order in which they came.
-fn copy_documents(
-    old: &Segment,
-    fresh: &Segment,
-    threads: usize,
-    abort: &(dyn Fn() -> bool + Sync),
-) -> Result<(), IndexError> {
-    let slots = old.table.slots();
-    let next = AtomicUsize::new(0);
-    let copy = || {
-        while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if abort() {
-                return Err(IndexError::Aborted);
-            }
-            let label = old.labels.get(*slot).expect("documents in the table are labelled");
-            fresh.adopt(old, label.id)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(copy)).collect();
-        let own = copy();
-        let others = workers.into_iter().map(|worker| worker.join().expect("copying does not panic"));
-        others.fold(own, |all, one| all.and(one))
-    })
 }

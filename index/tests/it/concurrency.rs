@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::Clusters;
 use mira_index::{Config, Metric, SearchParams, VectorIndex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::clusters::Clusters;
 
 const WRITERS: u128 = 3;
 const PER_WRITER: u128 = 1_500;

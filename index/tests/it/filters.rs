@@ -1,18 +1,24 @@
-//! Conditions on attributes: the same documents as one by one, after any history, and the recall of what a planner chose.
+//! Conditions on attributes: the same documents as one by one after any history, the recall of what a planner chose.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
-use crate::common::{Clusters, Shelf, recall};
 use mira_index::{
-    Attributes, Condition, Config, Document, Kinds, Metric, Number, Plan, Quantization, RowCache, RowStorage,
-    SearchParams, Span, Test, Times, Value, VectorIndex, Where, exact_top_k,
+    Attributes, Condition, Config, Document, Metric, Number, Plan, Quantization, RowCache, RowStorage, SearchParams,
+    Span, Test, Times, TypeSet, Value, VectorIndex, Where, exact_top_k,
 };
 use proptest::prelude::*;
 
+use crate::clusters::Clusters;
+use crate::found::recall;
+use crate::histories::to_f32;
+use crate::shelf::Shelf;
+
 const DIM: usize = 4;
 
+/// One step of a history of documents with attributes.
 #[derive(Debug, Clone)]
-enum Step {
+enum FilterStep {
     Upsert { id: u8, vector: Vec<i8>, attributes: Vec<(String, Value)> },
     Remove { id: u8 },
     Compact,
@@ -47,22 +53,23 @@ fn vector() -> impl Strategy<Value = Vec<i8>> {
     prop::collection::vec(-2i8..=2, DIM)
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<FilterStep>> {
     let step = prop_oneof![
         14 => (any::<u8>(), vector(), attributes())
-            .prop_map(|(id, vector, attributes)| Step::Upsert { id, vector, attributes }),
-        4 => any::<u8>().prop_map(|id| Step::Remove { id }),
-        1 => Just(Step::Compact),
-        1 => Just(Step::Restart),
+            .prop_map(|(id, vector, attributes)| FilterStep::Upsert { id, vector, attributes }),
+        4 => any::<u8>().prop_map(|id| FilterStep::Remove { id }),
+        1 => Just(FilterStep::Compact),
+        1 => Just(FilterStep::Restart),
     ];
     prop::collection::vec(step, 1..200)
 }
 
 fn test() -> impl Strategy<Value = Test> {
-    let end = || prop::option::of((value(), any::<bool>()));
+    let end =
+        || prop_oneof![Just(Bound::Unbounded), value().prop_map(Bound::Included), value().prop_map(Bound::Excluded),];
     prop_oneof![
         prop::collection::vec(value(), 0..4).prop_map(Test::In),
-        (end(), end()).prop_filter_map("one kind", |(lower, upper)| Some(Test::Within(Span::new(lower, upper)?))),
+        (end(), end()).prop_filter_map("one type", |(lower, upper)| Some(Test::Within(Span::new(lower, upper)?))),
         "[ab]{0,2}".prop_map(Test::Prefix),
         Just(Test::Exists),
     ]
@@ -82,12 +89,12 @@ fn condition() -> impl Strategy<Value = Condition> {
     })
 }
 
-fn to_f32(vector: &[i8]) -> Vec<f32> {
-    vector.iter().map(|value| f32::from(*value)).collect()
-}
-
 fn times(id: u8) -> Times {
     Times { created_ms: u64::from(id), expires_ms: 0 }
+}
+
+fn document(id: u8) -> Document {
+    Document { id: id.into(), times: times(id) }
 }
 
 proptest! {
@@ -106,14 +113,14 @@ proptest! {
         let mut model: BTreeMap<u8, (Vec<f32>, Attributes)> = BTreeMap::new();
         for step in steps {
             match step {
-                Step::Upsert { id, vector, attributes } => {
+                FilterStep::Upsert { id, vector, attributes } => {
                     let attributes = Attributes::new(attributes);
-                    index.upsert_with((id.into(), times(id)), &attributes, &to_f32(&vector)).unwrap();
+                    index.upsert_with(document(id), &attributes, &to_f32(&vector)).unwrap();
                     model.insert(id, (to_f32(&vector), attributes));
                 }
-                Step::Remove { id } => prop_assert_eq!(index.remove(id.into()), model.remove(&id).is_some()),
-                Step::Compact => index.compact(1, &|| false).unwrap(),
-                Step::Restart => {
+                FilterStep::Remove { id } => prop_assert_eq!(index.remove(id.into()), model.remove(&id).is_some()),
+                FilterStep::Compact => index.compact(1, &|| false).unwrap(),
+                FilterStep::Restart => {
                     let mut image = Vec::new();
                     index.write_image(&mut image).unwrap();
                     index = VectorIndex::read_image(&image[..], &RowStorage::Memory).unwrap();
@@ -146,40 +153,40 @@ proptest! {
     }
 }
 
-/// The kinds of each field's values in some documents.
-fn kinds_in<'a>(documents: impl Iterator<Item = &'a Attributes>) -> BTreeMap<String, Kinds> {
-    let mut kinds: BTreeMap<String, Kinds> = BTreeMap::new();
+/// The types of each field's values in some documents.
+fn types_in<'a>(documents: impl Iterator<Item = &'a Attributes>) -> BTreeMap<String, TypeSet> {
+    let mut types: BTreeMap<String, TypeSet> = BTreeMap::new();
     for (field, value) in documents.flat_map(|attributes| attributes.pairs()) {
-        let held = kinds.entry(field.clone()).or_default();
-        *held = held.with(Kinds::of(value));
+        let held = types.entry(field.clone()).or_default();
+        *held = held.with(TypeSet::of(value));
     }
-    kinds
+    types
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// After any history an index knows the kinds of all that can be found, and no kind that never was; of what is gone it
+    /// After any history an index knows the types of all that can be found, and no type that never was; of what is gone it
     /// may know more, until a compaction that finds everything indexed.
     #[test]
-    fn kinds_are_those_of_the_documents(steps in steps(), last in any::<bool>()) {
+    fn field_types_are_those_of_the_documents(steps in steps(), last in any::<bool>()) {
         let mut index = VectorIndex::new(Config { exact_below: 20, ..Config::new(DIM, Metric::L2) }).unwrap();
         let (mut model, mut ever) = (BTreeMap::<u8, Attributes>::new(), Vec::new());
         let mut is_exact = true;
-        let compaction = last.then_some(Step::Compact);
+        let compaction = last.then_some(FilterStep::Compact);
         for step in steps.into_iter().chain(compaction) {
             match step {
-                Step::Upsert { id, vector, attributes } => {
+                FilterStep::Upsert { id, vector, attributes } => {
                     let attributes = Attributes::new(attributes);
-                    index.upsert_with((id.into(), times(id)), &attributes, &to_f32(&vector)).unwrap();
+                    index.upsert_with(document(id), &attributes, &to_f32(&vector)).unwrap();
                     ever.push(attributes.clone());
                     is_exact &= model.insert(id, attributes).is_none();
                 }
-                Step::Remove { id } => {
+                FilterStep::Remove { id } => {
                     index.remove(id.into());
                     is_exact &= model.remove(&id).is_none();
                 }
-                Step::Compact => {
+                FilterStep::Compact => {
                     index.compact(1, &|| false).unwrap();
                     let is_indexed = |attributes: &Attributes| {
                         let is_long = |(_, value): &(String, Value)| {
@@ -189,16 +196,16 @@ proptest! {
                     };
                     is_exact |= model.values().all(is_indexed);
                 }
-                Step::Restart => {
+                FilterStep::Restart => {
                     let mut image = Vec::new();
                     index.write_image(&mut image).unwrap();
                     index = VectorIndex::read_image(&image[..], &RowStorage::Memory).unwrap();
                 }
             }
-            let (now, ever) = (kinds_in(model.values()), kinds_in(ever.iter()));
+            let (now, ever) = (types_in(model.values()), types_in(ever.iter()));
             for field in ["type", "n", "tag", "deep.er", "absent"] {
-                let of = |kinds: &BTreeMap<String, Kinds>| kinds.get(field).copied().unwrap_or_default();
-                let known = index.kinds(field);
+                let of = |types: &BTreeMap<String, TypeSet>| types.get(field).copied().unwrap_or_default();
+                let known = index.field_types(field);
                 prop_assert!(known.holds(of(&now)), "{} {:?} lacks {:?}", field, known, of(&now));
                 prop_assert!(of(&ever).holds(known), "{} {:?} never was", field, known);
                 prop_assert!(!is_exact || known == of(&now), "{} {:?} {:?}", field, known, of(&now));
@@ -207,13 +214,13 @@ proptest! {
     }
 }
 
-/// Writers go on while an index is compacted and an image is written: no kind is lost on the way.
+/// Writers go on while an index is compacted and an image is written: no type is lost on the way.
 #[test]
-fn kinds_of_what_is_written_during_a_compaction_are_kept() {
+fn types_of_what_is_written_during_a_compaction_are_kept() {
     let index = VectorIndex::new(Config { exact_below: 100, ..Config::new(DIM, Metric::L2) }).unwrap();
     let put = |id: u128, field: &str, value: Value| {
         let attributes = Attributes::new(vec![(field.to_owned(), value)]);
-        index.upsert_with((id, Times::default()), &attributes, &[id as f32, 0.0, 0.0, 0.0]).unwrap();
+        index.upsert_with(Document { id, times: Times::default() }, &attributes, &[id as f32, 0.0, 0.0, 0.0]).unwrap();
     };
     (0..2_000).for_each(|id| put(id, "old", Value::Bool(true)));
     std::thread::scope(|scope| {
@@ -227,11 +234,11 @@ fn kinds_of_what_is_written_during_a_compaction_are_kept() {
             let mut image = Vec::new();
             index.write_image(&mut image).unwrap();
             let read = VectorIndex::read_image(&image[..], &RowStorage::Memory).unwrap();
-            assert_eq!(read.kinds("old"), Kinds::BOOL);
+            assert_eq!(read.field_types("old"), TypeSet::BOOL);
         }
     });
     index.compact(1, &|| false).unwrap();
-    assert!((0..100).all(|number| index.kinds(&format!("new {number}")) == Kinds::TEXT));
+    assert!((0..100).all(|number| index.field_types(&format!("new {number}")) == TypeSet::TEXT));
 }
 
 /// Only documents that are not wholly indexed are asked about.
@@ -243,7 +250,9 @@ fn what_the_index_knows_is_not_asked() {
         if id % 25 == 0 {
             pairs.push(("text".to_owned(), Value::Text("x".repeat(500).into())));
         }
-        index.upsert_with((id, Times::default()), &Attributes::new(pairs), &[id as f32, 0.0, 0.0, 0.0]).unwrap();
+        index
+            .upsert_with(Document { id, times: Times::default() }, &Attributes::new(pairs), &[id as f32, 0.0, 0.0, 0.0])
+            .unwrap();
     }
     let asked = parking_lot::Mutex::new(Vec::new());
     let verify = |document: &Document| {
@@ -274,7 +283,7 @@ fn a_budget_holds_and_answers_stay_right() {
     };
     let count = 60_000u128;
     for id in 0..count {
-        index.upsert_with((id, Times::default()), &attributes(id), &[id as f32]).unwrap();
+        index.upsert_with(Document { id, times: Times::default() }, &attributes(id), &[id as f32]).unwrap();
     }
     let stats = index.stats();
     assert!(stats.attribute_bytes <= (8 << 20) + 128 * count as usize, "{stats:?}");
@@ -327,11 +336,11 @@ fn conditions_keep_recall_at_any_selectivity() {
             ];
             let vector = clusters.vector_near(cluster);
             shelf.documents.lock().insert(id, vector.clone());
-            index.upsert_with((id, Times::default()), &Attributes::new(pairs), &vector).unwrap();
+            index.upsert_with(Document { id, times: Times::default() }, &Attributes::new(pairs), &vector).unwrap();
         }
         let queries: Vec<_> = (0..40).map(|number| clusters.vector_near(number % CLUSTERS)).collect();
         let below = |field: &str, end: i64| {
-            let span = Span::new(None, Some((Value::Number(end.into()), false))).unwrap();
+            let span = Span::new(Bound::Unbounded, Bound::Excluded(Value::Number(end.into()))).unwrap();
             Condition::Field(field.to_owned(), Test::Within(span))
         };
         let among = |clusters: &[usize]| {
@@ -393,14 +402,16 @@ fn times_at_any_selectivity() {
             ("metadata.mixed".to_owned(), Value::Number(((id * 7_919 % COUNT as u128) as i64).into())),
             ("metadata.url".to_owned(), Value::Text(format!("https://example.org/pages/{id}").as_str().into())),
         ];
-        index.upsert_with((id, Times::default()), &Attributes::new(pairs), &clusters.vector()).unwrap();
+        index
+            .upsert_with(Document { id, times: Times::default() }, &Attributes::new(pairs), &clusters.vector())
+            .unwrap();
     }
     println!("{COUNT} inserts in {:?}; {:?}", started.elapsed(), index.stats());
     let queries: Vec<_> = (0..100).map(|_| clusters.vector()).collect();
     let verify = |_: &Document| unreachable!("all attributes are indexed");
     for thousandths in [0, 1, 10, 50, 100, 200, 500, 1_000] {
         let end = Value::Number((COUNT as i64 / 1_000 * thousandths).into());
-        let range = Span::new(None, Some((end, false))).unwrap();
+        let range = Span::new(Bound::Unbounded, Bound::Excluded(end)).unwrap();
         let condition = Condition::Field("metadata.mixed".to_owned(), Test::Within(range));
         let (mut times, mut total, mut plan) = (Vec::new(), 0.0, None);
         for query in &queries {

@@ -1,11 +1,14 @@
-//! Images: the same answers after a round trip, and an error for every byte that is not as it was written.
+//! Images: the same answers after a round trip, an error for every byte that is not as it was written.
 
-use crate::common::Clusters;
+use std::ops::Bound;
+
 use mira_index::{
-    Attributes, Condition, Config, Document, ImageError, Kinds, Metric, Quantization, RowStorage, SearchParams, Span,
-    Test, Times, Value, VectorIndex, Where,
+    Attributes, Condition, Config, Document, ImageError, Metric, Quantization, RowStorage, SearchParams, Span, Test,
+    Times, TypeSet, Value, VectorIndex, Where,
 };
 use proptest::prelude::*;
+
+use crate::clusters::Clusters;
 
 const DIM: usize = 12;
 
@@ -158,7 +161,7 @@ fn parity(id: u128) -> Attributes {
 fn line() -> VectorIndex {
     let index = VectorIndex::new(Config { exact_below: 0, ..Config::new(2, Metric::L2) }).unwrap();
     for id in 0..12u128 {
-        index.upsert_with((id, Times::default()), &parity(id), &[id as f32, 1.0]).unwrap();
+        index.upsert_with(Document { id, times: Times::default() }, &parity(id), &[id as f32, 1.0]).unwrap();
     }
     index.upsert(20, &[3.0, 1.0, 3.0, 1.5]).unwrap();
     index.remove(5);
@@ -174,15 +177,15 @@ fn the_committed_sample_of_version_4_reads() {
     let found: Vec<_> = hits.iter().map(|hit| (hit.id, hit.score)).collect();
     assert_eq!(found, [(4, -1.0), (6, -1.0), (3, -4.0)]);
     let even = Condition::Field("even".into(), Test::In(vec![Value::Bool(true)]));
-    let square = Span::new(Some((Value::Number(10i64.into()), true)), None).unwrap();
+    let square = Span::new(Bound::Included(Value::Number(10i64.into())), Bound::Unbounded).unwrap();
     let condition = Condition::All(vec![even, Condition::Field("square".into(), Test::Within(square))]);
     let verify = |document: &Document| document.id == 11;
     let condition = Some(Where { condition: &condition, verify: &verify });
     let params = SearchParams { condition, ..SearchParams::new(&[5.0, 1.0], 9) };
     let found: Vec<_> = index.search(&params).unwrap().iter().map(|hit| hit.id).collect();
     assert_eq!(found, [4, 6, 8, 10, 11], "11 may match, and was asked about");
-    let kinds = ["even", "square", "long", "absent"].map(|field| index.kinds(field));
-    assert_eq!(kinds, [Kinds::BOOL, Kinds::NUMBER, Kinds::TEXT, Kinds::NONE]);
+    let types = ["even", "square", "long", "absent"].map(|field| index.field_types(field));
+    assert_eq!(types, [TypeSet::BOOL, TypeSet::NUMBER, TypeSet::TEXT, TypeSet::NONE]);
     let among = index.search_among(&[20, 5], &SearchParams::new(&[3.0, 1.5], 2)).unwrap();
     assert_eq!((among.len(), among[0].id, among[0].passage, among[0].score), (1, 20, 1, 0.0));
     assert_eq!(bytes(&line()), sample, "the layout changed: raise the version and add a sample");

@@ -1,4 +1,4 @@
-//! Refused input, and searches that stop.
+//! Input that is refused, searches that stop.
 
 use mira_index::{Config, IndexError, MAX_K, Metric, SearchParams, VectorIndex, exact_top_k};
 

@@ -1,11 +1,14 @@
 //! The index as its users see it.
 
-mod common;
+mod clusters;
 mod concurrency;
 mod filters;
+mod found;
+mod histories;
 mod image;
 mod input;
 mod oracle;
 mod peer;
 mod recall;
+mod shelf;
 mod source;

@@ -2,58 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::{Clusters, mean_recall, recall};
 use mira_index::{
-    Config, Document, DocumentRows, Filter, Hit, Metric, Quantization, SearchParams, VectorIndex, exact_top_k,
-    indexed_top_k, merge_top_k,
+    Config, Document, DocumentRows, Filter, Hit, Metric, Quantization, RowStorage, SearchParams, VectorIndex,
+    exact_top_k, indexed_top_k, merge_top_k,
 };
 use proptest::prelude::*;
 
-const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::L2];
-
-/// One step of a history.
-#[derive(Debug, Clone)]
-enum Step {
-    Upsert { id: u8, vectors: Vec<i8> },
-    Remove { id: u8 },
-    Compact,
-}
-
-const DIM: usize = 5;
-
-/// Few distinct components, so that equal vectors and tied scores are common; never the zero vector.
-fn vectors() -> impl Strategy<Value = Vec<i8>> {
-    let one = proptest::collection::vec(-2i8..=2, DIM).prop_map(|mut vector| {
-        if vector.iter().all(|value| *value == 0) {
-            vector[0] = 1;
-        }
-        vector
-    });
-    proptest::collection::vec(one, 1..4).prop_map(|passages| passages.concat())
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        12 => (any::<u8>(), vectors()).prop_map(|(id, vectors)| Step::Upsert { id, vectors }),
-        4 => any::<u8>().prop_map(|id| Step::Remove { id }),
-        1 => Just(Step::Compact),
-    ];
-    proptest::collection::vec(step, 1..250)
-}
-
-fn to_f32(vector: &[i8]) -> Vec<f32> {
-    vector.iter().map(|value| f32::from(*value)).collect()
-}
-
-/// Components this small are exact in half precision under dot and L2, so that scores equal the model's bit for bit;
-/// under cosine, normalising rounds.
-fn same(metric: Metric, found: &[Hit], expected: &[Hit]) -> bool {
-    let close = |(a, b): (&Hit, &Hit)| (a.score - b.score).abs() < 2e-3;
-    match metric {
-        Metric::Cosine => found.len() == expected.len() && found.iter().zip(expected).all(close),
-        _ => found == expected,
-    }
-}
+use crate::clusters::Clusters;
+use crate::found::{mean_recall, recall};
+use crate::histories::{DIM, METRICS, Step, restart, same, steps, to_f32, vectors};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
@@ -68,7 +25,7 @@ proptest! {
         k in 1usize..20,
     ) {
         let config = Config { quantization, exact_below, ..Config::new(DIM, metric) };
-        let index = VectorIndex::new(config).unwrap();
+        let mut index = VectorIndex::new(config).unwrap();
         let mut model: BTreeMap<u128, Vec<f32>> = BTreeMap::new();
         for step in steps {
             match step {
@@ -81,6 +38,7 @@ proptest! {
                     index.compact(1, &|| false).unwrap();
                     prop_assert_eq!(index.stats().dead_vectors, 0);
                 }
+                Step::Restart => index = restart(&index, &RowStorage::Memory),
             }
             prop_assert_eq!(index.len(), model.len());
         }

@@ -1,9 +1,11 @@
 //! The graph beside hnswlib-rs on the same vectors: at the same parameters it must find as much.
 
-use crate::common::{Clusters, recall};
 use hnswlib_rs::{Hnsw, HnswConfig, InMemoryVectorStore, L2};
 use mira_index::{Config, Hit, Metric, Quantization, SearchParams, VectorIndex};
 use proptest::prelude::*;
+
+use crate::clusters::Clusters;
+use crate::found::recall;
 
 const DIM: usize = 32;
 const VECTORS: usize = 3_000;

@@ -1,9 +1,11 @@
-//! Measuring recall with an index's own vectors: the same as asking one by one and comparing with the exact answers.
+//! Measuring recall with an index's own vectors: as asking one by one would, beside the exact answers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::common::{Clusters, Shelf};
 use mira_index::{Config, IndexError, Metric, Quantization, RowCache, RowStorage, Samples, SearchParams, VectorIndex};
+
+use crate::clusters::Clusters;
+use crate::shelf::Shelf;
 
 const DIM: usize = 24;
 const K: usize = 10;
@@ -27,7 +29,7 @@ fn filled(quantization: Quantization, count: u128) -> (VectorIndex, std::sync::A
 }
 
 fn mean(index: &VectorIndex, samples: &Samples, ef: usize) -> f64 {
-    let asked = (0..samples.len()).map(|number| index.ask_sample(samples, (number, ef), &never).unwrap().recall);
+    let asked = (0..samples.len()).map(|number| samples.ask(index, number, ef, &never).unwrap().recall);
     asked.sum::<f64>() / samples.len() as f64
 }
 
@@ -37,7 +39,7 @@ fn a_wider_beam_finds_more_until_it_finds_all() {
         let (index, shelf) = filled(quantization, 4_000);
         assert!(index.has_graph());
         let before = shelf.reads.load(Ordering::Relaxed);
-        let samples = index.samples((200, K), 7, &never).unwrap();
+        let samples = Samples::take(&index, 200, K, 7, &never).unwrap();
         assert_eq!(samples.len(), 200);
         let read = shelf.reads.load(Ordering::Relaxed) - before;
         assert!(read <= index.stats().live_vectors + 200, "each row is read once, not {read} times");
@@ -54,7 +56,7 @@ fn a_wider_beam_finds_more_until_it_finds_all() {
 #[test]
 fn changes_meanwhile_are_no_mistakes() {
     let (index, shelf) = filled(Quantization::Int8, 2_000);
-    let samples = index.samples((50, K), 1, &never).unwrap();
+    let samples = Samples::take(&index, 50, K, 1, &never).unwrap();
     let before = mean(&index, &samples, 2_000);
     for id in (0..2_000).step_by(3) {
         shelf.documents.lock().remove(&id);
@@ -74,14 +76,14 @@ fn changes_meanwhile_are_no_mistakes() {
 fn small_and_empty_indexes_have_no_graph() {
     let (index, _) = filled(Quantization::Int8, 50);
     assert!(!index.has_graph());
-    let samples = index.samples((200, K), 3, &never).unwrap();
+    let samples = Samples::take(&index, 200, K, 3, &never).unwrap();
     assert_eq!(samples.len(), 50, "each document once");
     assert_eq!(mean(&index, &samples, 16), 1.0);
     let (empty, _) = filled(Quantization::Int8, 0);
-    assert!(empty.samples((200, K), 3, &never).unwrap().is_empty());
+    assert!(Samples::take(&empty, 200, K, 3, &never).unwrap().is_empty());
     // Alone, a document has no neighbours to be missed.
     let (one, _) = filled(Quantization::Int8, 1);
-    assert_eq!(mean(&one, &one.samples((200, K), 3, &never).unwrap(), 16), 1.0);
+    assert_eq!(mean(&one, &Samples::take(&one, 200, K, 3, &never).unwrap(), 16), 1.0);
 }
 
 #[test]
@@ -89,7 +91,7 @@ fn a_pass_stops_when_it_is_told_to() {
     let (index, _) = filled(Quantization::Int8, 2_000);
     let asked = AtomicUsize::new(0);
     let third = || asked.fetch_add(1, Ordering::Relaxed) == 2;
-    assert!(matches!(index.samples((10, K), 0, &third), Err(IndexError::Aborted)));
-    assert!(index.samples((10, 0), 0, &never).is_err());
+    assert!(matches!(Samples::take(&index, 10, K, 0, &third), Err(IndexError::Aborted)));
+    assert!(Samples::take(&index, 10, 0, 0, &never).is_err());
     assert!(index.search(&SearchParams::new(&[1.0; DIM], K)).is_ok());
 }

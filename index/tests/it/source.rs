@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::common::{Clusters, Shelf, mean_recall};
 use mira_index::{
     Attributes, Config, Document, Filter, Hit, ImageError, IndexError, Metric, Passage, Quantization, RowCache,
     RowSource, RowStorage, RowsError, SearchParams, Times, VectorIndex, exact_top_k,
 };
 use proptest::prelude::*;
 
-const DIM: usize = 5;
-const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::L2];
+use crate::clusters::Clusters;
+use crate::found::mean_recall;
+use crate::histories::{DIM, METRICS, Step, restart, same, steps, to_f32, vectors};
+use crate::shelf::Shelf;
 
 struct Broken;
 
@@ -20,58 +21,6 @@ impl RowSource for Broken {
     fn read(&self, _: &[Passage], _: &mut dyn FnMut(usize, &[f32])) -> Result<(), RowsError> {
         Err(RowsError::Source("the disk is gone".into()))
     }
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Upsert {
-        id: u8,
-        vectors: Vec<i8>,
-    },
-    Remove {
-        id: u8,
-    },
-    Compact,
-    /// Written as an image and read back.
-    Restart,
-}
-
-fn vectors() -> impl Strategy<Value = Vec<i8>> {
-    let one = proptest::collection::vec(-2i8..=2, DIM).prop_map(|mut vector| {
-        if vector.iter().all(|value| *value == 0) {
-            vector[0] = 1;
-        }
-        vector
-    });
-    proptest::collection::vec(one, 1..4).prop_map(|passages| passages.concat())
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        24 => (any::<u8>(), vectors()).prop_map(|(id, vectors)| Step::Upsert { id, vectors }),
-        8 => any::<u8>().prop_map(|id| Step::Remove { id }),
-        1 => Just(Step::Compact),
-        1 => Just(Step::Restart),
-    ];
-    proptest::collection::vec(step, 1..250)
-}
-
-fn to_f32(vector: &[i8]) -> Vec<f32> {
-    vector.iter().map(|value| f32::from(*value)).collect()
-}
-
-fn same(metric: Metric, found: &[Hit], expected: &[Hit]) -> bool {
-    let close = |(a, b): (&Hit, &Hit)| (a.score - b.score).abs() < 2e-3;
-    match metric {
-        Metric::Cosine => found.len() == expected.len() && found.iter().zip(expected).all(close),
-        _ => found == expected,
-    }
-}
-
-fn restart(index: &VectorIndex, storage: &RowStorage) -> VectorIndex {
-    let mut image = Vec::new();
-    index.write_image(&mut image).unwrap();
-    VectorIndex::read_image(image.as_slice(), storage).unwrap()
 }
 
 proptest! {
@@ -97,7 +46,7 @@ proptest! {
                 Step::Upsert { id, vectors } => {
                     shelf.documents.lock().insert(id.into(), to_f32(&vectors));
                     let times = Times { created_ms: 1_000 + u64::from(id), expires_ms: 0 };
-                    index.upsert_with((id.into(), times), &Attributes::default(), &to_f32(&vectors)).unwrap();
+                    index.upsert_with(Document { id: id.into(), times }, &Attributes::default(), &to_f32(&vectors)).unwrap();
                 }
                 Step::Remove { id } => {
                     let was_there = shelf.documents.lock().remove(&id.into()).is_some();

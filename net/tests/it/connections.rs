@@ -109,6 +109,14 @@ async fn a_long_body_passes_the_bound_of_heads() {
 }
 
 #[tokio::test]
+async fn half_a_body_is_refused() {
+    let server = Server::start(ServerSettings { body_timeout: SHORT, ..ServerSettings::default() }).await;
+    let mut connection = server.connect().await;
+    connection.say("POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await;
+    assert!(connection.closed().await.starts_with("HTTP/1.1 400 "));
+}
+
+#[tokio::test]
 async fn a_request_says_whom_it_comes_from() {
     let server = Server::start(ServerSettings::default()).await;
     let mut connection = server.connect().await;

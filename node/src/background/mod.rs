@@ -20,8 +20,6 @@ use crate::{meta::ClusterState, metrics::NodeMetrics};
 
 /// By how much an interval is shorter or longer, at most, so that nodes that were started together do not work together.
 const JITTER: f64 = 0.1;
-/// Least pause after a page of frames.
-const PAGE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Work that is done again and again.
 pub trait Job: Send + 'static {
@@ -102,7 +100,7 @@ impl Background {
 
 /// How long to wait after so many bytes were copied, so that copying stays small beside serving.
 fn pause_after(bytes: usize) -> Duration {
-    PAGE_PAUSE.max(Duration::from_secs_f64(bytes as f64 / limits::GROWTH_BYTES_PER_SECOND as f64))
+    limits::MIGRATION_PAGE_PAUSE.max(Duration::from_secs_f64(bytes as f64 / limits::GROWTH_BYTES_PER_SECOND as f64))
 }
 
 fn jittered(interval: Duration) -> Duration {

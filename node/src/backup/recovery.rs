@@ -23,8 +23,8 @@ use mira_crypto::RepositoryKey;
 use mira_proto::{Code, CollectionId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
     Command, EngineError, RequestWindow, StateMachine, StateReader, Txn,
-    archive::{Replay, Replayed},
-    engine::{Engine, EngineOptions, RocksEngine, Role},
+    archive::{Replay, ReplayOptions, Replayed},
+    engine::{Engine, EngineOptions, EngineRole, RocksEngine},
 };
 use node_v1::replay_request::Step;
 use parking_lot::Mutex;
@@ -40,7 +40,7 @@ use crate::shard::{
 };
 
 /// Of a roll's database: its frames are read once and written a few times.
-const OPTIONS: EngineOptions = EngineOptions { role: Role::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20 };
+const OPTIONS: EngineOptions = EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20 };
 
 /// Nothing is derived from the state of a roll.
 struct Nobody;
@@ -183,7 +183,8 @@ impl Roll {
         })?;
         let positions = begin.parts.iter().map(|part| (part.collection, part.position)).collect();
         let machine = Arc::new(Rolling::new(positions));
-        let replay = Replay::begin(engine, &start, (window, begin.until_ms), machine.clone()).map_err(refuse)?;
+        let options = ReplayOptions { window, until_ms: begin.until_ms };
+        let replay = Replay::begin(engine, &start, options, machine.clone()).map_err(refuse)?;
         Ok(Roll { shard: begin.shard, replay, machine, _scratch: None })
     }
 

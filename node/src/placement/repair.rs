@@ -40,7 +40,7 @@ pub async fn rebuild_state(host: &RaftHost, machine: &Arc<MetaMachine>, replicat
         return Err(EngineError::Damaged(text.into()).into());
     }
     tracing::error!("the state on this node's disk is damaged: what can be read of it moves to a new database");
-    let lost = host.salvage_state().await?;
+    let lost = host.rebuild_state().await?;
     tracing::error!(groups = ?lost, "state that could not be read is rebuilt from logs and other replicas");
     match host.open_group(META_GROUP, machine.clone()).await {
         Ok(meta) => Ok(meta),

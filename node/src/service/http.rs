@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use mira_net::ServerSettings;
 use tokio::{net::TcpListener, sync::watch};
 
+use super::DRAIN;
 use crate::node::Node;
 
 /// Serves until told to stop.
@@ -14,12 +16,10 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::R
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(node);
-    let stop = async move {
+    let stop = async {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "HTTP server ended");
-    }
+    mira_net::serve(listener, app, ServerSettings { drain: DRAIN, ..ServerSettings::default() }, stop).await;
 }
 
 async fn ready(State(node): State<Arc<Node>>) -> (StatusCode, &'static str) {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mira_net::ServerSettings;
 use mira_proto::{
     Code, HEADER_VERSION, Problem, Refusal, ShardId, limits,
     node_v1::{
@@ -22,7 +23,7 @@ use mira_proto::{
 };
 use mira_raft::transport::grpc::RaftService;
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{Response, Status, transport::server::TcpIncoming};
+use tonic::{Response, Status, service::Routes};
 
 use crate::node::Node;
 
@@ -42,31 +43,19 @@ macro_rules! bounded {
 pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
     let raft = RaftService::new(node.id(), node.host().clone());
     let service = NodeService(node);
-    let mut draining = stopped.clone();
-    let stop = async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
-    // Set here: the builder's own setting does not reach connections that it did not accept, and without it an answer
-    // waits 40 ms for the acknowledgement that the peer delays.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = tonic::transport::Server::builder()
-        .add_service(raft)
+    let app = Routes::new(raft)
         .add_service(bounded!(ShardServiceServer, service.clone()))
         .add_service(bounded!(ClusterServiceServer, service.clone()))
         .add_service(bounded!(KeyServiceServer, service.clone()))
         .add_service(bounded!(MigrationServiceServer, service.clone()))
         .add_service(bounded!(BackupServiceServer, service))
-        .serve_with_incoming_shutdown(incoming, stop);
-    tokio::select! {
-        ended = served => if let Err(error) = ended {
-            tracing::error!(%error, "gRPC server ended");
-        },
-        // Replication streams of peers never end by themselves: answers under way get this long.
-        () = async {
-            let _ = draining.wait_for(|stopped| *stopped).await;
-            tokio::time::sleep(DRAIN).await;
-        } => {}
-    }
+        .into_axum_router();
+    // Replication streams of peers never end by themselves, so the drain always takes as long as it may.
+    let settings = ServerSettings { drain: DRAIN, ..ServerSettings::default() };
+    let stop = async {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    mira_net::serve(listener, app, settings, stop).await;
 }
 
 #[derive(Clone)]

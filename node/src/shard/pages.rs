@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -29,10 +29,6 @@ use crate::shard::{
 
 /// Of what a page holds. The first version had frames alone.
 const BODY_VERSION: u8 = 2;
-/// Views kept for backups under way. Each keeps replaced frames on the disk.
-const MAX_VIEWS: usize = 8;
-/// A view that nobody asks of is given up after this long.
-const VIEW_IDLE: Duration = Duration::from_secs(120);
 
 /// Views of a shard's state that backups read.
 #[derive(Default)]
@@ -41,9 +37,11 @@ pub struct BackupViews(Mutex<BTreeMap<u64, (StateReader, Instant)>>);
 impl BackupViews {
     fn open(&self, view: StateReader) -> Result<u64, Refusal> {
         let mut views = self.0.lock();
-        views.retain(|_, (_, used)| used.elapsed() < VIEW_IDLE);
-        if views.len() >= MAX_VIEWS {
-            return Err(Refusal::NotReady(format!("{MAX_VIEWS} backups read this shard at once: wait for one")));
+        views.retain(|_, (_, used)| used.elapsed() < limits::BACKUP_VIEW_IDLE);
+        if views.len() >= limits::MAX_BACKUP_VIEWS {
+            return Err(Refusal::NotReady(format!(
+                "{limits::MAX_BACKUP_VIEWS} backups read this shard at once: wait for one"
+            )));
         }
         let token = rand::random_range(1..u64::MAX);
         views.insert(token, (view, Instant::now()));

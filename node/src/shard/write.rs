@@ -338,8 +338,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         collection: &CollectionRecord,
         request: &node_v1::ForgetRequest,
     ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
-        let checked = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
-        let condition = filter::condition(checked);
+        let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
         tokio::task::block_in_place(|| self.matching_frames(collection, &condition, after))
     }

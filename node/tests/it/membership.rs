@@ -209,9 +209,9 @@ async fn a_replica_that_hears_no_leader_is_read_only_as_the_last_resort() {
 
 /// Puts a record into the state of a stopped node that no other replica has: every checksum fits, and it is wrong.
 fn tamper(folder: &Path, group: u32) {
-    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, RocksEngine, Role};
+    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, EngineRole, RocksEngine};
     let engine = eventually_blocking("the folder is free", PATIENCE, || {
-        RocksEngine::open(&folder.join("state"), EngineOptions::new(Role::State)).ok()
+        RocksEngine::open(&folder.join("state"), EngineOptions::new(EngineRole::State)).ok()
     });
     // Group, generation 1, the application's table: `raft/src/state.rs`.
     let mut key = group.to_be_bytes().to_vec();
@@ -224,9 +224,9 @@ fn tamper(folder: &Path, group: u32) {
 
 /// Damages a block of a group's state in a stopped node, so that compaction, which the next start begins with, meets it.
 fn damage(folder: &Path, group: u32) {
-    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, Read, RocksEngine, Role};
+    use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, EngineRole, Read, RocksEngine};
     let folder = folder.join("state");
-    let open = || RocksEngine::open(&folder, EngineOptions::new(Role::State));
+    let open = || RocksEngine::open(&folder, EngineOptions::new(EngineRole::State));
     let engine = eventually_blocking("the folder is free", PATIENCE, || open().ok());
     engine.compact(&[], &[]).expect("compacted");
     let (from, to) = (group.to_be_bytes(), (group + 1).to_be_bytes());
@@ -276,7 +276,7 @@ async fn a_node_whose_state_takes_no_writes_any_more_saves_what_is_readable() {
     damage(cluster.folders[sick].path(), shard + 1);
     cluster.store_some().await;
     cluster.restart(sick, addresses).await;
-    let saved = cluster.folders[sick].path().join("state/salvaged-1/WHOLE");
+    let saved = cluster.folders[sick].path().join("state/rebuilt-1/WHOLE");
     eventually("something is saved", PATIENCE, async || {
         cluster.store_some().await;
         saved.exists()

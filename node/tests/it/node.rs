@@ -4,7 +4,7 @@ use std::ops::{Bound, ControlFlow};
 use std::time::Duration;
 
 use mira_proto::{Code, Refusal, node_v1};
-use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, Read, RocksEngine, Role};
+use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, EngineRole, Read, RocksEngine};
 use mira_testing::eventually;
 
 use crate::common::{DIM, EAST, NORTH, Shard, frame, number, start};
@@ -145,7 +145,7 @@ async fn a_damaged_map_is_rebuilt_from_the_log() {
     assert_eq!(shard.one(frame(1, "kept", EAST)).await, Ok(1));
     node.shutdown().await;
 
-    let state = RocksEngine::open(&folder.path().join("state"), EngineOptions::new(Role::State)).unwrap();
+    let state = RocksEngine::open(&folder.path().join("state"), EngineOptions::new(EngineRole::State)).unwrap();
     let (mut batch, mut damaged) = (Batch::default(), 0);
     let end = 1u32.to_be_bytes();
     state

@@ -10,3 +10,7 @@ pub const MAX_RECOVERIES: usize = 8;
 pub const RECOVERY_IDLE: Duration = Duration::from_secs(300);
 /// Places of backups that a cluster knows: the meta group keeps all of them in memory.
 pub const MAX_REPOSITORIES: usize = 64;
+/// Views of a shard that are kept for backups under way: each keeps replaced frames on the disk.
+pub const MAX_BACKUP_VIEWS: usize = 8;
+/// How long a view waits for its next request before it is given up.
+pub const BACKUP_VIEW_IDLE: Duration = Duration::from_secs(120);

@@ -12,3 +12,5 @@ pub const MAX_NODES: usize = 1_000;
 pub const MAX_MOVES: usize = 4;
 /// Entries a replica may lack to be handed leadership or a vote: less than a heartbeat's worth under load.
 pub const CAUGHT_UP_ENTRIES: u64 = 100;
+/// Ends of keys that the meta group remembers: it keeps all of them in memory, and forgets the oldest finished ones.
+pub const MAX_ERASURES: usize = 1_000;

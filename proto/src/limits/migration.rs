@@ -20,3 +20,5 @@ pub const GROWTH_LAST_FRAMES: u64 = 200;
 /// How long after a growth retries of earlier writes are still sent to where they were first written: as long as a shard
 /// remembers requests.
 pub const GROWTH_MEMORY: Duration = Duration::from_secs(600);
+/// Least pause after a page that was moved or sealed with another key, so that others get their turn.
+pub const MIGRATION_PAGE_PAUSE: Duration = Duration::from_millis(2);

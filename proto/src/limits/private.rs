@@ -26,3 +26,7 @@ pub const PASSPHRASE_CACHE: usize = 256;
 /// How long a router remembers an owner key after its passphrase was opened: the shorter, the less a dump of its memory
 /// shows.
 pub const PASSPHRASE_CACHE_TIME: Duration = Duration::from_secs(60);
+/// Private candidates that a search with a filter opens first: a round trip costs as much as opening some dozens.
+pub const POST_FILTER_FIRST: usize = 64;
+/// Private candidates of one round trip at most, so that it ends in a fraction of a deadline.
+pub const POST_FILTER_MOST: usize = 4_096;

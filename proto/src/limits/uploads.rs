@@ -22,3 +22,5 @@ pub const CHUNK_GC_EVERY: Duration = Duration::from_secs(300);
 pub const CHUNK_IDLE: Duration = Duration::from_secs(3_600);
 /// How long asking every shard which chunks it refers to may take before the answers are thrown away: they age.
 pub const CHUNK_GC_PATIENCE: Duration = Duration::from_secs(300);
+/// How long the body of an upload or a download may stand still before it is given up: it holds one of [`MAX_STREAMS`].
+pub const STREAM_IDLE: Duration = Duration::from_secs(60);

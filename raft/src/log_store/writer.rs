@@ -11,7 +11,7 @@ use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
-use super::{Kind, LogObserver, io_error, key};
+use super::{KeyKind, LogObserver, io_error, key};
 use crate::codec::encode_record;
 use crate::engine::{Batch, Durability, Engine, EngineError, Op};
 use crate::types::{GroupId, LogId, Runtime, Types};
@@ -120,7 +120,7 @@ impl<R: Runtime> Writer<R> {
             next = if room { self.requests.try_recv().ok() } else { None };
         }
         for (group, committed) in std::mem::take(&mut *self.committed.lock()) {
-            batch.put(key(Kind::Committed, group, 0), encode_record(&committed));
+            batch.put(key(KeyKind::Committed, group, 0), encode_record(&committed));
         }
         (batch, waiting, summary)
     }

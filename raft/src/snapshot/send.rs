@@ -10,7 +10,7 @@ use tracing::debug;
 use super::{Mark, SnapshotView};
 use crate::codec::to_postcard;
 use crate::engine::EngineError;
-use crate::network::{CallError, Link};
+use crate::network::link::{CallError, Link};
 use crate::types::{Runtime, Types, Vote};
 use crate::wire::{self, ChunkHeader, Kind, SnapshotFinish, SnapshotOffer, SnapshotReply};
 

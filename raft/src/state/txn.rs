@@ -6,7 +6,7 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 
 use super::{as_slice, join, scan_table, successor};
-use crate::engine::{Batch, EngineError, Read, Visitor};
+use crate::engine::{Batch, EngineError, KeyBounds, Read, Visitor};
 
 /// What a batch of commands has written so far, over the committed state. Keys are whole engine keys.
 #[derive(Default)]
@@ -126,7 +126,7 @@ impl<'a> Txn<'a> {
         };
         let mut written = self.overlay.values.range::<[u8], _>((as_slice(&low), as_slice(&high))).peekable();
         let mut stopped = false;
-        scan_table(self.base, self.prefix, (from, to), false, &mut |key, value| {
+        scan_table(self.base, self.prefix, KeyBounds { from, to }, false, &mut |key, value| {
             let whole = join(self.prefix, key);
             let mut overwritten = false;
             while let Some((own, value)) = written.next_if(|(own, _)| **own <= whole) {

@@ -75,12 +75,12 @@ impl Default for GrpcOptions {
 pub struct GrpcTransport {
     peers: Arc<dyn Peers>,
     options: GrpcOptions,
-    links: Mutex<BTreeMap<NodeId, Link>>,
+    links: Mutex<BTreeMap<NodeId, PeerLink>>,
 }
 
 /// The way to one peer: a queue to the task that owns the connection.
 #[derive(Clone)]
-struct Link {
+struct PeerLink {
     queue: mpsc::Sender<Call>,
     in_flight: Arc<Semaphore>,
 }
@@ -97,13 +97,13 @@ impl GrpcTransport {
         Arc::new(Self { peers, options, links: Mutex::default() })
     }
 
-    fn link(&self, peer: NodeId) -> Link {
+    fn link(&self, peer: NodeId) -> PeerLink {
         let mut links = self.links.lock();
         let link = links.entry(peer).or_insert_with(|| {
             let (queue, calls) = mpsc::channel(self.options.in_flight);
             let connection = Connection { peer, peers: self.peers.clone(), options: self.options.clone(), calls };
             tokio::spawn(connection.run());
-            Link { queue, in_flight: Arc::new(Semaphore::new(self.options.in_flight)) }
+            PeerLink { queue, in_flight: Arc::new(Semaphore::new(self.options.in_flight)) }
         });
         link.clone()
     }

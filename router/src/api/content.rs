@@ -16,9 +16,6 @@ use crate::operations::content::{ContentPart, FrameContent};
 use crate::operations::uploads::UploadRef;
 use crate::{Memory, RequestContext};
 
-/// How long a body may stand still.
-const STREAM_IDLE: Duration = Duration::from_secs(60);
-
 /// A body on its way out.
 pub(super) struct Reading {
     pub(super) memory: Arc<Memory>,
@@ -109,7 +106,7 @@ async fn fill<E: Display>(
     body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
 ) -> Result<bool, Problem> {
     while buffer.len() < limits::CHUNKS_IN_FLIGHT * limits::MAX_CONTENT_BYTES {
-        match tokio::time::timeout(STREAM_IDLE, body.next()).await {
+        match tokio::time::timeout(limits::STREAM_IDLE, body.next()).await {
             Ok(Some(Ok(bytes))) => buffer.extend_from_slice(&bytes),
             Ok(Some(Err(error))) => return Err(Problem::invalid(format!("the body broke off: {error}"))),
             Ok(None) => return Ok(false),

@@ -45,7 +45,7 @@ use mira_proto::placement::Partitioning;
 use mira_proto::{HEADER_VERSION, ShardId, limits};
 use uuid::Uuid;
 
-use super::{Call, CallError, Cluster, CollectionRoute, Group, RouteConstraint, ShardAnswer, ShardRead, Want};
+use super::{Call, CallError, Cluster, CollectionRoute, Group, ReplicaChoice, RouteConstraint, ShardAnswer, ShardRead};
 use crate::{RequestContext, ids};
 
 /// Shards that are asked at once.
@@ -224,7 +224,7 @@ impl Cluster {
         let call = Call {
             operation: Q::OPERATION,
             group: Group::Shard(shard),
-            want: if context.consistency == Consistency::Any { Want::Any } else { Want::Leader },
+            replica: if context.consistency == Consistency::Any { ReplicaChoice::Any } else { ReplicaChoice::Leader },
             deadline: context.deadline,
             try_for: Q::TRY_FOR,
             route: Some(route),
@@ -298,4 +298,186 @@ fn by_shard(ids: &[Uuid], shard_of: impl Fn(&Uuid) -> ShardId) -> BTreeMap<Shard
         by_shard.entry(shard_of(id)).or_default().push(*id);
     }
     by_shard
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use mira_proto::node_v1::{ClusterMap, Collection, Migration, MigrationStep, ReadState, ScanReply, ShardInfo};
+    use mira_proto::{Code, Problem};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::cluster::View;
+
+    /// A collection of four shards on its way to six; without a step, one that never moved.
+    fn route(step: Option<MigrationStep>) -> Arc<CollectionRoute> {
+        let migration = step.map(|step| Migration { from: 4, to: 6, step: step.into(), ..Default::default() });
+        let partitions = if step.is_some_and(|step| step != MigrationStep::Copying) { 6 } else { 4 };
+        let (name, first_partitions) = ("notes".to_owned(), 4);
+        let info = Collection { id: 7, name, partitions, first_partitions, migration, ..Default::default() };
+        let shards = (0..6).map(|shard| ShardInfo { shard, replicas: vec![1], leader: 1 }).collect();
+        let map = ClusterMap { epoch: 1, shards, collections: vec![info], ..Default::default() };
+        View::new(map, None).collection("notes").expect("it was just made").clone()
+    }
+
+    fn context() -> RequestContext {
+        RequestContext::new("ada", Duration::from_secs(1))
+    }
+
+    fn silent() -> CallError {
+        CallError::Unreached(Problem::new(Code::Unavailable, "no replica answers"))
+    }
+
+    /// What a target says that has taken over frames of these sources.
+    fn having_taken_over(sources: &[ShardId]) -> ScanReply {
+        let state = Some(ReadState { taken_over: sources.to_vec(), ..Default::default() });
+        ScanReply { state, ..Default::default() }
+    }
+
+    /// Asks all shards; each answers as `answer` says. Returns the questions in their order, with what each was to leave
+    /// out, and the shards that failed.
+    async fn asked(
+        route: &CollectionRoute,
+        answer: impl Fn(ShardId) -> Result<ScanReply, CallError>,
+    ) -> (Vec<(ShardId, Option<Vec<ShardId>>)>, Vec<ShardId>) {
+        let questions = Mutex::new(Vec::new());
+        let context = context();
+        let ask = |header: ReadHeader| {
+            questions.lock().push((header.shard, header.migration.map(|view| view.without)));
+            ready(answer(header.shard))
+        };
+        let mut answers = fan_out(&context, route, ask);
+        let mut failed = Vec::new();
+        while let Some((shard, answer)) = answers.next().await {
+            failed.extend(answer.is_err().then_some(shard));
+        }
+        drop(answers);
+        (questions.into_inner(), failed)
+    }
+
+    /// The four sources and the two targets.
+    fn sources_and_targets(route: &CollectionRoute) -> (Vec<ShardId>, [ShardId; 2]) {
+        let (sources, targets) = route.shards().split_at(4);
+        (sources.to_vec(), [targets[0], targets[1]])
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_does_not_move_is_asked_once_and_told_of_nothing() {
+        let route = route(None);
+        let (questions, failed) = asked(&route, |_| Ok(ScanReply::default())).await;
+        assert_eq!(questions, route.shards().iter().map(|&shard| (shard, None)).collect::<Vec<_>>());
+        assert!(failed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn while_it_moves_targets_are_asked_first_and_sources_leave_out_what_was_handed_over() {
+        let route = route(Some(MigrationStep::Copying));
+        let (sources, [first, second]) = sources_and_targets(&route);
+        let both = [first, second];
+        // What the two targets have taken over; what each of the four sources is to leave out.
+        type Row<'a> = (&'a [usize], &'a [usize], [&'a [ShardId]; 4]);
+        let table: [Row<'_>; 4] = [
+            (&[], &[], [&[], &[], &[], &[]]),
+            (&[0, 2], &[], [&[first], &[], &[first], &[]]),
+            (&[0], &[0, 3], [&[first, second], &[], &[], &[second]]),
+            (&[0, 1, 2, 3], &[0, 1, 2, 3], [&both[..]; 4]),
+        ];
+        for (by_first, by_second, without) in table {
+            let of = |at: &[usize]| having_taken_over(&at.iter().map(|&at| sources[at]).collect::<Vec<_>>());
+            let answer = |shard| match shard {
+                shard if shard == first => Ok(of(by_first)),
+                shard if shard == second => Ok(of(by_second)),
+                _ => Ok(ScanReply::default()),
+            };
+            let (questions, _) = asked(&route, answer).await;
+            let targets = [(first, Some(vec![])), (second, Some(vec![]))];
+            let expected = sources.iter().zip(without).map(|(&source, without)| (source, Some(without.to_vec())));
+            assert_eq!(questions, targets.into_iter().chain(expected).collect::<Vec<_>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_frames_of_a_target_that_does_not_answer_are_left_out_everywhere() {
+        let route = route(Some(MigrationStep::Copying));
+        let (sources, [first, second]) = sources_and_targets(&route);
+        let answer = |shard| match shard {
+            shard if shard == first => Err(silent()),
+            shard if shard == second => Ok(having_taken_over(&sources[..1])),
+            _ => Ok(ScanReply::default()),
+        };
+        let (questions, failed) = asked(&route, answer).await;
+        let without: Vec<_> = questions[2..].iter().map(|(_, without)| without.clone().unwrap()).collect();
+        assert_eq!(without, [vec![first, second], vec![first], vec![first], vec![first]]);
+        assert_eq!(failed, [first]);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_does_not_answer_hides_nothing_of_others() {
+        let route = route(Some(MigrationStep::Copying));
+        let (sources, _) = sources_and_targets(&route);
+        let answer = |shard| if shard == sources[1] { Err(silent()) } else { Ok(ScanReply::default()) };
+        let (questions, failed) = asked(&route, answer).await;
+        assert!(questions.iter().all(|(_, without)| without.as_ref().is_some_and(Vec::is_empty)), "{questions:?}");
+        assert_eq!((questions.len(), failed), (6, vec![sources[1]]));
+    }
+
+    #[tokio::test]
+    async fn once_all_is_copied_all_are_asked_at_once_and_sources_leave_out_copies() {
+        for step in [MigrationStep::Clearing, MigrationStep::Remembering] {
+            let route = route(Some(step));
+            let (sources, targets) = sources_and_targets(&route);
+            let (questions, _) = asked(&route, |_| Ok(ScanReply::default())).await;
+            let old = sources.iter().map(|&source| (source, Some(targets.to_vec())));
+            let expected: Vec<_> = old.chain(targets.map(|target| (target, None))).collect();
+            assert_eq!(questions, expected, "{step:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_must_be_whole_ends_with_the_first_failure() {
+        let route = route(Some(MigrationStep::Copying));
+        let (_, [first, _]) = sources_and_targets(&route);
+        let (context, questions) = (context(), Mutex::new(0));
+        let ask = |header: ReadHeader| {
+            *questions.lock() += 1;
+            ready(if header.shard == first { Err(CallError::Moved) } else { Ok(ScanReply::default()) })
+        };
+        assert_eq!(fan_out(&context, &route, ask).whole().await.unwrap_err(), CallError::Moved);
+        assert_eq!(questions.into_inner(), 2, "no source is asked any more");
+    }
+
+    #[tokio::test]
+    async fn no_more_shards_are_asked_at_a_time_than_are_allowed() {
+        let route = route(None);
+        let (context, at_work, most) = (context(), Cell::new(0), Cell::new(0));
+        let ask = |_| async {
+            at_work.set(at_work.get() + 1);
+            most.set(most.get().max(at_work.get()));
+            tokio::task::yield_now().await;
+            at_work.set(at_work.get() - 1);
+            Ok(ScanReply::default())
+        };
+        let answers = fan_out(&context, &route, ask).at_once(3).whole().await.unwrap();
+        assert_eq!((answers.len(), at_work.get(), most.get()), (4, 0, 3));
+    }
+
+    #[test]
+    fn a_header_says_who_asks_for_what_and_how_old_an_answer_may_be() {
+        let mut context = context().reading(Consistency::Any);
+        context.token.note(2, 40);
+        let copying = route(Some(MigrationStep::Copying));
+        let header = copying.read_header(&context, 2);
+        assert_eq!((header.version, header.shard, header.collection), (HEADER_VERSION, 2, 7));
+        assert_eq!((header.principal.as_str(), header.grown_to), ("ada", 0));
+        let level = header.level.unwrap();
+        assert_eq!((level.at_least, level.last_resort), (40, false), "the last resort is each try's own");
+        assert_eq!(header.migration, Some(MigrationView { from: 4, to: 6, without: vec![] }));
+        let copied = route(Some(MigrationStep::Remembering)).read_header(&context, 2);
+        assert_eq!(copied.grown_to, 6);
+        assert_eq!(route(None).read_header(&context, 2).migration, None);
+    }
 }

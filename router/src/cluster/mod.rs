@@ -61,7 +61,7 @@ pub enum Group {
 
 /// Which replica may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
+pub enum ReplicaChoice {
     /// The leader.
     Leader,
     /// Any.
@@ -78,7 +78,7 @@ pub struct Call<'a> {
     /// Who is asked.
     pub group: Group,
     /// Which of the group's replicas.
-    pub want: Want,
+    pub replica: ReplicaChoice,
     /// When to give up.
     pub deadline: Instant,
     /// When to give up on one replica and try another.
@@ -95,7 +95,7 @@ impl Call<'static> {
         Call {
             operation,
             group: Group::Meta,
-            want: Want::Leader,
+            replica: ReplicaChoice::Leader,
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: None,
@@ -116,7 +116,7 @@ impl<'a> Call<'a> {
         Call {
             operation,
             group: Group::Shard(shard),
-            want: Want::Leader,
+            replica: ReplicaChoice::Leader,
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: Some(route),
@@ -344,9 +344,9 @@ impl Cluster {
             if call.route.is_some_and(|route| !view.still_at(route, call.constraint)) {
                 return Err(if tries.unknown_outcome { tries.unreached(call.group) } else { CallError::Moved });
             }
-            let replicas = match call.want {
-                Want::Only(node) => vec![node],
-                Want::Leader | Want::Any => view.replicas(call.group),
+            let replicas = match call.replica {
+                ReplicaChoice::Only(node) => vec![node],
+                ReplicaChoice::Leader | ReplicaChoice::Any => view.replicas(call.group),
             };
             let Some(node) = decide::next_replica(&replicas, &tries, self.hint(call, &replicas, &tries)) else {
                 return Err(tries.unreached(call.group));
@@ -357,9 +357,10 @@ impl Cluster {
                 self.attempt(call, &view, node, move |clients| send(clients, attempt))
             };
             // Only what any replica may answer can be answered by another.
-            let second = decide::other_replica(&replicas, node).filter(|_| call.want == Want::Any && tries.count == 0);
+            let second = decide::other_replica(&replicas, node)
+                .filter(|_| call.replica == ReplicaChoice::Any && tries.count == 0);
             let (node, answered) = match second {
-                Some(second) => self.hedged(call, (node, second), ask).await,
+                Some(second) => self.hedged(call, node, second, ask).await,
                 None => (node, ask(node).await),
             };
             let refusal = match answered {
@@ -397,7 +398,8 @@ impl Cluster {
     async fn hedged<T, Fut>(
         &self,
         call: &Call<'_>,
-        (node, second): (NodeId, NodeId),
+        node: NodeId,
+        second: NodeId,
         ask: impl Fn(NodeId) -> Fut,
     ) -> (NodeId, Result<T, Refusal>)
     where
@@ -463,17 +465,17 @@ impl Cluster {
     }
 
     fn hint(&self, call: &Call<'_>, replicas: &[NodeId], tries: &decide::Tries) -> Option<NodeId> {
-        match call.want {
-            Want::Leader => self.hints.lock().get(&call.group).copied(),
+        match call.replica {
+            ReplicaChoice::Leader => self.hints.lock().get(&call.group).copied(),
             // Any replica will do: spread the load. After a refusal they are asked in turn, so that none is left out.
-            Want::Any if replicas.is_empty() || tries.count > 0 => None,
-            Want::Only(node) => Some(node),
-            Want::Any => Some(replicas[rand::random_range(0..replicas.len())]),
+            ReplicaChoice::Any if replicas.is_empty() || tries.count > 0 => None,
+            ReplicaChoice::Only(node) => Some(node),
+            ReplicaChoice::Any => Some(replicas[rand::random_range(0..replicas.len())]),
         }
     }
 
     fn answered(&self, call: &Call<'_>, node: NodeId) {
-        if call.want == Want::Leader && call.group != Group::Meta {
+        if call.replica == ReplicaChoice::Leader && call.group != Group::Meta {
             self.hint_leader(call.group, node);
         }
     }

@@ -246,3 +246,86 @@ fn parts_by_id(placement: &Partitioning, ids: &[Uuid], constraint: RouteConstrai
     let part = |(shard, ids)| RemovalPart { shard, ids, taken_over_from: Vec::new(), constraint };
     by_shard.into_iter().map(part).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROM: u32 = 2;
+    const TO: u32 = 4;
+
+    fn route(step: Option<MigrationStep>) -> CollectionRoute {
+        let migration =
+            step.map(|step| node_v1::Migration { from: FROM, to: TO, step: step.into(), ..Default::default() });
+        let partitions = if step.is_some_and(|step| step != MigrationStep::Copying) { TO } else { FROM };
+        let info = node_v1::Collection { id: 3, partitions, first_partitions: FROM, migration, ..Default::default() };
+        CollectionRoute::new(info, 8)
+    }
+
+    /// A frame that moves: where it lay, and where it lies then.
+    fn moving(route: &CollectionRoute) -> (FrameId, ShardId, ShardId) {
+        let before = route.before_migration().expect("it moves");
+        let frames = (0..).map(|number: u128| number << 64 | number);
+        let shards = |frame| (frame, before.shard_of(frame), route.partitioning().shard_of(frame));
+        frames.map(shards).find(|(_, before, now)| before != now).expect("some frame moves")
+    }
+
+    #[test]
+    fn a_write_goes_where_the_shard_is_that_remembers_an_earlier_try() {
+        let copying = route(Some(MigrationStep::Copying));
+        let (frame, before, after) = moving(&copying);
+        // step, has the frame moved, may it be a retry; the shard, and what it depends on
+        let table = [
+            (Some(MigrationStep::Copying), false, false, before, RouteConstraint::Before),
+            (Some(MigrationStep::Copying), false, true, before, RouteConstraint::Before),
+            (Some(MigrationStep::Copying), true, false, after, RouteConstraint::After),
+            (Some(MigrationStep::Clearing), false, false, after, RouteConstraint::After),
+            (Some(MigrationStep::Clearing), false, true, before, RouteConstraint::Before),
+            (Some(MigrationStep::Remembering), true, true, after, RouteConstraint::After),
+            (None, false, false, before, RouteConstraint::Before),
+            (None, true, true, before, RouteConstraint::Before),
+        ];
+        for (step, has_moved, may_be_retry, shard, constraint) in table {
+            let place = route(step).place_of(frame, has_moved, may_be_retry);
+            assert_eq!((place.shard, place.constraint()), (shard, constraint), "{step:?} {has_moved} {may_be_retry}");
+        }
+    }
+
+    #[test]
+    fn a_removal_asks_the_shards_before_and_then_those_that_they_name() {
+        let copying = route(Some(MigrationStep::Copying));
+        let (frame, before, after) = moving(&copying);
+        let ids = [Uuid::from_u128(frame)];
+        let part = |shard, ids: &[Uuid], taken_over_from: &[ShardId], constraint| RemovalPart {
+            shard,
+            ids: ids.to_vec(),
+            taken_over_from: taken_over_from.to_vec(),
+            constraint,
+        };
+        let by_id = Selected::Ids(&ids);
+        assert_eq!(copying.first_parts(by_id), [part(before, &ids, &[], RouteConstraint::Before)]);
+        let mut leftover = Leftover { moved: ids.to_vec(), ..Leftover::default() };
+        assert_eq!(copying.second_parts(by_id, &mut leftover), [part(after, &ids, &[], RouteConstraint::After)]);
+        assert!(leftover.moved.is_empty());
+
+        let sources = copying.before_migration().unwrap().shards().to_vec();
+        let first: Vec<_> = sources.iter().map(|&source| part(source, &[], &[], RouteConstraint::Whole)).collect();
+        assert_eq!(copying.first_parts(Selected::Found), first);
+        let mut leftover = Leftover::default();
+        for source in [sources[1], sources[0], sources[1]] {
+            leftover.add(Leftover { moved: vec![], frozen_for: BTreeMap::from([(after, vec![source])]) });
+        }
+        let mut both = sources;
+        both.sort_unstable();
+        let second = copying.second_parts(Selected::Found, &mut leftover);
+        assert_eq!(second, [part(after, &[], &both, RouteConstraint::After)]);
+    }
+
+    #[test]
+    fn what_moved_by_a_migration_that_the_map_does_not_tell_of_is_left() {
+        let ids = [Uuid::from_u128(9)];
+        let mut leftover = Leftover { moved: ids.to_vec(), ..Leftover::default() };
+        assert!(route(None).second_parts(Selected::Ids(&ids), &mut leftover).is_empty());
+        assert_eq!(leftover.moved, ids);
+    }
+}

@@ -7,13 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use mira_index::{Attributes, Clash, Condition, Kinds, filter};
+use mira_index::{Attributes, Condition, TypeMismatch, TypeSet, filter};
 use mira_proto::{Problem, node_v1};
 
 /// What the fields of a filter hold, as far as it was said.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct FieldTypes {
-    fields: BTreeMap<String, Kinds>,
+    fields: BTreeMap<String, TypeSet>,
     is_partial: bool,
 }
 
@@ -25,14 +25,14 @@ impl FieldTypes {
             return;
         };
         for node_v1::FieldTypes { field, types } in said.fields {
-            self.add(field, Kinds::from_bits(types));
+            self.add(field, TypeSet::from_bits(types));
         }
     }
 
     /// Adds what a frame shows that was opened.
     pub(crate) fn note_frame(&mut self, compared: &[String], attributes: &Attributes) {
         for field in compared {
-            let kinds = attributes.of(field).fold(Kinds::NONE, |kinds, value| kinds.with(Kinds::of(value)));
+            let kinds = attributes.of(field).fold(TypeSet::NONE, |kinds, value| kinds.with(TypeSet::of(value)));
             self.add(field.clone(), kinds);
         }
     }
@@ -43,7 +43,7 @@ impl FieldTypes {
         other.fields.into_iter().for_each(|(field, kinds)| self.add(field, kinds));
     }
 
-    fn add(&mut self, field: String, kinds: Kinds) {
+    fn add(&mut self, field: String, kinds: TypeSet) {
         let held = self.fields.entry(field).or_default();
         *held = held.with(kinds);
     }
@@ -54,21 +54,21 @@ impl FieldTypes {
     }
 
     /// What clashes, if it is certain.
-    pub(crate) fn clash(&self, condition: &Condition) -> Option<Clash> {
+    pub(crate) fn clash(&self, condition: &Condition) -> Option<TypeMismatch> {
         if self.is_partial {
             return None;
         }
-        condition.clash(&|field| self.fields.get(field).copied().unwrap_or_default())
+        condition.type_mismatch(&|field| self.fields.get(field).copied().unwrap_or_default())
     }
 
     /// Refuses a filter of a request that was checked, for a collection.
     pub(crate) fn check(&self, filter_json: &str, collection: &str) -> Result<(), Problem> {
-        let Some(checked) = filter::parse(filter_json)? else { return Ok(()) };
-        self.clash(&filter::condition(checked)).map_or(Ok(()), |clash| Err(refusal(&clash, collection)))
+        let Some(condition) = filter::parse(filter_json)? else { return Ok(()) };
+        self.clash(&condition).map_or(Ok(()), |clash| Err(refusal(&clash, collection)))
     }
 }
 
-fn refusal(Clash { field, holds, wanted }: &Clash, collection: &str) -> Problem {
+fn refusal(TypeMismatch { field, holds, wanted }: &TypeMismatch, collection: &str) -> Problem {
     Problem::invalid(format!(
         "filter field {field} holds {holds} in collection {collection:?}, and is compared with {wanted}"
     ))
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use mira_proto::Code;
 
-    fn said(fields: &[(&str, Kinds)]) -> Option<node_v1::KnownFieldTypes> {
+    fn said(fields: &[(&str, TypeSet)]) -> Option<node_v1::KnownFieldTypes> {
         let fields = fields
             .iter()
             .map(|(field, kinds)| node_v1::FieldTypes { field: (*field).to_owned(), types: kinds.bits().into() });
@@ -90,14 +90,14 @@ mod tests {
 
     #[test]
     fn only_what_every_shard_says_is_certain() {
-        let number = || said(&[("metadata.n", Kinds::NUMBER)]);
+        let number = || said(&[("metadata.n", TypeSet::NUMBER)]);
         let table = [
             (vec![number(), number()], true),
             (vec![number(), said(&[])], true),
             (vec![said(&[]), said(&[])], false),
-            (vec![number(), said(&[("metadata.n", Kinds::TEXT)])], false),
+            (vec![number(), said(&[("metadata.n", TypeSet::TEXT)])], false),
             (vec![number(), None], false),
-            (vec![said(&[("metadata.other", Kinds::NUMBER)])], false),
+            (vec![said(&[("metadata.other", TypeSet::NUMBER)])], false),
         ];
         for (answers, is_refused) in table {
             let mut known = FieldTypes::default();
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_there_and_what_was_asked_for() {
         let mut known = FieldTypes::default();
-        known.note(said(&[("metadata.n", Kinds::NUMBER.with(Kinds::BOOL))]));
+        known.note(said(&[("metadata.n", TypeSet::NUMBER.with(TypeSet::BOOL))]));
         let refused = known.check(FILTER, "notes").unwrap_err();
         assert_eq!(refused.code, Code::InvalidArgument);
         let detail = "filter field metadata.n holds true or false and numbers in collection \"notes\", and is compared with text";
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn an_opened_frame_says_what_it_has() {
         let mut known = FieldTypes::default();
-        known.note(said(&[("metadata.n", Kinds::NUMBER)]));
+        known.note(said(&[("metadata.n", TypeSet::NUMBER)]));
         let attributes = Attributes::new(vec![("metadata.n".into(), "x".into()), ("metadata.m".into(), "y".into())]);
         let mut opened = FieldTypes::default();
         opened.note_frame(&["metadata.n".into()], &attributes);

@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
-use mira_proto::filter::{Condition, Filter};
+use mira_index::Condition;
+use mira_proto::filter::Filter;
 use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 use uuid::Uuid;
@@ -94,10 +95,10 @@ impl Memory {
                 return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
             }
             let reply = self.forget_named(context, &collection, removal).await?;
-            match shred {
-                false => Ok(reply),
-                true => Ok(ForgetReply { shred: Some(self.shred_key(context, &collection).await?), ..reply }),
+            if !shred {
+                return Ok(reply);
             }
+            Ok(ForgetReply { shred: Some(self.shred_key(context, &collection).await?), ..reply })
         })
         .await
     }
@@ -302,7 +303,7 @@ pub fn removal(request: ForgetRequest) -> Result<(String, Removal), Problem> {
 
 /// A filter that leaves something out: to forget everything must be asked for in so many words.
 fn meaningful(filter: &Filter) -> Result<String, Problem> {
-    match filter.check()? {
+    match mira_index::filter::check(filter)? {
         Condition::All(parts) if parts.is_empty() => {
             Err(Problem::invalid("the filter matches everything: send all: true if that is meant"))
         }

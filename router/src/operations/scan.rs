@@ -2,7 +2,7 @@
 //!
 //! Every shard gives the next few of its frames. A frame may be handed on when no shard can still come with a smaller id:
 //! those up to the smallest of the last ids of the shards that have more. So a page is whole whatever moves between
-//! shards, and the place where the next one begins is an id, which means the same after a growth.
+//! shards, and the place where the next one begins is an id, which means the same when the collection has moved to more shards.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,20 @@ use crate::cluster::{CallError, CollectionRoute, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::validate::page_size;
 use crate::private::credential::problem_of;
-use crate::private::seal;
+use crate::private::seal::{self, SealedPiece};
 use crate::{Memory, RequestContext, ids};
 
 /// Frames that a shard is asked for beyond its share, because shares are never quite equal.
 const SPARE: u32 = 16;
+
+/// Which page is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    /// The last id of the page before; none for the first.
+    after: Option<Uuid>,
+    /// How many frames at most.
+    limit: u32,
+}
 
 impl Memory {
     /// Everything in a collection, page by page in order of the ids.
@@ -30,7 +39,7 @@ impl Memory {
         request: ScanRequest,
     ) -> Result<ScanReply, Problem> {
         self.bounded("scan", context, async {
-            let (after, limit) = page_size(request.limit).map(|limit| (request.after, limit))?;
+            let page = Page { after: request.after, limit: page_size(request.limit)? };
             let context = self.with_owner(&context.reading(Consistency::Linearizable)).await?;
             for _ in 0..MAX_REROUTES {
                 let Some(route) = self.find_collection(&context, collection).await? else {
@@ -39,9 +48,9 @@ impl Memory {
                         other => Err(no_collection(other)),
                     };
                 };
-                match self.scan_page(&context, &route, (after, limit)).await {
+                match self.scan_page(&context, &route, page).await {
                     Err(CallError::Moved) => {}
-                    page => return Ok(page?),
+                    scanned => return Ok(scanned?),
                 }
             }
             Err(CallError::Moved.into())
@@ -53,21 +62,21 @@ impl Memory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        (after, limit): (Option<Uuid>, u32),
+        page: Page,
     ) -> Result<ScanReply, CallError> {
-        let share = limit.div_ceil(route.shards().len() as u32) + SPARE;
+        let share = page.limit.div_ceil(route.shards().len() as u32) + SPARE;
         let request = |header| node_v1::ScanRequest {
             header: Some(header),
-            after: after.map(ids::id_bytes).unwrap_or_default(),
+            after: page.after.map(ids::id_bytes).unwrap_or_default(),
             limit: share.min(limits::MAX_SCAN),
         };
         let pages = fan_out(context, route, |header| self.cluster.read(context, route, request(header)));
         let pages = pages.whole().await?;
-        let (frames, has_more) = merged(pages, limit as usize).map_err(CallError::Unreached)?;
+        let (frames, has_more) = merged(pages, page.limit as usize).map_err(CallError::Unreached)?;
         let next = frames.last().filter(|_| has_more).map(|&(id, _)| Uuid::from_u128(id));
         let mut reply = ScanReply { next, ..ScanReply::default() };
         for (id, scanned) in frames {
-            match revealed(context, route, (id, scanned)) {
+            match revealed(context, route, id, scanned) {
                 Ok(frame) => reply.frames.push(frame),
                 Err(problem) if problem.code == Code::WrongOwnerKey => reply.private_left_out += 1,
                 Err(problem) => return Err(CallError::Unreached(problem)),
@@ -110,14 +119,16 @@ fn merged(
 fn revealed(
     context: &RequestContext,
     route: &CollectionRoute,
-    (id, scanned): (FrameId, node_v1::ScannedFrame),
+    id: FrameId,
+    scanned: node_v1::ScannedFrame,
 ) -> Result<ScannedFrame, Problem> {
     let node_v1::ScannedFrame { frame, vector, private_vectors, named } = scanned;
     let opened = seal::open(context.owner_key(), route.info.id, frame.unwrap_or_default())?;
     let mut vector = (!vector.is_empty()).then_some(vector);
     let mut vectors: BTreeMap<String, Vec<f32>> = named.into_iter().map(|named| (named.space, named.vector)).collect();
     if let Some(owner) = context.owner_key().filter(|_| !private_vectors.is_empty()) {
-        let all = seal::open_all_vectors(owner, route.info.id, (id, &private_vectors)).map_err(problem_of)?;
+        let sealed = SealedPiece { collection: route.info.id, frame: id, sealed: &private_vectors };
+        let all = seal::open_all_vectors(owner, sealed).map_err(problem_of)?;
         let of = |space| Some(all.in_space(space).to_vec()).filter(|components| !components.is_empty());
         vector = if opened.has_own_vector() { of(OWN_SPACE) } else { None };
         let named = (OWN_SPACE + 1..).zip(&route.info.spaces);

@@ -90,7 +90,7 @@ pub(crate) fn vector_fits(vector: &[f32], space: Space, collection: &str, name: 
 
 /// A filter that was checked, as the shards read it.
 pub(crate) fn checked_filter(filter: &Filter) -> Result<String, Problem> {
-    filter.check()?;
+    mira_index::filter::check(filter)?;
     serde_json::to_string(filter).map_err(|error| Problem::internal(format!("the filter is no JSON: {error}")))
 }
 

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::cache::{CopyKey, SealedVectors, VectorCopy};
 use super::credential::problem_of;
-use super::seal;
+use super::seal::{self, SealedPiece};
 use super::search::PrivateQuery;
 use crate::cluster::CallError;
 use crate::operations::convert;
@@ -32,11 +32,7 @@ pub(super) async fn compare(
     key: &CopyKey,
     copy: Arc<VectorCopy>,
 ) -> Result<Vec<Candidate>, CallError> {
-    let metric = match query.space.metric {
-        Metric::Cosine => mira_index::Metric::Cosine,
-        Metric::Dot => mira_index::Metric::Dot,
-        Metric::L2 => mira_index::Metric::L2,
-    };
+    let metric = query.space.metric;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tasks = copy.frames.len().div_ceil(FRAMES_PER_TASK).clamp(1, cores);
     let length = copy.frames.len().div_ceil(tasks).max(1);
@@ -64,7 +60,7 @@ struct Comparison {
     query: PrivateQuery,
     key: CopyKey,
     now_ms: u64,
-    metric: mira_index::Metric,
+    metric: Metric,
     dim: usize,
 }
 
@@ -99,8 +95,8 @@ impl Comparison {
 
     /// Adds the components of a frame's vectors; returns how many there were.
     fn open(&self, frame: &SealedVectors, components: &mut Vec<f32>) -> Result<usize, Problem> {
-        let sealed = (frame.id, self.query.space.number, &frame.vectors[..]);
-        let opened = seal::open_vectors(&self.query.owner, self.key.collection, sealed, components);
+        let sealed = SealedPiece { collection: self.key.collection, frame: frame.id, sealed: &frame.vectors };
+        let opened = seal::open_vectors(&self.query.owner, sealed, self.query.space.number, components);
         let count = opened.map_err(|error| self.refused(frame.id, &problem_of(error)))?;
         if count % self.dim != 0 {
             let detail = format!("{count} components do not make vectors of {}", self.dim);

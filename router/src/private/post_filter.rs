@@ -31,16 +31,12 @@ use crate::operations::field_types::FieldTypes;
 use crate::operations::search::query::{Grouping, Query};
 use crate::private::seal;
 use crate::private::search::PrivateQuery;
-use crate::private::text::{Counts, Words, fuse, rank_by_words};
-use crate::ranking::merge::Candidate;
+use crate::private::text::{Words, fuse, rank_by_words};
+use crate::ranking::merge::{Candidate, WordCounts};
 use crate::{Memory, RequestContext, ids};
 
-/// Private candidates that are opened first: a round trip costs as much as opening some dozens.
-const FIRST_STEP: usize = 64;
 /// How many times more are opened next.
-const GROWTH: usize = 2;
-/// Those of one round trip at most, so that it ends in a fraction of a deadline.
-const LAST_STEP: usize = 4_096;
+const STEP_FACTOR: usize = 2;
 
 /// What is asked of the body of a private candidate.
 pub(crate) struct PrivateFilter {
@@ -56,7 +52,7 @@ pub(crate) struct PrivateFilter {
 /// What is found of a private candidate that is meant.
 struct Verdict {
     group_json: String,
-    counts: Option<Counts>,
+    counts: Option<WordCounts>,
 }
 
 /// What opening some private frames has shown.
@@ -120,6 +116,8 @@ pub(crate) struct Candidates {
     pub(crate) ready: VecDeque<Candidate>,
     /// Those after them, of whom private ones are to be opened first.
     waiting: Peekable<std::vec::IntoIter<Candidate>>,
+    /// What private ones were compared with.
+    pub(crate) private: Option<PrivateQuery>,
     filter: Option<Arc<PrivateFilter>>,
     step: usize,
     /// Private candidates that were opened.
@@ -134,6 +132,7 @@ impl Candidates {
     /// A list that was merged.
     pub(crate) fn new(
         merged: Vec<Candidate>,
+        private: Option<PrivateQuery>,
         filter: Option<Arc<PrivateFilter>>,
         staleness: Staleness,
         missing: BTreeMap<ShardId, Problem>,
@@ -142,8 +141,18 @@ impl Candidates {
         let (ready, waiting) = (ready.into(), waiting.into_iter().peekable());
         // For words all of them are opened.
         let has_words = filter.as_ref().is_some_and(|filter| filter.words.is_some());
-        let step = if has_words { LAST_STEP } else { FIRST_STEP };
-        Candidates { ready, waiting, filter, step, opened: 0, types: FieldTypes::default(), staleness, missing }
+        let step = if has_words { limits::POST_FILTER_MOST } else { limits::POST_FILTER_FIRST };
+        Candidates {
+            ready,
+            waiting,
+            private,
+            filter,
+            step,
+            opened: 0,
+            types: FieldTypes::default(),
+            staleness,
+            missing,
+        }
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.
@@ -191,7 +200,7 @@ impl Candidates {
             step.push(candidate);
         }
         self.opened += count;
-        self.step = (self.step * GROWTH).min(LAST_STEP);
+        self.step = (self.step * STEP_FACTOR).min(limits::POST_FILTER_MOST);
         Ok(step)
     }
 
@@ -319,7 +328,7 @@ mod tests {
     use mira_proto::model::SearchRequest;
 
     /// `p` for a private candidate, `.` for a plain one.
-    fn ranked(kinds: &str) -> Candidates {
+    fn ranked(layout: &str) -> Candidates {
         let filter = PrivateFilter {
             owner: Arc::new(OwnerKey::generate(&mut mira_crypto::os_rng())),
             collection: 1,
@@ -328,8 +337,8 @@ mod tests {
             group_field: Some("type".into()),
             words: None,
         };
-        let candidates = kinds.chars().zip(1..).map(|(kind, id)| candidate(id, kind == 'p', ""));
-        Candidates::new(candidates.collect(), Some(Arc::new(filter)), Default::default(), Default::default())
+        let candidates = layout.chars().zip(1..).map(|(which, id)| candidate(id, which == 'p', ""));
+        Candidates::new(candidates.collect(), None, Some(Arc::new(filter)), Default::default(), Default::default())
     }
 
     fn candidate(id: FrameId, is_private: bool, group: &str) -> Candidate {

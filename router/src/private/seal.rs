@@ -20,10 +20,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::operations::convert;
-use crate::operations::store::Embedded;
-use crate::operations::store::draft::Draft;
+use crate::operations::store::draft::{Draft, Embedded};
 use crate::private::credential::problem_of;
-use crate::private::text::{Counts, Words};
+use crate::private::text::Words;
+use crate::ranking::merge::WordCounts;
 use crate::{RequestContext, ids};
 
 const BODY_VERSION: u8 = 1;
@@ -96,19 +96,15 @@ pub(crate) fn seal(
     let mut rng = rand::rngs::StdRng::from_os_rng();
     let context = |part| OwnerContext { collection, frame: id.as_u128(), part };
     let digest = digest(owner, &draft);
-    let session = match draft.session.is_empty() {
-        true => Bytes::new(),
-        false => session_name(owner, collection, &draft.session),
-    };
+    let session = if draft.session.is_empty() { Bytes::new() } else { session_name(owner, collection, &draft.session) };
     let mut vectors = FrameVectors::default();
     passages.iter().for_each(|passage| vectors.add(OWN_SPACE, &passage.vector));
     named.iter().for_each(|(space, named)| vectors.add(*space, &named.vector));
-    let vectors = match vectors.is_empty() {
-        true => Bytes::new(),
-        false => {
-            let plain = Zeroizing::new(vectors.encode());
-            private::seal_owner(owner, &context(Part::Vectors), &plain, &mut rng).into()
-        }
+    let vectors = if vectors.is_empty() {
+        Bytes::new()
+    } else {
+        let plain = Zeroizing::new(vectors.encode());
+        private::seal_owner(owner, &context(Part::Vectors), &plain, &mut rng).into()
     };
     let body = Body {
         content: draft.content,
@@ -239,7 +235,7 @@ pub(crate) fn look(
     collection: CollectionId,
     frame: &node_v1::Frame,
     words: Option<&Words>,
-) -> Result<(FrameId, Attributes, Option<Counts>), Problem> {
+) -> Result<(FrameId, Attributes, Option<WordCounts>), Problem> {
     let id = id_of(frame)?;
     let refused = |error| named(id, &problem_of(error));
     let plain = plain_body(owner, collection, id, &frame.private).map_err(refused)?;
@@ -280,14 +276,25 @@ fn read_body<'a, T: Deserialize<'a>>(plain: &'a [u8]) -> Result<T, CryptoError> 
     }
 }
 
+/// Vectors of a frame as their owner sealed them, and what they are bound to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SealedPiece<'a> {
+    /// The frame's collection.
+    pub(crate) collection: CollectionId,
+    /// The frame.
+    pub(crate) frame: FrameId,
+    /// What is sealed.
+    pub(crate) sealed: &'a [u8],
+}
+
 /// Adds the components of a frame's vectors in a space to `components`; returns how many there were.
 pub(crate) fn open_vectors(
     owner: &OwnerKey,
-    collection: CollectionId,
-    (frame, space, sealed): (FrameId, SpaceNumber, &[u8]),
+    sealed: SealedPiece<'_>,
+    space: SpaceNumber,
     components: &mut Vec<f32>,
 ) -> Result<usize, CryptoError> {
-    let plain = plain_vectors(owner, collection, (frame, sealed))?;
+    let plain = plain_vectors(owner, sealed)?;
     let mut count = 0;
     for part in vectors::parts(&plain).map_err(unreadable)? {
         let (number, found) = part.map_err(unreadable)?;
@@ -300,18 +307,13 @@ pub(crate) fn open_vectors(
 }
 
 /// All of a frame's vectors.
-pub(crate) fn open_all_vectors(
-    owner: &OwnerKey,
-    collection: CollectionId,
-    sealed: (FrameId, &[u8]),
-) -> Result<FrameVectors, CryptoError> {
-    FrameVectors::decode(&plain_vectors(owner, collection, sealed)?).map_err(unreadable)
+pub(crate) fn open_all_vectors(owner: &OwnerKey, sealed: SealedPiece<'_>) -> Result<FrameVectors, CryptoError> {
+    FrameVectors::decode(&plain_vectors(owner, sealed)?).map_err(unreadable)
 }
 
 fn plain_vectors(
     owner: &OwnerKey,
-    collection: CollectionId,
-    (frame, sealed): (FrameId, &[u8]),
+    SealedPiece { collection, frame, sealed }: SealedPiece<'_>,
 ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let context = OwnerContext { collection, frame, part: Part::Vectors };
     private::open_owner(owner, &context, sealed, vectors::MAX_BYTES)
@@ -393,8 +395,8 @@ mod tests {
         assert_eq!(frames[0].content.as_deref(), Some("a quiet thought"));
         assert_eq!((frames[0].session.as_deref(), &*frames[0].kind, frames[0].private), (Some("s"), "thought", true));
         let mut components = Vec::new();
-        let vectors = (1, OWN_SPACE, &write.vectors[..]);
-        assert_eq!(open_vectors(&owner(), COLLECTION, vectors, &mut components).unwrap(), 2);
+        let sealed = SealedPiece { collection: COLLECTION, frame: 1, sealed: &write.vectors };
+        assert_eq!(open_vectors(&owner(), sealed, OWN_SPACE, &mut components).unwrap(), 2);
         assert_eq!(components, [1.0, -2.5]);
     }
 

@@ -1,7 +1,7 @@
 //! Searching an owner's private frames by words.
 //!
 //! No index holds them, on no node and in no router. So every body of the owner's is opened once for each search, page by
-//! page (`sift.rs`); the words of the question are counted in it, and it is wiped. What stays are numbers. When all
+//! page ([`super::post_filter`]); the words of the question are counted in it, and it is wiped. What stays are numbers. When all
 //! have been counted, frames are ranked by BM25 over them; nothing is left out, so the ranking is exact.
 //!
 //! `hybrid` fuses that ranking with the one by meaning: each gives a frame `1 / (60 + rank)`, and the sum counts
@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use mira_proto::{FrameId, limits};
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::ranking::merge::{Candidate, merge};
+use crate::ranking::merge::{Candidate, WordCounts, merge};
 
 /// How soon another occurrence of a word counts for less, and how much a long text is held against it: the usual values
 /// (Robertson, Zaragoza: The Probabilistic Relevance Framework, 2009, section 3.4).
@@ -24,13 +24,6 @@ const FUSION: f32 = 60.0;
 /// The words that a search looks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Words(Vec<String>);
-
-/// How often each of the [`Words`] occurs in a text, and how many words the text has.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Counts {
-    found: Vec<u32>,
-    words: u32,
-}
 
 impl Words {
     /// The words of a question, in lower case, each once.
@@ -45,9 +38,9 @@ impl Words {
         self.0.is_empty()
     }
 
-    /// Counts them in a text. Copies nothing of it.
-    pub fn count(&self, text: &str) -> Counts {
-        let mut counts = Counts { found: vec![0; self.0.len()], words: 0 };
+    /// WordCounts them in a text. Copies nothing of it.
+    pub fn count(&self, text: &str) -> WordCounts {
+        let mut counts = WordCounts { found: vec![0; self.0.len()], words: 0 };
         for word in text.unicode_words() {
             counts.words += 1;
             if let Some(at) = self.position(word) {
@@ -72,7 +65,7 @@ impl Words {
 
 /// The frames in which any of the words occurs, best first, each with its rank and score by BM25. All of `texts` are what
 /// the words' rarity is told from.
-pub fn rank_by_words(texts: Vec<(Candidate, Counts)>) -> Vec<Candidate> {
+pub fn rank_by_words(texts: Vec<(Candidate, WordCounts)>) -> Vec<Candidate> {
     let total = texts.len() as f32;
     let length = texts.iter().map(|(_, counts)| f64::from(counts.words)).sum::<f64>() / f64::from(total.max(1.0));
     let words = texts.first().map_or(0, |(_, counts)| counts.found.len());

@@ -9,7 +9,14 @@ use std::collections::HashSet;
 use mira_proto::{FrameId, ShardId, node_v1};
 use zeroize::Zeroizing;
 
-use crate::private::text::Counts;
+/// How often each word of a question occurs in a text, and how many words the text has.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WordCounts {
+    /// Of each word of the question.
+    pub found: Vec<u32>,
+    /// Of the whole text.
+    pub words: u32,
+}
 
 /// A hit of one shard.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,7 +42,7 @@ pub struct Candidate {
     /// Its rank and score by words.
     pub by_words: Option<(u32, f32)>,
     /// What was counted in its text.
-    pub counts: Option<Counts>,
+    pub counts: Option<WordCounts>,
     /// The frame itself, when the shard sent it along. Apart, for there may be many candidates and few frames.
     pub frame: Option<Box<node_v1::Frame>>,
 }

@@ -60,37 +60,63 @@ impl Furnished {
         path.split('/').map(fill).collect::<Vec<_>>().join("/")
     }
 
-    /// A small body that the operation understands.
-    fn body(&self, method: &str, path: &str) -> Value {
+    /// A small body that the operation understands: what its schema requires, and where that does not say it all, what it
+    /// asks for in words.
+    fn body(&self, method: &str, path: &str, document: &Value, schema: &Value) -> Value {
         match (method, path) {
             ("POST", "/mcp/store") => json!({ "content": "green tea" }),
             ("POST", "/mcp/search") => json!({ "query": "tea" }),
             ("POST", "/mcp/recall" | "/mcp/forget") => json!({ "session": "talk" }),
-            ("POST", "/mcp/status") => json!({}),
-            ("PUT", "/collections/notes") => json!({}),
             ("POST", "/collections/notes/grow") => json!({ "partitions": 4 }),
-            ("POST", "/collections/notes/tune") => json!({}),
             ("POST", "/collections/notes/uploads") => json!({ "frame": { "content": "about it" } }),
             ("POST", "/admin/nodes") => json!({ "action": "drain", "node": self.node, "dry_run": true }),
-            ("POST", "/admin/moves") => json!({ "paused": true }),
-            ("POST", "/admin/shards/verify" | "/admin/keys/rotate") => json!({}),
-            _ => panic!("{method} {path} takes a document: say here what a small one is"),
+            _ => required(document, schema),
         }
     }
 
-    async fn call(&self, method: &str, path: &str, media_type: Option<&str>) -> Answer {
+    /// Calls an operation of the description, with a body as it is described.
+    async fn call(&self, method: &str, path: &str, document: &Value, operation: &Value) -> Answer {
+        let content = operation["requestBody"]["content"].as_object().and_then(|content| content.iter().next());
+        let (media_type, body) = match content {
+            Some((json, content)) if json == "application/json" => {
+                let body = self.body(method, path, document, &content["schema"]);
+                (Some(json.as_str()), Body::from(body.to_string()))
+            }
+            Some((other, _)) => (Some(other.as_str()), Body::empty()),
+            None => (None, Body::empty()),
+        };
+        self.send(method, path, media_type, body).await
+    }
+
+    async fn send(&self, method: &str, path: &str, media_type: Option<&str>, body: Body) -> Answer {
         let mut request = Request::builder().method(method).uri(self.world.url(path)).header("upload-offset", "0");
-        for (name, value) in OWNER {
+        for (name, value) in OWNER.into_iter().chain(media_type.map(|media_type| ("content-type", media_type))) {
             request = request.header(name, value);
         }
-        let body = match media_type {
-            Some("application/json") => Body::from(self.body(method, path).to_string()),
-            _ => Body::empty(),
-        };
-        if let Some(media_type) = media_type {
-            request = request.header("content-type", media_type);
-        }
         self.world.send(request.body(body).unwrap()).await
+    }
+}
+
+/// The least document that a schema allows.
+fn required(document: &Value, schema: &Value) -> Value {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return required(document, document.pointer(reference.trim_start_matches('#')).unwrap());
+    }
+    if let Some(first) = schema["enum"].as_array().and_then(|values| values.first()) {
+        return first.clone();
+    }
+    match schema["type"].as_str() {
+        Some("object") => {
+            let names = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            names.map(|name| (name.to_owned(), required(document, &schema["properties"][name]))).collect()
+        }
+        Some("array") => json!([]),
+        Some("boolean") => json!(false),
+        Some("integer" | "number") => {
+            schema.get("minimum").filter(|least| **least != json!(0)).cloned().unwrap_or(1.into())
+        }
+        Some("string") => json!("green tea"),
+        _ => panic!("what is the least of {schema}?"),
     }
 }
 
@@ -111,9 +137,7 @@ async fn every_path_of_the_description_answers() {
         for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
             furnished = furnished.again().await;
             let (method, filled) = (method.to_uppercase(), furnished.filled(path));
-            let content = operation["requestBody"]["content"].as_object();
-            let media_type = content.and_then(|content| content.keys().next()).map(String::as_str);
-            let answer = furnished.call(&method, &filled, media_type).await;
+            let answer = furnished.call(&method, &filled, &document, operation).await;
             assert_answered(&answer, &format!("{method} {path}"));
             called += 1;
         }
@@ -150,32 +174,32 @@ fn snake_case(name: &str) -> String {
 #[tokio::test]
 async fn every_tool_that_is_listed_can_be_called() {
     let world = World::new().await;
-    let names = tools(&world).await;
-    for name in &names {
+    for (name, input) in tools(&world).await {
         let arguments = match name.as_str() {
             "store" => json!({ "content": "green tea" }),
             "search" => json!({ "query": "tea" }),
             "recall" | "forget" => json!({ "session": "talk" }),
-            "status" => json!({}),
-            other => panic!("{other}: say here what small arguments of this tool are"),
+            _ => required(&input, &input),
         };
-        let result = mcp::call(&world, name, arguments).await;
+        let result = mcp::call(&world, &name, arguments).await;
         assert_eq!(result["isError"], false, "{name}: {result}");
     }
 }
 
-async fn tools(world: &World) -> BTreeSet<String> {
+/// The tools that a running server lists, with the schemas of what they take.
+async fn tools(world: &World) -> BTreeMap<String, Value> {
     let accept = ("accept", "application/json, text/event-stream");
     let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {} });
     let answer = world.post_with("/mcp", list, &[accept, ("mcp-protocol-version", "2025-11-25")]).await.ok();
     let tools = answer["result"]["tools"].as_array().unwrap();
-    tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
+    tools.iter().map(|tool| (tool["name"].as_str().unwrap().to_owned(), tool["inputSchema"].clone())).collect()
 }
 
 #[tokio::test]
 async fn every_path_and_tool_that_texts_name_is_there() {
     let mut furnished = Furnished::new().await;
     let tools = tools(&furnished.world).await;
+    let document = furnished.world.get("/openapi.json").await.ok();
     let mut named: BTreeMap<(Option<String>, String), PathBuf> = BTreeMap::new();
     for file in texts() {
         let text = std::fs::read_to_string(&file).unwrap();
@@ -183,7 +207,7 @@ async fn every_path_and_tool_that_texts_name_is_there() {
             named.entry(call).or_insert_with(|| file.clone());
         }
         for tool in tools_in(&text) {
-            assert!(tools.contains(&tool), "{}: there is no tool {tool}", file.display());
+            assert!(tools.contains_key(&tool), "{}: there is no tool {tool}", file.display());
         }
     }
     assert!(named.len() > 20, "only these paths are named: {named:?}");
@@ -193,22 +217,14 @@ async fn every_path_and_tool_that_texts_name_is_there() {
         let filled = furnished.filled(&path);
         let Some(method) = method else {
             // A path that is there takes other methods than this.
-            assert_ne!(furnished.call("OPTIONS", &filled, None).await.status, StatusCode::NOT_FOUND, "{what}");
+            let answer = furnished.send("OPTIONS", &filled, None, Body::empty()).await;
+            assert_ne!(answer.status, StatusCode::NOT_FOUND, "{what}");
             continue;
         };
-        let answer = furnished.call(&method, &filled, media_type(&method, &filled)).await;
+        let mut items = document["paths"].as_object().unwrap().iter();
+        let (_, item) = items.find(|(path, _)| furnished.filled(path) == filled).unwrap_or_else(|| panic!("{what}"));
+        let answer = furnished.call(&method, &filled, &document, &item[method.to_lowercase()]).await;
         assert_answered(&answer, &what);
-    }
-}
-
-/// What the body of a call is, as whoever names it must know.
-fn media_type(method: &str, path: &str) -> Option<&'static str> {
-    match method {
-        "POST" | "PUT" if path.ends_with("/finish") || path == "/owner/passphrase" => None,
-        "POST" if path.starts_with("/admin/backup/") => Some("application/x-protobuf"),
-        "POST" | "PUT" => Some("application/json"),
-        "PATCH" => Some("application/octet-stream"),
-        _ => None,
     }
 }
 
@@ -302,7 +318,8 @@ fn paths_are_found_in_texts() {
 #[tokio::test]
 async fn a_path_that_is_not_there_is_told_from_one_that_is() {
     let furnished = Furnished::new().await;
-    assert_eq!(furnished.call("OPTIONS", "/collections/notes/shrink", None).await.status, StatusCode::NOT_FOUND);
-    assert_eq!(furnished.call("OPTIONS", "/collections/notes/grow", None).await.status, StatusCode::METHOD_NOT_ALLOWED);
+    let options = async |path: &str| furnished.send("OPTIONS", path, None, Body::empty()).await.status;
+    assert_eq!(options("/collections/notes/shrink").await, StatusCode::NOT_FOUND);
+    assert_eq!(options("/collections/notes/grow").await, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(furnished.world.request(Method::PUT, "/mcp/store", "{}", &[]).await.code(), "invalid_argument");
 }

@@ -33,9 +33,10 @@ impl FakeNode {
         };
         if let Some(there) = state.collections.get(&request.name) {
             wanted.id = there.id;
-            return match *there == wanted {
-                true => Ok(there.clone()),
-                false => Err(Problem::new(Code::AlreadyExists, "the collection has other settings").into()),
+            return if *there == wanted {
+                Ok(there.clone())
+            } else {
+                Err(Problem::new(Code::AlreadyExists, "the collection has other settings").into())
             };
         }
         state.next_collection += 1;
@@ -60,6 +61,29 @@ impl FakeNode {
             return Err(Status::unavailable("connection reset"));
         }
         Ok(wire::DropCollectionReply { epoch: state.epoch, erasure: state.epoch })
+    }
+
+    /// Grows at once: all frames are where they belong, and only retries of earlier writes are still remembered.
+    pub(super) fn answer_grow_collection(
+        &self,
+        request: wire::GrowCollectionRequest,
+    ) -> Result<wire::GrowCollectionReply, Status> {
+        let mut state = self.state.lock();
+        let epoch = state.epoch + u64::from(!request.dry_run);
+        let Some(found) = state.collections.get_mut(&request.name) else {
+            return Err(Refusal::from(Problem::new(Code::NotFound, "there is no such collection")).into());
+        };
+        let (id, from, to) = (found.id, found.partitions, request.partitions);
+        let shards = |partitions| mira_proto::placement::shards_of_collection(id, partitions, self.shards);
+        let (sources, all) = (shards(from), shards(to));
+        let added = all.into_iter().filter(|shard| !sources.contains(shard)).collect();
+        if !request.dry_run {
+            found.partitions = to;
+            let step = wire::MigrationStep::Remembering.into();
+            found.migration = Some(wire::Migration { from, to, step, done: Vec::new(), epoch });
+            state.epoch = epoch;
+        }
+        Ok(wire::GrowCollectionReply { from, to, sources, targets: added, epoch })
     }
 
     pub(super) fn answer_tune_collection(

@@ -93,9 +93,12 @@ impl FakeNode {
         let (collection, shard) = (header.collection, header.shard);
         let mut frames: Vec<wire::Frame> = state
             .of_shard(collection, shard)
-            .filter(|kept| match request.private_session.is_empty() {
-                true => kept.private.owner.is_empty() && kept.frame.session == request.session,
-                false => kept.private.session == request.private_session,
+            .filter(|kept| {
+                if request.private_session.is_empty() {
+                    kept.private.owner.is_empty() && kept.frame.session == request.session
+                } else {
+                    kept.private.session == request.private_session
+                }
             })
             .map(|kept| kept.frame.clone())
             .filter(|frame| frame.created_ms >= request.created_from_ms)

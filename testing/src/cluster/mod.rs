@@ -2,6 +2,7 @@
 //!
 //! All nodes share one state, as replicas do when nothing lags; what differs between them is who leads a shard and
 //! which faults they show. Every request is written down, so that a test can say what a router did.
+
 mod collections;
 mod frames;
 mod node;
@@ -143,6 +144,11 @@ impl FakeCluster {
     /// Has somebody else rotate keys.
     pub fn set_rotating(&self, rotating: bool) {
         self.state.lock().rotating = rotating;
+    }
+
+    /// Refuses each frame whose id `nth` divides, the first time it comes.
+    pub fn refuse_frames_once(&self, nth: u128) {
+        self.state.lock().refused_once = Some(nth);
     }
 
     /// Moves the map on, as a change of nodes or placement does.

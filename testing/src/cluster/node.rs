@@ -250,11 +250,8 @@ impl ClusterService for FakeNode {
         let state = self.state.lock();
         let groups = (0..self.shards).map(|shard| wire::GroupStatus {
             group: shard + 1,
-            role: match state.leaders.get(&shard) == Some(&self.id) {
-                true => ReplicaRole::Leader,
-                false => ReplicaRole::Follower,
-            }
-            .into(),
+            role: if state.leaders.get(&shard) == Some(&self.id) { ReplicaRole::Leader } else { ReplicaRole::Follower }
+                .into(),
             term: 1,
             applied: state.index(shard),
             committed: state.index(shard),
@@ -265,6 +262,10 @@ impl ClusterService for FakeNode {
             node_id: self.id,
             cluster_id: "fake".into(),
             version: "0.0.0".into(),
+            uptime_ms: 3_723_000,
+            resident_bytes: 120 << 20,
+            disk_used_bytes: 3 << 30,
+            disk_free_bytes: 70 << 30,
             groups: groups.collect(),
             ..Default::default()
         }))
@@ -360,9 +361,10 @@ impl KeyService for FakeNode {
 impl MigrationService for FakeNode {
     async fn grow_collection(
         &self,
-        _: Request<wire::GrowCollectionRequest>,
+        request: Request<wire::GrowCollectionRequest>,
     ) -> Result<Response<wire::GrowCollectionReply>, Status> {
-        Err(Status::unimplemented("a fake does not grow"))
+        self.enter().await?;
+        self.answer_grow_collection(request.into_inner()).map(Response::new)
     }
 
     async fn begin_pass(&self, _: Request<wire::BeginPassRequest>) -> Result<Response<wire::BeginPassReply>, Status> {

@@ -2,7 +2,7 @@
 
 use mira_index::filter;
 use mira_index::ranking::{Candidate, Ranking};
-use mira_index::{Hit, Kinds, Times};
+use mira_index::{Hit, Times, TypeSet};
 use mira_proto::node_v1 as wire;
 use tonic::Status;
 
@@ -40,9 +40,10 @@ impl FakeNode {
                 passage: hit.passage,
                 frame: request.with_frames.then(|| kept.frame.clone()),
                 similarity: hit.similarity,
-                vector: match request.with_vectors {
-                    true => kept.in_space(&request.space)[hit.passage as usize].clone(),
-                    false => Vec::new(),
+                vector: if request.with_vectors {
+                    kept.in_space(&request.space)[hit.passage as usize].clone()
+                } else {
+                    Vec::new()
                 },
                 group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
             }
@@ -107,13 +108,13 @@ impl FakeNode {
 
 /// What the fields of a filter hold in plain frames.
 fn types_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownFieldTypes {
-    let condition = filter::parse(filter_json).unwrap().map(filter::condition);
+    let condition = filter::parse(filter_json).unwrap();
     let compared = condition.as_ref().map(|condition| condition.compared_fields()).unwrap_or_default();
     let plain: Vec<_> =
         frames.iter().filter(|kept| kept.private.owner.is_empty()).map(|kept| attributes(&kept.frame)).collect();
     let types = |field: &str| {
         let values = plain.iter().flat_map(|attributes| attributes.of(field));
-        values.fold(Kinds::NONE, |kinds, value| kinds.with(Kinds::of(value))).bits().into()
+        values.fold(TypeSet::NONE, |kinds, value| kinds.with(TypeSet::of(value))).bits().into()
     };
     let fields = compared.into_iter().map(|field| wire::FieldTypes { field: field.to_owned(), types: types(field) });
     wire::KnownFieldTypes { fields: fields.collect() }
@@ -122,9 +123,8 @@ fn types_of(filter_json: &str, frames: &[&Kept]) -> wire::KnownFieldTypes {
 /// Whether a plain frame meets a filter.
 pub(super) fn is_meant(filter_json: &str, frame: &wire::Frame) -> bool {
     let times = Times { created_ms: frame.created_ms, expires_ms: frame.expires_ms };
-    let checked = filter::parse(filter_json).unwrap();
-    frame.private.is_empty()
-        && checked.is_none_or(|checked| filter::condition(checked).matches(&attributes(frame), &times))
+    let condition = filter::parse(filter_json).unwrap();
+    frame.private.is_empty() && condition.is_none_or(|condition| condition.matches(&attributes(frame), &times))
 }
 
 /// A plain frame as its shard ranks it.
@@ -142,10 +142,8 @@ fn candidate(request: &wire::SearchRequest, ranking: &Ranking, kept: &Kept) -> O
     };
     let hits = queries.map(best).collect::<Option<Vec<Hit>>>()?;
     let nearest = hits.iter().copied().min_by(Hit::rank)?;
-    let similarity = match request.mean {
-        true => hits.iter().map(|hit| hit.score).sum::<f32>() / hits.len() as f32,
-        false => nearest.score,
-    };
+    let similarity =
+        if request.mean { hits.iter().map(|hit| hit.score).sum::<f32>() / hits.len() as f32 } else { nearest.score };
     let frame = &kept.frame;
     let group = ranking.group.as_ref().and_then(|(field, _)| attributes(frame).of(field).next().cloned());
     let score = ranking.score(similarity, frame.created_ms);

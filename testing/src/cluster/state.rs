@@ -1,6 +1,6 @@
 //! What the fake cluster holds: collections, frames, owners, and what was seen of requests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use mira_index::Attributes;
@@ -26,6 +26,10 @@ pub(super) struct State {
     pub(super) forget_step: usize,
     /// A key is being rotated by somebody else.
     pub(super) rotating: bool,
+    /// Frames whose ids this divides are refused the first time.
+    pub(super) refused_once: Option<u128>,
+    /// Ids that were refused so.
+    pub(super) refused: BTreeSet<Vec<u8>>,
     pub(super) vanishing: Option<Vec<u8>>,
     pub(super) owners: HashMap<Bytes, String>,
     /// Index of the last removal from a shard.
@@ -70,10 +74,15 @@ impl State {
     pub(super) fn write(&mut self, collection: u64, shard: ShardId, write: wire::FrameWrite) -> wire::WriteOutcome {
         let key = (collection, shard, write.id.to_vec());
         let current = self.frames.get(&key).map(|kept| (kept.frame.version, kept.said(), kept.frame.created_ms));
-        let refuse = |detail: String| wire::WriteOutcome {
-            problem: Some(Problem::new(Code::Conflict, detail).into()),
+        let refuse_as = |code, detail: String| wire::WriteOutcome {
+            problem: Some(Problem::new(code, detail).into()),
             ..Default::default()
         };
+        let refuse = |detail| refuse_as(Code::Conflict, detail);
+        let id = u128::from_be_bytes(write.id.as_ref().try_into().expect("an id has 16 bytes"));
+        if self.refused_once.is_some_and(|nth| id.is_multiple_of(nth)) && self.refused.insert(write.id.to_vec()) {
+            return refuse_as(Code::Unavailable, "told to refuse this frame once".to_owned());
+        }
         let have = current.as_ref().map_or(0, |(version, ..)| *version);
         if let Some(expected) = write.expected_version
             && expected != have
@@ -85,9 +94,10 @@ impl State {
             && write.expected_version.is_none()
         {
             let said = write.private.as_ref().map_or(&write.content, |private| &private.digest);
-            return match content == said {
-                true => wire::WriteOutcome { version: *version, ..Default::default() },
-                false => refuse("the id holds other content".into()),
+            return if content == said {
+                wire::WriteOutcome { version: *version, ..Default::default() }
+            } else {
+                refuse("the id holds other content".into())
             };
         }
         self.clock_ms += 1;

@@ -17,6 +17,8 @@ use std::sync::OnceLock;
 
 /// Code vectors are padded to a multiple of this many bytes, so that integer kernels have no tail.
 pub(crate) const CODE_BLOCK: usize = 32;
+/// Bits of a query that is compared with one-bit codes: each makes a plane of bits.
+pub(crate) const PLANES: usize = 4;
 
 /// An instruction set this crate has kernels for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,10 +88,10 @@ pub(crate) fn dot_u7(isa: Isa, codes: &[u8], query: &[i8]) -> i32 {
     dispatch!(isa, dot_u7(codes, query), avx512 = dot_u7_vnni)
 }
 
-/// Σ bit · query, the query as [`PLANES`](crate::vector::binary::PLANES) planes of as many words, in two's complement.
+/// Σ bit · query, the query as [`PLANES`] planes of as many words, in two's complement.
 #[inline]
 pub(crate) fn dot_bits(isa: Isa, bits: &[u64], planes: &[u64]) -> i32 {
-    assert_eq!(bits.len() * crate::vector::binary::PLANES, planes.len());
+    assert_eq!(bits.len() * PLANES, planes.len());
     dispatch!(isa, dot_bits(bits, planes), avx512 = dot_bits)
 }
 

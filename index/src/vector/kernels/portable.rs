@@ -1,8 +1,8 @@
-//! Kernels in plain Rust: the reference for the others, and the path of CPUs without one.
+//! Kernels in plain Rust: the reference for the others, the path of CPUs without them.
 
 use half::f16;
 
-use crate::vector::binary::PLANES;
+use super::PLANES;
 
 /// Sums in eight lanes, which the compiler turns into vector code where it can.
 fn sum_lanes(length: usize, term: impl Fn(usize) -> f32) -> f32 {

@@ -1,4 +1,4 @@
-//! Kernels for x86-64: AVX2 with FMA and F16C, and AVX-512 VNNI for codes.
+//! Kernels for x86-64: AVX2 with FMA, F16C; AVX-512 VNNI for codes.
 //!
 //! Callers have checked that slices have equal lengths and that the CPU has the features named at each function.
 

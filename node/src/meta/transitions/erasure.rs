@@ -13,9 +13,6 @@ use crate::meta::{
     state::{Erasure, Receipt, Repository},
 };
 
-/// Most erasures remembered; the oldest finished ones are forgotten.
-const MAX_ERASURES: usize = 1_000;
-
 /// Removes a collection and its keys, which no record holds any more from here on.
 pub fn shred(
     name: &str,
@@ -47,7 +44,7 @@ pub fn put_erasure(id: u64, erasure: &Erasure, records: &mut Records<'_, '_>) ->
     let erasures = records.all::<Erasure>(RecordKind::Erasure)?;
     let finished: Vec<RecordKey> =
         erasures.into_iter().filter_map(|(key, erasure)| erasure.receipt.map(|_| key)).collect();
-    for key in finished.iter().take(finished.len().saturating_sub(MAX_ERASURES)) {
+    for key in finished.iter().take(finished.len().saturating_sub(limits::MAX_ERASURES)) {
         records.delete(*key);
     }
     Ok(MetaAnswer::Done)

@@ -39,8 +39,8 @@ use std::{
 
 use bytes::Bytes;
 use mira_index::{
-    Attributes, Condition, Config, Document, DocumentRows, Explain, Filter, Hit, Kinds, Metric, Quantization, RowCache,
-    RowStorage, SearchParams, Times, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
+    Attributes, Condition, Config, Document, DocumentRows, Explain, Filter, Hit, RowCache, RowStorage, SearchParams,
+    Times, TypeSet, Value, VectorIndex, Where, indexed_top_k, merge_top_k,
 };
 use mira_proto::vectors::{FrameVectors, LAST_SPACE, OWN_SPACE, SpaceNumber, SpaceSet};
 use mira_proto::{Code, CollectionId, FrameId, Problem, ShardId, limits};
@@ -115,7 +115,7 @@ pub struct Found {
 }
 
 /// Fields, each with the kinds of its values.
-pub type Fields = Vec<(String, Kinds)>;
+pub type Fields = Vec<(String, TypeSet)>;
 
 /// Why a search has no answer here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -716,10 +716,11 @@ impl ShardIndex {
         if times.expires_ms != 0 {
             index.expiring.store(true, Ordering::Relaxed);
         }
+        let document = Document { id: frame, times };
         let inserted = match index.vectors.get() {
-            Some(into) => into.upsert_with((frame, times), attributes, vectors),
+            Some(into) => into.upsert_with(document, attributes, vectors),
             None => VectorIndex::with_storage(config(space), &self.storage(space))
-                .and_then(|made| index.vectors.get_or_init(|| made).upsert_with((frame, times), attributes, vectors)),
+                .and_then(|made| index.vectors.get_or_init(|| made).upsert_with(document, attributes, vectors)),
         };
         index.unsaved.fetch_add(1, Ordering::Relaxed);
         inserted.map_err(|error| self.opener.report(frame, &error.to_string())).is_ok()
@@ -761,17 +762,7 @@ impl ShardIndex {
 }
 
 fn config(space: &Space<'_>) -> Config {
-    let metric = match space.metric {
-        mira_proto::model::Metric::Cosine => Metric::Cosine,
-        mira_proto::model::Metric::Dot => Metric::Dot,
-        mira_proto::model::Metric::L2 => Metric::L2,
-    };
-    let quantization = match space.quantization {
-        mira_proto::model::Quantization::None => Quantization::None,
-        mira_proto::model::Quantization::Int8 => Quantization::Int8,
-        mira_proto::model::Quantization::Binary => Quantization::Binary,
-    };
-    Config { quantization, ..Config::new(space.dim, metric) }
+    Config { quantization: space.quantization, ..Config::new(space.dim, space.metric) }
 }
 
 pub(super) fn refuse(error: mira_index::IndexError) -> IndexError {

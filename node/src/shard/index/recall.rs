@@ -88,8 +88,8 @@ fn measure(
         if !vectors.has_graph() {
             return Ok(node_v1::MeasureRecallReply { vectors: count, ..nothing.clone() });
         }
-        let size = (request.samples as usize, request.k as usize);
-        let samples = vectors.samples(size, rand::random(), &|| pace.rest())?;
+        let (wanted, k) = (request.samples as usize, request.k as usize);
+        let samples = Samples::take(vectors, wanted, k, rand::random(), &|| pace.rest())?;
         // What the first beam reads is in the cache for all others, and would look slow for it.
         try_beam(vectors, &samples, request.beams[0], pace)?;
         let beams = request.beams.iter().map(|&ef| try_beam(vectors, &samples, ef, pace));
@@ -114,7 +114,7 @@ fn try_beam(
     let mut beam = node_v1::MeasuredBeam { ef, ..Default::default() };
     for number in 0..samples.len() {
         // A rest in the midst of a search would count as its time.
-        let asked = vectors.ask_sample(samples, (number, ef as usize), &|| pace.is_stopped())?;
+        let asked = samples.ask(vectors, number, ef as usize, &|| pace.is_stopped())?;
         beam.recall += asked.recall / samples.len() as f64;
         beam.micros.push(asked.took.as_micros() as u32);
         if pace.rest() {

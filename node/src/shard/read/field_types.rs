@@ -1,12 +1,12 @@
 //! What kinds of values the fields of a filter have in a shard, so that a router can refuse a comparison that no frame could
-//! meet ([`mira_index::Condition::clash`]).
+//! meet ([`mira_index::Condition::type_mismatch`]).
 //!
 //! The index knows it of everything that it has taken. A search says so with its answer; the tail is looked at only for
 //! fields that would clash without it, so that a search which makes sense pays for a few look-ups. Frames without vectors
 //! are in no index; a search never finds them, but `forget` by filter removes them too. It asks the index first and, only
 //! if that would have it refuse, walks over all frames step by step.
 
-use mira_index::{Attributes, Condition, Kinds, VectorIndex, filter};
+use mira_index::{Attributes, Condition, TypeSet, VectorIndex, filter};
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
 
 use crate::meta::CollectionRecord;
@@ -19,10 +19,10 @@ pub(in crate::shard) fn known<'a>(
     vectors: Option<&VectorIndex>,
     tail: impl Iterator<Item = &'a Attributes>,
 ) -> Fields {
-    let of = |field: &str| vectors.map_or(Kinds::NONE, |vectors| vectors.kinds(field));
+    let of = |field: &str| vectors.map_or(TypeSet::NONE, |vectors| vectors.field_types(field));
     let mut fields: Fields =
         condition.compared_fields().into_iter().map(|field| (field.to_owned(), of(field))).collect();
-    if !condition.is_plain(&|field| of(field)) {
+    if !condition.is_well_typed(&|field| of(field)) {
         tail.for_each(|attributes| join(&mut fields, attributes));
     }
     fields
@@ -30,7 +30,7 @@ pub(in crate::shard) fn known<'a>(
 
 fn join(fields: &mut Fields, attributes: &Attributes) {
     for (field, kinds) in fields {
-        *kinds = attributes.of(field).fold(*kinds, |kinds, value| kinds.with(Kinds::of(value)));
+        *kinds = attributes.of(field).fold(*kinds, |kinds, value| kinds.with(TypeSet::of(value)));
     }
 }
 
@@ -46,8 +46,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     pub async fn field_types(&self, request: node_v1::FieldTypesRequest) -> Result<node_v1::FieldTypesReply, Refusal> {
         let ReadView { collection, state, .. } = self.begin_read(request.header.as_ref()).await?;
         let state = Some(state);
-        let checked = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
-        let condition = filter::condition(checked);
+        let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
         if !request.walk {
             // While the index is being made only a walk can tell.
             let field_types = self.index.field_kinds(&collection, &condition).map(to_wire);
@@ -67,7 +66,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         after: Option<FrameId>,
     ) -> Result<(Fields, Option<FrameId>), Refusal> {
         let compared = condition.compared_fields().into_iter();
-        let mut fields: Fields = compared.map(|field| (field.to_owned(), Kinds::NONE)).collect();
+        let mut fields: Fields = compared.map(|field| (field.to_owned(), TypeSet::NONE)).collect();
         let (mut looked_at, mut last) = (0, None);
         self.walk_plain(collection, after, &mut |frame, read| {
             looked_at += 1;

@@ -1,4 +1,4 @@
-//! gRPC: the public `mira.v1` services, and streaming ingest.
+//! gRPC: the public services of `mira.v1`.
 //!
 //! Fields that are empty in protobuf are absent in the model. Metadata means what the HTTP headers of the same names
 //! mean, so both are read by the same code.

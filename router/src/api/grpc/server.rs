@@ -8,15 +8,10 @@ use mira_proto::{Problem, limits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tracing::warn;
+use tonic::service::Routes;
 
-use crate::RequestContext;
 use crate::api::Api;
-
-/// The HTTP/2 window of a connection: an ingest stream should not wait for permission between its batches.
-const WINDOW_BYTES: u32 = 4 << 20;
+use crate::{RequestContext, server};
 
 /// Serves until told to stop, then until the calls at work have ended.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
@@ -27,16 +22,8 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken
     let admin = AdminServer::new(service)
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(2 * limits::MAX_MESSAGE_BYTES);
-    let served = Server::builder()
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .add_service(memory)
-        .add_service(admin)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
-        .await;
-    if let Err(error) = served {
-        warn!(%error, "grpc server ended");
-    }
+    let app = Routes::new(memory).add_service(admin).into_axum_router();
+    mira_net::serve(listener, app, server::settings(), stop.cancelled_owned()).await;
 }
 
 /// Both services; every call goes to [`Api::memory`].

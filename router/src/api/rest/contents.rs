@@ -1,4 +1,4 @@
-//! Large contents over REST: bytes in and out.
+//! Large contents over REST, as bytes.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! HTTP: the routes of the table of operations, the way to MCP, and the page for people.
+//! HTTP: the routes of the table of operations.
 //!
-//! Every error, also of a wrong path, method, media type or body, is an RFC 9457 problem document.
+//! Beside them stand the way to MCP and a page for people. Every error, also of a wrong path, method, media type or body, is an RFC 9457 problem document.
 
 pub(super) mod contents;
 pub(super) mod service;

@@ -12,7 +12,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::cluster::{Call, Group, NodeClients, RouteConstraint, Want};
+use crate::cluster::{Call, Group, NodeClients, ReplicaChoice, RouteConstraint};
 use crate::operations::convert;
 use crate::{Memory, RequestContext};
 
@@ -37,7 +37,7 @@ impl Memory {
     pub async fn backup_step(&self, context: &RequestContext, step: &str, body: Bytes) -> Result<Vec<u8>, Problem> {
         self.bounded("backup_step", context, async {
             let meta = Call::to_meta_leader(context, "backup");
-            let any = whole(context, "restore_page", Group::Meta, Want::Any);
+            let any = whole(context, "restore_page", Group::Meta, ReplicaChoice::Any);
             match step {
                 "begin-backup" => {
                     self.pass(&meta, body, |clients, sent| async move { clients.backup().begin_backup(sent).await })
@@ -45,27 +45,28 @@ impl Memory {
                 }
                 "backup-page" => {
                     let page = node_v1::BackupPageRequest::decode(body.clone()).map_err(malformed)?;
-                    let want = if page.node == 0 { Want::Any } else { Want::Only(page.node) };
-                    let call = whole(context, "backup_page", Group::Shard(page.shard), want);
+                    let replica = if page.node == 0 { ReplicaChoice::Any } else { ReplicaChoice::Only(page.node) };
+                    let call = whole(context, "backup_page", Group::Shard(page.shard), replica);
                     self.pass(&call, body, |clients, sent| async move { clients.backup().backup_page(sent).await })
                         .await
                 }
                 "backup-start" => {
                     let start = node_v1::BackupStartRequest::decode(body.clone()).map_err(malformed)?;
-                    let call = whole(context, "backup_start", Group::Shard(start.shard), Want::Leader);
+                    let call = whole(context, "backup_start", Group::Shard(start.shard), ReplicaChoice::Leader);
                     self.pass(&call, body, |clients, sent| async move { clients.backup().backup_start(sent).await })
                         .await
                 }
                 "backup-log" => {
                     let log = node_v1::BackupLogRequest::decode(body.clone()).map_err(malformed)?;
-                    let call = whole(context, "backup_log", Group::Shard(log.shard), Want::Leader);
+                    let call = whole(context, "backup_log", Group::Shard(log.shard), ReplicaChoice::Leader);
                     self.pass(&call, body, |clients, sent| async move { clients.backup().backup_log(sent).await }).await
                 }
                 "replay-log" => {
                     let replay = node_v1::ReplayRequest::decode(body.clone()).map_err(malformed)?;
                     // One node, not two that hedge: each would hold on to what it began.
-                    let want = if replay.node == 0 { Want::Leader } else { Want::Only(replay.node) };
-                    let call = whole(context, "replay_log", Group::Meta, want);
+                    let replica =
+                        if replay.node == 0 { ReplicaChoice::Leader } else { ReplicaChoice::Only(replay.node) };
+                    let call = whole(context, "replay_log", Group::Meta, replica);
                     self.pass(&call, body, |clients, sent| async move { clients.backup().replay_log(sent).await }).await
                 }
                 "sign-backup" => {
@@ -120,11 +121,11 @@ impl Memory {
 }
 
 /// Moves as many bytes as a message may have, and waits for the disks of several nodes.
-fn whole(context: &RequestContext, operation: &'static str, group: Group, want: Want) -> Call<'static> {
+fn whole(context: &RequestContext, operation: &'static str, group: Group, replica: ReplicaChoice) -> Call<'static> {
     Call {
         operation,
         group,
-        want,
+        replica,
         deadline: context.deadline,
         try_for: 2 * limits::WRITE_TRY,
         route: None,

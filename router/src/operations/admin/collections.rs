@@ -115,7 +115,7 @@ impl Memory {
     /// Removes a collection with all its frames.
     pub async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
         self.bounded("delete_collection", context, async {
-            let Some(found) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
+            let Some(removed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
             let drop = DropCollectionRequest { name: name.to_owned(), shred: false };
             match self.drop_named(context, drop).await {
                 Ok(_) => {}
@@ -123,7 +123,7 @@ impl Memory {
                 Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
-            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != found.info.id)).await
+            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != removed.info.id)).await
         })
         .await
     }

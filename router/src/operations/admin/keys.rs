@@ -69,7 +69,7 @@ impl Memory {
 
     /// Removes a collection with its keys; the number of their end.
     pub(crate) async fn shred_collection(&self, context: &RequestContext, name: &str) -> Result<u64, Problem> {
-        let Some(found) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
+        let Some(removed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
         let drop = DropCollectionRequest { name: name.to_owned(), shred: true };
         let dropped = self.drop_named(context, drop).await;
         let id = match dropped {
@@ -77,12 +77,12 @@ impl Memory {
             // An earlier try of ours shredded it, and its answer was lost.
             Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {
                 let erasures = self.ask_keys(context, false).await?.erasures;
-                let whole = erasures.iter().rev().find(|erasure| erasure.whole && erasure.name == name);
-                whole.map(|erasure| erasure.id).ok_or(problem)?
+                let found = erasures.iter().rev().find(|erasure| erasure.whole && erasure.name == name);
+                found.map(|erasure| erasure.id).ok_or(problem)?
             }
             Err(error) => return Err(error.into()),
         };
-        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != found.info.id)).await?;
+        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != removed.info.id)).await?;
         Ok(id)
     }
 

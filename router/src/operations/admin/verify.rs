@@ -12,7 +12,7 @@ use mira_proto::verification::{verdict, wrong};
 use mira_proto::{NodeId, Problem, ShardId, limits};
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Call, Group, RouteConstraint, View, Want};
+use crate::cluster::{Call, Group, ReplicaChoice, RouteConstraint, View};
 use crate::{Memory, RequestContext};
 
 /// Shards verified at once: reading everything is work for the disks.
@@ -52,7 +52,7 @@ impl Memory {
                 let mut verification = compare(shard, &replies);
                 if request.repair {
                     for node in wrong(&replies) {
-                        self.mend(context, shard, node).await?;
+                        self.repair_replica(context, shard, node).await?;
                         let name = format!("{node:016x}");
                         verification
                             .replicas
@@ -78,7 +78,7 @@ impl Memory {
         let call = Call {
             operation: "verify",
             group: Group::Shard(shard),
-            want: Want::Leader,
+            replica: ReplicaChoice::Leader,
             deadline: context.deadline,
             try_for: limits::WRITE_TRY,
             route: None,
@@ -119,7 +119,7 @@ impl Memory {
         }
     }
 
-    async fn mend(&self, context: &RequestContext, shard: ShardId, node: NodeId) -> Result<(), Problem> {
+    async fn repair_replica(&self, context: &RequestContext, shard: ShardId, node: NodeId) -> Result<(), Problem> {
         let request = RepairReplicaRequest { shard, node };
         let call = Call::to_meta_leader(context, "repair_replica");
         self.cluster.call(&call, |clients, _| async move { clients.cluster().repair_replica(request).await }).await?;

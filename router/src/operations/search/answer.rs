@@ -10,13 +10,12 @@ use mira_proto::{Code, FrameId, Problem, ShardId, limits};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::gather::{Gathered, GatheredPrivate};
+use super::gather::Gathered;
 use super::micros;
 use super::query::{Grouping, Query, ResolvedQuery};
 use crate::cluster::{CallError, CollectionRoute};
 use crate::private::post_filter::{Candidates, PrivateFilter, is_settled};
 use crate::private::seal::{self, Opened};
-use crate::private::search::PrivateQuery;
 use crate::private::text::Words;
 use crate::ranking::cursor::Cursor;
 use crate::ranking::diversity::diversify;
@@ -33,27 +32,18 @@ impl Memory {
         context: &RequestContext,
         route: &CollectionRoute,
         resolved: &ResolvedQuery<'_>,
-        plain: Gathered,
-        private: Option<GatheredPrivate>,
+        gathered: Gathered,
     ) -> Result<SearchReply, CallError> {
         let query = resolved.query;
-        let Gathered { mut lists, mut seen, mut missing, staleness, mut explain, types } = plain;
-        let (private, by_meaning, private_frames) = match private {
-            None => (None, Vec::new(), 0),
-            Some(GatheredPrivate { query, hits, by_meaning }) => {
-                seen.merge(&hits.seen);
-                lists.push(hits.best.into_ranked());
-                missing.extend(hits.missing);
-                (Some(query), by_meaning, hits.frames)
-            }
-        };
+        let Gathered { lists, seen, missing, staleness, mut explain, types, private, by_meaning, private_frames } =
+            gathered;
         if missing.is_empty() && private_frames == 0 {
             types.check(&query.filter_json, &query.collection).map_err(CallError::refused)?;
         }
         let context = &context.having_seen(&seen).within(limits::SHARD_PATIENCE);
         let started = Instant::now();
         let filter = private.as_ref().and_then(|private| PrivateFilter::of(private, query, route.info.id));
-        let mut ranked = Candidates::new(merge(lists), filter, staleness, missing);
+        let mut ranked = Candidates::new(merge(lists), private, filter, staleness, missing);
         self.metrics.merged(started.elapsed());
         explain.merge_us = micros(started);
         let started = Instant::now();
@@ -63,7 +53,7 @@ impl Memory {
         }
         if query.group.is_some() || query.diversity.is_some() {
             self.post_filter(context, route, &mut ranked, |ready| is_settled(query, ready)).await?;
-            self.select(context, route, query, &mut ranked, private.as_ref()).await?;
+            self.select(context, route, query, &mut ranked).await?;
         }
         let hits = self.fetch_winners(context, route, query, &mut ranked).await?;
         explain.fetch_us = micros(started);
@@ -100,7 +90,6 @@ impl Memory {
         route: &CollectionRoute,
         query: &Query,
         ranked: &mut Candidates,
-        private: Option<&PrivateQuery>,
     ) -> Result<(), CallError> {
         let mut pool = ranked.take_pool();
         let Some(diversity) = query.diversity else {
@@ -110,7 +99,7 @@ impl Memory {
         // Of one size, however many shards there are.
         pool.truncate(query.pool() as usize);
         let privates: Vec<FrameId> = pool.iter().filter(|hit| hit.is_private).map(|hit| hit.id).collect();
-        if let Some(private) = private.filter(|_| !privates.is_empty()) {
+        if let Some(private) = ranked.private.as_ref().filter(|_| !privates.is_empty()) {
             let found = self.private_search(context, route, &private.among(privates)).await?;
             let vectors = found.best.into_ranked().into_iter().map(|hit| (hit.id, hit.vector));
             let mut vectors: HashMap<_, _> = vectors.collect();

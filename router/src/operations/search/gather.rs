@@ -16,7 +16,7 @@ use crate::private::search::{PrivateHits, PrivateQuery};
 use crate::ranking::merge::Candidate;
 use crate::{ConsistencyToken, Memory, RequestContext, ids};
 
-/// What the shards said of plain frames.
+/// What the shards said.
 #[derive(Default)]
 pub(super) struct Gathered {
     pub(super) lists: Vec<Vec<Candidate>>,
@@ -24,17 +24,21 @@ pub(super) struct Gathered {
     pub(super) staleness: Staleness,
     pub(super) missing: BTreeMap<ShardId, Problem>,
     pub(super) explain: SearchExplain,
-    /// What the fields of the filter hold in them.
+    /// What the fields of the filter hold in plain frames.
     pub(super) types: FieldTypes,
+    /// What private frames were compared with, if they were.
+    pub(super) private: Option<PrivateQuery>,
+    /// With a search by words and meaning: the private frames by meaning.
+    pub(super) by_meaning: Vec<Candidate>,
+    /// How many private frames the owner has, wanted or not.
+    pub(super) private_frames: usize,
 }
 
 /// What was found among private frames.
 pub(super) struct GatheredPrivate {
-    /// What they were compared with.
-    pub(super) query: PrivateQuery,
-    pub(super) hits: PrivateHits,
-    /// With a search by words and meaning: those by meaning.
-    pub(super) by_meaning: Vec<Candidate>,
+    query: PrivateQuery,
+    hits: PrivateHits,
+    by_meaning: Vec<Candidate>,
 }
 
 /// What one shard said, and how it was asked.
@@ -135,6 +139,16 @@ impl Memory {
 }
 
 impl Gathered {
+    /// Takes what was found among private frames.
+    pub(super) fn add(&mut self, GatheredPrivate { query, hits, by_meaning }: GatheredPrivate) {
+        self.lists.push(hits.best.into_ranked());
+        self.seen.merge(&hits.seen);
+        self.missing.extend(hits.missing);
+        self.private = Some(query);
+        self.by_meaning = by_meaning;
+        self.private_frames = hits.frames;
+    }
+
     fn note(&mut self, shard: ShardId, ShardHits { mut reply, route }: ShardHits) -> Result<(), CallError> {
         let explain = reply.explain.take();
         self.explain.shards.extend(explain.map(|explain| shard_explain(shard, route, &reply, explain)));

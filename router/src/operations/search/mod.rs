@@ -82,9 +82,10 @@ impl Memory {
             let plain = self.gather(&context, &route, &resolved);
             let (plain, private) = tokio::join!(plain, self.gather_private(&context, &route, &resolved));
             let answered = match (plain, private) {
-                (Ok(mut plain), Ok(private)) => {
-                    plain.explain.embed_us = embed_us;
-                    self.answer(&context, &route, &resolved, plain, private).await
+                (Ok(mut gathered), Ok(private)) => {
+                    gathered.explain.embed_us = embed_us;
+                    private.into_iter().for_each(|private| gathered.add(private));
+                    self.answer(&context, &route, &resolved, gathered).await
                 }
                 (Err(error), _) | (_, Err(error)) => Err(error),
             };

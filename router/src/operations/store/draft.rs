@@ -9,7 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mira_proto::model::{DEFAULT_TYPE, Metadata, StoreItem};
-use mira_proto::{Problem, limits, node_v1};
+use mira_proto::node_v1::{self, NamedVector, Passage};
+use mira_proto::vectors::SpaceNumber;
+use mira_proto::{Problem, limits};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -50,6 +52,19 @@ pub struct Draft {
     pub private: bool,
     /// Large content, which is there already.
     pub attachment: Option<node_v1::Attachment>,
+}
+
+/// Vectors in named spaces, with their numbers.
+pub(crate) type Named = Vec<(SpaceNumber, NamedVector)>;
+
+/// A draft with its id, and all that it is found by.
+pub(crate) struct Embedded {
+    pub(crate) id: Uuid,
+    pub(crate) draft: Draft,
+    /// Vectors of its passages, or the one that its caller gave.
+    pub(crate) passages: Vec<Passage>,
+    /// Vectors in named spaces.
+    pub(crate) named: Named,
 }
 
 impl Draft {

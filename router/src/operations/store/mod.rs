@@ -17,7 +17,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored};
 use mira_proto::node_v1::{FrameWrite, NamedVector, Passage, WriteHeader, WriteRequest};
-use mira_proto::vectors::SpaceNumber;
 use mira_proto::{Code, Problem, ShardId, limits};
 use uuid::Uuid;
 
@@ -28,7 +27,7 @@ use crate::operations::convert;
 use crate::operations::validate;
 use crate::private::seal;
 use crate::{ConsistencyToken, Memory, RequestContext};
-use draft::Draft;
+use draft::{Draft, Embedded, Named};
 
 /// What is known so far: one outcome for each item, in order, and what the shards have applied.
 pub(crate) struct Outcomes {
@@ -68,16 +67,6 @@ impl Pending {
     pub(crate) fn new(at: usize, id: Uuid, frame: FrameWrite) -> Self {
         Pending { at, id, frame, moved: false }
     }
-}
-
-/// A draft with its id, and all that it is found by.
-pub(crate) struct Embedded {
-    pub(crate) id: Uuid,
-    pub(crate) draft: Draft,
-    /// Vectors of its passages, or the one that its caller gave.
-    pub(crate) passages: Vec<Passage>,
-    /// Vectors in named spaces.
-    pub(crate) named: Named,
 }
 
 impl Memory {
@@ -356,7 +345,7 @@ struct ShardOutcomes {
 /// The request id of a write of some frames.
 fn request_id(context: &RequestContext, route: &CollectionRoute, shard: ShardId, frames: &[FrameWrite]) -> Bytes {
     let parts = frames.iter().flat_map(|frame| {
-        // A private frame is sealed anew by every try of its caller: its digest says what is in it.
+        // A private frame is sealed again by every try of its caller: its digest says what is in it.
         let sealed = frame.private.as_ref().map_or(&[][..], |private| &private.digest[..]);
         [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes(), sealed]
     });
@@ -374,9 +363,6 @@ fn given_passages(draft: &Draft, route: &CollectionRoute) -> Result<Vec<Passage>
     validate::vector_fits(vector, convert::space(&route.info, "")?, &route.info.name, "")?;
     Ok(vec![Passage { start: 0, end: 0, vector: vector.clone() }])
 }
-
-/// Vectors in named spaces, with their numbers.
-pub(crate) type Named = Vec<(SpaceNumber, NamedVector)>;
 
 /// The caller's vectors in named spaces.
 fn named_vectors(draft: &Draft, route: &CollectionRoute) -> Result<Named, Problem> {

@@ -1,4 +1,4 @@
-//! The chunks of an upload: named by what they hold, and stored as hidden frames.
+//! The chunks of an upload: hidden frames, named by what they hold.
 //!
 //! Equal pieces are stored once, and sending one again changes nothing. A private content's chunks are sealed, and named,
 //! with its owner's key; of a plain one the nodes make the names.
@@ -11,9 +11,10 @@ use mira_proto::{Code, CollectionId, Problem, limits};
 use uuid::Uuid;
 
 use super::progress::Upload;
-use crate::cluster::{Call, CollectionRoute, Group, RouteConstraint, Want};
+use crate::cluster::{Call, CollectionRoute, Group, ReplicaChoice, RouteConstraint};
 use crate::operations::store::draft::Draft;
-use crate::operations::store::{Embedded, Outcomes, Pending, frame_write};
+use crate::operations::store::draft::Embedded;
+use crate::operations::store::{Outcomes, Pending, frame_write};
 use crate::private::seal;
 use crate::{Memory, RequestContext, ids};
 
@@ -92,7 +93,7 @@ impl Memory {
         let call = Call {
             operation: "name_chunks",
             group: Group::Meta,
-            want: Want::Any,
+            replica: ReplicaChoice::Any,
             deadline: context.deadline,
             try_for: limits::READ_TRY,
             route: None,

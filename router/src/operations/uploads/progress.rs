@@ -1,4 +1,4 @@
-//! How far an upload has come: the record of it, read and replaced.
+//! How far an upload has come, as the cluster remembers it.
 //!
 //! The record is a hidden frame, replaced with every step under its expected version: any router goes on with any upload,
 //! two that try the same step cannot both succeed, and what was acknowledged is there after whatever crash. It ends by

@@ -161,9 +161,10 @@ impl Ask {
     fn score(&self, doc: &Doc) -> f32 {
         let vector = components(&doc.vector);
         let similarities = self.vectors.iter().map(|query| dot(&components(query), &vector));
-        let similarity = match self.is_mean && self.vectors.len() > 1 {
-            true => similarities.sum::<f32>() / self.vectors.len() as f32,
-            false => similarities.fold(f32::NEG_INFINITY, f32::max),
+        let similarity = if self.is_mean && self.vectors.len() > 1 {
+            similarities.sum::<f32>() / self.vectors.len() as f32
+        } else {
+            similarities.fold(f32::NEG_INFINITY, f32::max)
         };
         let bonus = (-(AGES_DAYS[doc.age] as f64) / HALF_LIFE_DAYS as f64).exp2() as f32;
         self.recency.map_or(similarity, |weight| (1.0 - weight) * similarity + weight * bonus)

@@ -2,13 +2,12 @@
 //!
 //! On the deterministic runtime, which fails a test that spins without letting time pass.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::support::{GROUP, Register, set};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -20,7 +19,6 @@ use mira_raft::{
 };
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
-use support::{GROUP, Register, set};
 
 type Nodes = BTreeMap<NodeId, (Arc<RaftHost<SimRuntime>>, Group<SimRuntime>)>;
 

@@ -1,18 +1,14 @@
 //! The production transport: three hosts on loopback, their messages over real gRPC.
 
-#![cfg(feature = "grpc")]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Register, SECONDS, eventually, set};
 use bytes::Bytes;
 use mira_raft::engine::MemEngine;
 use mira_raft::transport::grpc::{GrpcOptions, GrpcTransport, Peers, RaftService};
 use mira_raft::{Group, GroupId, HostConfig, NodeId, ProposeError, RaftHost, RequestId, Transport, TransportError};
-use support::{Register, SECONDS, set};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -62,18 +58,18 @@ async fn start() -> (BTreeMap<NodeId, Node>, Arc<Addresses>) {
 }
 
 async fn propose(nodes: &BTreeMap<NodeId, Node>, group: GroupId, id: u128, payload: Bytes) {
-    let deadline = tokio::time::Instant::now() + SECONDS;
-    loop {
+    eventually("a proposal is acknowledged", SECONDS, async || {
         for node in nodes.values() {
             let group: Group = node.host.group(group).unwrap();
-            match group.propose(Some(RequestId(id)), payload.clone()).await {
-                Ok(_) => return,
-                Err(error) => assert_ne!(error, ProposeError::RequestIdReused),
+            let proposed = group.propose(Some(RequestId(id)), payload.clone()).await;
+            assert_ne!(proposed, Err(ProposeError::RequestIdReused));
+            if proposed.is_ok() {
+                return Some(());
             }
         }
-        assert!(tokio::time::Instant::now() < deadline, "never acknowledged");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        None
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

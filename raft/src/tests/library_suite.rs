@@ -73,7 +73,7 @@ async fn library_suite_in_memory() {
 #[cfg(feature = "rocksdb")]
 mod on_disk {
     use super::*;
-    use crate::engine::{Closing, EngineOptions, RocksEngine, Role};
+    use crate::engine::{Closing, EngineOptions, EngineRole, RocksEngine};
 
     /// Opens stores in folders of their own, and remembers the engines: a process that ends while a thread still closes
     /// one aborts.
@@ -83,7 +83,7 @@ mod on_disk {
     }
 
     impl OnDisk {
-        fn open(&self, folder: &std::path::Path, name: &str, role: Role) -> Arc<RocksEngine> {
+        fn open(&self, folder: &std::path::Path, name: &str, role: EngineRole) -> Arc<RocksEngine> {
             let engine = Arc::new(RocksEngine::open(&folder.join(name), EngineOptions::new(role)).unwrap());
             self.engines.lock().push(engine.closing());
             engine
@@ -101,8 +101,10 @@ mod on_disk {
             &self,
         ) -> Result<(tempfile::TempDir, GroupLog<TokioRuntime>, Replica<TokioRuntime>), StorageError<T>> {
             let folder = tempfile::tempdir().unwrap();
-            let (log, state) =
-                (self.open(folder.path(), "log", Role::Log), self.open(folder.path(), "state", Role::State));
+            let (log, state) = (
+                self.open(folder.path(), "log", EngineRole::Log),
+                self.open(folder.path(), "state", EngineRole::State),
+            );
             let (log, replica) = stores(log, state).await;
             Ok((folder, log, replica))
         }

@@ -1,19 +1,17 @@
 //! Groups of three nodes in one process: what replication promises, and what happens when nodes, disks and messages go.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{Cluster, GROUP, Register, SECONDS, eventually, set};
 use bytes::Bytes;
 use mira_raft::engine::{Batch, Durability, Engine, Fault};
 use mira_raft::{
     ChangeError, EngineError, Freshness, Group, HostError, Limits, Others, ProposeError, ReadError, RequestId, Role,
     TransportError,
 };
-use support::{Cluster, GROUP, Register, SECONDS, set};
 
 /// Snapshots and trimming early, chunks small: every path in few writes.
 fn eager() -> Limits {
@@ -200,7 +198,7 @@ async fn a_node_that_was_away_catches_up_by_snapshot_and_knows_old_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_is_made_anew_from_a_whole_log() {
+async fn a_state_is_rebuilt_from_a_whole_log() {
     let mut cluster = Cluster::start(3, Limits::default()).await;
     let keys = cluster.write_many("k", 30).await;
     cluster.agree().await;
@@ -224,12 +222,12 @@ async fn a_removal_that_stopped_half_way_is_finished_before_the_group_is_opened_
     // The state goes first; that the log does not follow is what a crash, or a disk that fails, leaves behind.
     cluster.host(node).close_group(GROUP).await;
     let [log, state] = cluster.engines(node);
-    let (mut doomed, mut emptied) = (Batch::default(), Batch::default());
+    let (mut removing, mut emptied) = (Batch::default(), Batch::default());
     // The log's note of a removal (`raft/src/log_store.rs`): version, checksum of nothing, nothing.
     let key = [&[5][..], &GROUP.to_be_bytes(), &0u64.to_be_bytes()].concat();
-    doomed.put(key, vec![1, 0, 0, 0, 0]);
+    removing.put(key, vec![1, 0, 0, 0, 0]);
     emptied.delete_range(vec![], vec![u8::MAX; 64]);
-    log.write(&doomed, Durability::Synced).unwrap();
+    log.write(&removing, Durability::Synced).unwrap();
     state.write(&emptied, Durability::Synced).unwrap();
     let group = cluster.host(node).open_group(GROUP, Arc::new(Register::default())).await.expect("it is new");
     let status = group.status();
@@ -285,9 +283,8 @@ async fn an_interrupted_snapshot_goes_on_where_it_stopped() {
     };
     cluster.network.set_gate(Some(Arc::new(gate)));
     cluster.network.connect(away, cluster.host(away));
-    while refused.load(Ordering::Relaxed) < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let cut_twice = async || (refused.load(Ordering::Relaxed) >= 2).then_some(());
+    eventually("the snapshot is cut off twice", SECONDS, cut_twice).await;
     assert_eq!(cluster.value(away, "k299"), None, "nothing of half a snapshot shows");
     // The receiver restarts in the middle; what it has written stays written.
     cluster.stop(away).await;
@@ -330,15 +327,7 @@ async fn members_join_and_leave() {
 
 /// Waits until a replica's age is as `wanted` has it.
 async fn until_fresh(group: &Group, wanted: impl Fn(Freshness) -> bool) -> Freshness {
-    let deadline = tokio::time::Instant::now() + SECONDS;
-    loop {
-        let freshness = group.freshness();
-        if wanted(freshness) {
-            return freshness;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{freshness:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("the age that is wanted", SECONDS, async || Some(group.freshness()).filter(|found| wanted(*found))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,9 +342,8 @@ async fn a_replica_knows_how_old_it_is() {
     }
     // A follower that hears nothing grows older, however often it is asked, until it hears again.
     let follower = cluster.another(leader);
-    let cut = move |from: u64, to: u64, _: &Bytes| match from == follower || to == follower {
-        true => Err(TransportError::Lost("cut".into())),
-        false => Ok(()),
+    let cut = move |from: u64, to: u64, _: &Bytes| {
+        if from == follower || to == follower { Err(TransportError::Lost("cut".into())) } else { Ok(()) }
     };
     cluster.network.set_gate(Some(Arc::new(cut)));
     cluster.write_many("without", 10).await;
@@ -376,9 +364,12 @@ async fn a_leader_cut_off_with_a_learner_does_not_keep_it_young() {
     let young = |freshness: Freshness| freshness.age.is_some_and(|age| age < Duration::from_millis(500));
     until_fresh(cluster.group(4), young).await;
     // Leader and learner on one side, the other two voters on the other, where they elect a leader and go on.
-    let cut = move |from: u64, to: u64, _: &Bytes| match (from == leader || from == 4) == (to == leader || to == 4) {
-        true => Ok(()),
-        false => Err(TransportError::Lost("cut".into())),
+    let cut = move |from: u64, to: u64, _: &Bytes| {
+        if (from == leader || from == 4) == (to == leader || to == 4) {
+            Ok(())
+        } else {
+            Err(TransportError::Lost("cut".into()))
+        }
     };
     cluster.network.set_gate(Some(Arc::new(cut)));
     let old = |freshness: Freshness| freshness.age.is_some_and(|age| age > Duration::from_secs(2));
@@ -400,9 +391,7 @@ async fn a_full_disk_refuses_writes_and_recovers_by_itself() {
         let group = group.clone();
         tokio::spawn(async move { group.propose(None, set("b", "1")).await })
     };
-    while !group.disk_full() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the disk is full", SECONDS, async || group.disk_full().then_some(())).await;
     assert_eq!(group.propose(None, set("c", "1")).await.unwrap_err(), ProposeError::DiskFull);
     assert_eq!(cluster.value(1, "a"), Some("1".into()), "reads go on");
     log.set_faults(None);

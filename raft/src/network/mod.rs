@@ -7,50 +7,32 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesOrdered};
 use futures::{Stream, StreamExt};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{RaftNetworkV2, Snapshot};
-use serde::de::DeserializeOwned;
 
 use crate::codec::to_postcard;
+use crate::snapshot::SnapshotData;
 use crate::snapshot::send::SnapshotSender;
-use crate::snapshot::{SnapshotData, SnapshotKeeper};
-use crate::transport::{Transport, TransportError};
-use crate::types::{GroupId, LogId, Node, NodeId, Runtime, Types, Vote};
-use crate::wire::{self, Append, Kind, Status};
+use crate::types::{LogId, Node, NodeId, Runtime, Types, Vote};
+use crate::wire::{self, Append, Kind};
+
+pub(crate) mod link;
+
+use link::{Link, Wires};
 
 /// Requests to one follower that may be under way at once.
 const PIPELINE: usize = 32;
-
-/// What all links of a group share.
-#[derive(Clone)]
-pub(crate) struct Wires {
-    pub transport: Arc<dyn Transport>,
-    pub node: NodeId,
-    pub group: GroupId,
-    pub keeper: Arc<SnapshotKeeper>,
-    pub chunk_bytes: usize,
-    pub snapshot_bytes_per_second: u64,
-    /// Least time given to a request with entries: it waits for a sync there.
-    pub append_timeout: Duration,
-    /// How long ago a quorum answered this node as leader; known once the group runs.
-    pub quorum_age: Arc<OnceLock<QuorumAge>>,
-}
-
-/// Says how long ago a quorum last answered this node; `None` if it does not lead.
-pub(crate) type QuorumAge = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 /// Makes the links of one group.
 #[derive(Clone)]
@@ -64,92 +46,31 @@ impl<R: Runtime> RaftNetworkFactory<Types<R>> for Links {
     }
 }
 
-/// One group's way to one peer.
-#[derive(Clone)]
-pub(crate) struct Link {
-    pub wires: Wires,
-    pub peer: NodeId,
+async fn append<R: Runtime>(
+    link: Link,
+    rpc: AppendEntriesRequest<Types<R>>,
+    ttl: Duration,
+) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
+    let timeout = if rpc.entries.is_empty() { ttl } else { ttl.max(link.wires.append_timeout) };
+    // Who does not know is not believed.
+    let quorum_age = link.wires.quorum_age.get().and_then(|age| age()).unwrap_or(Duration::MAX);
+    let append =
+        Append { vote: rpc.vote, prev: rpc.prev_log_id, commit: rpc.leader_commit, quorum_age, entries: rpc.entries };
+    let request = wire::encode_append(link.wires.group, &append);
+    link.ask(request, RPCTypes::AppendEntries, timeout).await
 }
 
-/// Why a call failed, before it is put into the library's words.
-pub(crate) enum CallError {
-    Transport(TransportError),
-    Refused(Status, String),
-    Malformed(String),
-}
-
-impl Link {
-    /// Calls the peer; the body of its reply.
-    pub(crate) async fn call<R: Runtime>(&self, request: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
-        let call = self.wires.transport.call(self.peer, request, timeout);
-        // The transport keeps the time as well; this is for one that cannot.
-        let reply = match R::timeout(timeout, call).await {
-            Ok(reply) => reply.map_err(CallError::Transport)?,
-            Err(_) => return Err(CallError::Transport(TransportError::Timeout(timeout))),
-        };
-        wire::parse_reply(reply).map_err(|(status, text)| CallError::Refused(status, text))
-    }
-
-    async fn ask<R: Runtime, T: DeserializeOwned>(
-        &self,
-        request: Bytes,
-        action: RPCTypes,
-        timeout: Duration,
-    ) -> Result<T, RPCError<Types<R>>> {
-        let body = self.call::<R>(request, timeout).await.map_err(|error| self.rpc_error(error, action))?;
-        postcard::from_bytes(&body).map_err(|error| RPCError::Network(NetworkError::new(&error)))
-    }
-
-    pub(crate) fn rpc_error<R: Runtime>(&self, error: CallError, action: RPCTypes) -> RPCError<Types<R>> {
-        match error {
-            CallError::Transport(TransportError::Timeout(timeout)) => {
-                RPCError::Timeout(Timeout { action, id: self.wires.node, target: self.peer, timeout })
-            }
-            CallError::Transport(error @ TransportError::Unreachable(..)) => {
-                RPCError::Unreachable(Unreachable::new(&error))
-            }
-            CallError::Transport(error) => RPCError::Network(NetworkError::new(&error)),
-            // Trying again at once would not help: the group has to be opened there first.
-            CallError::Refused(Status::NoGroup | Status::Stopped, text) => {
-                RPCError::Unreachable(Unreachable::from_string(text))
-            }
-            CallError::Refused(_, text) | CallError::Malformed(text) => {
-                RPCError::Network(NetworkError::from_string(text))
-            }
-        }
-    }
-
-    async fn append<R: Runtime>(
-        self,
-        rpc: AppendEntriesRequest<Types<R>>,
-        ttl: Duration,
-    ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
-        let timeout = if rpc.entries.is_empty() { ttl } else { ttl.max(self.wires.append_timeout) };
-        // Who does not know is not believed.
-        let quorum_age = self.wires.quorum_age.get().and_then(|age| age()).unwrap_or(Duration::MAX);
-        let append = Append {
-            vote: rpc.vote,
-            prev: rpc.prev_log_id,
-            commit: rpc.leader_commit,
-            quorum_age,
-            entries: rpc.entries,
-        };
-        let request = wire::encode_append(self.wires.group, &append);
-        self.ask(request, RPCTypes::AppendEntries, timeout).await
-    }
-
-    /// Sends one request of a stream; its answer, and whether the stream goes on after it.
-    async fn append_in_stream<R: Runtime>(self, rpc: AppendEntriesRequest<Types<R>>, ttl: Duration) -> Answered<R> {
-        let prev = rpc.prev_log_id.clone();
-        let last = rpc.entries.last().map(|entry| entry.log_id.clone()).or_else(|| prev.clone());
-        let answer = self.append(rpc, ttl).await?;
-        let goes_on = match &answer {
-            AppendEntriesResponse::Success => true,
-            AppendEntriesResponse::PartialSuccess(reached) => *reached == last,
-            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => false,
-        };
-        Ok((answer.into_stream_result(prev, last), goes_on))
-    }
+/// Sends one request of a stream; its answer, and whether the stream goes on after it.
+async fn append_in_stream<R: Runtime>(link: Link, rpc: AppendEntriesRequest<Types<R>>, ttl: Duration) -> Answered<R> {
+    let prev = rpc.prev_log_id.clone();
+    let last = rpc.entries.last().map(|entry| entry.log_id.clone()).or_else(|| prev.clone());
+    let answer = append(link, rpc, ttl).await?;
+    let goes_on = match &answer {
+        AppendEntriesResponse::Success => true,
+        AppendEntriesResponse::PartialSuccess(reached) => *reached == last,
+        AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => false,
+    };
+    Ok((answer.into_stream_result(prev, last), goes_on))
 }
 
 type Answered<R> = Result<(StreamAppendResult<Types<R>>, bool), RPCError<Types<R>>>;
@@ -179,7 +100,7 @@ where
         let mut input_waits = false;
         while under_way.len() < PIPELINE && !input.is_done() && !input_waits {
             match Pin::new(&mut input).poll_next(context) {
-                Poll::Ready(Some(rpc)) => under_way.push_back(Box::pin(link.clone().append_in_stream(rpc, ttl))),
+                Poll::Ready(Some(rpc)) => under_way.push_back(Box::pin(append_in_stream(link.clone(), rpc, ttl))),
                 Poll::Ready(None) => break,
                 Poll::Pending => input_waits = true,
             }
@@ -215,7 +136,7 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link {
         rpc: AppendEntriesRequest<Types<R>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
-        self.clone().append(rpc, option.hard_ttl()).await
+        append(self.clone(), rpc, option.hard_ttl()).await
     }
 
     fn stream_append<'s, S>(

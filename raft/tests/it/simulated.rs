@@ -1,12 +1,11 @@
 //! The same code on a deterministic runtime: one seed, one trace.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::support::{GROUP, Register, set};
 use bytes::Bytes;
 use mira_raft::engine::MemEngine;
 use mira_raft::transport::local::LocalNetwork;
@@ -15,7 +14,6 @@ use mira_raft::{
 };
 use openraft::AsyncRuntime;
 use openraft_rt_sim::{SimInstant, SimRuntime};
-use support::{GROUP, Register, set};
 
 struct VirtualClock;
 

@@ -1,7 +1,5 @@
 //! Clusters within the process, on in-memory disks.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +17,18 @@ use mira_raft::{
 pub const GROUP: GroupId = 3;
 /// Longer than anything takes on a loaded machine; a test that waits this long has failed.
 pub const SECONDS: Duration = Duration::from_secs(60);
+
+/// Asks again and again until `condition` gives something, for `within` at most.
+pub async fn eventually<T>(what: &str, within: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = tokio::time::Instant::now() + within;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < until, "waited {within:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
 
 /// A payload that sets `key` to `value`.
 pub fn set(key: &str, value: &str) -> Bytes {
@@ -101,6 +111,9 @@ impl Cluster {
         }
         let voters: BTreeSet<NodeId> = (1..=size.min(3)).collect();
         cluster.group(1).initialize(voters).await.unwrap();
+        // Until then the first membership is a change under way, and others are refused.
+        let committed = async || cluster.nodes().any(|node| cluster.group(node).status().committed > 0).then_some(());
+        eventually("the first membership is committed", SECONDS, committed).await;
         cluster
     }
 
@@ -146,18 +159,12 @@ impl Cluster {
 
     /// The node that leads, in the newest term anyone knows.
     pub async fn leader(&self) -> NodeId {
-        let deadline = tokio::time::Instant::now() + SECONDS;
-        loop {
+        eventually("a leader", SECONDS, async || {
             let statuses = self.nodes.iter().map(|(id, node)| (*id, node.group.status()));
-            let newest = statuses.max_by_key(|(_, status)| (status.term, status.is_leader()));
-            if let Some((id, status)) = newest
-                && status.is_leader()
-            {
-                return id;
-            }
-            assert!(tokio::time::Instant::now() < deadline, "no leader");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            let (id, status) = statuses.max_by_key(|(_, status)| (status.term, status.is_leader()))?;
+            status.is_leader().then_some(id)
+        })
+        .await
     }
 
     pub async fn until(&self, node: NodeId, condition: impl Fn(&GroupStatus) -> bool + Send + Sync) -> GroupStatus {
@@ -176,17 +183,13 @@ impl Cluster {
 
     async fn write_until_acknowledged(&self, key: &str) {
         let id = RequestId(u128::from(self.requests.fetch_add(1, Ordering::Relaxed)));
-        let deadline = tokio::time::Instant::now() + SECONDS;
-        loop {
+        eventually(&format!("{key} is acknowledged"), SECONDS, async || {
             let leader = self.leader().await;
-            let error = match self.group(leader).propose(Some(id), set(key, "v")).await {
-                Ok(_) => return,
-                Err(error) => error,
-            };
-            assert_ne!(error, ProposeError::RequestIdReused);
-            assert!(tokio::time::Instant::now() < deadline, "{key}: {error}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            let proposed = self.group(leader).propose(Some(id), set(key, "v")).await;
+            assert_ne!(proposed, Err(ProposeError::RequestIdReused));
+            proposed.ok()
+        })
+        .await;
     }
 
     /// Waits until all nodes have applied what the leader has, and checks that they hold the same.

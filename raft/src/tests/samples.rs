@@ -10,9 +10,9 @@ use crate::codec::{decode_entry, decode_record, encode_entry, encode_record, to_
 use crate::requests;
 use crate::state::{Applied, Incoming};
 use crate::types::{Entry, Fingerprint, LogId, Membership, Payload, Proposal, RequestId, SnapshotMeta, Vote};
-use crate::wire::{self, Append, ChunkHeader, Kind, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
+use crate::wire::{self, Append, ChunkHeader, Kind, Refusal, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
 
-#[path = "../../proto/tests/support/samples.rs"]
+#[path = "../../../proto/tests/support/samples.rs"]
 mod committed;
 
 use committed::Samples;
@@ -129,7 +129,7 @@ fn messages(samples: &mut Samples) {
     }
     let committed = samples.check("reply_no_group", &wire::reply(Status::NoGroup, b"group 4 is not open here"));
     let refused = wire::parse_reply(committed.into()).expect_err("a refusal");
-    assert_eq!(refused, (Status::NoGroup, "group 4 is not open here".to_owned()));
+    assert_eq!(refused, Refusal::new(Status::NoGroup, "group 4 is not open here"));
 }
 
 fn body_of<T: serde::de::DeserializeOwned>(message: Vec<u8>, kind: Kind) -> T {

@@ -1,0 +1,105 @@
+//! Messages of other replicas, and how this one answers them.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use openraft::Snapshot;
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use serde::de::DeserializeOwned;
+
+use super::Group;
+use crate::codec::{CodecError, to_postcard};
+use crate::freshness;
+use crate::snapshot::SnapshotData;
+use crate::snapshot::receive::Finished;
+use crate::threads::run_blocking;
+use crate::types::{Runtime, Vote, index_of};
+use crate::wire::{self, ChunkHeader, Kind, Refusal, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
+
+impl<R: Runtime> Group<R> {
+    /// Answers another replica's message.
+    pub(crate) async fn handle(&self, kind: Kind, body: Bytes) -> Result<Vec<u8>, Refusal> {
+        let raft = self.raft();
+        match kind {
+            Kind::Append => self.handle_append(body).await,
+            Kind::Vote => raft.vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped),
+            Kind::PreVote => raft.pre_vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped),
+            Kind::TransferLeader => {
+                let reply = raft.handle_transfer_leader(parse(&body)?).await;
+                reply.map(|reply| to_postcard(&reply)).map_err(stopped)
+            }
+            Kind::SnapshotOffer | Kind::SnapshotChunk | Kind::SnapshotFinish => {
+                let _turn = self.inner.receiving.lock().await;
+                let reply = self.handle_snapshot(kind, body).await?;
+                Ok(to_postcard(&reply))
+            }
+        }
+    }
+
+    async fn handle_append(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
+        let append = wire::decode_append(body).map_err(malformed)?;
+        let (quorum_age, committed) = (append.quorum_age, append.commit.clone());
+        // A new leader does not know how far its predecessor had got until an entry of its own is committed.
+        let knows = committed.as_ref().is_some_and(|at| at.leader_id.term == append.vote.leader_id.term);
+        let received = openraft::Instant::elapsed(&self.inner.opened);
+        let rpc = AppendEntriesRequest {
+            vote: append.vote,
+            prev_log_id: append.prev,
+            leader_commit: append.commit,
+            entries: append.entries,
+        };
+        let reply = self.raft().append_entries(rpc).await.map_err(stopped)?;
+        if knows && !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+            let as_of = freshness::as_of(received, quorum_age, self.config().timing.election_max);
+            let applied = self.reader().applied_index();
+            self.inner.heard.hear(as_of, index_of(committed.as_ref()), applied);
+        }
+        Ok(to_postcard(&reply))
+    }
+
+    async fn handle_snapshot(&self, kind: Kind, body: Bytes) -> Result<SnapshotReply, Refusal> {
+        let (receiver, own_vote) = (self.inner.receiver.clone(), self.vote());
+        let threads = self.config().threads.clone();
+        match kind {
+            Kind::SnapshotChunk => {
+                let (header, pairs) = wire::take::<ChunkHeader>(body).map_err(malformed)?;
+                let written = run_blocking(threads.as_ref(), move || receiver.chunk(&header, pairs)).await;
+                written.map_err(stopped)
+            }
+            Kind::SnapshotFinish => {
+                let finish: SnapshotFinish = parse(&body)?;
+                match receiver.finish(&finish, own_vote).map_err(stopped)? {
+                    Finished::Answer(reply) => Ok(reply),
+                    Finished::Install { generation } => self.install(finish, generation).await,
+                }
+            }
+            _ => {
+                let offer: SnapshotOffer = parse(&body)?;
+                receiver.offer(&offer, own_vote).map_err(stopped)
+            }
+        }
+    }
+
+    async fn install(&self, finish: SnapshotFinish, generation: u32) -> Result<SnapshotReply, Refusal> {
+        let snapshot = Snapshot { meta: finish.meta, snapshot: SnapshotData::Received { generation } };
+        let installed = self.raft().install_full_snapshot(finish.vote, snapshot).await;
+        installed.map(|reply| SnapshotReply::Installed(reply.vote)).map_err(stopped)
+    }
+
+    fn vote(&self) -> Vote {
+        self.raft().metrics().borrow_watched().vote
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    postcard::from_bytes(body).map_err(|error| malformed(error.into()))
+}
+
+fn malformed(error: CodecError) -> Refusal {
+    Refusal::new(Status::Malformed, error.to_string())
+}
+
+fn stopped(error: impl Display) -> Refusal {
+    Refusal::new(Status::Stopped, error.to_string())
+}

@@ -1,0 +1,449 @@
+//! One Raft group on this node: what the rest of the program does with it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{Fatal, InitializeError, RaftError};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{LinearizerOption, Raft, ReadPolicy};
+
+use crate::archive::{Archived, Start};
+use crate::config::HostConfig;
+use crate::engine::EngineError;
+use crate::freshness::{Freshness, Heard};
+use crate::log_store::{GroupLog, LogStore};
+use crate::replica::Replica;
+use crate::snapshot::receive::SnapshotReceiver;
+use crate::state::{GroupState, StateReader};
+use crate::types::{Answer, Fingerprint, GroupId, Node, NodeId, Proposal, RequestId, Runtime, TokioRuntime, Types};
+
+mod error;
+mod messages;
+mod status;
+
+pub use error::{ChangeError, ProposeError, ReadError};
+use error::{change_error, lease_expired, propose_error, read_error};
+pub(crate) use status::age_of_quorum;
+pub use status::{GroupStatus, Role, StatusWatch};
+use status::{is_closed, status_of};
+
+/// Longest pause before a leader without a lease tries again.
+const LEASE_RETRY: Duration = Duration::from_millis(20);
+
+type Library<R> = Raft<Types<R>, Replica<R>>;
+
+/// A proposal that was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposed {
+    /// Where in the log it was applied.
+    pub index: u64,
+    /// The state machine's answer.
+    pub response: Bytes,
+    /// Whether this is the answer to an earlier try under the same request id.
+    pub replayed: bool,
+}
+
+/// What becomes of voters that are not to vote any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// They leave the group.
+    Leave,
+    /// They stay as learners.
+    Learn,
+}
+
+pub(crate) struct GroupParts<R: Runtime> {
+    pub id: GroupId,
+    pub raft: Library<R>,
+    pub state: Arc<GroupState>,
+    pub log: Arc<LogStore<R>>,
+    /// This group's part of it.
+    pub entries: GroupLog<R>,
+    pub config: HostConfig,
+    pub applied: WatchReceiverOf<Types<R>, u64>,
+    pub state_full: Arc<AtomicBool>,
+}
+
+/// A handle to one group of this node. Cheap to clone.
+pub struct Group<R: Runtime = TokioRuntime> {
+    inner: Arc<Inner<R>>,
+}
+
+impl<R: Runtime> Clone for Group<R> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+struct Inner<R: Runtime> {
+    parts: GroupParts<R>,
+    receiver: Arc<SnapshotReceiver>,
+    /// Messages of an incoming snapshot are handled one at a time.
+    receiving: futures::lock::Mutex<()>,
+    /// So are changes of the membership.
+    changing: futures::lock::Mutex<()>,
+    in_flight: AtomicUsize,
+    heard: Heard,
+    opened: R::Instant,
+}
+
+/// Counts a proposal as long as it is under way.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<R: Runtime> Group<R> {
+    pub(crate) fn new(parts: GroupParts<R>) -> Self {
+        let receiver = Arc::new(SnapshotReceiver::new(parts.state.clone()));
+        let (receiving, changing, in_flight, heard) = Default::default();
+        let opened = <R::Instant as openraft::Instant>::now();
+        Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, heard, opened }) }
+    }
+
+    fn raft(&self) -> &Library<R> {
+        &self.inner.parts.raft
+    }
+
+    fn config(&self) -> &HostConfig {
+        &self.inner.parts.config
+    }
+
+    /// The group's id.
+    pub fn id(&self) -> GroupId {
+        self.inner.parts.id
+    }
+
+    /// Makes this replica and the other `voters` a group. Once, on one of them.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if the group exists already or this node is not among the voters.
+    pub async fn initialize(&self, voters: BTreeSet<NodeId>) -> Result<(), ChangeError> {
+        let result = self.raft().initialize(voters).await;
+        result.map_err(|error| match error {
+            RaftError::APIError(InitializeError::NotAllowed(_)) => {
+                ChangeError::Refused("the group is initialized already".into())
+            }
+            RaftError::APIError(InitializeError::NotInMembers(_)) => {
+                ChangeError::Refused("this node is not among the voters".into())
+            }
+            RaftError::Fatal(fatal) => stopped(fatal),
+        })
+    }
+
+    /// Whether the group has a membership: it was initialized, here or elsewhere.
+    ///
+    /// # Errors
+    /// When this replica has stopped.
+    pub async fn is_initialized(&self) -> Result<bool, ChangeError> {
+        self.raft().is_initialized().await.map_err(stopped)
+    }
+
+    /// Has `payload` applied on all replicas; answers when a majority has it on disk and this one has applied it. With a
+    /// request id a repeated proposal is applied once, and answered as the first time.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: which of them leave the outcome open, and what to do.
+    pub async fn propose(&self, request: Option<RequestId>, payload: Bytes) -> Result<Proposed, ProposeError> {
+        let request = request.map(|id| Fingerprint::of(id, &payload));
+        self.propose_as(request, payload).await
+    }
+
+    /// As [`propose`](Self::propose), for a payload that differs from try to try although the request is the same (one
+    /// that is sealed again, say): the request is recognised by `content` instead.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_content(
+        &self,
+        id: RequestId,
+        content: &[u8],
+        payload: Bytes,
+    ) -> Result<Proposed, ProposeError> {
+        self.propose_as(Some(Fingerprint::of(id, content)), payload).await
+    }
+
+    async fn propose_as(&self, request: Option<Fingerprint>, payload: Bytes) -> Result<Proposed, ProposeError> {
+        let _counted = self.admit(&payload)?;
+        let proposal = Proposal { request, time_ms: self.config().clock.now_ms(), payload };
+        let timeout = self.config().timing.propose;
+        let (index, answer) = match R::timeout(timeout, self.write(proposal)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(ProposeError::Timeout(timeout)),
+        };
+        proposed(index, answer)
+    }
+
+    /// Hands the proposal to the library; again, for a while, if it leads but no quorum has answered it lately. A leader
+    /// that was just elected is in that state until its first round trip, which is no reason to send callers away.
+    async fn write(&self, proposal: Proposal) -> Result<(u64, Answer), ProposeError> {
+        let deadline = <R::Instant as openraft::Instant>::now() + self.config().timing.election_max * 2;
+        let mut metrics = self.raft().metrics();
+        loop {
+            let (ran, answered) = {
+                let metrics = metrics.borrow_watched();
+                (metrics.running_state.is_ok(), metrics.last_quorum_acked)
+            };
+            match self.raft().client_write(proposal.clone()).await {
+                Ok(written) => return Ok((written.log_id.index, written.data)),
+                Err(error) if !lease_expired(&error) => return Err(propose_error(error, ran)),
+                Err(_) => {}
+            }
+            if <R::Instant as openraft::Instant>::now() >= deadline {
+                return Err(ProposeError::NoQuorum);
+            }
+            // Until a quorum has answered again. Any other news is passed over: trying makes news by itself, and waking
+            // up for that would try again at once, for ever. The time is for an answer that came in between.
+            let quorum = async {
+                while metrics.changed().await.is_ok() && metrics.borrow_watched().last_quorum_acked == answered {}
+            };
+            let _ = R::timeout(LEASE_RETRY, quorum).await;
+        }
+    }
+
+    fn admit(&self, payload: &Bytes) -> Result<InFlight<'_>, ProposeError> {
+        let limits = &self.config().limits;
+        if payload.len() > limits.payload_bytes {
+            return Err(ProposeError::TooLarge { bytes: payload.len(), limit: limits.payload_bytes });
+        }
+        if self.disk_full() {
+            return Err(ProposeError::DiskFull);
+        }
+        let under_way = self.inner.in_flight.fetch_add(1, Ordering::Relaxed);
+        let counted = InFlight(&self.inner.in_flight);
+        if under_way >= limits.in_flight { Err(ProposeError::Overloaded) } else { Ok(counted) }
+    }
+
+    /// Whether this node has no room for log or state.
+    pub fn disk_full(&self) -> bool {
+        self.inner.parts.log.disk_full() || self.inner.parts.state_full.load(Ordering::Relaxed)
+    }
+
+    /// The index a linearizable read must see: everything acknowledged before the call is at or below it. A quorum has
+    /// confirmed this leader after the call began, and the entry is applied here.
+    ///
+    /// # Errors
+    /// When this node does not lead, or cannot prove it.
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        let timeout = self.config().timing.read;
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(timeout);
+        let confirmed = R::timeout(timeout, self.raft().get_read_log_id(option)).await;
+        let (read, _) = confirmed.map_err(|_| ReadError::NoQuorum)?.map_err(read_error)?;
+        self.wait_applied(read.index(), timeout).await?;
+        Ok(read.index())
+    }
+
+    /// Returns once entry `index` is visible to readers here.
+    ///
+    /// # Errors
+    /// When it is not in time, or this replica stops.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), ReadError> {
+        if self.reader().applied_index() >= index {
+            return Ok(());
+        }
+        let mut applied = self.inner.parts.applied.clone();
+        match R::timeout(timeout, applied.wait_until_ge(&index)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopped("it applies no more".into())),
+            Err(_) => Err(ReadError::Timeout(timeout)),
+        }
+    }
+
+    /// Reads this replica's state.
+    pub fn reader(&self) -> StateReader {
+        StateReader::live(self.inner.parts.state.clone())
+    }
+
+    /// What a replay of this group's entries must know, as of now.
+    ///
+    /// # Errors
+    /// When the engine cannot be read.
+    pub fn archive_start(&self) -> Result<Start, EngineError> {
+        Start::read(&self.inner.parts.state)
+    }
+
+    /// Entries behind `after` that are applied here, in order: at least one if there is any, then as many as fit
+    /// `max_bytes`. What the log has no more is left out: the answer says behind which entry it begins.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn archive(&self, after: u64, max_bytes: usize) -> Result<Archived, EngineError> {
+        let applied = self.reader().applied_index();
+        let entries = self.inner.parts.entries.read(after.saturating_add(1), applied.saturating_add(1), max_bytes)?;
+        Ok(Archived::of(after, entries))
+    }
+
+    /// How old what this replica shows may be. The leader's own state is current as long as it has a quorum.
+    pub fn freshness(&self) -> Freshness {
+        let status = self.status();
+        let knows = {
+            let metrics = self.raft().metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.last_applied.as_ref().is_some_and(|at| at.leader_id.term == metrics.current_term)
+        };
+        // A leader that has applied nothing of its own yet may lack what its predecessor acknowledged.
+        if !status.is_leader() || !knows {
+            let now = openraft::Instant::elapsed(&self.inner.opened);
+            return self.inner.heard.freshness(status.applied, now);
+        }
+        let lease = self.config().timing.election_max;
+        let age = status.quorum_age.map(|age| if age <= lease { Duration::ZERO } else { age });
+        Freshness { age, behind: status.committed.saturating_sub(status.applied) }
+    }
+
+    /// This replica now.
+    pub fn status(&self) -> GroupStatus {
+        let metrics = self.raft().metrics();
+        let mut status = status_of(self.id(), &metrics.borrow_watched(), self.reader().applied_index());
+        // A task that ended by a panic leaves its last words standing, "leader" among them.
+        if !status.is_stopped() && is_closed::<R>(metrics) {
+            status.role = Role::Stopped("its task has ended by a panic".into());
+            status.leader = None;
+        }
+        status
+    }
+
+    /// Follows this replica's status.
+    pub fn watch(&self) -> StatusWatch<R> {
+        StatusWatch { group: self.clone(), metrics: self.raft().metrics() }
+    }
+
+    /// Adds a member without a vote, which is brought up to date from now on. Repeating it does no harm.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), ChangeError> {
+        let _turn = self.may_change().await?;
+        let timeout = self.config().timing.propose;
+        let added = R::timeout(timeout, self.raft().add_learner(node, Node::default(), false)).await;
+        added.map_err(|_| ChangeError::Timeout(timeout))?.map_err(change_error)?;
+        Ok(())
+    }
+
+    /// Makes `voters` those who vote, by a joint change. New ones must be learners before. What becomes of voters that
+    /// are not among them, `others` says.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, others: Others) -> Result<(), ChangeError> {
+        let _turn = self.may_change().await?;
+        let timeout = self.config().timing.propose * 2;
+        let retain = others == Others::Learn;
+        let changed = R::timeout(timeout, self.raft().change_membership(voters, retain)).await;
+        changed.map_err(|_| ChangeError::Timeout(timeout))?.map_err(change_error)?;
+        Ok(())
+    }
+
+    /// Puts a learner out of the group. One that is no member is out already.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; a voter is refused.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), ChangeError> {
+        let _turn = self.may_change().await?;
+        let timeout = self.config().timing.propose;
+        let change = openraft::ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+        let changed = R::timeout(timeout, self.raft().change_membership(change, true)).await;
+        changed.map_err(|_| ChangeError::Timeout(timeout))?.map_err(change_error)?;
+        Ok(())
+    }
+
+    /// Waits for the end of a change made here before. A leader that has proposed to leave goes on leading until that is
+    /// committed, but must not change the membership any more: the library does not expect it and stops.
+    async fn may_change(&self) -> Result<futures::lock::MutexGuard<'_, ()>, ChangeError> {
+        let turn = self.inner.changing.lock().await;
+        let status = self.status();
+        if status.is_leader() && !status.voters.contains(&self.config().node_id) {
+            return Err(ChangeError::InProgress("this leader is leaving the group".into()));
+        }
+        Ok(turn)
+    }
+
+    /// Hands leadership to `target`, and returns when this node has given it up.
+    ///
+    /// # Errors
+    /// When this node does not lead, `target` is not another voter, or it did not take over in time (then
+    /// an election follows).
+    pub async fn transfer_leader(&self, target: NodeId) -> Result<(), ChangeError> {
+        let status = self.status();
+        if !status.is_leader() {
+            return Err(ChangeError::NotLeader { leader: status.leader });
+        }
+        if target == self.config().node_id || !status.voters.contains(&target) {
+            return Err(ChangeError::Refused(format!("node {target} is not another voter")));
+        }
+        let mut watch = self.watch();
+        let started = self.raft().trigger().transfer_leader(target).await;
+        started.map_err(stopped)?;
+        let timeout = self.config().timing.election_max * 2;
+        let moved = watch.wait_for(timeout, |status| status.leader == Some(target) || status.is_stopped()).await;
+        match moved {
+            Some(status) if !status.is_stopped() => Ok(()),
+            Some(_) => Err(ChangeError::Stopped("while it handed over".into())),
+            None => Err(ChangeError::Timeout(timeout)),
+        }
+    }
+
+    /// Takes a snapshot now, after which the log is trimmed; does not wait for it.
+    ///
+    /// # Errors
+    /// When this replica has stopped.
+    pub async fn trigger_snapshot(&self) -> Result<(), ChangeError> {
+        self.raft().trigger().snapshot().await.map_err(stopped)
+    }
+
+    /// Takes the next step towards a log without the entries up to `index`, all applied: a snapshot, then trimming. True
+    /// once they are gone. Followers that still need them get a snapshot instead.
+    ///
+    /// # Errors
+    /// When this replica has stopped.
+    pub async fn trim(&self, index: u64) -> Result<bool, ChangeError> {
+        let status = self.status();
+        if status.purged >= index {
+            return Ok(true);
+        }
+        let triggered = if status.snapshot_index >= index {
+            self.raft().trigger().purge_log(index).await
+        } else {
+            self.raft().trigger().snapshot().await
+        };
+        triggered.map_err(stopped)?;
+        Ok(false)
+    }
+
+    /// Campaigns now, after a pre-vote round, instead of when the leader is missed.
+    ///
+    /// # Errors
+    /// When this replica has stopped.
+    pub async fn campaign(&self) -> Result<(), ChangeError> {
+        self.raft().trigger().elect(true).await.map_err(stopped)
+    }
+
+    pub(crate) async fn stop(&self) {
+        // It has stopped one way or the other; a panic in its task was logged there.
+        let _ = self.raft().shutdown().await;
+        // Its worker may still be about to apply.
+        self.inner.parts.state.close();
+    }
+}
+
+fn stopped<R: Runtime>(fatal: Fatal<Types<R>>) -> ChangeError {
+    ChangeError::Stopped(fatal.to_string())
+}
+
+/// What the answer of an entry means to its proposer.
+fn proposed(index: u64, answer: Answer) -> Result<Proposed, ProposeError> {
+    match answer {
+        Answer::Empty => Ok(Proposed { index, response: Bytes::new(), replayed: false }),
+        Answer::Applied(response) => Ok(Proposed { index, response, replayed: false }),
+        Answer::Replayed { index, response: Some(response) } => Ok(Proposed { index, response, replayed: true }),
+        Answer::Replayed { index, response: None } => Err(ProposeError::AppliedBefore { index }),
+        Answer::Reused => Err(ProposeError::RequestIdReused),
+    }
+}
