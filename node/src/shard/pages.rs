@@ -39,9 +39,8 @@ impl BackupViews {
         let mut views = self.0.lock();
         views.retain(|_, (_, used)| used.elapsed() < limits::BACKUP_VIEW_IDLE);
         if views.len() >= limits::MAX_BACKUP_VIEWS {
-            return Err(Refusal::NotReady(format!(
-                "{limits::MAX_BACKUP_VIEWS} backups read this shard at once: wait for one"
-            )));
+            let most = limits::MAX_BACKUP_VIEWS;
+            return Err(Refusal::NotReady(format!("{most} backups read this shard at once: wait for one")));
         }
         let token = rand::random_range(1..u64::MAX);
         views.insert(token, (view, Instant::now()));
