@@ -120,7 +120,7 @@ async fn a_content_is_whole_again_although_every_node_went_while_it_came() {
     let mut cluster = Cluster::start().await;
     for (is_private, context) in [(false, context()), (true, owned_by(OWNER))] {
         // One for all steps, each of which may have to wait for an election.
-        let context = context.anew(5 * PATIENCE);
+        let context = context.with_patience(5 * PATIENCE);
         let (id, content) = (Uuid::new_v4(), noise(7 + u64::from(is_private), 5 * MIB + 77));
         let size = Some(content.len() as u64);
         let request = UploadRequest { size, ..of(id, is_private) };

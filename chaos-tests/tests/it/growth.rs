@@ -19,7 +19,7 @@ impl Cluster {
     }
 
     /// What the replicas of a shard know of its part.
-    fn tenures(&self, collection: u64, shard: ShardId) -> Vec<Tenure> {
+    fn ownerships(&self, collection: u64, shard: ShardId) -> Vec<Tenure> {
         let open = self.nodes.values().filter_map(|node| node.node().shard(shard).ok());
         open.filter_map(|shard| shard.tenure(collection).ok().flatten()).collect()
     }
@@ -75,25 +75,26 @@ async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_eac
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 250).await;
     let planned = cluster.grow(4, false).await.expect("it begins");
-    let (source, heir) = (planned.shards[1], planned.added_shards[0]);
+    let (source, target) = (planned.shards[1], planned.added_shards[0]);
     let collection = cluster.growth().expect("it has begun").0;
     let adopting = |cluster: &Cluster, wanted: fn(&mira_node::shard::migration::ownership::Adoption) -> bool| {
-        let tenures = cluster.tenures(collection, heir);
-        tenures.iter().any(|tenure| tenure.adopting.values().any(wanted)) || cluster.has_step(GrowthStep::Clearing)
+        let ownerships = cluster.ownerships(collection, target);
+        ownerships.iter().any(|ownership| ownership.adopting.values().any(wanted))
+            || cluster.has_step(GrowthStep::Clearing)
     };
     type Moment<'a> = (&'a str, Box<dyn Fn(&Cluster) -> bool + 'a>, ShardId);
     let moments: Vec<Moment<'_>> = vec![
-        ("a pass runs", Box::new(|cluster| adopting(cluster, |adoption| adoption.brought > 0)), heir),
+        ("a pass runs", Box::new(|cluster| adopting(cluster, |adoption| adoption.brought > 0)), target),
         ("a second pass", Box::new(|cluster| adopting(cluster, |adoption| adoption.pass > 1)), source),
         (
-            "frames are released",
+            "frames are frozen",
             Box::new(|cluster| {
-                let released = |tenure: &Tenure| tenure.released.contains_key(&heir);
-                cluster.tenures(collection, source).iter().any(released) || cluster.has_step(GrowthStep::Clearing)
+                let frozen = |ownership: &Tenure| ownership.released.contains_key(&target);
+                cluster.ownerships(collection, source).iter().any(frozen) || cluster.has_step(GrowthStep::Clearing)
             }),
-            heir,
+            target,
         ),
-        ("a source is open", Box::new(|cluster| adopting(cluster, |adoption| adoption.at == Progress::Open)), heir),
+        ("a source is open", Box::new(|cluster| adopting(cluster, |adoption| adoption.at == Progress::Open)), target),
         ("clearing", Box::new(|cluster| cluster.has_step(GrowthStep::Clearing)), source),
         ("remembering", Box::new(|cluster| cluster.has_step(GrowthStep::Remembering)), source),
     ];
@@ -120,15 +121,17 @@ async fn a_growth_can_be_paused_and_a_dropped_collection_ends_it() {
     let planned = cluster.grow(4, false).await.expect("it begins");
     let collection = cluster.growth().expect("it has begun").0;
     work.some_more().await;
-    let begun =
-        |cluster: &Cluster| planned.added_shards.iter().any(|&heir| !cluster.tenures(collection, heir).is_empty());
+    let begun = |cluster: &Cluster| {
+        planned.added_shards.iter().any(|&target| !cluster.ownerships(collection, target).is_empty())
+    };
     assert!(!begun(&cluster), "nothing moves while moves are paused");
     cluster.memory.set_moves(&context(), false).await.expect("it goes on");
     cluster.until("frames move", begun).await;
     drop(work.end().await);
     cluster.memory.delete_collection(&context(), NAME).await.expect("dropped");
     let left = |cluster: &Cluster| {
-        (0..SHARDS).any(|shard| !cluster.tenures(collection, shard).is_empty()) || !cluster.held(collection).is_empty()
+        (0..SHARDS).any(|shard| !cluster.ownerships(collection, shard).is_empty())
+            || !cluster.held(collection).is_empty()
     };
     cluster.until("nothing of it is left", |cluster| cluster.growth().is_none() && !left(cluster)).await;
     cluster.stop().await;

@@ -17,7 +17,7 @@ use crate::sim::protocol::{COLLECTION, collection_of};
 pub struct ShardRules {
     frames: BTreeMap<(GroupId, FrameId), Changes>,
     applied: BTreeMap<GroupId, u64>,
-    tenures: BTreeMap<GroupId, Tenure>,
+    ownerships: BTreeMap<GroupId, Tenure>,
     /// What the newest command of a client changed in each group: frame, before, after.
     changed: BTreeMap<GroupId, (u64, Vec<Changed>)>,
 }
@@ -124,7 +124,7 @@ impl ShardRules {
             }
             ShardCommand::Grow { shard, span, step, .. } => {
                 self.grow((group, index), shard, span, step);
-                Ok((ShardAnswer::Grow(self.tenures.get(&group).cloned()), Effect::Grow))
+                Ok((ShardAnswer::Grow(self.ownerships.get(&group).cloned()), Effect::Grow))
             }
             ShardCommand::Purge { collection } => {
                 let changes = self.purge((group, index), collection);
@@ -142,7 +142,7 @@ impl ShardRules {
 
     fn purge(&mut self, (group, index): (GroupId, u64), collection: CollectionId) -> Vec<Changed> {
         if collection == COLLECTION {
-            self.tenures.remove(&group);
+            self.ownerships.remove(&group);
         }
         let frames = self.frames.keys().filter(|(of, frame)| *of == group && collection_of(*frame) == collection);
         let frames: Vec<FrameId> = frames.map(|(_, frame)| *frame).collect();
@@ -163,18 +163,20 @@ impl ShardRules {
     /// Whether a shard decides about a frame: said once more than in `mira_node::shard::migration::ownership`, from its documentation.
     fn owns(&self, group: GroupId, frame: FrameId) -> bool {
         // The other collection never grows.
-        let Some(tenure) = self.tenures.get(&group).filter(|_| collection_of(frame) == COLLECTION) else { return true };
-        let (source, home) = homes(tenure.span, frame);
+        let Some(ownership) = self.ownerships.get(&group).filter(|_| collection_of(frame) == COLLECTION) else {
+            return true;
+        };
+        let (source, home) = homes(ownership.span, frame);
         let shard = group - 1;
         if source == shard {
-            return home == shard || !(tenure.released.contains_key(&home) || tenure.settled);
+            return home == shard || !(ownership.released.contains_key(&home) || ownership.settled);
         }
-        home == shard && tenure.adopting.get(&source).is_some_and(|adoption| adoption.at == Progress::Open)
+        home == shard && ownership.adopting.get(&source).is_some_and(|adoption| adoption.at == Progress::Open)
     }
 
     fn grow(&mut self, (group, index): (GroupId, u64), shard: ShardId, span: Span, step: GrowStep) {
         if let GrowStep::Clear { frames } = step {
-            let settled = self.tenures.get(&group).is_some_and(|tenure| tenure.settled);
+            let settled = self.ownerships.get(&group).is_some_and(|ownership| ownership.settled);
             let moved = frames.into_iter().filter(|&frame| settled && !self.owns(group, frame)).collect::<Vec<_>>();
             for frame in moved {
                 self.remove(group, index, frame);
@@ -182,9 +184,9 @@ impl ShardRules {
             return;
         }
         if let GrowStep::Adopt { source, pass, after, upto, frames, gone } = step {
-            let Some(tenure) = self.tenures.get_mut(&group) else { return };
+            let Some(ownership) = self.ownerships.get_mut(&group) else { return };
             let fits = |adoption: &&mut Adoption| adoption.pass == pass && adoption.at == Progress::Running(after);
-            let Some(adoption) = tenure.adopting.get_mut(&source).filter(fits) else { return };
+            let Some(adoption) = ownership.adopting.get_mut(&source).filter(fits) else { return };
             adoption.brought += frames.len() as u64;
             adoption.at = match upto {
                 Some(upto) => Progress::Running(Some(upto)),
@@ -201,18 +203,18 @@ impl ShardRules {
             }
             return;
         }
-        let tenure = self.tenures.entry(group).or_insert_with(|| Tenure::new(shard, span));
+        let ownership = self.ownerships.entry(group).or_insert_with(|| Tenure::new(shard, span));
         match step {
             GrowStep::Release { heir, min_epoch } => {
-                tenure.released.entry(heir).or_insert(index);
-                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+                ownership.released.entry(heir).or_insert(index);
+                ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
             GrowStep::Settle { min_epoch } => {
-                tenure.settled = true;
-                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+                ownership.settled = true;
+                ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
             GrowStep::Begin { source, pass, start, last } => {
-                let before = tenure.adopting.get(&source).copied();
+                let before = ownership.adopting.get(&source).copied();
                 let follows = match before {
                     None => pass == 1 && !last,
                     Some(before) => before.at == Progress::Complete && before.pass + 1 == pass && before.start <= start,
@@ -220,7 +222,7 @@ impl ShardRules {
                 if follows {
                     let since = before.map_or(0, |before| before.start);
                     let at = Progress::Running(None);
-                    tenure.adopting.insert(source, Adoption { pass, start, since, last, brought: 0, at });
+                    ownership.adopting.insert(source, Adoption { pass, start, since, last, brought: 0, at });
                 }
             }
             GrowStep::Adopt { .. } | GrowStep::Clear { .. } => {}
