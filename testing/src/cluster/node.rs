@@ -267,7 +267,6 @@ impl ClusterService for FakeNode {
             disk_used_bytes: 3 << 30,
             disk_free_bytes: 70 << 30,
             groups: groups.collect(),
-            ..Default::default()
         }))
     }
 
