@@ -1,14 +1,100 @@
-//! Where the other nodes are, and clients to ask them.
+//! The way to the other nodes of the cluster: what is asked of them, and the clients that ask.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use mira_net::Channels;
 use mira_proto::{NodeId, Refusal, limits, node_v1};
 use mira_raft::transport::grpc::Peers;
+use mira_raft::{Runtime, TokioRuntime};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::meta::ClusterState;
+
+/// What the drivers of a node's own replicas ask of another node. Who asks bounds the time; an answer that does not come
+/// is [`Refusal::Unknown`].
+///
+/// [`AddressBook`] asks by gRPC, a simulator over its own network.
+#[async_trait]
+pub trait Peer: Send + Sync + 'static {
+    /// Has the leader of the meta group apply a sealed command; returns the answer as the state machine encoded it.
+    async fn propose_meta(&self, leader: NodeId, sealed: Bytes) -> Result<Bytes, Refusal>;
+
+    /// The map as the leader of the meta group has it, after a quorum has confirmed that it leads.
+    async fn confirmed_map(&self, leader: NodeId) -> Result<node_v1::ClusterMap, Refusal>;
+
+    /// How a node's replicas are.
+    async fn status(&self, node: NodeId) -> Result<node_v1::NodeStatus, Refusal>;
+
+    /// Has the leader of a source begin a pass over its frames.
+    async fn begin_pass(
+        &self,
+        node: NodeId,
+        request: node_v1::BeginPassRequest,
+    ) -> Result<node_v1::BeginPassReply, Refusal>;
+
+    /// The next page of a pass over a source's frames.
+    async fn export(&self, node: NodeId, request: node_v1::ExportRequest) -> Result<node_v1::ExportReply, Refusal>;
+}
+
+#[async_trait]
+impl Peer for AddressBook {
+    async fn propose_meta(&self, leader: NodeId, sealed: Bytes) -> Result<Bytes, Refusal> {
+        let request = node_v1::ProposeMetaRequest { sealed };
+        Ok(self.client_of(leader)?.cluster().propose_meta(request).await?.into_inner().answer)
+    }
+
+    async fn confirmed_map(&self, leader: NodeId) -> Result<node_v1::ClusterMap, Refusal> {
+        let request = node_v1::GetMapRequest { linearizable: true, ..Default::default() };
+        Ok(self.client_of(leader)?.cluster().get_map(request).await?.into_inner())
+    }
+
+    async fn status(&self, node: NodeId) -> Result<node_v1::NodeStatus, Refusal> {
+        let request = node_v1::StatusRequest { detailed: false };
+        Ok(self.client_of(node)?.cluster().status(request).await?.into_inner())
+    }
+
+    async fn begin_pass(
+        &self,
+        node: NodeId,
+        request: node_v1::BeginPassRequest,
+    ) -> Result<node_v1::BeginPassReply, Refusal> {
+        Ok(self.client_of(node)?.migration().begin_pass(request).await?.into_inner())
+    }
+
+    async fn export(&self, node: NodeId, request: node_v1::ExportRequest) -> Result<node_v1::ExportReply, Refusal> {
+        Ok(self.client_of(node)?.migration().export(request).await?.into_inner())
+    }
+}
+
+/// The outcome of `asked`, or that `whom` did not answer in this time.
+pub async fn within<R: Runtime, T: Send>(
+    time: Duration,
+    asked: impl Future<Output = Result<T, Refusal>> + Send,
+    whom: impl Display + Send,
+) -> Result<T, Refusal> {
+    match R::timeout(time, asked).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Refusal::Unknown(format!("{whom} did not answer"))),
+    }
+}
+
+/// Asks one node after the other until one answers; the last refusal if none does.
+pub async fn ask_in_turn<R: Runtime, T: Send, F>(nodes: &[NodeId], send: impl Fn(NodeId) -> F) -> Result<T, Refusal>
+where
+    F: Future<Output = Result<T, Refusal>> + Send,
+{
+    let mut last = Refusal::NotReady("the shard has no replica".into());
+    for &node in nodes {
+        match within::<R, T>(limits::WRITE_TRY, send(node), format!("node {node:016x}")).await {
+            Ok(reply) => return Ok(reply),
+            Err(refusal) => last = refusal,
+        }
+    }
+    Err(last)
+}
 
 /// Clients of a node's services, over one connection.
 #[derive(Clone)]
@@ -56,23 +142,15 @@ impl AddressBook {
     }
 
     /// Asks one node after the other until one answers; the last refusal if none does.
-    pub async fn ask<T, F>(&self, nodes: &[NodeId], send: impl Fn(Client) -> F) -> Result<T, Refusal>
+    pub async fn ask<T: Send, F>(&self, nodes: &[NodeId], send: impl Fn(Client) -> F) -> Result<T, Refusal>
     where
-        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send,
     {
-        let mut last = Refusal::NotReady("the shard has no replica".into());
-        for &node in nodes {
-            let asked = match self.client_of(node) {
-                Ok(client) => tokio::time::timeout(limits::WRITE_TRY, send(client)).await,
-                Err(status) => Ok(Err(status)),
-            };
-            match asked {
-                Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                Ok(Err(status)) => last = status.into(),
-                Err(_) => last = Refusal::Unknown(format!("node {node:016x} did not answer")),
-            }
-        }
-        Err(last)
+        let send = |node| {
+            let asked = self.client_of(node).map(&send);
+            async move { Ok(asked?.await?.into_inner()) }
+        };
+        ask_in_turn::<TokioRuntime, T, _>(nodes, send).await
     }
 
     /// A client for a node by its id.

@@ -6,15 +6,14 @@ use std::{
 };
 
 use mira_proto::ShardId;
-use mira_raft::{EngineError, HostError, Role};
+use mira_raft::{EngineError, HostError, Role, Runtime, TokioRuntime};
 use parking_lot::{Mutex, RwLock};
 
 use crate::shard::Shard;
 
 /// The replicas of one node.
-#[derive(Default)]
-pub struct Replicas {
-    open: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+pub struct Replicas<R: Runtime = TokioRuntime> {
+    open: RwLock<BTreeMap<ShardId, Arc<Shard<R>>>>,
     /// Shards of which there is data here, open or not.
     present: Mutex<BTreeSet<ShardId>>,
     /// Shards that could not be opened, and why.
@@ -23,19 +22,20 @@ pub struct Replicas {
     damaged: Mutex<BTreeSet<ShardId>>,
 }
 
-impl Replicas {
+impl<R: Runtime> Replicas<R> {
     /// Of a node that has data of these shards; none is open.
     pub fn new(present: impl IntoIterator<Item = ShardId>) -> Self {
-        Replicas { present: Mutex::new(present.into_iter().collect()), ..Replicas::default() }
+        let present = Mutex::new(present.into_iter().collect());
+        Replicas { open: RwLock::default(), present, unopened: Mutex::default(), damaged: Mutex::default() }
     }
 
     /// An open shard.
-    pub fn get(&self, shard: ShardId) -> Option<Arc<Shard>> {
+    pub fn get(&self, shard: ShardId) -> Option<Arc<Shard<R>>> {
         self.open.read().get(&shard).cloned()
     }
 
     /// The open shards, in order.
-    pub fn open(&self) -> Vec<(ShardId, Arc<Shard>)> {
+    pub fn open(&self) -> Vec<(ShardId, Arc<Shard<R>>)> {
         self.open.read().iter().map(|(&id, shard)| (id, shard.clone())).collect()
     }
 
@@ -48,7 +48,7 @@ impl Replicas {
     pub fn damaged(&self) -> BTreeSet<ShardId> {
         let mut damaged = self.damaged.lock().clone();
         let unsound =
-            |shard: &Shard| shard.verifier().damaged() || matches!(shard.group().status().role, Role::Stopped(_));
+            |shard: &Shard<R>| shard.verifier().damaged() || matches!(shard.group().status().role, Role::Stopped(_));
         damaged.extend(self.open().into_iter().filter(|(_, shard)| unsound(shard)).map(|(id, _)| id));
         damaged
     }
@@ -59,7 +59,7 @@ impl Replicas {
     }
 
     /// A shard was opened.
-    pub fn insert(&self, id: ShardId, shard: Arc<Shard>) {
+    pub fn insert(&self, id: ShardId, shard: Arc<Shard<R>>) {
         self.unopened.lock().remove(&id);
         self.open.write().insert(id, shard);
     }
@@ -78,7 +78,7 @@ impl Replicas {
     }
 
     /// Takes a shard out of service.
-    pub fn remove(&self, shard: ShardId) -> Option<Arc<Shard>> {
+    pub fn remove(&self, shard: ShardId) -> Option<Arc<Shard<R>>> {
         self.open.write().remove(&shard)
     }
 

@@ -13,14 +13,14 @@ use crate::{
         erasure::{self, ErasureJob},
         expiry::ExpiryJob,
         key_rotation::{self, KeyRotationJob},
-        migration::{self, MigrationJob},
+        migration::{self, Migration},
         verification::{self, VerificationJob},
     },
     config::NodeConfig,
     error::StartError,
     meta::NodeRecord,
     node::Node,
-    placement::{executor, formation},
+    placement::{formation, keeper},
     service::{self, http},
 };
 
@@ -58,7 +58,7 @@ impl RunningNode {
         tasks.extend([
             tokio::spawn(service::serve(node.clone(), grpc_listener, stopped.clone())),
             tokio::spawn(http::serve(node.clone(), http_listener, stopped.clone())),
-            tokio::spawn(executor::reconcile_loop(node.clone(), stopped.clone())),
+            tokio::spawn(keeper::reconcile_loop(node.clone(), stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();
                 async move { formation::form(&node, &config.formation, &me).await }
@@ -139,7 +139,7 @@ impl Drop for RunningNode {
 /// Starts what the node does by itself.
 fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) -> Vec<JoinHandle<()>> {
     let cluster = Trigger::Cluster(node.watch_cluster());
-    let migration = MigrationJob { node: node.clone(), cursors: migration::Cursors::default() };
+    let migration = Migration::new(node.member().clone());
     let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::ResealCursors::new() };
     let chunk_gc = ChunkGc { node: node.clone(), idle: config.chunk_gc.idle };
     let mut tasks = vec![

@@ -26,7 +26,12 @@ pub struct RequestId(pub u128);
 ///
 /// [`TokioRuntime`] in production; any runtime of the consensus library's family (the deterministic simulator's, for
 /// one) satisfies it.
-pub trait Runtime: openraft::AsyncRuntime + 'static {}
+pub trait Runtime: openraft::AsyncRuntime + 'static {
+    /// Now, by the runtime's own clock, which never runs backwards.
+    fn now() -> Self::Instant {
+        openraft::Instant::now()
+    }
+}
 
 impl<T: openraft::AsyncRuntime + 'static> Runtime for T {}
 

@@ -54,6 +54,11 @@ impl RequestContext {
         RequestContext { deadline: self.deadline.min(Instant::now() + patience), ..self.clone() }
     }
 
+    /// The same request, which ends by `deadline`.
+    pub fn until(&self, deadline: Instant) -> Self {
+        RequestContext { deadline: self.deadline.min(deadline), ..self.clone() }
+    }
+
     /// The first of two phases of a read: a shard that does not answer must not take the time in which the frames of the
     /// others are fetched.
     pub fn for_first_phase(&self) -> Self {

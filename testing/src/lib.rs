@@ -7,5 +7,5 @@ pub mod cluster;
 mod eventually;
 pub mod keys;
 
-pub use cluster::FakeCluster;
+pub use cluster::{FakeCluster, OLD_COPY};
 pub use eventually::{Reached, eventually, eventually_blocking};

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mira_node::meta::{ClusterState, GrowthStep};
-use mira_node::shard::command::{self, Condition, ShardAnswer, StoreOutcome};
-use mira_proto::placement::{Partitioning, shards_of_collection};
-use mira_proto::{Code, FrameId, NodeId, Refusal, ShardId, limits};
-use mira_raft::RequestId;
+use mira_node::shard::command::Condition;
+use mira_proto::node_v1::read_level::Kind;
+use mira_proto::{Code, CollectionId, FrameId, HEADER_VERSION, NodeId, Refusal, ShardId, limits, node_v1};
 use mira_router::cluster::decide::{self, Step, Tries};
 use mira_router::cluster::{CallError, Group};
 use parking_lot::Mutex;
@@ -19,24 +18,50 @@ use rand::Rng;
 
 use super::invariants::linearizable::Seen;
 use super::network::{CLIENTS, Network};
-use super::node::{Answer, Ask, COLLECTION, FrameChange, ReadOf, Write};
-use super::plan::Plan;
+use super::protocol::{
+    Answer, Ask, COLLECTION, DROPPED, DROPPED_FRAMES, FrameChange, Told, collection_of, frame_write, shard_of,
+};
 use super::runtime;
 use super::world::World;
 
 /// How long a client tries.
 const DEADLINE: Duration = Duration::from_secs(4);
 
-/// The shard that holds a frame of a collection of so many partitions.
-pub fn shard_of(plan: &Plan, partitions: u32, frame: FrameId) -> ShardId {
-    Partitioning::new(shards_of_collection(COLLECTION, partitions, plan.shards)).shard_of(frame)
-}
-
 /// What of the map an operation depends on (`mira_router::cluster::Stays`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stays {
     Whole,
     Shard,
+}
+
+/// What a call asks for.
+struct Call {
+    shard: ShardId,
+    collection: CollectionId,
+    stays: Stays,
+    of_leader: bool,
+    try_for: Duration,
+}
+
+/// What each try of a call is routed by.
+struct Try {
+    epoch: u64,
+    last_resort: bool,
+}
+
+/// Where a write took effect, and the position that it may not fall behind.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: ShardId,
+    index: u64,
+    floor: u64,
+}
+
+/// How a frame is read.
+struct Reading {
+    linearizable: bool,
+    /// While the frame may be on its way: where it comes from.
+    source: Option<ShardId>,
 }
 
 /// One client.
@@ -93,7 +118,7 @@ impl Client {
     }
 
     async fn operate(&mut self) {
-        let frame = self.world.draw(|rng| rng.random_range(0..self.world.plan.frames));
+        let frame = self.frame();
         let known = self.versions.get(&frame).copied().unwrap_or(0);
         let (kind, content) = self.world.draw(|rng| (rng.random_range(0..100), rng.random_range(0..6)));
         match kind {
@@ -106,6 +131,16 @@ impl Client {
         }
     }
 
+    /// One of the collection that grows, or of the one that is dropped.
+    fn frame(&self) -> FrameId {
+        self.world.draw(|rng| {
+            if self.map.collections.contains_key(&DROPPED) && rng.random_bool(0.2) {
+                return DROPPED_FRAMES + rng.random_range(0..3);
+            }
+            rng.random_range(0..self.world.plan.frames)
+        })
+    }
+
     /// Where the frame was before a growth, and where it is after one, as far as this client knows.
     fn homes(&self, frame: FrameId) -> (ShardId, ShardId) {
         let plan = &self.world.plan;
@@ -114,7 +149,10 @@ impl Client {
         (shard_of(plan, from, frame), shard_of(plan, to, frame))
     }
 
-    fn grown_to(&self) -> u32 {
+    fn grown_to(&self, frame: FrameId) -> u32 {
+        if collection_of(frame) != COLLECTION {
+            return 0;
+        }
         let grown = self.map.collections.get(&COLLECTION).map(|only| only.partitions);
         grown.filter(|&now| now > self.world.plan.partitions).unwrap_or(0)
     }
@@ -154,15 +192,37 @@ impl Client {
         change: FrameChange,
     ) -> Option<bool> {
         let floor = self.world.invariants.lock().linearizable.begins(shard + 1);
-        let request = RequestId(request);
         self.world.note(format_args!("c{} #{operation:x} {change:?} frame {frame} of shard {shard}", self.number));
-        let ask = |epoch| Ask::Write(Write { epoch, shard, request, operation, frame, change });
-        let told = self.call((shard, Stays::Shard), true, limits::WRITE_TRY, ask).await;
+        let (collection, request_id) = (collection_of(frame), bytes::Bytes::from(request.to_be_bytes().to_vec()));
+        let header = |epoch| node_v1::WriteHeader {
+            version: HEADER_VERSION,
+            epoch,
+            shard,
+            collection,
+            request_id: request_id.clone(),
+            ..Default::default()
+        };
+        let ask = |Try { epoch, .. }| match change {
+            FrameChange::Store(content, condition) => Ask::Write(node_v1::WriteRequest {
+                header: Some(header(epoch)),
+                frames: vec![frame_write(operation, frame, content, condition)],
+            }),
+            FrameChange::Forget => Ask::Forget(node_v1::ForgetRequest {
+                header: Some(header(epoch)),
+                ids: vec![frame.to_be_bytes().to_vec().into()],
+                ..Default::default()
+            }),
+        };
+        let call = Call { shard, collection, stays: Stays::Shard, of_leader: true, try_for: limits::WRITE_TRY };
+        let told = self.call(call, ask).await;
         self.world.note(format_args!("c{} #{operation:x} {told:?}", self.number));
+        let place = |index| Place { shard, index, floor };
         match told {
-            Ok(Answer::Written { index, response }) => {
-                self.acknowledged((operation, shard, floor), (frame, change), index, &response)
+            Ok(Answer::Written(reply)) => {
+                let told = reply.outcomes.first().map_or(Told::Conflict, Told::from);
+                self.stored(operation, frame, place(reply.index), told)
             }
+            Ok(Answer::Forgotten(reply)) => self.forgotten(frame, place(reply.index), &reply),
             Ok(other) => {
                 self.world.check("clients", Err(format!("a write was answered with {other:?}")));
                 Some(false)
@@ -174,50 +234,50 @@ impl Client {
         }
     }
 
-    fn acknowledged(
-        &mut self,
-        (operation, shard, floor): (u64, ShardId, u64),
-        (frame, change): (FrameId, FrameChange),
-        index: u64,
-        response: &[u8],
-    ) -> Option<bool> {
-        let mut invariants = self.world.invariants.lock();
-        // What a forget removed is all there is to tell one from another.
-        if change != FrameChange::Forget {
-            let told = invariants.acknowledged.answered(operation, shard + 1, index, response);
-            self.world.check("acknowledged", told);
-        }
-        let wrote = invariants.linearizable.wrote(shard + 1, floor, index);
+    /// A write was answered: whatever was answered before it began lies before it.
+    fn took_effect(&mut self, Place { shard, index, floor }: Place) {
+        let wrote = self.world.invariants.lock().linearizable.wrote(shard + 1, floor, index);
         self.world.check("linearizable", wrote);
-        let answer = command::decode(response);
-        if matches!(&answer, Ok(ShardAnswer::Store(outcomes)) if outcomes[..] == [StoreOutcome::Moved])
-            || matches!(&answer, Ok(ShardAnswer::Forget { moved, .. }) if !moved.is_empty())
-        {
+    }
+
+    fn stored(&mut self, operation: u64, frame: FrameId, place: Place, told: Told) -> Option<bool> {
+        let at = (place.shard + 1, place.index);
+        let answered = self.world.invariants.lock().acknowledged.answered(operation, at, told);
+        self.world.check("acknowledged", answered);
+        self.took_effect(place);
+        if told == Told::Moved {
             return None;
         }
-        if matches!(&answer, Ok(ShardAnswer::Store(outcomes)) if matches!(outcomes[..], [StoreOutcome::Stored(_)])) {
-            let at = invariants.one_owner.told(frame, operation);
-            self.own.insert(frame, at);
-        }
-        drop(invariants);
-        self.token.insert(shard, index);
-        let outcome = match answer {
-            Ok(ShardAnswer::Store(outcomes)) => match outcomes[..] {
-                [StoreOutcome::Stored(version)] => self.learn(frame, version, "stored"),
-                [StoreOutcome::Same(version)] => self.learn(frame, version, "same"),
-                [StoreOutcome::Conflict(version)] => self.learn(frame, version, "conflict"),
-                _ => "raced",
-            },
-            Ok(_) => self.learn(frame, 0, "forgotten"),
-            Err(_) => "unreadable",
+        let has_stored = {
+            let mut invariants = self.world.invariants.lock();
+            let has_stored = invariants.acknowledged.has_stored(operation, at);
+            if has_stored {
+                let own = invariants.one_owner.told(frame, operation);
+                self.own.insert(frame, own);
+            }
+            has_stored
+        };
+        self.token.insert(place.shard, place.index);
+        let outcome = match told {
+            Told::Version(version) => {
+                self.versions.insert(frame, version);
+                if has_stored { "stored" } else { "same" }
+            }
+            Told::Conflict | Told::Moved => "conflict",
         };
         self.world.figures.lock().operation(outcome, true);
         Some(true)
     }
 
-    fn learn(&mut self, frame: FrameId, version: u64, outcome: &'static str) -> &'static str {
-        self.versions.insert(frame, version);
-        outcome
+    fn forgotten(&mut self, frame: FrameId, place: Place, reply: &node_v1::ForgetReply) -> Option<bool> {
+        self.took_effect(place);
+        if !reply.moved.is_empty() {
+            return None;
+        }
+        self.token.insert(place.shard, place.index);
+        self.versions.insert(frame, 0);
+        self.world.figures.lock().operation("forgotten", true);
+        Some(true)
     }
 
     fn failed(&self, operation: u64, change: FrameChange, error: &CallError) {
@@ -246,7 +306,7 @@ impl Client {
             let shards = if copying { vec![home, source] } else { vec![home] };
             let mut moved = false;
             for shard in shards {
-                match self.read_from(shard, frame, (linearizable, copying)).await {
+                match self.read_from(shard, frame, Reading { linearizable, source: copying.then_some(source) }).await {
                     Ok(Some(found)) => return self.saw(frame, (floor, linearizable), found),
                     Ok(None) => {}
                     Err(CallError::Moved) => {
@@ -276,30 +336,52 @@ impl Client {
         &mut self,
         shard: ShardId,
         frame: FrameId,
-        (linearizable, growing): (bool, bool),
+        Reading { linearizable, source }: Reading,
     ) -> Result<Option<Option<(u64, u64)>>, CallError> {
         let token = self.token.get(&shard).copied().unwrap_or(0);
-        let floor = match linearizable {
-            true => self.world.invariants.lock().linearizable.begins(shard + 1),
-            false => token,
+        let floor = if linearizable { self.world.invariants.lock().linearizable.begins(shard + 1) } else { token };
+        let growth = self.map.growths.get(&COLLECTION).filter(|_| source.is_some());
+        let migration =
+            growth.map(|growth| node_v1::MigrationView { from: growth.from, to: growth.to, without: Vec::new() });
+        let (collection, grown_to) = (collection_of(frame), if migration.is_some() { 0 } else { self.grown_to(frame) });
+        let ask = |Try { epoch, last_resort }| {
+            let kind = if linearizable { Kind::Linearizable } else { Kind::Any };
+            let at_least = if linearizable { 0 } else { token };
+            let header = node_v1::ReadHeader {
+                version: HEADER_VERSION,
+                epoch,
+                shard,
+                collection,
+                level: Some(node_v1::ReadLevel { kind: kind.into(), at_least, last_resort }),
+                migration: migration.clone(),
+                grown_to,
+                ..Default::default()
+            };
+            let ids = vec![frame.to_be_bytes().to_vec().into()];
+            Ask::Fetch(node_v1::FetchRequest { header: Some(header), ids, ..Default::default() })
         };
-        let at_least = (!linearizable).then_some(token);
-        let growing = if growing { ReadOf::Growing } else { ReadOf::Grown(self.grown_to()) };
-        let ask = |epoch| Ask::Read { epoch, shard, frame, at_least, growing };
-        let told = self.call((shard, Stays::Whole), linearizable, limits::READ_TRY, ask).await;
+        let try_for = limits::READ_TRY;
+        let call = Call { shard, collection, stays: Stays::Whole, of_leader: linearizable, try_for };
+        let told = self.call(call, ask).await;
         self.world.note(format_args!(
-            "c{} read frame {frame} of shard {shard} from {floor} {at_least:?}: {told:?}",
+            "c{} read frame {frame} of shard {shard} from {floor} {linearizable}: {told:?}",
             self.number
         ));
         match told? {
-            Answer::Read { applied, found, mine } => {
-                let mut invariants = self.world.invariants.lock();
-                let invariants = &mut *invariants;
-                let seen = Seen { frame, applied, found };
-                let group = (shard + 1, floor);
-                let finding = invariants.linearizable.read(group, &seen, linearizable, &invariants.shard_rules);
-                self.world.check("linearizable", finding);
-                Ok(mine.then_some(found))
+            Answer::Fetched(reply) => {
+                let state = reply.state.unwrap_or_default();
+                let found = reply.frames.first().map(|found| (found.version, found.created_ms));
+                let seen = Seen { frame, applied: state.applied, found };
+                // A target shows what it has opened; a source shows what it holds, and is asked when the target has not.
+                let decides = source.is_none_or(|source| shard == source || state.taken_over.contains(&source));
+                if decides {
+                    let mut invariants = self.world.invariants.lock();
+                    let invariants = &mut *invariants;
+                    let group = (shard + 1, floor);
+                    let finding = invariants.linearizable.read(group, &seen, linearizable, &invariants.shard_rules);
+                    self.world.check("linearizable", finding);
+                }
+                Ok(decides.then_some(found))
             }
             other => {
                 self.world.check("clients", Err(format!("a read was answered with {other:?}")));
@@ -308,13 +390,14 @@ impl Client {
         }
     }
 
-    async fn call(
-        &mut self,
-        (shard, stays): (ShardId, Stays),
-        of_leader: bool,
-        try_for: Duration,
-        ask: impl Fn(u64) -> Ask,
-    ) -> Result<Answer, CallError> {
+    /// Whether the map still says what the call was begun with.
+    fn is_still_at(&self, call: &Call, begun_at: Option<GrowthStep>) -> bool {
+        self.map.collections.contains_key(&call.collection)
+            && (call.stays == Stays::Shard || self.growth_step() == begun_at)
+    }
+
+    async fn call(&mut self, call: Call, ask: impl Fn(Try) -> Ask) -> Result<Answer, CallError> {
+        let Call { shard, of_leader, try_for, .. } = call;
         let begun_at = self.growth_step();
         let group = Group::Shard(shard);
         let deadline = runtime::now() + DEADLINE;
@@ -325,16 +408,18 @@ impl Client {
             }
         }
         loop {
-            if stays == Stays::Whole && self.growth_step() != begun_at {
-                return Err(CallError::Moved);
+            if !self.is_still_at(&call, begun_at) {
+                return Err(if tries.unknown_outcome { tries.unreached(group) } else { CallError::Moved });
             }
             let (epoch, replicas) = (self.map.header.epoch, self.map.replicas(shard).to_vec());
-            let hint = match of_leader {
-                true => self.hints.get(&shard).copied(),
-                false => Some(replicas[self.world.draw(|rng| rng.random_range(0..replicas.len()))]),
+            let hint = if of_leader {
+                self.hints.get(&shard).copied()
+            } else {
+                Some(replicas[self.world.draw(|rng| rng.random_range(0..replicas.len()))])
             };
             let Some(node) = decide::next_replica(&replicas, &tries, hint) else { return Err(tries.unreached(group)) };
-            let refusal = match self.attempt(node, ask(epoch), try_for.min(deadline - runtime::now())).await {
+            let asked = ask(Try { epoch, last_resort: tries.last_resort(replicas.len()) });
+            let refusal = match self.attempt(node, asked, try_for.min(deadline - runtime::now())).await {
                 Ok(answer) => {
                     if of_leader {
                         self.hints.insert(shard, node);
@@ -381,7 +466,7 @@ impl Client {
     /// Fetches a map of this epoch or later; an older one than ours is never taken.
     async fn refresh(&mut self, at_least: u64) -> bool {
         for node in self.world.plan.nodes.clone() {
-            let Ok(Answer::Map(map)) = self.attempt(node, Ask::Map { confirmed: false }, limits::READ_TRY).await else {
+            let Ok(Answer::Map(map)) = self.attempt(node, Ask::Map, limits::READ_TRY).await else {
                 continue;
             };
             if !map.placement.is_empty() && map.header.epoch > self.map.header.epoch {

@@ -23,7 +23,7 @@ use super::world::World;
 
 /// What a disk does to writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub enum DiskFaults {
     /// They succeed.
     Healthy,
     /// They are refused for want of room.
@@ -45,7 +45,7 @@ pub struct Disk {
 }
 
 struct State {
-    mood: Mood,
+    faults: DiskFaults,
     /// A write failed for good: the node cannot go on, and is not expected to.
     failed: bool,
 }
@@ -53,13 +53,13 @@ struct State {
 impl Disk {
     /// An empty disk.
     pub fn new(world: Arc<World>, node: NodeId, name: &'static str) -> Self {
-        let state = Arc::new(Mutex::new(State { mood: Mood::Healthy, failed: false }));
+        let state = Arc::new(Mutex::new(State { faults: DiskFaults::Healthy, failed: false }));
         Disk { world, node, name, data: MemEngine::new(), state }
     }
 
     /// Changes what happens to writes from now on.
-    pub fn set_mood(&self, mood: Mood) {
-        self.state.lock().mood = mood;
+    pub fn set_faults(&self, faults: DiskFaults) {
+        self.state.lock().faults = faults;
     }
 
     /// Whether a write failed for good.
@@ -74,19 +74,22 @@ impl Disk {
         let kept = if luck { self.world.draw(|rng| rng.random_range(0..=unsynced)) } else { 0 };
         let data = self.data.crash_keeping(kept);
         self.world.note(format_args!("n{} {} crashes, {kept} of {unsynced} unsynced kept", self.node, self.name));
-        let mood = self.state.lock().mood;
-        let mood = if mood == Mood::Full { Mood::Full } else { Mood::Healthy };
-        Disk { data, state: Arc::new(Mutex::new(State { mood, failed: false })), ..self.clone() }
+        // A crash makes no room.
+        let faults = match self.state.lock().faults {
+            DiskFaults::Full => DiskFaults::Full,
+            _ => DiskFaults::Healthy,
+        };
+        Disk { data, state: Arc::new(Mutex::new(State { faults, failed: false })), ..self.clone() }
     }
 
     /// How a write goes.
-    fn fate(&self) -> Mood {
+    fn fate(&self) -> DiskFaults {
         let mut state = self.state.lock();
-        let mood = state.mood;
-        if matches!(mood, Mood::Failing | Mood::Tearing) {
-            *state = State { mood: Mood::Healthy, failed: true };
+        let fate = state.faults;
+        if matches!(fate, DiskFaults::Failing | DiskFaults::Tearing) {
+            *state = State { faults: DiskFaults::Healthy, failed: true };
         }
-        mood
+        fate
     }
 
     fn durability(&self, batch: &Batch, asked: Durability) -> Durability {
@@ -128,14 +131,14 @@ impl Engine for Disk {
             batch.bytes()
         ));
         match fate {
-            Mood::Full => Err(EngineError::DiskFull(format!("{} of node {}", self.name, self.node))),
-            Mood::Failing => Err(self.io("the write failed")),
-            Mood::Tearing => {
+            DiskFaults::Full => Err(EngineError::DiskFull(format!("{} of node {}", self.name, self.node))),
+            DiskFaults::Failing => Err(self.io("the write failed")),
+            DiskFaults::Tearing => {
                 self.data.write(batch, Durability::Buffered)?;
                 self.observe(batch);
                 Err(self.io("the write was torn"))
             }
-            Mood::Healthy => {
+            DiskFaults::Healthy => {
                 self.data.write(batch, self.durability(batch, durability))?;
                 self.observe(batch);
                 Ok(())
@@ -145,8 +148,8 @@ impl Engine for Disk {
 
     fn sync(&self) -> Result<(), EngineError> {
         match self.fate() {
-            Mood::Failing | Mood::Tearing => Err(self.io("the sync failed")),
-            Mood::Healthy | Mood::Full => self.data.sync(),
+            DiskFaults::Failing | DiskFaults::Tearing => Err(self.io("the sync failed")),
+            DiskFaults::Healthy | DiskFaults::Full => self.data.sync(),
         }
     }
 

@@ -3,18 +3,19 @@
 //! # What is real
 //!
 //! Replication ([`mira_raft`]: hosts, groups, log store, snapshots), the state machines of shards and of the meta group,
-//! the plan that brings a cluster in line ([`mira_node::placement::reconcile`]), the placement of frames, and the router's retry
-//! decisions ([`mira_router::cluster::decide`]) are production's code. It takes clock, randomness, network, disks and
-//! threads by injection; here they get simulated ones.
+//! shards with all that they seal, write and read ([`mira_node::shard`]), the plans that bring a cluster in line and their
+//! executor ([`mira_node::placement`]), the driver of migrations ([`mira_node::background::migration`]), and the router's
+//! retry decisions ([`mira_router::cluster::decide`]) are what ships. It takes clock, randomness, network, disks, threads
+//! and runtime by injection; here it gets simulated ones.
 //!
 //! # What is simulated
 //!
 //! - [`runtime`]: one thread; time jumps to the next timer, so that minutes pass in milliseconds;
-//! - [`network`]: messages are cut off, lost, late, out of order, double;
+//! - [`network`]: messages are cut off, lost, late, out of order, double; [`peers`]: what nodes ask of each other over it;
 //! - [`disk`]: a crash loses what was not synced, or some of it; writes fail, tear, find no room; a sync takes time;
-//! - [`node`]: a process on its disks, which may be killed at any moment, and the thin parts of a node that are bound to
-//!   sockets in production;
-//! - [`client`]: callers that fight over a few frames.
+//! - [`node`]: a process on its disks, which may be killed at any moment, and the loops that production hangs on sockets
+//!   and threads. Nothing is indexed, no state is repaired, and no key changes;
+//! - [`client`]: callers that fight over a few frames, of a collection that may grow and of one that may be dropped.
 //!
 //! [`plan`] draws a cluster and a mix of faults from the seed, [`nemesis`] causes them. After a few (virtual) seconds
 //! everything is healed and the cluster has to come back by itself.
@@ -28,7 +29,7 @@
 //! # Determinism
 //!
 //! Nothing reads a real clock, thread or generator; maps are sorted wherever their order reaches an effect. The trace has
-//! a line for every message, write and decision; its digest is the same for the same seed (`tests/sim.rs` runs seeds
+//! a line for every message, write and decision; its digest is the same for the same seed (`tests/it/sim.rs` runs seeds
 //! twice). A violation prints its seed, and the seed replays it.
 //!
 //! # Does it find anything?
@@ -39,12 +40,15 @@
 pub mod client;
 pub mod disk;
 pub mod invariants;
+pub mod keys;
 pub mod many;
 pub mod nemesis;
 pub mod network;
 pub mod node;
 pub mod observer;
+pub mod peers;
 pub mod plan;
+pub mod protocol;
 pub mod report;
 pub mod runtime;
 pub mod world;
@@ -64,8 +68,9 @@ use client::Client;
 use invariants::convergence::{self, Progress};
 use nemesis::Nemesis;
 use network::Network;
-use node::{COLLECTION, Process};
+use node::{Process, Processes};
 use plan::{Bug, Plan};
+use protocol::{COLLECTION, DROPPED, DROPPED_FRAMES, shard_of};
 use report::Outcome;
 use world::World;
 
@@ -81,29 +86,36 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub fn run(seed: u64, bug: Option<Bug>, echo: bool) -> Outcome {
     let world = World::new(Plan::of(seed, bug), echo);
     let network = Network::new(world.clone());
+    let processes = Processes::new(&network);
     panics::caught(
-        || runtime::block_on(seed, Scenario::new(&world, &network).run()),
+        || runtime::block_on(seed, Scenario::new(&world, &network, &processes).run()),
         |message| {
             world.check("no panic", Err(message));
         },
     );
     // Processes and network know each other: let go, or every run would stay in memory.
-    world.plan.nodes.iter().for_each(|&node| network.disconnect(node));
+    world.plan.nodes.iter().for_each(|&node| processes.remove(node));
     let (trace, trace_lines, trace_digest) = world.trace();
     let figures = world.figures.lock().clone();
     Outcome { seed, bug, violation: world.violation(), figures, trace, trace_lines, trace_digest }
+}
+
+fn drop_collection() -> MetaCommand {
+    MetaCommand::DropCollection { name: keys::collection(DROPPED, 1).name, id: DROPPED }
 }
 
 /// The course of a run.
 struct Scenario {
     world: Arc<World>,
     network: Arc<Network>,
+    processes: Arc<Processes>,
     nemesis: Arc<Nemesis>,
 }
 
 impl Scenario {
-    fn new(world: &Arc<World>, network: &Arc<Network>) -> Self {
-        Scenario { world: world.clone(), network: network.clone(), nemesis: Nemesis::new(world, network) }
+    fn new(world: &Arc<World>, network: &Arc<Network>, processes: &Arc<Processes>) -> Self {
+        let nemesis = Nemesis::new(world, network, processes);
+        Scenario { world: world.clone(), network: network.clone(), processes: processes.clone(), nemesis }
     }
 
     async fn run(self) {
@@ -138,9 +150,8 @@ impl Scenario {
     /// Forms the cluster as its first node does, and waits until every shard is led.
     async fn form(&self) -> bool {
         let plan = &self.world.plan;
-        let Some(first) = self.network.process(plan.nodes[0]) else { return false };
-        let Some(meta) = first.meta() else { return false };
-        if let Err(error) = meta.initialize(BTreeSet::from([first.node])).await {
+        let Some(first) = self.processes.get(plan.nodes[0]) else { return false };
+        if let Err(error) = first.member.meta().initialize(BTreeSet::from([first.node])).await {
             self.world.check("convergence", Err(format!("the meta group does not start: {error}")));
             return false;
         }
@@ -149,11 +160,12 @@ impl Scenario {
             shards: plan.shards,
             replication: plan.replication,
             expect: plan.nodes.len() as u32,
-            layer_key: Vec::new(),
+            layer_key: keys::layer_key(),
         };
         let joins = plan.nodes.iter().map(|&node| MetaCommand::PutNode(Process::record(node)));
-        let made = MetaCommand::CreateCollection(node::collection(plan.partitions));
-        for command in std::iter::once(form).chain(joins).chain([made]) {
+        let made = MetaCommand::CreateCollection(keys::collection(COLLECTION, plan.partitions));
+        let other = plan.drops_after.map(|_| MetaCommand::CreateCollection(keys::collection(DROPPED, plan.shards)));
+        for command in std::iter::once(form).chain(joins).chain([made]).chain(other) {
             let proposed = || async { self.propose_meta(&command).await };
             if !self.until(FORMS_WITHIN, "forming the cluster", proposed).await {
                 return false;
@@ -164,8 +176,8 @@ impl Scenario {
     }
 
     async fn propose_meta(&self, command: &MetaCommand) -> bool {
-        for process in self.network.processes() {
-            if process.propose_meta(command, &self.network).await.is_ok() {
+        for process in self.processes.all() {
+            if process.propose_meta(command).await.is_ok() {
                 return true;
             }
         }
@@ -173,8 +185,9 @@ impl Scenario {
     }
 
     fn leader(&self, group: GroupId) -> Option<Arc<Process>> {
-        let leads = |process: &Arc<Process>| process.host.group(group).is_some_and(|group| group.status().is_leader());
-        self.network.processes().into_iter().find(leads)
+        let leads =
+            |process: &Arc<Process>| process.host().group(group).is_some_and(|group| group.status().is_leader());
+        self.processes.all().into_iter().find(leads)
     }
 
     async fn break_things(&self) {
@@ -185,12 +198,15 @@ impl Scenario {
         }
         self.world.spawn("nemesis", self.nemesis.clone().run(running.clone()));
         let begun = runtime::now();
-        let mut grows_after = self.world.plan.grows_after;
-        while runtime::now() < begun + self.world.plan.chaos && self.world.violation().is_none() {
-            if grows_after.is_some_and(|after| runtime::now() >= begun + after) {
-                grows_after = None;
-                let asked = self.propose_meta(&self.growth()).await;
-                self.world.note(format_args!("operator: grow: {asked}"));
+        let plan = &self.world.plan;
+        let mut orders = Vec::new();
+        orders.extend(plan.grows_after.map(|after| (after, self.growth())));
+        orders.extend(plan.drops_after.map(|after| (after, drop_collection())));
+        while runtime::now() < begun + plan.chaos && self.world.violation().is_none() {
+            let due = |(after, _): &mut (Duration, MetaCommand)| runtime::now() >= begun + *after;
+            for (_, command) in orders.extract_if(.., due).collect::<Vec<_>>() {
+                let done = self.propose_meta(&command).await;
+                self.world.note(format_args!("operator: {command:?}: {done}"));
             }
             runtime::sleep(LOOK_EVERY).await;
         }
@@ -201,24 +217,49 @@ impl Scenario {
         MetaCommand::StartGrowth { collection: COLLECTION, to: self.world.plan.shards }
     }
 
-    /// How far the growth is, as the newest map says.
-    fn growth_step(&self) -> Option<GrowthStep> {
-        self.newest_map()?.growths.get(&COLLECTION).map(|growth| growth.step)
+    /// Whether the growth has begun, as the newest map says.
+    fn has_begun_to_grow(&self) -> bool {
+        self.newest_map().is_some_and(|map| map.growths.contains_key(&COLLECTION) || self.has_grown_in(&map))
+    }
+
+    /// Whether everything is where it belongs: the growth is remembered, or forgotten already by a clock that jumped.
+    fn has_grown(&self) -> bool {
+        self.newest_map().is_some_and(|map| self.has_grown_in(&map))
+    }
+
+    fn has_grown_in(&self, map: &ClusterState) -> bool {
+        let grown = map.collections.get(&COLLECTION).is_some_and(|only| only.partitions == self.world.plan.shards);
+        grown && map.growths.get(&COLLECTION).is_none_or(|growth| growth.step == GrowthStep::Remembering)
+    }
+
+    /// Whether the collection is dropped, as the newest map says.
+    fn is_dropped(&self) -> bool {
+        self.newest_map().is_some_and(|map| !map.collections.contains_key(&DROPPED))
+    }
+
+    /// Whether no leader holds anything of a collection that was dropped.
+    fn is_purged(&self) -> bool {
+        self.processes.all().iter().all(|process| process.member.leftovers(&process.cluster()).is_empty())
     }
 
     async fn recover(&self) {
         let healed = runtime::now();
         self.world.note(format_args!("healed"));
         if self.world.plan.grows_after.is_some() {
-            let begun = || async { self.growth_step().is_some() || self.propose_meta(&self.growth()).await };
+            let begun = || async { self.has_begun_to_grow() || self.propose_meta(&self.growth()).await };
             if !self.until(HEALS_WITHIN, "beginning to grow", begun).await {
+                return;
+            }
+        }
+        if self.world.plan.drops_after.is_some() {
+            let dropped = || async { self.is_dropped() || self.propose_meta(&drop_collection()).await };
+            if !self.until(HEALS_WITHIN, "dropping a collection", dropped).await {
                 return;
             }
         }
         for shard in 0..self.world.plan.shards {
             let mut probe = Client::new(&self.world, &self.network, 100 + u64::from(shard));
-            let Some(frame) =
-                (0..).find(|&frame| client::shard_of(&self.world.plan, self.world.plan.shards, frame) == shard)
+            let Some(frame) = (0..).find(|&frame| shard_of(&self.world.plan, self.world.plan.shards, frame) == shard)
             else {
                 return;
             };
@@ -235,9 +276,15 @@ impl Scenario {
             return;
         }
         if self.world.plan.grows_after.is_some() {
-            let grown = || async { self.growth_step() == Some(GrowthStep::Remembering) };
+            let grown = || async { self.has_grown() };
             if !self.until(MOVES_WITHIN, "growing", grown).await {
                 self.world.note(format_args!("{:?}", self.newest_map()));
+                return;
+            }
+        }
+        if self.world.plan.drops_after.is_some() {
+            let purged = || async { self.is_dropped() && self.is_purged() };
+            if !self.until(MOVES_WITHIN, "purging a dropped collection", purged).await {
                 return;
             }
         }
@@ -255,18 +302,18 @@ impl Scenario {
     }
 
     fn newest_map(&self) -> Option<Arc<ClusterState>> {
-        let maps = self.network.processes().into_iter().map(|process| process.cluster.borrow().clone());
+        let maps = self.processes.all().into_iter().map(|process| process.cluster());
         maps.max_by_key(|map| map.header.epoch)
     }
 
     /// How far the members of a group are, as their leader counts them.
     fn progress(&self, group: GroupId) -> (Vec<Progress>, usize) {
-        let Some(status) = self.leader(group).and_then(|leader| Some(leader.host.group(group)?.status())) else {
+        let Some(status) = self.leader(group).and_then(|leader| Some(leader.host().group(group)?.status())) else {
             return (Vec::new(), 0);
         };
         let members: BTreeSet<NodeId> = status.voters.union(&status.learners).copied().collect();
         let progress = members.iter().filter_map(|&node| {
-            let status = self.network.process(node)?.host.group(group)?.status();
+            let status = self.processes.get(node)?.host().group(group)?.status();
             Some(Progress { node, last: status.last_log_index, applied: status.applied, leads: status.is_leader() })
         });
         (progress.collect(), members.len())
@@ -289,17 +336,18 @@ impl Scenario {
     fn compare(&self, shard: ShardId) {
         let (progress, _) = self.progress(shard + 1);
         for member in progress {
-            let Some(group) = self.network.process(member.node).and_then(|process| process.shard(shard)) else {
+            let Some(group) = self.processes.get(member.node).and_then(|process| process.shard(shard)) else {
                 continue;
             };
             let plan = &self.world.plan;
             let invariants = self.world.invariants.lock();
             let rules = &invariants.shard_rules;
-            let holds = convergence::holds(&group, (member.node, shard + 1), 0..plan.frames, rules);
+            let dropped = DROPPED_FRAMES..DROPPED_FRAMES + 3;
+            let holds = convergence::holds(&group, (member.node, shard + 1), (0..plan.frames).chain(dropped), rules);
             self.world.check("convergence", holds);
             // Where it belongs, a frame is what it became last; elsewhere it is not.
             for frame in 0..plan.frames {
-                let here = client::shard_of(plan, plan.shards, frame) == shard;
+                let here = shard_of(plan, plan.shards, frame) == shard;
                 let found = rules.frame_at(shard + 1, frame, u64::MAX).map(|frame| (frame.version, frame.operation));
                 let expected = if here { invariants.one_owner.now(frame) } else { None };
                 let once = match found == expected {

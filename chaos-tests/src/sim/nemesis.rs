@@ -1,4 +1,4 @@
-//! What breaks things, and mends them again.
+//! What breaks things, and heals them again.
 //!
 //! At random times it draws a fault of the kinds that the plan allows. Each fault ends by itself after a while; several
 //! overlap. No limit keeps a majority alive: whatever happens, nothing that was acknowledged may be lost.
@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-use super::disk::{Disk, Mood};
-use super::network::{CLIENTS, Endpoint, Network, Weather};
-use super::node::{Machine, Process};
+use super::disk::{Disk, DiskFaults};
+use super::network::{CLIENTS, Endpoint, Network, NetworkFaults};
+use super::node::{Machine, Process, Processes};
 use super::plan::Fault;
 use super::runtime::{self, Sim};
 use super::world::World;
@@ -25,6 +25,7 @@ use super::world::World;
 pub struct Nemesis {
     world: Arc<World>,
     network: Arc<Network>,
+    processes: Arc<Processes>,
     machines: BTreeMap<NodeId, futures::lock::Mutex<Machine>>,
     disks: Mutex<BTreeMap<NodeId, [Disk; 2]>>,
     latencies: BTreeMap<NodeId, Arc<Mutex<Duration>>>,
@@ -32,11 +33,12 @@ pub struct Nemesis {
 
 impl Nemesis {
     /// Machines of these nodes, all off.
-    pub fn new(world: &Arc<World>, network: &Arc<Network>) -> Arc<Self> {
+    pub fn new(world: &Arc<World>, network: &Arc<Network>, processes: &Arc<Processes>) -> Arc<Self> {
         let machines: Vec<Machine> = world.plan.nodes.iter().map(|&node| Machine::new(world, node)).collect();
         Arc::new(Nemesis {
             world: world.clone(),
             network: network.clone(),
+            processes: processes.clone(),
             disks: Mutex::new(machines.iter().map(|machine| (machine.node, machine.disks.clone())).collect()),
             latencies: machines.iter().map(|machine| (machine.node, machine.latency.clone())).collect(),
             machines: machines.into_iter().map(|machine| (machine.node, futures::lock::Mutex::new(machine))).collect(),
@@ -46,8 +48,8 @@ impl Nemesis {
     /// Starts a node, trying until it runs. Nothing happens if it does.
     pub async fn start(&self, node: NodeId) {
         let mut machine = self.machines[&node].lock().await;
-        while self.network.process(node).is_none() {
-            let started = machine.start(&self.world, &self.network).await;
+        while self.processes.get(node).is_none() {
+            let started = machine.start(&self.world, &self.network, &self.processes).await;
             if let Err(error) = started {
                 self.world.note(format_args!("n{node} does not start: {error}"));
                 // A failed start may have left a log writer that still writes; and a process that fails exits.
@@ -61,21 +63,21 @@ impl Nemesis {
     /// Cuts a node's power: what was not synced is gone, or some of it.
     async fn crash(&self, node: NodeId) {
         let mut machine = self.machines[&node].lock().await;
-        let Some(process) = self.network.process(node) else { return };
-        self.network.disconnect(node);
+        let Some(process) = self.processes.get(node) else { return };
+        self.processes.remove(node);
         machine.disks = process.disks.each_ref().map(|disk| disk.crash(self.world.chance(0.5)));
         self.disks.lock().insert(node, machine.disks.clone());
         drop(machine);
         // The dead process winds down in memory; nothing it does reaches disk or network.
-        self.world.spawn("a dead process", async move { process.host.shutdown().await });
+        self.world.spawn("a dead process", async move { process.host().shutdown().await });
     }
 
     async fn stop(&self, node: NodeId) {
         let mut machine = self.machines[&node].lock().await;
-        let Some(process) = self.network.process(node) else { return };
-        self.network.disconnect(node);
+        let Some(process) = self.processes.get(node) else { return };
+        self.processes.remove(node);
         // Killed if it takes too long, as a supervisor would.
-        let stopped = runtime::timeout(Duration::from_secs(3), process.host.shutdown()).await;
+        let stopped = runtime::timeout(Duration::from_secs(3), process.host().shutdown()).await;
         self.world.note(format_args!("n{node} stops: {stopped:?}"));
         if stopped.is_none() || process.disk_failed() {
             machine.disks = process.disks.each_ref().map(|disk| disk.crash(true));
@@ -88,12 +90,12 @@ impl Nemesis {
     }
 
     fn process(&self) -> Option<Arc<Process>> {
-        let processes = self.network.processes();
+        let processes = self.processes.all();
         self.world.draw(|rng| processes.choose(rng).cloned())
     }
 
     fn group(&self) -> Option<Group<Sim>> {
-        let groups = self.process()?.host.groups();
+        let groups = self.process()?.host().groups();
         self.world.draw(|rng| groups.choose(rng).cloned())
     }
 
@@ -126,7 +128,7 @@ impl Nemesis {
         world.spawn("supervisor", async move {
             loop {
                 runtime::sleep(Duration::from_millis(200)).await;
-                for process in self.network.processes() {
+                for process in self.processes.all() {
                     if process.disk_failed() {
                         self.crash(process.node).await;
                         let (nemesis, node) = (self.clone(), process.node);
@@ -145,15 +147,15 @@ impl Nemesis {
         match fault {
             Fault::Partition => self.cut(self.partition()).await,
             Fault::PartialPartition => self.cut(self.some_directions()).await,
-            Fault::Loss | Fault::Delay | Fault::Reorder | Fault::Duplicate => self.change_weather(fault).await,
+            Fault::Loss | Fault::Delay | Fault::Reorder | Fault::Duplicate => self.change_network(fault).await,
             Fault::Crash => {
-                let node = self.network.process(self.node())?.node;
+                let node = self.processes.get(self.node())?.node;
                 self.crash(node).await;
                 runtime::sleep(self.a_while()).await;
                 self.start(node).await;
             }
             Fault::PowerCut => {
-                for process in self.network.processes() {
+                for process in self.processes.all() {
                     self.crash(process.node).await;
                 }
                 for &node in &self.world.plan.nodes {
@@ -162,7 +164,7 @@ impl Nemesis {
                 }
             }
             Fault::Restart => {
-                let node = self.network.process(self.node())?.node;
+                let node = self.processes.get(self.node())?.node;
                 self.stop(node).await;
                 runtime::sleep(self.a_while() / 2).await;
                 self.start(node).await;
@@ -170,15 +172,15 @@ impl Nemesis {
             Fault::DiskFull => {
                 let node = self.node();
                 let disk = self.world.draw(|rng| rng.random_range(0..2));
-                self.disks.lock()[&node][disk].set_mood(Mood::Full);
+                self.disks.lock()[&node][disk].set_faults(DiskFaults::Full);
                 runtime::sleep(self.a_while()).await;
-                self.disks.lock()[&node][disk].set_mood(Mood::Healthy);
+                self.disks.lock()[&node][disk].set_faults(DiskFaults::Healthy);
             }
             Fault::DiskError | Fault::TornWrite => {
                 let process = self.process()?;
                 let disk = self.world.draw(|rng| rng.random_range(0..2));
-                let mood = if fault == Fault::DiskError { Mood::Failing } else { Mood::Tearing };
-                process.disks[disk].set_mood(mood);
+                let faults = if fault == Fault::DiskError { DiskFaults::Failing } else { DiskFaults::Tearing };
+                process.disks[disk].set_faults(faults);
             }
             Fault::SlowDisk => {
                 let latency = &self.latencies[&self.node()];
@@ -208,7 +210,7 @@ impl Nemesis {
         self.world.note(format_args!("cut {directions:?}"));
         self.network.cut(&directions);
         runtime::sleep(self.a_while()).await;
-        self.network.mend(&directions);
+        self.network.heal(&directions);
     }
 
     /// A random part of the nodes against the others; clients see one side, or both.
@@ -241,28 +243,28 @@ impl Nemesis {
         })
     }
 
-    async fn change_weather(&self, fault: Fault) {
+    async fn change_network(&self, fault: Fault) {
         let strength = self.world.draw(|rng| rng.random_range(0.01..0.3));
         let late_by = Duration::from_millis(self.world.draw(|rng| rng.random_range(10..800)));
-        self.network.change_weather(|weather| match fault {
-            Fault::Loss => weather.loss = strength,
-            Fault::Delay => (weather.late, weather.late_by) = (strength, late_by),
-            Fault::Reorder => (weather.reorder, weather.late, weather.late_by) = (strength, strength, late_by / 8),
-            _ => weather.duplicate = strength,
+        self.network.change_faults(|faults| match fault {
+            Fault::Loss => faults.loss = strength,
+            Fault::Delay => (faults.late, faults.late_by) = (strength, late_by),
+            Fault::Reorder => (faults.reorder, faults.late, faults.late_by) = (strength, strength, late_by / 8),
+            _ => faults.duplicate = strength,
         });
         runtime::sleep(self.a_while()).await;
-        let fair = Weather::default();
-        self.network.change_weather(|weather| match fault {
-            Fault::Loss => weather.loss = fair.loss,
-            Fault::Duplicate => weather.duplicate = fair.duplicate,
-            _ => *weather = Weather { loss: weather.loss, duplicate: weather.duplicate, ..fair },
+        let none = NetworkFaults::default();
+        self.network.change_faults(|faults| match fault {
+            Fault::Loss => faults.loss = none.loss,
+            Fault::Duplicate => faults.duplicate = none.duplicate,
+            _ => *faults = NetworkFaults { loss: faults.loss, duplicate: faults.duplicate, ..none },
         });
     }
 
-    /// An operator's command: a replica moves, or is made anew in place; a node drains or comes back; a move is given up.
+    /// An operator's command: a replica moves, or is rebuilt in place; a node drains or comes back; a move is given up.
     async fn change_members(&self) -> Option<()> {
         let process = self.process()?;
-        let map = process.cluster.borrow().clone();
+        let map = process.cluster();
         let shard = self.world.draw(|rng| rng.random_range(0..self.world.plan.shards));
         let replicas = map.replicas(shard).to_vec();
         let from = self.world.draw(|rng| replicas.choose(rng).copied())?;
@@ -277,19 +279,19 @@ impl Nemesis {
             7..9 => MetaCommand::SetPhases(vec![(node, NodePhase::Active { ring: node })]),
             _ => MetaCommand::CancelMove { shard, to: map.moves.get(&shard)?.to },
         };
-        let done = process.propose_meta(&command, &self.network).await;
+        let done = process.propose_meta(&command).await;
         self.world.note(format_args!("operator: {command:?}: {done:?}"));
-        done.ok()
+        done.ok().map(drop)
     }
 
-    /// Mends everything and starts everything.
+    /// Ends all faults and starts every node.
     pub async fn heal(&self) {
-        self.network.calm();
+        self.network.heal_all();
         for latency in self.latencies.values() {
             *latency.lock() = Duration::from_micros(800);
         }
         for &node in &self.world.plan.nodes {
-            self.disks.lock()[&node].iter().for_each(|disk| disk.set_mood(Mood::Healthy));
+            self.disks.lock()[&node].iter().for_each(|disk| disk.set_faults(DiskFaults::Healthy));
             self.start(node).await;
         }
     }
@@ -298,8 +300,8 @@ impl Nemesis {
     pub async fn restore_members(&self) -> bool {
         let phases = self.world.plan.nodes.iter().map(|&node| (node, NodePhase::Active { ring: node })).collect();
         let command = MetaCommand::SetPhases(phases);
-        for process in self.network.processes() {
-            if process.propose_meta(&command, &self.network).await.is_ok() {
+        for process in self.processes.all() {
+            if process.propose_meta(&command).await.is_ok() {
                 return true;
             }
         }

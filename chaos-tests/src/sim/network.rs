@@ -16,9 +16,21 @@ use mira_raft::{Transport, TransportError};
 use parking_lot::Mutex;
 use rand::Rng;
 
-use super::node::{Answer, Ask, Process};
+use super::protocol::{Answer, Ask};
 use super::runtime;
 use super::world::World;
+
+/// A process at a node's address.
+pub trait Server: Send + Sync + 'static {
+    /// Which of the node's processes it is, in order.
+    fn life(&self) -> u64;
+
+    /// Answers a message of replication.
+    fn handle(&self, request: Bytes) -> BoxFuture<'_, Bytes>;
+
+    /// Answers a client or another node.
+    fn serve(&self, ask: Ask) -> BoxFuture<'_, Result<Answer, Refusal>>;
+}
 
 /// Something with an address: a node, or (above all nodes) a client.
 pub type Endpoint = u64;
@@ -31,7 +43,7 @@ const SILENCE: Duration = Duration::from_secs(12);
 
 /// Probabilities and times that faults change.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Weather {
+pub struct NetworkFaults {
     /// Of a leg to be lost.
     pub loss: f64,
     /// Of a leg to be late.
@@ -52,38 +64,32 @@ pub struct Network {
 
 #[derive(Default)]
 struct State {
-    processes: BTreeMap<NodeId, Arc<Process>>,
+    servers: BTreeMap<NodeId, Arc<dyn Server>>,
     /// Directions that are cut.
     cut: BTreeSet<(Endpoint, Endpoint)>,
-    weather: Weather,
+    faults: NetworkFaults,
     /// When the last message of each direction arrives.
     last_arrival: BTreeMap<(Endpoint, Endpoint), Duration>,
 }
 
 impl Network {
-    /// A network of nobody, in fair weather.
+    /// A network of nobody, without faults.
     pub fn new(world: Arc<World>) -> Arc<Self> {
         Arc::new(Network { world, state: Mutex::default() })
     }
 
     /// Makes a process reachable, in place of an earlier one of its node.
-    pub fn connect(&self, process: &Arc<Process>) {
-        self.state.lock().processes.insert(process.node, process.clone());
+    pub fn connect(&self, node: NodeId, server: Arc<dyn Server>) {
+        self.state.lock().servers.insert(node, server);
     }
 
     /// Makes a node unreachable: its process is gone.
     pub fn disconnect(&self, node: NodeId) {
-        self.state.lock().processes.remove(&node);
+        self.state.lock().servers.remove(&node);
     }
 
-    /// The process that runs on a node.
-    pub fn process(&self, node: NodeId) -> Option<Arc<Process>> {
-        self.state.lock().processes.get(&node).cloned()
-    }
-
-    /// All running processes, by node.
-    pub fn processes(&self) -> Vec<Arc<Process>> {
-        self.state.lock().processes.values().cloned().collect()
+    fn server(&self, node: NodeId) -> Option<Arc<dyn Server>> {
+        self.state.lock().servers.get(&node).cloned()
     }
 
     /// Cuts these directions.
@@ -91,24 +97,24 @@ impl Network {
         self.state.lock().cut.extend(directions);
     }
 
-    /// Mends these directions.
-    pub fn mend(&self, directions: &[(Endpoint, Endpoint)]) {
+    /// Heals these directions.
+    pub fn heal(&self, directions: &[(Endpoint, Endpoint)]) {
         let mut state = self.state.lock();
         directions.iter().for_each(|direction| {
             state.cut.remove(direction);
         });
     }
 
-    /// Changes the weather.
-    pub fn change_weather(&self, change: impl FnOnce(&mut Weather)) {
-        change(&mut self.state.lock().weather);
+    /// Changes what happens to messages.
+    pub fn change_faults(&self, change: impl FnOnce(&mut NetworkFaults)) {
+        change(&mut self.state.lock().faults);
     }
 
-    /// Mends everything.
-    pub fn calm(&self) {
+    /// Ends all faults.
+    pub fn heal_all(&self) {
         let mut state = self.state.lock();
         state.cut.clear();
-        state.weather = Weather::default();
+        state.faults = NetworkFaults::default();
     }
 
     /// Node `from`'s way into the network, for as long as that process lives.
@@ -116,24 +122,25 @@ impl Network {
         Arc::new(NodeTransport { network: self.clone(), from, life })
     }
 
-    fn lives(&self, node: NodeId, life: u64) -> bool {
-        self.state.lock().processes.get(&node).is_some_and(|process| process.life == life)
+    /// Whether this process of a node is the one that runs.
+    pub fn lives(&self, node: NodeId, life: u64) -> bool {
+        self.state.lock().servers.get(&node).is_some_and(|server| server.life() == life)
     }
 
     /// How long a leg takes; `None` if it does not arrive.
     fn leg(&self, from: Endpoint, to: Endpoint, rpc: bool) -> Option<Duration> {
         let mut state = self.state.lock();
-        let weather = state.weather;
-        if state.cut.contains(&(from, to)) || self.world.chance(weather.loss) {
+        let faults = state.faults;
+        if state.cut.contains(&(from, to)) || self.world.chance(faults.loss) {
             return None;
         }
         let mut takes = Duration::from_micros(self.world.draw(|rng| rng.random_range(100..1_500)));
-        if self.world.chance(weather.late) {
-            takes += self.world.draw(|rng| weather.late_by.mul_f64(rng.random_range(0.0..1.0)));
+        if self.world.chance(faults.late) {
+            takes += self.world.draw(|rng| faults.late_by.mul_f64(rng.random_range(0.0..1.0)));
         }
         let now = runtime::now();
         let last = state.last_arrival.entry((from, to)).or_default();
-        if !(rpc && self.world.chance(weather.reorder)) {
+        if !(rpc && self.world.chance(faults.reorder)) {
             takes = takes.max(last.saturating_sub(now) + Duration::from_nanos(1));
         }
         *last = (*last).max(now + takes);
@@ -162,7 +169,7 @@ impl Network {
         let network = self.clone();
         runtime::spawn(async move {
             runtime::sleep(takes).await;
-            let Some(process) = network.process(to) else { return };
+            let Some(server) = network.server(to) else { return };
             let crc = crc32fast::hash(&request);
             network.world.note(format_args!(
                 "n{} -> n{to} kind {} {} bytes {crc:08x}",
@@ -170,12 +177,12 @@ impl Network {
                 request[1],
                 request.len()
             ));
-            let answer = process.host.handle(request).await;
+            let answer = server.handle(request).await;
             let Some(takes) = network.leg(to, from.0, true) else { return };
             runtime::sleep(takes).await;
             if let Some(reply) = reply
                 && network.lives(from.0, from.1)
-                && network.lives(to, process.life)
+                && network.lives(to, server.life())
             {
                 // A caller that gave up listens no more.
                 let _ = reply.send(answer);
@@ -192,11 +199,11 @@ impl Network {
             runtime::sleep(SILENCE).await;
         }
         runtime::sleep(leg.ok_or_else(lost)?).await;
-        let process = self.process(to).ok_or_else(refused)?;
+        let server = self.server(to).ok_or_else(refused)?;
         let (done, answer) = oneshot::channel();
-        let (network, life) = (self.clone(), process.life);
+        let (network, life) = (self.clone(), server.life());
         self.world.spawn("service", async move {
-            let answer = process.serve(ask).await;
+            let answer = server.serve(ask).await;
             let Some(takes) = network.leg(to, client, false) else { return };
             runtime::sleep(takes).await;
             if network.lives(to, life) {
@@ -225,10 +232,10 @@ impl Transport for NodeTransport {
             if !network.lives(from.0, from.1) {
                 return Err(TransportError::Lost("this process is dead".into()));
             }
-            if network.process(peer).is_none() {
+            if network.server(peer).is_none() {
                 return Err(TransportError::Unreachable(peer, "connection refused".into()));
             }
-            let duplicate = network.state.lock().weather.duplicate;
+            let duplicate = network.state.lock().faults.duplicate;
             if network.world.chance(duplicate) {
                 network.deliver(from, peer, request.clone(), None);
             }

@@ -1,34 +1,29 @@
 //! A simulated node: two disks that outlive it, and the process that runs on them.
 //!
-//! The process is production's replication and state machines. What stands around them in production and is bound to
-//! sockets and threads is made anew here, as thin as it can be: the loop that performs what [`reconcile::plan`] decides,
-//! and the service that answers clients by the same rules as `mira_node::shard`.
+//! The process is what ships: replication, state machines, shards with all that they seal, the executor of plans and the
+//! driver of migrations. Made here is only what production binds to sockets, files and threads: the way to other nodes
+//! ([`super::peers`]) and the loops around it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mira_crypto::ClusterKey;
-use mira_node::background::migration::{self as grow, Task};
+use futures::future::BoxFuture;
+use mira_index::RowCache;
+use mira_node::background::migration::Migration;
 use mira_node::keys::keyring::Keyring;
-use mira_node::meta::{ClusterState, MetaCommand, MetaMachine, MoveStep, NodeRecord};
-use mira_node::meta::{CollectionRecord, Growth};
-use mira_node::placement::reconcile::{self, Action};
-use mira_node::shard::command::{
-    self, AdoptedFrame, Asker, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
-};
-use mira_node::shard::machine::{Change, Follower, ShardMachine};
-use mira_node::shard::migration::ownership::{Claim, Homes, Span, Tenure};
-use mira_node::shard::migration::transfer::{Listed, list_gone, list_moved, list_moving, tenure_of};
-use mira_node::shard::record::{self, FrameRecord};
-use mira_node::shard::write::{MAX_ROUNDS, round_id};
-use mira_node::shard::{refuse_engine, refuse_proposal, refuse_read};
-use mira_proto::vectors::OWN_SPACE;
-use mira_proto::{CollectionId, FrameId, NodeId, Refusal, ShardId};
+use mira_node::member::{Member, MemberParts};
+use mira_node::meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, NodeRecord};
+use mira_node::placement::executor::{self, Executor};
+use mira_node::shard::Shared;
+use mira_node::shard::admission::SearchGate;
+use mira_node::shard::index::recall_sampler::QualityBoard;
+use mira_node::shard::index::{IndexParts, ShardIndex, Workers};
+use mira_proto::{NodeId, Problem, Refusal, ShardId, node_v1};
 use mira_raft::{
-    Clock, EngineError, Group, GroupId, GroupStatus, HostConfig, HostError, Limits, NoObserver, Others, ProposeError,
-    RaftHost, RequestId, RequestWindow, Role, StateReader, Timing,
+    Clock, Group, HostConfig, HostError, Limits, NoObserver, ProposeError, RaftHost, RequestWindow, Role, Timing,
 };
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -36,171 +31,19 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 
 use super::disk::{Disk, SlowThreads};
-use super::network::Network;
-use super::observer::{Observed, watch_group};
+use super::keys;
+use super::network::{Network, Server};
+use super::observer::Watched;
+use super::peers::Links;
 use super::plan::Bug;
+use super::protocol::{Answer, Ask, META_GROUP};
 use super::runtime::{self, Sim};
 use super::world::World;
 
-/// The meta group; shard `n` is group `n + 1`, as in production.
-pub const META_GROUP: GroupId = 0;
-/// The only collection.
-pub const COLLECTION: CollectionId = 7;
-const TICK: Duration = Duration::from_millis(500);
-const PREFER_EVERY: Duration = Duration::from_secs(3);
-
-/// What a client asks of a node.
-#[derive(Debug, Clone)]
-pub enum Ask {
-    /// The cluster as the node knows it; or, confirmed by a quorum, as the meta group does.
-    Map {
-        /// Whether to have it confirmed.
-        confirmed: bool,
-    },
-    /// To have a sealed meta command applied.
-    Propose(Bytes),
-    /// To change a frame.
-    Write(Write),
-    /// What a frame is.
-    Read {
-        /// The map it was routed by.
-        epoch: u64,
-        /// Where.
-        shard: ShardId,
-        /// Which.
-        frame: FrameId,
-        /// Confirmed by a quorum; else the replica's own state, at this index or later.
-        at_least: Option<u64>,
-        /// What the reader knows of a growth.
-        growing: ReadOf,
-    },
-    /// As `BeginPass` of the node's service.
-    BeginPass {
-        /// The source.
-        shard: ShardId,
-        /// The growth.
-        span: Span,
-        /// Its epoch.
-        epoch: u64,
-        /// Who asks.
-        heir: ShardId,
-        /// Whether to release its frames.
-        release: bool,
-    },
-    /// As `Export` of the node's service.
-    Export {
-        /// The source.
-        shard: ShardId,
-        /// The growth.
-        span: Span,
-        /// Who asks.
-        heir: ShardId,
-        /// The state must be at least this new.
-        start: u64,
-        /// Changes after this are sent.
-        since: u64,
-        /// Where the page begins.
-        after: Option<FrameId>,
-    },
-}
-
-/// A write, the same at every try.
-#[derive(Debug, Clone)]
-pub struct Write {
-    /// The map it was routed by.
-    pub epoch: u64,
-    /// Where.
-    pub shard: ShardId,
-    /// Names the request.
-    pub request: RequestId,
-    /// The operation in the history.
-    pub operation: u64,
-    /// Which frame.
-    pub frame: FrameId,
-    /// What to do with it.
-    pub change: FrameChange,
-}
-
-/// A change of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrameChange {
-    /// Stores this content under a condition.
-    Store(u8, Condition),
-    /// Removes it.
-    Forget,
-}
-
-/// What a reader knows of a growth of the collection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadOf {
-    /// Frames are on their way.
-    Growing,
-    /// It has grown to so many partitions; 0 = it never grew.
-    Grown(u32),
-}
-
-/// A node's answer.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    /// To [`Ask::Map`].
-    Map(Arc<ClusterState>),
-    /// To [`Ask::Propose`].
-    Proposed,
-    /// To [`Ask::Write`]: the position of the last round, the answer there, and what it comes to.
-    Written {
-        /// Position in the log.
-        index: u64,
-        /// As encoded by the state machine.
-        response: Vec<u8>,
-    },
-    /// To [`Ask::Read`]: the record, in the state as of `applied`.
-    Read {
-        /// Position of the state.
-        applied: u64,
-        /// The frame's version, and the operation that stored it.
-        found: Option<(u64, u64)>,
-        /// Whether this shard decides about the frame, as far as the replica knows.
-        mine: bool,
-    },
-    /// To [`Ask::BeginPass`].
-    Start(u64),
-    /// To [`Ask::Export`].
-    Page(Arc<Listed>, Vec<AdoptedFrame>),
-}
-
-/// The record of the only collection.
-pub fn collection(partitions: u32) -> CollectionRecord {
-    CollectionRecord {
-        id: COLLECTION,
-        name: "only".into(),
-        dim: 4,
-        metric: "cosine".into(),
-        quantization: "int8".into(),
-        partitions,
-        first_partitions: partitions,
-        ttl_seconds: 0,
-        created_ms: 0,
-        model: String::new(),
-        ef: 0,
-        spaces: Vec::new(),
-        key_version: 1,
-        wrapped_keys: BTreeMap::new(),
-    }
-}
-
-/// The body of a frame here: which operation stored it. In production this is sealed.
-pub fn body_of(operation: u64, round: u32) -> Vec<u8> {
-    [&operation.to_le_bytes()[..], &round.to_le_bytes()].concat()
-}
-
-/// The operation and round in a body.
-pub fn operation_of(body: &[u8]) -> (u64, u32) {
-    let (operation, round) = body.split_at(8);
-    (
-        u64::from_le_bytes(operation.try_into().expect("eight bytes")),
-        u32::from_le_bytes(round.try_into().expect("four bytes")),
-    )
-}
+/// So few that even a few frames make several pages.
+const PAGE_FRAMES: usize = 2;
+/// Images of indexes would lie there: nothing is indexed here, so there are none.
+const NO_FOLDER: &str = "simulated";
 
 /// A node's machine: what a power cut leaves.
 pub struct Machine {
@@ -214,21 +57,53 @@ pub struct Machine {
     pub lives: u64,
 }
 
+/// The processes that run, each at its node's place in the network.
+pub struct Processes {
+    network: Arc<Network>,
+    running: Mutex<BTreeMap<NodeId, Arc<Process>>>,
+}
+
+impl Processes {
+    /// None runs yet.
+    pub fn new(network: &Arc<Network>) -> Arc<Self> {
+        Arc::new(Processes { network: network.clone(), running: Mutex::default() })
+    }
+
+    /// Makes a process reachable, in place of an earlier one of its node.
+    fn add(&self, process: &Arc<Process>) {
+        self.running.lock().insert(process.node, process.clone());
+        self.network.connect(process.node, process.clone());
+    }
+
+    /// Makes a node unreachable: its process is gone.
+    pub fn remove(&self, node: NodeId) {
+        self.network.disconnect(node);
+        self.running.lock().remove(&node);
+    }
+
+    /// The process that runs on a node.
+    pub fn get(&self, node: NodeId) -> Option<Arc<Process>> {
+        self.running.lock().get(&node).cloned()
+    }
+
+    /// All of them, by node.
+    pub fn all(&self) -> Vec<Arc<Process>> {
+        self.running.lock().values().cloned().collect()
+    }
+}
+
 /// A running process.
 pub struct Process {
     /// Its node.
     pub node: NodeId,
     /// Which of the node's processes, in order.
     pub life: u64,
-    /// Replication.
-    pub host: Arc<RaftHost<Sim>>,
     /// The disks as this process sees them.
     pub disks: [Disk; 2],
-    /// The cluster as it knows it.
-    pub cluster: watch::Receiver<Arc<ClusterState>>,
+    /// What ships of a node.
+    pub member: Arc<Member<Sim>>,
     world: Arc<World>,
-    keyring: Arc<Keyring>,
-    preferred_at: Mutex<BTreeMap<ShardId, Duration>>,
+    network: Arc<Network>,
 }
 
 struct NodeClock(Arc<World>, NodeId);
@@ -239,17 +114,29 @@ impl Clock for NodeClock {
     }
 }
 
-/// Nothing is derived from frames here.
-struct NoFollower;
+/// Nothing is indexed: an index works on threads and in real time.
+struct NoWorkers;
 
-impl Follower for NoFollower {
-    fn changed(&self, _: Vec<Change>, _: u64) {}
-    fn replaced(&self, _: StateReader, _: u64) {}
+impl Workers for NoWorkers {
+    fn register(&self, _: &Arc<ShardIndex>) {}
+    fn schedule(&self, _: Arc<ShardIndex>) {}
 }
 
-fn keyring() -> Arc<Keyring> {
-    Arc::new(Keyring::new(vec![ClusterKey::generate(&mut StdRng::seed_from_u64(1))]))
+fn shared(world: &Arc<World>, node: NodeId, keyring: Arc<Keyring>, cluster: Cluster) -> Shared {
+    let drawing = world.clone();
+    Shared {
+        node_id: node,
+        keyring,
+        cluster,
+        clock: Arc::new(NodeClock(world.clone(), node)),
+        page_frames: PAGE_FRAMES,
+        randomness: Arc::new(move || StdRng::seed_from_u64(drawing.draw(|rng| rng.random()))),
+        gate: SearchGate::new(1),
+        quality: Arc::new(QualityBoard::new(0)),
+    }
 }
+
+type Cluster = watch::Receiver<Arc<ClusterState>>;
 
 fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) -> HostConfig {
     let plan = &world.plan;
@@ -292,62 +179,75 @@ impl Machine {
     }
 
     /// Starts a process on what the disks hold.
-    pub async fn start(&mut self, world: &Arc<World>, network: &Arc<Network>) -> Result<Arc<Process>, HostError> {
+    pub async fn start(
+        &mut self,
+        world: &Arc<World>,
+        network: &Arc<Network>,
+        processes: &Processes,
+    ) -> Result<(), HostError> {
         self.lives += 1;
-        let keyring = keyring();
+        let (node, life) = (self.node, self.lives);
+        let keyring = Arc::new(Keyring::new(vec![keys::cluster_key()]));
         let (machine, cluster) = MetaMachine::new(keyring.clone());
         let host = RaftHost::<Sim>::open(host_config(world, self, network)).await?;
-        let process = Arc::new(Process {
-            node: self.node,
-            life: self.lives,
+        let (watching, seen, disks) = (world.clone(), network.clone(), self.disks.clone());
+        let watched = Watched { world: watching, network: seen, node, life, host: host.clone(), disks };
+        let watcher = watched.watcher();
+        let meta = host.open_group(META_GROUP, watcher(META_GROUP, machine)).await?;
+        let links = Links { world: world.clone(), network: network.clone(), node, life, cluster: cluster.clone() };
+        let index = IndexParts {
+            keyring: keyring.clone(),
+            cluster: cluster.clone(),
+            workers: Arc::new(NoWorkers),
+            cache: RowCache::new(0),
+        };
+        let member = Arc::new(Member::new(MemberParts {
             host,
-            disks: self.disks.clone(),
-            cluster,
-            world: world.clone(),
-            keyring,
-            preferred_at: Mutex::default(),
-        });
-        process.open_group(META_GROUP, machine, network).await?;
-        world.note(format_args!("n{} starts, life {}", self.node, self.lives));
-        network.connect(&process);
-        let (reconciling, network) = (process.clone(), network.clone());
-        let (growing, also) = (process.clone(), network.clone());
-        world.spawn("reconcile", async move { reconciling.reconcile_for_life(&network).await });
-        world.spawn("grow", async move { growing.grow_for_life(&also).await });
-        Ok(process)
+            meta,
+            shared: shared(world, node, keyring, cluster),
+            index,
+            peers: Arc::new(links),
+            data: PathBuf::from(NO_FOLDER),
+            watcher: Some(watcher),
+        })?);
+        let disks = self.disks.clone();
+        let process = Arc::new(Process { node, life, disks, member, world: world.clone(), network: network.clone() });
+        world.note(format_args!("n{node} starts, life {life}"));
+        processes.add(&process);
+        world.spawn("reconcile", process.clone().reconcile_for_life());
+        world.spawn("migration", process.migrate_for_life());
+        Ok(())
+    }
+}
+
+impl Server for Process {
+    fn life(&self) -> u64 {
+        self.life
+    }
+
+    fn handle(&self, request: Bytes) -> BoxFuture<'_, Bytes> {
+        Box::pin(self.host().handle(request))
+    }
+
+    fn serve(&self, ask: Ask) -> BoxFuture<'_, Result<Answer, Refusal>> {
+        Box::pin(async move { self.answer(ask).await.map_err(|refusal| self.mistaken(refusal)) })
     }
 }
 
 impl Process {
-    async fn open_group(
-        self: &Arc<Self>,
-        id: GroupId,
-        machine: Arc<dyn mira_raft::StateMachine>,
-        network: &Arc<Network>,
-    ) -> Result<(), HostError> {
-        let observed = Observed::new(self.world.clone(), (self.node, id), self.disks[1].clone(), machine);
-        let group = self.host.open_group(id, Arc::new(observed)).await?;
-        watch_group(&self.world, network, self.clone(), group);
-        Ok(())
+    /// Replication.
+    pub fn host(&self) -> &Arc<RaftHost<Sim>> {
+        self.member.host()
     }
 
-    /// Opens a shard's replica, if it is not open.
-    pub async fn open_shard(self: &Arc<Self>, shard: ShardId, network: &Arc<Network>) -> Result<(), HostError> {
-        let machine = Arc::new(ShardMachine::new(Arc::new(NoFollower)));
-        match self.open_group(shard + 1, machine, network).await {
-            Ok(()) | Err(HostError::AlreadyOpen(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+    /// The cluster as it knows it.
+    pub fn cluster(&self) -> Arc<ClusterState> {
+        self.member.cluster()
     }
 
     /// A shard's group, if it is open here.
     pub fn shard(&self, shard: ShardId) -> Option<Group<Sim>> {
-        self.host.group(shard + 1)
-    }
-
-    /// The meta group.
-    pub fn meta(&self) -> Option<Group<Sim>> {
-        self.host.group(META_GROUP)
+        self.host().group(shard + 1)
     }
 
     /// Whether a disk of this process failed for good.
@@ -355,41 +255,16 @@ impl Process {
         self.disks.iter().any(Disk::failed)
     }
 
+    fn runs(&self) -> bool {
+        self.network.lives(self.node, self.life)
+    }
+
     /// Has a meta command applied, here or by the leader that this node knows.
-    pub async fn propose_meta(&self, command: &MetaCommand, network: &Arc<Network>) -> Result<(), String> {
-        let mut rng = self.world.draw(|rng| StdRng::seed_from_u64(rng.random()));
-        let sealed: Bytes = command.seal(&self.keyring.meta_sealer(), &mut rng).into();
-        self.ask_meta(Ask::Propose(sealed), network).await.map(drop)
+    pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
+        self.member.propose_meta(command).await
     }
 
-    async fn ask_meta(&self, ask: Ask, network: &Arc<Network>) -> Result<Answer, String> {
-        let leader = self.meta().and_then(|meta| meta.status().leader).ok_or("the meta group has no leader")?;
-        let asked = async {
-            match leader == self.node {
-                true => self.serve(ask).await,
-                false => network.ask(self.node, leader, ask).await,
-            }
-        };
-        let answer = runtime::timeout(mira_proto::limits::READ_TRY, asked).await.ok_or("no answer")?;
-        answer.map_err(|refusal| refusal.to_string())
-    }
-
-    /// Whether a quorum of the meta group says that this node is to have a replica: only then may one be destroyed.
-    async fn confirmed_to_hold(&self, shard: ShardId, network: &Arc<Network>) -> Result<bool, String> {
-        match self.ask_meta(Ask::Map { confirmed: true }, network).await? {
-            Answer::Map(map) => Ok(map.placement.is_empty() || map.holds(self.node, shard)),
-            other => Err(format!("a map was answered with {other:?}")),
-        }
-    }
-
-    async fn destroy_shard(&self, shard: ShardId, network: &Arc<Network>) -> Result<(), String> {
-        match self.confirmed_to_hold(shard, network).await? {
-            true => Err("its own map is behind".into()),
-            false => self.host.destroy_group(shard + 1).await.map_err(|error| error.to_string()),
-        }
-    }
-
-    /// This node's record.
+    /// A node's record.
     pub fn record(node: NodeId) -> NodeRecord {
         NodeRecord {
             id: node,
@@ -397,408 +272,108 @@ impl Process {
             http_address: format!("n{node}:2"),
             zone: String::new(),
             version: String::new(),
+            format: mira_proto::FORMAT_LEVEL,
         }
     }
 
-    async fn reconcile_for_life(self: Arc<Self>, network: &Arc<Network>) {
-        while network.process(self.node).is_some_and(|process| process.life == self.life) {
-            self.reconcile(network).await;
-            let wait = self.world.draw(|rng| TICK.mul_f64(rng.random_range(0.8..1.2)));
-            runtime::sleep(wait).await;
-        }
-    }
-
-    async fn reconcile(self: &Arc<Self>, network: &Arc<Network>) {
-        let cluster = self.cluster.borrow().clone();
-        self.world.check("map epochs", self.world.invariants.lock().map_epochs.seen((self.node, self.life), &cluster));
-        let Some(meta) = self.meta().map(|meta| meta.status()) else { return };
-        let shards: BTreeMap<ShardId, GroupStatus> = self
-            .host
-            .groups()
-            .into_iter()
-            .filter(|group| group.id() != META_GROUP)
-            .map(|group| (group.id() - 1, group.status()))
-            .collect();
-        let Ok(groups) = self.host.existing_groups() else { return };
-        let present = groups.into_iter().filter(|group| *group != META_GROUP).map(|group| group - 1).collect();
-        let stopped = shards.iter().filter(|(_, status)| matches!(status.role, Role::Stopped(_)));
-        let damaged = stopped.map(|(&shard, _)| shard).collect();
-        let (cluster, meta, shards, present, damaged) = (&*cluster, &meta, &shards, &present, &damaged);
-        let situation = reconcile::Observed { me: self.node, cluster, meta, shards, present, damaged, leftovers: &[] };
-        for action in reconcile::plan(&situation) {
-            let done = self.perform(&action, network).await;
-            self.world.note(format_args!("n{} {action:?}: {done:?}", self.node));
-        }
-    }
-
-    async fn perform(self: &Arc<Self>, action: &Action, network: &Arc<Network>) -> Result<(), String> {
-        let text = |error: mira_raft::ChangeError| error.to_string();
-        match action {
-            Action::OpenShard(shard) => self.open_shard(*shard, network).await.map_err(|error| error.to_string()),
-            Action::InitializeShard(shard, voters) => {
-                self.group(reconcile::Group::Shard(*shard))?.initialize(voters.clone()).await.map_err(text)
+    async fn reconcile_for_life(self: Arc<Self>) {
+        let mut executor = Executor::new(self.member.clone());
+        while self.runs() {
+            let cluster = self.cluster();
+            let seen = self.world.invariants.lock().map_epochs.seen((self.node, self.life), &cluster);
+            self.world.check("map epochs", seen);
+            self.member.shared().keyring.retain(&cluster);
+            for (action, done) in executor.reconcile().await {
+                self.world.figures.lock().action(&action, done.is_ok());
+                self.world.note(format_args!("n{} {action:?}: {done:?}", self.node));
             }
-            Action::DestroyShard(shard) => self.destroy_shard(*shard, network).await,
-            Action::ClearShard(shard) => {
-                self.destroy_shard(*shard, network).await?;
-                let (shard, to, step) = (*shard, self.node, MoveStep::Joining);
-                self.propose_meta(&MetaCommand::StepMove { shard, to, step }, network).await
-            }
-            Action::AddLearner(group, node) => self.group(*group)?.add_learner(*node).await.map_err(text),
-            Action::SetVoters(group, voters) => {
-                let others = if *group == reconcile::Group::Meta { Others::Learn } else { Others::Leave };
-                self.group(*group)?.change_voters(voters.clone(), others).await.map_err(text)
-            }
-            Action::RemoveLearner(group, node) => self.group(*group)?.remove_learner(*node).await.map_err(text),
-            Action::HandTo(group, target) => self.group(*group)?.transfer_leader(*target).await.map_err(text),
-            Action::Propose(command) => self.propose_meta(command, network).await,
-            Action::Prefer(shard, target) => self.prefer(*shard, *target).await,
-            Action::Purge(..) => Err("no collection is ever dropped here".into()),
+            let wait = executor::pause(&self.cluster());
+            runtime::sleep(self.world.draw(|rng| wait.mul_f64(rng.random_range(0.8..1.2)))).await;
         }
     }
 
-    fn group(&self, group: reconcile::Group) -> Result<Group<Sim>, String> {
-        let group = match group {
-            reconcile::Group::Meta => self.meta(),
-            reconcile::Group::Shard(shard) => self.shard(shard),
-        };
-        group.ok_or_else(|| "not open".to_owned())
-    }
-
-    async fn prefer(&self, shard: ShardId, target: NodeId) -> Result<(), String> {
-        let now = runtime::now();
-        let recent = |last: &Duration| now - *last < PREFER_EVERY;
-        if self.preferred_at.lock().get(&shard).is_some_and(recent) {
-            return Ok(());
+    async fn migrate_for_life(self: Arc<Self>) {
+        let migration = Migration::new(self.member.clone());
+        while self.runs() {
+            let round = migration.round().await;
+            for step in &round.steps {
+                self.world.note(format_args!("n{} s{} migrates: {:?}", self.node, step.shard, step.outcome));
+            }
+            // A busy node takes longer, so that more can happen between two steps.
+            let busy = self.world.draw(|rng| Duration::from_millis(rng.random_range(20..80)));
+            runtime::sleep(round.more_after.unwrap_or_default().max(busy)).await;
         }
-        self.preferred_at.lock().insert(shard, now);
-        let group = self.shard(shard).ok_or("not open")?;
-        group.transfer_leader(target).await.map_err(|error| error.to_string())
     }
 
-    /// Answers a client.
-    pub async fn serve(&self, ask: Ask) -> Result<Answer, Refusal> {
+    /// Answers as the services of a node do.
+    async fn answer(&self, ask: Ask) -> Result<Answer, Refusal> {
+        let member = &self.member;
         match ask {
-            Ask::Map { confirmed } => {
-                if confirmed {
-                    let meta = self.meta().ok_or_else(|| Refusal::NotReady("not open".into()))?;
-                    meta.read_index().await.map_err(refuse_read)?;
+            Ask::Map => Ok(Answer::Map(self.cluster())),
+            Ask::ConfirmedMap => member.confirmed_map().await.map(Answer::ConfirmedMap),
+            Ask::Status => Ok(Answer::Status(self.status())),
+            Ask::Propose(sealed) => member.propose_sealed(sealed).await.map(Answer::Proposed),
+            Ask::Write(mut request) => {
+                if self.world.has(Bug::RetriesNotRecognised)
+                    && let Some(header) = request.header.as_mut()
+                {
+                    header.request_id = self.world.draw(|rng| rng.random::<u128>()).to_be_bytes().to_vec().into();
                 }
-                Ok(Answer::Map(self.cluster.borrow().clone()))
+                member
+                    .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
+                    .write(request)
+                    .await
+                    .map(Answer::Written)
             }
-            Ask::Propose(sealed) => {
-                let meta = self.meta().ok_or_else(|| Refusal::NotReady("not open".into()))?;
-                meta.propose(None, sealed).await.map_err(|error| self.refuse(error))?;
-                Ok(Answer::Proposed)
-            }
-            Ask::Write(write) => {
-                let group = self.group_for(write.shard)?;
-                must_lead(&group, self.node)?;
-                self.write(&group, &write).await
-            }
-            Ask::BeginPass { shard, span, epoch, heir, release } => {
-                self.begin_pass(shard, (span, epoch), heir, release).await
-            }
-            Ask::Export { shard, span, heir, start, since, after } => {
-                let group = self.group_for(shard)?;
-                let patience = mira_proto::limits::READ_TRY / 2;
-                group.wait_applied(start, patience).await.map_err(refuse_read)?;
-                export(&group.reader(), span, heir, (after, since)).map_err(refuse_engine)
-            }
-            Ask::Read { epoch, shard, frame, at_least, growing } => {
-                let group = self.group_for(shard)?;
-                match at_least {
-                    None if self.world.has(Bug::UnconfirmedReads) => must_lead(&group, self.node)?,
-                    None => drop(group.read_index().await.map_err(refuse_read)?),
-                    Some(index) => {
-                        let patience = mira_proto::limits::READ_TRY / 2;
-                        group.wait_applied(index, patience).await.map_err(refuse_read)?;
-                    }
+            Ask::Forget(request) => member
+                .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
+                .forget(request)
+                .await
+                .map(Answer::Forgotten),
+            Ask::Fetch(mut request) => {
+                if self.world.has(Bug::UnconfirmedReads)
+                    && let Some(level) = request.header.as_mut().and_then(|header| header.level.as_mut())
+                    && level.kind() == node_v1::read_level::Kind::Linearizable
+                {
+                    level.set_kind(node_v1::read_level::Kind::Leader);
                 }
-                let plan = &self.world.plan;
-                let is_heir = super::client::shard_of(plan, plan.partitions, frame) != shard;
-                read(&group.reader(), (frame, shard, is_heir), (epoch, growing))
+                member
+                    .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
+                    .fetch(request)
+                    .await
+                    .map(Answer::Fetched)
             }
+            Ask::BeginPass(request) => {
+                let start = member.shard(request.shard)?.begin_pass(&request).await?;
+                Ok(Answer::PassBegun(node_v1::BeginPassReply { start }))
+            }
+            Ask::Export(request) => member.shard(request.shard)?.export(&request).await.map(Answer::Exported),
         }
     }
 
-    fn group_for(&self, shard: ShardId) -> Result<Group<Sim>, Refusal> {
-        let cluster = self.cluster.borrow().clone();
-        self.shard(shard).ok_or_else(|| match cluster.holds(self.node, shard) {
-            true => Refusal::NotReady(format!("shard {shard} is being opened")),
-            false => Refusal::StaleMap { epoch: cluster.header.epoch },
-        })
+    /// What becomes of a refusal on its way out.
+    fn mistaken(&self, refusal: Refusal) -> Refusal {
+        let stopped = ProposeError::Unknown { leader: None }.to_string();
+        match refusal {
+            Refusal::Unknown(text) if self.world.has(Bug::StoppedMeansUndone) && text == stopped => {
+                Refusal::NotReady(text)
+            }
+            refusal => refusal,
+        }
     }
 
-    /// The rounds of `mira_node::shard::write`, without sealing.
-    async fn write(&self, group: &Group<Sim>, write: &Write) -> Result<Answer, Refusal> {
-        if claim(&group.reader(), write.frame)? == Claim::NotYet {
-            return Err(Refusal::NotReady("the frame is still on its way to this shard".into()));
-        }
-        // Rounds where the frame has moved to are others than those where it was.
-        let first = if write.request.0 >> 120 == 0 { 0 } else { MAX_ROUNDS };
-        for round in 0..MAX_ROUNDS {
-            let (command, content) = command_of(&group.reader(), write, first + round)?;
-            let request = match self.world.has(Bug::RetriesNotRecognised) {
-                true => RequestId(self.world.draw(|rng| rng.random())),
-                false => round_id(write.request, round),
-            };
-            let proposed = group.propose_content(request, &content, command::encode(&command)).await;
-            let proposed = proposed.map_err(|error| self.refuse(error))?;
-            let answer = command::decode(&proposed.response).map_err(refuse_engine)?;
-            if !matches!(&answer, ShardAnswer::Store(outcomes) if matches!(outcomes[..], [StoreOutcome::Raced(_)])) {
-                return Ok(Answer::Written { index: proposed.index, response: proposed.response.to_vec() });
-            }
-        }
-        Err(mira_proto::Problem::new(mira_proto::Code::Conflict, "others keep winning").into())
-    }
-
-    fn refuse(&self, error: ProposeError) -> Refusal {
-        match error {
-            ProposeError::Unknown { leader: None } if self.world.has(Bug::StoppedMeansUndone) => {
-                Refusal::NotReady(error.to_string())
-            }
-            error => refuse_proposal(error),
-        }
+    /// A shard that is open counts as ready: there is no index to wait for.
+    fn status(&self) -> node_v1::NodeStatus {
+        let open = self.member.replicas().open();
+        let works = |shard: &mira_node::shard::Shard<Sim>| !matches!(shard.group().status().role, Role::Stopped(_));
+        let ready = open.into_iter().filter(|(_, shard)| works(shard));
+        let groups =
+            ready.map(|(id, _)| node_v1::GroupStatus { group: id + 1, index_ready: true, ..Default::default() });
+        node_v1::NodeStatus { node_id: self.node, groups: groups.collect(), ..Default::default() }
     }
 }
 
-fn must_lead(group: &Group<Sim>, node: NodeId) -> Result<(), Refusal> {
-    let status = group.status();
-    match status.leader == Some(node) && !matches!(status.role, Role::Stopped(_)) {
-        true => Ok(()),
-        false => Err(Refusal::NotLeader { leader: status.leader }),
-    }
-}
-
-fn command_of(reader: &StateReader, write: &Write, round: u32) -> Result<(ShardCommand, Vec<u8>), Refusal> {
-    let FrameChange::Store(content, condition) = write.change else {
-        let command = ShardCommand::Forget { collection: COLLECTION, frames: vec![write.frame], asker: Asker::Anyone };
-        return Ok((command, write.frame.to_be_bytes().to_vec()));
-    };
-    let current = version(reader, write.frame)?.map_or(0, |record| record.version);
-    let digest = [content; 32];
-    let frame = StoreFrame {
-        collection: COLLECTION,
-        frame: write.frame,
-        version: current + 1,
-        condition,
-        digest,
-        owner: None,
-        session: content.is_multiple_of(2).then_some([content; 16]),
-        expires_ms: 0,
-        created_ms: 0,
-        ttl_ms: 0,
-        spaces: content.is_multiple_of(3).then_some(OWN_SPACE).into_iter().collect(),
-        class: record::Class::Memory,
-        chunks: Vec::new(),
-        body: body_of(write.operation, round).into(),
-        vectors: if content.is_multiple_of(3) { vec![content; 16].into() } else { Vec::new().into() },
-        key_version: mira_node::keys::keyring::FIRST_KEY,
-    };
-    Ok((ShardCommand::Store(vec![frame]), digest.to_vec()))
-}
-
-fn version(reader: &StateReader, frame: FrameId) -> Result<Option<FrameRecord>, Refusal> {
-    let stored = reader.get(&record::frame_key(COLLECTION, frame)).map_err(refuse_engine)?;
-    stored.map(|stored| FrameRecord::decode(&stored)).transpose().map_err(refuse_engine)
-}
-
-/// As `mira_node::shard::read`, with what a growth means for it.
-fn read(
-    reader: &StateReader,
-    (frame, shard, is_heir): (FrameId, ShardId, bool),
-    (epoch, growing): (u64, ReadOf),
-) -> Result<Answer, Refusal> {
-    let view = reader.view().map_err(refuse_engine)?;
-    let tenure = tenure_of(&view, COLLECTION).map_err(refuse_engine)?;
-    if let Some(tenure) = tenure.as_ref().filter(|tenure| tenure.min_epoch > epoch) {
-        return Err(Refusal::StaleMap { epoch: tenure.min_epoch });
-    }
-    let homes = |tenure: &Tenure| Homes::new(COLLECTION, tenure.span);
-    let mine = match growing {
-        // An heir shows only what it has opened; a source shows what it holds, and the reader knows whom to ask first.
-        ReadOf::Growing => tenure.map_or(!is_heir, |tenure| {
-            let homes = homes(&tenure);
-            homes.of(frame).0 == shard || tenure.claim(&homes, frame) == Claim::Mine
-        }),
-        ReadOf::Grown(to) => to == 0 || tenure.is_some_and(|tenure| tenure.has_grown_to(&homes(&tenure), to)),
-    };
-    if !mine && growing != ReadOf::Growing {
-        return Err(Refusal::NotReady("frames of the collection are still on their way here".into()));
-    }
-    let found = version(&view, frame)?.map(|record| (record.version, operation_of(&record.body).0));
-    Ok(Answer::Read { applied: view.applied_index(), found, mine })
-}
-
-fn claim(reader: &StateReader, frame: FrameId) -> Result<Claim, Refusal> {
-    let tenure = tenure_of(reader, COLLECTION).map_err(refuse_engine)?;
-    Ok(tenure.map_or(Claim::Mine, |tenure| tenure.claim(&Homes::new(COLLECTION, tenure.span), frame)))
-}
-
-/// A page of two frames at most, so that even few frames make several.
-fn export(
-    reader: &StateReader,
-    span: Span,
-    heir: ShardId,
-    (after, since): (Option<FrameId>, u64),
-) -> Result<Answer, EngineError> {
-    let view = reader.view()?;
-    let homes = Homes::new(COLLECTION, span);
-    let listed = list_moving(&view, COLLECTION, &homes, (heir, 2), (after, since))?;
-    let mut frames = Vec::new();
-    for &frame in &listed.changed {
-        let keys = [record::frame_key(COLLECTION, frame), record::vectors_key(COLLECTION, frame)];
-        let stored = view.multi_get(&keys)?;
-        let lost = || EngineError::Damaged("a head without a frame".into());
-        let record = FrameRecord::decode(stored[0].as_ref().ok_or_else(lost)?)?;
-        let vectors = match &stored[1] {
-            Some(stored) => Bytes::copy_from_slice(record::decode_vectors(stored)?.1),
-            None => Bytes::new(),
-        };
-        frames.push(AdoptedFrame { frame, record, vectors });
-    }
-    Ok(Answer::Page(Arc::new(listed), frames))
-}
-
-/// Driving growths: the steps of `mira_node::background::migration`, performed here over the simulated network.
-impl Process {
-    async fn grow_for_life(self: Arc<Self>, network: &Arc<Network>) {
-        let mut cleared: BTreeMap<ShardId, FrameId> = BTreeMap::new();
-        while network.process(self.node).is_some_and(|process| process.life == self.life) {
-            let cluster = self.cluster.borrow().clone();
-            if let Some(growth) = cluster.growths.get(&COLLECTION) {
-                for shard in 0..cluster.header.shards {
-                    let done = self.grow(&cluster, growth, shard, (network, &mut cleared)).await;
-                    if let Err(error) = done {
-                        self.world.note(format_args!("n{} s{shard} does not grow: {error}", self.node));
-                    }
-                }
-            }
-            let wait = self.world.draw(|rng| Duration::from_millis(rng.random_range(20..80)));
-            runtime::sleep(wait).await;
-        }
-    }
-
-    async fn grow(
-        &self,
-        cluster: &ClusterState,
-        growth: &Growth,
-        shard: ShardId,
-        (network, cleared): (&Arc<Network>, &mut BTreeMap<ShardId, FrameId>),
-    ) -> Result<(), String> {
-        let Some(group) = self.shard(shard).filter(|group| group.status().is_leader()) else { return Ok(()) };
-        let text = |error: EngineError| error.to_string();
-        let shards = cluster.header.shards;
-        let span = Span { from: growth.from, to: growth.to, shards };
-        let homes = Homes::new(COLLECTION, span);
-        let tenure = tenure_of(&group.reader(), COLLECTION).map_err(text)?;
-        let next = grow::next((COLLECTION, growth, shards), shard, tenure.as_ref(), cluster.moves_paused);
-        let Some(task) = next else { return Ok(()) };
-        self.world.note(format_args!("n{} s{shard} grows: {task:?}", self.node));
-        let step = match task {
-            Task::Begin { source, pass, last } => {
-                let release = last && !self.world.has(Bug::OpensUnreleased);
-                let ask = Ask::BeginPass { shard: source, span, epoch: growth.epoch, heir: shard, release };
-                match self.ask_replicas(cluster, source, ask, network).await? {
-                    Answer::Start(start) => GrowStep::Begin { source, pass, start, last },
-                    other => return Err(format!("a pass was answered with {other:?}")),
-                }
-            }
-            Task::Page { source, adoption, after } => {
-                let (start, since) = (adoption.start, adoption.since);
-                let ask = Ask::Export { shard: source, span, heir: shard, start, since, after };
-                let (listed, frames) = match self.ask_replicas(cluster, source, ask, network).await? {
-                    Answer::Page(listed, frames) => (listed, frames),
-                    other => return Err(format!("a page was answered with {other:?}")),
-                };
-                let gone = list_gone(&group.reader(), COLLECTION, &homes, source, (after, &listed)).map_err(text)?;
-                GrowStep::Adopt { source, pass: adoption.pass, after, upto: listed.upto, frames, gone }
-            }
-            Task::Settle => GrowStep::Settle { min_epoch: growth.epoch },
-            Task::Clear => {
-                let tenure = tenure.ok_or("no tenure")?;
-                let after = cleared.get(&shard).copied();
-                let (frames, upto) = list_moved(&group.reader(), COLLECTION, (&tenure, &homes), after).map_err(text)?;
-                match upto {
-                    Some(upto) => drop(cleared.insert(shard, upto)),
-                    None => drop(cleared.remove(&shard)),
-                }
-                if frames.is_empty() && upto.is_none() {
-                    return self.report(growth, shard, network).await;
-                }
-                GrowStep::Clear { frames }
-            }
-            Task::Report => return self.report(growth, shard, network).await,
-        };
-        self.take_step(&group, (shard, span), step).await.map(drop).map_err(|refusal| refusal.to_string())
-    }
-
-    async fn report(&self, growth: &Growth, shard: ShardId, network: &Arc<Network>) -> Result<(), String> {
-        let (collection, to, step) = (COLLECTION, growth.to, growth.step);
-        self.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }, network).await
-    }
-
-    async fn take_step(
-        &self,
-        group: &Group<Sim>,
-        (shard, span): (ShardId, Span),
-        step: GrowStep,
-    ) -> Result<Option<Tenure>, Refusal> {
-        let command = ShardCommand::Grow { collection: COLLECTION, shard, span, step };
-        let proposed = group.propose(None, command::encode(&command)).await.map_err(|error| self.refuse(error))?;
-        match command::decode(&proposed.response).map_err(refuse_engine)? {
-            ShardAnswer::Grow(tenure) => Ok(tenure),
-            other => Err(Refusal::NotReady(format!("a step was answered with {other:?}"))),
-        }
-    }
-
-    async fn begin_pass(
-        &self,
-        shard: ShardId,
-        (span, epoch): (Span, u64),
-        heir: ShardId,
-        release: bool,
-    ) -> Result<Answer, Refusal> {
-        let group = self.group_for(shard)?;
-        must_lead(&group, self.node)?;
-        let cluster = self.cluster.borrow().clone();
-        if cluster.growths.get(&COLLECTION).is_none_or(|growth| growth.epoch != epoch) {
-            return Err(Refusal::NotReady("this node does not know of that growth".into()));
-        }
-        if !release {
-            return Ok(Answer::Start(group.read_index().await.map_err(refuse_read)?));
-        }
-        let tenure = self.take_step(&group, (shard, span), GrowStep::Release { heir, min_epoch: epoch }).await?;
-        let released =
-            tenure.filter(|tenure| tenure.span == span).and_then(|tenure| tenure.released.get(&heir).copied());
-        released.map(Answer::Start).ok_or_else(|| Refusal::NotReady("it grows otherwise here".into()))
-    }
-
-    /// Asks the replicas of a shard in turn, this node's own first.
-    async fn ask_replicas(
-        &self,
-        cluster: &ClusterState,
-        shard: ShardId,
-        ask: Ask,
-        network: &Arc<Network>,
-    ) -> Result<Answer, String> {
-        let mut replicas = cluster.replicas(shard).to_vec();
-        replicas.sort_by_key(|&node| node != self.node);
-        let mut last = "it has no replica".to_owned();
-        for replica in replicas {
-            let asked = async {
-                match replica == self.node {
-                    true => self.serve(ask.clone()).await,
-                    false => network.ask(self.node, replica, ask.clone()).await,
-                }
-            };
-            match runtime::timeout(mira_proto::limits::READ_TRY, asked).await {
-                Some(Ok(answer)) => return Ok(answer),
-                Some(Err(refusal)) => last = refusal.to_string(),
-                None => last = "no answer".into(),
-            }
-        }
-        Err(last)
-    }
+/// The shard that a header names.
+fn shard_in(shard: Option<ShardId>) -> Result<ShardId, Refusal> {
+    shard.ok_or_else(|| Problem::invalid("the request has no header").into())
 }

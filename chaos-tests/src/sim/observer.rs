@@ -1,16 +1,24 @@
 //! The eyes of the invariants: around each state machine, and on the status of each group.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use mira_node::member::Watcher;
 use mira_proto::NodeId;
-use mira_raft::{Command, EngineError, Group, GroupId, GroupStatus, Role, StateMachine, StateReader, Txn, inspect};
+use mira_raft::{
+    Command, EngineError, Group, GroupId, GroupStatus, RaftHost, Role, StateMachine, StateReader, Txn, inspect,
+};
 
 use super::disk::Disk;
 use super::network::Network;
-use super::node::{META_GROUP, Process};
-use super::runtime::Sim;
+use super::protocol::META_GROUP;
+use super::runtime::{self, Sim};
 use super::world::World;
+
+/// Opening a group takes no longer, or has failed.
+const OPENS_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A production state machine, watched.
 pub struct Observed {
@@ -73,10 +81,63 @@ impl StateMachine for Observed {
     }
 }
 
-/// Follows a group's status for as long as its process lives.
-pub fn watch_group(world: &Arc<World>, network: &Arc<Network>, process: Arc<Process>, group: Group<Sim>) {
-    let (watching, network) = (world.clone(), network.clone());
-    world.spawn("status watch", async move {
+/// What the observer knows of a process.
+#[derive(Clone)]
+pub struct Watched {
+    /// The run.
+    pub world: Arc<World>,
+    /// Where it is reachable as long as it runs.
+    pub network: Arc<Network>,
+    /// Its node.
+    pub node: NodeId,
+    /// Which of the node's processes, in order.
+    pub life: u64,
+    /// Replication.
+    pub host: Arc<RaftHost<Sim>>,
+    /// The disks as this process sees them.
+    pub disks: [Disk; 2],
+}
+
+impl Watched {
+    /// Whether a disk of this process failed for good.
+    pub fn disk_failed(&self) -> bool {
+        self.disks.iter().any(Disk::failed)
+    }
+
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        self.network.lives(self.node, self.life)
+    }
+
+    /// Whether a replica of it may stop: the process is gone, its disk failed, or it was told to.
+    fn may_stop(&self, group: GroupId) -> bool {
+        !self.runs() || self.disk_failed() || self.host.group(group).is_none()
+    }
+
+    /// Stands in front of every state machine of the process, and follows the status of its groups.
+    pub fn watcher(self) -> Watcher {
+        Arc::new(move |group, machine| {
+            self.clone().watch_when_open(group);
+            Arc::new(Observed::new(self.world.clone(), (self.node, group), self.disks[1].clone(), machine))
+        })
+    }
+
+    /// Waits until a group is open, then follows its status.
+    fn watch_when_open(self, id: GroupId) {
+        let world = self.world.clone();
+        let deadline = runtime::now() + OPENS_WITHIN;
+        world.spawn("status watch", async move {
+            while runtime::now() < deadline {
+                if let Some(group) = self.host.group(id) {
+                    return self.watch(group).await;
+                }
+                runtime::sleep(LOOK_EVERY).await;
+            }
+        });
+    }
+
+    /// Follows a group's status for as long as its process lives.
+    async fn watch(self, group: Group<Sim>) {
         let mut watch = group.watch();
         let mut seen: Option<(Role, u64, Option<NodeId>)> = None;
         while let Some(status) = watch.changed().await {
@@ -84,33 +145,32 @@ pub fn watch_group(world: &Arc<World>, network: &Arc<Network>, process: Arc<Proc
             if seen.as_ref() == Some(&now) {
                 continue;
             }
-            let runs = network.process(process.node).is_some_and(|running| running.life == process.life);
-            watching.note(format_args!("n{} g{} {:?} {:?} runs={runs}", process.node, group.id(), now, status.voters));
-            changed(&watching, &process, &status, runs);
+            let runs = self.runs();
+            self.world.note(format_args!("n{} g{} {:?} {:?} runs={runs}", self.node, group.id(), now, status.voters));
+            self.changed(&status);
             seen = Some(now);
         }
         // The watch ends with the replica.
-        let runs = network.process(process.node).is_some_and(|running| running.life == process.life);
-        let reason = !runs || process.disk_failed() || process.host.group(group.id()).is_none();
-        let live = watching.invariants.lock().replicas_live.stopped(process.node, group.id(), "no more status", reason);
-        watching.check("replicas live", live);
-    });
-}
+        self.stopped(group.id(), "no more status");
+    }
 
-fn changed(world: &World, process: &Process, status: &GroupStatus, runs: bool) {
-    let mut invariants = world.invariants.lock();
-    match &status.role {
-        Role::Leader if runs => {
-            let won = invariants.election_safety.won((process.node, process.life), status);
-            world.check("election safety", won);
-            let complete = invariants.leader_completeness.leads(process.node, status);
-            world.check("leader completeness", complete);
+    fn stopped(&self, group: GroupId, why: &str) {
+        let reason = self.may_stop(group);
+        let live = self.world.invariants.lock().replicas_live.stopped(self.node, group, why, reason);
+        self.world.check("replicas live", live);
+    }
+
+    fn changed(&self, status: &GroupStatus) {
+        match &status.role {
+            Role::Leader if self.runs() => {
+                let mut invariants = self.world.invariants.lock();
+                let won = invariants.election_safety.won((self.node, self.life), status);
+                self.world.check("election safety", won);
+                let complete = invariants.leader_completeness.leads(self.node, status);
+                self.world.check("leader completeness", complete);
+            }
+            Role::Stopped(why) => self.stopped(status.group, why),
+            _ => {}
         }
-        Role::Stopped(why) => {
-            let reason = !runs || process.disk_failed() || process.host.group(status.group).is_none();
-            let alive = invariants.replicas_live.stopped(process.node, status.group, why, reason);
-            world.check("replicas live", alive);
-        }
-        _ => {}
     }
 }

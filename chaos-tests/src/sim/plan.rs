@@ -93,6 +93,8 @@ pub enum Bug {
     StoppedMeansUndone,
     /// A shard that a growth adds takes frames over that their source has not released.
     OpensUnreleased,
+    /// A replica is destroyed because the node's own map, which may be old, gives it none.
+    DestroysUnconfirmed,
 }
 
 /// The fixed part of a run.
@@ -108,6 +110,8 @@ pub struct Plan {
     pub partitions: u32,
     /// When the collection begins to grow over all shards; never if none.
     pub grows_after: Option<Duration>,
+    /// When the other collection is dropped; never, and there is none, if none.
+    pub drops_after: Option<Duration>,
     /// Replicas of each shard.
     pub replication: u32,
     /// Number of clients.
@@ -144,6 +148,7 @@ impl Plan {
             shards: rng.random_range(1..=2),
             partitions: 0,
             grows_after: None,
+            drops_after: None,
             replication: 3,
             clients: rng.random_range(2..=4),
             frames: rng.random_range(2..=6),
@@ -156,14 +161,15 @@ impl Plan {
             bug,
         };
         // Drawn last, so that the other seeds are what they were before collections grew.
-        match rng.random_bool(0.4) || bug == Some(Bug::OpensUnreleased) {
-            true => {
-                let shards = rng.random_range(2..=4);
-                let partitions = rng.random_range(1..shards);
-                let grows_after = Some(Duration::from_millis(rng.random_range(100..4_000)));
-                Plan { shards, partitions, grows_after, frames: rng.random_range(6..=16), ..plan }
-            }
-            false => Plan { partitions: plan.shards, ..plan },
-        }
+        let plan = if rng.random_bool(0.4) || bug == Some(Bug::OpensUnreleased) {
+            let shards = rng.random_range(2..=4);
+            let partitions = rng.random_range(1..shards);
+            let grows_after = Some(Duration::from_millis(rng.random_range(100..4_000)));
+            Plan { shards, partitions, grows_after, frames: rng.random_range(6..=16), ..plan }
+        } else {
+            Plan { partitions: plan.shards, ..plan }
+        };
+        let drops = rng.random_bool(0.4).then(|| Duration::from_millis(rng.random_range(500..4_000)));
+        Plan { drops_after: drops, ..plan }
     }
 }

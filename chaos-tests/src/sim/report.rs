@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use mira_node::placement::reconcile::Action;
 use serde_json::json;
 
+use super::invariants::Violation;
 use super::plan::{Bug, Fault};
 use super::runtime;
-use super::world::Violation;
 
 /// Counts of a run.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,8 @@ pub struct Figures {
     pub faults: BTreeMap<Fault, u64>,
     /// Operations of clients by outcome.
     pub operations: BTreeMap<&'static str, u64>,
+    /// Actions of plans by kind, and whether they were done or are tried again.
+    pub actions: BTreeMap<String, Executed>,
     /// Tries that were refused, by reason.
     pub retries: BTreeMap<&'static str, u64>,
     /// The longest time without an answer to any client.
@@ -26,6 +29,15 @@ pub struct Figures {
     /// Virtual time in all.
     pub virtual_time: Duration,
     last_answer: Option<Duration>,
+}
+
+/// How often an action was executed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Executed {
+    /// With success.
+    pub done: u64,
+    /// In vain.
+    pub failed: u64,
 }
 
 impl Figures {
@@ -42,6 +54,18 @@ impl Figures {
             let silence = self.last_answer.map_or(Duration::ZERO, |last| now - last);
             self.longest_silence = self.longest_silence.max(silence);
             self.last_answer = Some(now);
+        }
+    }
+
+    /// A node executed an action of its plan.
+    pub fn action(&mut self, action: &Action, done: bool) {
+        let text = format!("{action:?}");
+        let kind = text.split('(').next().unwrap_or_default().to_owned();
+        let executed = self.actions.entry(kind).or_default();
+        if done {
+            executed.done += 1;
+        } else {
+            executed.failed += 1;
         }
     }
 
@@ -116,6 +140,11 @@ impl Report {
         for (name, count) in &figures.operations {
             *self.total.operations.entry(name).or_default() += count;
         }
+        for (kind, executed) in &figures.actions {
+            let total = self.total.actions.entry(kind.clone()).or_default();
+            total.done += executed.done;
+            total.failed += executed.failed;
+        }
         for (name, count) in &figures.retries {
             *self.total.retries.entry(name).or_default() += count;
         }
@@ -142,6 +171,9 @@ impl Report {
             "virtual_seconds": self.total.virtual_time.as_secs_f64(),
             "faults": faults,
             "operations": self.total.operations,
+            "actions": self.total.actions.iter().map(|(kind, executed)| {
+                (kind.clone(), json!({ "done": executed.done, "failed": executed.failed }))
+            }).collect::<BTreeMap<_, _>>(),
             "retries": self.total.retries,
             "longest_silence": worst(self.worst_silence),
             "longest_recovery": worst(self.worst_recovery),
@@ -173,6 +205,10 @@ impl fmt::Display for Report {
         writeln!(f, "operations")?;
         for (outcome, count) in &self.total.operations {
             writeln!(f, "  {outcome:<18} {count:>10}")?;
+        }
+        writeln!(f, "actions of plans           done     failed")?;
+        for (kind, Executed { done, failed }) in &self.total.actions {
+            writeln!(f, "  {kind:<18} {done:>10} {failed:>10}")?;
         }
         writeln!(f, "tries refused")?;
         for (reason, count) in &self.total.retries {

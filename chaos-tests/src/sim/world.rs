@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use mira_proto::NodeId;
@@ -12,24 +11,13 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::invariants::Invariants;
+use super::invariants::{Invariants, Violation};
 use super::plan::{Bug, Plan};
 use super::report::Figures;
 use super::{panics, runtime};
 
 /// Lines of the trace that are kept for a report; all of them enter its digest.
 const TRACE_KEPT: usize = 400;
-
-/// What went wrong, where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// The invariant.
-    pub invariant: &'static str,
-    /// What was seen.
-    pub what: String,
-    /// Virtual time.
-    pub at: Duration,
-}
 
 /// The shared parts of a run.
 pub struct World {

@@ -295,7 +295,7 @@ fn store_of(place: &str) -> Result<Box<dyn ObjectStore>, CliError> {
         if bucket.is_empty() {
             return Err(CliError::Usage(format!("{place} names no bucket: write s3://BUCKET/PREFIX")));
         }
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        mira_net::rest::install_tls_provider();
         let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build().map_err(refused)?;
         let prefix = Path::parse(prefix).map_err(|error| CliError::Usage(format!("{place}: {error}")))?;
         return Ok(Box::new(PrefixStore::new(store, prefix)));

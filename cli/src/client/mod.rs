@@ -9,6 +9,7 @@ mod operations;
 use std::error::Error as _;
 use std::time::Duration;
 
+use mira_net::rest::client_builder_for;
 use mira_proto::{Code, Problem};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, Url};
@@ -54,14 +55,8 @@ impl Client {
             headers.insert(AUTHORIZATION, credentials::bearer(&token)?);
         }
         headers.extend(credentials::owner_header(remote)?);
-        // The process-wide choice of TLS provider; a second client finds it made already, which is no error.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder =
-            reqwest::Client::builder().default_headers(headers).user_agent(concat!("mira/", env!("CARGO_PKG_VERSION")));
-        if base.scheme() == "http" {
-            // Without TLS nobody needs the machine's root certificates, which take time to read and may be missing.
-            builder = builder.tls_certs_only([]);
-        }
+        let builder = client_builder_for(base.as_str());
+        let builder = builder.default_headers(headers).user_agent(concat!("mira/", env!("CARGO_PKG_VERSION")));
         let http =
             builder.build().map_err(|error| CliError::Usage(format!("cannot set up HTTP: {}", innermost(&error))))?;
         Ok(Client { http, base, timeout: remote.timeout, seen: None })

@@ -1,22 +1,24 @@
 //! Driving collections that grow: what the leaders of shards do next, decided from what is.
 //!
-//! The meta group's record of a growth ([`crate::meta::Growth`]) and the tenures in the shards' states
-//! ([`crate::shard::tenure`]) say all there is to know; nothing else is remembered, so whatever crashes, whoever leads
-//! next goes on from there. Heirs pull: the leader of each makes passes over the frames of each source, has the source
-//! release them when little changes any more, makes one last pass, and opens them. When every heir has opened everything,
-//! the sources settle and remove what moved.
+//! The meta group's record of a growth ([`crate::meta::Growth`]) and the ownership in the shards' states
+//! ([`crate::shard::migration::ownership`]) say all there is to know; nothing else is remembered, so whatever crashes,
+//! whoever leads next goes on from there. Targets pull: the leader of each makes passes over the frames of each source, has
+//! the source freeze them when little changes any more, makes one last pass, and opens them. When every target has opened
+//! everything, the sources finalize and remove what moved.
 //!
 //! Pausing stops all of it between two pages, but for a last pass: writers of the frames that it brings wait for it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mira_proto::{CollectionId, FrameId, Refusal, ShardId, limits, node_v1};
+use mira_raft::{Runtime, TokioRuntime};
 use parking_lot::Mutex;
 
 use crate::{
     background::{Job, Tick, pause_after},
+    member::Member,
     meta::{ClusterState, Growth, GrowthStep, MetaCommand},
-    node::Node,
+    peers::ask_in_turn,
     shard::{
         Shard,
         command::GrowStep,
@@ -33,68 +35,82 @@ const GROWING: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     /// Begin a pass over a source's frames.
-    Begin {
-        /// Whose.
+    BeginPass {
+        /// The shard that has the frames.
         source: ShardId,
-        /// Which pass.
+        /// The number of the pass, from 1.
         pass: u32,
-        /// Have the source release them first.
+        /// Have the source freeze them first.
         last: bool,
     },
     /// Take the next page of a pass.
-    Page {
-        /// Whose frames.
+    ApplyPage {
+        /// The shard that has the frames.
         source: ShardId,
-        /// The pass.
+        /// How far the pass is.
         adoption: Adoption,
-        /// Where it is.
+        /// The page begins behind this frame.
         after: Option<FrameId>,
     },
     /// Note in this shard's log that the growth has left copying behind.
-    Settle,
+    Finalize,
     /// Remove some of what moved.
-    Clear,
+    Cleanup,
     /// Tell the meta group that the shard has done its part of the step.
     Report,
 }
 
-/// What a shard that takes part in a growth does next; none if it has nothing to do. `led` and up to date: only then does
-/// `tenure` say where things are.
+/// A growth, and what the shards that take part in it follow from.
+#[derive(Debug, Clone, Copy)]
+pub struct CollectionGrowth<'a> {
+    /// The growing collection.
+    pub collection: CollectionId,
+    /// What the meta group says of the growth.
+    pub growth: &'a Growth,
+    /// Shards of the cluster.
+    pub shards: u32,
+}
+
+/// What a shard that takes part in a growth does next; none if it has nothing to do. To be asked on the shard's leader, whose
+/// `ownership` is up to date.
 pub fn next(
-    (collection, growth, shards): (CollectionId, &Growth, u32),
+    CollectionGrowth { collection, growth, shards }: CollectionGrowth<'_>,
     shard: ShardId,
-    tenure: Option<&Tenure>,
+    ownership: Option<&Tenure>,
     paused: bool,
 ) -> Option<Task> {
-    let (sources, heirs) = growth.shards(collection, shards);
+    let (sources, targets) = growth.shards(collection, shards);
     let span = Span { from: growth.from, to: growth.to, shards };
-    let tenure = tenure.filter(|tenure| tenure.span == span);
+    let ownership = ownership.filter(|ownership| ownership.span == span);
     match growth.step {
         _ if growth.done.contains(&shard) => None,
-        GrowthStep::Copying if heirs.contains(&shard) => copy(&sources, tenure, paused),
-        GrowthStep::Clearing if sources.contains(&shard) => match tenure.is_some_and(|tenure| tenure.settled) {
-            false => Some(Task::Settle),
-            true => (!paused).then_some(Task::Clear),
-        },
+        GrowthStep::Copying if targets.contains(&shard) => copy(&sources, ownership, paused),
+        GrowthStep::Clearing if sources.contains(&shard) => {
+            if ownership.is_some_and(|ownership| ownership.settled) {
+                (!paused).then_some(Task::Cleanup)
+            } else {
+                Some(Task::Finalize)
+            }
+        }
         _ => None,
     }
 }
 
-/// The next thing an heir does: one source after the other, each with passes that get shorter.
-fn copy(sources: &[ShardId], tenure: Option<&Tenure>, paused: bool) -> Option<Task> {
+/// The next thing a target does: one source after the other, each with passes that get shorter.
+fn copy(sources: &[ShardId], ownership: Option<&Tenure>, paused: bool) -> Option<Task> {
     for &source in sources {
-        let adoption = tenure.and_then(|tenure| tenure.adopting.get(&source)).copied();
+        let adoption = ownership.and_then(|ownership| ownership.adopting.get(&source)).copied();
         let task = match adoption {
-            None => Task::Begin { source, pass: 1, last: false },
+            None => Task::BeginPass { source, pass: 1, last: false },
             Some(adoption) => match adoption.at {
                 Progress::Open => continue,
-                Progress::Running(after) if adoption.last => return Some(Task::Page { source, adoption, after }),
-                Progress::Running(after) => Task::Page { source, adoption, after },
+                Progress::Running(after) if adoption.last => return Some(Task::ApplyPage { source, adoption, after }),
+                Progress::Running(after) => Task::ApplyPage { source, adoption, after },
                 Progress::Complete => {
                     let little = adoption.brought <= limits::GROWTH_LAST_FRAMES;
                     // The first pass is never followed by the last at once: what it took long to bring has changed since.
                     let last = adoption.pass + 1 >= limits::GROWTH_PASSES || little && adoption.pass > 1;
-                    Task::Begin { source, pass: adoption.pass + 1, last }
+                    Task::BeginPass { source, pass: adoption.pass + 1, last }
                 }
             },
         };
@@ -103,116 +119,151 @@ fn copy(sources: &[ShardId], tenure: Option<&Tenure>, paused: bool) -> Option<Ta
     Some(Task::Report)
 }
 
-/// Where clearing goes on; lost in a restart, it begins anew.
-pub type Cursors = Mutex<BTreeMap<(CollectionId, ShardId), FrameId>>;
-
-/// Takes every growth on, for the shards that this node leads.
-pub struct MigrationJob {
-    /// The node.
-    pub node: Arc<Node>,
-    /// Where clearing has come to.
-    pub cursors: Cursors,
+/// What one round did.
+pub struct Round {
+    /// Every shard that had something to do.
+    pub steps: Vec<Step>,
+    /// How long to wait before the next round, while anything grows.
+    pub more_after: Option<Duration>,
 }
 
-impl Job for MigrationJob {
+/// One shard's step in one growth.
+pub struct Step {
+    /// The growing collection.
+    pub collection: CollectionId,
+    /// The shard.
+    pub shard: ShardId,
+    /// What it did, or why it could not; it goes on from there later.
+    pub outcome: Result<Task, Refusal>,
+}
+
+/// Drives the growths that shards led by a node take part in.
+pub struct Migration<R: Runtime = TokioRuntime> {
+    member: Arc<Member<R>>,
+    /// Where cleaning up goes on; lost in a restart, it begins again.
+    cursors: Mutex<BTreeMap<(CollectionId, ShardId), FrameId>>,
+}
+
+impl<R: Runtime> Migration<R> {
+    /// For a member of a cluster.
+    pub fn new(member: Arc<Member<R>>) -> Self {
+        Migration { member, cursors: Mutex::default() }
+    }
+
     /// One step of every growth for every shard led here.
-    async fn tick(&mut self) -> Tick {
-        let node = &self.node;
-        let cluster = node.cluster();
+    pub async fn round(&self) -> Round {
+        let cluster = self.member.cluster();
         if cluster.growths.is_empty() {
             self.cursors.lock().clear();
-            return Tick::default();
+            return Round { steps: Vec::new(), more_after: None };
         }
-        let (mut bytes, mut worked, mut failures) = (0, false, 0);
+        let (mut bytes, mut worked, mut steps) = (0, false, Vec::new());
         for (&collection, growth) in &cluster.growths {
-            end_if_over(node, collection, growth).await;
+            self.end_if_over(collection, growth).await;
             let (sources, targets) = growth.shards(collection, cluster.header.shards);
             for id in sources.into_iter().chain(targets) {
-                let Ok(shard) = node.shard(id) else { continue };
+                let Some(shard) = self.member.replicas().get(id) else { continue };
                 if !shard.group().status().is_leader() {
                     continue;
                 }
-                let cursors = &self.cursors;
-                let driver = Driver { node, cluster: &cluster, cursors, collection, growth, shard: &shard, id };
-                match driver.step().await {
-                    Ok(None) => {}
-                    Ok(Some(moved)) => (bytes, worked) = (bytes + moved, true),
+                let driver = Driver { migration: self, cluster: &cluster, collection, growth, shard: &shard, id };
+                let outcome = match driver.step().await {
+                    Ok(None) => continue,
+                    Ok(Some((task, moved))) => {
+                        (bytes, worked) = (bytes + moved, true);
+                        Ok(task)
+                    }
                     Err(refusal) => {
                         tracing::debug!(collection, shard = id, %refusal, "growth goes on later");
-                        failures += 1;
+                        Err(refusal)
                     }
-                }
+                };
+                steps.push(Step { collection, shard: id, outcome });
             }
         }
-        Tick { failures, more_after: Some(if worked { pause_after(bytes) } else { GROWING }) }
+        Round { steps, more_after: Some(if worked { pause_after(bytes) } else { GROWING }) }
+    }
+
+    async fn end_if_over(&self, collection: CollectionId, growth: &Growth) {
+        let member = &self.member;
+        let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
+        let is_over = growth.step == GrowthStep::Remembering && member.shared().clock.now_ms() >= over;
+        if is_over && member.meta().status().is_leader() {
+            let ended = member.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
+            tracing::info!(collection, ?ended, "growth forgotten");
+        }
     }
 }
 
-async fn end_if_over(node: &Node, collection: CollectionId, growth: &Growth) {
-    let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
-    if growth.step == GrowthStep::Remembering && node.now_ms() >= over && node.meta().status().is_leader() {
-        let ended = node.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
-        tracing::info!(collection, ?ended, "growth forgotten");
+impl<R: Runtime> Job for Migration<R> {
+    async fn tick(&mut self) -> Tick {
+        let Round { steps, more_after } = self.round().await;
+        Tick { failures: steps.iter().filter(|step| step.outcome.is_err()).count() as u64, more_after }
     }
 }
 
 /// One shard's part in one growth.
-struct Driver<'a> {
-    node: &'a Arc<Node>,
+struct Driver<'a, R: Runtime> {
+    migration: &'a Migration<R>,
     cluster: &'a ClusterState,
-    cursors: &'a Cursors,
     collection: CollectionId,
     growth: &'a Growth,
-    shard: &'a Shard,
+    shard: &'a Shard<R>,
     id: ShardId,
 }
 
-impl Driver<'_> {
+impl<R: Runtime> Driver<'_, R> {
     fn span(&self) -> Span {
         Span { from: self.growth.from, to: self.growth.to, shards: self.cluster.header.shards }
     }
 
-    /// Does the next thing; the bytes that moved, or none if there is nothing to do.
-    async fn step(&self) -> Result<Option<usize>, Refusal> {
-        let tenure = self.shard.tenure(self.collection)?;
-        let of = (self.collection, self.growth, self.cluster.header.shards);
-        let Some(task) = next(of, self.id, tenure.as_ref(), self.cluster.moves_paused) else { return Ok(None) };
+    /// Does the next thing; what it was and the bytes that moved, or none if there is nothing to do.
+    async fn step(&self) -> Result<Option<(Task, usize)>, Refusal> {
+        let ownership = self.shard.tenure(self.collection)?;
+        let of =
+            CollectionGrowth { collection: self.collection, growth: self.growth, shards: self.cluster.header.shards };
+        let Some(task) = next(of, self.id, ownership.as_ref(), self.cluster.moves_paused) else { return Ok(None) };
+        let mut bytes = 0;
         match task {
-            Task::Begin { source, pass, last } => {
+            Task::BeginPass { source, pass, last } => {
                 let start = self.begin_pass(source, last).await?;
-                self.grow(GrowStep::Begin { source, pass, start, last }).await?;
-                tracing::info!(collection = self.collection, heir = self.id, source, pass, last, "pass begins");
+                self.take_step(GrowStep::Begin { source, pass, start, last }).await?;
+                tracing::info!(collection = self.collection, target = self.id, source, pass, last, "pass begins");
             }
-            Task::Page { source, adoption, after } => {
+            Task::ApplyPage { source, adoption, after } => {
                 let page = self.export(source, &adoption, after).await?;
-                let bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
+                bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
                 self.shard.adopt(self.collection, self.span(), (source, &adoption, after), page).await?;
-                return Ok(Some(bytes));
             }
-            Task::Settle => self.grow(GrowStep::Settle { min_epoch: self.growth.epoch }).await?,
-            Task::Clear => {
-                let key = (self.collection, self.id);
-                let after = self.cursors.lock().get(&key).copied();
-                match self.shard.clear_moved(self.collection, self.span(), after).await? {
-                    Some(upto) => drop(self.cursors.lock().insert(key, upto)),
-                    None => {
-                        self.cursors.lock().remove(&key);
-                        self.report().await?;
-                    }
-                }
-            }
+            Task::Finalize => self.take_step(GrowStep::Settle { min_epoch: self.growth.epoch }).await?,
+            Task::Cleanup => self.cleanup().await?,
             Task::Report => self.report().await?,
         }
-        Ok(Some(0))
+        Ok(Some((task, bytes)))
     }
 
-    async fn grow(&self, step: GrowStep) -> Result<(), Refusal> {
+    async fn cleanup(&self) -> Result<(), Refusal> {
+        let (key, cursors) = ((self.collection, self.id), &self.migration.cursors);
+        let after = cursors.lock().get(&key).copied();
+        match self.shard.clear_moved(self.collection, self.span(), after).await? {
+            Some(upto) => {
+                cursors.lock().insert(key, upto);
+                Ok(())
+            }
+            None => {
+                cursors.lock().remove(&key);
+                self.report().await
+            }
+        }
+    }
+
+    async fn take_step(&self, step: GrowStep) -> Result<(), Refusal> {
         self.shard.grow(self.collection, self.span(), step).await.map(drop)
     }
 
     async fn report(&self) -> Result<(), Refusal> {
         let (collection, to, step, shard) = (self.collection, self.growth.to, self.growth.step, self.id);
-        self.node.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }).await?;
+        self.migration.member.propose_meta(&MetaCommand::GrowthDone { collection, to, step, shard }).await?;
         tracing::info!(collection, shard, ?step, "shard has done its part of a growth");
         Ok(())
     }
@@ -227,10 +278,10 @@ impl Driver<'_> {
             target: self.id,
             freeze,
         };
-        let replicas = self.node.replicas_leader_first(self.cluster, source);
-        let begun =
-            self.node.peers().ask(&replicas, |client| async move { client.migration().begin_pass(request).await });
-        Ok(begun.await?.start)
+        let member = &self.migration.member;
+        let replicas = member.replicas_leader_first(self.cluster, source);
+        let ask = |replica| member.peers().begin_pass(replica, request);
+        Ok(ask_in_turn::<R, node_v1::BeginPassReply, _>(&replicas, ask).await?.start)
     }
 
     async fn export(
@@ -249,12 +300,10 @@ impl Driver<'_> {
             since: adoption.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
         };
-        let replicas = self.node.replicas_leader_first(self.cluster, source);
-        let exported = self.node.peers().ask(&replicas, |client| {
-            let request = request.clone();
-            async move { client.migration().export(request).await }
-        });
-        exported.await
+        let member = &self.migration.member;
+        let replicas = member.replicas_leader_first(self.cluster, source);
+        let ask = |replica| member.peers().export(replica, request.clone());
+        ask_in_turn::<R, node_v1::ExportReply, _>(&replicas, ask).await
     }
 }
 
@@ -271,20 +320,24 @@ mod tests {
         Growth { from: 2, to: 4, step, epoch: 5, since_ms: 0, done: BTreeSet::new() }
     }
 
+    fn growing(growth: &Growth) -> CollectionGrowth<'_> {
+        CollectionGrowth { collection: COLLECTION, growth, shards: SHARDS }
+    }
+
     fn adoption(pass: u32, brought: u64, at: Progress) -> Adoption {
         Adoption { pass, start: 10, since: 0, last: false, brought, at }
     }
 
     #[test]
-    fn an_heir_takes_source_after_source_in_passes_until_little_changes() {
+    fn a_target_takes_source_after_source_in_passes_until_little_changes() {
         let growth = growth(GrowthStep::Copying);
-        let (sources, heirs) = growth.shards(COLLECTION, SHARDS);
-        let heir = heirs[0];
+        let (sources, targets) = growth.shards(COLLECTION, SHARDS);
+        let target = targets[0];
         let span = Span { from: 2, to: 4, shards: SHARDS };
-        let at = |tenure: &Tenure, paused| next((COLLECTION, &growth, SHARDS), heir, Some(tenure), paused);
-        let mut tenure = Tenure::new(heir, span);
+        let at = |ownership: &Tenure, paused| next(growing(&growth), target, Some(ownership), paused);
+        let mut ownership = Tenure::new(target, span);
         let (first, second) = (sources[0], sources[1]);
-        let begin = |source, pass, last| Some(Task::Begin { source, pass, last });
+        let begin = |source, pass, last| Some(Task::BeginPass { source, pass, last });
         let many = limits::GROWTH_LAST_FRAMES + 1;
         let complete = Progress::Complete;
         let table = [
@@ -297,37 +350,40 @@ mod tests {
             (Some(adoption(5, 0, Progress::Open)), begin(second, 1, false)),
         ];
         for (there, expected) in table {
-            tenure.adopting = there.map(|there| (first, there)).into_iter().collect();
-            assert_eq!(at(&tenure, false), expected, "{there:?}");
-            assert_eq!(at(&tenure, true), None, "paused, {there:?}");
+            ownership.adopting = there.map(|there| (first, there)).into_iter().collect();
+            assert_eq!(at(&ownership, false), expected, "{there:?}");
+            assert_eq!(at(&ownership, true), None, "paused, {there:?}");
         }
         let running = adoption(2, 3, Progress::Running(Some(7)));
-        tenure.adopting = [(first, running)].into();
-        let page = |adoption| Some(Task::Page { source: first, adoption, after: Some(7) });
-        assert_eq!((at(&tenure, false), at(&tenure, true)), (page(running), None));
+        ownership.adopting = [(first, running)].into();
+        let page = |adoption| Some(Task::ApplyPage { source: first, adoption, after: Some(7) });
+        assert_eq!((at(&ownership, false), at(&ownership, true)), (page(running), None));
         let last = Adoption { last: true, ..running };
-        tenure.adopting = [(first, last)].into();
-        assert_eq!((at(&tenure, false), at(&tenure, true)), (page(last), page(last)), "writers wait for a last pass");
+        ownership.adopting = [(first, last)].into();
+        assert_eq!(
+            (at(&ownership, false), at(&ownership, true)),
+            (page(last), page(last)),
+            "writers wait for a last pass"
+        );
         let open = adoption(3, 0, Progress::Open);
-        tenure.adopting = [(first, open), (second, open)].into();
-        assert_eq!(at(&tenure, false), Some(Task::Report));
-        let older = Tenure { span: Span { from: 1, to: 2, shards: SHARDS }, ..tenure };
+        ownership.adopting = [(first, open), (second, open)].into();
+        assert_eq!(at(&ownership, false), Some(Task::Report));
+        let older = Tenure { span: Span { from: 1, to: 2, shards: SHARDS }, ..ownership };
         assert_eq!(at(&older, false), begin(first, 1, false), "what an earlier growth left says nothing");
     }
 
     #[test]
-    fn sources_settle_and_clear_and_everybody_else_does_nothing() {
+    fn sources_finalize_and_clean_up_and_everybody_else_does_nothing() {
         let mut clearing = growth(GrowthStep::Clearing);
-        let (sources, heirs) = clearing.shards(COLLECTION, SHARDS);
+        let (sources, targets) = clearing.shards(COLLECTION, SHARDS);
         let span = Span { from: 2, to: 4, shards: SHARDS };
-        let of =
-            |growth: &Growth, shard, tenure: Option<&Tenure>| next((COLLECTION, growth, SHARDS), shard, tenure, false);
+        let of = |growth: &Growth, shard, ownership: Option<&Tenure>| next(growing(growth), shard, ownership, false);
         let released = Tenure { min_epoch: 5, ..Tenure::new(sources[0], span) };
         let settled = Tenure { settled: true, ..released.clone() };
-        assert_eq!(of(&clearing, sources[0], Some(&released)), Some(Task::Settle));
-        assert_eq!(of(&clearing, sources[0], Some(&settled)), Some(Task::Clear));
-        assert_eq!(next((COLLECTION, &clearing, SHARDS), sources[0], Some(&settled), true), None);
-        assert_eq!(of(&clearing, heirs[0], None), None);
+        assert_eq!(of(&clearing, sources[0], Some(&released)), Some(Task::Finalize));
+        assert_eq!(of(&clearing, sources[0], Some(&settled)), Some(Task::Cleanup));
+        assert_eq!(next(growing(&clearing), sources[0], Some(&settled), true), None);
+        assert_eq!(of(&clearing, targets[0], None), None);
         assert_eq!(of(&growth(GrowthStep::Copying), sources[0], None), None);
         assert_eq!(of(&growth(GrowthStep::Remembering), sources[0], Some(&settled)), None);
         clearing.done.insert(sources[0]);

@@ -13,7 +13,7 @@ use super::{
     command::{MetaAnswer, MetaCommand},
     records::{self, CommandContext, RecordKey, Records},
     state::{ClusterState, CollectionRecord, NodeRecord},
-    transitions::{collections, erasure, keys, migration, moves, nodes},
+    transitions::{collections, erasure, keys, migration, moves, nodes, owners, repositories, restore},
 };
 use crate::keys::keyring::Keyring;
 
@@ -96,9 +96,9 @@ fn apply(change: MetaCommand, records: &mut Records<'_, '_>) -> Result<MetaAnswe
         MetaCommand::CreateCollection(collection) => collections::create(collection, records),
         MetaCommand::DropCollection { name, id } => collections::drop_collection(&name, id, records),
         MetaCommand::TuneCollection { collection, space, ef } => collections::tune(collection, space, ef, records),
-        MetaCommand::PutOwner { owner, record, replaces } => collections::put_owner(owner, &record, &replaces, records),
-        MetaCommand::BeginRestore(restored) => collections::begin_restore(restored, records),
-        MetaCommand::EndRestore { backup } => collections::end_restore(backup, records),
+        MetaCommand::PutOwner { owner, record, replaces } => owners::put(owner, &record, &replaces, records),
+        MetaCommand::BeginRestore(restored) => restore::begin(restored, records),
+        MetaCommand::EndRestore { backup } => restore::end(backup, records),
         MetaCommand::StartGrowth { collection, to } => migration::start(collection, to, records),
         MetaCommand::GrowthDone { collection, to, step, shard } => {
             migration::shard_done(collection, to, step, shard, records)
@@ -116,8 +116,8 @@ fn apply(change: MetaCommand, records: &mut Records<'_, '_>) -> Result<MetaAnswe
         MetaCommand::SetReceiptKey(wrapped) => erasure::set_receipt_key(&wrapped, records),
         MetaCommand::ErasureDone { erasure, node } => erasure::node_done(erasure, node, records),
         MetaCommand::FinishErasure { erasure, receipt } => erasure::finish(erasure, receipt, records),
-        MetaCommand::PutRepository { id, repository } => erasure::put_repository(id, repository, records),
-        MetaCommand::ForgetRepository(id) => erasure::forget_repository(id, records),
+        MetaCommand::PutRepository { id, repository } => repositories::put(id, repository, records),
+        MetaCommand::ForgetRepository(id) => repositories::forget(id, records),
     }
 }
 

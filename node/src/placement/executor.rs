@@ -1,26 +1,19 @@
-//! Executing the plan of [`super::reconcile`]: what is observed on this node, and the actions that change it.
+//! Executing what [`reconcile::plan`] decides, on one node.
 //!
-//! Every action may fail, be repeated, or be lost at any point: the next plan starts from what is.
+//! Every action starts from what is and may fail or be repeated: the next plan sees what came of it. What destroys data is
+//! done only after a quorum of the meta group has said that this node is to hold none, because what this node has applied
+//! may be older than what it once knew: the state is not synced, only its log.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mira_proto::{CollectionId, NodeId, ShardId, limits, node_v1};
-use mira_raft::{ChangeError, Group, Others, Role};
-use tokio::sync::watch;
+use mira_proto::{NodeId, Refusal, ShardId, limits, node_v1};
+use mira_raft::{ChangeError, Group, Others, Runtime, TokioRuntime};
 
-use super::{
-    reconcile::{self, Action, Observed},
-    repair,
-};
+use super::reconcile::{self, Action, Observed};
 use crate::{
-    error::StartError,
-    meta::{ClusterState, META_GROUP, MetaCommand, MoveStep},
-    node::Node,
-    shard::{migration::ownership::Tenure, record},
+    member::Member,
+    meta::{ClusterState, MetaCommand, MoveStep},
+    peers::within,
 };
 
 /// Between two plans when nothing happens.
@@ -29,143 +22,63 @@ const TICK: Duration = Duration::from_millis(500);
 const MOVING_TICK: Duration = Duration::from_millis(100);
 /// Least time between two hand-overs of one shard to its preferred leader: a leader that just came back stays a while.
 const PREFER_EVERY: Duration = Duration::from_secs(3);
+/// For a peer to say whether its replica is ready.
+const STATUS_TRY: Duration = Duration::from_millis(500);
 
-/// Brings the node in line with the cluster, again and again, until told to stop.
-pub async fn reconcile_loop(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
-    let mut cluster = node.watch_cluster();
-    let mut executor = Executor { node: node.clone(), preferred_at: BTreeMap::new() };
-    loop {
-        executor.reconcile().await;
-        let pause = if node.cluster().moves.is_empty() { TICK } else { MOVING_TICK };
-        tokio::select! {
-            changed = cluster.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(pause) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        }
-    }
+/// How long to wait for the next plan if the cluster does not change before.
+pub fn pause(cluster: &ClusterState) -> Duration {
+    if cluster.moves.is_empty() { TICK } else { MOVING_TICK }
 }
 
-/// Makes plans for one node and executes them.
-struct Executor {
-    node: Arc<Node>,
+/// Keeps a node's replicas in line with the cluster.
+pub struct Executor<R: Runtime = TokioRuntime> {
+    member: Arc<Member<R>>,
     /// When each shard was handed to its preferred leader last.
-    preferred_at: BTreeMap<ShardId, Instant>,
+    preferred_at: BTreeMap<ShardId, R::Instant>,
 }
 
-impl Executor {
-    /// Repairs what has stopped, then makes one plan and executes it.
-    async fn reconcile(&mut self) {
-        let cluster = self.node.cluster();
-        self.node.keyring().retain(&cluster);
-        if !self.repair().await {
-            return;
-        }
-        if cluster.header.cluster_id != 0 {
-            self.node.remember_cluster(cluster.header.cluster_id);
-        }
-        let shards = self.node.shards().into_iter().map(|(id, shard)| (id, shard.group().status())).collect();
-        let observed = Observed {
-            me: self.node.id(),
+impl<R: Runtime> Executor<R> {
+    /// For a member of a cluster.
+    pub fn new(member: Arc<Member<R>>) -> Self {
+        Executor { member, preferred_at: BTreeMap::new() }
+    }
+
+    /// Plans from what is now, and executes; returns each action with what came of it.
+    pub async fn reconcile(&mut self) -> Vec<(Action, Result<(), String>)> {
+        let member = &self.member;
+        let cluster = member.cluster();
+        let open = member.replicas().open();
+        let plan = reconcile::plan(&Observed {
+            me: member.id(),
             cluster: &cluster,
-            meta: &self.node.meta().status(),
-            shards: &shards,
-            present: &self.node.replicas().present(),
-            damaged: &self.node.replicas().damaged(),
-            leftovers: &self.leftovers(&cluster),
-        };
-        for action in reconcile::plan(&observed) {
-            if let Err(error) = self.execute(&action).await {
+            meta: &member.meta().status(),
+            shards: &open.into_iter().map(|(id, shard)| (id, shard.group().status())).collect(),
+            present: &member.replicas().present(),
+            damaged: &member.replicas().damaged(),
+            leftovers: &member.leftovers(&cluster),
+        });
+        let mut done = Vec::with_capacity(plan.len());
+        for action in plan {
+            let outcome = self.execute(&action).await;
+            if let Err(error) = &outcome {
                 tracing::debug!(?action, error, "not done now");
             }
+            done.push((action, outcome));
         }
-    }
-
-    /// Opens the meta group again if it has stopped, and the state if nothing can be written to it; false if the node
-    /// cannot go on.
-    async fn repair(&self) -> bool {
-        let host = self.node.host();
-        if let Role::Stopped(cause) = self.node.meta().status().role
-            && let Err(error) = self.reopen_meta(cause).await
-        {
-            tracing::error!(%error, "the meta group is out of service here");
-            if !host.is_state_out_of_service() {
-                return false;
-            }
-        }
-        if host.is_state_out_of_service()
-            && let Err(error) = self.rebuild_state().await
-        {
-            tracing::error!(%error, "nothing can be written to the state on this node's disk");
-            return false;
-        }
-        true
-    }
-
-    /// Opens the meta group again after it has stopped.
-    async fn reopen_meta(&self, cause: String) -> Result<(), StartError> {
-        let (node, machine) = (&self.node, self.node.meta_machine());
-        let meta = match node.keyring().missing() {
-            None => repair::reopen_meta(node.host(), machine, cause).await?,
-            Some(missing) => {
-                // It applied a command of a key that came after its own; its provider may know that by now.
-                let held = node.hold_keys().await;
-                if held.is_err() || node.keyring().missing().is_some() {
-                    return Err(StartError::NoClusterKey(missing));
-                }
-                node.host().close_group(META_GROUP).await;
-                node.host().open_group(META_GROUP, machine.clone()).await?
-            }
-        };
-        node.set_meta(meta);
-        Ok(())
-    }
-
-    /// Moves to a new database when nothing can be written to this one any more; all shards are opened again after that.
-    async fn rebuild_state(&self) -> Result<(), StartError> {
-        let (node, machine) = (&self.node, self.node.meta_machine());
-        node.replicas().close_all();
-        let replication = node.cluster().header.replication;
-        node.set_meta(repair::rebuild_state(node.host(), machine, replication).await?);
-        node.replicas().forget_damage();
-        Ok(())
-    }
-
-    /// Dropped collections that still have frames in shards that this node leads.
-    fn leftovers(&self, cluster: &ClusterState) -> Vec<(ShardId, CollectionId)> {
-        let mut found = Vec::new();
-        for (id, shard) in self.node.shards() {
-            if !shard.group().status().is_leader() {
-                continue;
-            }
-            let reader = shard.group().reader();
-            let full = |collection: &&CollectionId| {
-                let keys = [record::count_key(**collection), Tenure::key(**collection)];
-                reader.multi_get(&keys).is_ok_and(|found| found.iter().any(Option::is_some))
-            };
-            found.extend(cluster.dropped.iter().filter(full).map(|&collection| (id, collection)));
-        }
-        found
+        done
     }
 
     async fn execute(&mut self, action: &Action) -> Result<(), String> {
         let text = |error: ChangeError| error.to_string();
         match action {
-            Action::OpenShard(shard) => self.node.open_shard(*shard).await.map_err(|error| error.to_string()),
+            Action::OpenShard(shard) => self.member.open_shard(*shard).await.map_err(|error| error.to_string()),
             Action::InitializeShard(shard, voters) => {
-                self.shard_group(*shard)?.initialize(voters.clone()).await.map_err(text)
+                self.group(reconcile::Group::Shard(*shard))?.initialize(voters.clone()).await.map_err(text)
             }
-            Action::DestroyShard(shard) => {
-                if self.is_confirmed_holder(*shard).await? {
-                    return Err("the cluster gives this node a replica: its own map is behind".into());
-                }
-                self.node.destroy_shard(*shard).await
-            }
+            Action::DestroyShard(shard) => self.destroy(*shard).await,
             Action::ClearShard(shard) => {
-                if self.is_confirmed_holder(*shard).await? {
-                    return Err("its own map is behind".into());
-                }
-                self.node.destroy_shard(*shard).await?;
-                let (shard, to, step) = (*shard, self.node.id(), MoveStep::Joining);
+                self.destroy(*shard).await?;
+                let (shard, to, step) = (*shard, self.member.id(), MoveStep::Joining);
                 self.propose(&MetaCommand::StepMove { shard, to, step }).await
             }
             Action::AddLearner(group, node) => self.group(*group)?.add_learner(*node).await.map_err(text),
@@ -178,42 +91,43 @@ impl Executor {
             Action::Propose(command) => self.propose(command).await,
             Action::Prefer(shard, target) => self.prefer(*shard, *target).await,
             Action::Purge(shard, collection) => {
-                let shard = self.node.shard(*shard).map_err(|error| error.to_string())?;
+                let shard = self.member.shard(*shard).map_err(|error| error.to_string())?;
                 shard.purge(*collection).await.map_err(|error| error.to_string())
             }
         }
     }
 
-    fn shard_group(&self, shard: ShardId) -> Result<Group, String> {
-        self.node.host().group(shard + 1).ok_or_else(|| format!("shard {shard} is not open"))
-    }
-
-    fn group(&self, group: reconcile::Group) -> Result<Group, String> {
+    fn group(&self, group: reconcile::Group) -> Result<Group<R>, String> {
         match group {
-            reconcile::Group::Meta => Ok(self.node.meta()),
-            reconcile::Group::Shard(shard) => self.shard_group(shard),
+            reconcile::Group::Meta => Ok(self.member.meta()),
+            reconcile::Group::Shard(shard) => {
+                self.member.host().group(shard + 1).ok_or_else(|| format!("shard {shard} is not open"))
+            }
         }
     }
 
     async fn propose(&self, command: &MetaCommand) -> Result<(), String> {
-        self.node.propose_meta(command).await.map(drop).map_err(|error| error.to_string())
+        self.member.propose_meta(command).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Removes this node's replica, once it is confirmed that it is to hold none.
+    async fn destroy(&self, shard: ShardId) -> Result<(), String> {
+        if self.is_confirmed_holder(shard).await.map_err(|error| error.to_string())? {
+            return Err("the cluster gives this node a replica: its own map is behind".into());
+        }
+        self.member.destroy_shard(shard).await
     }
 
     /// Whether the cluster, as a quorum of the meta group knows it, gives this node a replica of the shard.
-    ///
-    /// What this node has applied may be older than what it once knew: the state is not synced, only its log. So
-    /// nothing is destroyed on its word alone.
-    async fn is_confirmed_holder(&self, shard: ShardId) -> Result<bool, String> {
-        let me = self.node.id();
-        let leader = self.node.meta().status().leader.ok_or("the meta group has no leader")?;
+    async fn is_confirmed_holder(&self, shard: ShardId) -> Result<bool, Refusal> {
+        let me = self.member.id();
+        let no_leader = || Refusal::NotReady("the meta group has no leader".into());
+        let leader = self.member.meta().status().leader.ok_or_else(no_leader)?;
         let map = if leader == me {
-            self.node.meta().read_index().await.map_err(|error| error.to_string())?;
-            self.node.map()
+            self.member.confirmed_map().await?
         } else {
-            let request = node_v1::GetMapRequest { linearizable: true, ..Default::default() };
-            let client = self.node.peers().client_of(leader).map_err(|status| status.message().to_owned())?;
-            let asked = tokio::time::timeout(limits::READ_TRY, client.cluster().get_map(request)).await;
-            asked.map_err(|_| "no answer")?.map_err(|status| status.message().to_owned())?.into_inner()
+            let asked = self.member.peers().confirmed_map(leader);
+            within::<R, node_v1::ClusterMap>(limits::READ_TRY, asked, "the meta leader").await?
         };
         let placed = map.shards.get(shard as usize).is_none_or(|info| info.replicas.contains(&me));
         let moved = map.moves.iter().find(|found| found.shard == shard && found.to == me);
@@ -222,10 +136,10 @@ impl Executor {
 
     /// Hands a shard to its preferred leader, if that node answers searches of it and the last try is a while ago.
     async fn prefer(&mut self, shard: ShardId, target: NodeId) -> Result<(), String> {
-        if self.node.is_leaving() {
+        if self.member.is_leaving() {
             return Ok(());
         }
-        let now = Instant::now();
+        let now = R::now();
         if self.preferred_at.get(&shard).is_some_and(|last| now - *last < PREFER_EVERY) {
             return Ok(());
         }
@@ -233,15 +147,13 @@ impl Executor {
         if !self.is_ready(target, shard).await {
             return Err(format!("node {target:016x} does not answer searches of shard {shard} yet"));
         }
-        self.shard_group(shard)?.transfer_leader(target).await.map_err(|error| error.to_string())
+        self.group(reconcile::Group::Shard(shard))?.transfer_leader(target).await.map_err(|error| error.to_string())
     }
 
     /// Whether a node's replica of a shard has its index: most reads ask the leader.
     async fn is_ready(&self, node: NodeId, shard: ShardId) -> bool {
-        let Ok(client) = self.node.peers().client_of(node) else { return false };
-        let answer =
-            tokio::time::timeout(TICK, client.cluster().status(node_v1::StatusRequest { detailed: false })).await;
-        let Ok(Ok(status)) = answer else { return false };
-        status.get_ref().groups.iter().any(|group| group.group == shard + 1 && group.index_ready)
+        let status = within::<R, node_v1::NodeStatus>(STATUS_TRY, self.member.peers().status(node), "a peer").await;
+        let is_ready = |group: &node_v1::GroupStatus| group.group == shard + 1 && group.index_ready;
+        status.is_ok_and(|status| status.groups.iter().any(is_ready))
     }
 }

@@ -77,7 +77,7 @@ pub fn to_wire(attachment: &Attachment) -> node_v1::Attachment {
     }
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// Stores chunks; those that are there already are only said to be needed again.
     pub(super) async fn store_chunks(
         &self,

@@ -15,7 +15,7 @@ use crate::shard::{
     record, refuse_engine, refuse_proposal,
 };
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// Removes some frames that are over, if this node leads: how many, and whether there may be more.
     pub async fn sweep(&self) -> Result<(u64, bool), Refusal> {
         self.must_lead()?;

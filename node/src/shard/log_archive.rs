@@ -101,7 +101,7 @@ pub(crate) fn beside(payloads: &[Bytes]) -> Result<Bytes, EngineError> {
     Ok(list.into())
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// What a replay must know of this moment; on the leader.
     pub async fn backup_start(
         &self,

@@ -21,7 +21,8 @@ pub mod write;
 use std::sync::Arc;
 
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
-use mira_raft::{Clock, Freshness, Group, ProposeError, ReadError};
+use mira_raft::{Clock, Freshness, Group, ProposeError, ReadError, Runtime, TokioRuntime};
+use rand::rngs::StdRng;
 use tokio::sync::watch;
 
 use crate::{
@@ -53,6 +54,10 @@ pub struct Shared {
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
+    /// Frames in a page of a migration, [`limits::GROWTH_PAGE_FRAMES`]; fewer where a few frames are to make many pages.
+    pub page_frames: usize,
+    /// Makes generators for what is drawn at random.
+    pub randomness: Arc<dyn Fn() -> StdRng + Send + Sync>,
     /// Who may search now.
     pub gate: Arc<admission::SearchGate>,
     /// How right the answers are.
@@ -60,9 +65,9 @@ pub struct Shared {
 }
 
 /// A replica of a shard.
-pub struct Shard {
+pub struct Shard<R: Runtime = TokioRuntime> {
     id: ShardId,
-    group: Group,
+    group: Group<R>,
     index: Arc<ShardIndex>,
     verifier: Arc<Verifier>,
     shared: Shared,
@@ -71,15 +76,15 @@ pub struct Shard {
     views: pages::BackupViews,
 }
 
-impl Shard {
+impl<R: Runtime> Shard<R> {
     /// Over a running group and the index that follows it.
-    pub fn new(id: ShardId, group: Group, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
+    pub fn new(id: ShardId, group: Group<R>, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
         let (locks, homes, views) = Default::default();
         Shard { id, group, index, verifier, shared, locks, homes, views }
     }
 
     /// Its Raft group.
-    pub fn group(&self) -> &Group {
+    pub fn group(&self) -> &Group<R> {
         &self.group
     }
 

@@ -174,7 +174,7 @@ pub(crate) fn write_ids(ids: &[FrameId]) -> Bytes {
     ids.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<u8>>().into()
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// One page of a part.
     pub async fn backup_page(
         &self,

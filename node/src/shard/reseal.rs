@@ -11,7 +11,6 @@ use bytes::Bytes;
 use mira_crypto::{CollectionKey, Part};
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits};
 use mira_raft::{EngineError, StateReader};
-use rand::SeedableRng;
 
 use crate::{
     keys::keyring::KeyError,
@@ -38,7 +37,7 @@ impl<'a> Resealer<'a> {
     /// For frames of this collection.
     pub fn new(shared: &'a Shared, collection: &'a CollectionRecord) -> Self {
         let cluster = shared.cluster.borrow().clone();
-        Resealer { shared, cluster, collection, rng: rand::rngs::StdRng::from_os_rng() }
+        Resealer { shared, cluster, collection, rng: (shared.randomness)() }
     }
 
     /// A frame of shard `from`, sealed for shard `to`.
@@ -101,7 +100,7 @@ pub struct Walked {
     pub bytes: usize,
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// How far a collection's rotation has come here, as far as this replica has applied it.
     pub fn key_floor(&self, collection: CollectionId) -> Result<KeyFloor, Refusal> {
         let stored = self.group.reader().get(&record::key_floor_key(collection));

@@ -14,7 +14,6 @@ use mira_proto::model::Metric;
 use mira_proto::vectors::{FrameVectors, OWN_SPACE, SpaceSet};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::RequestId;
-use rand::SeedableRng;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::meta::{CollectionRecord, Space};
@@ -84,7 +83,7 @@ enum Content {
     },
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// Stores frames; each is stored or refused by itself.
     pub async fn write(&self, request: node_v1::WriteRequest) -> Result<node_v1::WriteReply, Refusal> {
         self.must_lead()?;
@@ -184,7 +183,7 @@ impl Shard {
         let key = self.shared.keyring.current(collection)?;
         let layer = self.shared.keyring.current_layer(&self.shared.cluster.borrow())?;
         let versions = self.current_versions(collection, drafts)?;
-        let mut rng = rand::rngs::StdRng::from_os_rng();
+        let mut rng = (self.shared.randomness)();
         let sealed = drafts.iter().zip(versions).map(|(draft, current)| {
             let version = current + 1;
             let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };

@@ -23,7 +23,8 @@
 //! a target that was asked when it did not have it yet.
 //!
 //! A target that does not answer may have taken over anything. What sources still have of its frames may be old, and is
-//! left out; the caller learns that the target is missing, as of any other shard.
+//! left out; the caller learns that the target is missing, as of any other shard. A read whose answer may miss a shard
+//! keeps time for the sources ([`FanOut::sharing_time`]).
 //!
 //! AFTER THE COPYING every frame is where it belongs, and one phase is enough; sources are told to leave out the copies
 //! that this or that replica has not removed yet. The cluster map says when that is so. A read that began by an older map
@@ -43,6 +44,7 @@ use mira_proto::model::Consistency;
 use mira_proto::node_v1::{FetchReply, FetchRequest, FrameClass, MigrationView, ReadHeader, ReadLevel};
 use mira_proto::placement::Partitioning;
 use mira_proto::{HEADER_VERSION, ShardId, limits};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Call, CallError, Cluster, CollectionRoute, Group, ReplicaChoice, RouteConstraint, ShardAnswer, ShardRead};
@@ -112,14 +114,15 @@ impl Phase {
     }
 }
 
-/// Asks every shard that may hold frames of a collection. `ask` asks one, with the header that its reads must carry.
+/// Asks every shard that may hold frames of a collection. `ask` asks one, with the header that its reads must carry, and
+/// the time by which it must answer.
 pub fn fan_out<'a, Ask, Asked, A>(
     context: &'a RequestContext,
     route: &'a CollectionRoute,
     ask: Ask,
 ) -> FanOut<'a, Ask, Asked>
 where
-    Ask: Fn(ReadHeader) -> Asked,
+    Ask: Fn(ReadHeader, Instant) -> Asked,
     Asked: Future<Output = Result<A, CallError>>,
     A: ShardAnswer,
 {
@@ -128,7 +131,9 @@ where
         route,
         ask,
         at_once: limits::MAX_FAN_OUT,
+        shares_time: false,
         phases: Phase::of(route).iter(),
+        deadline: context.deadline,
         waiting: VecDeque::new(),
         asked: FuturesUnordered::new(),
         handed_over: HandedOver::default(),
@@ -141,7 +146,10 @@ pub struct FanOut<'a, Ask, Asked: Future> {
     route: &'a CollectionRoute,
     ask: Ask,
     at_once: usize,
+    shares_time: bool,
     phases: std::slice::Iter<'static, Phase>,
+    /// When this phase ends.
+    deadline: Instant,
     /// Shards of this phase that are not asked yet.
     waiting: VecDeque<Question>,
     asked: FuturesUnordered<Join<Ready<ShardId>, Asked>>,
@@ -150,13 +158,19 @@ pub struct FanOut<'a, Ask, Asked: Future> {
 
 impl<Ask, Asked, A> FanOut<'_, Ask, Asked>
 where
-    Ask: Fn(ReadHeader) -> Asked,
+    Ask: Fn(ReadHeader, Instant) -> Asked,
     Asked: Future<Output = Result<A, CallError>>,
     A: ShardAnswer,
 {
     /// Asks no more than so many shards at a time.
     pub fn at_once(self, at_once: usize) -> Self {
         FanOut { at_once, ..self }
+    }
+
+    /// Gives each phase its share of the time that is left: for an answer that may miss a shard, so that a target which does
+    /// not answer does not take the time of the sources.
+    pub fn sharing_time(self) -> Self {
+        FanOut { shares_time: true, ..self }
     }
 
     /// The next answer, in the order in which they come; none when every shard has answered or failed to.
@@ -166,13 +180,18 @@ where
                 && let Some((shard, view)) = self.waiting.pop_front()
             {
                 let header = header(self.context, self.route, shard, view);
-                self.asked.push(join(ready(shard), (self.ask)(header)));
+                self.asked.push(join(ready(shard), (self.ask)(header, self.deadline)));
             }
             if let Some((shard, answer)) = self.asked.next().await {
                 self.handed_over.note(shard, &answer);
                 return Some((shard, answer));
             }
-            self.waiting = self.phases.next()?.questions(self.route, &self.handed_over).into();
+            let phase = self.phases.next()?;
+            if self.shares_time {
+                let phases_left = 1 + self.phases.len() as u32;
+                self.deadline = Instant::now() + self.context.remaining() / phases_left;
+            }
+            self.waiting = phase.questions(self.route, &self.handed_over).into();
         }
     }
 
@@ -346,7 +365,7 @@ mod tests {
     ) -> (Vec<(ShardId, Option<Vec<ShardId>>)>, Vec<ShardId>) {
         let questions = Mutex::new(Vec::new());
         let context = context();
-        let ask = |header: ReadHeader| {
+        let ask = |header: ReadHeader, _| {
             questions.lock().push((header.shard, header.migration.map(|view| view.without)));
             ready(answer(header.shard))
         };
@@ -442,7 +461,7 @@ mod tests {
         let route = route(Some(MigrationStep::Copying));
         let (_, [first, _]) = sources_and_targets(&route);
         let (context, questions) = (context(), Mutex::new(0));
-        let ask = |header: ReadHeader| {
+        let ask = |header: ReadHeader, _| {
             *questions.lock() += 1;
             ready(if header.shard == first { Err(CallError::Moved) } else { Ok(ScanReply::default()) })
         };
@@ -454,7 +473,7 @@ mod tests {
     async fn no_more_shards_are_asked_at_a_time_than_are_allowed() {
         let route = route(None);
         let (context, at_work, most) = (context(), Cell::new(0), Cell::new(0));
-        let ask = |_| async {
+        let ask = |_, _| async {
             at_work.set(at_work.get() + 1);
             most.set(most.get().max(at_work.get()));
             tokio::task::yield_now().await;
@@ -463,6 +482,22 @@ mod tests {
         };
         let answers = fan_out(&context, &route, ask).at_once(3).whole().await.unwrap();
         assert_eq!((answers.len(), at_work.get(), most.get()), (4, 0, 3));
+    }
+
+    #[tokio::test]
+    async fn a_target_that_does_not_answer_leaves_time_for_the_sources() {
+        let route = route(Some(MigrationStep::Copying));
+        let (context, deadlines) = (context(), Mutex::new(Vec::new()));
+        let ask = |_, deadline| {
+            deadlines.lock().push(deadline);
+            ready(Ok(ScanReply::default()))
+        };
+        fan_out(&context, &route, ask).sharing_time().whole().await.unwrap();
+        let shared = std::mem::take(&mut *deadlines.lock());
+        assert!(shared[..2].iter().all(|deadline| *deadline < context.deadline - Duration::from_millis(300)));
+        assert!(shared[2..].iter().all(|deadline| context.deadline - *deadline < Duration::from_millis(300)));
+        fan_out(&context, &route, ask).whole().await.unwrap();
+        assert!(deadlines.into_inner().iter().all(|deadline| *deadline == context.deadline));
     }
 
     #[test]

@@ -435,6 +435,21 @@ impl Cluster {
         (from, answer)
     }
 
+    /// Asks the meta group's leader, with the same request each time.
+    pub async fn ask_meta<Q, T, Fut>(
+        &self,
+        context: &RequestContext,
+        operation: &'static str,
+        request: Q,
+        send: impl Fn(NodeClients, Q) -> Fut,
+    ) -> Result<T, CallError>
+    where
+        Q: Clone,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call(&Call::to_meta_leader(context, operation), |clients, _| send(clients, request.clone())).await
+    }
+
     /// Has frames written, small ones in one message with those of other callers.
     pub async fn write(&self, call: &Call<'_>, write: &WriteRequest) -> Result<WriteReply, CallError> {
         self.call(call, |clients, attempt| {

@@ -184,7 +184,7 @@ impl Memory {
             walk: extent == Extent::All,
             after: Bytes::new(),
         };
-        let said = fan_out(context, route, |header| self.types_in_shard(context, route, request(header)));
+        let said = fan_out(context, route, |header, _| self.types_in_shard(context, route, request(header)));
         let mut all = FieldTypes::default();
         said.whole().await?.into_iter().for_each(|said| all.merge(said.types));
         Ok(all)

@@ -107,7 +107,7 @@ impl Memory {
             last: *last,
         };
         let of_name = |session, private_session| async move {
-            let ask = |header| self.cluster.read(context, route, request(session, &private_session, header));
+            let ask = |header, _| self.cluster.read(context, route, request(session, &private_session, header));
             // Two of them share the bound.
             fan_out(context, route, ask).at_once(limits::MAX_FAN_OUT / 2).whole().await
         };

@@ -70,7 +70,7 @@ impl Memory {
             after: page.after.map(ids::id_bytes).unwrap_or_default(),
             limit: share.min(limits::MAX_SCAN),
         };
-        let pages = fan_out(context, route, |header| self.cluster.read(context, route, request(header)));
+        let pages = fan_out(context, route, |header, _| self.cluster.read(context, route, request(header)));
         let pages = pages.whole().await?;
         let (frames, has_more) = merged(pages, page.limit as usize).map_err(CallError::Unreached)?;
         let next = frames.last().filter(|_| has_more).map(|&(id, _)| Uuid::from_u128(id));

@@ -76,7 +76,7 @@ impl Memory {
             let (after, limit) = (wanted.after.clone(), wanted.limit);
             node_v1::SessionsRequest { header: Some(header), after, limit }
         };
-        let pages = fan_out(context, route, |header| self.cluster.read(context, route, request(header)));
+        let pages = fan_out(context, route, |header, _| self.cluster.read(context, route, request(header)));
         let pages = pages.whole().await?;
         let (known, next) = merged(pages, wanted.limit as usize).map_err(CallError::Unreached)?;
         let mut reply = SessionsReply { next: next.map(|tag| URL_SAFE_NO_PAD.encode(tag)), sessions: Vec::new() };

@@ -21,7 +21,6 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::credential::{Credential, NewPassphrase, Passphrase, problem_of};
-use crate::cluster::Call;
 use crate::{Memory, RequestContext};
 
 /// A key, and until when it is remembered.
@@ -193,27 +192,19 @@ impl Memory {
 
     /// An owner's passphrase record; empty if there is none.
     async fn record(&self, context: &RequestContext, owner: &Bytes) -> Result<String, Problem> {
-        let call = Call::to_meta_leader(context, "get_owner");
         let get = GetOwnerRequest { owner: owner.clone() };
         let found = self
             .cluster
-            .call(&call, |clients, _| {
-                let get = get.clone();
-                async move { clients.keys().get_owner(get).await }
-            })
+            .ask_meta(context, "get_owner", get, |clients, get| async move { clients.keys().get_owner(get).await })
             .await?;
         Ok(found.record)
     }
 
     /// Stores a record in the place of another; returns the one that is there then.
     async fn put_record(&self, context: &RequestContext, put: PutOwnerRequest) -> Result<String, Problem> {
-        let call = Call::to_meta_leader(context, "put_owner");
         let reply = self
             .cluster
-            .call(&call, |clients, _| {
-                let put = put.clone();
-                async move { clients.keys().put_owner(put).await }
-            })
+            .ask_meta(context, "put_owner", put, |clients, put| async move { clients.keys().put_owner(put).await })
             .await?;
         Ok(reply.record)
     }

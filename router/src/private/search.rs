@@ -131,8 +131,11 @@ impl Memory {
         let context = &context.for_first_phase();
         let best = Best::new(query.ranking.k);
         let mut found = PrivateHits { best, frames: 0, seen: ConsistencyToken::default(), missing: BTreeMap::new() };
-        let ask = |header| self.private_search_shard(context, route, query, header);
-        let mut answers = fan_out(context, route, ask).at_once(limits::PRIVATE_FAN_OUT);
+        let ask = |header, deadline| {
+            let context = context.until(deadline);
+            async move { self.private_search_shard(&context, route, query, header).await }
+        };
+        let mut answers = fan_out(context, route, ask).at_once(limits::PRIVATE_FAN_OUT).sharing_time();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
                 Ok(answer) => {

@@ -8,6 +8,7 @@ mod faults;
 mod field_types;
 mod grpc;
 mod mcp;
+mod migration;
 mod named;
 mod operations;
 mod private;

@@ -1,5 +1,7 @@
 //! Writing and reading frames of the fake cluster by their ids, sessions and order.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use mira_proto::Refusal;
 use mira_proto::node_v1 as wire;
@@ -20,7 +22,13 @@ impl FakeNode {
         let reply = match state.remembered.get(&request_id) {
             Some(reply) => reply.clone(),
             None => {
-                let outcomes = request.frames.into_iter().map(|frame| state.write(collection, shard, frame)).collect();
+                let write = |frame: wire::FrameWrite| {
+                    if state.has_moved(collection, shard, &frame.id) {
+                        return wire::WriteOutcome { moved: true, ..Default::default() };
+                    }
+                    state.write(collection, shard, frame)
+                };
+                let outcomes = request.frames.into_iter().map(write).collect();
                 let index = state.indexes.entry(shard).or_default();
                 *index += 1;
                 let reply = wire::WriteReply { outcomes, index: *index };
@@ -57,8 +65,11 @@ impl FakeNode {
                 || (!request.private_session.is_empty() && kept.private.session == request.private_session)
                 || request.ids.contains(&kept.frame.id)
         };
-        let mut removed: Vec<Bytes> =
-            state.of_shard(collection, shard).filter(|kept| matches(kept)).map(|kept| kept.frame.id.clone()).collect();
+        let is_here = |kept: &Kept| !state.has_moved(collection, shard, &kept.frame.id);
+        let matching = state.of_shard(collection, shard).filter(|kept| matches(kept) && is_here(kept));
+        let mut removed: Vec<Bytes> = matching.map(|kept| kept.frame.id.clone()).collect();
+        let moved = request.ids.iter().filter(|id| state.has_moved(collection, shard, id)).cloned().collect();
+        let frozen_for = state.frozen_for(collection, shard);
         let more = removed.len() > state.forget_step;
         removed.truncate(state.forget_step);
         for id in &removed {
@@ -68,21 +79,20 @@ impl FakeNode {
         *index += 1;
         let index = *index;
         state.gone.insert(shard, index);
-        Ok(wire::ForgetReply { removed, index, more, ..Default::default() })
+        Ok(wire::ForgetReply { removed, index, more, moved, frozen_for, ..Default::default() })
     }
 
     pub(super) fn answer_fetch(&self, request: wire::FetchRequest) -> Result<wire::FetchReply, Status> {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "fetch", &header)?;
-        let (collection, shard) = (header.collection, header.shard);
         if let Some(gone) = state.vanishing.take() {
             state.frames.retain(|(_, _, id), _| *id != gone);
         }
-        let key = |id: &Bytes| (collection, shard, id.to_vec());
         let paged = request.max_bytes > 0;
         let ids = &request.ids[..if paged { request.ids.len().min(FETCHED_PAGE) } else { request.ids.len() }];
-        let frames = ids.iter().filter_map(|id| Some(state.frames.get(&key(id))?.frame.clone())).collect();
+        let shown: HashMap<&Bytes, &Kept> = state.shown(&header).map(|kept| (&kept.frame.id, kept)).collect();
+        let frames = ids.iter().filter_map(|id| Some(shown.get(id)?.frame.clone())).collect();
         Ok(wire::FetchReply { frames, state: read, looked_at: if paged { ids.len() as u32 } else { 0 } })
     }
 
@@ -90,9 +100,8 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "session", &header)?;
-        let (collection, shard) = (header.collection, header.shard);
         let mut frames: Vec<wire::Frame> = state
-            .of_shard(collection, shard)
+            .shown(&header)
             .filter(|kept| {
                 if request.private_session.is_empty() {
                     kept.private.owner.is_empty() && kept.frame.session == request.session
@@ -115,8 +124,7 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "scan", &header)?;
-        let (collection, shard) = (header.collection, header.shard);
-        let mut kept: Vec<&Kept> = state.of_shard(collection, shard).filter(|kept| kept.is_memory).collect();
+        let mut kept: Vec<&Kept> = state.shown(&header).filter(|kept| kept.is_memory).collect();
         kept.sort_by(|a, b| a.frame.id.cmp(&b.frame.id));
         kept.retain(|kept| kept.frame.id > request.after);
         let more = kept.len() > request.limit as usize;

@@ -5,6 +5,7 @@
 
 mod collections;
 mod frames;
+mod migration;
 mod node;
 mod private;
 mod search;
@@ -26,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+pub use migration::OLD_COPY;
 use node::FakeNode;
 use state::{Kept, State};
 
@@ -240,17 +242,7 @@ impl FakeCluster {
             .frames
             .iter()
             .filter(|((_, shard, _), _)| *shard == from)
-            .map(|((collection, _, id), kept)| {
-                let copy = Kept {
-                    frame: kept.frame.clone(),
-                    vectors: kept.vectors.clone(),
-                    named: kept.named.clone(),
-                    private: kept.private.clone(),
-                    changed: kept.changed,
-                    is_memory: kept.is_memory,
-                };
-                ((*collection, to, id.clone()), copy)
-            })
+            .map(|((collection, _, id), kept)| ((*collection, to, id.clone()), kept.clone()))
             .collect();
         state.frames.extend(copies);
     }

@@ -57,7 +57,10 @@ impl FakeNode {
         let applied = state.index(header.shard);
         if kind != Kind::Any as i32 {
             self.check_leader(state, header.shard)?;
-            return Ok(Some(wire::ReadState { applied, ..Default::default() }));
+            state.before_source(header.collection, header.shard);
+            let taken_over = state.moving.get(&header.collection).map(|moving| moving.taken_over(header.shard));
+            let taken_over = taken_over.unwrap_or_default();
+            return Ok(Some(wire::ReadState { applied, taken_over, freshness: None }));
         }
         if faults.lags && at_least > 0 {
             return Err(Refusal::NotReady("behind".into()).into());

@@ -17,7 +17,7 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "list_private_vectors", &header)?;
-        let mine = state.of_shard(header.collection, header.shard).filter(|kept| kept.private.owner == request.owner);
+        let mine = state.shown(&header).filter(|kept| kept.private.owner == request.owner);
         let owned: Vec<wire::PrivateVectors> = mine
             .map(|kept| wire::PrivateVectors {
                 id: kept.frame.id.clone(),

@@ -14,9 +14,9 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.clone().unwrap_or_default();
         let read = self.begin_read(&mut state, "search", &header)?;
-        let (collection, shard) = (header.collection, header.shard);
-        let as_of = 1 + state.index(shard);
-        if request.unless_changed_since == Some(as_of) {
+        // Of a collection that moves, more changes than its frames.
+        let as_of = if header.migration.is_none() { 1 + state.index(header.shard) } else { 0 };
+        if as_of > 0 && request.unless_changed_since == Some(as_of) {
             return Ok(wire::SearchReply { state: read, not_modified: true, as_of, ..Default::default() });
         }
         let ranking = Ranking::of(&request).unwrap();
@@ -29,7 +29,7 @@ impl FakeNode {
                 && (request.created_from_ms..until).contains(&frame.created_ms)
                 && is_meant(&request.filter_json, frame)
         };
-        let pool: Vec<&Kept> = state.of_shard(collection, shard).filter(found).collect();
+        let pool: Vec<&Kept> = state.shown(&header).filter(found).collect();
         let candidates = pool.iter().filter_map(|kept| candidate(&request, &ranking, kept)).collect();
         let hits = ranking.cut(candidates).into_iter().map(|hit| {
             let id = hit.id.to_be_bytes();
@@ -51,7 +51,7 @@ impl FakeNode {
         let hits = hits.collect();
         let explain =
             request.explain.then(|| wire::SearchExplain { plan: wire::SearchPlan::Scan.into(), ..Default::default() });
-        let indexed: Vec<&Kept> = state.of_shard(collection, shard).filter(|kept| !kept.vectors.is_empty()).collect();
+        let indexed: Vec<&Kept> = state.shown(&header).filter(|kept| !kept.vectors.is_empty()).collect();
         let says_no_types = state.faults.get(&self.id).is_some_and(|faults| faults.says_no_types);
         let field_types = (!says_no_types).then(|| types_of(&request.filter_json, &indexed));
         Ok(wire::SearchReply { state: read, hits, explain, as_of, field_types, ..Default::default() })
@@ -61,11 +61,10 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "field_types", &header)?;
-        let (collection, shard) = (header.collection, header.shard);
         if state.faults.get(&self.id).is_some_and(|faults| faults.says_no_types) {
             return Err(Status::unimplemented("an older node"));
         }
-        let of_shard = state.of_shard(collection, shard);
+        let of_shard = state.shown(&header);
         let mut frames: Vec<&Kept> = of_shard.filter(|kept| request.walk || !kept.vectors.is_empty()).collect();
         frames.retain(|kept| !request.walk || kept.frame.id > request.after);
         let more = request.walk && frames.len() > state.forget_step;

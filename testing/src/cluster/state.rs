@@ -6,8 +6,9 @@ use bytes::Bytes;
 use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::node_v1 as wire;
-use mira_proto::{Code, NodeId, Problem, ShardId};
+use mira_proto::{Code, FrameId, NodeId, Problem, ShardId};
 
+use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
 
 /// The state of all nodes.
@@ -34,11 +35,15 @@ pub(super) struct State {
     pub(super) owners: HashMap<Bytes, String>,
     /// Index of the last removal from a shard.
     pub(super) gone: BTreeMap<ShardId, u64>,
+    /// Collections that move to more shards, by their numbers.
+    pub(super) moving: BTreeMap<u64, Moving>,
+    pub(super) next_hand_over: Option<HandOver>,
     /// Sealed vectors given out so far.
     pub(super) private_vectors: usize,
 }
 
 /// A frame.
+#[derive(Clone)]
 pub(super) struct Kept {
     pub(super) frame: wire::Frame,
     pub(super) vectors: Vec<Vec<f32>>,
@@ -52,6 +57,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Its id.
+    pub(super) fn id(&self) -> FrameId {
+        FrameId::from_be_bytes(self.frame.id.as_ref().try_into().expect("it was stored with an id"))
+    }
+
     /// What a second write is compared with.
     pub(super) fn said(&self) -> Bytes {
         if self.private.digest.is_empty() { self.frame.content.clone() } else { self.private.digest.clone() }

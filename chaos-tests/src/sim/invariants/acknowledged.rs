@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mira_node::shard::command::{self, ShardAnswer};
 use mira_raft::GroupId;
 
 use super::shard_rules::Effect;
+use crate::sim::protocol::Told;
 
 /// What clients were told, and what was done.
 #[derive(Default)]
@@ -30,18 +32,28 @@ impl Acknowledged {
         }
     }
 
-    /// A client got this answer.
-    pub fn answered(&mut self, operation: u64, group: GroupId, index: u64, answer: &[u8]) -> Result<(), String> {
-        let told =
-            |what: String| Err(format!("operation {operation} was acknowledged at {index} of group {group}, {what}"));
-        match self.answers.get(&(group, index)) {
-            None => told("where nothing was applied".into()),
-            Some((_, applied)) if applied != answer => told(format!("but the answer there is {applied:?}")),
-            Some((Effect::Store { operation: there, .. }, _)) if *there != operation => {
-                told(format!("where operation {there} was applied"))
-            }
-            Some(_) => Ok(()),
+    /// A client was told that its store had this outcome at this place.
+    pub fn answered(&mut self, operation: u64, (group, index): (GroupId, u64), told: Told) -> Result<(), String> {
+        let wrong =
+            |what: String| Err(format!("operation {operation} was told {told:?} at {index} of group {group}, {what}"));
+        let Some((effect, answer)) = self.answers.get(&(group, index)) else {
+            return wrong("where nothing was applied".into());
+        };
+        let &Effect::Store { operation: there, .. } = effect else {
+            return wrong(format!("where {effect:?} happened"));
+        };
+        if there != operation {
+            return wrong(format!("where operation {there} was applied"));
         }
+        match command::decode(answer) {
+            Ok(ShardAnswer::Store(outcomes)) if outcomes.len() == 1 && Told::from(outcomes[0]) == told => Ok(()),
+            other => wrong(format!("but the answer there is {other:?}")),
+        }
+    }
+
+    /// Whether an operation stored its frame at this place.
+    pub fn has_stored(&self, operation: u64, place: (GroupId, u64)) -> bool {
+        self.stored.get(&operation) == Some(&place)
     }
 
     /// A client was told that nothing was done.

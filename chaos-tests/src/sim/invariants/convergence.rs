@@ -6,7 +6,7 @@ use mira_proto::{FrameId, NodeId};
 use mira_raft::{Group, GroupId};
 
 use super::shard_rules::ShardRules;
-use crate::sim::node::{COLLECTION, operation_of};
+use crate::sim::protocol::collection_of;
 use crate::sim::runtime::Sim;
 
 /// How far each member of a group is.
@@ -39,10 +39,10 @@ pub fn holds(
 ) -> Result<(), String> {
     let view = group.reader().view().map_err(|error| error.to_string())?;
     for frame in frames {
-        let stored = view.get(&record::frame_key(COLLECTION, frame)).map_err(|error| error.to_string())?;
+        let stored = view.get(&record::frame_key(collection_of(frame), frame)).map_err(|error| error.to_string())?;
         let stored =
             stored.map(|stored| FrameRecord::decode(&stored)).transpose().map_err(|error| error.to_string())?;
-        let found = stored.map(|record| (record.version, operation_of(&record.body).0));
+        let found = stored.map(|record| (record.version, record.created_ms));
         let expected = rules.frame_at(id, frame, u64::MAX).map(|frame| (frame.version, frame.operation));
         if found != expected {
             return Err(format!("frame {frame} of group {id} is {found:?} on node {node}, should be {expected:?}"));

@@ -16,7 +16,20 @@ pub mod replicas_live;
 pub mod shard_rules;
 pub mod state_machine_safety;
 
+use std::time::Duration;
+
 use mira_raft::GroupId;
+
+/// What went wrong, where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+    /// Virtual time.
+    pub at: Duration,
+}
 
 /// All of them.
 #[derive(Default)]

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use mira_node::shard::command::{self, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
 use mira_node::shard::migration::ownership::{Adoption, Progress, Span, Tenure};
 use mira_proto::placement::{Partitioning, shards_of_collection};
-use mira_proto::{FrameId, ShardId};
+use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::GroupId;
 
 use super::one_owner::State;
-use crate::sim::node::{COLLECTION, operation_of};
+use crate::sim::protocol::{COLLECTION, collection_of};
 
 /// The history of all shards.
 #[derive(Default)]
@@ -47,14 +47,14 @@ impl Frame {
 /// What a command did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// An operation's round stored a frame, or was told why not.
+    /// A round of an operation stored a frame, or was told why not.
     Store {
         /// Of the history.
         operation: u64,
-        /// Of the operation.
-        round: u32,
         /// Whether the frame changed.
         stored: bool,
+        /// Whether another round follows.
+        raced: bool,
     },
     /// A frame was removed, if it was there.
     Forget,
@@ -62,6 +62,8 @@ pub enum Effect {
     Moved,
     /// A step of a growth.
     Grow,
+    /// Everything of a collection was removed.
+    Purge,
 }
 
 impl ShardRules {
@@ -95,8 +97,9 @@ impl ShardRules {
                 }
                 let history = self.frames.entry((group, new.frame)).or_default();
                 let outcome = store(history.last().and_then(|(_, frame)| *frame), new);
-                let (operation, round) = operation_of(&new.body);
+                let operation = new.created_ms;
                 let stored = matches!(outcome, StoreOutcome::Stored(_));
+                let raced = matches!(outcome, StoreOutcome::Raced(_));
                 if stored {
                     let before = history.last().and_then(|(_, frame)| *frame);
                     let after = Frame { version: new.version, operation, digest: new.digest };
@@ -104,7 +107,7 @@ impl ShardRules {
                     let change = (new.frame, before.map(Frame::state), Some(after.state()));
                     self.changed.insert(group, (index, vec![change]));
                 }
-                Ok((ShardAnswer::Store(vec![outcome]), Effect::Store { operation, round, stored }))
+                Ok((ShardAnswer::Store(vec![outcome]), Effect::Store { operation, stored, raced }))
             }
             ShardCommand::Forget { frames, .. } => {
                 let (frames, moved): (Vec<FrameId>, Vec<FrameId>) =
@@ -123,14 +126,31 @@ impl ShardRules {
                 self.grow((group, index), shard, span, step);
                 Ok((ShardAnswer::Grow(self.tenures.get(&group).cloned()), Effect::Grow))
             }
-            ShardCommand::Purge { .. }
-            | ShardCommand::Verify { .. }
+            ShardCommand::Purge { collection } => {
+                let changes = self.purge((group, index), collection);
+                self.changed.insert(group, (index, changes));
+                Ok((ShardAnswer::Purge, Effect::Purge))
+            }
+            ShardCommand::Verify { .. }
             | ShardCommand::Expire { .. }
             | ShardCommand::Reseal { .. }
             | ShardCommand::Restore { .. }
             | ShardCommand::Renew { .. }
             | ShardCommand::Collect { .. } => Err("no client asks for this".into()),
         }
+    }
+
+    fn purge(&mut self, (group, index): (GroupId, u64), collection: CollectionId) -> Vec<Changed> {
+        if collection == COLLECTION {
+            self.tenures.remove(&group);
+        }
+        let frames = self.frames.keys().filter(|(of, frame)| *of == group && collection_of(*frame) == collection);
+        let frames: Vec<FrameId> = frames.map(|(_, frame)| *frame).collect();
+        let removed = frames.into_iter().filter_map(|frame| {
+            let before = self.remove(group, index, frame)?;
+            Some((frame, Some(before.state()), None))
+        });
+        removed.collect()
     }
 
     fn remove(&mut self, group: GroupId, index: u64, frame: FrameId) -> Option<Frame> {
@@ -142,7 +162,8 @@ impl ShardRules {
 
     /// Whether a shard decides about a frame: said once more than in `mira_node::shard::migration::ownership`, from its documentation.
     fn owns(&self, group: GroupId, frame: FrameId) -> bool {
-        let Some(tenure) = self.tenures.get(&group) else { return true };
+        // The other collection never grows.
+        let Some(tenure) = self.tenures.get(&group).filter(|_| collection_of(frame) == COLLECTION) else { return true };
         let (source, home) = homes(tenure.span, frame);
         let shard = group - 1;
         if source == shard {
@@ -175,7 +196,7 @@ impl ShardRules {
             }
             for adopted in frames {
                 let (version, digest) = (adopted.record.version, adopted.record.digest);
-                let frame = Frame { version, operation: operation_of(&adopted.record.body).0, digest };
+                let frame = Frame { version, operation: adopted.record.created_ms, digest };
                 self.frames.entry((group, adopted.frame)).or_default().push((index, Some(frame)));
             }
             return;

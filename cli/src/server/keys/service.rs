@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mira_net::rest::client_builder;
 use mira_node::ProviderError;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -15,9 +16,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// A client for key services. `ca` is a file with a certificate that is trusted beside the system's.
 pub fn client(ca: Option<&str>) -> Result<reqwest::Client, ProviderError> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let malformed = |detail: String| ProviderError::Malformed { place: ca.unwrap_or("TLS").to_owned(), detail };
-    let mut builder = reqwest::Client::builder().timeout(TRY).redirect(reqwest::redirect::Policy::none());
+    let mut builder = client_builder().timeout(TRY).redirect(reqwest::redirect::Policy::none());
     if let Some(file) = ca {
         let pem = std::fs::read(file).map_err(|error| malformed(error.to_string()))?;
         let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| malformed(error.to_string()))?;

@@ -1,5 +1,4 @@
-//! Transitions of keys that end: they are destroyed, leave node after node and every place of backups, and the cluster
-//! signs a receipt.
+//! Transitions of erasures: keys are destroyed, leave one node after the other, and a receipt is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +9,7 @@ use super::collections::drop_collection;
 use crate::meta::{
     command::MetaAnswer,
     records::{RecordKey, RecordKind, Records},
-    state::{Erasure, Receipt, Repository},
+    state::{Erasure, Receipt},
 };
 
 /// Removes a collection and its keys, which no record holds any more from here on.
@@ -78,30 +77,5 @@ pub fn finish(id: u64, receipt: Receipt, records: &mut Records<'_, '_>) -> Resul
         return Ok(MetaAnswer::Exists);
     }
     records.put(key, &Erasure { receipt: Some(receipt), ..erasure });
-    Ok(MetaAnswer::Done)
-}
-
-/// Notes a place of backups, or that something was written there.
-pub fn put_repository(
-    id: u128,
-    repository: Repository,
-    records: &mut Records<'_, '_>,
-) -> Result<MetaAnswer, EngineError> {
-    let key = RecordKey::Repository(id);
-    let known = records.get::<Repository>(key)?;
-    if known.is_none() && records.count(RecordKind::Repository)? >= limits::MAX_REPOSITORIES {
-        return Ok(MetaAnswer::Full);
-    }
-    let finished_ms = known.map_or(0, |known| known.finished_ms).max(repository.finished_ms);
-    records.put(key, &Repository { finished_ms, ..repository });
-    Ok(MetaAnswer::Done)
-}
-
-/// A place of backups is gone, with the keys that it held.
-pub fn forget_repository(id: u128, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
-    if !records.has(RecordKey::Repository(id))? {
-        return Ok(MetaAnswer::Missing);
-    }
-    records.delete(RecordKey::Repository(id));
     Ok(MetaAnswer::Done)
 }

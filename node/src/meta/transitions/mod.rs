@@ -10,3 +10,6 @@ pub mod keys;
 pub mod migration;
 pub mod moves;
 pub mod nodes;
+pub mod owners;
+pub mod repositories;
+pub mod restore;

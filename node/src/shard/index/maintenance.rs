@@ -226,15 +226,14 @@ impl IndexThreads {
         })?;
         Ok(Arc::new(IndexThreads { changes, looked_after }))
     }
-
-    /// Compacts the index and writes its images, from time to time, as long as it lives.
-    pub fn look_after(&self, index: &Arc<ShardIndex>) {
-        // The receiver lives as long as this sender does.
-        let _ = self.looked_after.send(Arc::downgrade(index));
-    }
 }
 
 impl Workers for IndexThreads {
+    fn register(&self, index: &Arc<ShardIndex>) {
+        // The receiver lives as long as this sender does.
+        let _ = self.looked_after.send(Arc::downgrade(index));
+    }
+
     fn schedule(&self, index: Arc<ShardIndex>) {
         // The receivers live as long as this sender does.
         let _ = self.changes.send(index);

@@ -220,8 +220,11 @@ struct Work {
     scheduled: bool,
 }
 
-/// Runs [`ShardIndex::work`] somewhere else.
+/// Runs [`ShardIndex::work`] somewhere else: [`IndexThreads`] on threads; a simulated node not at all.
 pub trait Workers: Send + Sync + 'static {
+    /// Compacts the index and writes its images, from time to time, as long as it lives.
+    fn register(&self, index: &Arc<ShardIndex>);
+
     /// Sees to it that `index.work()` is called soon, once for each call of this.
     fn schedule(&self, index: Arc<ShardIndex>);
 }

@@ -29,7 +29,7 @@ const MAX_BEAMS: usize = 32;
 /// The longest rest at once: what works that long at a stretch waits for a disk.
 const LONGEST_REST: Duration = Duration::from_millis(200);
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// The recall of searches with each of some beams.
     pub async fn measure_recall(
         &self,

@@ -128,7 +128,7 @@ pub fn list_moved(
     Ok((moved, upto.map(|frame| frame - 1)))
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// This shard's part in the last growth of a collection, as far as this replica has applied it.
     pub fn tenure(&self, collection: CollectionId) -> Result<Option<Tenure>, Refusal> {
         tenure_of(&self.group.reader(), collection).map_err(|error| self.unreadable(error))
@@ -211,7 +211,7 @@ impl Shard {
         };
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let homes = self.homes(collection.id, span);
-        let page = (request.target, limits::GROWTH_PAGE_FRAMES);
+        let page = (request.target, self.shared.page_frames);
         let mut listed = list_moving(&view, collection.id, &homes, page, (after, request.since))
             .map_err(|error| self.unreadable(error))?;
         let mut frames: Vec<Bytes> = Vec::new();

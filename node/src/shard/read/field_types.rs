@@ -41,7 +41,7 @@ pub(super) fn to_wire(fields: Fields) -> node_v1::KnownFieldTypes {
     node_v1::KnownFieldTypes { fields: fields.collect() }
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// What the fields of a filter hold, in the index or, by steps, in all plain frames.
     pub async fn field_types(&self, request: node_v1::FieldTypesRequest) -> Result<node_v1::FieldTypesReply, Refusal> {
         let ReadView { collection, state, .. } = self.begin_read(request.header.as_ref()).await?;

@@ -30,7 +30,7 @@ use crate::shard::{
     refuse_engine,
 };
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// The frames of these ids that exist, in their order.
     pub async fn fetch(&self, request: node_v1::FetchRequest) -> Result<node_v1::FetchReply, Refusal> {
         let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;

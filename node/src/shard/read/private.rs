@@ -123,7 +123,7 @@ fn keyed(keyring: &Keyring, collection: &CollectionRecord, domain: &str, name: &
     }
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// Refuses, before anything is proposed, to remove private frames that are not the asker's.
     pub(in crate::shard) fn must_be_askers(
         &self,

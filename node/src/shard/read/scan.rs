@@ -14,7 +14,7 @@ use crate::shard::{
     record::{self, Class, FramePlace, FrameRecord},
 };
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of a collection's frames, with the vectors that callers gave.
     pub async fn scan(&self, request: node_v1::ScanRequest) -> Result<node_v1::ScanReply, Refusal> {
         let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;

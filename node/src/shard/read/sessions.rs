@@ -26,7 +26,7 @@ struct Part {
     newest: FrameId,
 }
 
-impl Shard {
+impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of the sessions that this shard has frames of.
     pub async fn sessions(&self, request: node_v1::SessionsRequest) -> Result<node_v1::SessionsReply, Refusal> {
         let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;

@@ -9,7 +9,7 @@ use mira_proto::node_v1::{
 use mira_proto::{Code, Problem, limits, node_v1};
 use tokio::time::sleep;
 
-use crate::cluster::{Call, CallError, CollectionRoute};
+use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::no_collection;
 use crate::operations::convert;
 use crate::operations::validate::{checked_name, too_large};
@@ -76,12 +76,10 @@ impl Memory {
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
             spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect(),
         };
-        let call = Call::to_meta_leader(context, "create_collection");
         let made = self
             .cluster
-            .call(&call, |clients, _| {
-                let create = create.clone();
-                async move { clients.cluster().create_collection(create).await }
+            .ask_meta(context, "create_collection", create, |clients, create| async move {
+                clients.cluster().create_collection(create).await
             })
             .await?;
         self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
@@ -98,12 +96,10 @@ impl Memory {
         self.bounded("grow_collection", context, async {
             let GrowRequest { partitions, dry_run } = request;
             let grow = GrowCollectionRequest { name: name.to_owned(), partitions, dry_run };
-            let call = Call::to_meta_leader(context, "grow_collection");
             let reply = self
                 .cluster
-                .call(&call, |clients, _| {
-                    let grow = grow.clone();
-                    async move { clients.migration().grow_collection(grow).await }
+                .ask_meta(context, "grow_collection", grow, |clients, grow| async move {
+                    clients.migration().grow_collection(grow).await
                 })
                 .await?;
             self.cluster.refresh(reply.epoch).await;
@@ -133,11 +129,9 @@ impl Memory {
         context: &RequestContext,
         drop: DropCollectionRequest,
     ) -> Result<DropCollectionReply, CallError> {
-        let call = Call::to_meta_leader(context, "drop_collection");
         self.cluster
-            .call(&call, |clients, _| {
-                let drop = drop.clone();
-                async move { clients.cluster().drop_collection(drop).await }
+            .ask_meta(context, "drop_collection", drop, |clients, drop| async move {
+                clients.cluster().drop_collection(drop).await
             })
             .await
     }

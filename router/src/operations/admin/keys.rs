@@ -7,7 +7,7 @@ use mira_proto::model::{
 use mira_proto::node_v1::{self, DropCollectionRequest, GetKeysRequest, RotateKeyRequest};
 use mira_proto::{Code, Problem};
 
-use crate::cluster::{Call, CallError};
+use crate::cluster::CallError;
 use crate::ids::{self, WriteIdentity};
 use crate::memory::no_collection;
 use crate::operations::convert;
@@ -43,12 +43,10 @@ impl Memory {
         let identity = WriteIdentity { operation: "rotate_key", collection: 0, shard: 0, parts: &parts };
         let request_id = ids::request_id(context, &identity);
         let request = RotateKeyRequest { collection, request_id, own };
-        let call = Call::to_meta_leader(context, "rotate_key");
         let reply = self
             .cluster
-            .call(&call, |clients, _| {
-                let request = request.clone();
-                async move { clients.keys().rotate_key(request).await }
+            .ask_meta(context, "rotate_key", request, |clients, request| async move {
+                clients.keys().rotate_key(request).await
             })
             .await?;
         self.cluster.refresh(reply.epoch).await;
@@ -116,9 +114,16 @@ impl Memory {
         context: &RequestContext,
         ask_nodes: bool,
     ) -> Result<node_v1::KeysReply, Problem> {
-        let call = Call::to_meta_leader(context, "get_keys");
         let request = GetKeysRequest { ask_nodes };
-        Ok(self.cluster.call(&call, |clients, _| async move { clients.keys().get_keys(request).await }).await?)
+        Ok(self
+            .cluster
+            .ask_meta(
+                context,
+                "get_keys",
+                request,
+                |clients, request| async move { clients.keys().get_keys(request).await },
+            )
+            .await?)
     }
 }
 

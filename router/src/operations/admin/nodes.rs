@@ -5,7 +5,7 @@ use mira_proto::model::{NodeAction, NodeChange, NodeChangeReply, ReplicaMove};
 use mira_proto::node_v1::{self, ChangeNodeRequest, PauseMovesRequest, change_node_request::Action};
 use mira_proto::{Code, NodeId, Problem};
 
-use crate::cluster::{Call, View};
+use crate::cluster::View;
 use crate::{Memory, RequestContext};
 
 impl Memory {
@@ -27,10 +27,11 @@ impl Memory {
             };
             let node = find(&view, &change.node)?;
             let request = ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run };
-            let call = Call::to_meta_leader(context, "change_node");
             let reply = self
                 .cluster
-                .call(&call, |clients, _| async move { clients.cluster().change_node(request).await })
+                .ask_meta(context, "change_node", request, |clients, request| async move {
+                    clients.cluster().change_node(request).await
+                })
                 .await?;
             self.cluster.refresh(reply.epoch).await;
             Ok(NodeChangeReply { moves: reply.moves.iter().map(replica_move).collect() })
@@ -41,11 +42,12 @@ impl Memory {
     /// Stops moves of replicas for now, or lets them go on.
     pub async fn set_moves(&self, context: &RequestContext, paused: bool) -> Result<(), Problem> {
         self.bounded("set_moves", context, async {
-            let call = Call::to_meta_leader(context, "pause_moves");
             let request = PauseMovesRequest { paused };
             let reply = self
                 .cluster
-                .call(&call, |clients, _| async move { clients.cluster().pause_moves(request).await })
+                .ask_meta(context, "pause_moves", request, |clients, request| async move {
+                    clients.cluster().pause_moves(request).await
+                })
                 .await?;
             self.cluster.refresh(reply.epoch).await;
             Ok(())

@@ -6,10 +6,10 @@
 //! search uses it.
 
 use mira_proto::model::{BeamRecall, TuneReply, TuneRequest};
-use mira_proto::node_v1::{MeasureRecallReply, MeasureRecallRequest, TuneCollectionRequest};
+use mira_proto::node_v1::{MeasureRecallReply, MeasureRecallRequest, ReadHeader, TuneCollectionRequest};
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
 
-use crate::cluster::{Call, CallError, CollectionRoute, fan_out};
+use crate::cluster::{CallError, CollectionRoute, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::convert;
 use crate::{Memory, RequestContext};
@@ -70,13 +70,11 @@ impl Memory {
     async fn set_beam(&self, context: &RequestContext, tuned: Tuned<'_>, ef: u32) -> Result<(), Problem> {
         let Tuned { route, using } = tuned;
         let id = route.info.id;
-        let call = Call::to_meta_leader(context, "tune_collection");
         let request = TuneCollectionRequest { collection: id, ef, space: using.to_owned() };
         let reply = self
             .cluster
-            .call(&call, |clients, _| {
-                let request = request.clone();
-                async move { clients.cluster().tune_collection(request).await }
+            .ask_meta(context, "tune_collection", request, |clients, request| async move {
+                clients.cluster().tune_collection(request).await
             })
             .await?;
         self.cluster.refresh(reply.epoch).await;
@@ -95,7 +93,7 @@ impl Memory {
         goal: Goal,
     ) -> Result<Vec<MeasureRecallReply>, CallError> {
         let samples = samples_of_each(route.shards().len() as u32);
-        let measured = fan_out(context, route, |header| {
+        let measured = fan_out(context, route, |header: ReadHeader, _| {
             let shard = header.shard;
             let header = Some(header);
             let (k, beams, space) = (goal.k, beams_for(goal.k), using.to_owned());

@@ -121,8 +121,11 @@ impl Memory {
 
     async fn repair_replica(&self, context: &RequestContext, shard: ShardId, node: NodeId) -> Result<(), Problem> {
         let request = RepairReplicaRequest { shard, node };
-        let call = Call::to_meta_leader(context, "repair_replica");
-        self.cluster.call(&call, |clients, _| async move { clients.cluster().repair_replica(request).await }).await?;
+        self.cluster
+            .ask_meta(context, "repair_replica", request, |clients, request| async move {
+                clients.cluster().repair_replica(request).await
+            })
+            .await?;
         Ok(())
     }
 }

@@ -68,8 +68,11 @@ impl Memory {
         let context = &context.for_first_phase();
         let started = Instant::now();
         let one_shard = route.shards().len() == 1;
-        let ask = |header| self.search_shard(context, route, request(resolved, header, one_shard));
-        let mut answers = fan_out(context, route, ask);
+        let ask = |header, deadline| {
+            let (context, request) = (context.until(deadline), request(resolved, header, one_shard));
+            async move { self.search_shard(&context, route, request).await }
+        };
+        let mut answers = fan_out(context, route, ask).sharing_time();
         while let Some((shard, answer)) = answers.next().await {
             match answer {
                 Ok(answer) => gathered.note(shard, answer)?,

@@ -1,6 +1,5 @@
 //! A cluster within one process, the router's own code in front of it, and workers that each know what their frames must
 //! be: nothing may be lost, come back, be there twice, be applied twice, or be hidden, at any moment.
-#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,6 +28,7 @@ use uuid::Uuid;
 
 pub const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub const SHARDS: u32 = 6;
+const NODES: u32 = 3;
 pub const DIM: u32 = 8;
 /// Further vectors of the frames.
 pub const STATE: &str = "state";
@@ -39,8 +39,8 @@ pub const NAME: &str = "grows";
 const OWNER_KEYS: [&str; 2] =
     ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
 
-/// How long nodes that are started leave chunks alone that nothing refers to.
-pub static COLLECT_AFTER_MS: AtomicU64 = AtomicU64::new(3_600_000);
+/// How long nodes keep chunks that nothing refers to, unless a test waits for their end.
+const CHUNKS_KEPT_FOR: Duration = Duration::from_secs(3_600);
 
 /// Whether a file below a folder holds these bytes.
 pub fn holds(folder: &Path, wanted: &[u8]) -> bool {
@@ -62,6 +62,7 @@ pub struct Cluster {
     pub memory: Arc<Memory>,
     /// What every node's provider gives out.
     pub keys: Arc<Keys>,
+    chunks_kept_for: Duration,
     follower: JoinHandle<()>,
 }
 
@@ -97,28 +98,36 @@ impl KeyProvider for Keys {
     }
 }
 
-pub fn config(folder: &TempDir, keys: &Arc<Keys>, formation: Formation) -> NodeConfig {
-    let any = "127.0.0.1:0".parse().expect("an address");
-    let chunk_gc = ChunkGcSettings {
-        every: Duration::from_millis(300),
-        idle: Duration::from_millis(COLLECT_AFTER_MS.load(Ordering::Relaxed)),
-    };
-    NodeConfig {
-        listen: any,
-        http_listen: any,
-        chunk_gc,
-        ..NodeConfig::new(folder.path().to_owned(), keys.clone(), formation)
+/// What a node's configuration depends on.
+struct Settings<'a> {
+    folder: &'a TempDir,
+    keys: &'a Arc<Keys>,
+    formation: Formation,
+    chunks_kept_for: Duration,
+}
+
+impl Settings<'_> {
+    fn config(self) -> NodeConfig {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let chunk_gc = ChunkGcSettings { every: Duration::from_millis(300), idle: self.chunks_kept_for };
+        NodeConfig {
+            listen: any,
+            http_listen: any,
+            chunk_gc,
+            ..NodeConfig::new(self.folder.path().to_owned(), self.keys.clone(), self.formation)
+        }
     }
 }
 
 impl Cluster {
+    /// Three nodes and the collection.
     pub async fn start() -> Cluster {
-        Cluster::of(3, SHARDS, KEY).await
+        Cluster::with_chunks_kept_for(CHUNKS_KEPT_FOR).await
     }
 
-    /// So many nodes with this key, and the collection.
-    pub async fn of(count: u32, shards: u32, key: &str) -> Cluster {
-        let cluster = Cluster::empty(count, shards, key).await;
+    /// As [`Cluster::start`], with nodes that remove chunks after this time without a frame that refers to them.
+    pub async fn with_chunks_kept_for(chunks_kept_for: Duration) -> Cluster {
+        let cluster = Cluster::empty(chunks_kept_for).await;
         let state =
             NamedVectors { dim: STATE_DIM, metric: Metric::default(), quantization: Quantization::Binary, ef: None };
         let vectors = [(STATE.to_owned(), state)].into();
@@ -127,18 +136,18 @@ impl Cluster {
         cluster
     }
 
-    /// So many nodes that hold nothing.
-    pub async fn empty(count: u32, shards: u32, key: &str) -> Cluster {
-        let keys = Arc::new(Keys(Mutex::new(vec![key.to_owned()])));
-        let folders: Vec<TempDir> = (0..count).map(|_| tempfile::tempdir().expect("a folder")).collect();
+    async fn empty(chunks_kept_for: Duration) -> Cluster {
+        let keys = Arc::new(Keys(Mutex::new(vec![KEY.to_owned()])));
+        let folders: Vec<TempDir> = (0..NODES).map(|_| tempfile::tempdir().expect("a folder")).collect();
         let mut nodes: BTreeMap<usize, RunningNode> = BTreeMap::new();
         for (at, folder) in folders.iter().enumerate() {
-            let shape = Shape { shards, replication: count.min(3), expect: count };
+            let shape = Shape { shards: SHARDS, replication: NODES, expect: NODES };
             let formation = match nodes.get(&0) {
                 None => Formation::Bootstrap(shape),
                 Some(first) => Formation::Join(vec![first.grpc_address().to_string()]),
             };
-            nodes.insert(at, RunningNode::start(config(folder, &keys, formation)).await.expect("the node starts"));
+            let settings = Settings { folder, keys: &keys, formation, chunks_kept_for };
+            nodes.insert(at, RunningNode::start(settings.config()).await.expect("the node starts"));
         }
         for node in nodes.values() {
             assert!(node.wait_ready(PATIENCE).await, "not ready");
@@ -149,7 +158,7 @@ impl Cluster {
         let embedding = Embedding::start(None, None, metrics.clone()).expect("no model is needed");
         let memory = Arc::new(Memory::new(map.clone(), embedding, metrics));
         let follower = tokio::spawn(async move { map.follow_map().await });
-        Cluster { nodes, folders, memory, keys, follower }
+        Cluster { nodes, folders, memory, keys, chunks_kept_for, follower }
     }
 
     /// Waits for a moment.
@@ -174,11 +183,13 @@ impl Cluster {
         node.shutdown().await;
         let started = Instant::now();
         let node = loop {
-            let config = NodeConfig {
-                listen,
-                http_listen,
-                ..config(&self.folders[at], &self.keys, Formation::Join(Vec::new()))
+            let settings = Settings {
+                folder: &self.folders[at],
+                keys: &self.keys,
+                formation: Formation::Join(Vec::new()),
+                chunks_kept_for: self.chunks_kept_for,
             };
+            let config = NodeConfig { listen, http_listen, ..settings.config() };
             match RunningNode::start(config).await {
                 Ok(node) => break node,
                 Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),

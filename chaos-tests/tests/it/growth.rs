@@ -1,12 +1,10 @@
 //! A collection grows over more shards while it is written, read and searched, and while nodes go and come back.
 
-mod support;
-
+use crate::support::{Cluster, NAME, SHARDS, Work, Worker, context};
 use mira_node::meta::{Growth, GrowthStep};
 use mira_node::shard::migration::ownership::{Progress, Tenure};
 use mira_proto::model::GrowRequest;
 use mira_proto::{Code, Problem, ShardId};
-use support::{Cluster, NAME, SHARDS, Work, Worker, context};
 
 impl Cluster {
     async fn grow(&self, partitions: u32, dry_run: bool) -> Result<mira_proto::model::GrowReply, Problem> {

@@ -23,7 +23,7 @@ async fn vectors_collection(client: &Client, partitions: u32) {
     client.put_collection("default", &json!({ "dim": DIM, "partitions": partitions })).await.expect("a collection");
 }
 
-/// Stores frames `numbers` with 8 writers and returns their ids; fails on the first error that retries do not mend.
+/// Stores frames `numbers` with 8 writers and returns their ids; fails on the first error that retries do not repair.
 async fn import(client: &Client, numbers: std::ops::Range<usize>) -> Vec<String> {
     let writers = (0..8).map(|writer| {
         let client = client.clone();

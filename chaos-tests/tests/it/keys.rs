@@ -1,7 +1,5 @@
 //! Keys change and end while what they seal is written, read and searched, and while nodes go and come back.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -14,8 +12,9 @@ use mira_proto::model::{
     CollectionSettings, Erasure, ForgetRequest, KeysReply, RecallRequest, RotateRequest, SearchRequest, StoreItem,
     StoreRequest,
 };
-use support::{Cluster, DIM, KEY, NAME, PATIENCE, SHARDS, Work, context, holds};
 use uuid::Uuid;
+
+use crate::support::{Cluster, DIM, KEY, NAME, PATIENCE, SHARDS, Work, context, holds};
 
 const NEW_KEY: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
 

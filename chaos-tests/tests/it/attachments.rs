@@ -1,10 +1,7 @@
 //! Large contents: whole again after whatever happened, stored once, sealed, and gone when nobody needs them.
 
-mod support;
-
 use std::ops::{Bound, ControlFlow};
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mira_node::shard::command::{self, Asker, ShardCommand};
@@ -19,8 +16,9 @@ use mira_router::operations::uploads::UploadRef;
 use mira_router::private::credential::Credential;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use support::{COLLECT_AFTER_MS, Cluster, NAME, PATIENCE, SHARDS, context, holds, vector};
 use uuid::Uuid;
+
+use crate::support::{self, Cluster, NAME, PATIENCE, SHARDS, context, holds, vector};
 
 const MIB: usize = 1 << 20;
 const OWNER: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -223,8 +221,7 @@ async fn a_content_is_whole_again_although_every_node_went_while_it_came() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_contents_lie_there_once_and_go_when_nobody_needs_them() {
-    COLLECT_AFTER_MS.store(1_500, Ordering::Relaxed);
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::with_chunks_kept_for(Duration::from_millis(1_500)).await;
     let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
     let content = noise(9, 3 * MIB + 5);
     let third = Uuid::new_v4();
@@ -241,10 +238,10 @@ async fn equal_contents_lie_there_once_and_go_when_nobody_needs_them() {
     };
     forget(first).await;
     let started = Instant::now();
-    while started.elapsed() < std::time::Duration::from_secs(4) {
+    while started.elapsed() < Duration::from_secs(4) {
         assert!(cluster.read(&context(), second, None).await.expect("there") == content);
         assert_eq!(cluster.chunks(), 4);
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     forget(second).await;
     cluster.until("what only they had is gone", |cluster| cluster.chunks() == 2).await;
@@ -258,7 +255,7 @@ async fn equal_contents_lie_there_once_and_go_when_nobody_needs_them() {
         .append_upload(&context(), UploadRef { collection: NAME, upload }, 0, vec![content.slice(..MIB)])
         .await
         .expect("taken");
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(cluster.chunks(), 1);
     cluster.memory.cancel_upload(&context(), UploadRef { collection: NAME, upload }).await.expect("given up");
     cluster.until("and then it goes", |cluster| cluster.chunks() == 0).await;
@@ -329,7 +326,7 @@ async fn contents_are_sealed_anew_when_the_key_is_rotated() {
             break;
         }
         assert!(started.elapsed() < PATIENCE, "the old key is still there");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(cluster.read(&context(), plain, None).await.expect("there") == content);
     assert!(cluster.read(&owned_by(OWNER), private, None).await.expect("there") == content);

@@ -1,0 +1,44 @@
+//! The keys of simulated clusters: the same in every run, so that a seed replays to the byte.
+
+use std::collections::BTreeMap;
+
+use mira_crypto::{ClusterKey, ClusterLayerKey, CollectionKey};
+use mira_node::keys::keyring::FIRST_KEY;
+use mira_node::meta::CollectionRecord;
+use mira_proto::CollectionId;
+use mira_proto::model::{Metric, Quantization};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// The cluster key.
+pub fn cluster_key() -> ClusterKey {
+    ClusterKey::generate(&mut StdRng::seed_from_u64(1))
+}
+
+/// The key of the outermost layer of private frames, wrapped.
+pub fn layer_key() -> Vec<u8> {
+    let mut rng = StdRng::seed_from_u64(2);
+    ClusterLayerKey::generate(FIRST_KEY, &mut rng).wrap(&cluster_key(), &mut rng).as_bytes().to_vec()
+}
+
+/// The record of a collection, with a key of its own.
+pub fn collection(id: CollectionId, partitions: u32) -> CollectionRecord {
+    let mut rng = StdRng::seed_from_u64(id);
+    let key = CollectionKey::generate(id, FIRST_KEY, &mut rng).wrap(&cluster_key(), &mut rng);
+    CollectionRecord {
+        id,
+        name: format!("collection {id}"),
+        dim: 4,
+        metric: Metric::Cosine,
+        quantization: Quantization::Int8,
+        partitions,
+        first_partitions: partitions,
+        ttl_seconds: 0,
+        created_ms: 0,
+        model: String::new(),
+        ef: 0,
+        spaces: Vec::new(),
+        key_version: FIRST_KEY,
+        wrapped_keys: BTreeMap::from([(FIRST_KEY, key.as_bytes().to_vec())]),
+    }
+}
