@@ -12,6 +12,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use mira_embed::HashEmbedder;
+use mira_net::rest::client_builder_for;
 use mira_router::{Router, RouterConfig, RunningRouter};
 use mira_testing::{FakeCluster, eventually};
 use reqwest::{Client, Method, RequestBuilder};
@@ -62,10 +63,8 @@ impl Server {
             ..RouterConfig::default()
         };
         let router = Router::start(config).await.unwrap();
-        // The router is on this machine: no certificate is needed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = Client::builder().tls_certs_only([]).build().unwrap();
         let ready = format!("http://{}/readyz", router.http_addr);
+        let http = client_builder_for(&ready).build().unwrap();
         eventually("the router is ready", Duration::from_secs(30), async || {
             http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success())
         })
