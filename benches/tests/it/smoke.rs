@@ -60,7 +60,7 @@ async fn every_part_gives_figures() {
     let shared = |part: &PartName| !part.is_extra() && *part != PartName::Etcd;
     let options = options(folder.path(), PartName::ALL.into_iter().filter(shared).collect());
     let (out, dir, parts) = (options.out.clone(), options.dir.clone(), options.parts.len());
-    let report = run::run(options).await.unwrap().remove(0);
+    let report = crate::run::run(options).await.unwrap().remove(0);
 
     assert_eq!(report.parts.len(), parts);
     assert_figures(&report);
@@ -90,7 +90,7 @@ async fn every_part_gives_figures() {
 async fn the_same_is_measured_of_every_size() {
     let folder = folder();
     let options = options(folder.path(), vec![PartName::Scale]);
-    let report = run::run(options.clone()).await.unwrap().remove(0);
+    let report = crate::run::run(options.clone()).await.unwrap().remove(0);
     assert_figures(&report);
     let names: Vec<&str> = report.parts.iter().map(|part| part.name.as_str()).collect();
     let points = ["300", "2.5 K"].map(|size| [1, 3].map(|of| format!("{size} documents, replication {of}")));
@@ -109,7 +109,7 @@ async fn the_same_is_measured_of_every_size() {
     let page = std::fs::read_to_string(options.out.join("scale.html")).unwrap();
     assert_eq!(page.matches("class=\"chart\"").count(), report.charts.len());
 
-    let again = run::run(options).await.unwrap().remove(0);
+    let again = crate::run::run(options).await.unwrap().remove(0);
     assert_eq!(again.measured_at, report.measured_at, "what was measured is not measured again");
     assert_eq!(again.to_markdown(), report.to_markdown());
 }
@@ -118,7 +118,7 @@ async fn the_same_is_measured_of_every_size() {
 #[ignore = "installs chromadb from PyPI where it is not yet"]
 async fn chroma_is_measured_beside() {
     let folder = folder();
-    let report = run::run(options(folder.path(), vec![PartName::Peers])).await.unwrap().remove(0);
+    let report = crate::run::run(options(folder.path(), vec![PartName::Peers])).await.unwrap().remove(0);
     assert_figures(&report);
     assert!(figures(&report, "MIRA's own beam").len() >= 10);
     assert!(figures(&report, "MIRA tuned").len() >= 10);

@@ -12,6 +12,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use mira_embed::HashEmbedder;
+use mira_net::rest::client_builder_for;
 use mira_router::{Router, RouterConfig, RunningRouter};
 use mira_testing::{FakeCluster, eventually};
 use reqwest::{Client, Method, RequestBuilder};
@@ -63,7 +64,7 @@ impl Server {
         };
         let router = Router::start(config).await.unwrap();
         let ready = format!("http://{}/readyz", router.http_addr);
-        let http = mira_net::rest::client_builder_for(&ready).build().unwrap();
+        let http = client_builder_for(&ready).build().unwrap();
         eventually("the router is ready", Duration::from_secs(30), async || {
             http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success())
         })
