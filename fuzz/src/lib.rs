@@ -21,7 +21,7 @@ use mira_node::{
         machine::decode_count,
         record::{self, FrameHead, FramePlace, FrameRecord, OwnedFrame},
         pages::PageBody,
-        migration::ownership::Tenure,
+        migration::ownership::Ownership,
     },
 };
 use mira_proto::{model, node_v1};
@@ -54,7 +54,7 @@ pub fn shard_records(data: &[u8]) {
     match which % 8 {
         0 => drop(FrameRecord::decode(rest).map(|read| assert_eq!(FrameRecord::decode(&read.encode()).ok(), Some(read)))),
         1 => drop(FrameHead::decode(rest).map(|read| assert_eq!(FrameHead::decode(&read.encode()).ok(), Some(read)))),
-        2 => drop(Tenure::decode(rest).map(|read| assert_eq!(Tenure::decode(&read.encode()).ok(), Some(read)))),
+        2 => drop(Ownership::decode(rest).map(|read| assert_eq!(Ownership::decode(&read.encode()).ok(), Some(read)))),
         3 => drop(record::decode_vectors(rest).map(|(version, sealed)| {
             assert_eq!(record::encode_vectors(version, sealed), rest);
         })),

@@ -24,7 +24,7 @@ use crate::{
         Shard, Shared,
         index::{IndexParts, ShardIndex, image::ImageFolder},
         machine::ShardMachine,
-        migration::ownership::Tenure,
+        migration::ownership::Ownership,
         record, refuse_proposal, refuse_read,
     },
 };
@@ -175,7 +175,7 @@ impl<R: Runtime> Member<R> {
             }
             let reader = shard.group().reader();
             let full = |collection: &&CollectionId| {
-                let keys = [record::count_key(**collection), Tenure::key(**collection)];
+                let keys = [record::count_key(**collection), Ownership::key(**collection)];
                 reader.multi_get(&keys).is_ok_and(|found| found.iter().any(Option::is_some))
             };
             found.extend(cluster.dropped.iter().filter(full).map(|&collection| (id, collection)));

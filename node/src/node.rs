@@ -24,7 +24,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
 
 use crate::{
-    backup::recovery::Rolls,
+    backup::recovery::Recoveries,
     config::NodeConfig,
     data::DataFolder,
     error::StartError,
@@ -58,7 +58,7 @@ pub struct Node {
     meta_machine: Arc<MetaMachine>,
     peers: Arc<AddressBook>,
     provider: Arc<dyn KeyProvider>,
-    rolls: Rolls,
+    recoveries: Recoveries,
     started: Instant,
     /// What is measured.
     pub metrics: Arc<NodeMetrics>,
@@ -80,7 +80,7 @@ impl Node {
         host_config.timing = config.timing;
         host_config.limits = config.limits;
         host_config.observer = metrics.clone();
-        let rolls = Rolls::new(&config.data, config.limits.requests)
+        let recoveries = Recoveries::new(&config.data, config.limits.requests)
             .map_err(|source| StartError::Data { path: config.data.display().to_string(), source })?;
         let host = RaftHost::open(host_config).await?;
         let opened = repair::open_meta(&host, &meta_machine, identity.replication, &keyring).await;
@@ -112,7 +112,7 @@ impl Node {
             meta_machine,
             peers,
             provider: config.keys.clone(),
-            rolls,
+            recoveries,
             started: Instant::now(),
             metrics,
         };
@@ -120,8 +120,8 @@ impl Node {
     }
 
     /// Point-in-time recoveries that run here.
-    pub(crate) fn rolls(&self) -> &Rolls {
-        &self.rolls
+    pub(crate) fn recoveries(&self) -> &Recoveries {
+        &self.recoveries
     }
 
     /// This node's id.

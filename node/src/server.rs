@@ -115,7 +115,7 @@ impl RunningNode {
         tracing::info!(moved, "leadership handed over");
         self.stop.send_replace(true);
         futures::future::join_all(self.tasks.drain(..)).await;
-        self.node.rolls().clear();
+        self.node.recoveries().clear();
         self.node.host().shutdown().await;
         // Nothing is applied any more, so the images are those of the state.
         let node = self.node.clone();

@@ -238,7 +238,7 @@ async fn answer_local(cluster: &Cluster, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// Whether a piece is needed only to roll a shard forward.
+/// Whether a piece is needed only to recovery a shard forward.
 fn is_of_log(name: &str) -> bool {
     name.ends_with("-start") || name.contains("-log-")
 }
@@ -562,7 +562,7 @@ async fn a_moment_that_the_logs_do_not_reach_is_refused() {
     let refused = refusal(&other, &["admin", "restore", place, "--at", &lost]).await;
     assert!(refused.contains("did not keep its log") && refused.contains("possible: "), "{refused}");
 
-    // Over a growth nothing is rolled forward, but from behind it.
+    // Over a growth nothing is recovered forward, but from behind it.
     answer(&cluster, &["admin", "backup", "create", place]).await;
     client.grow("grows", 2).await.expect("it grows");
     let started = Instant::now();
@@ -633,6 +633,6 @@ async fn a_moment_with_a_piece_missing_is_named_and_one_that_was_stopped_goes_on
     let restored = answer(&other, &["admin", "restore", place_text, "--at", &at]).await;
     assert_eq!(restored["frames"], 2_000);
     assert_eq!(contents(&other, "notes").await, expected);
-    assert!(!other.data(0).join("rolls").exists() || files(&other.data(0).join("rolls")).is_empty());
+    assert!(!other.data(0).join("recoveries").exists() || files(&other.data(0).join("recoveries")).is_empty());
     fill(&other, "notes", 3_000..3_010, "zebra").await;
 }

@@ -194,6 +194,6 @@ async fn a_node_that_is_asked_to_stop_hands_over_and_comes_back() {
         cluster.restart_node(node);
         cluster.wait_status("the node is back", |status| status["state"] == "ok").await;
     }
-    let ids = importing.await.expect("a rolling restart fails no request");
+    let ids = importing.await.expect("a recovering restart fails no request");
     assert_all_there(&client, &ids).await;
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{Cluster, NAME, SHARDS, Work, Worker, context};
 use mira_node::meta::{Growth, GrowthStep};
-use mira_node::shard::migration::ownership::{Progress, Tenure};
+use mira_node::shard::migration::ownership::{Ownership, Progress};
 use mira_proto::model::GrowRequest;
 use mira_proto::{Code, Problem, ShardId};
 
@@ -19,9 +19,9 @@ impl Cluster {
     }
 
     /// What the replicas of a shard know of its part.
-    fn ownerships(&self, collection: u64, shard: ShardId) -> Vec<Tenure> {
+    fn ownerships(&self, collection: u64, shard: ShardId) -> Vec<Ownership> {
         let open = self.nodes.values().filter_map(|node| node.node().shard(shard).ok());
-        open.filter_map(|shard| shard.tenure(collection).ok().flatten()).collect()
+        open.filter_map(|shard| shard.ownership(collection).ok().flatten()).collect()
     }
 
     fn has_step(&self, step: GrowthStep) -> bool {
@@ -77,24 +77,24 @@ async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_eac
     let planned = cluster.grow(4, false).await.expect("it begins");
     let (source, target) = (planned.shards[1], planned.added_shards[0]);
     let collection = cluster.growth().expect("it has begun").0;
-    let adopting = |cluster: &Cluster, wanted: fn(&mira_node::shard::migration::ownership::Adoption) -> bool| {
+    let backfills = |cluster: &Cluster, wanted: fn(&mira_node::shard::migration::ownership::Backfill) -> bool| {
         let ownerships = cluster.ownerships(collection, target);
-        ownerships.iter().any(|ownership| ownership.adopting.values().any(wanted))
+        ownerships.iter().any(|ownership| ownership.backfills.values().any(wanted))
             || cluster.has_step(GrowthStep::Clearing)
     };
     type Moment<'a> = (&'a str, Box<dyn Fn(&Cluster) -> bool + 'a>, ShardId);
     let moments: Vec<Moment<'_>> = vec![
-        ("a pass runs", Box::new(|cluster| adopting(cluster, |adoption| adoption.brought > 0)), target),
-        ("a second pass", Box::new(|cluster| adopting(cluster, |adoption| adoption.pass > 1)), source),
+        ("a pass runs", Box::new(|cluster| backfills(cluster, |backfill| backfill.brought > 0)), target),
+        ("a second pass", Box::new(|cluster| backfills(cluster, |backfill| backfill.pass > 1)), source),
         (
             "frames are frozen",
             Box::new(|cluster| {
-                let frozen = |ownership: &Tenure| ownership.released.contains_key(&target);
+                let frozen = |ownership: &Ownership| ownership.released.contains_key(&target);
                 cluster.ownerships(collection, source).iter().any(frozen) || cluster.has_step(GrowthStep::Clearing)
             }),
             target,
         ),
-        ("a source is open", Box::new(|cluster| adopting(cluster, |adoption| adoption.at == Progress::Open)), target),
+        ("a source is open", Box::new(|cluster| backfills(cluster, |backfill| backfill.at == Progress::Open)), target),
         ("clearing", Box::new(|cluster| cluster.has_step(GrowthStep::Clearing)), source),
         ("remembering", Box::new(|cluster| cluster.has_step(GrowthStep::Remembering)), source),
     ];

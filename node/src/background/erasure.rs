@@ -15,7 +15,7 @@ use crate::{
     data,
     meta::{ClusterState, Erasure, META_GROUP, MetaCommand, Receipt, state::cluster_id_text},
     node::Node,
-    shard::{index::SpaceId, index::image::ImageFolder, migration::ownership::Tenure, record},
+    shard::{index::SpaceId, index::image::ImageFolder, migration::ownership::Ownership, record},
 };
 
 /// Between two looks.
@@ -94,7 +94,7 @@ impl ErasurePart<'_> {
         for (id, shard) in &shards {
             let reader = shard.group().reader();
             let collection = self.erasure.collection;
-            let keys = [record::count_key(collection), Tenure::key(collection)];
+            let keys = [record::count_key(collection), Ownership::key(collection)];
             let left = reader.multi_get(&keys).map_err(|error| error.to_string())?;
             if self.erasure.whole && left.iter().any(Option::is_some) {
                 return Err(format!("shard {id} still holds frames of the collection"));

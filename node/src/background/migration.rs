@@ -21,8 +21,8 @@ use crate::{
     peers::ask_in_turn,
     shard::{
         Shard,
-        command::GrowStep,
-        migration::ownership::{Adoption, Progress, Span, Tenure},
+        command::OwnershipStep,
+        migration::ownership::{Backfill, Ownership, Progress, Span},
     },
 };
 
@@ -48,7 +48,7 @@ pub enum Task {
         /// The shard that has the frames.
         source: ShardId,
         /// How far the pass is.
-        adoption: Adoption,
+        backfill: Backfill,
         /// The page begins behind this frame.
         after: Option<FrameId>,
     },
@@ -76,7 +76,7 @@ pub struct CollectionGrowth<'a> {
 pub fn next(
     CollectionGrowth { collection, growth, shards }: CollectionGrowth<'_>,
     shard: ShardId,
-    ownership: Option<&Tenure>,
+    ownership: Option<&Ownership>,
     paused: bool,
 ) -> Option<Task> {
     let (sources, targets) = growth.shards(collection, shards);
@@ -97,20 +97,20 @@ pub fn next(
 }
 
 /// The next thing a target does: one source after the other, each with passes that get shorter.
-fn copy(sources: &[ShardId], ownership: Option<&Tenure>, paused: bool) -> Option<Task> {
+fn copy(sources: &[ShardId], ownership: Option<&Ownership>, paused: bool) -> Option<Task> {
     for &source in sources {
-        let adoption = ownership.and_then(|ownership| ownership.adopting.get(&source)).copied();
-        let task = match adoption {
+        let backfill = ownership.and_then(|ownership| ownership.backfills.get(&source)).copied();
+        let task = match backfill {
             None => Task::BeginPass { source, pass: 1, last: false },
-            Some(adoption) => match adoption.at {
+            Some(backfill) => match backfill.at {
                 Progress::Open => continue,
-                Progress::Running(after) if adoption.last => return Some(Task::ApplyPage { source, adoption, after }),
-                Progress::Running(after) => Task::ApplyPage { source, adoption, after },
+                Progress::Running(after) if backfill.last => return Some(Task::ApplyPage { source, backfill, after }),
+                Progress::Running(after) => Task::ApplyPage { source, backfill, after },
                 Progress::Complete => {
-                    let little = adoption.brought <= limits::GROWTH_LAST_FRAMES;
+                    let little = backfill.brought <= limits::GROWTH_LAST_FRAMES;
                     // The first pass is never followed by the last at once: what it took long to bring has changed since.
-                    let last = adoption.pass + 1 >= limits::GROWTH_PASSES || little && adoption.pass > 1;
-                    Task::BeginPass { source, pass: adoption.pass + 1, last }
+                    let last = backfill.pass + 1 >= limits::GROWTH_PASSES || little && backfill.pass > 1;
+                    Task::BeginPass { source, pass: backfill.pass + 1, last }
                 }
             },
         };
@@ -219,7 +219,7 @@ impl<R: Runtime> Driver<'_, R> {
 
     /// Does the next thing; what it was and the bytes that moved, or none if there is nothing to do.
     async fn step(&self) -> Result<Option<(Task, usize)>, Refusal> {
-        let ownership = self.shard.tenure(self.collection)?;
+        let ownership = self.shard.ownership(self.collection)?;
         let of =
             CollectionGrowth { collection: self.collection, growth: self.growth, shards: self.cluster.header.shards };
         let Some(task) = next(of, self.id, ownership.as_ref(), self.cluster.moves_paused) else { return Ok(None) };
@@ -227,15 +227,15 @@ impl<R: Runtime> Driver<'_, R> {
         match task {
             Task::BeginPass { source, pass, last } => {
                 let start = self.begin_pass(source, last).await?;
-                self.take_step(GrowStep::Begin { source, pass, start, last }).await?;
+                self.take_step(OwnershipStep::BeginPass { source, pass, start, last }).await?;
                 tracing::info!(collection = self.collection, target = self.id, source, pass, last, "pass begins");
             }
-            Task::ApplyPage { source, adoption, after } => {
-                let page = self.export(source, &adoption, after).await?;
+            Task::ApplyPage { source, backfill, after } => {
+                let page = self.export(source, &backfill, after).await?;
                 bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
-                self.shard.adopt(self.collection, self.span(), (source, &adoption, after), page).await?;
+                self.shard.adopt(self.collection, self.span(), (source, &backfill, after), page).await?;
             }
-            Task::Finalize => self.take_step(GrowStep::Settle { min_epoch: self.growth.epoch }).await?,
+            Task::Finalize => self.take_step(OwnershipStep::Finalize { min_epoch: self.growth.epoch }).await?,
             Task::Cleanup => self.cleanup().await?,
             Task::Report => self.report().await?,
         }
@@ -257,7 +257,7 @@ impl<R: Runtime> Driver<'_, R> {
         }
     }
 
-    async fn take_step(&self, step: GrowStep) -> Result<(), Refusal> {
+    async fn take_step(&self, step: OwnershipStep) -> Result<(), Refusal> {
         self.shard.grow(self.collection, self.span(), step).await.map(drop)
     }
 
@@ -287,7 +287,7 @@ impl<R: Runtime> Driver<'_, R> {
     async fn export(
         &self,
         source: ShardId,
-        adoption: &Adoption,
+        backfill: &Backfill,
         after: Option<FrameId>,
     ) -> Result<node_v1::ExportReply, Refusal> {
         let request = node_v1::ExportRequest {
@@ -296,8 +296,8 @@ impl<R: Runtime> Driver<'_, R> {
             from: self.growth.from,
             to: self.growth.to,
             target: self.id,
-            start: adoption.start,
-            since: adoption.since,
+            start: backfill.start,
+            since: backfill.since,
             after: after.map(|after| after.to_be_bytes().to_vec()).unwrap_or_default().into(),
         };
         let member = &self.migration.member;
@@ -324,8 +324,8 @@ mod tests {
         CollectionGrowth { collection: COLLECTION, growth, shards: SHARDS }
     }
 
-    fn adoption(pass: u32, brought: u64, at: Progress) -> Adoption {
-        Adoption { pass, start: 10, since: 0, last: false, brought, at }
+    fn backfill(pass: u32, brought: u64, at: Progress) -> Backfill {
+        Backfill { pass, start: 10, since: 0, last: false, brought, at }
     }
 
     #[test]
@@ -334,41 +334,41 @@ mod tests {
         let (sources, targets) = growth.shards(COLLECTION, SHARDS);
         let target = targets[0];
         let span = Span { from: 2, to: 4, shards: SHARDS };
-        let at = |ownership: &Tenure, paused| next(growing(&growth), target, Some(ownership), paused);
-        let mut ownership = Tenure::new(target, span);
+        let at = |ownership: &Ownership, paused| next(growing(&growth), target, Some(ownership), paused);
+        let mut ownership = Ownership::new(target, span);
         let (first, second) = (sources[0], sources[1]);
         let begin = |source, pass, last| Some(Task::BeginPass { source, pass, last });
         let many = limits::GROWTH_LAST_FRAMES + 1;
         let complete = Progress::Complete;
         let table = [
             (None, begin(first, 1, false)),
-            (Some(adoption(1, 9_000, complete)), begin(first, 2, false)),
-            (Some(adoption(1, 0, complete)), begin(first, 2, false)),
-            (Some(adoption(2, many, complete)), begin(first, 3, false)),
-            (Some(adoption(3, 10, complete)), begin(first, 4, true)),
-            (Some(adoption(4, many, complete)), begin(first, 5, true)),
-            (Some(adoption(5, 0, Progress::Open)), begin(second, 1, false)),
+            (Some(backfill(1, 9_000, complete)), begin(first, 2, false)),
+            (Some(backfill(1, 0, complete)), begin(first, 2, false)),
+            (Some(backfill(2, many, complete)), begin(first, 3, false)),
+            (Some(backfill(3, 10, complete)), begin(first, 4, true)),
+            (Some(backfill(4, many, complete)), begin(first, 5, true)),
+            (Some(backfill(5, 0, Progress::Open)), begin(second, 1, false)),
         ];
         for (there, expected) in table {
-            ownership.adopting = there.map(|there| (first, there)).into_iter().collect();
+            ownership.backfills = there.map(|there| (first, there)).into_iter().collect();
             assert_eq!(at(&ownership, false), expected, "{there:?}");
             assert_eq!(at(&ownership, true), None, "paused, {there:?}");
         }
-        let running = adoption(2, 3, Progress::Running(Some(7)));
-        ownership.adopting = [(first, running)].into();
-        let page = |adoption| Some(Task::ApplyPage { source: first, adoption, after: Some(7) });
+        let running = backfill(2, 3, Progress::Running(Some(7)));
+        ownership.backfills = [(first, running)].into();
+        let page = |backfill| Some(Task::ApplyPage { source: first, backfill, after: Some(7) });
         assert_eq!((at(&ownership, false), at(&ownership, true)), (page(running), None));
-        let last = Adoption { last: true, ..running };
-        ownership.adopting = [(first, last)].into();
+        let last = Backfill { last: true, ..running };
+        ownership.backfills = [(first, last)].into();
         assert_eq!(
             (at(&ownership, false), at(&ownership, true)),
             (page(last), page(last)),
             "writers wait for a last pass"
         );
-        let open = adoption(3, 0, Progress::Open);
-        ownership.adopting = [(first, open), (second, open)].into();
+        let open = backfill(3, 0, Progress::Open);
+        ownership.backfills = [(first, open), (second, open)].into();
         assert_eq!(at(&ownership, false), Some(Task::Report));
-        let older = Tenure { span: Span { from: 1, to: 2, shards: SHARDS }, ..ownership };
+        let older = Ownership { span: Span { from: 1, to: 2, shards: SHARDS }, ..ownership };
         assert_eq!(at(&older, false), begin(first, 1, false), "what an earlier growth left says nothing");
     }
 
@@ -377,9 +377,9 @@ mod tests {
         let mut clearing = growth(GrowthStep::Clearing);
         let (sources, targets) = clearing.shards(COLLECTION, SHARDS);
         let span = Span { from: 2, to: 4, shards: SHARDS };
-        let of = |growth: &Growth, shard, ownership: Option<&Tenure>| next(growing(growth), shard, ownership, false);
-        let released = Tenure { min_epoch: 5, ..Tenure::new(sources[0], span) };
-        let settled = Tenure { settled: true, ..released.clone() };
+        let of = |growth: &Growth, shard, ownership: Option<&Ownership>| next(growing(growth), shard, ownership, false);
+        let released = Ownership { min_epoch: 5, ..Ownership::new(sources[0], span) };
+        let settled = Ownership { settled: true, ..released.clone() };
         assert_eq!(of(&clearing, sources[0], Some(&released)), Some(Task::Finalize));
         assert_eq!(of(&clearing, sources[0], Some(&settled)), Some(Task::Cleanup));
         assert_eq!(next(growing(&clearing), sources[0], Some(&settled), true), None);

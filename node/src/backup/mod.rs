@@ -3,7 +3,7 @@
 //! ```text
 //! repository = key file              the repository's key and all keys of collections, wrapped; written anew with every
 //!                                    backup, so that what was destroyed since leaves it
-//!              manifest per backup   positions, pages with checksums; vouched for with the repository's key
+//!              manifest per backup   positions, pages with checksums; signed for with the repository's key
 //!              pages                 frames as they are sealed in the state (shard/restore.rs)
 //!              logs                  what happened since, entry by entry (shard/archive.rs)
 //! ```
@@ -32,7 +32,7 @@ use crate::{
     },
     node::Node,
     shard::{
-        command::{self, AdoptedFrame},
+        command::{self, MigratedFrame},
         pages::{PagePlace, read_ids},
         reseal::Resealer,
     },
@@ -181,14 +181,15 @@ impl Node {
         self.shard(request.shard)?.backup_log(&key, &request).await
     }
 
-    pub(crate) fn roll_forward(&self, request: &node_v1::ReplayRequest) -> Result<node_v1::ReplayReply, Refusal> {
+    pub(crate) fn replay_log(&self, request: &node_v1::ReplayRequest) -> Result<node_v1::ReplayReply, Refusal> {
         let key = self.repository_key(&request.key_file)?;
-        let step = request.step.as_ref().ok_or_else(|| Problem::invalid("the step of the roll is not known here"))?;
-        let reply = tokio::task::block_in_place(|| self.rolls().step(&key, (request.replay, step)))?;
+        let step =
+            request.step.as_ref().ok_or_else(|| Problem::invalid("the step of the recovery is not known here"))?;
+        let reply = tokio::task::block_in_place(|| self.recoveries().step(&key, (request.replay, step)))?;
         Ok(node_v1::ReplayReply { node: self.id(), ..reply })
     }
 
-    pub(crate) fn vouch_backup(&self, request: &node_v1::SignBackupRequest) -> Result<Bytes, Refusal> {
+    pub(crate) fn sign_backup(&self, request: &node_v1::SignBackupRequest) -> Result<Bytes, Refusal> {
         let cluster = self.cluster();
         let key = self.repository_key(&request.key_file)?;
         refuse_while_moving(&cluster)?;
@@ -349,7 +350,7 @@ impl Node {
         };
         let frames = place.open(&key, &request.page)?.frames;
         let wanted: std::collections::BTreeSet<_> = read_ids(&request.wanted)?.into_iter().collect();
-        let wanted: Vec<AdoptedFrame> = frames.into_iter().filter(|frame| wanted.contains(&frame.frame)).collect();
+        let wanted: Vec<MigratedFrame> = frames.into_iter().filter(|frame| wanted.contains(&frame.frame)).collect();
         let cluster = self.cluster();
         let record = match request.check_only {
             true => self.described(&request)?,

@@ -1,6 +1,6 @@
-//! Rolling a shard forward: from what a backup shows of it to a later moment, with the log that was archived since.
+//! Recovering a shard forward: from what a backup shows of it to a later moment, with the log that was archived since.
 //!
-//! A roll has a small database of its own, in a folder that goes with it. Into this go the frames that the log names, as the
+//! A recovery has a small database of its own, in a folder that goes with it. Into this go the frames that the log names, as the
 //! backup has them, and how the shard stood to their collections. Then the entries of the log are applied by the machine that
 //! every shard runs ([`crate::shard::machine`]), under the rules that every replica follows ([`mira_raft::archive`]). What the log
 //! does not name is as it was, and never comes here. What came of the rest is given out as pages of a backup.
@@ -8,8 +8,8 @@
 //! Each collection of a backup is read at a position of its own, so of each only what stands behind that is applied; clock
 //! and remembered requests follow every entry from the start on.
 //!
-//! A collection that grows, changes its key or is removed on the way cannot be rolled forward: its frames would be in two
-//! shards, or sealed with a key that is gone. Such a roll is refused, with the time.
+//! A collection that grows, changes its key or is removed on the way cannot be recovered forward: its frames would be in two
+//! shards, or sealed with a key that is gone. Such a recovery is refused, with the time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,15 +34,15 @@ use crate::shard::{
     frame_id,
     log_archive::{LogPlace, start_place},
     machine::{Change, Follower, ShardMachine, adopt},
-    migration::ownership::Tenure,
+    migration::ownership::Ownership,
     pages::{PageBody, PagePlace, read_ids, read_page, write_ids},
     record::{self, KeyFloor},
 };
 
-/// Of a roll's database: its frames are read once and written a few times.
+/// Of a recovery's database: its frames are read once and written a few times.
 const OPTIONS: EngineOptions = EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20 };
 
-/// Nothing is derived from the state of a roll.
+/// Nothing is derived from the state of a recovery.
 struct Nobody;
 
 impl Follower for Nobody {
@@ -51,17 +51,17 @@ impl Follower for Nobody {
 }
 
 /// A shard's machine, kept to some collections and to what a backup does not show of them yet.
-struct Rolling {
+struct Recovering {
     machine: ShardMachine,
     /// The position that the backup shows, by collection.
     positions: BTreeMap<CollectionId, u64>,
-    /// Why the roll cannot go on.
+    /// Why the recovery cannot go on.
     refused: Mutex<Option<Problem>>,
 }
 
-impl Rolling {
+impl Recovering {
     fn new(positions: BTreeMap<CollectionId, u64>) -> Self {
-        Rolling { machine: ShardMachine::new(Arc::new(Nobody)), positions, refused: Mutex::default() }
+        Recovering { machine: ShardMachine::new(Arc::new(Nobody)), positions, refused: Mutex::default() }
     }
 
     /// What of a command is to be carried out.
@@ -97,9 +97,9 @@ impl Rolling {
             ShardCommand::Reseal { collection, .. } => (*collection, "got another key"),
             _ => return Ok(None),
         };
-        let tenure = txn.get(&Tenure::key(collection))?;
+        let ownership = txn.get(&Ownership::key(collection))?;
         let floor = txn.get(&record::key_floor_key(collection))?;
-        Ok(Some(Shape { collection, what, stored: (tenure, floor) }))
+        Ok(Some(Shape { collection, what, stored: (ownership, floor) }))
     }
 }
 
@@ -110,7 +110,7 @@ struct Shape {
     stored: (Option<Bytes>, Option<Bytes>),
 }
 
-impl StateMachine for Rolling {
+impl StateMachine for Recovering {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let Some(wanted) = self.wanted(command::decode(command.payload)?, command.index) else {
             return Ok(Bytes::new());
@@ -149,10 +149,10 @@ impl Drop for Scratch {
 }
 
 /// A shard on its way to a later moment.
-pub struct Roll {
+pub struct Recovery {
     shard: ShardId,
     replay: Replay,
-    machine: Arc<Rolling>,
+    machine: Arc<Recovering>,
     // Declared, and so dropped, after the database in it.
     _scratch: Option<Scratch>,
 }
@@ -161,11 +161,11 @@ pub struct Roll {
 fn refuse(error: EngineError) -> Refusal {
     match error {
         EngineError::Damaged(what) => Problem::new(Code::Damaged, format!("the backup: {what}")).into(),
-        other => Refusal::NotReady(format!("a roll failed: {other}")),
+        other => Refusal::NotReady(format!("a recovery failed: {other}")),
     }
 }
 
-impl Roll {
+impl Recovery {
     /// Begins over an empty engine.
     ///
     /// # Errors
@@ -182,10 +182,10 @@ impl Roll {
             Refusal::from(Problem::new(Code::Damaged, detail))
         })?;
         let positions = begin.parts.iter().map(|part| (part.collection, part.position)).collect();
-        let machine = Arc::new(Rolling::new(positions));
+        let machine = Arc::new(Recovering::new(positions));
         let options = ReplayOptions { window, until_ms: begin.until_ms };
         let replay = Replay::begin(engine, &start, options, machine.clone()).map_err(refuse)?;
-        Ok(Roll { shard: begin.shard, replay, machine, _scratch: None })
+        Ok(Recovery { shard: begin.shard, replay, machine, _scratch: None })
     }
 
     /// Takes frames of a backup's page.
@@ -204,7 +204,7 @@ impl Roll {
         let PageBody { frames, changed, standing } = place.open(key, &base.page)?;
         let wanted: BTreeSet<_> = read_ids(&base.wanted)?.into_iter().collect();
         if changed.len() != frames.len() || base.first && standing.is_none() {
-            let detail = "the backup was made by an older version, and cannot be rolled forward";
+            let detail = "the backup was made by an older version, and cannot be recovered forward";
             return Err(Problem::new(Code::UnsupportedVersion, detail).into());
         }
         let taken = frames.into_iter().zip(changed).filter(|(frame, _)| wanted.contains(&frame.frame));
@@ -214,7 +214,10 @@ impl Roll {
                 adopt(base.collection, frame, changed, txn, &mut changes)?;
             }
             if let Some(standing) = standing.filter(|_| base.first) {
-                standing.tenure.iter().for_each(|tenure| txn.put(&Tenure::key(base.collection), tenure.encode()));
+                standing
+                    .ownership
+                    .iter()
+                    .for_each(|ownership| txn.put(&Ownership::key(base.collection), ownership.encode()));
                 let floor = |floor: &KeyFloor| txn.put(&record::key_floor_key(base.collection), floor.encode());
                 standing.floor.iter().for_each(floor);
             }
@@ -226,7 +229,7 @@ impl Roll {
     /// Applies a page of the log; whether it holds an entry of a later time than is wanted.
     ///
     /// # Errors
-    /// When the page does not open, does not follow on what was applied, or holds what cannot be rolled over.
+    /// When the page does not open, does not follow on what was applied, or holds what cannot be recovered over.
     pub fn log(&mut self, key: &RepositoryKey, log: &node_v1::ReplayEntries) -> Result<bool, Refusal> {
         let place = LogPlace {
             backup: &log.backup,
@@ -296,39 +299,39 @@ impl Roll {
     }
 }
 
-/// The rolls of a node.
-pub struct Rolls {
+/// The recoveries of a node.
+pub struct Recoveries {
     folder: PathBuf,
     window: RequestWindow,
     open: Mutex<BTreeMap<u64, Open>>,
 }
 
 struct Open {
-    /// What is rolled forward to what: whoever begins that again has given up the one before.
+    /// What is recovered forward to what: whoever begins that again has given up the one before.
     name: (Bytes, ShardId, u64),
-    roll: Arc<Mutex<Roll>>,
+    recovery: Arc<Mutex<Recovery>>,
     used: Instant,
 }
 
-impl Rolls {
+impl Recoveries {
     /// In a folder of their own; what an earlier run left there is removed.
     ///
     /// # Errors
     /// When that cannot be removed.
     pub fn new(data: &Path, window: RequestWindow) -> std::io::Result<Self> {
-        let folder = data.join("rolls");
+        let folder = data.join("recoveries");
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(Rolls { folder, window, open: Mutex::default() }),
+            _ => Ok(Recoveries { folder, window, open: Mutex::default() }),
         }
     }
 
-    /// Takes a step of a roll; the first makes it and the last ends it.
+    /// Takes a step of a recovery; the first makes it and the last ends it.
     ///
     /// # Errors
-    /// When there are too many, or this node does not know the roll, and as the steps do.
+    /// When there are too many, or this node does not know the recovery, and as the steps do.
     pub fn step(&self, key: &RepositoryKey, (token, step): (u64, &Step)) -> Result<node_v1::ReplayReply, Refusal> {
-        let (token, roll) = match step {
+        let (token, recovery) = match step {
             Step::Begin(begin) => self.begin((key, begin))?,
             Step::End(_) => {
                 self.open.lock().remove(&token);
@@ -336,7 +339,7 @@ impl Rolls {
             }
             _ => (token, self.get(token)?),
         };
-        let reply = roll.lock().step(key, step)?;
+        let reply = recovery.lock().step(key, step)?;
         Ok(node_v1::ReplayReply { replay: token, ..reply })
     }
 
@@ -346,7 +349,7 @@ impl Rolls {
         drop(all);
     }
 
-    fn begin(&self, begin: (&RepositoryKey, &node_v1::ReplayBegin)) -> Result<(u64, Arc<Mutex<Roll>>), Refusal> {
+    fn begin(&self, begin: (&RepositoryKey, &node_v1::ReplayBegin)) -> Result<(u64, Arc<Mutex<Recovery>>), Refusal> {
         let token = rand::random_range(1..u64::MAX);
         // Held while the database is made, so that their number is right.
         let mut open = self.open.lock();
@@ -354,25 +357,25 @@ impl Rolls {
         open.retain(|_, open| open.used.elapsed() < limits::RECOVERY_IDLE && open.name != name);
         if open.len() >= limits::MAX_RECOVERIES {
             let most = limits::MAX_RECOVERIES;
-            return Err(Refusal::NotReady(format!("{most} shards are rolled forward here at once: wait for one")));
+            return Err(Refusal::NotReady(format!("{most} shards are recovered forward here at once: wait for one")));
         }
         let folder = self.folder.join(format!("{token:016x}"));
         let failed = |error: std::io::Error| Refusal::NotReady(format!("{}: {error}", folder.display()));
         std::fs::create_dir_all(&folder).map_err(failed)?;
         let scratch = Scratch(folder.clone());
         let engine = Arc::new(RocksEngine::open(&folder, OPTIONS).map_err(refuse)?);
-        let roll = Roll { _scratch: Some(scratch), ..Roll::begin(engine, self.window, begin)? };
-        let roll = Arc::new(Mutex::new(roll));
-        open.insert(token, Open { name, roll: roll.clone(), used: Instant::now() });
-        Ok((token, roll))
+        let recovery = Recovery { _scratch: Some(scratch), ..Recovery::begin(engine, self.window, begin)? };
+        let recovery = Arc::new(Mutex::new(recovery));
+        open.insert(token, Open { name, recovery: recovery.clone(), used: Instant::now() });
+        Ok((token, recovery))
     }
 
-    fn get(&self, token: u64) -> Result<Arc<Mutex<Roll>>, Refusal> {
+    fn get(&self, token: u64) -> Result<Arc<Mutex<Recovery>>, Refusal> {
         let mut open = self.open.lock();
-        let lost = || Problem::new(Code::NotFound, "this node does not know that roll: begin the shard again");
+        let lost = || Problem::new(Code::NotFound, "this node does not know that recovery: begin the shard again");
         let found = open.get_mut(&token).ok_or_else(lost)?;
         found.used = Instant::now();
-        Ok(found.roll.clone())
+        Ok(found.recovery.clone())
     }
 }
 

@@ -27,7 +27,7 @@ impl node_v1::backup_service_server::BackupService for NodeService {
 
     async fn sign_backup(&self, request: Request<node_v1::SignBackupRequest>) -> Answer<node_v1::SignBackupReply> {
         admin::newest(&self.0).await?;
-        Ok(Response::new(node_v1::SignBackupReply { mac: self.0.vouch_backup(request.get_ref())? }))
+        Ok(Response::new(node_v1::SignBackupReply { mac: self.0.sign_backup(request.get_ref())? }))
     }
 
     async fn finish_backup(
@@ -61,7 +61,7 @@ impl node_v1::backup_service_server::BackupService for NodeService {
     }
 
     async fn replay_log(&self, request: Request<node_v1::ReplayRequest>) -> Answer<node_v1::ReplayReply> {
-        self.timed("replay_log", async { self.0.roll_forward(request.get_ref()) }).await
+        self.timed("replay_log", async { self.0.replay_log(request.get_ref()) }).await
     }
 
     async fn restore_frames(

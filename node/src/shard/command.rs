@@ -9,7 +9,7 @@ use mira_raft::EngineError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::shard::{
-    migration::ownership::{Span, Tenure},
+    migration::ownership::{Ownership, Span},
     record::{Class, FrameRecord},
 };
 
@@ -55,7 +55,7 @@ pub enum ShardCommand {
         /// From how many partitions to how many.
         span: Span,
         /// What it does.
-        step: GrowStep,
+        step: OwnershipStep,
     },
     /// Puts frames that were sealed anew in the place of what is there, and takes none any more that an older key sealed.
     Reseal {
@@ -73,7 +73,7 @@ pub enum ShardCommand {
         /// Which collection.
         collection: CollectionId,
         /// The frames.
-        frames: Vec<AdoptedFrame>,
+        frames: Vec<MigratedFrame>,
     },
     /// Notes that chunks are needed again.
     Renew {
@@ -107,16 +107,16 @@ pub struct ResealedFrame {
 /// What a shard does for a collection that grows ([`super::migration::ownership`]). Every step may be repeated: what has been done, or
 /// fits nothing, changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GrowStep {
-    /// A source changes the frames of this heir no more.
-    Release {
+pub enum OwnershipStep {
+    /// A source changes the frames of this target no more.
+    Freeze {
         /// Who gets them.
-        heir: ShardId,
+        target: ShardId,
         /// A reader's map must be at least this new from here on.
         min_epoch: u64,
     },
-    /// An heir begins a pass over the frames of a source.
-    Begin {
+    /// A target begins a pass over the frames of a source.
+    BeginPass {
         /// Who holds them.
         source: ShardId,
         /// Which pass.
@@ -126,8 +126,8 @@ pub enum GrowStep {
         /// Whether the source has released them.
         last: bool,
     },
-    /// An heir takes one page of a pass.
-    Adopt {
+    /// A target takes one page of a pass.
+    ApplyPage {
         /// Who held the frames.
         source: ShardId,
         /// Which pass.
@@ -137,17 +137,17 @@ pub enum GrowStep {
         /// And ends with this one; the pass ends with it if there is none.
         upto: Option<FrameId>,
         /// Frames that are new or have changed.
-        frames: Vec<AdoptedFrame>,
-        /// Frames that the heir has of that range, and the source does not.
+        frames: Vec<MigratedFrame>,
+        /// Frames that the target has of that range, and the source does not.
         gone: Vec<FrameId>,
     },
-    /// A source hears that every heir has opened what it got.
-    Settle {
+    /// A source hears that every target has opened what it got.
+    Finalize {
         /// A reader's map must be at least this new from here on.
         min_epoch: u64,
     },
     /// A settled source removes frames that moved.
-    Clear {
+    Cleanup {
         /// Which.
         frames: Vec<FrameId>,
     },
@@ -155,7 +155,7 @@ pub enum GrowStep {
 
 /// A frame that moves to another shard, sealed anew for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdoptedFrame {
+pub struct MigratedFrame {
     /// Its id.
     pub frame: FrameId,
     /// All that is kept of it, times and version as they were.
@@ -271,7 +271,7 @@ pub enum ShardAnswer {
     /// So many frames were over and are gone.
     Expire(u32),
     /// How the shard stands in the growth now; none if it has no part in it.
-    Grow(Option<Tenure>),
+    Grow(Option<Ownership>),
     /// So many frames took the place of what was there.
     Reseal(u32),
     /// The frames of the backup are there.

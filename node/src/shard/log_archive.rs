@@ -1,4 +1,4 @@
-//! A shard's log in a backup: pages of it, and what rolling forward must know of the moment before a backup's pages are read.
+//! A shard's log in a backup: pages of it, and what recovering forward must know of the moment before a backup's pages are read.
 //!
 //! Entries travel as they lie in the log; what callers said in them is sealed already. The page around them is sealed for the
 //! repository, because request ids, times and digests are in clear in the log, and bound to its place, to the entry that it
@@ -11,14 +11,14 @@ use mira_raft::EngineError;
 
 use crate::shard::{
     Shard,
-    command::{self, GrowStep, ShardCommand},
+    command::{self, OwnershipStep, ShardCommand},
     refuse_proposal, refuse_read,
 };
 
 /// Bytes of a frame in the list beside a page: its collection and its id.
 const TOUCHED: usize = 24;
 
-/// What the start of rolling a shard forward is bound to.
+/// What the start of recovering a shard forward is bound to.
 pub fn start_place(backup: &[u8], shard: ShardId) -> Vec<u8> {
     [b"mira backup start", backup, &shard.to_le_bytes()].concat()
 }
@@ -75,10 +75,10 @@ pub fn touched(command: &ShardCommand) -> Vec<(CollectionId, FrameId)> {
         ShardCommand::Restore { collection, frames } => of(*collection, &mut frames.iter().map(|frame| frame.frame)),
         ShardCommand::Renew { collection, chunks } => of(*collection, &mut chunks.iter().copied()),
         ShardCommand::Collect { collection, chunks } => of(*collection, &mut chunks.iter().map(|&(chunk, _)| chunk)),
-        ShardCommand::Grow { collection, step: GrowStep::Adopt { frames, gone, .. }, .. } => {
+        ShardCommand::Grow { collection, step: OwnershipStep::ApplyPage { frames, gone, .. }, .. } => {
             of(*collection, &mut frames.iter().map(|frame| frame.frame).chain(gone.iter().copied()))
         }
-        ShardCommand::Grow { collection, step: GrowStep::Clear { frames }, .. } => {
+        ShardCommand::Grow { collection, step: OwnershipStep::Cleanup { frames }, .. } => {
             of(*collection, &mut frames.iter().copied())
         }
         ShardCommand::Grow { .. } | ShardCommand::Purge { .. } | ShardCommand::Verify { .. } => Vec::new(),

@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 
 use crate::shard::{
     command::{
-        self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
+        self, Asker, Condition, MigratedFrame, OwnershipStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
         StoreOutcome,
     },
-    migration::ownership::{Adoption, Claim, Homes, HomesCache, Progress, Span, Tenure},
+    migration::ownership::{Backfill, FrameOwnership, FramePlacement, Ownership, PlacementCache, Progress, Span},
     record::{self, Class, FrameHead, FrameRecord, KeyFloor, OwnedFrame},
     verify::Verifier,
 };
@@ -81,7 +81,7 @@ pub struct ShardMachine {
     /// The verification that the batch ends with.
     verification: Mutex<Option<u64>>,
     verifier: Arc<Verifier>,
-    homes: HomesCache,
+    placement: PlacementCache,
 }
 
 impl ShardMachine {
@@ -92,7 +92,7 @@ impl ShardMachine {
             pending: Mutex::default(),
             verification: Mutex::default(),
             verifier: Arc::default(),
-            homes: HomesCache::default(),
+            placement: PlacementCache::default(),
         }
     }
 
@@ -139,32 +139,32 @@ impl ShardMachine {
         let answer = match command {
             ShardCommand::Store(frames) => {
                 let now = (index, time_ms);
-                let mut claims = Claims::new(&self.homes);
+                let mut claims = Claims::new(&self.placement);
                 let mut floors = Floors::default();
                 let mut outcomes = Vec::with_capacity(frames.len());
                 for frame in frames {
                     outcomes.push(match claims.claim(frame.collection, frame.frame, txn)? {
                         // The caller seals it again, with the newer key.
-                        Claim::Mine if frame.key_version < floors.of(frame.collection, txn)? => {
+                        FrameOwnership::Owned if frame.key_version < floors.of(frame.collection, txn)? => {
                             StoreOutcome::Raced(frame.version.saturating_sub(1))
                         }
-                        Claim::Mine => store(frame, now, txn, &mut changes)?,
-                        Claim::Moved | Claim::NotYet => StoreOutcome::Moved,
+                        FrameOwnership::Owned => store(frame, now, txn, &mut changes)?,
+                        FrameOwnership::MovedAway | FrameOwnership::Pending => StoreOutcome::Moved,
                     });
                 }
                 ShardAnswer::Store(outcomes)
             }
             ShardCommand::Forget { collection, frames, asker } => {
-                let mut claims = Claims::new(&self.homes);
+                let mut claims = Claims::new(&self.placement);
                 let (mut mine, mut moved) = (Vec::with_capacity(frames.len()), Vec::new());
                 for frame in frames {
                     match claims.claim(collection, frame, txn)? {
-                        Claim::Mine => mine.push(frame),
-                        Claim::Moved | Claim::NotYet => moved.push(frame),
+                        FrameOwnership::Owned => mine.push(frame),
+                        FrameOwnership::MovedAway | FrameOwnership::Pending => moved.push(frame),
                     }
                 }
-                let doomed = Doomed { collection, frames: mine, asker, index };
-                ShardAnswer::Forget { removed: forget(doomed, txn, &mut changes)?, moved }
+                let removal = Removal { collection, frames: mine, asker, index };
+                ShardAnswer::Forget { removed: forget(removal, txn, &mut changes)?, moved }
             }
             ShardCommand::Purge { collection } => {
                 for table in record::TABLES {
@@ -174,18 +174,18 @@ impl ShardMachine {
                 ShardAnswer::Purge
             }
             ShardCommand::Expire { collection, frames } => {
-                let mut claims = Claims::new(&self.homes);
+                let mut claims = Claims::new(&self.placement);
                 let mut over = Vec::with_capacity(frames.len());
                 for frame in frames {
                     let stored = txn.get(&record::frame_key(collection, frame))?;
                     let record = stored.map(|stored| FrameRecord::decode(&stored)).transpose()?;
                     let is_over = record.is_some_and(|record| record.expired(time_ms));
-                    if is_over && claims.claim(collection, frame, txn)? == Claim::Mine {
+                    if is_over && claims.claim(collection, frame, txn)? == FrameOwnership::Owned {
                         over.push(frame);
                     }
                 }
-                let doomed = Doomed { collection, frames: over, asker: Asker::Operator, index };
-                ShardAnswer::Expire(forget(doomed, txn, &mut changes)?.len() as u32)
+                let removal = Removal { collection, frames: over, asker: Asker::Operator, index };
+                ShardAnswer::Expire(forget(removal, txn, &mut changes)?.len() as u32)
             }
             ShardCommand::Reseal { collection, to, frames, complete } => {
                 ShardAnswer::Reseal(reseal((collection, to), frames, complete.then_some(index), txn)?)
@@ -198,27 +198,27 @@ impl ShardMachine {
             }
             ShardCommand::Renew { collection, chunks } => {
                 let now = (index, time_ms);
-                let mut claims = Claims::new(&self.homes);
+                let mut claims = Claims::new(&self.placement);
                 let mut renewed = Vec::with_capacity(chunks.len());
                 for chunk in chunks {
-                    let is_mine = claims.claim(collection, chunk, txn)? == Claim::Mine;
+                    let is_mine = claims.claim(collection, chunk, txn)? == FrameOwnership::Owned;
                     renewed.push(is_mine && renew(collection, chunk, now, txn)?);
                 }
                 ShardAnswer::Renew(renewed)
             }
             ShardCommand::Collect { collection, chunks } => {
-                let mut claims = Claims::new(&self.homes);
+                let mut claims = Claims::new(&self.placement);
                 let mut unneeded = Vec::with_capacity(chunks.len());
                 for (chunk, changed) in chunks {
                     let stored = txn.get(&record::head_key(collection, chunk))?;
                     let head = stored.map(|stored| FrameHead::decode(&stored)).transpose()?;
                     let is_same = head.is_some_and(|head| head.class == Class::Chunk && head.changed == changed);
-                    if is_same && claims.claim(collection, chunk, txn)? == Claim::Mine {
+                    if is_same && claims.claim(collection, chunk, txn)? == FrameOwnership::Owned {
                         unneeded.push(chunk);
                     }
                 }
-                let doomed = Doomed { collection, frames: unneeded, asker: Asker::Operator, index };
-                ShardAnswer::Collect(forget(doomed, txn, &mut changes)?.len() as u32)
+                let removal = Removal { collection, frames: unneeded, asker: Asker::Operator, index };
+                ShardAnswer::Collect(forget(removal, txn, &mut changes)?.len() as u32)
             }
             ShardCommand::Verify { nonce } => {
                 *self.verification.lock() = Some(nonce);
@@ -226,7 +226,7 @@ impl ShardMachine {
             }
             ShardCommand::Grow { collection, shard, span, step } => {
                 let part = Part { collection, shard, span, index };
-                ShardAnswer::Grow(part.take(step, &self.homes, txn, &mut changes)?)
+                ShardAnswer::Grow(part.take(step, &self.placement, txn, &mut changes)?)
             }
         };
         self.pending.lock().append(&mut changes);
@@ -287,34 +287,39 @@ fn reseal(
 
 /// What the shard is to the frames of one command.
 struct Claims<'a> {
-    cache: &'a HomesCache,
+    cache: &'a PlacementCache,
     known: Option<(CollectionId, Option<Known>)>,
 }
 
-type Known = (Tenure, Arc<Homes>);
+type Known = (Ownership, Arc<FramePlacement>);
 
 impl<'a> Claims<'a> {
-    fn new(cache: &'a HomesCache) -> Self {
+    fn new(cache: &'a PlacementCache) -> Self {
         Claims { cache, known: None }
     }
 
-    fn claim(&mut self, collection: CollectionId, frame: FrameId, txn: &Txn<'_>) -> Result<Claim, EngineError> {
+    fn claim(
+        &mut self,
+        collection: CollectionId,
+        frame: FrameId,
+        txn: &Txn<'_>,
+    ) -> Result<FrameOwnership, EngineError> {
         if self.known.as_ref().is_none_or(|(known, _)| *known != collection) {
-            let tenure = tenure_of(collection, txn)?;
-            let found = tenure.map(|tenure| {
-                let homes = self.cache.get(collection, tenure.span);
-                (tenure, homes)
+            let ownership = ownership_of(collection, txn)?;
+            let found = ownership.map(|ownership| {
+                let placement = self.cache.get(collection, ownership.span);
+                (ownership, placement)
             });
             self.known = Some((collection, found));
         }
-        let tenure = self.known.as_ref().and_then(|(_, tenure)| tenure.as_ref());
+        let ownership = self.known.as_ref().and_then(|(_, ownership)| ownership.as_ref());
         // A collection that never grew has been here from its beginning.
-        Ok(tenure.map_or(Claim::Mine, |(tenure, homes)| tenure.claim(homes, frame)))
+        Ok(ownership.map_or(FrameOwnership::Owned, |(ownership, placement)| ownership.claim(placement, frame)))
     }
 }
 
-fn tenure_of(collection: CollectionId, txn: &Txn<'_>) -> Result<Option<Tenure>, EngineError> {
-    txn.get(&Tenure::key(collection))?.map(|stored| Tenure::decode(&stored)).transpose()
+fn ownership_of(collection: CollectionId, txn: &Txn<'_>) -> Result<Option<Ownership>, EngineError> {
+    txn.get(&Ownership::key(collection))?.map(|stored| Ownership::decode(&stored)).transpose()
 }
 
 /// A shard's part in a growth, as one command sees it.
@@ -327,38 +332,41 @@ struct Part {
 
 impl Part {
     /// Frames that are to go because they lie elsewhere, whoever they belong to.
-    fn moved(&self, frames: Vec<FrameId>) -> Doomed {
-        Doomed { collection: self.collection, frames, asker: Asker::Operator, index: self.index }
+    fn moved(&self, frames: Vec<FrameId>) -> Removal {
+        Removal { collection: self.collection, frames, asker: Asker::Operator, index: self.index }
     }
 
     /// Takes a step, if it is the next one; answers how the shard stands then.
     fn take(
         &self,
-        step: GrowStep,
-        cache: &HomesCache,
+        step: OwnershipStep,
+        cache: &PlacementCache,
         txn: &mut Txn<'_>,
         changes: &mut Vec<Change>,
-    ) -> Result<Option<Tenure>, EngineError> {
-        let there = tenure_of(self.collection, txn)?;
-        let begins = matches!(step, GrowStep::Release { .. } | GrowStep::Begin { .. } | GrowStep::Settle { .. });
-        let mut tenure = match there {
-            Some(tenure) if tenure.span == self.span => tenure,
+    ) -> Result<Option<Ownership>, EngineError> {
+        let there = ownership_of(self.collection, txn)?;
+        let begins = matches!(
+            step,
+            OwnershipStep::Freeze { .. } | OwnershipStep::BeginPass { .. } | OwnershipStep::Finalize { .. }
+        );
+        let mut ownership = match there {
+            Some(ownership) if ownership.span == self.span => ownership,
             // A step of an earlier growth that comes late.
-            Some(tenure) if tenure.span.to > self.span.from => return Ok(Some(tenure)),
+            Some(ownership) if ownership.span.to > self.span.from => return Ok(Some(ownership)),
             there if !begins => return Ok(there),
-            _ => Tenure::new(self.shard, self.span),
+            _ => Ownership::new(self.shard, self.span),
         };
         match step {
-            GrowStep::Release { heir, min_epoch } => {
-                tenure.released.entry(heir).or_insert(self.index);
-                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+            OwnershipStep::Freeze { target, min_epoch } => {
+                ownership.released.entry(target).or_insert(self.index);
+                ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
-            GrowStep::Settle { min_epoch } => {
-                tenure.settled = true;
-                tenure.min_epoch = tenure.min_epoch.max(min_epoch);
+            OwnershipStep::Finalize { min_epoch } => {
+                ownership.settled = true;
+                ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
-            GrowStep::Begin { source, pass, start, last } => {
-                let there = tenure.adopting.get(&source);
+            OwnershipStep::BeginPass { source, pass, start, last } => {
+                let there = ownership.backfills.get(&source);
                 let follows = match there {
                     None => pass == 1 && !last,
                     Some(there) => there.at == Progress::Complete && pass == there.pass + 1 && start >= there.start,
@@ -366,17 +374,17 @@ impl Part {
                 if follows {
                     let since = there.map_or(0, |there| there.start);
                     let at = Progress::Running(None);
-                    tenure.adopting.insert(source, Adoption { pass, start, since, last, brought: 0, at });
+                    ownership.backfills.insert(source, Backfill { pass, start, since, last, brought: 0, at });
                 }
             }
-            GrowStep::Adopt { source, pass, after, upto, frames, gone } => {
-                let Some(adoption) = tenure.adopting.get_mut(&source) else { return Ok(Some(tenure)) };
+            OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone } => {
+                let Some(backfill) = ownership.backfills.get_mut(&source) else { return Ok(Some(ownership)) };
                 // A page that another leader of this shard has taken already, or one of an earlier pass.
-                if adoption.pass != pass || adoption.at != Progress::Running(after) {
-                    return Ok(Some(tenure));
+                if backfill.pass != pass || backfill.at != Progress::Running(after) {
+                    return Ok(Some(ownership));
                 }
-                adoption.brought += frames.len() as u64;
-                adoption.at = match (upto, adoption.last) {
+                backfill.brought += frames.len() as u64;
+                backfill.at = match (upto, backfill.last) {
                     (Some(upto), _) => Progress::Running(Some(upto)),
                     (None, false) => Progress::Complete,
                     (None, true) => Progress::Open,
@@ -384,26 +392,28 @@ impl Part {
                 forget(self.moved(gone), txn, changes)?;
                 frames.into_iter().try_for_each(|frame| adopt(self.collection, frame, self.index, txn, changes))?;
             }
-            GrowStep::Clear { frames } => {
-                let homes = cache.get(self.collection, tenure.span);
-                let moved = |frame: &FrameId| tenure.settled && tenure.claim(&homes, *frame) == Claim::Moved;
+            OwnershipStep::Cleanup { frames } => {
+                let placement = cache.get(self.collection, ownership.span);
+                let moved = |frame: &FrameId| {
+                    ownership.settled && ownership.claim(&placement, *frame) == FrameOwnership::MovedAway
+                };
                 forget(self.moved(frames.into_iter().filter(moved).collect()), txn, changes)?;
             }
         }
-        txn.put(&Tenure::key(self.collection), tenure.encode());
-        Ok(Some(tenure))
+        txn.put(&Ownership::key(self.collection), ownership.encode());
+        Ok(Some(ownership))
     }
 }
 
 /// Puts a frame that comes from another shard into the place of what is there of it.
 pub(crate) fn adopt(
     collection: CollectionId,
-    adopted: AdoptedFrame,
+    adopted: MigratedFrame,
     index: u64,
     txn: &mut Txn<'_>,
     changes: &mut Vec<Change>,
 ) -> Result<(), EngineError> {
-    let AdoptedFrame { frame, record, vectors } = adopted;
+    let MigratedFrame { frame, record, vectors } = adopted;
     let key = record::frame_key(collection, frame);
     let old = txn.get(&key)?.map(|stored| FrameRecord::decode(&stored)).transpose()?;
     refer(collection, frame, (chunks_of(old.as_ref()), chunks_of(Some(&record))), txn);
@@ -613,7 +623,7 @@ fn own(
 }
 
 /// Frames that are to go, and by whose word.
-struct Doomed {
+struct Removal {
     collection: CollectionId,
     frames: Vec<FrameId>,
     asker: Asker,
@@ -621,7 +631,7 @@ struct Doomed {
 }
 
 fn forget(
-    Doomed { collection, frames, asker, index }: Doomed,
+    Removal { collection, frames, asker, index }: Removal,
     txn: &mut Txn<'_>,
     changes: &mut Vec<Change>,
 ) -> Result<Vec<FrameId>, EngineError> {

@@ -31,7 +31,7 @@ use crate::{
 };
 
 use index::ShardIndex;
-use migration::ownership::{HomesCache, Shown};
+use migration::ownership::{PlacementCache, Shown};
 use verify::Verifier;
 
 /// What a read is made on.
@@ -72,15 +72,15 @@ pub struct Shard<R: Runtime = TokioRuntime> {
     verifier: Arc<Verifier>,
     shared: Shared,
     locks: write::FrameLocks,
-    homes: HomesCache,
+    placement: PlacementCache,
     views: pages::BackupViews,
 }
 
 impl<R: Runtime> Shard<R> {
     /// Over a running group and the index that follows it.
     pub fn new(id: ShardId, group: Group<R>, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
-        let (locks, homes, views) = Default::default();
-        Shard { id, group, index, verifier, shared, locks, homes, views }
+        let (locks, placement, views) = Default::default();
+        Shard { id, group, index, verifier, shared, locks, placement, views }
     }
 
     /// Its Raft group.

@@ -4,7 +4,7 @@
 //! `position`. A page names every frame in its range, and holds those that have changed since the position of an earlier
 //! backup. Frames travel as they are sealed; the page around them is sealed for the repository and bound to its place,
 //! and to the ids that stand beside it in clear. Beside frames it holds what the state machine reads of them and is not in
-//! them, so that a state can be made of pages and rolled forward ([`super::roll`]).
+//! them, so that a state can be made of pages and recovered forward ([`super::recovery`]).
 
 use std::{
     collections::BTreeMap,
@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::shard::{
     Shard,
-    command::{self, AdoptedFrame, ShardAnswer, ShardCommand},
-    migration::ownership::Tenure,
+    command::{self, MigratedFrame, ShardAnswer, ShardCommand},
+    migration::ownership::Ownership,
     record::{self, FrameHead, KeyFloor},
     refuse_proposal, reseal,
 };
@@ -112,7 +112,7 @@ impl PagePlace<'_> {
 #[cfg(test)]
 impl PagePlace<'_> {
     /// As the first version did.
-    pub(crate) fn seal_old(&self, key: &RepositoryKey, frames: &Vec<AdoptedFrame>) -> Bytes {
+    pub(crate) fn seal_old(&self, key: &RepositoryKey, frames: &Vec<MigratedFrame>) -> Bytes {
         key.seal(&self.associated(), &command::encode(frames), &mut os_rng()).into()
     }
 }
@@ -121,7 +121,7 @@ impl PagePlace<'_> {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageBody {
     /// Frames as they lie in the state.
-    pub frames: Vec<AdoptedFrame>,
+    pub frames: Vec<MigratedFrame>,
     /// The log position of each one's last change; none in a page of the first version.
     pub changed: Vec<u64>,
     /// In the first page of a part.
@@ -132,16 +132,16 @@ pub struct PageBody {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Its part in the last growth.
-    pub tenure: Option<Tenure>,
+    pub ownership: Option<Ownership>,
     /// The oldest key that it takes frames under.
     pub floor: Option<KeyFloor>,
 }
 
 impl Standing {
     pub(crate) fn read(view: &StateReader, collection: CollectionId) -> Result<Self, EngineError> {
-        let tenure = view.get(&Tenure::key(collection))?.map(|stored| Tenure::decode(&stored)).transpose()?;
+        let ownership = view.get(&Ownership::key(collection))?.map(|stored| Ownership::decode(&stored)).transpose()?;
         let floor = view.get(&record::key_floor_key(collection))?;
-        Ok(Standing { tenure, floor: floor.map(|stored| KeyFloor::decode(&stored)).transpose()? })
+        Ok(Standing { ownership, floor: floor.map(|stored| KeyFloor::decode(&stored)).transpose()? })
     }
 }
 
@@ -228,7 +228,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             return Err(Problem::new(Code::Conflict, "no backup is being restored").into());
         }
         let odd = |error: EngineError| Refusal::from(Problem::invalid(error.to_string()));
-        let frames: Vec<AdoptedFrame> =
+        let frames: Vec<MigratedFrame> =
             request.frames.iter().map(|frame| command::decode(frame).map_err(odd)).collect::<Result<_, _>>()?;
         let payload = command::encode(&ShardCommand::Restore { collection: request.collection, frames });
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;

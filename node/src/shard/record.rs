@@ -13,7 +13,7 @@
 //! | `c` collection 8, frame 16 | empty: frames that are chunks |
 //! | `n` collection 8 | number of frames, 8 bytes; of those that callers stored |
 //! | `k` collection 8 | [`KeyFloor`]: the oldest key that frames are still taken under |
-//! | `g` collection 8 | [`super::migration::ownership::Tenure`]: the shard's part in the last growth of the collection |
+//! | `g` collection 8 | [`super::migration::ownership::Ownership`]: the shard's part in the last growth of the collection |
 //!
 //! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed: those of a private
 //! frame in the three layers of [`mira_crypto::private`], around what its owner's router sealed. Each value but counts begins with a version byte. Session tags and digests are keyed with the collection's tag key, which no rotation

@@ -19,7 +19,7 @@ use crate::{
 
 use crate::shard::{
     Shard, Shared,
-    command::{self, AdoptedFrame, ResealedFrame, ShardAnswer, ShardCommand},
+    command::{self, MigratedFrame, ResealedFrame, ShardAnswer, ShardCommand},
     read::private,
     record::{self, FrameHead, FramePlace, FrameRecord, KeyFloor},
     refuse_proposal,
@@ -41,8 +41,8 @@ impl<'a> Resealer<'a> {
     }
 
     /// A frame of shard `from`, sealed for shard `to`.
-    pub fn moved(&mut self, stored: AdoptedFrame, from: ShardId, to: ShardId) -> Result<AdoptedFrame, KeyError> {
-        let AdoptedFrame { frame, mut record, mut vectors } = stored;
+    pub fn moved(&mut self, stored: MigratedFrame, from: ShardId, to: ShardId) -> Result<MigratedFrame, KeyError> {
+        let MigratedFrame { frame, mut record, mut vectors } = stored;
         let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.version };
         let places = (here, FramePlace { shard: to, ..here });
         let is_private = record.owner.is_some();
@@ -56,7 +56,7 @@ impl<'a> Resealer<'a> {
                 false => self.vectors(places, &vectors)?,
             };
         }
-        Ok(AdoptedFrame { frame, record, vectors })
+        Ok(MigratedFrame { frame, record, vectors })
     }
 
     fn body(&mut self, (here, there): (FramePlace, FramePlace), sealed: &[u8]) -> Result<Bytes, KeyError> {
@@ -184,7 +184,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         view: &StateReader,
         collection: CollectionId,
         frame: FrameId,
-    ) -> Result<AdoptedFrame, Refusal> {
+    ) -> Result<MigratedFrame, Refusal> {
         read_stored(view, collection, frame).map_err(|error| self.unreadable(error))
     }
 
@@ -202,7 +202,7 @@ pub(super) fn read_stored(
     view: &StateReader,
     collection: CollectionId,
     frame: FrameId,
-) -> Result<AdoptedFrame, EngineError> {
+) -> Result<MigratedFrame, EngineError> {
     let keys = [record::frame_key(collection, frame), record::vectors_key(collection, frame)];
     let stored = view.multi_get(&keys)?;
     let [Some(stored), vectors] = &stored[..] else {
@@ -213,7 +213,7 @@ pub(super) fn read_stored(
         None => Bytes::new(),
         Some(stored) => Bytes::copy_from_slice(record::decode_vectors(stored)?.1),
     };
-    Ok(AdoptedFrame { frame, record, vectors })
+    Ok(MigratedFrame { frame, record, vectors })
 }
 
 /// Whether a frame is known to be sealed with the key that seals now. Of a private one, only opening it would tell.

@@ -47,7 +47,7 @@ impl Verifier {
         self.damaged.load(Ordering::Relaxed)
     }
 
-    /// Notes what a read met; damage makes the replica leave its group and be made anew.
+    /// Notes what a read met; damage makes the replica leave its group and be rebuilt.
     pub fn met(&self, error: &EngineError) {
         if matches!(error, EngineError::Damaged(_)) && !self.damaged.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, "a replica is damaged");

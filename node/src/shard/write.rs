@@ -22,7 +22,7 @@ use crate::shard::{
     Shard, chunks,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
     frame_id,
-    migration::ownership::{Claim, Tenure},
+    migration::ownership::{FrameOwnership, Ownership},
     read,
     read::private,
     record,
@@ -120,16 +120,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
         Ok(node_v1::WriteReply { outcomes, index })
     }
 
-    /// An heir takes no writes of frames that their source has not handed over: what it would answer to them would be
+    /// A target takes no writes of frames that their source has not handed over: what it would answer to them would be
     /// remembered under their request ids, and be wrong soon after.
     fn must_have_arrived(
         &self,
         collection: CollectionId,
         mut frames: impl Iterator<Item = FrameId>,
     ) -> Result<(), Refusal> {
-        let Some(tenure) = self.tenure(collection)? else { return Ok(()) };
-        let homes = self.homes(collection, tenure.span);
-        match frames.any(|frame| tenure.claim(&homes, frame) == Claim::NotYet) {
+        let Some(ownership) = self.ownership(collection)? else { return Ok(()) };
+        let placement = self.placement(collection, ownership.span);
+        match frames.any(|frame| ownership.claim(&placement, frame) == FrameOwnership::Pending) {
             true => Err(Refusal::NotReady("the frame is still on its way to this shard".into())),
             false => Ok(()),
         }
@@ -249,17 +249,18 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let request_id = parse_request_id(&header.request_id)?;
         let step = limits::MAX_FORGET_STEP;
         let asker = private::asker(&self.shared.keyring, &collection, &request)?;
-        let tenure = self.tenure(collection.id)?;
-        must_have_opened(tenure.as_ref(), &request.taken_over_from)?;
-        let behind = tenure.as_ref().filter(|tenure| tenure.min_epoch > header.epoch && request.ids.is_empty());
-        if let Some(tenure) = behind {
+        let ownership = self.ownership(collection.id)?;
+        must_have_opened(ownership.as_ref(), &request.taken_over_from)?;
+        let behind =
+            ownership.as_ref().filter(|ownership| ownership.min_epoch > header.epoch && request.ids.is_empty());
+        if let Some(ownership) = behind {
             // It would not know that others have to be asked too.
-            return Err(Refusal::StaleMap { epoch: tenure.min_epoch });
+            return Err(Refusal::StaleMap { epoch: ownership.min_epoch });
         }
         // What another shard decides about is not removed here, and would be found again by every step.
         let mine = |frame: FrameId| {
-            let claim = |tenure: &Tenure| tenure.claim(&self.homes(collection.id, tenure.span), frame);
-            tenure.as_ref().is_none_or(|tenure| claim(tenure) == Claim::Mine)
+            let claim = |ownership: &Ownership| ownership.claim(&self.placement(collection.id, ownership.span), frame);
+            ownership.as_ref().is_none_or(|ownership| claim(ownership) == FrameOwnership::Owned)
         };
         let mut next = None;
         let frames: Vec<FrameId> = if !request.filter_json.is_empty() {
@@ -326,9 +327,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
     }
 
-    /// The heirs to which this shard has released frames, in a growth that is not known to be over.
+    /// The targets to which this shard has released frames, in a growth that is not known to be over.
     fn released(&self, collection: CollectionId) -> Result<Vec<ShardId>, Refusal> {
-        Ok(self.tenure(collection)?.map(|tenure| tenure.released.into_keys().collect()).unwrap_or_default())
+        Ok(self.ownership(collection)?.map(|ownership| ownership.released.into_keys().collect()).unwrap_or_default())
     }
 
     /// The next frames that a filter means. Opening them is work of up to a second, for which this thread lets its other
@@ -351,9 +352,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 }
 
-/// Whether an heir has opened what these sources have released to it.
-fn must_have_opened(tenure: Option<&Tenure>, sources: &[ShardId]) -> Result<(), Refusal> {
-    match sources.iter().all(|&source| tenure.is_some_and(|tenure| tenure.is_open(source))) {
+/// Whether a target has opened what these sources have released to it.
+fn must_have_opened(ownership: Option<&Ownership>, sources: &[ShardId]) -> Result<(), Refusal> {
+    match sources.iter().all(|&source| ownership.is_some_and(|ownership| ownership.is_open(source))) {
         true => Ok(()),
         false => Err(Refusal::NotReady("frames of the collection are still on their way to this shard".into())),
     }

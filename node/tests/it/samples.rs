@@ -10,9 +10,10 @@ use mira_node::meta::{
     NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
 };
 use mira_node::shard::command::{
-    self, AdoptedFrame, Asker, Condition, GrowStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome,
+    self, Asker, Condition, MigratedFrame, OwnershipStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
+    StoreOutcome,
 };
-use mira_node::shard::migration::ownership::{Adoption, Progress, Span, Tenure};
+use mira_node::shard::migration::ownership::{Backfill, Ownership, Progress, Span};
 use mira_node::shard::pages::{PageBody, Standing};
 use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
 use mira_proto::vectors::SpaceSet;
@@ -43,13 +44,13 @@ fn frame_record() -> FrameRecord {
     }
 }
 
-fn tenure() -> Tenure {
-    let mut tenure = Tenure::new(3, Span { from: 2, to: 4, shards: 16 });
-    tenure.min_epoch = 9;
-    tenure.released.insert(5, 77);
+fn ownership() -> Ownership {
+    let mut ownership = Ownership::new(3, Span { from: 2, to: 4, shards: 16 });
+    ownership.min_epoch = 9;
+    ownership.released.insert(5, 77);
     let at = Progress::Running(Some(FRAME));
-    tenure.adopting.insert(1, Adoption { pass: 2, start: 80, since: 40, last: true, brought: 6, at });
-    tenure
+    ownership.backfills.insert(1, Backfill { pass: 2, start: 80, since: 40, last: true, brought: 6, at });
+    ownership
 }
 
 fn commands() -> Vec<(&'static str, ShardCommand)> {
@@ -73,7 +74,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
     };
     let forget = |asker| ShardCommand::Forget { collection: 7, frames: vec![FRAME], asker };
     let grow = |step| ShardCommand::Grow { collection: 7, shard: 3, span: Span { from: 2, to: 4, shards: 16 }, step };
-    let frames = vec![AdoptedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
+    let frames = vec![MigratedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
     let resealed =
         ResealedFrame { frame: FRAME, changed: 70, body: "body anew".into(), vectors: "vectors anew".into() };
     vec![
@@ -84,11 +85,11 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         ("command_purge", ShardCommand::Purge { collection: 7 }),
         ("command_expire", ShardCommand::Expire { collection: 7, frames: vec![FRAME] }),
         ("command_verify", ShardCommand::Verify { nonce: 300 }),
-        ("command_grow_release", grow(GrowStep::Release { heir: 5, min_epoch: 9 })),
-        ("command_grow_begin", grow(GrowStep::Begin { source: 1, pass: 2, start: 80, last: true })),
+        ("command_grow_release", grow(OwnershipStep::Freeze { target: 5, min_epoch: 9 })),
+        ("command_grow_begin", grow(OwnershipStep::BeginPass { source: 1, pass: 2, start: 80, last: true })),
         (
             "command_grow_adopt",
-            grow(GrowStep::Adopt {
+            grow(OwnershipStep::ApplyPage {
                 source: 1,
                 pass: 2,
                 after: Some(FRAME - 1),
@@ -101,8 +102,8 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         ("command_restore", ShardCommand::Restore { collection: 7, frames }),
         ("command_renew", ShardCommand::Renew { collection: 7, chunks: vec![FRAME] }),
         ("command_collect", ShardCommand::Collect { collection: 7, chunks: vec![(FRAME, 70)] }),
-        ("command_grow_settle", grow(GrowStep::Settle { min_epoch: 9 })),
-        ("command_grow_clear", grow(GrowStep::Clear { frames: vec![FRAME] })),
+        ("command_grow_settle", grow(OwnershipStep::Finalize { min_epoch: 9 })),
+        ("command_grow_clear", grow(OwnershipStep::Cleanup { frames: vec![FRAME] })),
     ]
 }
 
@@ -114,7 +115,7 @@ fn answers() -> Vec<(&'static str, ShardAnswer)> {
         ("answer_purge", ShardAnswer::Purge),
         ("answer_expire", ShardAnswer::Expire(2)),
         ("answer_verify", ShardAnswer::Verify),
-        ("answer_grow", ShardAnswer::Grow(Some(tenure()))),
+        ("answer_grow", ShardAnswer::Grow(Some(ownership()))),
         ("answer_reseal", ShardAnswer::Reseal(4)),
         ("answer_restore", ShardAnswer::Restore),
         ("answer_renew", ShardAnswer::Renew(vec![true, false])),
@@ -147,8 +148,8 @@ fn a_shard_reads_what_was_written_before() {
     let floor = KeyFloor { version: 2, complete_at: 90 };
     let committed = samples.check("key_floor", &floor.encode());
     assert_eq!(KeyFloor::decode(&committed).expect("readable"), floor);
-    let committed = samples.check("tenure", &tenure().encode());
-    assert_eq!(Tenure::decode(&committed).expect("readable"), tenure());
+    let committed = samples.check("ownership", &ownership().encode());
+    assert_eq!(Ownership::decode(&committed).expect("readable"), ownership());
     let body = FrameBody {
         content: "Tea".into(),
         text: true,
@@ -180,13 +181,13 @@ fn read_plain<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
 
 /// What is sealed in pages of backups.
 fn backup(samples: &mut Samples) {
-    let frames = vec![AdoptedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
+    let frames = vec![MigratedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
     // As the first version wrote it.
     let committed = samples.check("backup_page", &command::encode(&frames));
     let read = PageBody::decode(&committed).expect("readable");
     assert_eq!((read.frames, read.changed.len(), read.standing), (frames.clone(), 0, None));
     let floor = Some(KeyFloor { version: 2, complete_at: 90 });
-    let standing = Some(Standing { tenure: Some(tenure()), floor });
+    let standing = Some(Standing { ownership: Some(ownership()), floor });
     let page = PageBody { frames, changed: vec![70], standing };
     let committed = samples.check("backup_page_2", &page.encode());
     assert_eq!(PageBody::decode(&committed).expect("readable"), page);
@@ -205,7 +206,7 @@ fn keys(samples: &mut Samples) {
     let committed = samples.check("key_expiry", &record::expiry_key(7, TIME, FRAME));
     assert_eq!(record::parse_expiry_key(&committed), Some((7, TIME, FRAME)));
     samples.check("key_owner_changed", &record::owner_changed_key(7, &[6; 16]));
-    samples.check("key_tenure", &Tenure::key(7));
+    samples.check("key_ownership", &Ownership::key(7));
     samples.check("key_key_floor", &record::key_floor_key(7));
     let committed = samples.check("key_session", &record::session_key(7, &[4; 16], TIME, FRAME));
     assert_eq!(record::parse_session_key(&committed), Some((TIME, FRAME)));

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use mira_node::shard::command::{self, Condition, GrowStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
-use mira_node::shard::migration::ownership::{Adoption, Progress, Span, Tenure};
+use mira_node::shard::command::{self, Condition, OwnershipStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
+use mira_node::shard::migration::ownership::{Backfill, Ownership, Progress, Span};
 use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::GroupId;
@@ -17,7 +17,7 @@ use crate::sim::protocol::{COLLECTION, collection_of};
 pub struct ShardRules {
     frames: BTreeMap<(GroupId, FrameId), Changes>,
     applied: BTreeMap<GroupId, u64>,
-    ownerships: BTreeMap<GroupId, Tenure>,
+    ownerships: BTreeMap<GroupId, Ownership>,
     /// What the newest command of a client changed in each group: frame, before, after.
     changed: BTreeMap<GroupId, (u64, Vec<Changed>)>,
 }
@@ -171,11 +171,11 @@ impl ShardRules {
         if source == shard {
             return home == shard || !(ownership.released.contains_key(&home) || ownership.settled);
         }
-        home == shard && ownership.adopting.get(&source).is_some_and(|adoption| adoption.at == Progress::Open)
+        home == shard && ownership.backfills.get(&source).is_some_and(|backfill| backfill.at == Progress::Open)
     }
 
-    fn grow(&mut self, (group, index): (GroupId, u64), shard: ShardId, span: Span, step: GrowStep) {
-        if let GrowStep::Clear { frames } = step {
+    fn grow(&mut self, (group, index): (GroupId, u64), shard: ShardId, span: Span, step: OwnershipStep) {
+        if let OwnershipStep::Cleanup { frames } = step {
             let settled = self.ownerships.get(&group).is_some_and(|ownership| ownership.settled);
             let moved = frames.into_iter().filter(|&frame| settled && !self.owns(group, frame)).collect::<Vec<_>>();
             for frame in moved {
@@ -183,14 +183,14 @@ impl ShardRules {
             }
             return;
         }
-        if let GrowStep::Adopt { source, pass, after, upto, frames, gone } = step {
+        if let OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone } = step {
             let Some(ownership) = self.ownerships.get_mut(&group) else { return };
-            let fits = |adoption: &&mut Adoption| adoption.pass == pass && adoption.at == Progress::Running(after);
-            let Some(adoption) = ownership.adopting.get_mut(&source).filter(fits) else { return };
-            adoption.brought += frames.len() as u64;
-            adoption.at = match upto {
+            let fits = |backfill: &&mut Backfill| backfill.pass == pass && backfill.at == Progress::Running(after);
+            let Some(backfill) = ownership.backfills.get_mut(&source).filter(fits) else { return };
+            backfill.brought += frames.len() as u64;
+            backfill.at = match upto {
                 Some(upto) => Progress::Running(Some(upto)),
-                None if adoption.last => Progress::Open,
+                None if backfill.last => Progress::Open,
                 None => Progress::Complete,
             };
             for frame in gone {
@@ -203,18 +203,18 @@ impl ShardRules {
             }
             return;
         }
-        let ownership = self.ownerships.entry(group).or_insert_with(|| Tenure::new(shard, span));
+        let ownership = self.ownerships.entry(group).or_insert_with(|| Ownership::new(shard, span));
         match step {
-            GrowStep::Release { heir, min_epoch } => {
-                ownership.released.entry(heir).or_insert(index);
+            OwnershipStep::Freeze { target, min_epoch } => {
+                ownership.released.entry(target).or_insert(index);
                 ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
-            GrowStep::Settle { min_epoch } => {
+            OwnershipStep::Finalize { min_epoch } => {
                 ownership.settled = true;
                 ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
-            GrowStep::Begin { source, pass, start, last } => {
-                let before = ownership.adopting.get(&source).copied();
+            OwnershipStep::BeginPass { source, pass, start, last } => {
+                let before = ownership.backfills.get(&source).copied();
                 let follows = match before {
                     None => pass == 1 && !last,
                     Some(before) => before.at == Progress::Complete && before.pass + 1 == pass && before.start <= start,
@@ -222,10 +222,10 @@ impl ShardRules {
                 if follows {
                     let since = before.map_or(0, |before| before.start);
                     let at = Progress::Running(None);
-                    ownership.adopting.insert(source, Adoption { pass, start, since, last, brought: 0, at });
+                    ownership.backfills.insert(source, Backfill { pass, start, since, last, brought: 0, at });
                 }
             }
-            GrowStep::Adopt { .. } | GrowStep::Clear { .. } => {}
+            OwnershipStep::ApplyPage { .. } | OwnershipStep::Cleanup { .. } => {}
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rolled forward is what it was: random commands in a real group, against what its own state showed at that moment.
+//! Recovered forward is what it was: random commands in a real group, against what its own state showed at that moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::shard::{
-    command::{AdoptedFrame, Asker, Condition, GrowStep, StoreFrame},
+    command::{Asker, Condition, MigratedFrame, OwnershipStep, StoreFrame},
     log_archive::beside,
     migration::ownership::Span,
     pages::Standing,
@@ -180,7 +180,7 @@ impl Live {
     }
 }
 
-type Frames = BTreeMap<FrameId, (AdoptedFrame, u64)>;
+type Frames = BTreeMap<FrameId, (MigratedFrame, u64)>;
 
 fn frames(view: &StateReader, collection: CollectionId) -> Frames {
     let page = read_page(view, collection, (None, 0)).expect("readable");
@@ -247,11 +247,11 @@ fn begin(key: &RepositoryKey, start: &[u8], until_ms: u64, positions: &[(Collect
     }
 }
 
-fn roll(key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Roll {
-    Roll::begin(Arc::new(MemEngine::new()), WINDOW, (key, begin)).expect("it begins")
+fn recovery(key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Recovery {
+    Recovery::begin(Arc::new(MemEngine::new()), WINDOW, (key, begin)).expect("it begins")
 }
 
-async fn rolled_forward_is_what_it_was(turns: &[Turn], [started, first, second, wanted]: [usize; 4]) {
+async fn recovered_is_what_it_was(turns: &[Turn], [started, first, second, wanted]: [usize; 4]) {
     let key = RepositoryKey::generate(&mut os_rng());
     let mut live = Live::start().await;
     let (mut start, mut shown, mut moments) = (None, BTreeMap::new(), Vec::new());
@@ -274,25 +274,25 @@ async fn rolled_forward_is_what_it_was(turns: &[Turn], [started, first, second, 
     let start = start.expect("it begins with a step");
     let (pages, named) = archived(&key, &live.group, start.index);
     let positions: Vec<_> = shown.iter().map(|(&collection, view)| (collection, view.applied_index())).collect();
-    let mut roll = roll(&key, &begin(&key, &start.encoded, until_ms, &positions));
+    let mut recovery = recovery(&key, &begin(&key, &start.encoded, until_ms, &positions));
     for (&collection, view) in &shown {
-        roll.base(&key, &base(&key, collection, view, &named)).expect("a page");
+        recovery.base(&key, &base(&key, collection, view, &named)).expect("a page");
     }
     let mut later = false;
     for page in &pages {
-        later = roll.log(&key, page).expect("a page of the log");
+        later = recovery.log(&key, page).expect("a page of the log");
         if later {
             break;
         }
     }
-    assert!(later || roll.applied_index() == live.group.status().applied);
-    assert!(roll.applied_index() >= then.applied_index());
-    let rolled = roll.reader().expect("readable");
+    assert!(later || recovery.applied_index() == live.group.status().applied);
+    assert!(recovery.applied_index() >= then.applied_index());
+    let recovered = recovery.reader().expect("readable");
     for (&collection, view) in &shown {
         let untouched =
             frames(view, collection).into_iter().filter(|(frame, _)| !named.contains(&(collection, *frame)));
         let mut found: Frames = untouched.collect();
-        found.extend(frames(&rolled, collection));
+        found.extend(frames(&recovered, collection));
         assert_eq!(found, frames(then, collection), "collection {collection} at {until_ms}");
     }
 }
@@ -313,7 +313,7 @@ proptest! {
             cuts.swap(1, 2);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        runtime.block_on(rolled_forward_is_what_it_was(&turns, cuts));
+        runtime.block_on(recovered_is_what_it_was(&turns, cuts));
     }
 }
 
@@ -354,7 +354,7 @@ fn code(refusal: Refusal) -> Code {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
+async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     let key = RepositoryKey::generate(&mut os_rng());
     let mut live = Live::start().await;
     let store = Said::Store {
@@ -376,10 +376,10 @@ async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
     let (pages, named) = archived(&key, &live.group, start.index);
     assert!(pages.len() > 3, "{}", pages.len());
     let begun = |until_ms| begin(&key, &start.encoded, until_ms, &[(1, start.index)]);
-    let log = |roll: &mut Roll, page: &node_v1::ReplayEntries| roll.log(&key, page).map_err(code);
+    let log = |recovery: &mut Recovery, page: &node_v1::ReplayEntries| recovery.log(&key, page).map_err(code);
 
     // A page that is missing, altered, or in another's place.
-    let mut hole = roll(&key, &begun(u64::MAX));
+    let mut hole = recovery(&key, &begun(u64::MAX));
     assert_eq!(log(&mut hole, &pages[0]), Ok(false));
     assert_eq!(log(&mut hole, &pages[2]), Err(Code::Damaged));
     let swapped = node_v1::ReplayEntries { page: pages[2].page.clone(), ..pages[1].clone() };
@@ -390,7 +390,7 @@ async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
     assert_eq!(log(&mut hole, &pages[0]), Ok(false), "what it has already changes nothing");
     let mut altered = begun(u64::MAX);
     altered.shard = 4;
-    let other = Roll::begin(Arc::new(MemEngine::new()), WINDOW, (&key, &altered)).map(drop);
+    let other = Recovery::begin(Arc::new(MemEngine::new()), WINDOW, (&key, &altered)).map(drop);
     assert_eq!(other.map_err(code), Err(Code::Damaged));
 
     // A page that an older version wrote says too little.
@@ -400,13 +400,13 @@ async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
     let old = place.seal_old(&key, &body.body.frames);
     assert_eq!(place.open(&key, &old).expect("it is read").frames, body.body.frames);
     let page = node_v1::ReplayBase { page: old, ids: ids.clone(), changed: ids, ..base(&key, 1, &view, &named) };
-    assert_eq!(roll(&key, &begun(u64::MAX)).base(&key, &page).map_err(code), Err(Code::UnsupportedVersion));
+    assert_eq!(recovery(&key, &begun(u64::MAX)).base(&key, &page).map_err(code), Err(Code::UnsupportedVersion));
 
     // What changes a collection's shape, unless it is of one that does not come back, or later than what is wanted.
     let before_ms = live.clock.now_ms();
     live.clock.0.fetch_add(1, Ordering::Relaxed);
     let span = Span { from: 1, to: 2, shards: 4 };
-    let settle = GrowStep::Begin { source: 0, pass: 1, start: 5, last: false };
+    let settle = OwnershipStep::BeginPass { source: 0, pass: 1, start: 5, last: false };
     for shape in [
         ShardCommand::Grow { collection: 1, shard: 3, span, step: settle },
         ShardCommand::Reseal { collection: 1, to: 2, frames: Vec::new(), complete: true },
@@ -416,45 +416,48 @@ async fn what_cannot_be_rolled_over_or_does_not_fit_is_refused() {
         let payload = command::encode(&shape);
         live.group.propose(None, payload).await.expect("proposed");
         let (pages, _) = archived(&key, &live.group, from.index);
-        let rolled = |until_ms, collection| {
+        let recovered = |until_ms, collection| {
             let begin = begin(&key, &from.encoded, until_ms, &[(collection, from.index)]);
-            let mut roll = roll(&key, &begin);
-            pages.iter().map(|page| log(&mut roll, page)).find(|step| *step != Ok(false)).unwrap_or(Ok(false))
+            let mut recovery = recovery(&key, &begin);
+            pages.iter().map(|page| log(&mut recovery, page)).find(|step| *step != Ok(false)).unwrap_or(Ok(false))
         };
-        assert_eq!(rolled(u64::MAX, 1), Err(Code::Conflict), "{shape:?}");
-        assert_eq!(rolled(u64::MAX, 2), Ok(false), "{shape:?}");
+        assert_eq!(recovered(u64::MAX, 1), Err(Code::Conflict), "{shape:?}");
+        assert_eq!(recovered(u64::MAX, 2), Ok(false), "{shape:?}");
         if matches!(shape, ShardCommand::Grow { .. }) {
-            assert_eq!(rolled(before_ms, 1), Ok(true), "{shape:?}");
+            assert_eq!(recovered(before_ms, 1), Ok(true), "{shape:?}");
         }
     }
 }
 
 #[test]
-fn rolls_are_bounded_and_leave_nothing_behind() {
+fn recoveries_are_bounded_and_leave_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::create_dir_all(folder.path().join("rolls/left")).expect("made");
-    let rolls = Rolls::new(folder.path(), WINDOW).expect("rolls");
-    assert!(!folder.path().join("rolls").exists(), "what an earlier run left is gone");
+    std::fs::create_dir_all(folder.path().join("recoveries/left")).expect("made");
+    let recoveries = Recoveries::new(folder.path(), WINDOW).expect("recoveries");
+    assert!(!folder.path().join("recoveries").exists(), "what an earlier run left is gone");
     let key = RepositoryKey::generate(&mut os_rng());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let start = runtime.block_on(async { Live::start().await.group.archive_start().expect("readable") });
     let first = |until_ms| Step::Begin(begin(&key, &start.encoded, until_ms, &[]));
-    let begin = |until_ms| rolls.step(&key, (0, &first(until_ms)));
+    let begin = |until_ms| recoveries.step(&key, (0, &first(until_ms)));
     let begun: Vec<u64> =
         (0..limits::MAX_RECOVERIES as u64).map(|until_ms| begin(until_ms).expect("it begins").replay).collect();
     assert!(matches!(begin(1_000), Err(Refusal::NotReady(_))));
     // Whoever begins the same again has given up the one before.
     let again = begin(2).expect("it begins").replay;
     let hold = Step::Hold(node_v1::ReplayHold {});
-    assert_eq!(code(rolls.step(&key, (begun[2], &hold)).expect_err("it is gone")), Code::NotFound);
-    rolls.step(&key, (again, &hold)).expect("it is there");
+    assert_eq!(code(recoveries.step(&key, (begun[2], &hold)).expect_err("it is gone")), Code::NotFound);
+    recoveries.step(&key, (again, &hold)).expect("it is there");
     let end = Step::End(node_v1::ReplayEnd {});
-    rolls.step(&key, (begun[0], &end)).expect("it ends");
-    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), limits::MAX_RECOVERIES - 1);
+    recoveries.step(&key, (begun[0], &end)).expect("it ends");
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("recoveries")).expect("a folder").count(),
+        limits::MAX_RECOVERIES - 1
+    );
     let page =
         Step::Page(node_v1::ReplayPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() });
-    assert_eq!(code(rolls.step(&key, (begun[0], &page)).expect_err("it is gone")), Code::NotFound);
-    assert!(rolls.step(&key, (begun[1], &page)).expect("there").ids.is_empty());
-    rolls.clear();
-    assert_eq!(std::fs::read_dir(folder.path().join("rolls")).expect("a folder").count(), 0);
+    assert_eq!(code(recoveries.step(&key, (begun[0], &page)).expect_err("it is gone")), Code::NotFound);
+    assert!(recoveries.step(&key, (begun[1], &page)).expect("there").ids.is_empty());
+    recoveries.clear();
+    assert_eq!(std::fs::read_dir(folder.path().join("recoveries")).expect("a folder").count(), 0);
 }

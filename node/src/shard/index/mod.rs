@@ -13,7 +13,7 @@
 //! A collection has an index for each of its spaces of vectors; a frame is in those in which it has any. What is said here
 //! of a collection holds for each of its spaces by itself.
 //!
-//! When the whole state is replaced (start, snapshot) the index is made anew (`build`), from its last image and the frames
+//! When the whole state is replaced (start, snapshot) the index is rebuilt (`build`), from its last image and the frames
 //! that changed since; until that is done a search is told to ask another replica. Images and compaction happen in the
 //! background (`upkeep`). The index has codes, graph, times and attributes of its frames; full-precision vectors stay in
 //! the state ([`rows`]). So do bodies: attributes are read from there when a frame is indexed, or when a filter

@@ -1,14 +1,14 @@
 //! Which frames of a growing collection a shard may hold, write and show.
 //!
 //! While a collection grows from one number of partitions to a greater one, some of its frames move from *sources*, the
-//! shards that hold it already, to *heirs*, the shards that are added (a hash ring that grows moves nothing else). At every
+//! shards that hold it already, to *targets*, the shards that are added (a hash ring that grows moves nothing else). At every
 //! moment one shard decides about a frame:
 //!
-//! 1. the source, until a command in its log *releases* the frames of an heir: from there it refuses to change them;
-//! 2. nobody, while the heir is brought up to what the source held at that command;
-//! 3. the heir, from the command in its log that *opens* the frames of that source.
+//! 1. the source, until a command in its log *releases* the frames of a target: from there it refuses to change them;
+//! 2. nobody, while the target is brought up to what the source held at that command;
+//! 3. the target, from the command in its log that *opens* the frames of that source.
 //!
-//! A [`Tenure`] is a shard's record of that, kept in its replicated state and changed by its log alone, so that every
+//! A [`Ownership`] is a shard's record of that, kept in its replicated state and changed by its log alone, so that every
 //! replica judges every command alike, whatever it has heard of the cluster. It stays when the growth is over: a router
 //! with an old map must not store a frame where nobody will look for it.
 
@@ -31,7 +31,7 @@ const VERSION: u8 = 1;
 /// Growths whose hash rings are kept; they are sorted anew when asked for after that.
 const MAX_RINGS: usize = 64;
 
-/// From how many partitions to how many, in a cluster of how many shards: all that the homes of frames follow from.
+/// From how many partitions to how many, in a cluster of how many shards: all that the placement of frames follow from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Span {
     /// Partitions before.
@@ -42,9 +42,9 @@ pub struct Span {
     pub shards: u32,
 }
 
-/// How far an heir has come with the frames of one source.
+/// How far a target has come with the frames of one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Adoption {
+pub struct Backfill {
     /// Which pass over the source's frames this is, from 1.
     pub pass: u32,
     /// The source's log position that the pass began at: what it brings is at least as new.
@@ -66,107 +66,107 @@ pub enum Progress {
     Running(Option<FrameId>),
     /// It is done.
     Complete,
-    /// The last one is done: the frames are the heir's.
+    /// The last one is done: the frames are the target's.
     Open,
 }
 
 /// A shard's part in the last growth of a collection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tenure {
+pub struct Ownership {
     /// The shard.
     pub shard: ShardId,
     /// The growth.
     pub span: Span,
     /// A reader's map must be at least this new: an older one does not know where to look besides.
     pub min_epoch: u64,
-    /// Of a source: the heirs to which it has released frames, each with the log position it did so at.
+    /// Of a source: the targets to which it has released frames, each with the log position it did so at.
     pub released: BTreeMap<ShardId, u64>,
-    /// Of a source: every heir has what it is to have, and what moved may be removed here.
+    /// Of a source: every target has what it is to have, and what moved may be removed here.
     pub settled: bool,
-    /// Of an heir: how far it has come, by source.
-    pub adopting: BTreeMap<ShardId, Adoption>,
+    /// Of a target: how far it has come, by source.
+    pub backfills: BTreeMap<ShardId, Backfill>,
 }
 
 /// What a shard is to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub enum FrameOwnership {
     /// It decides about the frame.
-    Mine,
+    Owned,
     /// It does not any more, or never did.
-    Moved,
+    MovedAway,
     /// It will, once the frame's source has handed it over.
-    NotYet,
+    Pending,
 }
 
-impl Tenure {
+impl Ownership {
     /// Of a shard that has done nothing for this growth yet.
     pub fn new(shard: ShardId, span: Span) -> Self {
-        Tenure { shard, span, min_epoch: 0, released: BTreeMap::new(), settled: false, adopting: BTreeMap::new() }
+        Ownership { shard, span, min_epoch: 0, released: BTreeMap::new(), settled: false, backfills: BTreeMap::new() }
     }
 
-    /// Key of a collection's tenure in a shard's state.
+    /// Key of a collection's ownership in a shard's state.
     pub fn key(collection: CollectionId) -> [u8; 9] {
         record::collection_prefix(b'g', collection)
     }
 
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![VERSION]).expect("a tenure is plain data")
+        postcard::to_extend(self, vec![VERSION]).expect("an ownership is plain data")
     }
 
     /// Reads the stored form.
     pub fn decode(stored: &[u8]) -> Result<Self, EngineError> {
         match stored.split_first() {
             Some((&VERSION, rest)) => {
-                postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("tenure: {error}")))
+                postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("ownership: {error}")))
             }
-            _ => Err(EngineError::Damaged("tenure of unknown version".into())),
+            _ => Err(EngineError::Damaged("ownership of unknown version".into())),
         }
     }
 
     /// What this shard is to a frame.
-    pub fn claim(&self, homes: &Homes, frame: FrameId) -> Claim {
-        let (source, home) = homes.of(frame);
+    pub fn claim(&self, placement: &FramePlacement, frame: FrameId) -> FrameOwnership {
+        let (source, home) = placement.of(frame);
         if source == self.shard {
             let kept = home == self.shard || !self.settled && !self.released.contains_key(&home);
-            return if kept { Claim::Mine } else { Claim::Moved };
+            return if kept { FrameOwnership::Owned } else { FrameOwnership::MovedAway };
         }
         match (home == self.shard, self.is_open(source)) {
-            (true, true) => Claim::Mine,
-            (true, false) => Claim::NotYet,
-            (false, _) => Claim::Moved,
+            (true, true) => FrameOwnership::Owned,
+            (true, false) => FrameOwnership::Pending,
+            (false, _) => FrameOwnership::MovedAway,
         }
     }
 
-    /// Whether it knows that the collection has grown to so many partitions, and as an heir has opened all that is its own.
-    pub fn has_grown_to(&self, homes: &Homes, partitions: u32) -> bool {
-        let sources = homes.sources();
+    /// Whether it knows that the collection has grown to so many partitions, and as a target has opened all that is its own.
+    pub fn has_grown_to(&self, placement: &FramePlacement, partitions: u32) -> bool {
+        let sources = placement.sources();
         self.span.to >= partitions
             && (sources.contains(&self.shard) || sources.iter().all(|&source| self.is_open(source)))
     }
 
-    /// Of an heir: whether the frames of a source are its own.
+    /// Of a target: whether the frames of a source are its own.
     pub fn is_open(&self, source: ShardId) -> bool {
-        self.adopting.get(&source).is_some_and(|adoption| adoption.at == Progress::Open)
+        self.backfills.get(&source).is_some_and(|backfill| backfill.at == Progress::Open)
     }
 
-    /// Of an heir: the sources whose frames are its own.
+    /// Of a target: the sources whose frames are its own.
     pub fn open(&self) -> BTreeSet<ShardId> {
-        self.adopting.keys().copied().filter(|&source| self.is_open(source)).collect()
+        self.backfills.keys().copied().filter(|&source| self.is_open(source)).collect()
     }
 }
 
 /// Where the frames of a growing collection were, and where they will be.
-pub struct Homes {
+pub struct FramePlacement {
     from: Partitioning,
     to: Partitioning,
 }
 
-impl Homes {
+impl FramePlacement {
     /// Of a collection and its growth.
     pub fn new(collection: CollectionId, span: Span) -> Self {
-        let homes = |partitions| Partitioning::new(shards_of_collection(collection, partitions, span.shards));
-        Homes { from: homes(span.from), to: homes(span.to) }
+        let placement = |partitions| Partitioning::new(shards_of_collection(collection, partitions, span.shards));
+        FramePlacement { from: placement(span.from), to: placement(span.to) }
     }
 
     /// The frame's shard before the growth and after it.
@@ -180,29 +180,29 @@ impl Homes {
     }
 
     /// The shards that are added.
-    pub fn heirs(&self) -> &[ShardId] {
+    pub fn targets(&self) -> &[ShardId] {
         &self.to.shards()[self.from.shards().len()..]
     }
 }
 
-impl std::fmt::Debug for Homes {
+impl std::fmt::Debug for FramePlacement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "from {:?} to {:?}", self.from.shards(), self.to.shards())
     }
 }
 
-/// Homes that were asked for lately: making them sorts a hash ring, and every command of a grown collection asks.
+/// FramePlacement that were asked for lately: making them sorts a hash ring, and every command of a grown collection asks.
 #[derive(Default)]
-pub struct HomesCache(Mutex<HashMap<(CollectionId, Span), Arc<Homes>>>);
+pub struct PlacementCache(Mutex<HashMap<(CollectionId, Span), Arc<FramePlacement>>>);
 
-impl HomesCache {
+impl PlacementCache {
     /// Those of a collection and its growth.
-    pub fn get(&self, collection: CollectionId, span: Span) -> Arc<Homes> {
+    pub fn get(&self, collection: CollectionId, span: Span) -> Arc<FramePlacement> {
         let mut known = self.0.lock();
         if known.len() >= MAX_RINGS && !known.contains_key(&(collection, span)) {
             known.clear();
         }
-        known.entry((collection, span)).or_insert_with(|| Arc::new(Homes::new(collection, span))).clone()
+        known.entry((collection, span)).or_insert_with(|| Arc::new(FramePlacement::new(collection, span))).clone()
     }
 }
 
@@ -212,11 +212,11 @@ pub struct Shown(Option<Arc<Filter>>);
 
 #[derive(Debug)]
 struct Filter {
-    homes: Arc<Homes>,
+    placement: Arc<FramePlacement>,
     shard: ShardId,
-    /// Of an heir: the sources whose frames it shows.
+    /// Of a target: the sources whose frames it shows.
     open: BTreeSet<ShardId>,
-    /// Of a source: the heirs whose frames it does not show.
+    /// Of a source: the targets whose frames it does not show.
     without: BTreeSet<ShardId>,
 }
 
@@ -226,19 +226,19 @@ impl Shown {
         Shown(None)
     }
 
-    /// Of an heir: the frames of these sources.
-    pub fn of_heir(homes: Arc<Homes>, shard: ShardId, open: BTreeSet<ShardId>) -> Self {
-        match homes.sources().iter().all(|source| open.contains(source)) {
+    /// Of a target: the frames of these sources.
+    pub fn of_target(placement: Arc<FramePlacement>, shard: ShardId, open: BTreeSet<ShardId>) -> Self {
+        match placement.sources().iter().all(|source| open.contains(source)) {
             true => Shown::all(),
-            false => Shown(Some(Arc::new(Filter { homes, shard, open, without: BTreeSet::new() }))),
+            false => Shown(Some(Arc::new(Filter { placement, shard, open, without: BTreeSet::new() }))),
         }
     }
 
-    /// Of a source: all but the frames of these heirs.
-    pub fn of_source(homes: Arc<Homes>, shard: ShardId, without: BTreeSet<ShardId>) -> Self {
+    /// Of a source: all but the frames of these targets.
+    pub fn of_source(placement: Arc<FramePlacement>, shard: ShardId, without: BTreeSet<ShardId>) -> Self {
         match without.is_empty() {
             true => Shown::all(),
-            false => Shown(Some(Arc::new(Filter { homes, shard, open: BTreeSet::new(), without }))),
+            false => Shown(Some(Arc::new(Filter { placement, shard, open: BTreeSet::new(), without }))),
         }
     }
 
@@ -255,7 +255,7 @@ impl Shown {
     /// Whether it shows a frame.
     pub fn shows(&self, frame: FrameId) -> bool {
         let Some(filter) = &self.0 else { return true };
-        let (source, home) = filter.homes.of(frame);
+        let (source, home) = filter.placement.of(frame);
         match source == filter.shard {
             true => !filter.without.contains(&home),
             false => filter.open.contains(&source),
@@ -275,93 +275,95 @@ mod tests {
     }
 
     #[test]
-    fn frames_move_from_sources_to_heirs_only() {
-        let homes = Homes::new(COLLECTION, SPAN);
-        assert_eq!((homes.sources().len(), homes.heirs().len()), (2, 3));
+    fn frames_move_from_sources_to_targets_only() {
+        let placement = FramePlacement::new(COLLECTION, SPAN);
+        assert_eq!((placement.sources().len(), placement.targets().len()), (2, 3));
         let moved = frames().filter(|&frame| {
-            let (source, home) = homes.of(frame);
-            assert!(homes.sources().contains(&source));
-            assert!(home == source || homes.heirs().contains(&home));
+            let (source, home) = placement.of(frame);
+            assert!(placement.sources().contains(&source));
+            assert!(home == source || placement.targets().contains(&home));
             home != source
         });
         let moved = moved.count();
         assert!((900..1_500).contains(&moved), "{moved} of 2,000");
     }
 
-    /// However source and heir are on their way, at most one of them claims a frame; and exactly one when the source has
-    /// not released it, or the heir has opened it.
+    /// However source and target are on their way, at most one of them claims a frame; and exactly one when the source has
+    /// not released it, or the target has opened it.
     #[test]
     fn a_frame_has_one_owner_at_every_moment() {
-        let homes = Homes::new(COLLECTION, SPAN);
+        let placement = FramePlacement::new(COLLECTION, SPAN);
         let steps = [Progress::Running(None), Progress::Complete, Progress::Open];
         for frame in frames().take(200) {
-            let (source, home) = homes.of(frame);
-            let mut of_source = Tenure::new(source, SPAN);
-            assert_eq!(of_source.claim(&homes, frame), Claim::Mine);
+            let (source, home) = placement.of(frame);
+            let mut of_source = Ownership::new(source, SPAN);
+            assert_eq!(of_source.claim(&placement, frame), FrameOwnership::Owned);
             if home == source {
-                of_source.released.extend(homes.heirs().iter().map(|&heir| (heir, 5)));
+                of_source.released.extend(placement.targets().iter().map(|&target| (target, 5)));
                 of_source.settled = true;
-                assert_eq!(of_source.claim(&homes, frame), Claim::Mine, "it never moves");
+                assert_eq!(of_source.claim(&placement, frame), FrameOwnership::Owned, "it never moves");
                 continue;
             }
-            let mut of_heir = Tenure::new(home, SPAN);
-            assert_eq!(of_heir.claim(&homes, frame), Claim::NotYet);
+            let mut of_target = Ownership::new(home, SPAN);
+            assert_eq!(of_target.claim(&placement, frame), FrameOwnership::Pending);
             of_source.released.insert(home, 5);
-            assert_eq!(of_source.claim(&homes, frame), Claim::Moved);
+            assert_eq!(of_source.claim(&placement, frame), FrameOwnership::MovedAway);
             for at in steps {
-                let adoption = Adoption { pass: 2, start: 5, since: 3, last: true, brought: 0, at };
-                of_heir.adopting.insert(source, adoption);
-                let expected = if at == Progress::Open { Claim::Mine } else { Claim::NotYet };
-                assert_eq!(of_heir.claim(&homes, frame), expected);
+                let backfill = Backfill { pass: 2, start: 5, since: 3, last: true, brought: 0, at };
+                of_target.backfills.insert(source, backfill);
+                let expected = if at == Progress::Open { FrameOwnership::Owned } else { FrameOwnership::Pending };
+                assert_eq!(of_target.claim(&placement, frame), expected);
             }
             of_source.settled = true;
-            assert_eq!(of_source.claim(&homes, frame), Claim::Moved);
-            let stranger = homes.heirs().iter().copied().find(|&heir| heir != home).expect("there are three");
-            assert_eq!(Tenure::new(stranger, SPAN).claim(&homes, frame), Claim::Moved);
+            assert_eq!(of_source.claim(&placement, frame), FrameOwnership::MovedAway);
+            let stranger = placement.targets().iter().copied().find(|&target| target != home).expect("there are three");
+            assert_eq!(Ownership::new(stranger, SPAN).claim(&placement, frame), FrameOwnership::MovedAway);
         }
     }
 
     #[test]
     fn a_replica_that_has_not_heard_of_a_growth_knows_that_it_has_not() {
-        let homes = Homes::new(COLLECTION, SPAN);
-        let source = Tenure::new(homes.sources()[1], SPAN);
-        assert!(source.has_grown_to(&homes, SPAN.to) && source.has_grown_to(&homes, SPAN.from));
-        assert!(!source.has_grown_to(&homes, SPAN.to + 1), "of a later one");
-        let mut heir = Tenure::new(homes.heirs()[0], SPAN);
-        let open = Adoption { pass: 2, start: 5, since: 3, last: true, brought: 0, at: Progress::Open };
-        for &source in homes.sources() {
-            assert!(!heir.has_grown_to(&homes, SPAN.to), "{heir:?}");
-            heir.adopting.insert(source, open);
+        let placement = FramePlacement::new(COLLECTION, SPAN);
+        let source = Ownership::new(placement.sources()[1], SPAN);
+        assert!(source.has_grown_to(&placement, SPAN.to) && source.has_grown_to(&placement, SPAN.from));
+        assert!(!source.has_grown_to(&placement, SPAN.to + 1), "of a later one");
+        let mut target = Ownership::new(placement.targets()[0], SPAN);
+        let open = Backfill { pass: 2, start: 5, since: 3, last: true, brought: 0, at: Progress::Open };
+        for &source in placement.sources() {
+            assert!(!target.has_grown_to(&placement, SPAN.to), "{target:?}");
+            target.backfills.insert(source, open);
         }
-        assert!(heir.has_grown_to(&homes, SPAN.to) && !heir.has_grown_to(&homes, SPAN.to + 1));
+        assert!(target.has_grown_to(&placement, SPAN.to) && !target.has_grown_to(&placement, SPAN.to + 1));
     }
 
     #[test]
-    fn what_an_heir_shows_a_source_leaves_out() {
-        let homes = Arc::new(Homes::new(COLLECTION, SPAN));
-        let heir = homes.heirs()[1];
-        let source = homes.sources()[0];
-        for open in [BTreeSet::new(), [source].into(), homes.sources().iter().copied().collect::<BTreeSet<_>>()] {
-            let of_heir = Shown::of_heir(homes.clone(), heir, open.clone());
-            let without = if open.contains(&source) { [heir].into() } else { BTreeSet::new() };
-            let of_source = Shown::of_source(homes.clone(), source, without);
-            assert_eq!(of_heir.is_none(), open.is_empty());
-            for frame in frames().filter(|&frame| homes.of(frame) == (source, heir)) {
-                assert_ne!(of_heir.shows(frame), of_source.shows(frame), "{open:?}");
+    fn what_a_target_shows_a_source_leaves_out() {
+        let placement = Arc::new(FramePlacement::new(COLLECTION, SPAN));
+        let target = placement.targets()[1];
+        let source = placement.sources()[0];
+        for open in [BTreeSet::new(), [source].into(), placement.sources().iter().copied().collect::<BTreeSet<_>>()] {
+            let of_target = Shown::of_target(placement.clone(), target, open.clone());
+            let without = if open.contains(&source) { [target].into() } else { BTreeSet::new() };
+            let of_source = Shown::of_source(placement.clone(), source, without);
+            assert_eq!(of_target.is_none(), open.is_empty());
+            for frame in frames().filter(|&frame| placement.of(frame) == (source, target)) {
+                assert_ne!(of_target.shows(frame), of_source.shows(frame), "{open:?}");
             }
-            assert!(frames().filter(|&frame| homes.of(frame) == (source, source)).all(|frame| of_source.shows(frame)));
+            assert!(
+                frames().filter(|&frame| placement.of(frame) == (source, source)).all(|frame| of_source.shows(frame))
+            );
         }
     }
 
     #[test]
-    fn a_tenure_survives_its_stored_form_and_a_damaged_one_is_told() {
-        let mut tenure = Tenure::new(3, SPAN);
-        tenure.released.insert(5, 77);
+    fn an_ownership_survives_its_stored_form_and_a_damaged_one_is_told() {
+        let mut ownership = Ownership::new(3, SPAN);
+        ownership.released.insert(5, 77);
         let at = Progress::Running(Some(12));
-        tenure.adopting.insert(1, Adoption { pass: 1, start: 8, since: 0, last: false, brought: 4, at });
-        let stored = tenure.encode();
-        assert_eq!(Tenure::decode(&stored).expect("readable"), tenure);
-        assert!(Tenure::decode(&stored[..stored.len() - 1]).is_err());
-        assert!(Tenure::decode(&[9, 9]).is_err() && Tenure::decode(&[]).is_err());
+        ownership.backfills.insert(1, Backfill { pass: 1, start: 8, since: 0, last: false, brought: 4, at });
+        let stored = ownership.encode();
+        assert_eq!(Ownership::decode(&stored).expect("readable"), ownership);
+        assert!(Ownership::decode(&stored[..stored.len() - 1]).is_err());
+        assert!(Ownership::decode(&[9, 9]).is_err() && Ownership::decode(&[]).is_err());
     }
 }

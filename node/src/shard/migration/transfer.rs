@@ -1,7 +1,7 @@
-//! A shard's side of a collection that grows: pages of frames out of a source, into an heir, and the steps around them.
+//! A shard's side of a collection that grows: pages of frames out of a source, into a target, and the steps around them.
 //!
 //! A page is read from any replica of the source that has applied what the pass began at; its frames are opened and sealed
-//! anew for the heir on the way, so that only ciphertext travels. The heir's leader proposes it to its log, where it takes
+//! anew for the target on the way, so that only ciphertext travels. The target's leader proposes it to its log, where it takes
 //! effect if it is the next page and not otherwise ([`crate::shard::machine`]): repeated, delayed or proposed by two leaders, a
 //! page counts once.
 
@@ -15,14 +15,14 @@ use crate::meta::CollectionRecord;
 
 use crate::shard::{
     Shard,
-    command::{self, AdoptedFrame, GrowStep, ShardAnswer, ShardCommand},
-    migration::ownership::{Adoption, Claim, Homes, Shown, Span, Tenure},
+    command::{self, MigratedFrame, OwnershipStep, ShardAnswer, ShardCommand},
+    migration::ownership::{Backfill, FrameOwnership, FramePlacement, Ownership, Shown, Span},
     record::{self, FrameHead},
     refuse_proposal,
     reseal::Resealer,
 };
 
-/// Frames of a source that move to one heir, in order of their ids.
+/// Frames of a source that move to one target, in order of their ids.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     /// All of them in the range that was looked at.
@@ -33,13 +33,13 @@ pub struct Listed {
     pub upto: Option<FrameId>,
 }
 
-/// Lists frames of a source behind `after` that move to `heir`, and which of them changed after `since`, until there are
+/// Lists frames of a source behind `after` that move to `target`, and which of them changed after `since`, until there are
 /// `most` of the latter or enough heads were looked at.
 pub fn list_moving(
     reader: &StateReader,
     collection: CollectionId,
-    homes: &Homes,
-    (heir, most): (ShardId, usize),
+    placement: &FramePlacement,
+    (target, most): (ShardId, usize),
     (after, since): (Option<FrameId>, u64),
 ) -> Result<Listed, EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
@@ -53,7 +53,7 @@ pub fn list_moving(
         }
         let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
         match FrameHead::decode(value) {
-            Ok(head) if homes.of(frame).1 == heir => {
+            Ok(head) if placement.of(frame).1 == target => {
                 listed.ids.push(frame);
                 if head.changed > since {
                     listed.changed.push(frame);
@@ -79,11 +79,11 @@ pub fn list_moving(
     Ok(listed)
 }
 
-/// Frames of an heir in a range that it has from `source` and the source does not have any more.
+/// Frames of a target in a range that it has from `source` and the source does not have any more.
 pub fn list_gone(
     reader: &StateReader,
     collection: CollectionId,
-    homes: &Homes,
+    placement: &FramePlacement,
     source: ShardId,
     (after, listed): (Option<FrameId>, &Listed),
 ) -> Result<Vec<FrameId>, EngineError> {
@@ -95,7 +95,7 @@ pub fn list_gone(
     let mut gone = Vec::new();
     reader.scan(from, Bound::Included(&end), false, &mut |key, _| {
         let frame = record::parse_pair_key(key).map(|(_, frame)| frame);
-        gone.extend(frame.filter(|frame| homes.of(*frame).0 == source && !there.contains(frame)));
+        gone.extend(frame.filter(|frame| placement.of(*frame).0 == source && !there.contains(frame)));
         ControlFlow::Continue(())
     })?;
     Ok(gone)
@@ -106,7 +106,7 @@ pub fn list_gone(
 pub fn list_moved(
     reader: &StateReader,
     collection: CollectionId,
-    (tenure, homes): (&Tenure, &Homes),
+    (ownership, placement): (&Ownership, &FramePlacement),
     after: Option<FrameId>,
 ) -> Result<(Vec<FrameId>, Option<FrameId>), EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
@@ -120,7 +120,7 @@ pub fn list_moved(
             return ControlFlow::Break(());
         }
         let frame = record::parse_pair_key(key).map(|(_, frame)| frame);
-        moved.extend(frame.filter(|frame| tenure.claim(homes, *frame) == Claim::Moved));
+        moved.extend(frame.filter(|frame| ownership.claim(placement, *frame) == FrameOwnership::MovedAway));
         looked += 1;
         ControlFlow::Continue(())
     })?;
@@ -130,42 +130,47 @@ pub fn list_moved(
 
 impl<R: mira_raft::Runtime> Shard<R> {
     /// This shard's part in the last growth of a collection, as far as this replica has applied it.
-    pub fn tenure(&self, collection: CollectionId) -> Result<Option<Tenure>, Refusal> {
-        tenure_of(&self.group.reader(), collection).map_err(|error| self.unreadable(error))
+    pub fn ownership(&self, collection: CollectionId) -> Result<Option<Ownership>, Refusal> {
+        ownership_of(&self.group.reader(), collection).map_err(|error| self.unreadable(error))
     }
 
     /// Where the frames of a growing collection are and will be.
-    pub fn homes(&self, collection: CollectionId, span: Span) -> Arc<Homes> {
-        self.homes.get(collection, span)
+    pub fn placement(&self, collection: CollectionId, span: Span) -> Arc<FramePlacement> {
+        self.placement.get(collection, span)
     }
 
-    /// Which frames a read shows, and of an heir, from which sources; refuses readers whose map is too old.
+    /// Which frames a read shows, and of a target, from which sources; refuses readers whose map is too old.
     pub(in crate::shard) fn shown(
         &self,
         collection: &CollectionRecord,
         header: &node_v1::ReadHeader,
     ) -> Result<(Shown, Vec<ShardId>), Refusal> {
-        let tenure = self.tenure(collection.id)?;
-        if let Some(tenure) = tenure.as_ref().filter(|tenure| tenure.min_epoch > header.epoch) {
-            return Err(Refusal::StaleMap { epoch: tenure.min_epoch.max(self.shared.cluster.borrow().header.epoch) });
+        let ownership = self.ownership(collection.id)?;
+        if let Some(ownership) = ownership.as_ref().filter(|ownership| ownership.min_epoch > header.epoch) {
+            return Err(Refusal::StaleMap {
+                epoch: ownership.min_epoch.max(self.shared.cluster.borrow().header.epoch),
+            });
         }
         let grown_to = header.grown_to;
         let Some(growing) = header.migration.as_ref() else {
             // To this reader every frame is where it belongs: so it is, or this replica has not heard of a growth.
-            let knows = |tenure: &Tenure| tenure.has_grown_to(&self.homes(collection.id, tenure.span), grown_to);
-            return match grown_to == 0 || tenure.is_some_and(|tenure| knows(&tenure)) {
+            let knows = |ownership: &Ownership| {
+                ownership.has_grown_to(&self.placement(collection.id, ownership.span), grown_to)
+            };
+            return match grown_to == 0 || ownership.is_some_and(|ownership| knows(&ownership)) {
                 true => Ok((Shown::all(), Vec::new())),
                 false => Err(Refusal::NotReady("frames of the collection are still on their way here".into())),
             };
         };
         let span = Span { from: growing.from, to: growing.to, shards: self.shared.cluster.borrow().header.shards };
         check_span(span)?;
-        let homes = self.homes(collection.id, span);
-        if homes.sources().contains(&self.id) {
-            return Ok((Shown::of_source(homes, self.id, growing.without.iter().copied().collect()), Vec::new()));
+        let placement = self.placement(collection.id, span);
+        if placement.sources().contains(&self.id) {
+            return Ok((Shown::of_source(placement, self.id, growing.without.iter().copied().collect()), Vec::new()));
         }
-        let open = tenure.filter(|tenure| tenure.span == span).map(|tenure| tenure.open()).unwrap_or_default();
-        Ok((Shown::of_heir(homes, self.id, open.clone()), open.into_iter().collect()))
+        let open =
+            ownership.filter(|ownership| ownership.span == span).map(|ownership| ownership.open()).unwrap_or_default();
+        Ok((Shown::of_target(placement, self.id, open.clone()), open.into_iter().collect()))
     }
 
     /// Has the shard take a step in the growth of a collection; on the leader only.
@@ -173,29 +178,29 @@ impl<R: mira_raft::Runtime> Shard<R> {
         &self,
         collection: CollectionId,
         span: Span,
-        step: GrowStep,
-    ) -> Result<(Option<Tenure>, u64), Refusal> {
+        step: OwnershipStep,
+    ) -> Result<(Option<Ownership>, u64), Refusal> {
         self.must_lead()?;
         let payload = command::encode(&ShardCommand::Grow { collection, shard: self.id, span, step });
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
-            ShardAnswer::Grow(tenure) => Ok((tenure, proposed.index)),
+            ShardAnswer::Grow(ownership) => Ok((ownership, proposed.index)),
             other => Err(Problem::internal(format!("a step of a growth was answered with {other:?}")).into()),
         }
     }
 
-    /// Where a pass over this source's frames begins: now, or at the release of the heir's frames, which it does if asked.
+    /// Where a pass over this source's frames begins: now, or at the release of the target's frames, which it does if asked.
     pub async fn begin_pass(&self, request: &node_v1::BeginPassRequest) -> Result<u64, Refusal> {
         self.must_lead()?;
         let span = self.agreed_span(request.collection, (request.from, request.to), request.epoch)?;
         if !request.freeze {
             return self.group.read_index().await.map_err(crate::shard::refuse_read);
         }
-        let step = GrowStep::Release { heir: request.target, min_epoch: request.epoch };
-        let (tenure, _) = self.grow(request.collection, span, step).await?;
-        let released = tenure
-            .filter(|tenure| tenure.span == span)
-            .and_then(|tenure| tenure.released.get(&request.target).copied());
+        let step = OwnershipStep::Freeze { target: request.target, min_epoch: request.epoch };
+        let (ownership, _) = self.grow(request.collection, span, step).await?;
+        let released = ownership
+            .filter(|ownership| ownership.span == span)
+            .and_then(|ownership| ownership.released.get(&request.target).copied());
         released.ok_or_else(|| Refusal::NotReady("the collection grows otherwise here".into()))
     }
 
@@ -210,9 +215,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             false => Some(crate::shard::frame_id(&request.after)?),
         };
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
-        let homes = self.homes(collection.id, span);
+        let placement = self.placement(collection.id, span);
         let page = (request.target, self.shared.page_frames);
-        let mut listed = list_moving(&view, collection.id, &homes, page, (after, request.since))
+        let mut listed = list_moving(&view, collection.id, &placement, page, (after, request.since))
             .map_err(|error| self.unreadable(error))?;
         let mut frames: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
@@ -238,12 +243,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         })
     }
 
-    /// Takes a page of a pass over a source's frames into this heir.
+    /// Takes a page of a pass over a source's frames into this target.
     pub async fn adopt(
         &self,
         collection: CollectionId,
         span: Span,
-        (source, adoption, after): (ShardId, &Adoption, Option<FrameId>),
+        (source, backfill, after): (ShardId, &Backfill, Option<FrameId>),
         page: node_v1::ExportReply,
     ) -> Result<(), Refusal> {
         let odd = || Problem::internal(format!("shard {source} sent a page that cannot be read"));
@@ -256,16 +261,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
             .chunks(16)
             .map(|id| id.try_into().map(FrameId::from_be_bytes).map_err(|_| odd()))
             .collect::<Result<_, _>>()?;
-        let frames: Vec<AdoptedFrame> =
+        let frames: Vec<MigratedFrame> =
             page.frames.iter().map(|frame| command::decode(frame).map_err(|_| odd())).collect::<Result<_, _>>()?;
-        let homes = self.homes(collection, span);
-        if frames.iter().any(|adopted| homes.of(adopted.frame) != (source, self.id)) {
+        let placement = self.placement(collection, span);
+        if frames.iter().any(|adopted| placement.of(adopted.frame) != (source, self.id)) {
             return Err(Problem::new(Code::Internal, format!("shard {source} sent frames of others")).into());
         }
         let listed = Listed { ids, changed: Vec::new(), upto };
-        let gone = list_gone(&self.group.reader(), collection, &homes, source, (after, &listed))
+        let gone = list_gone(&self.group.reader(), collection, &placement, source, (after, &listed))
             .map_err(|error| self.unreadable(error))?;
-        let step = GrowStep::Adopt { source, pass: adoption.pass, after, upto, frames, gone };
+        let step = OwnershipStep::ApplyPage { source, pass: backfill.pass, after, upto, frames, gone };
         self.grow(collection, span, step).await.map(drop)
     }
 
@@ -277,14 +282,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
         after: Option<FrameId>,
     ) -> Result<Option<FrameId>, Refusal> {
         self.must_lead()?;
-        let Some(tenure) = self.tenure(collection)?.filter(|tenure| tenure.span == span && tenure.settled) else {
+        let Some(ownership) =
+            self.ownership(collection)?.filter(|ownership| ownership.span == span && ownership.settled)
+        else {
             return Err(Refusal::NotReady("the source has not settled".into()));
         };
-        let homes = self.homes(collection, span);
-        let (frames, upto) = list_moved(&self.group.reader(), collection, (&tenure, &homes), after)
+        let placement = self.placement(collection, span);
+        let (frames, upto) = list_moved(&self.group.reader(), collection, (&ownership, &placement), after)
             .map_err(|error| self.unreadable(error))?;
         if !frames.is_empty() {
-            self.grow(collection, span, GrowStep::Clear { frames }).await?;
+            self.grow(collection, span, OwnershipStep::Cleanup { frames }).await?;
         }
         Ok(upto)
     }
@@ -301,8 +308,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
 }
 
 /// A shard's part in the last growth of a collection.
-pub fn tenure_of(reader: &StateReader, collection: CollectionId) -> Result<Option<Tenure>, EngineError> {
-    reader.get(&Tenure::key(collection))?.map(|stored| Tenure::decode(&stored)).transpose()
+pub fn ownership_of(reader: &StateReader, collection: CollectionId) -> Result<Option<Ownership>, EngineError> {
+    reader.get(&Ownership::key(collection))?.map(|stored| Ownership::decode(&stored)).transpose()
 }
 
 /// What a hash ring can be made from.

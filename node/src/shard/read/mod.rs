@@ -329,7 +329,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<FrameBody, Refusal> {
         let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
         let key = self.key_of(collection, &record.body)?;
-        // The same bytes open on a sound replica: this one is to be made anew, and another asked.
+        // The same bytes open on a sound replica: this one is to be rebuilt, and another asked.
         place
             .open_body(&key, &record.body)
             .map_err(|error| self.unreadable(EngineError::Damaged(format!("frame {id:032x}: {error}"))))
