@@ -1,9 +1,7 @@
 //! The keys of simulated clusters: the same in every run, so that a seed replays to the byte.
 
-use std::collections::BTreeMap;
-
 use mira_crypto::{ClusterKey, ClusterLayerKey, CollectionKey};
-use mira_node::keys::keyring::FIRST_KEY;
+use mira_node::keys::keyring::{FIRST_KEY, TAG_KEY};
 use mira_node::meta::CollectionRecord;
 use mira_proto::CollectionId;
 use mira_proto::model::{Metric, Quantization};
@@ -21,10 +19,13 @@ pub fn layer_key() -> Vec<u8> {
     ClusterLayerKey::generate(FIRST_KEY, &mut rng).wrap(&cluster_key(), &mut rng).as_bytes().to_vec()
 }
 
-/// The record of a collection, with a key of its own.
+/// The record of a collection, with keys of its own.
 pub fn collection(id: CollectionId, partitions: u32) -> CollectionRecord {
     let mut rng = StdRng::seed_from_u64(id);
-    let key = CollectionKey::generate(id, FIRST_KEY, &mut rng).wrap(&cluster_key(), &mut rng);
+    let mut key = |version| {
+        let key = CollectionKey::generate(id, version, &mut rng).wrap(&cluster_key(), &mut rng);
+        (version, key.as_bytes().to_vec())
+    };
     CollectionRecord {
         id,
         name: format!("collection {id}"),
@@ -39,6 +40,6 @@ pub fn collection(id: CollectionId, partitions: u32) -> CollectionRecord {
         ef: 0,
         spaces: Vec::new(),
         key_version: FIRST_KEY,
-        wrapped_keys: BTreeMap::from([(FIRST_KEY, key.as_bytes().to_vec())]),
+        wrapped_keys: [TAG_KEY, FIRST_KEY].map(&mut key).into(),
     }
 }

@@ -194,7 +194,7 @@ impl Machine {
         let watched = Watched { world: watching, network: seen, node, life, host: host.clone(), disks };
         let watcher = watched.watcher();
         let meta = host.open_group(META_GROUP, watcher(META_GROUP, machine)).await?;
-        let links = Links { world: world.clone(), network: network.clone(), node, life, cluster: cluster.clone() };
+        let links = Links { world: world.clone(), network: network.clone(), node, life };
         let index = IndexParts {
             keyring: keyring.clone(),
             cluster: cluster.clone(),

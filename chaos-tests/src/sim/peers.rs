@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mira_node::meta::ClusterState;
 use mira_node::peers::Peer;
 use mira_proto::{NodeId, Problem, Refusal, node_v1};
-use tokio::sync::watch;
 
 use super::network::Network;
 use super::plan::Bug;
@@ -24,8 +22,6 @@ pub struct Links {
     pub node: NodeId,
     /// Which of the node's processes, in order.
     pub life: u64,
-    /// The cluster as it knows it.
-    pub cluster: watch::Receiver<Arc<ClusterState>>,
 }
 
 impl Links {
@@ -51,9 +47,6 @@ impl Peer for Links {
     }
 
     async fn confirmed_map(&self, leader: NodeId) -> Result<node_v1::ClusterMap, Refusal> {
-        if self.world.has(Bug::DestroysUnconfirmed) {
-            return Ok(self.cluster.borrow().to_map(|_| None));
-        }
         match self.ask(leader, Ask::ConfirmedMap).await? {
             Answer::ConfirmedMap(map) => Ok(map),
             other => odd(&other),
@@ -72,7 +65,7 @@ impl Peer for Links {
         node: NodeId,
         mut request: node_v1::BeginPassRequest,
     ) -> Result<node_v1::BeginPassReply, Refusal> {
-        request.freeze &= !self.world.has(Bug::OpensUnreleased);
+        request.freeze &= !self.world.has(Bug::OpensUnfrozen);
         match self.ask(node, Ask::BeginPass(request)).await? {
             Answer::PassBegun(reply) => Ok(reply),
             other => odd(&other),

@@ -91,10 +91,8 @@ pub enum Bug {
     ClockForgetsRequests,
     /// A proposal that was under way when its replica stopped is called undone.
     StoppedMeansUndone,
-    /// A shard that a growth adds takes frames over that their source has not released.
-    OpensUnreleased,
-    /// A replica is destroyed because the node's own map, which may be old, gives it none.
-    DestroysUnconfirmed,
+    /// A shard that a growth adds takes frames over that their source has not frozen.
+    OpensUnfrozen,
 }
 
 /// The fixed part of a run.
@@ -161,7 +159,7 @@ impl Plan {
             bug,
         };
         // Drawn last, so that the other seeds are what they were before collections grew.
-        let plan = if rng.random_bool(0.4) || bug == Some(Bug::OpensUnreleased) {
+        let plan = if rng.random_bool(0.4) || bug == Some(Bug::OpensUnfrozen) {
             let shards = rng.random_range(2..=4);
             let partitions = rng.random_range(1..shards);
             let grows_after = Some(Duration::from_millis(rng.random_range(100..4_000)));

@@ -70,8 +70,8 @@ fn requests_forgotten_by_a_jump_of_the_clock_are_noticed() {
 }
 
 #[test]
-fn frames_taken_over_before_they_were_released_are_noticed() {
-    found(Bug::OpensUnreleased, 100, &["one owner"]);
+fn frames_taken_over_before_they_were_frozen_are_noticed() {
+    found(Bug::OpensUnfrozen, 100, &["one owner"]);
 }
 
 #[test]

@@ -39,11 +39,12 @@ impl Acknowledged {
         let Some((effect, answer)) = self.answers.get(&(group, index)) else {
             return wrong("where nothing was applied".into());
         };
-        let &Effect::Store { operation: there, .. } = effect else {
-            return wrong(format!("where {effect:?} happened"));
-        };
-        if there != operation {
-            return wrong(format!("where operation {there} was applied"));
+        match effect {
+            Effect::Store { operation: there, .. } if *there != operation => {
+                return wrong(format!("where operation {there} was applied"));
+            }
+            Effect::Store { .. } | Effect::Moved => {}
+            other => return wrong(format!("where {other:?} happened")),
         }
         match command::decode(answer) {
             Ok(ShardAnswer::Store(outcomes)) if outcomes.len() == 1 && Told::from(outcomes[0]) == told => Ok(()),
