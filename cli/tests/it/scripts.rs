@@ -54,14 +54,16 @@ impl Runner for Cli {
 }
 
 /// What differs from run to run, under names that do not: ids in the order in which they are first seen, the last
-/// consistency token as TOKEN.
+/// consistency token as TOKEN, the last cursor (it carries the time of its search) as CURSOR.
 #[derive(Default)]
 struct Names {
     shown: BTreeMap<Uuid, Uuid>,
     token: String,
+    cursor: String,
 }
 
 const TOKEN: &str = "TOKEN";
+const CURSOR: &str = "CURSOR";
 
 impl Names {
     /// What is typed as it is meant. An id that no output has shown is its own name.
@@ -71,7 +73,11 @@ impl Names {
             Some((meant, _)) => *meant,
             None => *names.entry(id).or_insert(id),
         });
-        if meant == TOKEN { self.token.clone() } else { meant }
+        match meant.as_str() {
+            TOKEN => self.token.clone(),
+            CURSOR => self.cursor.clone(),
+            _ => meant,
+        }
     }
 
     /// What is printed as it is shown.
@@ -84,17 +90,24 @@ impl Names {
                 Uuid::from_u128(0x7000_8000_0000_0000_0000 + made)
             })
         });
-        let mut from = 0;
-        while let Some(at) = shown[from..].find("\"consistency_token\"").map(|at| from + at) {
-            let colon = at + shown[at..].find(':').unwrap();
-            let start = colon + shown[colon..].find('"').unwrap() + 1;
-            let end = start + shown[start..].find('"').unwrap();
-            self.token = shown[start..end].to_owned();
-            shown.replace_range(start..end, TOKEN);
-            from = start;
-        }
+        self.token = hidden(&mut shown, "consistency_token", TOKEN).unwrap_or(std::mem::take(&mut self.token));
+        self.cursor = hidden(&mut shown, "next_cursor", CURSOR).unwrap_or(std::mem::take(&mut self.cursor));
         shown
     }
+}
+
+/// Puts a word in the place of a member's values in JSON that is shown; returns the last of them.
+fn hidden(shown: &mut String, member: &str, word: &str) -> Option<String> {
+    let (member, mut from, mut last) = (format!("\"{member}\""), 0, None);
+    while let Some(at) = shown[from..].find(&member).map(|at| from + at) {
+        let colon = at + shown[at..].find(':').unwrap();
+        let start = colon + shown[colon..].find('"').unwrap() + 1;
+        let end = start + shown[start..].find('"').unwrap();
+        last = Some(shown[start..end].to_owned());
+        shown.replace_range(start..end, word);
+        from = start;
+    }
+    last
 }
 
 /// A text with other ids in the places of its ids.

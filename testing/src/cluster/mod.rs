@@ -21,7 +21,7 @@ use mira_proto::node_v1::cluster_service_server::ClusterServiceServer;
 use mira_proto::node_v1::key_service_server::KeyServiceServer;
 use mira_proto::node_v1::migration_service_server::MigrationServiceServer;
 use mira_proto::node_v1::shard_service_server::ShardServiceServer;
-use mira_proto::{NodeId, ShardId};
+use mira_proto::{NodeId, ShardId, limits};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -84,6 +84,13 @@ impl Drop for FakeCluster {
     }
 }
 
+/// A service that takes messages of the size that a real node takes.
+macro_rules! bounded {
+    ($server:ident, $service:expr) => {
+        $server::from_arc($service).max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+    };
+}
+
 impl FakeCluster {
     /// A cluster of so many nodes and shards that listens at ports of its own until it is dropped.
     pub async fn start(nodes: u64, shards: u32) -> FakeCluster {
@@ -108,11 +115,11 @@ impl FakeCluster {
             let service = FakeNode { id: node, state: state.clone(), nodes: nodes.clone(), shards };
             let service = Arc::new(service);
             let server = tonic::transport::Server::builder()
-                .add_service(ShardServiceServer::from_arc(service.clone()))
-                .add_service(ClusterServiceServer::from_arc(service.clone()))
-                .add_service(KeyServiceServer::from_arc(service.clone()))
-                .add_service(MigrationServiceServer::from_arc(service.clone()))
-                .add_service(BackupServiceServer::from_arc(service));
+                .add_service(bounded!(ShardServiceServer, service.clone()))
+                .add_service(bounded!(ClusterServiceServer, service.clone()))
+                .add_service(bounded!(KeyServiceServer, service.clone()))
+                .add_service(bounded!(MigrationServiceServer, service.clone()))
+                .add_service(bounded!(BackupServiceServer, service));
             let stopped = stop.clone().cancelled_owned();
             tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped));
         }
