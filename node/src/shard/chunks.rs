@@ -26,10 +26,10 @@ use crate::meta::CollectionRecord;
 use crate::shard::{
     Shard,
     command::{self, ShardAnswer, ShardCommand, StoreOutcome},
+    draft::Draft,
     frame_id,
     record::{self, Attachment, Class, FrameHead, FrameRecord},
     refuse_engine, refuse_proposal,
-    write::Draft,
 };
 
 /// What a frame on the wire is for.

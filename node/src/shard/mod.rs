@@ -6,7 +6,9 @@
 pub mod admission;
 pub mod chunks;
 pub mod command;
+pub mod draft;
 pub mod expiry;
+pub mod forget;
 pub mod index;
 pub mod log_archive;
 pub mod machine;

@@ -101,7 +101,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     pub async fn search(&self, request: node_v1::SearchRequest) -> Result<node_v1::SearchReply, Refusal> {
         let ReadView { collection, shown, mut state } = self.begin_read(request.header.as_ref()).await?;
         let space = collection.space_named(&request.space)?;
-        crate::shard::write::check_vector(&request.vector, &space)?;
+        crate::shard::draft::check_vector(&request.vector, &space)?;
         if request.k == 0 || request.k > limits::MAX_K {
             return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)).into());
         }
@@ -397,7 +397,7 @@ fn query_vectors(request: &node_v1::SearchRequest, space: &Space<'_>) -> Result<
     if 1 + more.len() > limits::MAX_QUERY_VECTORS {
         return Err(Problem::new(Code::TooLarge, format!("more than {} query vectors", limits::MAX_QUERY_VECTORS)));
     }
-    more.clone().try_for_each(|vector| crate::shard::write::check_vector(vector, space))?;
+    more.clone().try_for_each(|vector| crate::shard::draft::check_vector(vector, space))?;
     Ok(std::iter::once(&request.vector[..]).chain(more).map(<[f32]>::to_vec).collect())
 }
 
