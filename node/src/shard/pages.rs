@@ -245,7 +245,7 @@ pub(crate) fn read_page(
     collection: CollectionId,
     (after, since): (Option<FrameId>, u64),
 ) -> Result<Page, EngineError> {
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = after.map(|after| record::head_key(collection, after));
     let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
     let end = record::head_key(collection, FrameId::MAX);

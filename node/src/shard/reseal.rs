@@ -146,7 +146,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         after: Option<FrameId>,
     ) -> Result<(Vec<ResealedFrame>, Walked), Refusal> {
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
-        let prefix = record::collection_prefix(b'h', collection.id);
+        let prefix = record::collection_prefix(record::Table::Heads, collection.id);
         let from = after.map(|after| record::head_key(collection.id, after));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
         let end = record::head_key(collection.id, FrameId::MAX);

@@ -106,7 +106,7 @@ impl Ownership {
 
     /// Key of a collection's ownership in a shard's state.
     pub fn key(collection: CollectionId) -> [u8; 9] {
-        record::collection_prefix(b'g', collection)
+        record::collection_prefix(record::Table::Ownership, collection)
     }
 
     /// The stored form.

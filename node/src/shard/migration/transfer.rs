@@ -43,7 +43,7 @@ pub fn list_moving(
     (after, since): (Option<FrameId>, u64),
 ) -> Result<Listed, EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
     let end = record::head_key(collection, FrameId::MAX);
     let (mut listed, mut looked, mut failed) = (Listed::default(), 0, None);
@@ -88,7 +88,7 @@ pub fn list_gone(
     (after, listed): (Option<FrameId>, &Listed),
 ) -> Result<Vec<FrameId>, EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
     let end = record::head_key(collection, listed.upto.unwrap_or(FrameId::MAX));
     let there: BTreeSet<FrameId> = listed.ids.iter().copied().collect();
@@ -110,7 +110,7 @@ pub fn list_moved(
     after: Option<FrameId>,
 ) -> Result<(Vec<FrameId>, Option<FrameId>), EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
     let end = record::head_key(collection, FrameId::MAX);
     let (mut moved, mut looked, mut upto) = (Vec::new(), 0, None);
