@@ -172,10 +172,10 @@ pub fn fresh_enough(freshness: Freshness, last_resort: bool) -> Result<node_v1::
     let staleness_ms = freshness.age.map_or(u64::MAX, |age| age.as_millis() as u64);
     let fresh =
         freshness.age.is_some_and(|age| age <= limits::MAX_STALENESS) && freshness.behind <= limits::MAX_READ_LAG;
-    match fresh || last_resort {
-        true => Ok(node_v1::Freshness { staleness_ms, lagging: !fresh }),
-        false => Err(Refusal::Lagging { staleness_ms }),
+    if !fresh && !last_resort {
+        return Err(Refusal::Lagging { staleness_ms });
     }
+    Ok(node_v1::Freshness { staleness_ms, lagging: !fresh })
 }
 
 /// What a router is told when a proposal failed.

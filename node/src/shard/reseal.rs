@@ -46,14 +46,13 @@ impl<'a> Resealer<'a> {
         let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.version };
         let places = (here, FramePlace { shard: to, ..here });
         let is_private = record.owner.is_some();
-        record.body = match is_private {
-            true => self.layers(places, Part::Body, &record.body)?,
-            false => self.body(places, &record.body)?,
-        };
+        record.body =
+            if is_private { self.layers(places, Part::Body, &record.body)? } else { self.body(places, &record.body)? };
         if !vectors.is_empty() {
-            vectors = match is_private {
-                true => self.layers(places, Part::Vectors, &vectors)?,
-                false => self.vectors(places, &vectors)?,
+            vectors = if is_private {
+                self.layers(places, Part::Vectors, &vectors)?
+            } else {
+                self.vectors(places, &vectors)?
             };
         }
         Ok(MigratedFrame { frame, record, vectors })
