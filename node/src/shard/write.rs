@@ -5,10 +5,10 @@
 //! the state machine answers `Raced` and the leader seals again. Each round of a request has a request id of its own,
 //! derived from the caller's, so that a retry walks through the same rounds and applies none twice.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use mira_crypto::Part;
+use mira_crypto::{ClusterLayerKey, CollectionKey, CryptoRng, Part};
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, node_v1, vectors::SpaceSet};
 use mira_raft::RequestId;
 use tokio::sync::{Mutex, MutexGuard};
@@ -149,29 +149,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 
     fn seal(&self, collection: &CollectionRecord, drafts: &[&Draft]) -> Result<Vec<StoreFrame>, Refusal> {
-        let key = self.shared.keyring.current(collection)?;
-        let layer = self.shared.keyring.current_layer(&self.shared.cluster.borrow())?;
+        let keys = DraftKeys {
+            key: self.shared.keyring.current(collection)?,
+            layer: self.shared.keyring.current_layer(&self.shared.cluster.borrow())?,
+        };
         let versions = self.current_versions(collection, drafts)?;
         let mut rng = (self.shared.randomness)();
         let sealed = drafts.iter().zip(versions).map(|(draft, current)| {
             let version = current + 1;
             let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };
-            let (body, vectors, spaces) = match &draft.content {
-                Content::Plain { body, vectors } => {
-                    let sealed = if vectors.is_empty() {
-                        Bytes::new()
-                    } else {
-                        place.seal_vectors(&key, vectors, &mut rng).into()
-                    };
-                    (place.seal_body(&key, body, &mut rng).into(), sealed, vectors.spaces())
-                }
-                Content::Private { body, vectors } => {
-                    let mut seal =
-                        |part, inner: &Bytes| private::seal(&key, &layer, &place.context(part), inner, &mut rng);
-                    let vectors = if vectors.is_empty() { Bytes::new() } else { seal(Part::Vectors, vectors) };
-                    (seal(Part::Body, body), vectors, SpaceSet::default())
-                }
-            };
+            let SealedContent { body, vectors, spaces } = keys.seal(&draft.content, &place, &mut rng);
             StoreFrame {
                 collection: collection.id,
                 frame: draft.frame,
@@ -182,17 +169,13 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 session: draft.session,
                 expires_ms: draft.expires_ms,
                 created_ms: draft.created_ms,
-                // What is hidden lives as long as what needs it.
-                ttl_ms: match draft.class {
-                    Class::Memory => collection.ttl_seconds.saturating_mul(1_000),
-                    Class::Chunk | Class::Upload => 0,
-                },
+                ttl_ms: ttl_ms(draft.class, collection),
                 spaces,
                 class: draft.class,
                 chunks: draft.chunks.clone(),
                 body,
                 vectors,
-                key_version: key.version(),
+                key_version: keys.key.version(),
             }
         });
         Ok(sealed.collect())
@@ -208,6 +191,46 @@ impl<R: mira_raft::Runtime> Shard<R> {
             })
             .collect::<Result<_, _>>()
             .map_err(refuse_engine)
+    }
+}
+
+/// What drafts are sealed with.
+struct DraftKeys {
+    key: Arc<CollectionKey>,
+    layer: Arc<ClusterLayerKey>,
+}
+
+/// The content of a draft, sealed.
+struct SealedContent {
+    body: Bytes,
+    vectors: Bytes,
+    spaces: SpaceSet,
+}
+
+impl DraftKeys {
+    fn seal(&self, content: &Content, place: &FramePlace, rng: &mut dyn CryptoRng) -> SealedContent {
+        match content {
+            Content::Plain { body, vectors } => {
+                let spaces = vectors.spaces();
+                let vectors =
+                    if vectors.is_empty() { Bytes::new() } else { place.seal_vectors(&self.key, vectors, rng).into() };
+                SealedContent { body: place.seal_body(&self.key, body, rng).into(), vectors, spaces }
+            }
+            Content::Private { body, vectors } => {
+                let mut seal =
+                    |part, inner: &Bytes| private::seal(&self.key, &self.layer, &place.context(part), inner, rng);
+                let vectors = if vectors.is_empty() { Bytes::new() } else { seal(Part::Vectors, vectors) };
+                SealedContent { body: seal(Part::Body, body), vectors, spaces: SpaceSet::default() }
+            }
+        }
+    }
+}
+
+/// How long a frame lives when no time is named: what is hidden lives as long as what needs it.
+fn ttl_ms(class: Class, collection: &CollectionRecord) -> u64 {
+    match class {
+        Class::Memory => collection.ttl_seconds.saturating_mul(1_000),
+        Class::Chunk | Class::Upload => 0,
     }
 }
 
