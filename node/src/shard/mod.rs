@@ -59,9 +59,9 @@ pub struct Shared {
     /// Makes generators for what is drawn at random.
     pub randomness: Arc<dyn Fn() -> StdRng + Send + Sync>,
     /// Who may search now.
-    pub gate: Arc<admission::SearchGate>,
+    pub admission: Arc<admission::Admission>,
     /// How right the answers are.
-    pub quality: Arc<index::recall_sampler::QualityBoard>,
+    pub recall_sampler: Arc<index::recall_sampler::RecallSampler>,
 }
 
 /// A replica of a shard.

@@ -111,11 +111,11 @@ pub struct Found {
     /// Fields of the condition that no indexed frame has had.
     pub unknown_fields: Vec<String>,
     /// With a condition: what the fields that it compares hold.
-    pub kinds: Option<Fields>,
+    pub field_types: Option<FieldTypes>,
 }
 
-/// Fields, each with the kinds of its values.
-pub type Fields = Vec<(String, TypeSet)>;
+/// Fields, each with the types of its values.
+pub type FieldTypes = Vec<(String, TypeSet)>;
 
 /// Why a search has no answer here.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -400,23 +400,23 @@ impl ShardIndex {
     }
 
     /// What the fields that a condition compares hold in frames with vectors of their own; `None` while the index is being built.
-    pub(super) fn field_kinds(&self, collection: &CollectionRecord, condition: &Condition) -> Option<Fields> {
+    pub(super) fn field_types(&self, collection: &CollectionRecord, condition: &Condition) -> Option<FieldTypes> {
         let generation = self.generation.load(Ordering::Acquire);
         let index = self.index_of((&collection.own_space()).into());
         let fields = index.map(|index| {
             let tail = index.tail.lock().clone();
-            self.known_kinds(collection, condition, (&index, &tail))
+            self.known_types(collection, condition, (&index, &tail))
         });
         let is_sound = self.is_ready() && self.generation.load(Ordering::Acquire) == generation;
         is_sound.then(|| fields.unwrap_or_default())
     }
 
-    fn known_kinds(
+    fn known_types(
         &self,
         collection: &CollectionRecord,
         condition: &Condition,
         (index, tail): (&SpaceIndex, &Tail),
-    ) -> Fields {
+    ) -> FieldTypes {
         let stored = tail.iter().filter_map(|(&frame, pending)| Some((frame, pending.stored.as_deref()?)));
         let attributes = stored.map(|(frame, stored)| self.attributes_of(collection, frame, stored));
         field_types::known(condition, index.vectors.get(), attributes)
@@ -459,7 +459,7 @@ impl ShardIndex {
 
     fn search_parts(&self, space: &Space<'_>, query: &Query) -> Result<Found, IndexError> {
         let Some(index) = self.index_of(space.into()) else {
-            return Ok(Found { kinds: query.condition.as_ref().map(|_| Fields::new()), ..Found::default() });
+            return Ok(Found { field_types: query.condition.as_ref().map(|_| FieldTypes::new()), ..Found::default() });
         };
         // The tail first: a frame that moves to the index meanwhile is then seen twice, not missed, and counts once.
         let tail: Tail = index.tail.lock().clone();
@@ -473,8 +473,8 @@ impl ShardIndex {
                 query.condition.as_ref().map(|condition| vectors.unknown_fields(condition)).unwrap_or_default();
             found.searched = vectors.len() as u64;
         }
-        let known = |condition| self.known_kinds(space.collection, condition, (&index, &tail));
-        found.kinds = query.condition.as_ref().map(known);
+        let known = |condition| self.known_types(space.collection, condition, (&index, &tail));
+        found.field_types = query.condition.as_ref().map(known);
         found.tail = tail.values().filter(|pending| pending.stored.is_some()).count() as u64;
         found.searched += found.tail;
         found.hits = merge_top_k(lists, query.k);

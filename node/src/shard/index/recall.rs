@@ -39,7 +39,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         check(&request)?;
         let space = SpaceId::from(&collection.space_named(&request.space)?);
         let caller = Caller::default();
-        let alone = self.shared.quality.measure_alone().await;
+        let alone = self.shared.recall_sampler.measure_alone().await;
         let (index, stopped) = (self.index.clone(), caller.gone.clone());
         let measured = tokio::task::spawn_blocking(move || {
             let _alone = alone;

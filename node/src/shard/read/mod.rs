@@ -137,7 +137,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             stopped: caller.gone.clone(),
             shown,
         };
-        let admission = self.shared.gate.enter(self.memory_of(&request, &space, query.k)).await?;
+        let admission = self.shared.admission.admit(self.memory_of(&request, &space, query.k)).await?;
         let started = Instant::now();
         let pools = Pools {
             index: self.index.clone(),
@@ -156,13 +156,13 @@ impl<R: mira_raft::Runtime> Shard<R> {
         .await
         .map_err(|error| Problem::internal(format!("the search failed: {error}")))?;
         let (hits, mut found) = ranked?;
-        if !request.exact && ranking.is_plain() && self.shared.quality.wants() {
+        if !request.exact && ranking.is_plain() && self.shared.recall_sampler.wants() {
             let scores = hits.iter().map(|hit| hit.similarity).collect();
             self.repeat_exactly(pools, query, (state.applied, scores));
         }
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
-        let Found { searched, tail, kinds, .. } = found;
-        let field_types = kinds.map(field_types::to_wire);
+        let Found { searched, tail, field_types, .. } = found;
+        let field_types = field_types.map(field_types::to_wire);
         let vectors = match request.with_vectors {
             true => self.vectors_of(&space, &hits)?,
             false => vec![Vec::new(); hits.len()],
@@ -207,7 +207,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// Repeats a search in the background to learn how right its answer was.
     fn repeat_exactly(&self, pools: Pools, query: Query, (applied, answer): (u64, Vec<f32>)) {
-        let quality = self.shared.quality.clone();
+        let sampler = self.shared.recall_sampler.clone();
         // Nobody waits for it, so nobody's leaving ends it.
         let query = Query { exact: true, stopped: Arc::default(), ..query };
         tokio::task::spawn_blocking(move || {
@@ -215,7 +215,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let exact = pools.nearest(&query);
             let is_same = pools.index.is_unchanged_since(pools.collection.id, applied);
             let recall = exact.ok().filter(|_| is_same).map(|exact| recall_sampler::recall(&answer, &exact.hits));
-            quality.done(&name_of(&pools.collection, query.space), started.elapsed(), recall);
+            sampler.done(&name_of(&pools.collection, query.space), started.elapsed(), recall);
         });
     }
 
