@@ -67,10 +67,10 @@ fn check(request: &node_v1::MeasureRecallRequest) -> Result<(), Problem> {
 
 /// Refuses a beam that no collection is given.
 pub fn check_ef(ef: u32) -> Result<(), Problem> {
-    match (1..=limits::MAX_TUNED_EF).contains(&ef) {
-        true => Ok(()),
-        false => Err(Problem::invalid(format!("ef is {ef}, allowed are 1 to {}", limits::MAX_TUNED_EF))),
+    if !(1..=limits::MAX_TUNED_EF).contains(&ef) {
+        return Err(Problem::invalid(format!("ef is {ef}, allowed are 1 to {}", limits::MAX_TUNED_EF)));
     }
+    Ok(())
 }
 
 fn measure(

@@ -1,38 +1,19 @@
-//! Which types of values the fields of a filter have in a shard, so that a router can refuse a comparison that no frame could
-//! meet ([`mira_index::Condition::type_mismatch`]).
+//! Which types of values the fields of a filter have in a shard, so that a router can refuse a comparison that no frame
+//! could meet ([`mira_index::Condition::type_mismatch`]).
 //!
-//! The index knows it of everything that it has taken. A search says so with its answer; the tail is looked at only for
-//! fields that would clash without it, so that a search which makes sense pays for a few look-ups. Frames without vectors
-//! are in no index; a search never finds them, but `forget` by filter removes them too. It asks the index first and, only
-//! if that would have it refuse, walks over all frames step by step.
+//! A search says so with its answer (`index::field_types`). Frames without vectors are in no index; a search never finds
+//! them, but `forget` by filter removes them too. It asks the index first and, only if that would have it refuse, walks
+//! over all frames step by step.
 
-use mira_index::{Attributes, Condition, TypeSet, VectorIndex, filter};
+use mira_index::{Condition, TypeSet, filter};
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
 
 use crate::meta::CollectionRecord;
 
-use crate::shard::{ReadView, Shard, frame_id, index::FieldTypes};
-
-/// What an index knows of the fields that a condition compares, and more of the tail where that matters.
-pub(in crate::shard) fn known<'a>(
-    condition: &Condition,
-    vectors: Option<&VectorIndex>,
-    tail: impl Iterator<Item = &'a Attributes>,
-) -> FieldTypes {
-    let of = |field: &str| vectors.map_or(TypeSet::NONE, |vectors| vectors.field_types(field));
-    let mut fields: FieldTypes =
-        condition.compared_fields().into_iter().map(|field| (field.to_owned(), of(field))).collect();
-    if !condition.is_well_typed(&|field| of(field)) {
-        tail.for_each(|attributes| join(&mut fields, attributes));
-    }
-    fields
-}
-
-fn join(fields: &mut FieldTypes, attributes: &Attributes) {
-    for (field, types) in fields {
-        *types = attributes.of(field).fold(*types, |types, value| types.with(TypeSet::of(value)));
-    }
-}
+use crate::shard::{
+    ReadView, Shard, frame_id,
+    index::{FieldTypes, add_types},
+};
 
 /// As routers read it.
 pub(super) fn to_wire(fields: FieldTypes) -> node_v1::KnownFieldTypes {
@@ -72,7 +53,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             looked_at += 1;
             last = Some(frame);
             if let Some((attributes, _)) = read.as_ref() {
-                join(&mut fields, attributes);
+                add_types(&mut fields, attributes);
             }
             looked_at < limits::MAX_FILTER_STEP
         })?;

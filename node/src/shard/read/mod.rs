@@ -470,7 +470,7 @@ impl Pools {
         }
         let group = |id: FrameId| {
             let (field, _) = ranking.group.as_ref()?;
-            self.index.first_value(&self.collection, space, (id, field))
+            self.index.first_value(&self.collection, space, id, field)
         };
         let candidate = |(hit, created_ms): (Hit, u64)| Candidate {
             id: hit.id,
