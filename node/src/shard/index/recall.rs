@@ -19,9 +19,9 @@ use mira_proto::{Problem, Refusal, limits, node_v1};
 use parking_lot::Mutex;
 
 use crate::shard::{
-    ReadView, Shard,
+    Shard,
     index::{self, IndexError, ShardIndex, SpaceId},
-    read::{Caller, refuse_index},
+    read::{Caller, ReadView, refuse_index},
 };
 
 /// Beams of one measurement.

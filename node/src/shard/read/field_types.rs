@@ -8,11 +8,13 @@
 use mira_index::{Condition, TypeSet, filter};
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
 
-use crate::meta::CollectionRecord;
-
-use crate::shard::{
-    ReadView, Shard, frame_id,
-    index::{FieldTypes, add_types},
+use super::ReadView;
+use crate::{
+    meta::CollectionRecord,
+    shard::{
+        Shard, frame_id,
+        index::{FieldTypes, add_types},
+    },
 };
 
 /// As routers read it.

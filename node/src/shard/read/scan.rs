@@ -8,9 +8,9 @@ use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE}
 use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
-    ReadView, Shard,
+    Shard, frame_id,
     migration::ownership::Shown,
-    read::private,
+    read::{ReadView, private},
     record::{self, Class, FramePlace, FrameRecord},
 };
 
@@ -22,7 +22,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
         }
-        let after = if request.after.is_empty() { None } else { Some(super::frame_id(&request.after)?) };
+        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
         // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
         let page = tokio::task::block_in_place(|| self.page(&collection, &shown, (after, request.limit as usize)))?;
         Ok(node_v1::ScanReply { state: Some(state), ..page })

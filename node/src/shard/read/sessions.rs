@@ -7,8 +7,9 @@ use mira_proto::{CollectionId, FrameId, Problem, Refusal, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 
 use crate::shard::{
-    ReadView, Shard,
+    Shard,
     migration::ownership::Shown,
+    read::ReadView,
     record::{self, FrameRecord},
 };
 
