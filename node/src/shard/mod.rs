@@ -45,7 +45,8 @@ pub struct Shared {
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Frames in a page of a migration, [`mira_proto::limits::GROWTH_PAGE_FRAMES`]; fewer where a few frames are to make many pages.
+    /// Frames in a page of a migration, [`mira_proto::limits::GROWTH_PAGE_FRAMES`]; fewer where a few frames are to make
+    /// many pages.
     pub page_frames: usize,
     /// Makes generators for what is drawn at random.
     pub randomness: Arc<dyn Fn() -> StdRng + Send + Sync>,

@@ -27,7 +27,6 @@ use crate::{
 /// What a frame that comes along with a hit takes in memory, most of the time.
 const TYPICAL_FRAME_BYTES: usize = 4 << 10;
 
-
 /// A search as its request asks for it, checked.
 struct PreparedSearch {
     query: Query,
