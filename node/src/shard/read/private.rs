@@ -3,8 +3,8 @@
 //! What they say was sealed by their owner's router and stays so: the node adds the layers of the collection and of the
 //! cluster ([`mira_crypto::private`]), keeps the result, and on the way out takes its two layers off again. It knows an
 //! owner and an owner's session by a name that only the owner's key makes, and stores a keyed tag of that name. No index
-//! holds anything of a private frame; instead [`Shard::list_private_vectors`] hands an owner's sealed vectors to the router, page by
-//! page, and only those that have changed since the router last asked.
+//! holds anything of a private frame; instead [`Shard::list_private_vectors`] hands an owner's sealed vectors to the
+//! router, page by page, and only those that have changed since the router last asked.
 //!
 //! A plain frame may be replaced by a private one. A private frame is replaced and removed by its owner only, or goes
 //! with its collection.
