@@ -11,7 +11,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::shard::index::{IndexStats, recall_sampler::Quality};
+use crate::shard::index::{IndexStats, recall_sampler::SampledRecall};
 
 /// 10 µs to 10 s, three steps a decade.
 const BUCKETS: [f64; 19] = [
@@ -26,7 +26,7 @@ pub struct NodeFigures {
     /// The index of each open shard.
     pub shards: Vec<(ShardId, IndexStats)>,
     /// Sampled recall by collection.
-    pub recall: BTreeMap<String, Quality>,
+    pub recall: BTreeMap<String, SampledRecall>,
     /// Searches that wait for their turn.
     pub searches_waiting: usize,
     /// Memory of the process.

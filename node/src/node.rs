@@ -37,8 +37,8 @@ use crate::{
     placement::repair,
     shard::{
         Shard, Shared,
-        admission::SearchGate,
-        index::{IndexParts, IndexThreads, recall_sampler::QualityBoard},
+        admission::Admission,
+        index::{IndexParts, IndexThreads, recall_sampler::RecallSampler},
     },
     system,
 };
@@ -100,8 +100,8 @@ impl Node {
             clock: Arc::new(SystemClock),
             page_frames: limits::GROWTH_PAGE_FRAMES,
             randomness: Arc::new(StdRng::from_os_rng),
-            gate: SearchGate::new(std::thread::available_parallelism().map_or(1, usize::from)),
-            quality: Arc::new(QualityBoard::new(config.recall_sample_every)),
+            admission: Admission::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            recall_sampler: Arc::new(RecallSampler::new(config.recall_sample_every)),
         };
         let (meta, data) = (opened?, config.data.clone());
         let parts = MemberParts { host, meta, shared, index, peers: peers.clone(), data, watcher: None };
@@ -235,13 +235,13 @@ impl Node {
     }
 
     /// How right the answers to searches are.
-    pub fn recall_sampler(&self) -> &QualityBoard {
-        &self.member.shared().quality
+    pub fn recall_sampler(&self) -> &RecallSampler {
+        &self.member.shared().recall_sampler
     }
 
     /// Searches that wait for their turn.
     pub fn searches_waiting(&self) -> usize {
-        self.member.shared().gate.waiting()
+        self.member.shared().admission.waiting()
     }
 
     /// The open shards.

@@ -18,8 +18,8 @@ use mira_node::member::{Member, MemberParts};
 use mira_node::meta::{ClusterState, MetaAnswer, MetaCommand, MetaMachine, NodeRecord};
 use mira_node::placement::executor::{self, Executor};
 use mira_node::shard::Shared;
-use mira_node::shard::admission::SearchGate;
-use mira_node::shard::index::recall_sampler::QualityBoard;
+use mira_node::shard::admission::Admission;
+use mira_node::shard::index::recall_sampler::RecallSampler;
 use mira_node::shard::index::{IndexParts, ShardIndex, Workers};
 use mira_proto::{NodeId, Problem, Refusal, ShardId, node_v1};
 use mira_raft::{
@@ -131,8 +131,8 @@ fn shared(world: &Arc<World>, node: NodeId, keyring: Arc<Keyring>, cluster: Clus
         clock: Arc::new(NodeClock(world.clone(), node)),
         page_frames: PAGE_FRAMES,
         randomness: Arc::new(move || StdRng::seed_from_u64(drawing.draw(|rng| rng.random()))),
-        gate: SearchGate::new(1),
-        quality: Arc::new(QualityBoard::new(0)),
+        admission: Admission::new(1),
+        recall_sampler: Arc::new(RecallSampler::new(0)),
     }
 }
 

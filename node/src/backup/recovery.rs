@@ -33,8 +33,8 @@ use crate::shard::{
     command::{self, ShardCommand},
     frame_id,
     log_archive::{LogPlace, start_place},
-    machine::{Change, Follower, ShardMachine, adopt},
-    migration::ownership::Ownership,
+    machine::{Change, Follower, LogStamp, ShardMachine, Transition, ingest},
+    migration::ownership::{Ownership, PlacementCache},
     pages::{PageBody, PagePlace, read_ids, read_page, write_ids},
     record::{self, KeyFloor},
 };
@@ -120,7 +120,8 @@ impl StateMachine for Recovering {
         }
         let before = self.shape(&wanted, txn)?;
         let repeated = before.is_some().then(|| wanted.clone());
-        let answer = self.machine.carry_out(wanted, (command.index, command.time_ms), txn)?;
+        let answer =
+            self.machine.carry_out(wanted, LogStamp { index: command.index, time_ms: command.time_ms }, txn)?;
         // A step that comes late changes nothing, and is no reason to refuse.
         if let (Some(before), Some(command_again)) = (before, repeated)
             && self.shape(&command_again, txn)?.is_some_and(|after| after != before)
@@ -209,9 +210,11 @@ impl Recovery {
         }
         let taken = frames.into_iter().zip(changed).filter(|(frame, _)| wanted.contains(&frame.frame));
         let put = |txn: &mut Txn<'_>| {
-            let mut changes = Vec::new();
+            let placement = PlacementCache::default();
             for (frame, changed) in taken {
-                adopt(base.collection, frame, changed, txn, &mut changes)?;
+                // Frames keep the times that their records have.
+                let at = LogStamp { index: changed, time_ms: 0 };
+                ingest(base.collection, frame, &mut Transition::new(at, &placement, txn))?;
             }
             if let Some(standing) = standing.filter(|_| base.first) {
                 standing

@@ -18,7 +18,7 @@ const PER_CORE: usize = 2;
 const UNIT_BYTES: usize = 4 << 10;
 
 /// See the module.
-pub struct SearchGate {
+pub struct Admission {
     places: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     units: usize,
@@ -26,7 +26,7 @@ pub struct SearchGate {
 }
 
 /// The right to search; to be kept until the search has ended, also when nobody waits for it any more.
-pub struct Admission {
+pub struct SearchPermit {
     _place: OwnedSemaphorePermit,
     _memory: OwnedSemaphorePermit,
 }
@@ -40,15 +40,15 @@ impl Drop for Waiter<'_> {
     }
 }
 
-impl SearchGate {
-    /// A gate for a machine of so many cores.
+impl Admission {
+    /// For a machine of so many cores.
     pub fn new(cores: usize) -> Arc<Self> {
         Self::with(PER_CORE * cores.max(1), limits::SEARCH_MEMORY_BYTES)
     }
 
     fn with(places: usize, bytes: usize) -> Arc<Self> {
         let units = bytes.div_ceil(UNIT_BYTES);
-        Arc::new(SearchGate {
+        Arc::new(Admission {
             places: Arc::new(Semaphore::new(places)),
             memory: Arc::new(Semaphore::new(units)),
             units,
@@ -58,7 +58,7 @@ impl SearchGate {
 
     /// Waits for a place and `bytes` of memory, first come, first served. A search that needs more than there is gets all
     /// of it.
-    pub async fn enter(&self, bytes: usize) -> Result<Admission, Problem> {
+    pub async fn admit(&self, bytes: usize) -> Result<SearchPermit, Problem> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiter = Waiter(&self.waiting);
         if waiting >= limits::MAX_SEARCHES_WAITING {
@@ -66,11 +66,11 @@ impl SearchGate {
             return Err(Problem::new(Code::Overloaded, detail));
         }
         let units = bytes.div_ceil(UNIT_BYTES).clamp(1, self.units) as u32;
-        let closed = |_| Problem::internal("the gate of searches is closed");
+        let closed = |_| Problem::internal("the admission of searches is closed");
         // Memory first: who waits for it holds no place.
         let memory = self.memory.clone().acquire_many_owned(units).await.map_err(closed)?;
         let place = self.places.clone().acquire_owned().await.map_err(closed)?;
-        Ok(Admission { _place: place, _memory: memory })
+        Ok(SearchPermit { _place: place, _memory: memory })
     }
 
     /// Searches in line, or about to be let in.
@@ -86,30 +86,30 @@ mod tests {
 
     #[tokio::test]
     async fn places_and_memory_are_bounded_and_come_back() {
-        let gate = SearchGate::with(2, 100 << 10);
-        let first = gate.enter(1).await.unwrap();
-        let second = gate.enter(1).await.unwrap();
-        let mut third = Box::pin(gate.enter(1));
+        let admission = Admission::with(2, 100 << 10);
+        let first = admission.admit(1).await.unwrap();
+        let second = admission.admit(1).await.unwrap();
+        let mut third = Box::pin(admission.admit(1));
         assert!(third.as_mut().now_or_never().is_none(), "both places are taken");
-        assert_eq!(gate.waiting(), 1);
+        assert_eq!(admission.waiting(), 1);
         drop(first);
         let third = third.await.unwrap();
         drop((second, third));
-        let most = gate.enter(usize::MAX).await.unwrap();
-        assert!(gate.enter(1).now_or_never().is_none(), "it has all memory");
+        let most = admission.admit(usize::MAX).await.unwrap();
+        assert!(admission.admit(1).now_or_never().is_none(), "it has all memory");
         drop(most);
-        assert!(gate.enter(50 << 10).now_or_never().is_some());
-        assert_eq!(gate.waiting(), 0, "who went away left the line");
+        assert!(admission.admit(50 << 10).now_or_never().is_some());
+        assert_eq!(admission.waiting(), 0, "who went away left the line");
     }
 
     #[tokio::test]
     async fn a_long_line_is_refused_at_once() {
-        let gate = SearchGate::with(1, 1 << 20);
-        let _inside = gate.enter(1).await.unwrap();
-        let mut line: Vec<_> = (0..limits::MAX_SEARCHES_WAITING).map(|_| Box::pin(gate.enter(1))).collect();
+        let admission = Admission::with(1, 1 << 20);
+        let _inside = admission.admit(1).await.unwrap();
+        let mut line: Vec<_> = (0..limits::MAX_SEARCHES_WAITING).map(|_| Box::pin(admission.admit(1))).collect();
         line.iter_mut().for_each(|waiter| assert!(waiter.as_mut().now_or_never().is_none()));
-        assert_eq!(gate.enter(1).await.err().map(|problem| problem.code), Some(Code::Overloaded));
+        assert_eq!(admission.admit(1).await.err().map(|problem| problem.code), Some(Code::Overloaded));
         line.truncate(5);
-        assert_eq!(gate.waiting(), 5);
+        assert_eq!(admission.waiting(), 5);
     }
 }

@@ -26,10 +26,10 @@ use crate::meta::CollectionRecord;
 use crate::shard::{
     Shard,
     command::{self, ShardAnswer, ShardCommand, StoreOutcome},
+    draft::Draft,
     frame_id,
     record::{self, Attachment, Class, FrameHead, FrameRecord},
     refuse_engine, refuse_proposal,
-    write::Draft,
 };
 
 /// What a frame on the wire is for.
@@ -126,7 +126,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<node_v1::ListReferencesReply, Refusal> {
         self.group.read_index().await.map_err(super::refuse_read)?;
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
-        let prefix = record::collection_prefix(b'r', request.collection);
+        let prefix = record::collection_prefix(record::Table::References, request.collection);
         let from = after.map(|after| record::references_key(request.collection, after));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
         let end = record::references_key(request.collection, FrameId::MAX);
@@ -156,7 +156,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let before_ms = self.shared.clock.now_ms().saturating_sub(for_time.as_millis() as u64);
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let mut chunks = Vec::new();
-        view.scan_prefix(&record::collection_prefix(b'c', collection), false, &mut |key, _| {
+        view.scan_prefix(&record::collection_prefix(record::Table::Chunks, collection), false, &mut |key, _| {
             chunks.extend(record::parse_pair_key(key).map(|(_, chunk)| chunk));
             ControlFlow::Continue(())
         })

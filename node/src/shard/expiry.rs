@@ -38,8 +38,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
 /// At most so many frames that are over at `now_ms`, by collection.
 fn list_due(reader: &StateReader, now_ms: u64, most: usize) -> Result<Vec<(CollectionId, Vec<FrameId>)>, EngineError> {
     let mut due: Vec<(CollectionId, Vec<FrameId>)> = Vec::new();
-    let (mut from, mut named) = (record::collection_prefix(b'x', 0), 0);
-    let end = [b'x' + 1];
+    let (mut from, mut named) = (record::collection_prefix(record::Table::Expiry, 0), 0);
+    let end = [u8::from(record::Table::Expiry) + 1];
     loop {
         // One collection in each round; its first frame that is not over ends it.
         let mut current = None;
@@ -59,7 +59,7 @@ fn list_due(reader: &StateReader, now_ms: u64, most: usize) -> Result<Vec<(Colle
             ControlFlow::Continue(())
         })?;
         match current.and_then(|collection: CollectionId| collection.checked_add(1)) {
-            Some(next) if named < most => from = record::collection_prefix(b'x', next),
+            Some(next) if named < most => from = record::collection_prefix(record::Table::Expiry, next),
             _ => return Ok(due),
         }
     }

@@ -140,10 +140,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             after: found.after,
             touched: &touched,
         };
-        let page = match found.entries.is_empty() {
-            true => Bytes::new(),
-            false => place.seal(key, &found.entries),
-        };
+        let page = if found.entries.is_empty() { Bytes::new() } else { place.seal(key, &found.entries) };
         Ok(node_v1::BackupLogReply {
             after: found.after,
             upto: found.upto,

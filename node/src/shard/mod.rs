@@ -6,7 +6,9 @@
 pub mod admission;
 pub mod chunks;
 pub mod command;
+pub mod draft;
 pub mod expiry;
+pub mod forget;
 pub mod index;
 pub mod log_archive;
 pub mod machine;
@@ -20,8 +22,8 @@ pub mod write;
 
 use std::sync::Arc;
 
-use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
-use mira_raft::{Clock, Freshness, Group, ProposeError, ReadError, Runtime, TokioRuntime};
+use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId};
+use mira_raft::{Clock, Group, ProposeError, ReadError, Runtime, TokioRuntime};
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
@@ -31,17 +33,8 @@ use crate::{
 };
 
 use index::ShardIndex;
-use migration::ownership::{PlacementCache, Shown};
+use migration::ownership::PlacementCache;
 use verify::Verifier;
-
-/// What a read is made on.
-struct ReadView {
-    collection: CollectionRecord,
-    /// The frames that the reader is shown.
-    shown: Shown,
-    /// What the answer says of the state behind it.
-    state: node_v1::ReadState,
-}
 
 /// What every shard of a node shares.
 #[derive(Clone)]
@@ -54,14 +47,15 @@ pub struct Shared {
     pub cluster: watch::Receiver<Arc<ClusterState>>,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Frames in a page of a migration, [`limits::GROWTH_PAGE_FRAMES`]; fewer where a few frames are to make many pages.
+    /// Frames in a page of a migration, [`mira_proto::limits::GROWTH_PAGE_FRAMES`]; fewer where a few frames are to make
+    /// many pages.
     pub page_frames: usize,
     /// Makes generators for what is drawn at random.
     pub randomness: Arc<dyn Fn() -> StdRng + Send + Sync>,
     /// Who may search now.
-    pub gate: Arc<admission::SearchGate>,
+    pub admission: Arc<admission::Admission>,
     /// How right the answers are.
-    pub quality: Arc<index::recall_sampler::QualityBoard>,
+    pub recall_sampler: Arc<index::recall_sampler::RecallSampler>,
 }
 
 /// A replica of a shard.
@@ -128,51 +122,9 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
-    /// What a read is made on: its collection, the frames that it shows, and the state that it answers from. Waits until
-    /// this replica may answer; refuses readers whose map is too old.
-    async fn begin_read(&self, header: Option<&node_v1::ReadHeader>) -> Result<ReadView, Refusal> {
-        let header = header.ok_or_else(|| Problem::invalid("the read has no header"))?;
-        let freshness = self.ready_for(header.level.unwrap_or_default()).await?;
-        let collection = self.collection(header.epoch, header.collection)?;
-        let (shown, taken_over) = self.shown(&collection, header)?;
-        // Before anything is looked at: what changes from here on is later than the answer says.
-        let applied = self.group.reader().applied_index();
-        Ok(ReadView { collection, shown, state: node_v1::ReadState { applied, freshness, taken_over } })
-    }
-
-    /// Waits until this replica may answer a read of that level; at level `any` also says how old the answer may be.
-    async fn ready_for(&self, level: node_v1::ReadLevel) -> Result<Option<node_v1::Freshness>, Refusal> {
-        let mut freshness = None;
-        match level.kind() {
-            node_v1::read_level::Kind::Linearizable => {
-                self.group.read_index().await.map_err(refuse_read)?;
-            }
-            node_v1::read_level::Kind::Leader => self.must_lead()?,
-            node_v1::read_level::Kind::Any => {
-                freshness = Some(fresh_enough(self.group.freshness(), level.last_resort)?)
-            }
-        }
-        if level.at_least > self.group.reader().applied_index() {
-            let wait = limits::READ_TRY / 2;
-            self.group.wait_applied(level.at_least, wait).await.map_err(refuse_read)?;
-        }
-        Ok(freshness)
-    }
-
     fn must_lead(&self) -> Result<(), Refusal> {
         let leader = self.group.status().leader;
         if leader == Some(self.shared.node_id) { Ok(()) } else { Err(Refusal::NotLeader { leader }) }
-    }
-}
-
-/// What a read at level `any` may say of its age, or why another replica is to be asked.
-pub fn fresh_enough(freshness: Freshness, last_resort: bool) -> Result<node_v1::Freshness, Refusal> {
-    let staleness_ms = freshness.age.map_or(u64::MAX, |age| age.as_millis() as u64);
-    let fresh =
-        freshness.age.is_some_and(|age| age <= limits::MAX_STALENESS) && freshness.behind <= limits::MAX_READ_LAG;
-    match fresh || last_resort {
-        true => Ok(node_v1::Freshness { staleness_ms, lagging: !fresh }),
-        false => Err(Refusal::Lagging { staleness_ms }),
     }
 }
 
@@ -234,27 +186,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn a_replica_that_lags_is_read_only_as_the_last_resort() {
-        let at = |age, behind| Freshness { age, behind };
-        let (now, bound) = (Some(Duration::ZERO), Some(limits::MAX_STALENESS));
-        let older = bound.map(|bound| bound + Duration::from_millis(1));
-        // freshness, what it says when it must, whether it is asked at all
-        let table = [
-            (at(now, 0), 0, true),
-            (at(bound, limits::MAX_READ_LAG), 3_000, true),
-            (at(older, 0), 3_001, false),
-            (at(now, limits::MAX_READ_LAG + 1), 0, false),
-            (at(None, 0), u64::MAX, false),
-        ];
-        for (freshness, staleness_ms, fresh) in table {
-            let said = node_v1::Freshness { staleness_ms, lagging: !fresh };
-            assert_eq!(fresh_enough(freshness, true), Ok(said));
-            let asked = if fresh { Ok(said) } else { Err(Refusal::Lagging { staleness_ms }) };
-            assert_eq!(fresh_enough(freshness, false), asked, "{freshness:?}");
-        }
-    }
 
     #[test]
     fn a_refused_proposal_says_whether_something_may_have_happened() {

@@ -97,10 +97,10 @@ impl PagePlace<'_> {
         let plain = plain.map_err(|error| damaged(error.to_string()))?;
         let body = PageBody::decode(&plain).map_err(|error| damaged(error.to_string()))?;
         let named = read_ids(self.changed)?;
-        match body.frames.iter().map(|frame| frame.frame).eq(named) {
-            true => Ok(body),
-            false => Err(damaged("it holds other frames than it names".into())),
+        if !body.frames.iter().map(|frame| frame.frame).eq(named) {
+            return Err(damaged("it holds other frames than it names".into()));
         }
+        Ok(body)
     }
 
     /// Seals a page.
@@ -157,10 +157,10 @@ impl PageBody {
             return Ok(PageBody { frames: command::decode(plain)?, ..PageBody::default() });
         };
         let body: PageBody = postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(error.to_string()))?;
-        match body.changed.len() == body.frames.len() {
-            true => Ok(body),
-            false => Err(EngineError::Damaged("it has positions of other frames".into())),
+        if body.changed.len() != body.frames.len() {
+            return Err(EngineError::Damaged("it has positions of other frames".into()));
         }
+        Ok(body)
     }
 }
 
@@ -245,7 +245,7 @@ pub(crate) fn read_page(
     collection: CollectionId,
     (after, since): (Option<FrameId>, u64),
 ) -> Result<Page, EngineError> {
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = after.map(|after| record::head_key(collection, after));
     let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
     let end = record::head_key(collection, FrameId::MAX);
@@ -256,9 +256,11 @@ pub(crate) fn read_page(
             page.upto = page.ids.last().copied();
             return ControlFlow::Break(());
         }
-        let wanted = FrameHead::decode(value).and_then(|head| match head.changed > since {
-            true => reseal::read_stored(view, collection, frame).map(|stored| Some((stored, head.changed))),
-            false => Ok(None),
+        let wanted = FrameHead::decode(value).and_then(|head| {
+            if head.changed <= since {
+                return Ok(None);
+            }
+            reseal::read_stored(view, collection, frame).map(|stored| Some((stored, head.changed)))
         });
         page.ids.push(frame);
         match wanted {

@@ -192,7 +192,7 @@ impl KeyFloor {
 
 /// Key of a collection's [`KeyFloor`].
 pub fn key_floor_key(collection: CollectionId) -> [u8; 9] {
-    collection_prefix(b'k', collection)
+    collection_prefix(Table::KeyFloors, collection)
 }
 
 /// The stored form of a frame's sealed vectors.
@@ -305,43 +305,93 @@ pub const CHUNK_TAG: &str = "chunk";
 /// Domain of owner tags, over the name that the owner's router gave the owner.
 pub const OWNER_TAG: &str = "owner";
 
+/// A table of a shard in which something of a collection lies; the byte is the first one of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Table {
+    /// Records of frames.
+    Records = b'f',
+    /// Heads of frames.
+    Heads = b'h',
+    /// Sealed vectors of frames.
+    Vectors = b'v',
+    /// Frames of a session.
+    Sessions = b's',
+    /// Private frames of an owner.
+    Owned = b'o',
+    /// Last changes to owners' private frames.
+    OwnerChanges = b'q',
+    /// Frames by the time at which they are over.
+    Expiry = b'x',
+    /// Numbers of frames.
+    Counts = b'n',
+    /// Oldest keys that frames are taken under.
+    KeyFloors = b'k',
+    /// The shard's part in the growth of collections.
+    Ownership = b'g',
+    /// What frames refer to.
+    References = b'r',
+    /// Frames that are chunks.
+    Chunks = b'c',
+}
+
+/// All tables.
+pub const TABLES: [Table; 12] = [
+    Table::Records,
+    Table::Heads,
+    Table::Vectors,
+    Table::Sessions,
+    Table::Owned,
+    Table::OwnerChanges,
+    Table::Expiry,
+    Table::Counts,
+    Table::KeyFloors,
+    Table::Ownership,
+    Table::References,
+    Table::Chunks,
+];
+
+impl From<Table> for u8 {
+    fn from(table: Table) -> u8 {
+        table as u8
+    }
+}
+
 /// Key of a frame's record.
 pub fn frame_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
-    pair_key(b'f', collection, frame)
+    pair_key(Table::Records, collection, frame)
 }
 
 /// Key of a frame's head.
 pub fn head_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
-    pair_key(b'h', collection, frame)
+    pair_key(Table::Heads, collection, frame)
 }
 
 /// Key of a frame's sealed vectors.
 pub fn vectors_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
-    pair_key(b'v', collection, frame)
+    pair_key(Table::Vectors, collection, frame)
 }
 
-fn pair_key(table: u8, collection: CollectionId, frame: FrameId) -> [u8; 25] {
-    let mut key = [table; 25];
+fn pair_key(table: Table, collection: CollectionId, frame: FrameId) -> [u8; 25] {
+    let mut key = [table as u8; 25];
     key[1..9].copy_from_slice(&collection.to_be_bytes());
     key[9..].copy_from_slice(&frame.to_be_bytes());
     key
 }
 
-/// Tables of a shard in which something of a collection lies.
-pub const TABLES: [u8; 12] = *b"fhvsoqxngkrc";
-
 /// Key of what a frame refers to.
 pub fn references_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
-    pair_key(b'r', collection, frame)
+    pair_key(Table::References, collection, frame)
 }
 
 /// Key of a chunk among the chunks.
 pub fn chunk_key(collection: CollectionId, chunk: FrameId) -> [u8; 25] {
-    pair_key(b'c', collection, chunk)
+    pair_key(Table::Chunks, collection, chunk)
 }
 
-/// Start of all keys of a collection in one of the [`TABLES`].
-pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
+/// Start of all keys of a collection in a [`Table`].
+pub fn collection_prefix(table: impl Into<u8>, collection: CollectionId) -> [u8; 9] {
+    let table: u8 = table.into();
     let mut key = [table; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());
     key
@@ -349,13 +399,13 @@ pub fn collection_prefix(table: u8, collection: CollectionId) -> [u8; 9] {
 
 /// Key of the number of a collection's frames.
 pub fn count_key(collection: CollectionId) -> [u8; 9] {
-    collection_prefix(b'n', collection)
+    collection_prefix(Table::Counts, collection)
 }
 
 /// Start of the keys of one session's frames.
 pub fn session_prefix(collection: CollectionId, session: &[u8; 16]) -> [u8; 25] {
     let mut key = [0; 25];
-    key[..9].copy_from_slice(&collection_prefix(b's', collection));
+    key[..9].copy_from_slice(&collection_prefix(Table::Sessions, collection));
     key[9..].copy_from_slice(session);
     key
 }
@@ -372,7 +422,7 @@ pub fn session_key(collection: CollectionId, session: &[u8; 16], created_ms: u64
 /// Start of the keys of an owner's private frames.
 pub fn owned_prefix(collection: CollectionId, owner: &[u8; 16]) -> [u8; 25] {
     let mut key = [0; 25];
-    key[..9].copy_from_slice(&collection_prefix(b'o', collection));
+    key[..9].copy_from_slice(&collection_prefix(Table::Owned, collection));
     key[9..].copy_from_slice(owner);
     key
 }
@@ -393,14 +443,14 @@ pub fn parse_owned_key(key: &[u8]) -> Option<FrameId> {
 /// Key of the last change to an owner's private frames.
 pub fn owner_changed_key(collection: CollectionId, owner: &[u8; 16]) -> [u8; 25] {
     let mut key = owned_prefix(collection, owner);
-    key[0] = b'q';
+    key[0] = Table::OwnerChanges as u8;
     key
 }
 
 /// Key of a frame among those that will be over some day.
 pub fn expiry_key(collection: CollectionId, expires_ms: u64, frame: FrameId) -> [u8; 33] {
     let mut key = [0; 33];
-    key[..9].copy_from_slice(&collection_prefix(b'x', collection));
+    key[..9].copy_from_slice(&collection_prefix(Table::Expiry, collection));
     key[9..17].copy_from_slice(&expires_ms.to_be_bytes());
     key[17..].copy_from_slice(&frame.to_be_bytes());
     key
@@ -426,4 +476,15 @@ pub fn parse_pair_key(key: &[u8]) -> Option<(CollectionId, FrameId)> {
     let collection = key.get(1..9)?.try_into().ok()?;
     let frame = key.get(9..25)?.try_into().ok()?;
     Some((u64::from_be_bytes(collection), u128::from_be_bytes(frame)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They lie on disks: a byte once given stays.
+    #[test]
+    fn the_bytes_of_tables_stay_as_they_are() {
+        assert_eq!(TABLES.map(u8::from), *b"fhvsoqxngkrc");
+    }
 }

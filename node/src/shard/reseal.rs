@@ -46,14 +46,13 @@ impl<'a> Resealer<'a> {
         let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.version };
         let places = (here, FramePlace { shard: to, ..here });
         let is_private = record.owner.is_some();
-        record.body = match is_private {
-            true => self.layers(places, Part::Body, &record.body)?,
-            false => self.body(places, &record.body)?,
-        };
+        record.body =
+            if is_private { self.layers(places, Part::Body, &record.body)? } else { self.body(places, &record.body)? };
         if !vectors.is_empty() {
-            vectors = match is_private {
-                true => self.layers(places, Part::Vectors, &vectors)?,
-                false => self.vectors(places, &vectors)?,
+            vectors = if is_private {
+                self.layers(places, Part::Vectors, &vectors)?
+            } else {
+                self.vectors(places, &vectors)?
             };
         }
         Ok(MigratedFrame { frame, record, vectors })
@@ -146,7 +145,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         after: Option<FrameId>,
     ) -> Result<(Vec<ResealedFrame>, Walked), Refusal> {
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
-        let prefix = record::collection_prefix(b'h', collection.id);
+        let prefix = record::collection_prefix(record::Table::Heads, collection.id);
         let from = after.map(|after| record::head_key(collection.id, after));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
         let end = record::head_key(collection.id, FrameId::MAX);

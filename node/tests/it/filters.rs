@@ -283,15 +283,15 @@ async fn filters_survive_a_restart_from_an_image() {
     node.shutdown().await;
 }
 
-/// What a search says of the kinds of values that its filter's fields hold.
-async fn kinds(shard: &Shard, filter: &Value) -> BTreeMap<String, u32> {
+/// What a search says of the types of the values that its filter's fields hold.
+async fn types_found(shard: &Shard, filter: &Value) -> BTreeMap<String, u32> {
     let reply = search(shard, EAST, 1, filter).await.unwrap();
     let known = reply.field_types.expect("it says what it knows").fields.into_iter();
-    known.map(|node_v1::FieldTypes { field, types: kinds }| (field, kinds)).collect()
+    known.map(|node_v1::FieldTypes { field, types }| (field, types)).collect()
 }
 
 /// The same from the question that `forget` asks.
-async fn asked_kinds(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<String, u32> {
+async fn types_asked(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<String, u32> {
     let (mut after, mut all) = (bytes::Bytes::new(), BTreeMap::new());
     loop {
         let request = node_v1::FieldTypesRequest {
@@ -306,8 +306,8 @@ async fn asked_kinds(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<Stri
             after,
         };
         let reply = shard.client.clone().shards().field_types(request).await.unwrap().into_inner();
-        for node_v1::FieldTypes { field, types: kinds } in reply.field_types.expect("the index is there").fields {
-            *all.entry(field).or_default() |= kinds;
+        for node_v1::FieldTypes { field, types } in reply.field_types.expect("the index is there").fields {
+            *all.entry(field).or_default() |= types;
         }
         if !reply.more {
             return all;
@@ -317,7 +317,7 @@ async fn asked_kinds(shard: &Shard, filter: &Value, walk: bool) -> BTreeMap<Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_says_what_kinds_its_fields_hold() {
+async fn a_shard_says_what_types_its_fields_hold() {
     const NUMBER: u32 = 2;
     const TEXT: u32 = 4;
     let folder = tempfile::tempdir().unwrap();
@@ -331,32 +331,32 @@ async fn a_shard_says_what_kinds_its_fields_hold() {
     let is_x = json!({ "field": "metadata.n", "eq": "x" });
     let both =
         json!({ "and": [is_x, { "field": "metadata.long", "eq": 5 }, { "field": "metadata.no", "exists": true }] });
-    assert_eq!(kinds(&shard, &both).await, BTreeMap::new(), "nothing is known of nothing");
+    assert_eq!(types_found(&shard, &both).await, BTreeMap::new(), "nothing is known of nothing");
     let long = "x".repeat(500);
     let frames = (1..=600u128).map(|id| write(id, json!({ "n": id as u64, "long": long }))).collect::<Vec<_>>();
     for frames in frames.chunks(100) {
         shard.write(frames.to_vec()).await.unwrap();
         // In the tail, in the index, or some here and some there.
         let known = [("metadata.long".to_owned(), TEXT), ("metadata.n".to_owned(), NUMBER)].into();
-        assert_eq!(kinds(&shard, &both).await, known);
+        assert_eq!(types_found(&shard, &both).await, known);
     }
-    // One frame with another kind, found as soon as it is stored, though it lies beyond the time that is asked for.
+    // One frame with another type, found as soon as it is stored, though it lies beyond the time that is asked for.
     shard.one(write(601, json!({ "n": "x" }))).await.unwrap();
     let old = json!({ "and": [is_x, { "field": "created_at", "lt": "2001-01-01T00:00:00Z" }] });
-    assert!(kinds(&shard, &old).await["metadata.n"] & TEXT == TEXT);
+    assert!(types_found(&shard, &old).await["metadata.n"] & TEXT == TEXT);
     // One without a vector is in no index, but a walk finds it; a private one says nothing to a node.
     let bare = node_v1::FrameWrite { passages: Vec::new(), vector_given: false, ..write(602, json!({ "m": true })) };
     shard.one(bare).await.unwrap();
     let m = json!({ "field": "metadata.m", "eq": 1 });
-    assert_eq!(asked_kinds(&shard, &m, false).await, BTreeMap::new());
-    assert_eq!(asked_kinds(&shard, &m, true).await, [("metadata.m".to_owned(), 1)].into());
-    assert_eq!(asked_kinds(&shard, &is_x, true).await, [("metadata.n".to_owned(), NUMBER | TEXT)].into());
-    assert_eq!(kinds(&shard, &m).await, BTreeMap::new());
+    assert_eq!(types_asked(&shard, &m, false).await, BTreeMap::new());
+    assert_eq!(types_asked(&shard, &m, true).await, [("metadata.m".to_owned(), 1)].into());
+    assert_eq!(types_asked(&shard, &is_x, true).await, [("metadata.n".to_owned(), NUMBER | TEXT)].into());
+    assert_eq!(types_found(&shard, &m).await, BTreeMap::new());
     node.shutdown().await;
 
     let (node, client) = start(folder.path()).await;
     let shard = Shard::new(client, "c").await;
-    let known = kinds(&shard, &both).await;
+    let known = types_found(&shard, &both).await;
     assert_eq!(known["metadata.long"], TEXT, "also from an image");
     assert!(known["metadata.n"] & TEXT == TEXT);
     let reply = search(&shard, EAST, 1, &json!({ "field": "type", "exists": true })).await.unwrap();

@@ -14,12 +14,17 @@ use std::{
     time::Instant,
 };
 
-use mira_index::Times;
+use mira_index::{Document, Times};
 use mira_proto::{CollectionId, FrameId, vectors::SpaceNumber};
 use mira_raft::{EngineError, StateReader};
 use parking_lot::Mutex;
 
-use super::{ShardIndex, SpaceId, SpaceIndex, UNKNOWN_PAUSE, config, maintenance::run_last};
+use super::{
+    ShardIndex,
+    maintenance::run_last,
+    queue::UNKNOWN_PAUSE,
+    space::{IndexEntry, SpaceId, SpaceIndex, config},
+};
 use crate::{
     meta::Space,
     shard::{
@@ -132,7 +137,7 @@ impl ShardIndex {
         let (scanned, indexed) = std::thread::scope(|scope| {
             let worker = || {
                 run_last();
-                self.index_batches(view, (&index, space), &receiver)
+                self.index_batches(view, &index, space, &receiver)
             };
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
             let known = known.into_iter().peekable();
@@ -196,7 +201,8 @@ impl ShardIndex {
     fn index_batches(
         &self,
         view: &StateReader,
-        (index, space): (&SpaceIndex, &Space<'_>),
+        index: &SpaceIndex,
+        space: &Space<'_>,
         batches: &Mutex<Receiver<Vec<(FrameId, FrameHead)>>>,
     ) -> Result<u64, EngineError> {
         let record = space.collection;
@@ -215,8 +221,12 @@ impl ShardIndex {
                 let opened = self.opener.open_stored(record, frame, &stored);
                 let attributes = body.and_then(|body| self.opener.open_attributes(record, frame, &body));
                 let attributes = attributes.unwrap_or_default();
-                let insert = |vectors: &[f32]| self.insert(index, space, (frame, times), (&attributes, vectors));
-                indexed += u64::from(opened.is_some_and(|vectors| insert(vectors.in_space(space.number))));
+                let document = Document { id: frame, times };
+                let is_indexed = opened.is_some_and(|vectors| {
+                    let vectors = vectors.in_space(space.number);
+                    self.insert(index, space, &IndexEntry { document, attributes: &attributes, vectors })
+                });
+                indexed += u64::from(is_indexed);
             }
         }
     }

@@ -47,6 +47,16 @@ pub struct Span {
     pub upto: u64,
 }
 
+/// What an image holds.
+pub struct ImageContent {
+    /// The space that it is of.
+    pub number: SpaceNumber,
+    /// Which log positions it stands for.
+    pub span: Span,
+    /// The index at that moment.
+    pub snapshot: Snapshot,
+}
+
 /// Why an image could not be written or is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum SealedImageError {
@@ -139,10 +149,10 @@ impl ImageFolder {
     pub fn write(
         &self,
         key: &CollectionKey,
-        (number, span): (SpaceNumber, Span),
-        snapshot: &Snapshot,
+        content: &ImageContent,
         stop: &dyn Fn() -> bool,
     ) -> Result<NewImage, SealedImageError> {
+        let &ImageContent { number, span, ref snapshot } = content;
         fs::create_dir_all(&self.folder)?;
         let space = SpaceId { collection: key.collection(), number };
         let new = NewImage { path: self.named(space, NEW_SUFFIX), place: self.path(space), kept: false };
@@ -335,7 +345,7 @@ impl<R: Read> Read for SealedReader<R> {
 mod tests {
     use super::*;
 
-    /// A change of the layout needs a new version: an image of another one is deleted and built anew.
+    /// A change of the layout needs a new version: an image of another one is deleted, and the index rebuilt.
     #[test]
     fn version_2_reads_as_it_was_written() {
         let file = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;

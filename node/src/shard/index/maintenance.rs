@@ -13,12 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mira_index::{Snapshot, VectorIndex};
+use mira_index::VectorIndex;
 use mira_proto::{CollectionId, limits};
 use parking_lot::Mutex;
 
-use super::{ShardIndex, SpaceId, SpaceIndex, Workers};
-use crate::shard::index::image::Span;
+use super::{
+    ShardIndex, Workers,
+    image::{ImageContent, Span},
+    space::{SpaceId, SpaceIndex},
+};
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
@@ -138,9 +141,9 @@ impl ShardIndex {
     fn save(&self, space: SpaceId, index: &Arc<SpaceIndex>) -> Result<Option<u64>, String> {
         let Some(record) = self.settings(space.collection) else { return Ok(None) };
         let key = self.parts.keyring.current(&record).map_err(|error| error.to_string())?;
-        let Some((span, snapshot)) = self.moment(space, index) else { return Ok(None) };
+        let Some(content) = self.moment(space, index) else { return Ok(None) };
         let is_replaced = || !self.is_current(space, index);
-        let new = match self.images.write(&key, (space.number, span), &snapshot, &is_replaced) {
+        let new = match self.images.write(&key, &content, &is_replaced) {
             Err(_) if is_replaced() => return Ok(None),
             written => written.map_err(|error| error.to_string())?,
         };
@@ -155,7 +158,7 @@ impl ShardIndex {
     }
 
     /// The index between two changes, and the log positions it stands for there.
-    fn moment(&self, space: SpaceId, index: &Arc<SpaceIndex>) -> Option<(Span, Snapshot)> {
+    fn moment(&self, space: SpaceId, index: &Arc<SpaceIndex>) -> Option<ImageContent> {
         // With the turn nobody is in the midst of a change: it is in the index or in the queue.
         let _turn = self.turn.lock();
         let work = self.work.lock();
@@ -165,7 +168,7 @@ impl ShardIndex {
         let from = work.changes.iter().map(|queued| queued.after).min().unwrap_or(work.handed);
         let snapshot = index.vectors.get()?.snapshot();
         index.unsaved.store(0, Ordering::Relaxed);
-        Some((Span { from, upto: work.handed }, snapshot))
+        Some(ImageContent { number: space.number, span: Span { from, upto: work.handed }, snapshot })
     }
 
     fn is_current(&self, space: SpaceId, index: &Arc<SpaceIndex>) -> bool {

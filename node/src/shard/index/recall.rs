@@ -19,9 +19,9 @@ use mira_proto::{Problem, Refusal, limits, node_v1};
 use parking_lot::Mutex;
 
 use crate::shard::{
-    ReadView, Shard,
+    Shard,
     index::{self, IndexError, ShardIndex, SpaceId},
-    read::{Caller, refuse_index},
+    read::{Caller, ReadView, refuse_index},
 };
 
 /// Beams of one measurement.
@@ -39,7 +39,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         check(&request)?;
         let space = SpaceId::from(&collection.space_named(&request.space)?);
         let caller = Caller::default();
-        let alone = self.shared.quality.measure_alone().await;
+        let alone = self.shared.recall_sampler.measure_alone().await;
         let (index, stopped) = (self.index.clone(), caller.gone.clone());
         let measured = tokio::task::spawn_blocking(move || {
             let _alone = alone;
@@ -67,10 +67,10 @@ fn check(request: &node_v1::MeasureRecallRequest) -> Result<(), Problem> {
 
 /// Refuses a beam that no collection is given.
 pub fn check_ef(ef: u32) -> Result<(), Problem> {
-    match (1..=limits::MAX_TUNED_EF).contains(&ef) {
-        true => Ok(()),
-        false => Err(Problem::invalid(format!("ef is {ef}, allowed are 1 to {}", limits::MAX_TUNED_EF))),
+    if !(1..=limits::MAX_TUNED_EF).contains(&ef) {
+        return Err(Problem::invalid(format!("ef is {ef}, allowed are 1 to {}", limits::MAX_TUNED_EF)));
     }
+    Ok(())
 }
 
 fn measure(

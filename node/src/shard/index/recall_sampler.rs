@@ -24,7 +24,7 @@ const SAME: f32 = 1e-6;
 
 /// What was found of one collection since the node started.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub struct Quality {
+pub struct SampledRecall {
     /// Searches that were repeated.
     pub samples: u64,
     /// Sum of their recalls.
@@ -32,13 +32,13 @@ pub struct Quality {
 }
 
 /// See the module.
-pub struct QualityBoard {
+pub struct RecallSampler {
     /// One search of so many is repeated; 0 for none.
     every: u64,
     searches: AtomicU64,
     turn: Mutex<Turn>,
     measuring: Arc<Semaphore>,
-    found: Mutex<BTreeMap<String, Quality>>,
+    found: Mutex<BTreeMap<String, SampledRecall>>,
 }
 
 struct Turn {
@@ -46,10 +46,10 @@ struct Turn {
     not_before: Instant,
 }
 
-impl QualityBoard {
-    /// A board for one search in `every`; 0 for none.
+impl RecallSampler {
+    /// Takes one search in `every`; 0 for none.
     pub fn new(every: u64) -> Self {
-        QualityBoard {
+        RecallSampler {
             every,
             searches: AtomicU64::new(0),
             turn: Mutex::new(Turn { is_taken: false, not_before: Instant::now() }),
@@ -74,9 +74,9 @@ impl QualityBoard {
         *self.turn.lock() = Turn { is_taken: false, not_before: Instant::now() + PAUSES * took };
         if let Some(recall) = recall {
             let mut found = self.found.lock();
-            let quality = found.entry(collection.to_owned()).or_default();
-            quality.samples += 1;
-            quality.recall += recall;
+            let sampled = found.entry(collection.to_owned()).or_default();
+            sampled.samples += 1;
+            sampled.recall += recall;
         }
     }
 
@@ -86,7 +86,7 @@ impl QualityBoard {
     }
 
     /// All that was found.
-    pub fn found(&self) -> BTreeMap<String, Quality> {
+    pub fn found(&self) -> BTreeMap<String, SampledRecall> {
         self.found.lock().clone()
     }
 }
@@ -104,16 +104,16 @@ mod tests {
 
     #[test]
     fn one_in_so_many_is_taken_one_at_a_time_and_with_pauses() {
-        let board = QualityBoard::new(3);
-        let taken: Vec<bool> = (0..9).map(|_| board.wants()).collect();
+        let sampler = RecallSampler::new(3);
+        let taken: Vec<bool> = (0..9).map(|_| sampler.wants()).collect();
         assert_eq!(taken, [false, false, true, false, false, false, false, false, false], "the first is not done");
-        board.done("c", Duration::ZERO, Some(0.9));
-        assert_eq!([board.wants(), board.wants(), board.wants()], [false, false, true]);
-        board.done("c", Duration::from_secs(3_600), Some(1.0));
-        assert_eq!([board.wants(), board.wants(), board.wants()], [false; 3], "the pause is as long as 19 of it");
-        let found = board.found()["c"];
+        sampler.done("c", Duration::ZERO, Some(0.9));
+        assert_eq!([sampler.wants(), sampler.wants(), sampler.wants()], [false, false, true]);
+        sampler.done("c", Duration::from_secs(3_600), Some(1.0));
+        assert_eq!([sampler.wants(), sampler.wants(), sampler.wants()], [false; 3], "the pause is as long as 19 of it");
+        let found = sampler.found()["c"];
         assert_eq!((found.samples, found.recall), (2, 1.9));
-        assert!(!(0..9).any(|_| QualityBoard::new(0).wants()));
+        assert!(!(0..9).any(|_| RecallSampler::new(0).wants()));
     }
 
     #[test]

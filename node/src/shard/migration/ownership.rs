@@ -106,7 +106,7 @@ impl Ownership {
 
     /// Key of a collection's ownership in a shard's state.
     pub fn key(collection: CollectionId) -> [u8; 9] {
-        record::collection_prefix(b'g', collection)
+        record::collection_prefix(record::Table::Ownership, collection)
     }
 
     /// The stored form.
@@ -228,18 +228,18 @@ impl Shown {
 
     /// Of a target: the frames of these sources.
     pub fn of_target(placement: Arc<FramePlacement>, shard: ShardId, open: BTreeSet<ShardId>) -> Self {
-        match placement.sources().iter().all(|source| open.contains(source)) {
-            true => Shown::all(),
-            false => Shown(Some(Arc::new(Filter { placement, shard, open, without: BTreeSet::new() }))),
+        if placement.sources().iter().all(|source| open.contains(source)) {
+            return Shown::all();
         }
+        Shown(Some(Arc::new(Filter { placement, shard, open, without: BTreeSet::new() })))
     }
 
     /// Of a source: all but the frames of these targets.
     pub fn of_source(placement: Arc<FramePlacement>, shard: ShardId, without: BTreeSet<ShardId>) -> Self {
-        match without.is_empty() {
-            true => Shown::all(),
-            false => Shown(Some(Arc::new(Filter { placement, shard, open: BTreeSet::new(), without }))),
+        if without.is_empty() {
+            return Shown::all();
         }
+        Shown(Some(Arc::new(Filter { placement, shard, open: BTreeSet::new(), without })))
     }
 
     /// Whether it shows every frame.
@@ -256,10 +256,7 @@ impl Shown {
     pub fn shows(&self, frame: FrameId) -> bool {
         let Some(filter) = &self.0 else { return true };
         let (source, home) = filter.placement.of(frame);
-        match source == filter.shard {
-            true => !filter.without.contains(&home),
-            false => filter.open.contains(&source),
-        }
+        if source == filter.shard { !filter.without.contains(&home) } else { filter.open.contains(&source) }
     }
 }
 

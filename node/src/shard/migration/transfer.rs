@@ -43,7 +43,7 @@ pub fn list_moving(
     (after, since): (Option<FrameId>, u64),
 ) -> Result<Listed, EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
     let end = record::head_key(collection, FrameId::MAX);
     let (mut listed, mut looked, mut failed) = (Listed::default(), 0, None);
@@ -88,7 +88,7 @@ pub fn list_gone(
     (after, listed): (Option<FrameId>, &Listed),
 ) -> Result<Vec<FrameId>, EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
     let end = record::head_key(collection, listed.upto.unwrap_or(FrameId::MAX));
     let there: BTreeSet<FrameId> = listed.ids.iter().copied().collect();
@@ -110,7 +110,7 @@ pub fn list_moved(
     after: Option<FrameId>,
 ) -> Result<(Vec<FrameId>, Option<FrameId>), EngineError> {
     let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(b'h', collection);
+    let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
     let end = record::head_key(collection, FrameId::MAX);
     let (mut moved, mut looked, mut upto) = (Vec::new(), 0, None);
@@ -157,10 +157,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let knows = |ownership: &Ownership| {
                 ownership.has_grown_to(&self.placement(collection.id, ownership.span), grown_to)
             };
-            return match grown_to == 0 || ownership.is_some_and(|ownership| knows(&ownership)) {
-                true => Ok((Shown::all(), Vec::new())),
-                false => Err(Refusal::NotReady("frames of the collection are still on their way here".into())),
-            };
+            if grown_to == 0 || ownership.is_some_and(|ownership| knows(&ownership)) {
+                return Ok((Shown::all(), Vec::new()));
+            }
+            return Err(Refusal::NotReady("frames of the collection are still on their way here".into()));
         };
         let span = Span { from: growing.from, to: growing.to, shards: self.shared.cluster.borrow().header.shards };
         check_span(span)?;
@@ -210,10 +210,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         check_span(span)?;
         self.group.wait_applied(request.start, limits::READ_TRY / 2).await.map_err(crate::shard::refuse_read)?;
         let collection = self.collection(u64::MAX, request.collection)?;
-        let after = match request.after.is_empty() {
-            true => None,
-            false => Some(crate::shard::frame_id(&request.after)?),
-        };
+        let after = if request.after.is_empty() { None } else { Some(crate::shard::frame_id(&request.after)?) };
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let placement = self.placement(collection.id, span);
         let page = (request.target, self.shared.page_frames);
@@ -252,10 +249,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         page: node_v1::ExportReply,
     ) -> Result<(), Refusal> {
         let odd = || Problem::internal(format!("shard {source} sent a page that cannot be read"));
-        let upto = match page.upto.is_empty() {
-            true => None,
-            false => Some(crate::shard::frame_id(&page.upto)?),
-        };
+        let upto = if page.upto.is_empty() { None } else { Some(crate::shard::frame_id(&page.upto)?) };
         let ids: Vec<FrameId> = page
             .ids
             .chunks(16)
@@ -300,10 +294,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
     fn agreed_span(&self, collection: CollectionId, (from, to): (u32, u32), epoch: u64) -> Result<Span, Refusal> {
         let cluster = self.shared.cluster.borrow().clone();
         let growth = cluster.growths.get(&collection);
-        match growth.is_some_and(|growth| (growth.from, growth.to, growth.epoch) == (from, to, epoch)) {
-            true => Ok(Span { from, to, shards: cluster.header.shards }),
-            false => Err(Refusal::NotReady("this node does not know of that growth".into())),
+        if growth.is_some_and(|growth| (growth.from, growth.to, growth.epoch) == (from, to, epoch)) {
+            return Ok(Span { from, to, shards: cluster.header.shards });
         }
+        Err(Refusal::NotReady("this node does not know of that growth".into()))
     }
 }
 
@@ -314,8 +308,8 @@ pub fn ownership_of(reader: &StateReader, collection: CollectionId) -> Result<Op
 
 /// What a hash ring can be made from.
 fn check_span(span: Span) -> Result<(), Refusal> {
-    match span.from >= 1 && span.from < span.to && span.to <= span.shards {
-        true => Ok(()),
-        false => Err(Problem::invalid(format!("{} partitions cannot become {}", span.from, span.to)).into()),
+    if span.from >= 1 && span.from < span.to && span.to <= span.shards {
+        return Ok(());
     }
+    Err(Problem::invalid(format!("{} partitions cannot become {}", span.from, span.to)).into())
 }

@@ -1,43 +1,26 @@
-//! What kinds of values the fields of a filter have in a shard, so that a router can refuse a comparison that no frame could
-//! meet ([`mira_index::Condition::type_mismatch`]).
+//! Which types of values the fields of a filter have in a shard, so that a router can refuse a comparison that no frame
+//! could meet ([`mira_index::Condition::type_mismatch`]).
 //!
-//! The index knows it of everything that it has taken. A search says so with its answer; the tail is looked at only for
-//! fields that would clash without it, so that a search which makes sense pays for a few look-ups. Frames without vectors
-//! are in no index; a search never finds them, but `forget` by filter removes them too. It asks the index first and, only
-//! if that would have it refuse, walks over all frames step by step.
+//! A search says so with its answer (`index::field_types`). Frames without vectors are in no index; a search never finds
+//! them, but `forget` by filter removes them too. It asks the index first and, only if that would have it refuse, walks
+//! over all frames step by step.
 
-use mira_index::{Attributes, Condition, TypeSet, VectorIndex, filter};
+use mira_index::{Condition, TypeSet, filter};
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
 
-use crate::meta::CollectionRecord;
-
-use crate::shard::{ReadView, Shard, frame_id, index::Fields};
-
-/// What an index knows of the fields that a condition compares, and more of the tail where that matters.
-pub(in crate::shard) fn known<'a>(
-    condition: &Condition,
-    vectors: Option<&VectorIndex>,
-    tail: impl Iterator<Item = &'a Attributes>,
-) -> Fields {
-    let of = |field: &str| vectors.map_or(TypeSet::NONE, |vectors| vectors.field_types(field));
-    let mut fields: Fields =
-        condition.compared_fields().into_iter().map(|field| (field.to_owned(), of(field))).collect();
-    if !condition.is_well_typed(&|field| of(field)) {
-        tail.for_each(|attributes| join(&mut fields, attributes));
-    }
-    fields
-}
-
-fn join(fields: &mut Fields, attributes: &Attributes) {
-    for (field, kinds) in fields {
-        *kinds = attributes.of(field).fold(*kinds, |kinds, value| kinds.with(TypeSet::of(value)));
-    }
-}
+use super::ReadView;
+use crate::{
+    meta::CollectionRecord,
+    shard::{
+        Shard, frame_id,
+        index::{FieldTypes, add_types},
+    },
+};
 
 /// As routers read it.
-pub(super) fn to_wire(fields: Fields) -> node_v1::KnownFieldTypes {
-    let known = fields.into_iter().filter(|(_, kinds)| !kinds.is_none());
-    let fields = known.map(|(field, kinds)| node_v1::FieldTypes { field, types: kinds.bits().into() });
+pub(super) fn to_wire(fields: FieldTypes) -> node_v1::KnownFieldTypes {
+    let known = fields.into_iter().filter(|(_, types)| !types.is_none());
+    let fields = known.map(|(field, types)| node_v1::FieldTypes { field, types: types.bits().into() });
     node_v1::KnownFieldTypes { fields: fields.collect() }
 }
 
@@ -49,30 +32,30 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
         if !request.walk {
             // While the index is being made only a walk can tell.
-            let field_types = self.index.field_kinds(&collection, &condition).map(to_wire);
+            let field_types = self.index.field_types(&collection, &condition).map(to_wire);
             return Ok(node_v1::FieldTypesReply { state, field_types, ..Default::default() });
         }
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
-        let (fields, next) = tokio::task::block_in_place(|| self.kinds_of_frames(&collection, &condition, after))?;
+        let (fields, next) = tokio::task::block_in_place(|| self.types_of_frames(&collection, &condition, after))?;
         let (more, next) = (next.is_some(), next.map(|frame| frame.to_be_bytes().to_vec().into()).unwrap_or_default());
         Ok(node_v1::FieldTypesReply { state, field_types: Some(to_wire(fields)), more, next })
     }
 
     /// Of the next frames, and where to go on.
-    fn kinds_of_frames(
+    fn types_of_frames(
         &self,
         collection: &CollectionRecord,
         condition: &Condition,
         after: Option<FrameId>,
-    ) -> Result<(Fields, Option<FrameId>), Refusal> {
+    ) -> Result<(FieldTypes, Option<FrameId>), Refusal> {
         let compared = condition.compared_fields().into_iter();
-        let mut fields: Fields = compared.map(|field| (field.to_owned(), TypeSet::NONE)).collect();
+        let mut fields: FieldTypes = compared.map(|field| (field.to_owned(), TypeSet::NONE)).collect();
         let (mut looked_at, mut last) = (0, None);
         self.walk_plain(collection, after, &mut |frame, read| {
             looked_at += 1;
             last = Some(frame);
             if let Some((attributes, _)) = read.as_ref() {
-                join(&mut fields, attributes);
+                add_types(&mut fields, attributes);
             }
             looked_at < limits::MAX_FILTER_STEP
         })?;

@@ -3,8 +3,8 @@
 //! What they say was sealed by their owner's router and stays so: the node adds the layers of the collection and of the
 //! cluster ([`mira_crypto::private`]), keeps the result, and on the way out takes its two layers off again. It knows an
 //! owner and an owner's session by a name that only the owner's key makes, and stores a keyed tag of that name. No index
-//! holds anything of a private frame; instead [`Shard::owned`] hands an owner's sealed vectors to the router, page by
-//! page, and only those that have changed since the router last asked.
+//! holds anything of a private frame; instead [`Shard::list_private_vectors`] hands an owner's sealed vectors to the
+//! router, page by page, and only those that have changed since the router last asked.
 //!
 //! A plain frame may be replaced by a private one. A private frame is replaced and removed by its owner only, or goes
 //! with its collection.
@@ -22,10 +22,11 @@ use crate::{
 };
 
 use crate::shard::{
-    ReadView, Shard,
+    Shard,
     command::Asker,
     frame_id,
     migration::ownership::Shown,
+    read::ReadView,
     record::{self, FramePlace, FrameRecord, OwnedFrame},
     refuse_engine,
 };
@@ -99,11 +100,13 @@ pub fn asker(
     collection: &CollectionRecord,
     request: &node_v1::ForgetRequest,
 ) -> Result<Asker, Refusal> {
-    match (request.all, request.owner.is_empty()) {
-        (true, _) => Ok(Asker::Operator),
-        (false, true) => Ok(Asker::Anyone),
-        (false, false) => Ok(Asker::Owner(keyed(keyring, collection, record::OWNER_TAG, &request.owner)?)),
+    if request.all {
+        return Ok(Asker::Operator);
     }
+    if request.owner.is_empty() {
+        return Ok(Asker::Anyone);
+    }
+    Ok(Asker::Owner(keyed(keyring, collection, record::OWNER_TAG, &request.owner)?))
 }
 
 /// The stored tag of an owner's session.
@@ -171,7 +174,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         // The state is noted first: what changes while the page is read counts as unknown to the caller, and is sent again.
         let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         let reader = self.group.reader();
-        let page = Page {
+        let page = PrivatePage {
             owner: keyed(&self.shared.keyring, &collection, record::OWNER_TAG, &request.owner)?,
             after: if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) },
             known: request.known,
@@ -191,8 +194,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 }
 
-/// A page to be read.
-struct Page {
+/// A page of private frames to be read.
+struct PrivatePage {
     reader: StateReader,
     keyring: Arc<Keyring>,
     cluster: Arc<ClusterState>,
@@ -205,7 +208,7 @@ struct Page {
     shown: Shown,
 }
 
-impl Page {
+impl PrivatePage {
     fn read(mut self) -> Result<node_v1::ListPrivateVectorsReply, EngineError> {
         let mut reply = node_v1::ListPrivateVectorsReply::default();
         if self.known > 0 && self.after.is_none() && self.changed()? <= self.known {
@@ -217,10 +220,8 @@ impl Page {
             let entries = self.next_entries(limits::PRIVATE_PAGE_BYTES - bytes)?;
             let Some(&(last, _)) = entries.last() else { return Ok(reply) };
             for (frame, owned) in entries.into_iter().filter(|(frame, _)| self.shown.shows(*frame)) {
-                let vectors = match owned.changed > self.known && owned.vector_bytes > 0 {
-                    true => self.vectors(frame)?,
-                    false => Vec::new(),
-                };
+                let is_wanted = owned.changed > self.known && owned.vector_bytes > 0;
+                let vectors = if is_wanted { self.vectors(frame)? } else { Vec::new() };
                 bytes += vectors.len();
                 reply.frames.push(node_v1::PrivateVectors {
                     id: frame.to_be_bytes().to_vec().into(),

@@ -8,9 +8,9 @@ use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE}
 use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
-    ReadView, Shard,
+    Shard, frame_id,
     migration::ownership::Shown,
-    read::private,
+    read::{ReadView, private},
     record::{self, Class, FramePlace, FrameRecord},
 };
 
@@ -22,9 +22,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
         }
-        let after = if request.after.is_empty() { None } else { Some(super::frame_id(&request.after)?) };
+        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
         // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
-        let page = tokio::task::block_in_place(|| self.page(&collection, &shown, (after, request.limit as usize)))?;
+        let page = tokio::task::block_in_place(|| self.page(&collection, &shown, after, request.limit as usize))?;
         Ok(node_v1::ScanReply { state: Some(state), ..page })
     }
 
@@ -32,7 +32,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         &self,
         collection: &CollectionRecord,
         shown: &Shown,
-        (after, limit): (Option<FrameId>, usize),
+        after: Option<FrameId>,
+        limit: usize,
     ) -> Result<node_v1::ScanReply, Refusal> {
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let prefix = record::collection_prefix(b'f', collection.id);
@@ -96,26 +97,23 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let damaged = |error: String| {
             self.unreadable(mira_raft::EngineError::Damaged(format!("vectors of frame {id:032x}: {error}")))
         };
-        match is_private {
-            true => {
-                let cluster = self.shared.cluster.borrow().clone();
-                let context = place.context(Part::Vectors);
-                let inner = private::open(&self.shared.keyring, &cluster, collection, &context, sealed);
-                scanned.private_vectors = inner.map_err(|error| damaged(error.to_string()))?.into();
-            }
-            false => {
-                let key = self.key_of(collection, sealed)?;
-                let vectors = place.open_vectors(&key, sealed).map_err(|error| damaged(error.to_string()))?;
-                if is_given {
-                    scanned.vector = vectors.in_space(OWN_SPACE).to_vec();
-                }
-                let vector = |space: Space<'_>| node_v1::NamedVector {
-                    space: space.name.to_owned(),
-                    vector: vectors.in_space(space.number).to_vec(),
-                };
-                scanned.named = named.map(vector).collect();
-            }
+        if is_private {
+            let cluster = self.shared.cluster.borrow().clone();
+            let context = place.context(Part::Vectors);
+            let inner = private::open(&self.shared.keyring, &cluster, collection, &context, sealed);
+            scanned.private_vectors = inner.map_err(|error| damaged(error.to_string()))?.into();
+            return Ok(scanned);
         }
+        let key = self.key_of(collection, sealed)?;
+        let vectors = place.open_vectors(&key, sealed).map_err(|error| damaged(error.to_string()))?;
+        if is_given {
+            scanned.vector = vectors.in_space(OWN_SPACE).to_vec();
+        }
+        let vector = |space: Space<'_>| node_v1::NamedVector {
+            space: space.name.to_owned(),
+            vector: vectors.in_space(space.number).to_vec(),
+        };
+        scanned.named = named.map(vector).collect();
         Ok(scanned)
     }
 }

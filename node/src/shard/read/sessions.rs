@@ -7,8 +7,9 @@ use mira_proto::{CollectionId, FrameId, Problem, Refusal, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 
 use crate::shard::{
-    ReadView, Shard,
+    Shard,
     migration::ownership::Shown,
+    read::ReadView,
     record::{self, FrameRecord},
 };
 
@@ -19,7 +20,7 @@ type Tag = [u8; 16];
 
 /// A session as the keys tell of it.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
+struct SessionSummary {
     tag: Tag,
     frames: u64,
     first_ms: u64,
@@ -34,16 +35,15 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
         }
-        let after = match request.after.is_empty() {
-            true => None,
-            false => {
-                let tag = request.after[..].try_into();
-                Some(tag.map_err(|_| Problem::invalid("a session's tag has 16 bytes"))?)
-            }
+        let after = if request.after.is_empty() {
+            None
+        } else {
+            let tag = request.after[..].try_into();
+            Some(tag.map_err(|_| Problem::invalid("a session's tag has 16 bytes"))?)
         };
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let read = || {
-            let (parts, more) = list(&view, (collection.id, &shown), (after, request.limit as usize))
+            let (parts, more) = list(&view, collection.id, &shown, after, request.limit as usize)
                 .map_err(|error| self.unreadable(error))?;
             let mut sessions = Vec::with_capacity(parts.len());
             for part in parts {
@@ -67,14 +67,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
 /// Sessions behind a tag, whole ones, and whether there are others after them.
 fn list(
     reader: &StateReader,
-    (collection, shown): (CollectionId, &Shown),
-    (after, limit): (Option<Tag>, usize),
-) -> Result<(Vec<Part>, bool), EngineError> {
+    collection: CollectionId,
+    shown: &Shown,
+    after: Option<Tag>,
+    limit: usize,
+) -> Result<(Vec<SessionSummary>, bool), EngineError> {
     let prefix = record::collection_prefix(b's', collection);
     let behind = after.map(|tag| record::session_key(collection, &tag, u64::MAX, FrameId::MAX));
     let from = behind.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
     let end = record::session_key(collection, &[u8::MAX; 16], u64::MAX, FrameId::MAX);
-    let (mut parts, mut looked, mut more) = (Vec::<Part>::new(), 0, false);
+    let (mut parts, mut looked, mut more) = (Vec::<SessionSummary>::new(), 0, false);
     reader.scan(from, Bound::Included(&end), false, &mut |key, _| {
         let found = key.get(9..25).and_then(|tag| Tag::try_from(tag).ok()).zip(record::parse_session_key(key));
         let Some((tag, (created_ms, frame))) = found.filter(|(_, (_, frame))| shown.shows(*frame)) else {
@@ -90,7 +92,7 @@ fn list(
             more = true;
             return ControlFlow::Break(());
         }
-        parts.push(Part { tag, frames: 1, first_ms: created_ms, newest: frame });
+        parts.push(SessionSummary { tag, frames: 1, first_ms: created_ms, newest: frame });
         ControlFlow::Continue(())
     })?;
     Ok((parts, more))

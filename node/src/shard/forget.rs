@@ -1,0 +1,187 @@
+//! Removing frames, on the shard's leader: find what a request means, propose, answer.
+//!
+//! A request may mean more frames than one command should remove: each step finds some, and says whether there are more.
+
+use bytes::Bytes;
+use mira_index::filter;
+use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
+
+use crate::meta::CollectionRecord;
+
+use crate::shard::{
+    Shard,
+    command::{self, Asker, ShardAnswer, ShardCommand},
+    frame_id,
+    migration::ownership::{FrameOwnership, Ownership},
+    read::{self, private},
+    refuse_engine, refuse_proposal, refuse_read,
+    write::{parse_request_id, write_header},
+};
+
+/// Frames that one step of a request removes.
+struct ForgetStep {
+    frames: Vec<FrameId>,
+    /// Whether there may be more.
+    more: bool,
+    /// Where a filter goes on.
+    next: Option<FrameId>,
+}
+
+impl ForgetStep {
+    /// Of the first frames that a scan found.
+    fn of_scan(frames: Vec<FrameId>) -> Self {
+        ForgetStep { more: frames.len() == limits::MAX_FORGET_STEP, frames, next: None }
+    }
+}
+
+impl<R: mira_raft::Runtime> Shard<R> {
+    /// Removes frames by id, of a session, by filter, or all of a collection; at most [`limits::MAX_FORGET_STEP`] of them,
+    /// and says whether there are more.
+    pub async fn forget(&self, request: node_v1::ForgetRequest) -> Result<node_v1::ForgetReply, Refusal> {
+        self.must_lead()?;
+        let header = write_header(request.header.as_ref())?;
+        let collection = self.collection(header.epoch, header.collection)?;
+        let request_id = parse_request_id(&header.request_id)?;
+        let asker = private::asker(&self.shared.keyring, &collection, &request)?;
+        let ownership = self.ownership(collection.id)?;
+        must_have_opened(ownership.as_ref(), &request.taken_over_from)?;
+        must_know_growth(ownership.as_ref(), header.epoch, &request)?;
+        let step = self.next_step(&collection, &request, asker, ownership.as_ref())?;
+        if step.frames.is_empty() {
+            let index = self.group.read_index().await.map_err(refuse_read)?;
+            let next = step.next.map(wire).unwrap_or_default();
+            let frozen_for = self.released(collection.id)?;
+            return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
+        }
+        let frames = step.frames.clone();
+        let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames, asker });
+        let proposed =
+            self.group.propose_content(request_id, &fingerprint(&request), payload).await.map_err(refuse_proposal)?;
+        let (removed, moved) = match command::decode(&proposed.response).map_err(refuse_engine)? {
+            ShardAnswer::Forget { removed, moved } => (removed, moved),
+            other => return Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
+        };
+        // Answered from what an earlier try did, or others removed some: what was found now may still be there.
+        let is_again = !request.filter_json.is_empty() && removed != step.frames;
+        Ok(node_v1::ForgetReply {
+            removed: removed.into_iter().map(wire).collect(),
+            index: proposed.index,
+            more: is_again || step.more,
+            next: if is_again { request.after } else { step.next.map(wire).unwrap_or_default() },
+            moved: moved.into_iter().map(wire).collect(),
+            frozen_for: self.released(collection.id)?,
+        })
+    }
+
+    /// The frames that a request means, as many as one step removes.
+    fn next_step(
+        &self,
+        collection: &CollectionRecord,
+        request: &node_v1::ForgetRequest,
+        asker: Asker,
+        ownership: Option<&Ownership>,
+    ) -> Result<ForgetStep, Refusal> {
+        // What another shard decides about is not removed here, and would be found again by every step.
+        let mine = |frame: FrameId| {
+            let claim = |ownership: &Ownership| ownership.claim(&self.placement(collection.id, ownership.span), frame);
+            ownership.is_none_or(|ownership| claim(ownership) == FrameOwnership::Owned)
+        };
+        if !request.filter_json.is_empty() {
+            let (frames, next) = self.filtered(collection, request)?;
+            let frames = frames.into_iter().filter(|&frame| mine(frame)).collect();
+            return Ok(ForgetStep { frames, more: next.is_some(), next });
+        }
+        let (reader, most) = (self.group.reader(), limits::MAX_FORGET_STEP);
+        if request.all {
+            let frames = read::frames_of_collection(&reader, collection.id, most, mine).map_err(refuse_engine)?;
+            return Ok(ForgetStep::of_scan(frames));
+        }
+        if let Some(tag) = self.session_to_forget(collection, request)? {
+            let frames = read::frames_of_session(&reader, collection.id, (&tag, most), mine).map_err(refuse_engine)?;
+            return Ok(ForgetStep::of_scan(frames));
+        }
+        let frames: Vec<FrameId> = request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?;
+        self.must_have_arrived(collection.id, frames.iter().copied())?;
+        let decided: Vec<FrameId> = frames.iter().copied().filter(|&frame| mine(frame)).collect();
+        self.must_be_askers(collection, &decided, asker)?;
+        Ok(ForgetStep { frames, more: false, next: None })
+    }
+
+    /// The tag of the session that a request means, if it means one.
+    fn session_to_forget(
+        &self,
+        collection: &CollectionRecord,
+        request: &node_v1::ForgetRequest,
+    ) -> Result<Option<[u8; 16]>, Refusal> {
+        if !request.session.is_empty() {
+            self.session_tag(collection, &request.session).map(Some)
+        } else if !request.private_session.is_empty() {
+            private::session_tag(&self.shared.keyring, collection, &request.private_session).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The targets to which this shard has released frames, in a growth that is not known to be over.
+    fn released(&self, collection: CollectionId) -> Result<Vec<ShardId>, Refusal> {
+        Ok(self.ownership(collection)?.map(|ownership| ownership.released.into_keys().collect()).unwrap_or_default())
+    }
+
+    /// The next frames that a filter means. Opening them is work of up to a second, for which this thread lets its other
+    /// tasks go.
+    fn filtered(
+        &self,
+        collection: &CollectionRecord,
+        request: &node_v1::ForgetRequest,
+    ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
+        let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
+        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
+        tokio::task::block_in_place(|| self.matching_frames(collection, &condition, after))
+    }
+
+    /// Removes what a dropped collection left.
+    pub async fn purge(&self, collection: u64) -> Result<(), Refusal> {
+        let payload = command::encode(&ShardCommand::Purge { collection });
+        self.group.propose(None, payload).await.map_err(refuse_proposal)?;
+        Ok(())
+    }
+}
+
+/// Refuses a request after a map so old that its sender does not know that others have to be asked too.
+fn must_know_growth(
+    ownership: Option<&Ownership>,
+    epoch: u64,
+    request: &node_v1::ForgetRequest,
+) -> Result<(), Refusal> {
+    match ownership.filter(|ownership| ownership.min_epoch > epoch && request.ids.is_empty()) {
+        Some(ownership) => Err(Refusal::StaleMap { epoch: ownership.min_epoch }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a target has opened what these sources have released to it.
+fn must_have_opened(ownership: Option<&Ownership>, sources: &[ShardId]) -> Result<(), Refusal> {
+    if sources.iter().all(|&source| ownership.is_some_and(|ownership| ownership.is_open(source))) {
+        return Ok(());
+    }
+    Err(Refusal::NotReady("frames of the collection are still on their way to this shard".into()))
+}
+
+/// What tells a retry of a request from another request.
+fn fingerprint(request: &node_v1::ForgetRequest) -> Vec<u8> {
+    if !request.ids.is_empty() {
+        return request.ids.concat();
+    }
+    [
+        &[u8::from(request.all)],
+        request.session.as_bytes(),
+        request.filter_json.as_bytes(),
+        &request.after[..],
+        &request.private_session[..],
+    ]
+    .concat()
+}
+
+fn wire(frame: FrameId) -> Bytes {
+    frame.to_be_bytes().to_vec().into()
+}

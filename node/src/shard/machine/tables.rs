@@ -1,0 +1,173 @@
+//! Keeps the tables of a shard in step: whatever is derived from a frame's record follows it.
+
+use bytes::Bytes;
+use mira_proto::{CollectionId, FrameId};
+use mira_raft::EngineError;
+
+use super::{Change, Transition};
+use crate::shard::{
+    command::MigratedFrame,
+    record::{self, Class, FrameHead, FrameRecord, OwnedFrame},
+};
+
+impl Transition<'_, '_> {
+    /// Writes a frame into every table, in the place of what was there of it.
+    pub(super) fn put_frame(
+        &mut self,
+        collection: CollectionId,
+        old: Option<&FrameRecord>,
+        new: MigratedFrame,
+    ) -> Result<(), EngineError> {
+        let MigratedFrame { frame, record, vectors } = new;
+        self.note_session(collection, frame, old, Some(&record));
+        self.note_expiry(collection, frame, old.map_or(0, |old| old.expires_ms), record.expires_ms);
+        self.note_chunks(collection, frame, ChunkLinks::of(old), ChunkLinks::of(Some(&record)));
+        // One that is over may have been of another class.
+        self.add_to_count(collection, counted(Some(record.class)) - counted(old.map(|old| old.class)))?;
+        let vectors_key = record::vectors_key(collection, frame);
+        if !vectors.is_empty() {
+            self.txn.put(&vectors_key, record::encode_vectors(record.version, &vectors));
+        } else if old.is_some() {
+            self.txn.delete(&vectors_key);
+        }
+        if let Some(owner) = record.owner.as_ref().filter(|_| record.class == Class::Memory) {
+            let owned = OwnedFrame {
+                changed: self.at.index,
+                created_ms: record.created_ms,
+                expires_ms: record.expires_ms,
+                vector_bytes: vectors.len() as u32,
+            };
+            self.note_owned(collection, owner, frame, Some(owned));
+        }
+        self.put_record(collection, frame, record, vectors);
+        Ok(())
+    }
+
+    /// Writes a frame's record with its head, and tells who follows.
+    fn put_record(&mut self, collection: CollectionId, frame: FrameId, record: FrameRecord, vectors: Bytes) {
+        let FrameRecord { version, created_ms, expires_ms, spaces, class, .. } = record;
+        self.txn.put(&record::frame_key(collection, frame), record.encode());
+        let head = FrameHead { changed: self.at.index, created_ms, expires_ms, spaces, class };
+        self.txn.put(&record::head_key(collection, frame), head.encode());
+        // The index never sees those of a private frame.
+        let vectors = if record.owner.is_some() { Bytes::new() } else { vectors };
+        self.changes.push(Change::Stored { collection, frame, version, created_ms, expires_ms, spaces, vectors });
+    }
+
+    /// Removes a frame from every table. The number of frames is the caller's to change: it removes many at once.
+    pub(super) fn remove_frame(&mut self, collection: CollectionId, frame: FrameId, old: &FrameRecord) {
+        if let Some(owner) = old.owner.as_ref().filter(|_| old.class == Class::Memory) {
+            self.note_owned(collection, owner, frame, None);
+        }
+        self.txn.delete(&record::frame_key(collection, frame));
+        self.txn.delete(&record::head_key(collection, frame));
+        self.txn.delete(&record::vectors_key(collection, frame));
+        self.note_chunks(collection, frame, ChunkLinks::of(Some(old)), ChunkLinks::default());
+        self.note_expiry(collection, frame, old.expires_ms, 0);
+        self.note_session(collection, frame, Some(old), None);
+        self.changes.push(Change::Removed { collection, frame });
+    }
+
+    /// Notes a frame among those of its session, in the place of where it was.
+    fn note_session(
+        &mut self,
+        collection: CollectionId,
+        frame: FrameId,
+        old: Option<&FrameRecord>,
+        new: Option<&FrameRecord>,
+    ) {
+        let key = |of: &FrameRecord| {
+            of.session.as_ref().map(|session| record::session_key(collection, session, of.created_ms, frame))
+        };
+        if let Some(key) = old.and_then(key) {
+            self.txn.delete(&key);
+        }
+        if let Some(key) = new.and_then(key) {
+            self.txn.put(&key, Bytes::new());
+        }
+    }
+
+    /// Notes when a frame will be over, in the place of when it would have been; 0 = never.
+    fn note_expiry(&mut self, collection: CollectionId, frame: FrameId, old_ms: u64, new_ms: u64) {
+        if old_ms != 0 && old_ms != new_ms {
+            self.txn.delete(&record::expiry_key(collection, old_ms, frame));
+        }
+        if new_ms != 0 {
+            self.txn.put(&record::expiry_key(collection, new_ms, frame), Bytes::new());
+        }
+    }
+
+    /// Notes in the tables of chunks what is new of a frame, in the place of what was.
+    fn note_chunks(&mut self, collection: CollectionId, frame: FrameId, old: ChunkLinks<'_>, new: ChunkLinks<'_>) {
+        let (chunk, references) = (record::chunk_key(collection, frame), record::references_key(collection, frame));
+        if new.is_chunk && !old.is_chunk {
+            self.txn.put(&chunk, Bytes::new());
+        } else if old.is_chunk && !new.is_chunk {
+            self.txn.delete(&chunk);
+        }
+        if !new.references.is_empty() {
+            let ids: Vec<u8> = new.references.iter().flat_map(|chunk| chunk.to_be_bytes()).collect();
+            self.txn.put(&references, ids);
+        } else if !old.references.is_empty() {
+            self.txn.delete(&references);
+        }
+    }
+
+    /// Notes what became of a private frame, for its owner's searches.
+    pub(super) fn note_owned(
+        &mut self,
+        collection: CollectionId,
+        owner: &[u8; 16],
+        frame: FrameId,
+        owned: Option<OwnedFrame>,
+    ) {
+        let key = record::owned_key(collection, owner, frame);
+        match owned {
+            Some(owned) => self.txn.put(&key, owned.encode()),
+            None => self.txn.delete(&key),
+        }
+        self.txn.put(&record::owner_changed_key(collection, owner), self.at.index.to_be_bytes().to_vec());
+    }
+
+    /// Changes the number of a collection's frames.
+    pub(super) fn add_to_count(&mut self, collection: CollectionId, change: i64) -> Result<(), EngineError> {
+        if change == 0 {
+            return Ok(());
+        }
+        let key = record::count_key(collection);
+        let count = decode_count(self.txn.get(&key)?.as_deref())?;
+        let count =
+            count.checked_add_signed(change).ok_or_else(|| EngineError::Damaged("frame count below zero".into()))?;
+        self.txn.put(&key, count.to_be_bytes().to_vec());
+        Ok(())
+    }
+}
+
+/// What a record says of chunks.
+#[derive(Clone, Copy, Default)]
+struct ChunkLinks<'a> {
+    /// Whether the frame is one.
+    is_chunk: bool,
+    /// Those that it refers to.
+    references: &'a [FrameId],
+}
+
+impl<'a> ChunkLinks<'a> {
+    fn of(record: Option<&'a FrameRecord>) -> Self {
+        record.map_or_else(ChunkLinks::default, |record| ChunkLinks {
+            is_chunk: record.class == Class::Chunk,
+            references: &record.chunks,
+        })
+    }
+}
+
+/// What a frame of this class adds to the number of frames: those that callers stored count.
+pub(super) fn counted(class: Option<Class>) -> i64 {
+    i64::from(class == Some(Class::Memory))
+}
+
+/// Reads a stored count; none is zero.
+pub fn decode_count(stored: Option<&[u8]>) -> Result<u64, EngineError> {
+    let Some(stored) = stored else { return Ok(0) };
+    stored.try_into().map(u64::from_be_bytes).map_err(|_| EngineError::Damaged("frame count of wrong size".into()))
+}

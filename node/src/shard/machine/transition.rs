@@ -1,0 +1,75 @@
+//! The state that one command changes, at the command's place in the log.
+
+use mira_proto::{CollectionId, FrameId};
+use mira_raft::{EngineError, Txn};
+
+use super::{
+    Change,
+    claims::{self, Claims},
+};
+use crate::shard::{
+    migration::ownership::{FrameOwnership, Ownership, PlacementCache},
+    record::{self, FrameHead, FrameRecord, KeyFloor},
+};
+
+/// A place in the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogStamp {
+    /// Its position.
+    pub(crate) index: u64,
+    /// The time that the log carries there, milliseconds.
+    pub(crate) time_ms: u64,
+}
+
+/// What a command reads and writes.
+pub(crate) struct Transition<'a, 't> {
+    /// Where the command stands in the log.
+    pub(super) at: LogStamp,
+    /// The state.
+    pub(super) txn: &'a mut Txn<'t>,
+    /// What followers are told when the batch is committed.
+    pub(super) changes: Vec<Change>,
+    /// Where the frames of growing collections are.
+    pub(super) placement: &'a PlacementCache,
+    claims: Claims<'a>,
+}
+
+impl<'a, 't> Transition<'a, 't> {
+    /// Of the command that stands there in the log.
+    pub(crate) fn new(at: LogStamp, placement: &'a PlacementCache, txn: &'a mut Txn<'t>) -> Self {
+        Transition { at, txn, changes: Vec::new(), placement, claims: Claims::new(placement) }
+    }
+
+    /// What the shard is to a frame.
+    pub(super) fn claim(&mut self, collection: CollectionId, frame: FrameId) -> Result<FrameOwnership, EngineError> {
+        self.claims.claim(collection, frame, self.txn)
+    }
+
+    /// Whether the shard decides about a frame.
+    pub(super) fn owns(&mut self, collection: CollectionId, frame: FrameId) -> Result<bool, EngineError> {
+        Ok(self.claim(collection, frame)? == FrameOwnership::Owned)
+    }
+
+    /// The shard's part in the last growth of a collection.
+    pub(super) fn ownership(&self, collection: CollectionId) -> Result<Option<Ownership>, EngineError> {
+        claims::ownership_of(collection, self.txn)
+    }
+
+    /// A frame's record.
+    pub(super) fn record(&self, collection: CollectionId, frame: FrameId) -> Result<Option<FrameRecord>, EngineError> {
+        let stored = self.txn.get(&record::frame_key(collection, frame))?;
+        stored.map(|stored| FrameRecord::decode(&stored)).transpose()
+    }
+
+    /// A frame's head.
+    pub(super) fn head(&self, collection: CollectionId, frame: FrameId) -> Result<Option<FrameHead>, EngineError> {
+        let stored = self.txn.get(&record::head_key(collection, frame))?;
+        stored.map(|stored| FrameHead::decode(&stored)).transpose()
+    }
+
+    /// How far a collection's rotation to another key has come.
+    pub(super) fn key_floor(&self, collection: CollectionId) -> Result<KeyFloor, EngineError> {
+        let stored = self.txn.get(&record::key_floor_key(collection))?;
+        Ok(stored.map(|stored| KeyFloor::decode(&stored)).transpose()?.unwrap_or_default())
+    }
+}

@@ -1,0 +1,126 @@
+//! Walking over the keys or the frames of a collection until enough are found: for filters and for `forget`.
+
+use std::ops::{Bound, ControlFlow};
+
+use mira_index::{Attributes, Condition, Times};
+use mira_proto::{CollectionId, FrameId, Refusal, limits};
+use mira_raft::{EngineError, StateReader};
+
+use crate::{
+    meta::CollectionRecord,
+    shard::{
+        Shard,
+        record::{self, Class, FrameHead, FrameRecord},
+    },
+};
+
+impl<R: mira_raft::Runtime> Shard<R> {
+    /// The next frames of a collection that meet a condition, and where to go on if not all were looked at.
+    pub(in crate::shard) fn matching_frames(
+        &self,
+        collection: &CollectionRecord,
+        condition: &Condition,
+        after: Option<FrameId>,
+    ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
+        let (mut matching, mut looked_at, mut last) = (Vec::new(), 0, None);
+        let is_full = |matching: &Vec<FrameId>, looked_at| {
+            matching.len() == limits::MAX_FORGET_STEP || looked_at == limits::MAX_FILTER_STEP
+        };
+        self.walk_plain(collection, after, &mut |frame, read| {
+            looked_at += 1;
+            last = Some(frame);
+            if read.is_some_and(|(attributes, times)| condition.matches(&attributes, &times)) {
+                matching.push(frame);
+            }
+            !is_full(&matching, looked_at)
+        })?;
+        let last = last.filter(|_| is_full(&matching, looked_at));
+        Ok((matching, last))
+    }
+
+    /// Opens frames in order of their ids until `visit` has had enough; it gets `None` for those that nobody but their
+    /// owner can read, and for what is hidden.
+    pub(super) fn walk_plain(
+        &self,
+        collection: &CollectionRecord,
+        after: Option<FrameId>,
+        visit: &mut dyn FnMut(FrameId, Option<(Attributes, Times)>) -> bool,
+    ) -> Result<(), Refusal> {
+        let prefix = record::collection_prefix(b'f', collection.id);
+        let from = after.map(|frame| record::frame_key(collection.id, frame));
+        let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
+        let end = record::frame_key(collection.id, FrameId::MAX);
+        let mut failed = None;
+        let mut look = |key: &[u8], stored: &[u8]| {
+            let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
+            match self.read_plain(collection, frame, stored).map(|read| visit(frame, read)) {
+                Ok(true) => ControlFlow::Continue(()),
+                Ok(false) => ControlFlow::Break(()),
+                Err(refusal) => {
+                    failed = Some(refusal);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let reader = self.group.reader();
+        reader.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn read_plain(
+        &self,
+        collection: &CollectionRecord,
+        frame: FrameId,
+        stored: &[u8],
+    ) -> Result<Option<(Attributes, Times)>, Refusal> {
+        let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
+        // What a private frame says, its owner alone can compare; what is hidden, nobody means.
+        if record.owner.is_some() || record.class != Class::Memory {
+            return Ok(None);
+        }
+        let times = Times { created_ms: record.created_ms, expires_ms: record.expires_ms };
+        Ok(Some((self.open_body(collection, frame, &record)?.attributes(), times)))
+    }
+}
+
+/// The first `limit` of those frames of a session that are wanted, oldest first.
+pub(in crate::shard) fn frames_of_session(
+    reader: &StateReader,
+    collection: CollectionId,
+    (tag, limit): (&[u8; 16], usize),
+    wanted: impl Fn(FrameId) -> bool,
+) -> Result<Vec<FrameId>, EngineError> {
+    collect(reader, &record::session_prefix(collection, tag), limit, |key, _| {
+        Ok(record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame)))
+    })
+}
+
+/// The first `limit` of those frames of a collection that are wanted, by id.
+pub(in crate::shard) fn frames_of_collection(
+    reader: &StateReader,
+    collection: CollectionId,
+    limit: usize,
+    wanted: impl Fn(FrameId) -> bool,
+) -> Result<Vec<FrameId>, EngineError> {
+    collect(reader, &record::collection_prefix(b'h', collection), limit, |key, head| {
+        let is_memory = FrameHead::decode(head)?.class == Class::Memory;
+        Ok(record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| is_memory && wanted(frame)))
+    })
+}
+
+fn collect(
+    reader: &StateReader,
+    prefix: &[u8],
+    limit: usize,
+    parse: impl Fn(&[u8], &[u8]) -> Result<Option<FrameId>, EngineError>,
+) -> Result<Vec<FrameId>, EngineError> {
+    let (mut frames, mut failed) = (Vec::new(), None);
+    reader.scan_prefix(prefix, false, &mut |key, value| {
+        match parse(key, value) {
+            Ok(frame) => frames.extend(frame),
+            Err(error) => failed = Some(error),
+        }
+        if failed.is_some() || frames.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    failed.map_or(Ok(frames), Err)
+}
