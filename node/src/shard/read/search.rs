@@ -17,10 +17,10 @@ use crate::{
     shard::{
         Shard,
         admission::SearchPermit,
+        draft::check_vector,
         index::{Found, Query, recall_sampler},
         migration::ownership::Shown,
         record::{self, Class},
-        draft::check_vector,
     },
 };
 
