@@ -1,7 +1,7 @@
 //! What stands between a TCP connection and HTTP, on both sides.
 //!
 //! The only file that knows how connections are secured: a server hands every accepted connection to
-//! [`Security::accept`], a channel gets its endpoint from [`Security::endpoint`], and who the peer is goes into each
+//! `Security::accept`, a channel gets its endpoint from `Security::endpoint`, and who the peer is goes into each
 //! request's extensions as a [`Peer`].
 
 use std::io;

@@ -1,6 +1,6 @@
 //! A storage node: its identity, its groups, its keys, and the shards of which it has a replica.
 //!
-//! Everything a node does starts from [`Node`]: requests ([`crate::service`]), the plan of replicas
+//! Everything a node does starts from [`Node`]: requests (`crate::service`), the plan of replicas
 //! ([`crate::placement`]) and the jobs in the background ([`crate::background`]). It knows none of them;
 //! [`crate::server`] puts them together.
 

@@ -36,7 +36,7 @@ pub struct SearchParams<'a> {
     pub filter: Option<Filter<'a>>,
     /// Which of them, by their attributes; all if `None`.
     pub condition: Option<Where<'a>>,
-    /// Asked every few microseconds; true stops the search with [`IndexError::Aborted`].
+    /// Asked every few microseconds; true stops the search with [`crate::IndexError::Aborted`].
     pub abort: Option<&'a (dyn Fn() -> bool + Sync)>,
 }
 

@@ -1,6 +1,6 @@
 //! Driving the rotation of collections' keys: what this node does next for each, decided from what is.
 //!
-//! The meta group's record ([`crate::meta::keys`]) and the shards' states say all there is to know, so whatever crashes,
+//! The meta group's record (`meta/state/keys.rs`) and the shards' states say all there is to know, so whatever crashes,
 //! whoever leads next goes on. The only thing kept in memory is how far a walk over a shard has come; lost, it begins
 //! again, and passes over what is done. Pausing moves ([`crate::meta::MetaCommand::PauseMoves`]) pauses walks too.
 

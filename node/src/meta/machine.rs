@@ -1,6 +1,6 @@
 //! The meta group's state machine: applies commands to the records, and publishes what the cluster is.
 //!
-//! Each command is one transition ([`super::transitions`]); a transition that changed the map makes a new epoch.
+//! Each command is one transition (`super::transitions`); a transition that changed the map makes a new epoch.
 
 use std::{ops::ControlFlow, sync::Arc};
 

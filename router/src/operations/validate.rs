@@ -2,7 +2,7 @@
 //!
 //! Pure functions from requests to checked values; the shard never sees what they refuse. Every message says what was
 //! wrong, the limit, and never the content. What depends on the collection (its dimension, whether it exists) is
-//! checked where the collection is known, by [`vector_fits`].
+//! checked where the collection is known, by `vector_fits`.
 
 use mira_proto::filter::{self, Filter};
 use mira_proto::model::{DEFAULT_COLLECTION, Metric};

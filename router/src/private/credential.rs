@@ -1,7 +1,7 @@
 //! Who owns private frames, as a request says it: by a key, or by a passphrase that stands for one.
 //!
 //! A key arrives in a header, lives as long as the request, and is wiped with it. What a passphrase opens,
-//! [`super::owners`] says.
+//! `super::owners` says.
 
 use std::fmt;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! request lasts, and wipes what it opens.
 //!
 //! THE OWNER. A request names its owner by a key, or by a passphrase that stands for one ([`credential`]). The cluster
-//! keeps a record for each passphrase, which only the passphrase opens ([`owners`]).
+//! keeps a record for each passphrase, which only the passphrase opens (`owners`).
 //!
 //! THE LAYERS. The owner's layer is the innermost of three, the only one that a router makes and opens ([`seal`]); nodes
 //! put theirs around it and know nothing else. A frame is sealed in two pieces: its body, and its vectors, so that a
@@ -14,7 +14,7 @@
 //!
 //! THE SEARCH. An index is made of vectors in clear, so no node can have one of private frames. The router asks each
 //! shard for the owner's sealed vectors ([`search`]), keeps them *as the owner sealed them* for the next time
-//! ([`cache`]), opens them a few hundred at a time, compares each with the question, and wipes them ([`compare`]). That
+//! (`cache`), opens them a few hundred at a time, compares each with the question, and wipes them (`compare`). That
 //! is exact, and costs time in proportion to the owner's frames: an owner has thousands of memories, not millions.
 //!
 //! WHAT ONLY BODIES SAY. Filters, groups and words are asked of bodies ([`post_filter`], [`text`]): those of the best

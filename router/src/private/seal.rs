@@ -4,7 +4,7 @@
 //! What a caller says of a private frame (content, type, session, role, metadata) goes into one sealed body, its vectors
 //! into a sealed piece of their own, so that a search opens no bodies. Nodes get the two pieces, a keyed digest by which a
 //! retry is recognised, and names of owner and session that only the owner's key makes. Times, sizes and the id are in
-//! clear. The body's layout is a version byte and postcard of [`Body`].
+//! clear. The body's layout is a version byte and postcard of `Body`.
 
 use bytes::Bytes;
 use mira_crypto::{CryptoError, OwnerContext, OwnerKey, Part, private};

@@ -1,8 +1,8 @@
 //! Searching an owner's private frames by meaning, and listing them for a search by words ([`crate::private::text`]).
 //!
 //! The router reads the owner's sealed vectors from the shards, page by page, opens them, and compares the query with
-//! every one ([`compare`]): exact, and bounded in memory by a page for each of a few shards. What was read is kept for the
-//! next search ([`crate::private::cache`]), which asks a shard for what has changed since; mostly nothing has, and the
+//! every one (`compare`): exact, and bounded in memory by a page for each of a few shards. What was read is kept for the
+//! next search (`crate::private::cache`), which asks a shard for what has changed since; mostly nothing has, and the
 //! answer is a few bytes.
 
 use std::collections::BTreeMap;

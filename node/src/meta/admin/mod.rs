@@ -1,7 +1,7 @@
 //! What operators and routers ask of the cluster as a whole, answered by the leader of the meta group.
 //!
 //! Each request is looked at beside the cluster as it is, which is a plain function with tests of its own, and becomes at
-//! most one command. The machine judges that command again ([`super::transitions`]): between the look and the command the
+//! most one command. The machine judges that command again (`super::transitions`): between the look and the command the
 //! cluster may have changed.
 
 pub mod collections;

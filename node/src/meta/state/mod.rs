@@ -1,7 +1,7 @@
 //! What the meta group knows: the cluster's identity, its nodes, the shard map and the collections.
 //!
 //! [`ClusterState`] is the whole as one value, which every reader on a node gets as a cheap shared copy. On disk each
-//! object is a record of its own, sealed with the cluster key ([`super::records`]).
+//! object is a record of its own, sealed with the cluster key (`super::records`).
 
 mod collections;
 mod keys;

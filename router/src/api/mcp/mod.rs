@@ -1,7 +1,7 @@
 //! MCP over streamable HTTP, of both eras: revision 2026-07-28 without sessions, and 2025-11-25 / 2025-06-18, whose
 //! clients begin with `initialize`. No session is kept for either: the router stays interchangeable.
 //!
-//! A tool answers with a JSON document, and with a text that quotes memories as data ([`text`]). The one file that names
+//! A tool answers with a JSON document, and with a text that quotes memories as data (`text`). The one file that names
 //! rmcp.
 
 pub(super) mod text;

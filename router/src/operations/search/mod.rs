@@ -1,7 +1,7 @@
 //! `search`: the memories nearest to a question.
 //!
-//! Two phases. First every shard of the collection names its best `k`, ids and scores only ([`gather`]); the router
-//! merges them. Then the frames of the winners are fetched from their shards ([`answer`]). A collection on one shard
+//! Two phases. First every shard of the collection names its best `k`, ids and scores only (`gather`); the router
+//! merges them. Then the frames of the winners are fetched from their shards (`answer`). A collection on one shard
 //! needs no merge and sends its frames along at once. A winner that was forgotten in between is left out, and the next
 //! one moves up.
 //!

@@ -1,7 +1,7 @@
 //! An item of `store`, checked.
 //!
 //! Nothing here looks at the collection: whether vectors fit it is checked where it is known
-//! ([`validate::vector_fits`]).
+//! (`validate::vector_fits`).
 
 use std::collections::BTreeMap;
 

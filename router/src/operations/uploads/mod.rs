@@ -1,7 +1,7 @@
 //! Uploads: large contents that come piece by piece.
 //!
 //! A content is cut into chunks of at most [`limits::MAX_CONTENT_BYTES`], each a hidden frame whose id is a keyed digest of
-//! what it holds ([`chunks`]); how far an upload has come is a hidden frame too ([`progress`]). Finishing makes a memory
+//! what it holds (`chunks`); how far an upload has come is a hidden frame too (`progress`). Finishing makes a memory
 //! that names the chunks.
 
 mod chunks;
