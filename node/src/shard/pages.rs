@@ -4,7 +4,7 @@
 //! `position`. A page names every frame in its range, and holds those that have changed since the position of an earlier
 //! backup. Frames travel as they are sealed; the page around them is sealed for the repository and bound to its place,
 //! and to the ids that stand beside it in clear. Beside frames it holds what the state machine reads of them and is not in
-//! them, so that a state can be made of pages and recovered forward ([`crate::backup::recovery`]).
+//! them, so that a state can be made of pages and brought forward (`backup/recovery.rs`).
 
 use std::{
     collections::BTreeMap,
