@@ -345,8 +345,8 @@ pub const TABLES: [Table; 12] = [
     Table::OwnerChanges,
     Table::Expiry,
     Table::Counts,
-    Table::KeyFloors,
     Table::Ownership,
+    Table::KeyFloors,
     Table::References,
     Table::Chunks,
 ];
