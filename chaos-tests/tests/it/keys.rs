@@ -66,7 +66,7 @@ impl Cluster {
         let mut versions = BTreeSet::new();
         for node in self.nodes.values() {
             for shard in (0..SHARDS).filter_map(|shard| node.node().shard(shard).ok()) {
-                let prefix = record::collection_prefix(b'f', collection);
+                let prefix = record::collection_prefix(record::Table::Records, collection);
                 let end = record::frame_key(collection, u128::MAX);
                 let view = shard.group().reader().view().expect("a view");
                 let mut look = |_: &[u8], stored: &[u8]| {

@@ -390,9 +390,8 @@ pub fn chunk_key(collection: CollectionId, chunk: FrameId) -> [u8; 25] {
 }
 
 /// Start of all keys of a collection in a [`Table`].
-pub fn collection_prefix(table: impl Into<u8>, collection: CollectionId) -> [u8; 9] {
-    let table: u8 = table.into();
-    let mut key = [table; 9];
+pub fn collection_prefix(table: Table, collection: CollectionId) -> [u8; 9] {
+    let mut key = [table as u8; 9];
     key[1..].copy_from_slice(&collection.to_be_bytes());
     key
 }

@@ -162,7 +162,7 @@ impl ShardIndex {
         sender: SyncSender<Vec<(FrameId, FrameHead)>>,
     ) -> Result<(u64, u64), BuildError> {
         let (mut batch, mut heads, mut failed) = (Vec::with_capacity(BATCH), 0u64, None);
-        view.scan_prefix(&record::collection_prefix(b'h', collection), false, &mut |key, value| {
+        view.scan_prefix(&record::collection_prefix(record::Table::Heads, collection), false, &mut |key, value| {
             let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
             let head = match FrameHead::decode(value) {
                 Ok(head) => head,

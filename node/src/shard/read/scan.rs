@@ -36,7 +36,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         limit: usize,
     ) -> Result<node_v1::ScanReply, Refusal> {
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
-        let prefix = record::collection_prefix(b'f', collection.id);
+        let prefix = record::collection_prefix(record::Table::Records, collection.id);
         let from = after.map(|frame| record::frame_key(collection.id, frame));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
         let end = record::frame_key(collection.id, FrameId::MAX);

@@ -72,7 +72,7 @@ fn list(
     after: Option<Tag>,
     limit: usize,
 ) -> Result<(Vec<SessionSummary>, bool), EngineError> {
-    let prefix = record::collection_prefix(b's', collection);
+    let prefix = record::collection_prefix(record::Table::Sessions, collection);
     let behind = after.map(|tag| record::session_key(collection, &tag, u64::MAX, FrameId::MAX));
     let from = behind.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
     let end = record::session_key(collection, &[u8::MAX; 16], u64::MAX, FrameId::MAX);

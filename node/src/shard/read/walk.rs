@@ -46,7 +46,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         after: Option<FrameId>,
         visit: &mut dyn FnMut(FrameId, Option<(Attributes, Times)>) -> bool,
     ) -> Result<(), Refusal> {
-        let prefix = record::collection_prefix(b'f', collection.id);
+        let prefix = record::collection_prefix(record::Table::Records, collection.id);
         let from = after.map(|frame| record::frame_key(collection.id, frame));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
         let end = record::frame_key(collection.id, FrameId::MAX);
@@ -102,7 +102,7 @@ pub(in crate::shard) fn frames_of_collection(
     limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(reader, &record::collection_prefix(b'h', collection), limit, |key, head| {
+    collect(reader, &record::collection_prefix(record::Table::Heads, collection), limit, |key, head| {
         let is_memory = FrameHead::decode(head)?.class == Class::Memory;
         Ok(record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| is_memory && wanted(frame)))
     })
