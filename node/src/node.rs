@@ -13,7 +13,7 @@ use std::{
 
 use mira_crypto::{CryptoError, os_rng};
 use mira_index::RowCache;
-use mira_proto::{NodeId, Refusal, ShardId, limits, node_v1};
+use mira_proto::{FORMAT_LEVEL, NodeId, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
     Group, HostConfig, RaftHost, SystemClock,
     engine::Closing,
@@ -86,6 +86,10 @@ impl Node {
         let opened = repair::open_meta(&host, &meta_machine, identity.replication, &keyring).await;
         if let Some(missing) = keyring.missing() {
             return Err(StartError::NoClusterKey(missing));
+        }
+        let written = cluster.borrow().header.format;
+        if written > FORMAT_LEVEL {
+            return Err(StartError::Format { written, known: FORMAT_LEVEL });
         }
         let index = IndexParts {
             keyring: keyring.clone(),

@@ -1,6 +1,7 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
 //! - [`model`]: requests and answers of the operations, as JSON callers (MCP, REST) and the router see them;
+//! - [`extensions`]: fields that a format does not name yet, kept by whoever does not know them;
 //! - [`filter`]: which frames a caller means;
 //! - [`groups`]: what a search that groups gives out;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
@@ -12,6 +13,7 @@
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
+pub mod extensions;
 pub mod filter;
 pub mod groups;
 pub mod limits;
@@ -23,6 +25,7 @@ pub mod vectors;
 pub mod verification;
 pub mod wire;
 
+pub use extensions::Extensions;
 pub use problem::{Code, Problem};
 pub use refusal::Refusal;
 

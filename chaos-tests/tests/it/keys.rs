@@ -71,7 +71,7 @@ impl Cluster {
                 let view = shard.group().reader().view().expect("a view");
                 let mut look = |_: &[u8], stored: &[u8]| {
                     let found = record::FrameRecord::decode(stored).expect("readable");
-                    if found.owner.is_none() {
+                    if found.fields.owner.is_none() {
                         versions.insert(mira_crypto::frame::key_version(&found.body).expect("sealed"));
                     }
                     std::ops::ControlFlow::Continue(())

@@ -1,12 +1,12 @@
 //! Commands of the meta group: everything that changes what the cluster *is*.
 //!
-//! A command is encoded (version byte, then postcard) and sealed with the cluster key before it is proposed, so that
-//! the log holds no collection name and no address. Each is safe to propose twice.
+//! A command is encoded (version byte, then [`Extensions`] and the command in postcard) and sealed with the cluster key
+//! before it is proposed, so that the log holds no collection name and no address. Each is safe to propose twice.
 
 use std::collections::BTreeMap;
 
 use mira_crypto::{CryptoRng, MetaSealer};
-use mira_proto::{CollectionId, NodeId, ShardId, vectors::SpaceNumber};
+use mira_proto::{CollectionId, Extensions, NodeId, ShardId, vectors::SpaceNumber};
 use serde::{Deserialize, Serialize};
 
 use super::state::{
@@ -14,7 +14,8 @@ use super::state::{
     Rewrapped, RotationStep,
 };
 
-const VERSION: u8 = 1;
+/// Version 1 had no extensions.
+const VERSION: u8 = 2;
 const ASSOCIATED: &[u8] = b"mira meta command";
 /// A shard map of the largest cluster is the largest command.
 const MAX_BYTES: usize = 4 << 20;
@@ -205,6 +206,8 @@ pub enum MetaCommand {
         /// 0 = the index's own.
         ef: u32,
     },
+    /// Switches a format level on that every node knows.
+    RaiseFormat(u32),
 }
 
 /// What every replica of the meta group answers to a command.
@@ -238,7 +241,8 @@ impl MetaCommand {
 
     /// The sealed payload to propose.
     pub fn seal(&self, sealer: &MetaSealer, rng: &mut dyn CryptoRng) -> Vec<u8> {
-        let plain = postcard::to_extend(self, vec![VERSION]).expect("a command is plain data");
+        let plain =
+            postcard::to_extend(&(Extensions::default(), self), vec![VERSION]).expect("a command is plain data");
         sealer.seal_proposal(ASSOCIATED, &plain, rng)
     }
 
@@ -246,7 +250,10 @@ impl MetaCommand {
     pub fn open(sealer: &MetaSealer, sealed: &[u8]) -> Result<Self, String> {
         let plain = sealer.open(ASSOCIATED, sealed, MAX_BYTES).map_err(|error| error.to_string())?;
         match plain.split_first() {
-            Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| error.to_string()),
+            Some((&VERSION, body)) => {
+                let read = postcard::from_bytes::<(Extensions, MetaCommand)>(body);
+                read.map(|(_, command)| command).map_err(|error| error.to_string())
+            }
             Some((version, _)) => Err(format!("meta command of unknown version {version}")),
             None => Err("empty meta command".into()),
         }

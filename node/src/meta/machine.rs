@@ -86,6 +86,7 @@ fn apply(change: MetaCommand, records: &mut Records<'_, '_>) -> Result<MetaAnswe
         MetaCommand::PutNode(node) => nodes::put_node(&node, records),
         MetaCommand::SetPhases(phases) => nodes::set_phases(&phases, records),
         MetaCommand::RemoveNode(node) => nodes::remove_node(node, records),
+        MetaCommand::RaiseFormat(level) => nodes::raise_format(level, records),
         MetaCommand::PlaceShards(placement) => moves::place_shards(&placement, records),
         MetaCommand::StartMove { shard, from, to } => moves::start(shard, from, to, records),
         MetaCommand::StepMove { shard, to, step } => moves::step(shard, to, step, records),

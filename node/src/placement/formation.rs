@@ -11,7 +11,7 @@ use mira_proto::{PROTOCOL_VERSION, Refusal, node_v1};
 
 use crate::{
     config::{Formation, Shape},
-    meta::{MetaCommand, NodeRecord},
+    meta::{MetaAnswer, MetaCommand, NodeRecord},
     node::Node,
 };
 
@@ -144,8 +144,12 @@ async fn renew(node: &Arc<Node>, formation: &Formation, me: &NodeRecord) {
         if cluster.nodes.get(&me.id) == Some(me) {
             return;
         }
-        if node.propose_meta(&MetaCommand::PutNode(me.clone())).await.is_ok() {
-            continue;
+        match node.propose_meta(&MetaCommand::PutNode(me.clone())).await {
+            Ok(MetaAnswer::Refused) => tracing::error!(
+                "the cluster does not take this node: it was removed, or its build does not know the cluster's formats"
+            ),
+            Ok(_) => continue,
+            Err(_) => {}
         }
         asked.extend(cluster.nodes.values().filter(|other| other.id != me.id).map(|other| other.address.clone()));
         asked.dedup();

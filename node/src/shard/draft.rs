@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use mira_crypto::CollectionKey;
 use mira_proto::model::Metric;
-use mira_proto::vectors::{FrameVectors, OWN_SPACE};
-use mira_proto::{Code, FrameId, Problem, limits, node_v1};
+use mira_proto::vectors::{FrameVectors, OWN_SPACE, SpaceSet};
+use mira_proto::{Code, Extensions, FrameId, Problem, limits, node_v1};
 
 use crate::meta::{CollectionRecord, Space};
 
@@ -42,6 +42,16 @@ pub(super) enum Content {
         body: Bytes,
         vectors: Bytes,
     },
+}
+
+impl Content {
+    /// The spaces in which it has vectors that the index may see.
+    pub(super) fn spaces(&self) -> SpaceSet {
+        match self {
+            Content::Plain { vectors, .. } => vectors.spaces(),
+            Content::Private { .. } => SpaceSet::default(),
+        }
+    }
 }
 
 impl Draft {
@@ -128,6 +138,7 @@ fn body_of(frame: node_v1::FrameWrite, attachment: Option<Attachment>) -> FrameB
         passages,
         language: frame.language,
         attachment,
+        extensions: Extensions::default(),
     }
 }
 

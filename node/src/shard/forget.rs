@@ -54,7 +54,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
         }
         let frames = step.frames.clone();
-        let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames, asker });
+        let payload = ShardCommand::Forget { collection: collection.id, frames, asker }.encode();
         let proposed =
             self.group.propose_content(request_id, &fingerprint(&request), payload).await.map_err(refuse_proposal)?;
         let (removed, moved) = match command::decode(&proposed.response).map_err(refuse_engine)? {
@@ -141,7 +141,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// Removes what a dropped collection left.
     pub async fn purge(&self, collection: u64) -> Result<(), Refusal> {
-        let payload = command::encode(&ShardCommand::Purge { collection });
+        let payload = ShardCommand::Purge { collection }.encode();
         self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         Ok(())
     }

@@ -95,7 +95,7 @@ impl<R: Runtime> Shard<R> {
     /// Has every replica digest its state as of one command; on the leader only.
     pub async fn verify(&self, nonce: u64) -> Result<(), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&command::ShardCommand::Verify { nonce });
+        let payload = command::ShardCommand::Verify { nonce }.encode();
         self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Writing, on the shard's leader: seal, propose, answer.
 //!
-//! A frame is sealed as the version it will get, so the leader looks up the current one first. Two writers of one frame
+//! A frame is sealed as the version it will get, and with the times that are bound to its body, so the leader looks up
+//! the current one first. Two writers of one frame
 //! would seal the same version; on one leader a lock per frame (striped) keeps them apart, and after a change of leader
 //! the state machine answers `Raced` and the leader seals again. Each round of a request has a request id of its own,
 //! derived from the caller's, so that a retry walks through the same rounds and applies none twice.
@@ -8,9 +9,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use mira_crypto::{ClusterLayerKey, CollectionKey, CryptoRng, Part};
-use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, node_v1, vectors::SpaceSet};
-use mira_raft::RequestId;
+use mira_crypto::{ClusterLayerKey, CollectionKey, CryptoRng};
+use mira_proto::{Code, CollectionId, Extensions, FrameId, Problem, Refusal, node_v1};
+use mira_raft::{EngineError, RequestId, StateReader};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::meta::CollectionRecord;
@@ -21,7 +22,7 @@ use crate::shard::{
     draft::{Content, Draft},
     migration::ownership::FrameOwnership,
     read::private,
-    record::{self, Class, FramePlace, FrameRecord},
+    record::{self, Class, FrameFields, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
 };
 
@@ -138,7 +139,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         // What seals may have changed since the last round.
         let newest = self.shared.cluster.borrow().collections.get(&collection.id).cloned();
         let sealed = self.seal(newest.as_ref().unwrap_or(collection), drafts)?;
-        let payload = command::encode(&ShardCommand::Store(sealed));
+        let payload = ShardCommand::Store(sealed).encode();
         // Sealing twice gives different bytes, so what tells a retry from another request is what the caller said.
         let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| draft.digest).collect();
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
@@ -153,44 +154,80 @@ impl<R: mira_raft::Runtime> Shard<R> {
             key: self.shared.keyring.current(collection)?,
             layer: self.shared.keyring.current_layer(&self.shared.cluster.borrow())?,
         };
-        let versions = self.current_versions(collection, drafts)?;
+        let view = self.group.reader().view().map_err(refuse_engine)?;
+        let before = versions_before(&view, collection.id, drafts).map_err(refuse_engine)?;
+        // The log's clock may be ahead of this leader's, by what another leader's said.
+        let now_ms = self.shared.clock.now_ms().max(view.clock_ms().unwrap_or_default());
         let mut rng = (self.shared.randomness)();
-        let sealed = drafts.iter().zip(versions).map(|(draft, current)| {
-            let version = current + 1;
+        let sealed = drafts.iter().zip(before).map(|(draft, before)| {
+            let times = Times::of(draft, before.as_ref(), collection, now_ms);
+            let version = before.map_or(0, |before| before.version) + 1;
             let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };
-            let SealedContent { body, vectors, spaces } = keys.seal(&draft.content, &place, &mut rng);
+            let fields = FrameFields {
+                version,
+                created_ms: times.created_ms,
+                updated_ms: now_ms,
+                expires_ms: times.expires_ms,
+                owner: draft.owner,
+                session: draft.session,
+                digest: draft.digest,
+                spaces: draft.content.spaces(),
+                class: draft.class,
+                chunks: draft.chunks.clone(),
+                extensions: Extensions::default(),
+            };
+            let SealedContent { body, vectors } = keys.seal(&draft.content, &fields, &place, &mut rng);
             StoreFrame {
                 collection: collection.id,
                 frame: draft.frame,
-                version,
                 condition: draft.condition,
-                digest: draft.digest,
-                owner: draft.owner,
-                session: draft.session,
-                expires_ms: draft.expires_ms,
-                created_ms: draft.created_ms,
-                ttl_ms: ttl_ms(draft.class, collection),
-                spaces,
-                class: draft.class,
-                chunks: draft.chunks.clone(),
-                body,
+                keeps_created: times.keeps_created,
+                record: FrameRecord { fields, body },
                 vectors,
                 key_version: keys.key.version(),
             }
         });
         Ok(sealed.collect())
     }
+}
 
-    fn current_versions(&self, collection: &CollectionRecord, drafts: &[&Draft]) -> Result<Vec<u64>, Refusal> {
-        let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection.id, draft.frame)).collect();
-        let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
-        stored
-            .into_iter()
-            .map(|stored| {
-                Ok(stored.map(|stored| FrameRecord::decode(&stored)).transpose()?.map_or(0, |old| old.version))
-            })
-            .collect::<Result<_, _>>()
-            .map_err(refuse_engine)
+/// What is there of drafts' frames, also of those that are over their time: their versions are not given again.
+fn versions_before(
+    view: &StateReader,
+    collection: CollectionId,
+    drafts: &[&Draft],
+) -> Result<Vec<Option<FrameFields>>, EngineError> {
+    let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection, draft.frame)).collect();
+    let stored = view.multi_get(&keys)?;
+    stored
+        .into_iter()
+        .map(|stored| Ok(stored.map(|stored| FrameRecord::decode(&stored)).transpose()?.map(|record| record.fields)))
+        .collect()
+}
+
+/// The times of a frame, as its leader sets them.
+struct Times {
+    created_ms: u64,
+    /// 0 = never.
+    expires_ms: u64,
+    /// Whether the time of creation is that of the version before it.
+    keeps_created: bool,
+}
+
+impl Times {
+    fn of(draft: &Draft, before: Option<&FrameFields>, collection: &CollectionRecord, now_ms: u64) -> Self {
+        let lives = before.filter(|before| !before.expired(now_ms));
+        let (created_ms, keeps_created) = match (draft.created_ms, lives) {
+            (0, Some(before)) => (before.created_ms, true),
+            (0, None) => (now_ms, false),
+            (said_ms, _) => (said_ms.min(now_ms), false),
+        };
+        let expires_ms = match (draft.expires_ms, ttl_ms(draft.class, collection)) {
+            (0, 0) => 0,
+            (0, ttl_ms) => now_ms.saturating_add(ttl_ms),
+            (said_ms, _) => said_ms,
+        };
+        Times { created_ms, expires_ms, keeps_created }
     }
 }
 
@@ -204,23 +241,26 @@ struct DraftKeys {
 struct SealedContent {
     body: Bytes,
     vectors: Bytes,
-    spaces: SpaceSet,
 }
 
 impl DraftKeys {
-    fn seal(&self, content: &Content, place: &FramePlace, rng: &mut dyn CryptoRng) -> SealedContent {
+    fn seal(
+        &self,
+        content: &Content,
+        fields: &FrameFields,
+        place: &FramePlace,
+        rng: &mut dyn CryptoRng,
+    ) -> SealedContent {
         match content {
             Content::Plain { body, vectors } => {
-                let spaces = vectors.spaces();
                 let vectors =
                     if vectors.is_empty() { Bytes::new() } else { place.seal_vectors(&self.key, vectors, rng).into() };
-                SealedContent { body: place.seal_body(&self.key, body, rng).into(), vectors, spaces }
+                SealedContent { body: place.seal_body(&self.key, fields, body, rng).into(), vectors }
             }
             Content::Private { body, vectors } => {
-                let mut seal =
-                    |part, inner: &Bytes| private::seal(&self.key, &self.layer, &place.context(part), inner, rng);
-                let vectors = if vectors.is_empty() { Bytes::new() } else { seal(Part::Vectors, vectors) };
-                SealedContent { body: seal(Part::Body, body), vectors, spaces: SpaceSet::default() }
+                let mut seal = |bound, inner: &Bytes| private::seal(&self.key, &self.layer, bound, inner, rng);
+                let vectors = if vectors.is_empty() { Bytes::new() } else { seal(place.vectors_bound(), vectors) };
+                SealedContent { body: seal(place.body_bound(&fields.encode()), body), vectors }
             }
         }
     }

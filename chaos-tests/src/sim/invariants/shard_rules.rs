@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use mira_node::shard::command::{self, Condition, OwnershipStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
 use mira_node::shard::migration::ownership::{Backfill, Ownership, Progress, Span};
+use mira_node::shard::record::FrameFields;
 use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::GroupId;
@@ -80,7 +81,7 @@ impl ShardRules {
             return Ok(None);
         }
         *newest = index;
-        let command: ShardCommand = command::decode(payload).map_err(|error| error.to_string())?;
+        let command: ShardCommand = ShardCommand::decode(payload).map_err(|error| error.to_string())?;
         let (expected, effect) = self.expect(group, index, command)?;
         match command::encode(&expected) == answer {
             true => Ok(Some(effect)),
@@ -97,12 +98,12 @@ impl ShardRules {
                 }
                 let history = self.frames.entry((group, new.frame)).or_default();
                 let outcome = store(history.last().and_then(|(_, frame)| *frame), new);
-                let operation = new.created_ms;
+                let FrameFields { created_ms: operation, version, digest, .. } = new.record.fields;
                 let stored = matches!(outcome, StoreOutcome::Stored(_));
                 let raced = matches!(outcome, StoreOutcome::Raced(_));
                 if stored {
                     let before = history.last().and_then(|(_, frame)| *frame);
-                    let after = Frame { version: new.version, operation, digest: new.digest };
+                    let after = Frame { version, operation, digest };
                     history.push((index, Some(after)));
                     let change = (new.frame, before.map(Frame::state), Some(after.state()));
                     self.changed.insert(group, (index, vec![change]));
@@ -197,8 +198,8 @@ impl ShardRules {
                 self.remove(group, index, frame);
             }
             for adopted in frames {
-                let (version, digest) = (adopted.record.version, adopted.record.digest);
-                let frame = Frame { version, operation: adopted.record.created_ms, digest };
+                let (version, digest) = (adopted.record.fields.version, adopted.record.fields.digest);
+                let frame = Frame { version, operation: adopted.record.fields.created_ms, digest };
                 self.frames.entry((group, adopted.frame)).or_default().push((index, Some(frame)));
             }
             return;
@@ -255,7 +256,7 @@ fn homes(span: Span, frame: FrameId) -> (ShardId, ShardId) {
 }
 
 fn store(current: Option<Frame>, new: &StoreFrame) -> StoreOutcome {
-    let (version, same) = current.map_or((0, false), |frame| (frame.version, frame.digest == new.digest));
+    let (version, same) = current.map_or((0, false), |frame| (frame.version, frame.digest == new.record.fields.digest));
     let may = match new.condition {
         Condition::Create => version == 0,
         Condition::Replace => !same,
@@ -266,7 +267,7 @@ fn store(current: Option<Frame>, new: &StoreFrame) -> StoreOutcome {
         Condition::Expect(expected) => same && version == expected + 1,
     };
     match (may, repeated) {
-        (true, _) if new.version == version + 1 => StoreOutcome::Stored(new.version),
+        (true, _) if new.record.fields.version == version + 1 => StoreOutcome::Stored(version + 1),
         (true, _) => StoreOutcome::Raced(version),
         (false, true) => StoreOutcome::Same(version),
         (false, false) => StoreOutcome::Conflict(version),

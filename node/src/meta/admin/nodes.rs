@@ -48,8 +48,14 @@ fn checked_joiner(cluster: &ClusterState, request: &node_v1::JoinRequest) -> Res
             format!("the joiner belongs to cluster {}, this is {own}; empty its data folder first", request.cluster_id);
         return Err(Problem::invalid(detail).into());
     }
-    let joiner = request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?;
-    Ok(joiner.into())
+    let joiner = NodeRecord::from(request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?);
+    if joiner.format < cluster.header.format {
+        let (knows, written) = (joiner.format, cluster.header.format);
+        let detail =
+            format!("the joiner knows formats up to level {knows}, this cluster writes level {written}: update it");
+        return Err(Problem::new(Code::UnsupportedVersion, detail).into());
+    }
+    Ok(joiner)
 }
 
 /// Gives a node its share of the replicas, takes them away, or forgets it; a dry run only says what would move.

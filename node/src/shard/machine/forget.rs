@@ -35,7 +35,7 @@ pub(super) fn expire(
 ) -> Result<ShardAnswer, EngineError> {
     let mut over = Vec::with_capacity(frames.len());
     for frame in frames {
-        let is_over = state.record(collection, frame)?.is_some_and(|record| record.expired(state.at.time_ms));
+        let is_over = state.record(collection, frame)?.is_some_and(|record| record.fields.expired(state.at.time_ms));
         if is_over && state.owns(collection, frame)? {
             over.push(frame);
         }
@@ -62,11 +62,11 @@ pub(super) fn remove(
     let (mut removed, mut memories) = (Vec::new(), 0);
     for frame in frames {
         let Some(old) = state.record(collection, frame)? else { continue };
-        let is_hidden = old.class != Class::Memory;
-        if !asker.may_remove(old.owner) || is_hidden && asker != Asker::Operator {
+        let is_hidden = old.fields.class != Class::Memory;
+        if !asker.may_remove(old.fields.owner) || is_hidden && asker != Asker::Operator {
             continue;
         }
-        memories += counted(Some(old.class));
+        memories += counted(Some(old.fields.class));
         state.remove_frame(collection, frame, &old);
         removed.push(frame);
     }

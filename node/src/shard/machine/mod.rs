@@ -116,7 +116,7 @@ impl ShardMachine {
 impl StateMachine for ShardMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let at = LogStamp { index: command.index, time_ms: command.time_ms };
-        self.carry_out(command::decode(command.payload)?, at, txn)
+        self.carry_out(ShardCommand::decode(command.payload)?, at, txn)
     }
 
     fn ends_batch(&self, payload: &[u8]) -> bool {

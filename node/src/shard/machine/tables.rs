@@ -7,7 +7,7 @@ use mira_raft::EngineError;
 use super::{Change, Transition};
 use crate::shard::{
     command::MigratedFrame,
-    record::{self, Class, FrameHead, FrameRecord, OwnedFrame},
+    record::{self, Class, FrameFields, FrameHead, FrameRecord, OwnedFrame},
 };
 
 impl Transition<'_, '_> {
@@ -20,21 +20,22 @@ impl Transition<'_, '_> {
     ) -> Result<(), EngineError> {
         let MigratedFrame { frame, record, vectors } = new;
         self.note_session(collection, frame, old, Some(&record));
-        self.note_expiry(collection, frame, old.map_or(0, |old| old.expires_ms), record.expires_ms);
+        self.note_expiry(collection, frame, old.map_or(0, |old| old.fields.expires_ms), record.fields.expires_ms);
         self.note_chunks(collection, frame, ChunkLinks::of(old), ChunkLinks::of(Some(&record)));
         // One that is over may have been of another class.
-        self.add_to_count(collection, counted(Some(record.class)) - counted(old.map(|old| old.class)))?;
+        self.add_to_count(collection, counted(Some(record.fields.class)) - counted(old.map(|old| old.fields.class)))?;
         let vectors_key = record::vectors_key(collection, frame);
         if !vectors.is_empty() {
-            self.txn.put(&vectors_key, record::encode_vectors(record.version, &vectors));
+            self.txn.put(&vectors_key, record::encode_vectors(record.fields.version, &vectors));
         } else if old.is_some() {
             self.txn.delete(&vectors_key);
         }
-        if let Some(owner) = record.owner.as_ref().filter(|_| record.class == Class::Memory) {
+        let fields = &record.fields;
+        if let Some(owner) = fields.owner.as_ref().filter(|_| fields.class == Class::Memory) {
             let owned = OwnedFrame {
                 changed: self.at.index,
-                created_ms: record.created_ms,
-                expires_ms: record.expires_ms,
+                created_ms: fields.created_ms,
+                expires_ms: fields.expires_ms,
                 vector_bytes: vectors.len() as u32,
             };
             self.note_owned(collection, owner, frame, Some(owned));
@@ -45,25 +46,25 @@ impl Transition<'_, '_> {
 
     /// Writes a frame's record with its head, and tells who follows.
     fn put_record(&mut self, collection: CollectionId, frame: FrameId, record: FrameRecord, vectors: Bytes) {
-        let FrameRecord { version, created_ms, expires_ms, spaces, class, .. } = record;
+        let FrameFields { version, created_ms, expires_ms, spaces, class, owner, .. } = record.fields;
         self.txn.put(&record::frame_key(collection, frame), record.encode());
         let head = FrameHead { changed: self.at.index, created_ms, expires_ms, spaces, class };
         self.txn.put(&record::head_key(collection, frame), head.encode());
         // The index never sees those of a private frame.
-        let vectors = if record.owner.is_some() { Bytes::new() } else { vectors };
+        let vectors = if owner.is_some() { Bytes::new() } else { vectors };
         self.changes.push(Change::Stored { collection, frame, version, created_ms, expires_ms, spaces, vectors });
     }
 
     /// Removes a frame from every table. The number of frames is the caller's to change: it removes many at once.
     pub(super) fn remove_frame(&mut self, collection: CollectionId, frame: FrameId, old: &FrameRecord) {
-        if let Some(owner) = old.owner.as_ref().filter(|_| old.class == Class::Memory) {
+        if let Some(owner) = old.fields.owner.as_ref().filter(|_| old.fields.class == Class::Memory) {
             self.note_owned(collection, owner, frame, None);
         }
         self.txn.delete(&record::frame_key(collection, frame));
         self.txn.delete(&record::head_key(collection, frame));
         self.txn.delete(&record::vectors_key(collection, frame));
         self.note_chunks(collection, frame, ChunkLinks::of(Some(old)), ChunkLinks::default());
-        self.note_expiry(collection, frame, old.expires_ms, 0);
+        self.note_expiry(collection, frame, old.fields.expires_ms, 0);
         self.note_session(collection, frame, Some(old), None);
         self.changes.push(Change::Removed { collection, frame });
     }
@@ -77,7 +78,8 @@ impl Transition<'_, '_> {
         new: Option<&FrameRecord>,
     ) {
         let key = |of: &FrameRecord| {
-            of.session.as_ref().map(|session| record::session_key(collection, session, of.created_ms, frame))
+            let FrameFields { session, created_ms, .. } = &of.fields;
+            session.as_ref().map(|session| record::session_key(collection, session, *created_ms, frame))
         };
         if let Some(key) = old.and_then(key) {
             self.txn.delete(&key);
@@ -99,11 +101,11 @@ impl Transition<'_, '_> {
 
     /// Notes in the tables of chunks what is new of a frame, in the place of what was.
     fn note_chunks(&mut self, collection: CollectionId, frame: FrameId, old: ChunkLinks<'_>, new: ChunkLinks<'_>) {
-        let (chunk, references) = (record::chunk_key(collection, frame), record::references_key(collection, frame));
-        if new.is_chunk && !old.is_chunk {
-            self.txn.put(&chunk, Bytes::new());
-        } else if old.is_chunk && !new.is_chunk {
-            self.txn.delete(&chunk);
+        let references = record::references_key(collection, frame);
+        if new.is_chunk {
+            self.note_needed(collection, frame);
+        } else if old.is_chunk {
+            self.txn.delete(&record::chunk_key(collection, frame));
         }
         if !new.references.is_empty() {
             let ids: Vec<u8> = new.references.iter().flat_map(|chunk| chunk.to_be_bytes()).collect();
@@ -111,6 +113,11 @@ impl Transition<'_, '_> {
         } else if !old.references.is_empty() {
             self.txn.delete(&references);
         }
+    }
+
+    /// Notes that a chunk is needed as of now: it was stored, stored again, or brought here.
+    pub(super) fn note_needed(&mut self, collection: CollectionId, chunk: FrameId) {
+        self.txn.put(&record::chunk_key(collection, chunk), self.at.time_ms.to_be_bytes().to_vec());
     }
 
     /// Notes what became of a private frame, for its owner's searches.
@@ -155,8 +162,8 @@ struct ChunkLinks<'a> {
 impl<'a> ChunkLinks<'a> {
     fn of(record: Option<&'a FrameRecord>) -> Self {
         record.map_or_else(ChunkLinks::default, |record| ChunkLinks {
-            is_chunk: record.class == Class::Chunk,
-            references: &record.chunks,
+            is_chunk: record.fields.class == Class::Chunk,
+            references: &record.fields.chunks,
         })
     }
 }

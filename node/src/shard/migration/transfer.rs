@@ -181,7 +181,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         step: OwnershipStep,
     ) -> Result<(Option<Ownership>, u64), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&ShardCommand::Grow { collection, shard: self.id, span, step });
+        let payload = ShardCommand::Grow { collection, shard: self.id, span, step }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Grow(ownership) => Ok((ownership, proposed.index)),
@@ -223,7 +223,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let stored = self.stored(&view, collection.id, frame)?;
             let moved =
                 resealer.moved(stored, self.id, request.target).map_err(|error| self.unopened(frame, &error))?;
-            let sealed = command::encode(&moved);
+            let sealed = moved.encode();
             if !frames.is_empty() && bytes + sealed.len() > limits::GROWTH_PAGE_BYTES {
                 // The page ends before this frame.
                 listed.upto = Some(frame - 1);
@@ -255,8 +255,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
             .chunks(16)
             .map(|id| id.try_into().map(FrameId::from_be_bytes).map_err(|_| odd()))
             .collect::<Result<_, _>>()?;
-        let frames: Vec<MigratedFrame> =
-            page.frames.iter().map(|frame| command::decode(frame).map_err(|_| odd())).collect::<Result<_, _>>()?;
+        let frames: Vec<MigratedFrame> = page
+            .frames
+            .iter()
+            .map(|frame| MigratedFrame::decode(frame).map_err(|_| odd()))
+            .collect::<Result<_, _>>()?;
         let placement = self.placement(collection, span);
         if frames.iter().any(|adopted| placement.of(adopted.frame) != (source, self.id)) {
             return Err(Problem::new(Code::Internal, format!("shard {source} sent frames of others")).into());

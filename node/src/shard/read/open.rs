@@ -32,7 +32,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 continue;
             };
             let record = FrameRecord::decode(&stored).map_err(|error| self.unreadable(error))?;
-            let is_wanted = record.class == class && !record.expired(now_ms);
+            let is_wanted = record.fields.class == class && !record.fields.expired(now_ms);
             frames.push(if is_wanted { Some(self.open_frame(collection, id, record)?) } else { None });
         }
         Ok(frames)
@@ -45,11 +45,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         id: FrameId,
         record: &FrameRecord,
     ) -> Result<FrameBody, Refusal> {
-        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
+        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.fields.version };
         let key = self.key_of(collection, &record.body)?;
         // The same bytes open on a sound replica: this one is to be rebuilt, and another asked.
         place
-            .open_body(&key, &record.body)
+            .open_body(&key, record)
             .map_err(|error| self.unreadable(EngineError::Damaged(format!("frame {id:032x}: {error}"))))
     }
 
@@ -60,8 +60,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         id: FrameId,
         record: FrameRecord,
     ) -> Result<node_v1::Frame, Refusal> {
-        if record.owner.is_some() {
-            let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
+        if record.fields.owner.is_some() {
+            let place =
+                FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.fields.version };
             return self.open_private(collection, place, &record);
         }
         let body = self.open_body(collection, id, &record)?;
@@ -73,10 +74,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
             session: body.session,
             role: body.role,
             metadata_json: body.metadata_json,
-            version: record.version,
-            created_ms: record.created_ms,
-            updated_ms: record.updated_ms,
-            expires_ms: record.expires_ms,
+            version: record.fields.version,
+            created_ms: record.fields.created_ms,
+            updated_ms: record.fields.updated_ms,
+            expires_ms: record.fields.expires_ms,
             passage_ranges: body.passages.into_iter().flat_map(|(start, end)| [start, end]).collect(),
             language: body.language,
             private: Default::default(),

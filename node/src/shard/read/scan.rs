@@ -2,7 +2,6 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use mira_crypto::Part;
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE};
 
 use crate::meta::{CollectionRecord, Space};
@@ -53,7 +52,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             }
             let scanned = FrameRecord::decode(stored)
                 .map_err(|error| self.unreadable(error))
-                .map(|record| (!record.expired(now_ms) && record.class == Class::Memory).then_some(record))
+                .map(|record| {
+                    (!record.fields.expired(now_ms) && record.fields.class == Class::Memory).then_some(record)
+                })
                 .and_then(|record| record.map(|record| self.scanned(collection, &view, frame, record)).transpose());
             match scanned {
                 Ok(None) => ControlFlow::Continue(()),
@@ -80,8 +81,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         id: FrameId,
         record: FrameRecord,
     ) -> Result<node_v1::ScannedFrame, Refusal> {
-        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
-        let (is_private, spaces) = (record.owner.is_some(), record.spaces);
+        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.fields.version };
+        let (is_private, spaces) = (record.fields.owner.is_some(), record.fields.spaces);
         let frame = self.open_frame(collection, id, record)?;
         let mut scanned = node_v1::ScannedFrame { frame: Some(frame), ..Default::default() };
         // A vector of the caller's stands for the whole content; those that were made from it can be made again.
@@ -99,8 +100,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         if is_private {
             let cluster = self.shared.cluster.borrow().clone();
-            let context = place.context(Part::Vectors);
-            let inner = private::open(&self.shared.keyring, &cluster, collection, &context, sealed);
+            let inner = private::open(&self.shared.keyring, &cluster, collection, place.vectors_bound(), sealed);
             scanned.private_vectors = inner.map_err(|error| damaged(error.to_string()))?.into();
             return Ok(scanned);
         }
