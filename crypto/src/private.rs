@@ -32,6 +32,7 @@
 use std::fmt;
 
 use aes_gcm::Aes256Gcm;
+use hmac::Mac;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -91,6 +92,15 @@ impl ClusterLayerKey {
     /// The key's name, for operators and receipts.
     pub const fn id(&self) -> KeyId {
         self.id
+    }
+
+    /// What an owner's passphrase record is kept under, from the owner's name: on a disk, no guess at a name can be
+    /// confirmed. Take it from the first version: names must stay the same while others are added.
+    pub fn owner_record(&self, name: &[u8]) -> [u8; 16] {
+        let mut mac = self.tree.mac(Label::OwnerName);
+        mac.update(name);
+        let full: [u8; 32] = mac.finalize().into_bytes().into();
+        *full.first_chunk().expect("32 bytes hold 16")
     }
 
     fn cipher(&self, frame: u128) -> Aes256Gcm {

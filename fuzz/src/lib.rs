@@ -87,6 +87,7 @@ pub fn commands(data: &[u8]) {
 fn fields() -> FrameFields {
     FrameFields {
         version: 1,
+        position: 1,
         created_ms: 1,
         updated_ms: 1,
         expires_ms: 0,

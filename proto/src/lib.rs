@@ -4,6 +4,7 @@
 //! - [`extensions`]: fields that a format does not name yet, kept by whoever does not know them;
 //! - [`filter`]: which frames a caller means;
 //! - [`groups`]: what a search that groups gives out;
+//! - [`position`]: where a frame stands in its session;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
 //! - [`limits`]: every bound of the system, by owner;
 //! - [`refusal`]: how a node tells a router where to go instead;
@@ -19,6 +20,7 @@ pub mod groups;
 pub mod limits;
 pub mod model;
 pub mod placement;
+pub mod position;
 pub mod problem;
 pub mod refusal;
 pub mod vectors;
@@ -26,6 +28,7 @@ pub mod verification;
 pub mod wire;
 
 pub use extensions::Extensions;
+pub use position::Position;
 pub use problem::{Code, Problem};
 pub use refusal::Refusal;
 

@@ -1,6 +1,7 @@
 //! Consistency tokens: what a client has seen, carried by the client.
 //!
-//! A write answers with the log index that holds it; a read at that index or later sees it, on whichever replica and
+//! Beside the indexes it has the greatest position of a call that its client has seen ([`mira_proto::Position`]), so that what
+//! the client stores next stands behind it. A write answers with the log index that holds it; a read at that index or later sees it, on whichever replica and
 //! through whichever router. In bytes: one version byte (2), then in postcard a list of (shard, index) by ascending shard,
 //! then [`Extensions`], which a router that does not know them gives back as it got them; as text, unpadded URL-safe base64
 //! of that. It holds no secret and proves nothing: a made-up index merely makes its sender wait.
@@ -11,11 +12,15 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mira_proto::extensions::Tag;
 use mira_proto::{Code, Extensions, Problem, ShardId, limits};
 
 const VERSION: u8 = 2;
 /// Of a token's text: the indexes of as many shards as there may be, and a little more.
 const MAX_TEXT: usize = (limits::MAX_SHARDS as usize * 15 + 4096) / 3 * 4;
+
+/// The greatest position of a call, microseconds, 8 bytes big-endian.
+const POSITION: Tag = 1;
 
 /// For each shard the log index that a read must have applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +46,19 @@ impl ConsistencyToken {
     pub fn note(&mut self, shard: ShardId, index: u64) {
         let seen = self.seen.entry(shard).or_default();
         *seen = (*seen).max(index);
+    }
+
+    /// Notes that a frame of the call at that position was stored or seen, microseconds.
+    pub fn note_position(&mut self, micros: u64) {
+        if micros > self.position() {
+            self.extensions.set(POSITION, micros.to_be_bytes().to_vec());
+        }
+    }
+
+    /// The greatest position of a call that was seen, microseconds; 0 = none.
+    pub fn position(&self) -> u64 {
+        let stored = self.extensions.get(POSITION).and_then(|value| value[..].try_into().ok());
+        stored.map_or(0, u64::from_be_bytes)
     }
 
     /// Notes all that `other` has seen.
@@ -124,6 +142,21 @@ mod tests {
         read.merge(&token(&[(2, 9)]));
         assert_eq!(read.extensions.get(1_000).map(|value| &value[..]), Some(&b"of a later release"[..]));
         assert_eq!((read.at_least(1), read.at_least(2)), (5, 9));
+    }
+
+    #[test]
+    fn the_greatest_position_is_kept() {
+        let mut seen = token(&[(1, 5)]);
+        assert_eq!(seen.position(), 0);
+        for micros in [300, 200, 70_000] {
+            seen.note_position(micros);
+        }
+        seen.merge(&token(&[(2, 1)]));
+        let mut other: ConsistencyToken = seen.to_string().parse().unwrap();
+        assert_eq!(other.position(), 70_000);
+        other.note_position(1 << 40);
+        seen.merge(&other);
+        assert_eq!(seen.position(), 1 << 40);
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl Client {
             FrameChange::Store(content, condition) => Ask::Write(node_v1::WriteRequest {
                 header: Some(header(epoch)),
                 frames: vec![frame_write(operation, frame, content, condition)],
+                ..Default::default()
             }),
             FrameChange::Forget => Ask::Forget(node_v1::ForgetRequest {
                 header: Some(header(epoch)),

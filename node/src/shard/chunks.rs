@@ -84,6 +84,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         collection: &CollectionRecord,
         request_id: RequestId,
         drafts: &[&Draft],
+        position: u64,
     ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
         let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection.id, draft.frame)).collect();
         let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
@@ -111,7 +112,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let new: Vec<&Draft> =
             drafts.iter().zip(&outcomes).filter(|(_, done)| done.is_none()).map(|(&new, _)| new).collect();
         if !new.is_empty() {
-            let (stored, at_index) = self.store(collection, request_id, &new).await?;
+            let (stored, at_index) = self.store(collection, request_id, &new, position).await?;
             index = index.max(at_index);
             let mut stored = stored.into_iter();
             outcomes.iter_mut().filter(|outcome| outcome.is_none()).for_each(|outcome| *outcome = stored.next());

@@ -227,8 +227,9 @@ pub struct StoreFrame {
     pub frame: FrameId,
     /// When it may take an existing frame's place.
     pub condition: Condition,
-    /// Whether its time of creation is that of the version before it: then it is not stored if that has another.
-    pub keeps_created: bool,
+    /// Whether its position and time of creation are those of the version before it: then it is not stored if that has
+    /// others.
+    pub keeps_origin: bool,
     /// What is kept of it, sealed as the version that it gets, or it is not stored. Its leader has set the times.
     pub record: FrameRecord,
     /// Sealed vectors; empty when there are none.

@@ -3,6 +3,7 @@
 //! A request may mean more frames than one command should remove: each step finds some, and says whether there are more.
 
 use bytes::Bytes;
+use mira_crypto::CollectionKey;
 use mira_index::filter;
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 
@@ -15,7 +16,7 @@ use crate::shard::{
     migration::ownership::{FrameOwnership, Ownership},
     read::{self, private},
     refuse_engine, refuse_proposal, refuse_read,
-    write::{parse_request_id, write_header},
+    write::{keyed_request_id, write_header},
 };
 
 /// Frames that one step of a request removes.
@@ -41,7 +42,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         self.must_lead()?;
         let header = write_header(request.header.as_ref())?;
         let collection = self.collection(header.epoch, header.collection)?;
-        let request_id = parse_request_id(&header.request_id)?;
+        let tags = self.shared.keyring.tags(&collection)?;
+        let request_id = keyed_request_id(&tags, &header.request_id)?;
         let asker = private::asker(&self.shared.keyring, &collection, &request)?;
         let ownership = self.ownership(collection.id)?;
         must_have_opened(ownership.as_ref(), &request.taken_over_from)?;
@@ -55,8 +57,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         let frames = step.frames.clone();
         let payload = ShardCommand::Forget { collection: collection.id, frames, asker }.encode();
-        let proposed =
-            self.group.propose_content(request_id, &fingerprint(&request), payload).await.map_err(refuse_proposal)?;
+        let fingerprint = fingerprint(&request, &tags);
+        let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         let (removed, moved) = match command::decode(&proposed.response).map_err(refuse_engine)? {
             ShardAnswer::Forget { removed, moved } => (removed, moved),
             other => return Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
@@ -167,19 +169,16 @@ fn must_have_opened(ownership: Option<&Ownership>, sources: &[ShardId]) -> Resul
     Err(Refusal::NotReady("frames of the collection are still on their way to this shard".into()))
 }
 
-/// What tells a retry of a request from another request.
-fn fingerprint(request: &node_v1::ForgetRequest) -> Vec<u8> {
-    if !request.ids.is_empty() {
-        return request.ids.concat();
+/// What tells a retry of a request from another request: keyed, because it is kept on disks.
+fn fingerprint(request: &node_v1::ForgetRequest, tags: &CollectionKey) -> [u8; 32] {
+    let (ids, all) = (request.ids.concat(), [u8::from(request.all)]);
+    let (session, filter) = (request.session.as_bytes(), request.filter_json.as_bytes());
+    let mut hasher = tags.content_hasher();
+    for part in [&ids[..], &all, session, filter, &request.after, &request.private_session] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
     }
-    [
-        &[u8::from(request.all)],
-        request.session.as_bytes(),
-        request.filter_json.as_bytes(),
-        &request.after[..],
-        &request.private_session[..],
-    ]
-    .concat()
+    hasher.finish()
 }
 
 fn wire(frame: FrameId) -> Bytes {

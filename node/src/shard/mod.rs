@@ -66,6 +66,7 @@ pub struct Shard<R: Runtime = TokioRuntime> {
     verifier: Arc<Verifier>,
     shared: Shared,
     locks: write::FrameLocks,
+    positions: write::Positions,
     placement: PlacementCache,
     views: pages::BackupViews,
 }
@@ -73,8 +74,8 @@ pub struct Shard<R: Runtime = TokioRuntime> {
 impl<R: Runtime> Shard<R> {
     /// Over a running group and the index that follows it.
     pub fn new(id: ShardId, group: Group<R>, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
-        let (locks, placement, views) = Default::default();
-        Shard { id, group, index, verifier, shared, locks, placement, views }
+        let (locks, positions, placement, views) = Default::default();
+        Shard { id, group, index, verifier, shared, locks, positions, placement, views }
     }
 
     /// Its Raft group.

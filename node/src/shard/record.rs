@@ -5,7 +5,7 @@
 //! | `f` collection 8, frame 16 | [`FrameRecord`]: what replicas must know in clear, and the sealed body |
 //! | `h` collection 8, frame 16 | [`FrameHead`]: what the vector index must know, so that it need not read bodies |
 //! | `v` collection 8, frame 16 | frame version 8 (little-endian), then the sealed vectors, if the frame has any |
-//! | `s` collection 8, session tag 16, created 8, frame 16 | empty: frames of a session in order |
+//! | `s` collection 8, session tag 16, position 8, frame 16 | time of creation, 8 bytes: frames of a session in order |
 //! | `o` collection 8, owner tag 16, frame 16 | [`OwnedFrame`]: the private frames of an owner |
 //! | `q` collection 8, owner tag 16 | log position of the last change to an owner's private frames, 8 bytes |
 //! | `x` collection 8, expiry 8, frame 16 | empty: frames by the time at which they are over |
@@ -13,6 +13,7 @@
 //! | `c` collection 8, frame 16 | when the chunk was last said to be needed, 8 bytes: frames that are chunks |
 //! | `n` collection 8 | number of frames, 8 bytes; of those that callers stored |
 //! | `k` collection 8 | [`KeyFloor`]: the oldest key that frames are still taken under |
+//! | `w` | greatest position of a call that has stored here, microseconds, 8 bytes |
 //! | `g` collection 8 | [`super::migration::ownership::Ownership`]: the shard's part in the last growth of the collection |
 //!
 //! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed: those of a private
@@ -58,6 +59,8 @@ pub struct FrameRecord {
 pub struct FrameFields {
     /// 1 for a new frame, one more with every replacement.
     pub version: u64,
+    /// Its place in its session ([`mira_proto::Position`]), that of version 1.
+    pub position: u64,
     /// When version 1 was made, milliseconds: by the clock of the leader that took it, or as its caller said.
     pub created_ms: u64,
     /// When a leader took this version.
@@ -344,6 +347,8 @@ pub const SESSION_TAG: &str = "session";
 
 /// Domain of session tags of private frames, over the name that the owner's router gave the session.
 pub const PRIVATE_SESSION_TAG: &str = "private session";
+/// Domain of what requests are remembered under, over the ids that routers give them.
+pub const REQUEST_TAG: &str = "request";
 /// Domain of the ids of chunks, over the digest of what they hold.
 pub const CHUNK_TAG: &str = "chunk";
 /// Domain of owner tags, over the name that the owner's router gave the owner.
@@ -445,6 +450,9 @@ pub fn count_key(collection: CollectionId) -> [u8; 9] {
     collection_prefix(Table::Counts, collection)
 }
 
+/// Key of the greatest position of a call, microseconds.
+pub const LAST_POSITION_KEY: &[u8] = b"w";
+
 /// Start of the keys of one session's frames.
 pub fn session_prefix(collection: CollectionId, session: &[u8; 16]) -> [u8; 25] {
     let mut key = [0; 25];
@@ -454,10 +462,10 @@ pub fn session_prefix(collection: CollectionId, session: &[u8; 16]) -> [u8; 25] 
 }
 
 /// Key of one frame of a session.
-pub fn session_key(collection: CollectionId, session: &[u8; 16], created_ms: u64, frame: FrameId) -> [u8; 49] {
+pub fn session_key(collection: CollectionId, session: &[u8; 16], position: u64, frame: FrameId) -> [u8; 49] {
     let mut key = [0; 49];
     key[..25].copy_from_slice(&session_prefix(collection, session));
-    key[25..33].copy_from_slice(&created_ms.to_be_bytes());
+    key[25..33].copy_from_slice(&position.to_be_bytes());
     key[33..].copy_from_slice(&frame.to_be_bytes());
     key
 }
@@ -507,11 +515,15 @@ pub fn parse_expiry_key(key: &[u8]) -> Option<(CollectionId, u64, FrameId)> {
     Some((u64::from_be_bytes(collection), u64::from_be_bytes(expires), u128::from_be_bytes(frame)))
 }
 
-/// Creation time and frame of a [`session_key`].
-pub fn parse_session_key(key: &[u8]) -> Option<(u64, FrameId)> {
-    let created = key.get(25..33)?.try_into().ok()?;
-    let frame = key.get(33..49)?.try_into().ok()?;
-    Some((u64::from_be_bytes(created), u128::from_be_bytes(frame)))
+/// The frame of a [`session_key`].
+pub fn parse_session_key(key: &[u8]) -> Option<FrameId> {
+    Some(u128::from_be_bytes(key.get(33..49)?.try_into().ok()?))
+}
+
+/// Reads a time or a position beside a key.
+pub fn parse_number(stored: &[u8]) -> Result<u64, EngineError> {
+    let damaged = |_| EngineError::Damaged(format!("a number of {} bytes", stored.len()));
+    stored.try_into().map(u64::from_be_bytes).map_err(damaged)
 }
 
 /// Collection and frame of a [`frame_key`], [`head_key`], [`vectors_key`] or [`references_key`].
@@ -536,6 +548,7 @@ mod tests {
         extensions.set(1_000, "of a later release");
         let fields = FrameFields {
             version: 2,
+            position: 9,
             created_ms: 1,
             updated_ms: 2,
             expires_ms: 3,
@@ -551,7 +564,8 @@ mod tests {
         let sealed = Bytes::from(place.seal_body(&key, &fields, &body, &mut rng));
         let open = |fields: FrameFields| place.open_body(&key, &FrameRecord { fields, body: sealed.clone() });
         assert_eq!(open(fields.clone()), Ok(body));
-        let altered: [(&str, Alter); 12] = [
+        let altered: [(&str, Alter); 13] = [
+            ("position", |fields| fields.position = 8),
             ("version", |fields| fields.version = 3),
             ("created_ms", |fields| fields.created_ms = 0),
             ("updated_ms", |fields| fields.updated_ms = 0),

@@ -33,6 +33,7 @@ const TIME: u64 = 1_800_000_000_123;
 fn frame_record() -> FrameRecord {
     let fields = FrameFields {
         version: 3,
+        position: TIME << 22,
         created_ms: TIME,
         updated_ms: TIME + 5,
         expires_ms: TIME + 9_000,
@@ -69,7 +70,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         collection: 7,
         frame: FRAME,
         condition: Condition::Expect(2),
-        keeps_created: true,
+        keeps_origin: true,
         record: frame_record(),
         vectors: "sealed vectors".into(),
         key_version: 2,
@@ -201,6 +202,7 @@ fn keys(samples: &mut Samples) {
     samples.check("key_frame", &record::frame_key(7, FRAME));
     samples.check("key_head", &record::head_key(7, FRAME));
     samples.check("key_vectors", &record::vectors_key(7, FRAME));
+    samples.check("key_last_position", record::LAST_POSITION_KEY);
     samples.check("key_count", &record::count_key(7));
     let committed = samples.check("key_owned", &record::owned_key(7, &[6; 16], FRAME));
     assert_eq!(record::parse_owned_key(&committed), Some(FRAME));
@@ -210,7 +212,7 @@ fn keys(samples: &mut Samples) {
     samples.check("key_ownership", &Ownership::key(7));
     samples.check("key_key_floor", &record::key_floor_key(7));
     let committed = samples.check("key_session", &record::session_key(7, &[4; 16], TIME, FRAME));
-    assert_eq!(record::parse_session_key(&committed), Some((TIME, FRAME)));
+    assert_eq!(record::parse_session_key(&committed), Some(FRAME));
 }
 
 fn meta(samples: &mut Samples) {

@@ -14,5 +14,8 @@ pub const BUNDLE_WINDOW: Duration = Duration::from_millis(1);
 pub const BUNDLE_WRITE_BYTES: usize = 16 << 10;
 /// Items of one ingest stream in work at once: they wait in the router's memory.
 pub const MAX_INGEST_IN_FLIGHT: usize = 256;
+/// How far a position that a caller has seen may be ahead of the clock of the shard that it stores in: more than clocks of one
+/// cluster differ, little enough that a made-up one does not lead every later memory astray.
+pub const MAX_POSITION_LEAD: Duration = Duration::from_secs(60);
 /// An `Idempotency-Key`, bytes: as long as other names, for it is one.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;

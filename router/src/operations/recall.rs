@@ -1,4 +1,4 @@
-//! `recall`: frames by id, or a session in order of creation.
+//! `recall`: frames by id, or a session in its order.
 //!
 //! Linearizable unless the caller asks for less. It answers whole or not at all: a shard that cannot be read is a
 //! problem, because a frame that is missing from the answer would look forgotten.
@@ -26,7 +26,7 @@ pub enum Wanted {
     One(Uuid),
     /// These frames; unknown ones are listed.
     Many(Vec<Uuid>),
-    /// A session in order of creation.
+    /// A session in its order.
     Session {
         /// Its name.
         session: String,
@@ -36,7 +36,7 @@ pub enum Wanted {
         to_ms: u64,
         /// How many at most.
         limit: u32,
-        /// The newest instead of the oldest.
+        /// The last instead of the first.
         last: bool,
     },
 }
@@ -165,10 +165,10 @@ fn staleness_of(replies: &[node_v1::FetchReply]) -> Staleness {
     staleness
 }
 
-/// The first (or last) `limit` frames of all shards in order of creation, ties by id.
+/// The first (or last) `limit` frames of all shards in the session's order; those that one call gave no order, by id.
 fn merge_session(replies: Vec<node_v1::FetchReply>, limit: usize, last: bool) -> Vec<node_v1::Frame> {
     let mut frames: Vec<node_v1::Frame> = replies.into_iter().flat_map(|reply| reply.frames).collect();
-    frames.sort_by(by_creation);
+    frames.sort_by(by_position);
     frames.dedup_by(|a, b| a.id == b.id); // a shard is moving
     if last {
         frames.drain(..frames.len().saturating_sub(limit));
@@ -177,8 +177,8 @@ fn merge_session(replies: Vec<node_v1::FetchReply>, limit: usize, last: bool) ->
     frames
 }
 
-fn by_creation(a: &node_v1::Frame, b: &node_v1::Frame) -> Ordering {
-    (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id))
+fn by_position(a: &node_v1::Frame, b: &node_v1::Frame) -> Ordering {
+    (a.position, &a.id).cmp(&(b.position, &b.id))
 }
 
 /// The default collection exists for every caller, made or not.
@@ -202,12 +202,13 @@ mod tests {
     use super::*;
     use crate::operations::validate::tests::refused;
 
-    fn frame(id: u8, created_ms: u64) -> node_v1::Frame {
-        node_v1::Frame { id: vec![id; 16].into(), created_ms, ..Default::default() }
+    fn frame(id: u8, position: u64) -> node_v1::Frame {
+        // Times say otherwise: they decide nothing.
+        node_v1::Frame { id: vec![id; 16].into(), position, created_ms: 1_000 - position, ..Default::default() }
     }
 
     fn reply(frames: &[(u8, u64)]) -> node_v1::FetchReply {
-        let frames = frames.iter().map(|&(id, created_ms)| frame(id, created_ms)).collect();
+        let frames = frames.iter().map(|&(id, position)| frame(id, position)).collect();
         node_v1::FetchReply { frames, ..Default::default() }
     }
 

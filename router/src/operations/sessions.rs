@@ -127,7 +127,7 @@ fn merged(pages: Vec<node_v1::SessionsReply>, limit: usize) -> Result<(Vec<Known
                 Some(known) => {
                     known.frames += frames;
                     known.first_ms = known.first_ms.min(first_ms);
-                    if (newest.created_ms, &newest.id) > (known.newest.created_ms, &known.newest.id) {
+                    if (newest.position, &newest.id) > (known.newest.position, &known.newest.id) {
                         known.newest = newest;
                     }
                 }
@@ -163,7 +163,7 @@ mod tests {
             tag: vec![tag; 16].into(),
             frames,
             first_ms,
-            newest: Some(node_v1::Frame { created_ms: last_ms, ..Default::default() }),
+            newest: Some(node_v1::Frame { created_ms: last_ms, position: last_ms, ..Default::default() }),
         };
         node_v1::SessionsReply { sessions: parts.iter().map(part).collect(), more, ..Default::default() }
     }

@@ -18,20 +18,21 @@ impl FakeNode {
     pub(super) fn answer_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Status> {
         let mut state = self.state.lock();
         let wire::WriteHeader { shard, collection, request_id, .. } =
-            self.begin_write(&mut state, "write", request.header)?;
+            self.begin_write(&mut state, "write", request.header.clone())?;
         let reply = match state.remembered.get(&request_id) {
             Some(reply) => reply.clone(),
             None => {
+                let position = state.give_position(shard, &request);
                 let write = |frame: wire::FrameWrite| {
                     if state.has_moved(collection, shard, &frame.id) {
                         return wire::WriteOutcome { moved: true, ..Default::default() };
                     }
-                    state.write(collection, shard, frame)
+                    state.write(collection, shard, position, frame)
                 };
                 let outcomes = request.frames.into_iter().map(write).collect();
                 let index = state.indexes.entry(shard).or_default();
                 *index += 1;
-                let reply = wire::WriteReply { outcomes, index: *index };
+                let reply = wire::WriteReply { outcomes, index: *index, position };
                 state.remembered.insert(request_id, reply.clone());
                 reply
             }
@@ -112,7 +113,7 @@ impl FakeNode {
             .map(|kept| kept.frame.clone())
             .filter(|frame| frame.created_ms >= request.created_from_ms)
             .collect();
-        frames.sort_by_key(|frame| frame.created_ms);
+        frames.sort_by_key(|frame| frame.position);
         if request.last {
             frames.drain(..frames.len().saturating_sub(request.limit as usize));
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mira_crypto::os_rng;
-use mira_proto::{Extensions, FrameId, vectors::OWN_SPACE};
+use mira_proto::{Extensions, FrameId, Position, vectors::OWN_SPACE};
 use mira_raft::{
     Clock, Group, HostConfig, Limits, RaftHost, RequestId, engine::MemEngine, transport::local::LocalNetwork,
 };
@@ -148,6 +148,7 @@ impl Live {
                 let version = stored.map_or(0, |stored| FrameRecord::decode(&stored).expect("a record").fields.version);
                 let fields = FrameFields {
                     version: version + 1,
+                    position: Position::new(now_ms * 1_000, 0).packed(),
                     created_ms: now_ms,
                     updated_ms: now_ms,
                     expires_ms: lives_ms.map_or(0, |lives_ms| now_ms + lives_ms),
@@ -163,7 +164,7 @@ impl Live {
                     collection,
                     frame,
                     condition,
-                    keeps_created: false,
+                    keeps_origin: false,
                     record: FrameRecord { fields, body: vec![content; 20].into() },
                     vectors: if content == 0 { Bytes::new() } else { vec![content; 16].into() },
                     key_version,

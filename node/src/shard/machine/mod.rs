@@ -29,6 +29,7 @@ use crate::shard::{
 
 pub(crate) use ingest::ingest;
 pub use tables::decode_count;
+pub(crate) use tables::last_position;
 pub(crate) use transition::{LogStamp, Transition};
 
 /// A change that derived state has to follow.

@@ -43,7 +43,7 @@ impl Floors {
 }
 
 fn store_frame(new: StoreFrame, state: &mut Transition<'_, '_>) -> Result<StoreOutcome, EngineError> {
-    let StoreFrame { collection, frame, condition, keeps_created, record, vectors, .. } = new;
+    let StoreFrame { collection, frame, condition, keeps_origin, record, vectors, .. } = new;
     let old = state.record(collection, frame)?;
     // One that is over is as good as gone, but its versions are not given again.
     let lives = old.as_ref().map(|old| &old.fields).filter(|old| !old.expired(state.at.time_ms));
@@ -59,7 +59,8 @@ fn store_frame(new: StoreFrame, state: &mut Transition<'_, '_>) -> Result<StoreO
     }
     let current = old.as_ref().map_or(0, |old| old.fields.version);
     let is_next = current.checked_add(1) == Some(record.fields.version);
-    let follows = !keeps_created || lives.is_some_and(|old| old.created_ms == record.fields.created_ms);
+    let origin = |of: &FrameFields| (of.position, of.created_ms);
+    let follows = !keeps_origin || lives.is_some_and(|old| origin(old) == origin(&record.fields));
     if !is_next || !follows {
         return Ok(StoreOutcome::Raced(current));
     }

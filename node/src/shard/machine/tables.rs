@@ -1,7 +1,7 @@
 //! Keeps the tables of a shard in step: whatever is derived from a frame's record follows it.
 
 use bytes::Bytes;
-use mira_proto::{CollectionId, FrameId};
+use mira_proto::{CollectionId, FrameId, Position};
 use mira_raft::EngineError;
 
 use super::{Change, Transition};
@@ -19,6 +19,7 @@ impl Transition<'_, '_> {
         new: MigratedFrame,
     ) -> Result<(), EngineError> {
         let MigratedFrame { frame, record, vectors } = new;
+        self.note_position(Position::of_packed(record.fields.position))?;
         self.note_session(collection, frame, old, Some(&record));
         self.note_expiry(collection, frame, old.map_or(0, |old| old.fields.expires_ms), record.fields.expires_ms);
         self.note_chunks(collection, frame, ChunkLinks::of(old), ChunkLinks::of(Some(&record)));
@@ -69,6 +70,20 @@ impl Transition<'_, '_> {
         self.changes.push(Change::Removed { collection, frame });
     }
 
+    /// Notes the greatest position of a call: the shard gives greater ones from then on.
+    fn note_position(&mut self, position: Option<Position>) -> Result<(), EngineError> {
+        let micros = position.map_or(0, Position::micros);
+        let last = match self.last_position {
+            Some(last) => last,
+            None => last_position(self.txn.get(record::LAST_POSITION_KEY)?)?,
+        };
+        self.last_position = Some(last.max(micros));
+        if micros > last {
+            self.txn.put(record::LAST_POSITION_KEY, micros.to_be_bytes().to_vec());
+        }
+        Ok(())
+    }
+
     /// Notes a frame among those of its session, in the place of where it was.
     fn note_session(
         &mut self,
@@ -78,14 +93,14 @@ impl Transition<'_, '_> {
         new: Option<&FrameRecord>,
     ) {
         let key = |of: &FrameRecord| {
-            let FrameFields { session, created_ms, .. } = &of.fields;
-            session.as_ref().map(|session| record::session_key(collection, session, *created_ms, frame))
+            let FrameFields { session, position, .. } = &of.fields;
+            session.as_ref().map(|session| record::session_key(collection, session, *position, frame))
         };
         if let Some(key) = old.and_then(key) {
             self.txn.delete(&key);
         }
-        if let Some(key) = new.and_then(key) {
-            self.txn.put(&key, Bytes::new());
+        if let Some((key, new)) = new.and_then(|new| Some((key(new)?, new))) {
+            self.txn.put(&key, new.fields.created_ms.to_be_bytes().to_vec());
         }
     }
 
@@ -171,6 +186,11 @@ impl<'a> ChunkLinks<'a> {
 /// What a frame of this class adds to the number of frames: those that callers stored count.
 pub(super) fn counted(class: Option<Class>) -> i64 {
     i64::from(class == Some(Class::Memory))
+}
+
+/// The greatest position of a call as it is stored, microseconds; none is zero.
+pub(crate) fn last_position(stored: Option<Bytes>) -> Result<u64, EngineError> {
+    stored.map_or(Ok(0), |stored| record::parse_number(&stored))
 }
 
 /// Reads a stored count; none is zero.

@@ -31,13 +31,15 @@ pub(crate) struct Transition<'a, 't> {
     pub(super) changes: Vec<Change>,
     /// Where the frames of growing collections are.
     pub(super) placement: &'a PlacementCache,
+    /// The greatest position of a call, once it was looked up.
+    pub(super) last_position: Option<u64>,
     claims: Claims<'a>,
 }
 
 impl<'a, 't> Transition<'a, 't> {
     /// Of the command that stands there in the log.
     pub(crate) fn new(at: LogStamp, placement: &'a PlacementCache, txn: &'a mut Txn<'t>) -> Self {
-        Transition { at, txn, changes: Vec::new(), placement, claims: Claims::new(placement) }
+        Transition { at, txn, changes: Vec::new(), placement, last_position: None, claims: Claims::new(placement) }
     }
 
     /// What the shard is to a frame.

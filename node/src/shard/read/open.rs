@@ -75,6 +75,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             role: body.role,
             metadata_json: body.metadata_json,
             version: record.fields.version,
+            position: record.fields.position,
             created_ms: record.fields.created_ms,
             updated_ms: record.fields.updated_ms,
             expires_ms: record.fields.expires_ms,

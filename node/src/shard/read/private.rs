@@ -158,6 +158,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         Ok(node_v1::Frame {
             id: place.frame.to_be_bytes().to_vec().into(),
             version: record.fields.version,
+            position: record.fields.position,
             created_ms: record.fields.created_ms,
             updated_ms: record.fields.updated_ms,
             expires_ms: record.fields.expires_ms,

@@ -1,6 +1,6 @@
 //! Reading the frames of one session.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 
 use mira_proto::{Refusal, limits, node_v1};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl<R: mira_raft::Runtime> Shard<R> {
-    /// The frames of a session by time of creation, oldest first; with `last`, the newest `limit` of them.
+    /// The frames of a session in its order, the first ones; with `last`, the last `limit` of them.
     pub async fn session(&self, request: node_v1::SessionRequest) -> Result<node_v1::FetchReply, Refusal> {
         let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         let tag = if request.private_session.is_empty() {
@@ -24,21 +24,28 @@ impl<R: mira_raft::Runtime> Shard<R> {
             private::session_tag(&self.shared.keyring, &collection, &request.private_session)?
         };
         let prefix = record::session_prefix(collection.id, &tag);
-        let from = record::session_key(collection.id, &tag, request.created_from_ms, 0);
-        let to = match request.created_to_ms {
-            0 => record::session_key(collection.id, &tag, u64::MAX, u128::MAX),
-            until => record::session_key(collection.id, &tag, until, 0),
+        let created = request.created_from_ms..match request.created_to_ms {
+            0 => u64::MAX,
+            until => until,
         };
         let limit = request.limit.clamp(1, limits::MAX_RECALL) as usize;
         let reader = self.group.reader();
-        let mut ids = Vec::new();
-        reader
-            .scan(Bound::Included(&from), Bound::Excluded(&to), request.last, &mut |key, _| {
-                debug_assert!(key.starts_with(&prefix));
-                ids.extend(record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| shown.shows(frame)));
-                if ids.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .map_err(refuse_engine)?;
+        let (mut ids, mut failed) = (Vec::new(), None);
+        let mut look = |key: &[u8], stored: &[u8]| {
+            match record::parse_number(stored) {
+                Ok(created_ms) if created.contains(&created_ms) => {
+                    ids.extend(record::parse_session_key(key).filter(|&frame| shown.shows(frame)));
+                }
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+            if failed.is_some() || ids.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        // Times follow no order here: a range of them may be looked for among all frames of a long session.
+        tokio::task::block_in_place(|| reader.scan_prefix(&prefix, request.last, &mut look)).map_err(refuse_engine)?;
+        if let Some(error) = failed {
+            return Err(self.unreadable(error));
+        }
         if request.last {
             ids.reverse();
         }

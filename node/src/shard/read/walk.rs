@@ -91,7 +91,7 @@ pub(in crate::shard) fn frames_of_session(
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
     collect(reader, &record::session_prefix(collection, tag), limit, |key, _| {
-        Ok(record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame)))
+        Ok(record::parse_session_key(key).filter(|&frame| wanted(frame)))
     })
 }
 

@@ -281,7 +281,8 @@ impl Memory {
             let frames: Vec<FrameWrite> = chunk.iter().map(|item| item.frame.clone()).collect();
             let request_id = request_id(context, route, shard, &frames);
             let header = WriteHeader { request_id, ..route.write_header(context, shard) };
-            match self.cluster.write(&call, &WriteRequest { header: Some(header), frames }).await {
+            match self.cluster.write(&call, &WriteRequest { header: Some(header), frames, ..Default::default() }).await
+            {
                 Ok(reply) if reply.outcomes.len() == chunk.len() => {
                     answer.index = answer.index.max(reply.index);
                     for (item, outcome) in chunk.into_iter().zip(reply.outcomes) {
