@@ -17,7 +17,7 @@ use mira_raft::{Group, GroupId, HostError, RaftHost, Role, Runtime, StateMachine
 use parking_lot::RwLock;
 
 use crate::{
-    meta::{ClusterState, META_GROUP, MetaAnswer, MetaCommand},
+    meta::{ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand},
     peers::{Peer, within},
     replicas::Replicas,
     shard::{
@@ -185,7 +185,15 @@ impl<R: Runtime> Member<R> {
 
     /// The map as routers get it.
     pub fn map(&self) -> node_v1::ClusterMap {
-        self.cluster().to_map(|shard| self.host.group(shard + 1)?.status().leader)
+        let keyring = &self.shared.keyring;
+        // A node that has not been given every cluster key may lack some. The rest of the map is right all the same.
+        let placement_key = |record: &CollectionRecord| {
+            keyring.placement_key(record).unwrap_or_else(|error| {
+                tracing::warn!(collection = record.id, %error, "no placement key for routers");
+                Bytes::new()
+            })
+        };
+        self.cluster().to_map(|shard| self.host.group(shard + 1)?.status().leader, placement_key)
     }
 
     /// The map as a quorum of the meta group knows it; on its leader only.

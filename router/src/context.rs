@@ -27,6 +27,8 @@ pub struct RequestContext {
     pub token: ConsistencyToken,
     /// The caller's name for this request, the same when it sends it again.
     pub idempotency_key: Option<Arc<str>>,
+    /// Items of the request that were stored before: a stream is stored in parts.
+    pub items_before: u64,
     /// What the caller says to be the owner of private frames.
     pub owner: Option<Credential>,
 }
@@ -40,6 +42,7 @@ impl RequestContext {
             consistency: Consistency::default(),
             token: ConsistencyToken::default(),
             idempotency_key: None,
+            items_before: 0,
             owner: None,
         }
     }

@@ -93,6 +93,7 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     let cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 4, 250).await;
     let collection = cluster.collection_id(NAME);
+    let (named, _) = cluster.store_named("a").await;
     assert_eq!(cluster.sealed_with(collection), [1].into());
     work.some_more().await;
     let id = cluster.rotate(Some(NAME)).await.expect("it begins");
@@ -102,6 +103,7 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     for worker in work.end().await {
         worker.check_all().await;
     }
+    assert_eq!(cluster.store_named("a").await, (named, true), "ids are made with a key that stays");
     assert_eq!(cluster.sealed_with(collection), [2].into());
     let keys = cluster.keys().await;
     let of_collection = &keys.collections.iter().find(|found| found.name == NAME).expect("it is listed").keys;
@@ -138,6 +140,7 @@ async fn the_cluster_key_is_rotated_under_load_and_the_old_one_is_needed_no_more
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 100).await;
     let before = cluster.keys().await.active;
+    let (named, _) = cluster.store_named("a").await;
     assert_eq!(cluster.rotate(None).await.expect_err("there is no other key").code, Code::Conflict);
     cluster.keys.put_first(NEW_KEY);
     work.some_more().await;
@@ -158,6 +161,7 @@ async fn the_cluster_key_is_rotated_under_load_and_the_old_one_is_needed_no_more
         worker.check_all().await;
     }
     assert_eq!(cluster.keys().await.nodes[0].held, [keys.active]);
+    assert_eq!(cluster.store_named("a").await, (named, true), "ids are made with a key that was only wrapped anew");
 
     // A node with the old key alone says which one it lacks.
     let node = cluster.nodes.remove(&2).expect("a node");

@@ -216,6 +216,35 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Stores a record that its source names; its id, and whether it was there already.
+    pub async fn store_named(&self, source_key: &str) -> (Uuid, bool) {
+        let item = StoreItem { source_key: Some(source_key.to_owned()), ..named_item() };
+        let reply = self.memory.store(&context(), StoreRequest { item, items: None }).await.expect("stored");
+        (reply.id.expect("one item was stored"), reply.unchanged)
+    }
+
+    /// Stores another frame of the session that such records have, under an id that the router makes.
+    pub async fn store_beside_named(&self) -> Uuid {
+        let request = StoreRequest { item: named_item(), items: None };
+        let reply = self.memory.store(&context(), request).await.expect("stored");
+        reply.id.expect("one item was stored")
+    }
+}
+
+/// The session of records that a test's source names; no worker has it.
+pub const NAMED_SESSION: &str = "named";
+
+fn named_item() -> StoreItem {
+    StoreItem {
+        content: Some("a record".to_owned()),
+        vector: Some(vec![1.0; DIM as usize]),
+        session: Some(NAMED_SESSION.to_owned()),
+        collection: Some(NAME.into()),
+        ..Default::default()
+    }
+}
+
 pub fn context() -> RequestContext {
     RequestContext::new("test", Duration::from_secs(60))
 }

@@ -14,7 +14,7 @@ use crate::import::source::Source;
 const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// The fields of [`StoreItem`]; a test compares them with its schema.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "content",
     "bytes",
     "type",
@@ -30,6 +30,7 @@ const FIELDS: [&str; 15] = [
     "created_at",
     "collection",
     "private",
+    "source_key",
 ];
 
 /// The field that names a file, which `store` has not.

@@ -1,6 +1,5 @@
-//! One batch into the cluster: what is there already is left out, the rest stored, refusals reported.
+//! One batch into the cluster: stored unless it is there, refusals reported.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use mira_proto::model::{
 };
 use mira_proto::{Code, Problem};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::backoff::backoff;
 use crate::client::Client;
@@ -60,15 +58,7 @@ impl Writer {
             batch.unreadable.iter().map(|(place, error)| (place.to_string(), error.to_string())).collect();
         let (with_files, items): (Vec<_>, Vec<_>) =
             batch.items.into_iter().partition(|prepared| prepared.attached.is_some());
-        let present = self.present(&items).await?;
-        let mut waiting: Vec<Prepared> = Vec::with_capacity(items.len());
-        for prepared in items {
-            match prepared.item.id {
-                Some(id) if prepared.derived && present.contains(&id) => outcome.present += 1,
-                _ => waiting.push(prepared),
-            }
-        }
-        self.store_all(waiting, &mut outcome).await?;
+        self.store_all(items, &mut outcome).await?;
         for prepared in with_files {
             let place = prepared.place.to_string();
             match self.store_with_file(prepared).await? {
@@ -101,6 +91,7 @@ impl Writer {
         let key = upload_key(&collection, &request, &found.blake3)?;
         let upload = Upload { client: &self.client, collection: &collection, path: &found.path, is_quiet: true };
         match upload.begin_or_go_on(request, &key).await {
+            Ok(stored) if stored.unchanged => Ok(Settled::Present),
             Ok(_) => Ok(Settled::Added),
             Err(CliError::Problem(problem)) if !is_passing(problem.code) => Ok(Settled::Refused(problem.to_string())),
             Err(error @ CliError::BadFile { .. }) => Ok(Settled::Refused(error.to_string())),
@@ -129,30 +120,6 @@ impl Writer {
         }
         let theirs = transfer::digest(&self.client, MemoryPlace { collection, id }).await?;
         Ok(Some(theirs.blake3 == found.blake3))
-    }
-
-    /// Which of the derived ids the cluster has. Asking costs a read; storing again would cost an embedding.
-    async fn present(&self, items: &[Prepared]) -> Result<HashSet<Uuid>, CliError> {
-        let mut by_collection: BTreeMap<Option<&str>, Vec<Uuid>> = BTreeMap::new();
-        for prepared in items.iter().filter(|prepared| prepared.derived) {
-            by_collection.entry(prepared.item.collection.as_deref()).or_default().extend(prepared.item.id);
-        }
-        let mut present = HashSet::new();
-        for (collection, ids) in by_collection {
-            let request = RecallRequest {
-                ids: Some(ids),
-                collection: collection.map(str::to_owned),
-                consistency: Some(Consistency::Leader),
-                ..RecallRequest::default()
-            };
-            match self.client.recall(&request).await {
-                Ok(reply) => present.extend(reply.frames.iter().map(|frame| frame.id)),
-                // The collection is made by the first store.
-                Err(CliError::Problem(problem)) if problem.code == Code::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(present)
     }
 
     /// Stores in requests of a size that the cluster answers in good time.
@@ -251,10 +218,11 @@ fn settle(sent: Vec<Prepared>, results: Vec<ItemResult>, outcome: &mut Outcome) 
     let mut again = Vec::new();
     for (prepared, result) in sent.into_iter().zip(results) {
         match result {
+            ItemResult::Stored(stored) if stored.unchanged => outcome.present += 1,
             ItemResult::Stored(_) => outcome.added += 1,
             ItemResult::Refused { error } => match error.code {
                 code if is_passing(code) => again.push((prepared, error)),
-                // The id was made from the content, so the memory is there; only notes such as its path differ.
+                // Its name was made from the content, so the memory is there; only notes such as its path differ.
                 Code::Conflict if prepared.derived => outcome.present += 1,
                 _ => outcome.refused.push((prepared.place.to_string(), error.to_string())),
             },

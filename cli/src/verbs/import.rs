@@ -18,8 +18,9 @@ use crate::output;
 /// Import JSON Lines, text, Markdown, and memories of other programs
 ///
 /// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, vectors, id,
-/// expires_at, created_at, collection, private; beside them attachment names a file that `mira export` has written. Markdown
-/// is split at its headings. What has no id gets one made from its content, so importing the same thing again adds nothing.
+/// expires_at, created_at, collection, private, source_key; beside them attachment names a file that `mira export` has
+/// written. Markdown is split at its headings. What has neither id nor source_key is named by its content, so importing
+/// the same thing again adds nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -51,13 +51,16 @@ pub struct Store {
     #[arg(long)]
     collection: Option<String>,
     /// A UUID of your own; storing the same text under it again changes nothing
-    #[arg(long)]
+    #[arg(long, group = "named")]
     id: Option<Uuid>,
-    /// Put a new version in place of the memory with this id
-    #[arg(long, requires = "id")]
+    /// What names it in the source it comes from, such as a path; storing it again under this changes nothing
+    #[arg(long, value_name = "KEY", group = "named")]
+    source_key: Option<String>,
+    /// Put a new version in place of the memory with this id or source key
+    #[arg(long, requires = "named")]
     replace: bool,
     /// Store a new version only if this one is current; 0: only if the id is new
-    #[arg(long, value_name = "N", requires = "id")]
+    #[arg(long, value_name = "N", requires = "named")]
     expected_version: Option<u64>,
     /// Forget it at this RFC 3339 time, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME")]
@@ -106,6 +109,7 @@ impl Store {
             expires_at: self.expires_at,
             collection: self.collection,
             private: self.private,
+            source_key: self.source_key,
             ..StoreItem::default()
         };
         if let Some(path) = &self.file {

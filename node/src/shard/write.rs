@@ -366,9 +366,8 @@ pub fn round_id(request: RequestId, round: u32) -> RequestId {
 
 fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
     match outcome {
-        StoreOutcome::Stored(version) | StoreOutcome::Same(version) => {
-            node_v1::WriteOutcome { version, ..Default::default() }
-        }
+        StoreOutcome::Stored(version) => node_v1::WriteOutcome { version, ..Default::default() },
+        StoreOutcome::Same(version) => node_v1::WriteOutcome { version, unchanged: true, ..Default::default() },
         StoreOutcome::Moved => node_v1::WriteOutcome { moved: true, ..Default::default() },
         StoreOutcome::Conflict(version) => refused(Problem::new(
             Code::Conflict,

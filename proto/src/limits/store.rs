@@ -19,3 +19,5 @@ pub const MAX_INGEST_IN_FLIGHT: usize = 256;
 pub const MAX_POSITION_LEAD: Duration = Duration::from_secs(60);
 /// An `Idempotency-Key`, bytes: as long as other names, for it is one.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 256;
+/// A `source_key`, bytes: a path or an address of a record fits, and it is hashed, never kept.
+pub const MAX_SOURCE_KEY_BYTES: usize = 4 << 10;

@@ -35,7 +35,7 @@ pub struct StoreItem {
     pub vectors: BTreeMap<String, Vec<f32>>,
     /// A UUID of your own; storing the same content under it again changes nothing.
     pub id: Option<Uuid>,
-    /// Put a new version in place of the frame with this `id`.
+    /// Put a new version in place of the frame with this `id` or `source_key`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,
     /// Store a new version only if this one is current; 0 = the id must not exist.
@@ -49,6 +49,8 @@ pub struct StoreItem {
     /// Seal it with the key of its owner, which the request carries in a header: nobody else can read or find it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub private: bool,
+    /// Names the record in the source it comes from, instead of an `id`; sent again with the same session, it is the same frame.
+    pub source_key: Option<String>,
 }
 
 /// `store`: one item in place, or up to 1,000 under `items`.
@@ -82,6 +84,9 @@ pub struct Stored {
     pub id: Uuid,
     /// Its version: 1 for a new frame.
     pub version: u64,
+    /// The same content was there already: nothing was stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
 }
 
 /// One answer of a batch.
@@ -105,6 +110,9 @@ pub struct StoreReply {
     pub id: Option<Uuid>,
     /// Its version.
     pub version: Option<u64>,
+    /// The same content was there already: nothing was stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
     /// One answer for each of `items`, in order.
     pub items: Option<Vec<ItemResult>>,
     /// Send it back with a read that must see this write.

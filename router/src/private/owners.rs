@@ -12,7 +12,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lru::LruCache;
 use mira_crypto::{CryptoError, OwnerKey, PassphraseCost};
-use mira_proto::model::StoreItem;
 use mira_proto::node_v1::{GetOwnerRequest, PutOwnerRequest};
 use mira_proto::{Code, Problem, limits};
 use parking_lot::Mutex;
@@ -100,9 +99,9 @@ impl Memory {
     pub(crate) async fn storing_owner(
         &self,
         context: &RequestContext,
-        items: &[StoreItem],
+        needed: bool,
     ) -> Result<RequestContext, Problem> {
-        match (items.iter().any(|item| item.private), &context.owner) {
+        match (needed, &context.owner) {
             (false, _) => Ok(context.clone()),
             (true, None) => Err(keyless("private")),
             (true, Some(_)) => self.resolve(context, true).await,

@@ -349,6 +349,7 @@ mod tests {
     fn draft(content: &str) -> Draft {
         Draft {
             id: None,
+            source_key: None,
             content: content.to_owned().into(),
             text: true,
             kind: "thought".into(),

@@ -7,6 +7,7 @@ mod errors;
 mod faults;
 mod field_types;
 mod grpc;
+mod ids;
 mod mcp;
 mod migration;
 mod named;

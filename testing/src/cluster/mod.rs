@@ -165,6 +165,13 @@ impl FakeCluster {
         self.state.lock().epoch += 1;
     }
 
+    /// Has the nodes lack what ids of frames are made with.
+    pub fn withhold_placement_keys(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.collections.values_mut().for_each(|collection| collection.placement_key.clear());
+    }
+
     /// The requests of one operation so far, in their order.
     pub fn seen(&self, operation: &str) -> Vec<Seen> {
         self.state.lock().seen.iter().filter(|seen| seen.operation == operation).cloned().collect()

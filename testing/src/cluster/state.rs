@@ -127,7 +127,7 @@ impl State {
         {
             let said = write.private.as_ref().map_or(&write.content, |private| &private.digest);
             return if content == said {
-                wire::WriteOutcome { version: *version, ..Default::default() }
+                wire::WriteOutcome { version: *version, unchanged: true, ..Default::default() }
             } else {
                 refuse("the id holds other content".into())
             };

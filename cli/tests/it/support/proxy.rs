@@ -29,8 +29,6 @@ pub struct Conduct {
     pub batch_sizes: Vec<usize>,
     /// Items of every `store` that was let through.
     pub store_sizes: Vec<usize>,
-    /// Ids that were recalled.
-    pub recalled_ids: usize,
     /// Bytes that came in uploads.
     pub uploaded_bytes: u64,
     /// Contents that were read.
@@ -149,7 +147,6 @@ impl Conduct {
         match asked.path {
             "/mcp/store" => self.look_at_store(&asked.json())?,
             "/mcp/search" => self.look_at_search(asked.json()),
-            "/mcp/recall" => self.look_at_recall(&asked.json()),
             _ if asked.is_content() => self.contents_read += 1,
             _ if asked.is_step() => {
                 self.uploaded_bytes += asked.body.len() as u64;
@@ -198,10 +195,6 @@ impl Conduct {
             }
             None => self.searches.push(request),
         }
-    }
-
-    fn look_at_recall(&mut self, request: &Value) {
-        self.recalled_ids += request["ids"].as_array().map_or(0, Vec::len) + usize::from(request["id"].is_string());
     }
 }
 

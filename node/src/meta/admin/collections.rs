@@ -6,7 +6,7 @@ use mira_proto::{Code, CollectionId, Problem, Refusal, limits, node_v1};
 
 use super::{must_lead, newest};
 use crate::{
-    keys::keyring::FIRST_KEY,
+    keys::keyring::{FIRST_KEY, Keyring},
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
     node::Node,
     shard::index::recall::check_ef,
@@ -17,15 +17,15 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
     must_lead(node)?;
     let mut wanted = checked(request, node.cluster().header.shards)?;
     if let Some(existing) = node.cluster().collection_named(&wanted.name) {
-        return existing_collection(existing, &wanted);
+        return existing_collection(node.keyring(), existing, &wanted);
     }
     wanted.id = rand::random_range(1..u64::MAX);
     wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
     let answer = node.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
     let cluster = node.cluster();
     match (answer, cluster.collection_named(&wanted.name)) {
-        (MetaAnswer::Done, Some(made)) => Ok(made.to_wire()),
-        (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted),
+        (MetaAnswer::Done, Some(made)) => Ok(made.to_wire(node.keyring().placement_key(made)?)),
+        (MetaAnswer::Exists, Some(existing)) => existing_collection(node.keyring(), existing, &wanted),
         (MetaAnswer::Full, _) => {
             let detail = format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS);
             Err(Problem::new(Code::TooLarge, detail).into())
@@ -98,9 +98,13 @@ fn check_spaces(spaces: &[NamedSpace]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn existing_collection(existing: &CollectionRecord, wanted: &CollectionRecord) -> Result<node_v1::Collection, Refusal> {
+fn existing_collection(
+    keyring: &Keyring,
+    existing: &CollectionRecord,
+    wanted: &CollectionRecord,
+) -> Result<node_v1::Collection, Refusal> {
     if existing.same_settings(wanted) {
-        return Ok(existing.to_wire());
+        return Ok(existing.to_wire(keyring.placement_key(existing)?));
     }
     let detail =
         format!("collection {:?} exists with other settings; delete it first or use another name", wanted.name);
@@ -229,6 +233,8 @@ fn conflict(detail: impl Into<String>) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use mira_crypto::{ClusterKey, KEY_LEN, os_rng};
+
     use super::*;
     use crate::meta::{Rotation, RotationStep, state::ClusterHeader};
 
@@ -284,11 +290,16 @@ mod tests {
 
     #[test]
     fn the_same_settings_are_answered_with_what_is_there_and_others_are_refused() {
-        let existing = CollectionRecord { id: 7, ef: 100, ..checked(request(), SHARDS).expect("settings") };
+        let keyring = Keyring::new(vec![ClusterKey::generate(&mut os_rng())]);
+        let wrapped_keys = keyring.new_collection_keys(7);
+        let existing =
+            CollectionRecord { id: 7, ef: 100, wrapped_keys, ..checked(request(), SHARDS).expect("settings") };
         let wanted = |request| checked(request, SHARDS).expect("settings");
-        assert_eq!(existing_collection(&existing, &wanted(request())).expect("the same").id, 7);
+        let answer = existing_collection(&keyring, &existing, &wanted(request())).expect("the same");
+        assert_eq!((answer.id, answer.placement_key.len()), (7, KEY_LEN));
         let other = node_v1::CreateCollectionRequest { dim: 8, ..request() };
-        let Err(Refusal::Problem(problem)) = existing_collection(&existing, &wanted(other)) else { panic!("refused") };
+        let refused = existing_collection(&keyring, &existing, &wanted(other));
+        let Err(Refusal::Problem(problem)) = refused else { panic!("refused") };
         assert_eq!(problem.code, Code::AlreadyExists);
     }
 

@@ -25,7 +25,7 @@ pub async fn get(node: &Node, request: &node_v1::GetKeysRequest) -> Result<node_
         collections.push(node_v1::CollectionKeys {
             name: record.name.clone(),
             keys: key_infos(&node.key_names(record)?),
-            rotation: cluster.collection_to_wire(record).rotation,
+            rotation: cluster.rotation_to_wire(record),
         });
     }
     let public = if cluster.receipt_key.is_empty() {

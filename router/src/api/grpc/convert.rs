@@ -38,6 +38,7 @@ pub(super) fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Proble
         created_at: present(item.created_at),
         collection: present(item.collection),
         private: item.private,
+        source_key: present(item.source_key),
     })
 }
 
@@ -185,7 +186,8 @@ pub(super) fn upload_to(reply: model::UploadReply) -> v1::UploadState {
         offset: reply.offset,
         size: reply.size,
         id: reply.stored.as_ref().map(|stored| stored.id.to_string()).unwrap_or_default(),
-        version: reply.stored.map(|stored| stored.version).unwrap_or_default(),
+        version: reply.stored.as_ref().map(|stored| stored.version).unwrap_or_default(),
+        unchanged: reply.stored.is_some_and(|stored| stored.unchanged),
     }
 }
 

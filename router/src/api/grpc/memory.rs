@@ -27,6 +27,7 @@ impl MemoryService for Grpc {
             id: reply.id.map(|id| id.to_string()).unwrap_or_default(),
             version: reply.version.unwrap_or_default(),
             consistency_token: reply.consistency_token,
+            unchanged: reply.unchanged,
         }))
     }
 

@@ -22,6 +22,8 @@ use crate::operations::validate::{self, optional_name, time, too_large};
 pub struct Draft {
     /// The caller's id, if it gave one.
     pub id: Option<Uuid>,
+    /// What names it in its source, instead of an id.
+    pub source_key: Option<String>,
     /// The content, text or opaque.
     pub content: Bytes,
     /// Whether it is UTF-8 text.
@@ -96,14 +98,21 @@ impl Draft {
             validate::components(vector)
                 .map_err(|problem| Problem { detail: format!("{name}: {}", problem.detail), ..problem })?;
         }
-        if item.id.is_none() && item.replace {
-            return Err(Problem::invalid("replace needs the id of the frame to replace"));
+        if item.id.is_some() && item.source_key.is_some() {
+            return Err(Problem::invalid(
+                "id and source_key are both given, and each names the frame: send one of them",
+            ));
         }
-        if item.id.is_none() && item.expected_version.is_some() {
-            return Err(Problem::invalid("expected_version needs the id of the frame it speaks of"));
+        let is_named = item.id.is_some() || item.source_key.is_some();
+        if !is_named && item.replace {
+            return Err(Problem::invalid("replace needs the id or source_key of the frame to replace"));
+        }
+        if !is_named && item.expected_version.is_some() {
+            return Err(Problem::invalid("expected_version needs the id or source_key of the frame it speaks of"));
         }
         Ok(Draft {
             id: item.id,
+            source_key: item.source_key.map(source_key).transpose()?,
             content,
             text,
             kind: optional_name("type", item.kind)?.unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
@@ -120,6 +129,17 @@ impl Draft {
             private: item.private,
             attachment,
         })
+    }
+}
+
+fn source_key(key: String) -> Result<String, Problem> {
+    match key.len() {
+        0 => Err(Problem::invalid("source_key is empty")),
+        have if have > limits::MAX_SOURCE_KEY_BYTES => {
+            let limit = limits::MAX_SOURCE_KEY_BYTES;
+            Err(too_large(format!("source_key has {have} bytes, the limit is {limit}")))
+        }
+        _ => Ok(key),
     }
 }
 
@@ -214,6 +234,24 @@ mod tests {
         let vector = |dim: usize| StoreItem { vector: Some(vec![1.0; dim]), ..text("a") };
         assert!(Draft::of(vector(limits::MAX_DIM as usize), NOW_MS).is_ok());
         refused(Draft::of(vector(limits::MAX_DIM as usize + 1), NOW_MS), Code::TooLarge, "4096");
+    }
+
+    #[test]
+    fn a_frame_is_named_by_its_id_or_by_what_names_it_in_its_source() {
+        let id = Some(Uuid::from_u128(7));
+        let named = |bytes: usize| StoreItem { source_key: Some("k".repeat(bytes)), ..text("a") };
+        let longest = limits::MAX_SOURCE_KEY_BYTES;
+        assert_eq!(Draft::of(named(longest), NOW_MS).unwrap().source_key.map(|key| key.len()), Some(longest));
+        refused(Draft::of(named(longest + 1), NOW_MS), Code::TooLarge, "source_key");
+        refused(Draft::of(named(0), NOW_MS), Code::InvalidArgument, "source_key is empty");
+        refused(Draft::of(StoreItem { id, ..named(1) }, NOW_MS), Code::InvalidArgument, "id and source_key");
+        for item in [named(1), StoreItem { id, ..text("a") }] {
+            assert!(Draft::of(StoreItem { replace: true, ..item.clone() }, NOW_MS).unwrap().replace);
+            assert!(Draft::of(StoreItem { expected_version: Some(1), ..item }, NOW_MS).is_ok());
+        }
+        refused(Draft::of(StoreItem { replace: true, ..text("a") }, NOW_MS), Code::InvalidArgument, "source_key");
+        let expecting = StoreItem { expected_version: Some(1), ..text("a") };
+        refused(Draft::of(expecting, NOW_MS), Code::InvalidArgument, "source_key");
     }
 
     #[test]

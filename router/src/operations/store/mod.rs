@@ -1,14 +1,15 @@
 //! `store`: from items to frames on a majority of their shards' replicas.
 //!
 //! Each item of a batch is answered by itself: refused by validation, by its collection, by the embedder or by its
-//! shard, it leaves the others alone. The way of a batch: validate every item, look up or make the collections, embed
-//! all texts at once, group by shard, send each shard its chunks, and put the outcomes in the order of the items.
-//! Shards work side by side; the chunks of one shard go one after the other, so that items with the same id take effect
-//! in their order.
+//! shard, it leaves the others alone. The way of a batch: validate every item, look up or make the collections, give each
+//! frame its id, leave out what is known to be there, embed all texts at once, group by shard, send each shard its chunks,
+//! and put the outcomes in the order of the items. Shards work side by side; the chunks of one shard go one after the
+//! other, so that items with the same id take effect in their order.
 //!
 //! Which shard a write goes to, [`CollectionRoute::place_of`] says.
 
 pub mod draft;
+mod known;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use mira_proto::{Code, Problem, ShardId, limits};
 use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Place, size_of_frame};
-use crate::ids::{self, WriteIdentity};
+use crate::ids::{self, NewFrame, WriteIdentity};
 use crate::memory::MAX_REROUTES;
 use crate::operations::convert;
 use crate::operations::validate;
@@ -52,6 +53,14 @@ impl Outcomes {
     }
 }
 
+/// An item that is worth storing, with the id that its frame gets.
+struct Identified {
+    /// Its place in the request.
+    at: usize,
+    id: Uuid,
+    draft: Draft,
+}
+
 /// An item on its way to a shard.
 pub(crate) struct Pending {
     /// Its place in the request.
@@ -75,40 +84,58 @@ impl Memory {
         self.bounded("store", context, async {
             let StoreRequest { item, items } = request;
             let Some(items) = items else {
-                let (mut outcomes, token) = self.store_items(context, vec![item]).await;
-                let Stored { id, version } = outcomes.swap_remove(0)?;
-                let consistency_token = token.to_string();
-                return Ok(StoreReply { id: Some(id), version: Some(version), items: None, consistency_token });
+                let (mut outcomes, token) = self.store_items(context, vec![Ok(item)]).await;
+                let Stored { id, version, unchanged } = outcomes.swap_remove(0)?;
+                let (id, version, consistency_token) = (Some(id), Some(version), token.to_string());
+                return Ok(StoreReply { id, version, unchanged, items: None, consistency_token });
             };
             if item != StoreItem::default() {
                 return Err(Problem::invalid("items stands alone: put every other field into the items"));
             }
-            match items.len() {
-                0 => return Err(Problem::invalid("items is empty")),
-                have if have > limits::MAX_BATCH_ITEMS => {
-                    let detail =
-                        format!("items has {have} entries, the limit is {}: send several", limits::MAX_BATCH_ITEMS);
-                    return Err(Problem::new(Code::TooLarge, detail));
-                }
-                _ => {}
-            }
-            let (outcomes, token) = self.store_items(context, items).await;
+            let (outcomes, token) = self.store_some(context, items.into_iter().map(Ok).collect()).await?;
             let answer = |outcome| match outcome {
                 Ok(stored) => ItemResult::Stored(stored),
                 Err(error) => ItemResult::Refused { error },
             };
             let items = Some(outcomes.into_iter().map(answer).collect());
-            Ok(StoreReply { id: None, version: None, items, consistency_token: token.to_string() })
+            let consistency_token = token.to_string();
+            Ok(StoreReply { id: None, version: None, unchanged: false, items, consistency_token })
         })
         .await
+    }
+
+    /// Remembers a batch of items, some of which could not be read: each is stored or refused by itself, in order.
+    pub async fn store_batch(
+        &self,
+        context: &RequestContext,
+        items: Vec<Result<StoreItem, Problem>>,
+    ) -> Result<(Vec<Result<Stored, Problem>>, ConsistencyToken), Problem> {
+        self.bounded("store", context, self.store_some(context, items)).await
+    }
+
+    async fn store_some(
+        &self,
+        context: &RequestContext,
+        items: Vec<Result<StoreItem, Problem>>,
+    ) -> Result<(Vec<Result<Stored, Problem>>, ConsistencyToken), Problem> {
+        match items.len() {
+            0 => Err(Problem::invalid("items is empty")),
+            have if have > limits::MAX_BATCH_ITEMS => {
+                let detail =
+                    format!("items has {have} entries, the limit is {}: send several", limits::MAX_BATCH_ITEMS);
+                Err(Problem::new(Code::TooLarge, detail))
+            }
+            _ => Ok(self.store_items(context, items).await),
+        }
     }
 
     async fn store_items(
         &self,
         context: &RequestContext,
-        items: Vec<StoreItem>,
+        items: Vec<Result<StoreItem, Problem>>,
     ) -> (Vec<Result<Stored, Problem>>, ConsistencyToken) {
-        let (resolved, keyless) = match self.storing_owner(context, &items).await {
+        let is_private = items.iter().flatten().any(|item| item.private);
+        let (resolved, keyless) = match self.storing_owner(context, is_private).await {
             Ok(resolved) => (resolved, None),
             Err(problem) => (context.clone(), Some(problem)),
         };
@@ -117,7 +144,7 @@ impl Memory {
         let mut outcomes = Outcomes::of(items.len(), context.token.clone());
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
-            match Draft::of(item, now_ms) {
+            match item.and_then(|item| Draft::of(item, now_ms)) {
                 Ok(draft) if draft.private && keyless.is_some() => {
                     outcomes.settle(at, Err(keyless.clone().expect("is some")))
                 }
@@ -143,7 +170,15 @@ impl Memory {
             Ok(route) => route,
             Err(problem) => return drafts.iter().for_each(|(at, _)| outcomes.settle(*at, Err(problem.clone()))),
         };
-        let pending = self.embed_drafts(context, &route, drafts, outcomes).await;
+        let mut identified = Vec::with_capacity(drafts.len());
+        for (at, draft) in drafts {
+            match id_of(context, &route, at, &draft) {
+                Ok(id) => identified.push(Identified { at, id, draft }),
+                Err(problem) => outcomes.settle(at, Err(problem)),
+            }
+        }
+        let identified = self.settle_known(context, &route, identified, outcomes).await;
+        let pending = self.embed_drafts(context, &route, identified, outcomes).await;
         self.write_frames(context, route, pending, outcomes).await;
     }
 
@@ -208,26 +243,26 @@ impl Memory {
         self.find_collection(context, name).await?.ok_or_else(|| crate::memory::no_collection(name))
     }
 
-    /// Gives every draft its id and vectors; notes the ones that cannot have any.
+    /// Gives every draft its vectors; notes the ones that cannot have any.
     async fn embed_drafts(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        drafts: Vec<(usize, Draft)>,
+        drafts: Vec<Identified>,
         outcomes: &mut Outcomes,
     ) -> Vec<Pending> {
-        let with_named = |(at, draft): (usize, Draft)| match named_vectors(&draft, route) {
-            Ok(named) => Some(((at, draft), named)),
+        let with_named = |found: Identified| match named_vectors(&found.draft, route) {
+            Ok(named) => Some((found, named)),
             Err(problem) => {
-                outcomes.settle(at, Err(problem));
+                outcomes.settle(found.at, Err(problem));
                 None
             }
         };
-        let drafts: Vec<((usize, Draft), Named)> = drafts.into_iter().filter_map(with_named).collect();
+        let drafts: Vec<(Identified, Named)> = drafts.into_iter().filter_map(with_named).collect();
         let texts: Vec<String> = drafts
             .iter()
-            .filter(|((_, draft), _)| needs_embedding(draft))
-            .map(|((_, draft), _)| String::from_utf8_lossy(&draft.content).into_owned())
+            .filter(|(found, _)| needs_embedding(&found.draft))
+            .map(|(found, _)| String::from_utf8_lossy(&found.draft.content).into_owned())
             .collect();
         let embedded = match self.model_fits(route) {
             Ok(()) if !texts.is_empty() => self.embedding.documents(context, texts).await,
@@ -236,7 +271,7 @@ impl Memory {
         };
         let mut embedded = embedded.map(Vec::into_iter);
         let mut pending = Vec::with_capacity(drafts.len());
-        for ((at, draft), named) in drafts {
+        for (Identified { at, id, draft }, named) in drafts {
             let passages = match &mut embedded {
                 _ if !needs_embedding(&draft) => given_passages(&draft, route),
                 Ok(embedded) => embedded.next().unwrap_or_else(|| Err(Problem::internal("a text was not embedded"))),
@@ -244,7 +279,6 @@ impl Memory {
             };
             match passages {
                 Ok(passages) => {
-                    let id = draft.id.unwrap_or_else(|| ids::frame_id(context, at as u64));
                     let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
                     let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
                     let embedded = Embedded { id, draft, passages, named };
@@ -290,7 +324,8 @@ impl Memory {
                             answer.moved.push(Pending { moved: true, ..item });
                             continue;
                         }
-                        let stored = Stored { id: item.id, version: outcome.version };
+                        let (version, unchanged) = (outcome.version, outcome.unchanged);
+                        let stored = Stored { id: item.id, version, unchanged };
                         let outcome = outcome.problem.map_or(Ok(stored), |problem| Err(problem.into()));
                         answer.done.push((item.at, outcome));
                     }
@@ -341,6 +376,25 @@ struct ShardOutcomes {
     moved: Vec<Pending>,
     /// The collection is not where it was: what was not sent yet is not sent there.
     gone: bool,
+}
+
+/// The id of the frame that an item of the request becomes.
+pub(crate) fn id_of(
+    context: &RequestContext,
+    route: &CollectionRoute,
+    at: usize,
+    draft: &Draft,
+) -> Result<Uuid, Problem> {
+    if let Some(id) = draft.id {
+        return Ok(id);
+    }
+    let frame = NewFrame {
+        session: &draft.session,
+        source_key: draft.source_key.as_deref(),
+        owner: context.owner_key().filter(|_| draft.private),
+        position: context.items_before + at as u64,
+    };
+    Ok(ids::frame_id(context, route.placement_key()?, frame))
 }
 
 /// The request id of a write of some frames.

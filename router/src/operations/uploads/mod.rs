@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::operations::content::OPAQUE;
 use crate::operations::convert;
 use crate::operations::store::draft::Draft;
-use crate::operations::store::{Outcomes, needs_embedding};
+use crate::operations::store::{Outcomes, id_of, needs_embedding};
 use crate::{Memory, RequestContext, ids};
 use chunks::within_limit;
 use progress::{FORMAT, Progress, Upload};
@@ -51,18 +51,21 @@ impl Memory {
                 return Err(Problem::invalid(format!("content_type {content_type:?} is not a media type")));
             }
             let draft = Draft::with_attachment(frame.clone(), Some(node_v1::Attachment::default()), convert::now_ms())?;
-            let context = &self.storing_owner(context, std::slice::from_ref(&frame)).await?;
+            let context = &self.storing_owner(context, frame.private).await?;
             let needs_embedding = needs_embedding(&draft);
-            let route = self.collection_for(context, collection, &[(0, draft)]).await?;
+            let drafts = [(0, draft)];
+            let route = self.collection_for(context, collection, &drafts).await?;
             // Rather now than after all of it was sent.
             if needs_embedding {
                 self.model_fits(&route)?;
             }
             // Made now, so that finishing twice stores once.
-            frame.id.get_or_insert_with(|| ids::frame_id(context, 0));
+            frame.id = Some(id_of(context, &route, 0, &drafts[0].1)?);
+            frame.source_key = None;
+            let owner = context.owner_key().filter(|_| frame.private);
+            let id = ids::upload_id(context, route.placement_key()?, owner);
             let progress = Progress { format: FORMAT, frame, content_type, size, chunks: Vec::new(), stored: None };
-            // Another one than the frame's, which an Idempotency-Key would give again.
-            let upload = Upload { id: ids::frame_id(context, 1), route, version: 0, progress };
+            let upload = Upload { id, route, version: 0, progress };
             if context.idempotency_key.is_some()
                 && let Some(known) = self.begun_before(context, collection, &upload).await?
             {
