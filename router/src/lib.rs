@@ -21,6 +21,7 @@ pub mod private;
 pub mod ranking;
 
 mod ids;
+mod positions;
 mod server;
 mod token;
 

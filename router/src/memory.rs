@@ -17,6 +17,7 @@ use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
 use crate::operations::search::answer_cache::SearchCache;
+use crate::positions::Positions;
 use crate::private::cache::PrivateVectorCache;
 use crate::private::owners::Owners;
 
@@ -35,6 +36,7 @@ pub struct Memory {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) owners: Owners,
     pub(crate) private_vectors: PrivateVectorCache,
+    pub(crate) positions: Positions,
     in_flight: Semaphore,
 }
 
@@ -48,6 +50,7 @@ impl Memory {
             metrics,
             owners: Owners::default(),
             private_vectors: PrivateVectorCache::default(),
+            positions: Positions::default(),
             in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT),
         }
     }

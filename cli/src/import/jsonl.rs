@@ -14,7 +14,7 @@ use crate::import::source::Source;
 const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// The fields of [`StoreItem`]; a test compares them with its schema.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "content",
     "bytes",
     "type",
@@ -31,6 +31,7 @@ const FIELDS: [&str; 16] = [
     "collection",
     "private",
     "source_key",
+    "position",
 ];
 
 /// The field that names a file, which `store` has not.

@@ -50,6 +50,7 @@ message memory {
     optional binary blake3 (STRING);
   }
   optional binary vectors (JSON);
+  optional int64 position;
 }";
 
 /// A row group is written when it has so many rows or bytes.
@@ -127,7 +128,12 @@ impl<W: Write + Send> TableWriter<W> {
                     out.typed::<Int64Type>().write_batch(&sizes, Some(&levels), None).map(drop)
                 }
                 14 => of_files(&mut out, &files, |file| file.blake3.as_deref()),
-                _ => texts(&mut out, &rows, |row| (!row.vectors.is_empty()).then(|| json_text(&row.vectors))),
+                15 => texts(&mut out, &rows, |row| (!row.vectors.is_empty()).then(|| json_text(&row.vectors))),
+                _ => {
+                    let positions =
+                        rows.iter().map(|row| row.position.and_then(|position| i64::try_from(position).ok()));
+                    numbers(&mut out, positions.collect())
+                }
             }?;
             out.close()?;
         }
@@ -160,8 +166,12 @@ fn times(
         time.map(Timestamp::as_millisecond)
     };
     let times: Vec<Option<i64>> = rows.iter().map(|row| field(row).map(parse).transpose()).collect::<Result<_, _>>()?;
-    let present: Vec<i16> = times.iter().map(|time| i16::from(time.is_some())).collect();
-    let values: Vec<i64> = times.into_iter().flatten().collect();
+    numbers(out, times)
+}
+
+fn numbers(out: &mut SerializedColumnWriter<'_>, values: Vec<Option<i64>>) -> Result<(), ParquetError> {
+    let present: Vec<i16> = values.iter().map(|value| i16::from(value.is_some())).collect();
+    let values: Vec<i64> = values.into_iter().flatten().collect();
     out.typed::<Int64Type>().write_batch(&values, Some(&present), None).map(drop)
 }
 
@@ -336,6 +346,7 @@ mod tests {
             vectors in proptest::collection::btree_map("[a-zäß ]{1,9}", proptest::collection::vec(-1e9f32..1e9, 1..8), 0..3),
             names in proptest::collection::vec(proptest::option::of("[a-zäß ]{1,9}"), 3),
             number in any::<i64>(),
+            position in proptest::option::of(0..i64::MAX as u64),
             id in any::<u128>(),
             at in proptest::option::of(0i64..4_000_000_000_000),
             private in any::<bool>(),
@@ -355,6 +366,7 @@ mod tests {
                 created_at: at.map(time),
                 expires_at: at.filter(|at| at % 2 == 0).map(time),
                 private,
+                position,
                 ..StoreItem::default()
             }
         }

@@ -22,6 +22,9 @@ use crate::import::text::TextParts;
 /// Content of one batch, bytes: well within one message, and so is an answer that holds the same content.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
+/// Between the places of two files, microseconds: room for four million records before they mix.
+const FILE_MICROS: u64 = 1_000;
+
 /// Names of records remembered, so that a repeated record is not sent twice: some 100 bytes each.
 const MAX_RECENT: usize = 1 << 18;
 
@@ -103,11 +106,14 @@ pub fn read_all(
 ) {
     let mut recent = Recent::default();
     let mut batch = Batch::default();
-    for source in sources {
+    for (file, source) in sources.iter().enumerate() {
+        let mut order = FileOrder { began: checkpoint.began() + file as u64 * FILE_MICROS, next: 0 };
         for record in records(source, checkpoint, options) {
             batch.reach(source, record.next);
+            let position = order.position(record.place.line);
             match record.item {
-                Ok(item) => {
+                Ok(mut item) => {
+                    item.position = item.position.or(Some(position));
                     let attached = record.file.map(|file| attached(file, &record.place, options));
                     match prepare(item, attached, record.place, options, &mut recent) {
                         Some(prepared) => batch.push(prepared),
@@ -123,6 +129,23 @@ pub fn read_all(
     }
     // The receiver may be gone: then the import was stopped and nobody misses the last batch.
     let _ = batches.blocking_send(batch);
+}
+
+/// The order of a file's records, whenever each is stored: that of the file.
+struct FileOrder {
+    /// Where the file stands, microseconds.
+    began: u64,
+    /// The place of the next record, at least.
+    next: u64,
+}
+
+impl FileOrder {
+    /// The place of the record on that line: the same in every try.
+    fn position(&mut self, line: u64) -> u64 {
+        let place = line.max(self.next);
+        self.next = place + 1;
+        mira_proto::Position::new(self.began, place as usize).packed()
+    }
 }
 
 /// A file that a record names, with the folder where it is looked for.

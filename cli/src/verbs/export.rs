@@ -352,12 +352,12 @@ impl Export {
     ) -> Result<ExportSummary, CliError> {
         std::fs::create_dir_all(folder).map_err(CliError::io(folder))?;
         let mut summary = ExportSummary::default();
-        let mut sessions: BTreeMap<Option<String>, Vec<(String, Uuid)>> = BTreeMap::new();
+        let mut sessions: BTreeMap<Option<String>, Vec<(u64, Uuid)>> = BTreeMap::new();
         let mut after = None;
         loop {
             let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
-            for ScannedFrame { frame, .. } in page.frames {
-                sessions.entry(frame.session).or_default().push((frame.created_at, frame.id));
+            for ScannedFrame { frame, position, .. } in page.frames {
+                sessions.entry(frame.session).or_default().push((position, frame.id));
             }
             summary.private_left_out += page.private_left_out;
             match page.next {
@@ -445,7 +445,7 @@ fn resume(file: &File) -> std::io::Result<(u64, Option<Uuid>, u64)> {
 }
 
 /// What `mira import` needs to make the frame again.
-fn item_of(ScannedFrame { frame, vector, vectors }: ScannedFrame) -> StoreItem {
+fn item_of(ScannedFrame { frame, position, vector, vectors }: ScannedFrame) -> StoreItem {
     StoreItem {
         content: frame.content,
         bytes: frame.bytes,
@@ -458,6 +458,7 @@ fn item_of(ScannedFrame { frame, vector, vectors }: ScannedFrame) -> StoreItem {
         id: Some(frame.id),
         expires_at: frame.expires_at,
         created_at: Some(frame.created_at),
+        position: Some(position),
         private: frame.private,
         ..StoreItem::default()
     }

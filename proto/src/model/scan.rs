@@ -40,6 +40,8 @@ pub struct ScannedFrame {
     /// The frame.
     #[serde(flatten)]
     pub frame: Frame,
+    /// Its place in its session: frames with smaller ones were said before.
+    pub position: u64,
     /// The embedding, when the caller gave it; absent when the router made it from the text.
     pub vector: Option<Vec<f32>>,
     /// Its further embeddings, by name.

@@ -44,6 +44,9 @@ pub struct StoreItem {
     pub expires_at: Option<String>,
     /// RFC 3339 time at which it was made, of a memory that is brought from elsewhere; otherwise now.
     pub created_at: Option<String>,
+    /// Its place in its session, of a memory that is brought from elsewhere, as an export gives it; otherwise behind everything
+    /// that was stored before.
+    pub position: Option<u64>,
     /// The collection; `default` when absent.
     pub collection: Option<String>,
     /// Seal it with the key of its owner, which the request carries in a header: nobody else can read or find it.

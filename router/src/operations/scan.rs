@@ -123,7 +123,9 @@ fn revealed(
     scanned: node_v1::ScannedFrame,
 ) -> Result<ScannedFrame, Problem> {
     let node_v1::ScannedFrame { frame, vector, private_vectors, named } = scanned;
-    let opened = seal::open(context.owner_key(), route.info.id, frame.unwrap_or_default())?;
+    let frame = frame.unwrap_or_default();
+    let position = frame.position;
+    let opened = seal::open(context.owner_key(), route.info.id, frame)?;
     let mut vector = (!vector.is_empty()).then_some(vector);
     let mut vectors: BTreeMap<String, Vec<f32>> = named.into_iter().map(|named| (named.space, named.vector)).collect();
     if let Some(owner) = context.owner_key().filter(|_| !private_vectors.is_empty()) {
@@ -134,7 +136,7 @@ fn revealed(
         let named = (OWN_SPACE + 1..).zip(&route.info.spaces);
         vectors.extend(named.filter_map(|(number, space)| Some((space.name.clone(), of(number)?))));
     }
-    Ok(ScannedFrame { frame: opened.into_model()?, vector, vectors })
+    Ok(ScannedFrame { frame: opened.into_model()?, position, vector, vectors })
 }
 
 #[cfg(test)]

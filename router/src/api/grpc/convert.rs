@@ -39,6 +39,7 @@ pub(super) fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Proble
         collection: present(item.collection),
         private: item.private,
         source_key: present(item.source_key),
+        position: (item.position != 0).then_some(item.position),
     })
 }
 

@@ -125,6 +125,7 @@ impl MemoryService for Grpc {
         let frame = |scanned: model::ScannedFrame| {
             Ok::<_, Problem>(v1::ScannedFrame {
                 frame: Some(frame_to(scanned.frame)?),
+                position: scanned.position,
                 vector: scanned.vector.unwrap_or_default(),
                 named_vectors: by_name(scanned.vectors, |components| v1::Vector { components }),
             })

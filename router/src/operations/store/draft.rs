@@ -11,7 +11,7 @@ use bytes::Bytes;
 use mira_proto::model::{DEFAULT_TYPE, Metadata, StoreItem};
 use mira_proto::node_v1::{self, NamedVector, Passage};
 use mira_proto::vectors::SpaceNumber;
-use mira_proto::{Problem, limits};
+use mira_proto::{Position, Problem, limits};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -48,6 +48,8 @@ pub struct Draft {
     pub expires_ms: u64,
     /// When it was made, 0 = now.
     pub created_ms: u64,
+    /// Its place in its session, if its caller gave one.
+    pub position: Option<Position>,
     /// The collection.
     pub collection: String,
     /// Sealed by its owner.
@@ -125,11 +127,17 @@ impl Draft {
             expected_version: item.expected_version,
             expires_ms: item.expires_at.as_deref().map(|text| expiry(text, now_ms)).transpose()?.unwrap_or_default(),
             created_ms: item.created_at.as_deref().map(|text| creation(text, now_ms)).transpose()?.unwrap_or_default(),
+            position: item.position.map(position).transpose()?,
             collection: validate::collection(item.collection)?,
             private: item.private,
             attachment,
         })
     }
+}
+
+fn position(packed: u64) -> Result<Position, Problem> {
+    Position::of_packed(packed)
+        .ok_or_else(|| Problem::invalid("position is 0: leave it out, and the memory comes last"))
 }
 
 fn source_key(key: String) -> Result<String, Problem> {

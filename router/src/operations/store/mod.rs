@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored};
 use mira_proto::node_v1::{FrameWrite, NamedVector, Passage, WriteHeader, WriteRequest};
-use mira_proto::{Code, Problem, ShardId, limits};
+use mira_proto::{Code, Position, Problem, ShardId, limits};
 use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Place, size_of_frame};
@@ -26,6 +26,7 @@ use crate::ids::{self, NewFrame, WriteIdentity};
 use crate::memory::MAX_REROUTES;
 use crate::operations::convert;
 use crate::operations::validate;
+use crate::positions::CallPosition;
 use crate::private::seal;
 use crate::{ConsistencyToken, Memory, RequestContext};
 use draft::{Draft, Embedded, Named};
@@ -191,6 +192,7 @@ impl Memory {
         outcomes: &mut Outcomes,
     ) {
         let name = route.info.name.clone();
+        let mut position = self.positions.next(convert::now_ms(), &context.token);
         let mut route = Some(route);
         for _ in 0..MAX_REROUTES {
             let Some(current) = route.take().filter(|_| !pending.is_empty()) else { break };
@@ -201,11 +203,25 @@ impl Memory {
                 let may_be_retry = context.idempotency_key.is_some();
                 by_place.entry(current.place_of(item.id.as_u128(), item.moved, may_be_retry)).or_default().push(item);
             }
-            let writes = by_place.into_iter().map(|(place, items)| self.write_shard(context, &current, place, items));
+            let by_place: Vec<(Place, Vec<Vec<Pending>>)> =
+                by_place.into_iter().map(|(place, items)| (place, chunks(items))).collect();
+            let requests: usize = by_place.iter().map(|(_, chunks)| chunks.len()).sum();
+            position.is_fixed |= requests > 1;
+            let writes = by_place
+                .into_iter()
+                .map(|(place, chunks)| ShardWrite { place, position, chunks })
+                .map(|write| self.write_shard(context, &current, write))
+                .collect::<Vec<_>>();
             let mut written = futures::stream::iter(writes).buffer_unordered(limits::MAX_FAN_OUT);
             while let Some(answer) = written.next().await {
                 answer.done.into_iter().for_each(|(at, outcome)| outcomes.settle(at, outcome));
                 outcomes.token.note(answer.shard, answer.index);
+                outcomes.token.note_position(answer.position);
+                self.positions.saw(answer.position);
+                if answer.position > 0 {
+                    // Wherever the rest goes, it belongs to what was stored.
+                    position = CallPosition { micros: answer.position, is_fixed: true };
+                }
                 pending.extend(answer.moved);
             }
             if !pending.is_empty() {
@@ -281,12 +297,13 @@ impl Memory {
                 Ok(passages) => {
                     let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
                     let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
+                    let position = draft.position.map_or(0, Position::packed);
                     let embedded = Embedded { id, draft, passages, named };
                     let frame = match context.owner_key() {
                         Some(owner) if embedded.draft.private => seal::seal(owner, route.info.id, embedded),
                         _ => frame_write(embedded),
                     };
-                    let frame = FrameWrite { chunks, ..frame };
+                    let frame = FrameWrite { chunks, index: at as u32, position, ..frame };
                     pending.push(Pending::new(at, id, frame));
                 }
                 Err(problem) => outcomes.settle(at, Err(problem)),
@@ -296,18 +313,13 @@ impl Memory {
     }
 
     /// Sends one shard its items, chunk after chunk.
-    async fn write_shard(
-        &self,
-        context: &RequestContext,
-        route: &CollectionRoute,
-        place: Place,
-        items: Vec<Pending>,
-    ) -> ShardOutcomes {
+    async fn write_shard(&self, context: &RequestContext, route: &CollectionRoute, write: ShardWrite) -> ShardOutcomes {
+        let ShardWrite { place, position, chunks } = write;
         let shard = place.shard;
         let call = Call::to_write(context, route, "write", shard, place.constraint());
         let mut answer =
-            ShardOutcomes { shard, index: 0, done: Vec::with_capacity(items.len()), moved: Vec::new(), gone: false };
-        for chunk in chunks(items) {
+            ShardOutcomes { shard, index: 0, position: 0, done: Vec::new(), moved: Vec::new(), gone: false };
+        for chunk in chunks {
             if answer.gone {
                 answer.moved.extend(chunk);
                 continue;
@@ -315,10 +327,12 @@ impl Memory {
             let frames: Vec<FrameWrite> = chunk.iter().map(|item| item.frame.clone()).collect();
             let request_id = request_id(context, route, shard, &frames);
             let header = WriteHeader { request_id, ..route.write_header(context, shard) };
-            match self.cluster.write(&call, &WriteRequest { header: Some(header), frames, ..Default::default() }).await
-            {
+            let CallPosition { micros, is_fixed } = position;
+            let request = WriteRequest { header: Some(header), frames, position: micros, position_fixed: is_fixed };
+            match self.cluster.write(&call, &request).await {
                 Ok(reply) if reply.outcomes.len() == chunk.len() => {
                     answer.index = answer.index.max(reply.index);
+                    answer.position = answer.position.max(reply.position);
                     for (item, outcome) in chunk.into_iter().zip(reply.outcomes) {
                         if outcome.moved {
                             answer.moved.push(Pending { moved: true, ..item });
@@ -368,10 +382,20 @@ impl Memory {
     }
 }
 
+/// What one shard is sent of a call.
+struct ShardWrite {
+    place: Place,
+    position: CallPosition,
+    /// Runs of items, each for one request.
+    chunks: Vec<Vec<Pending>>,
+}
+
 /// What became of one shard's items.
 struct ShardOutcomes {
     shard: ShardId,
     index: u64,
+    /// The place that the shard gave to the call, microseconds; 0 = none.
+    position: u64,
     done: Vec<(usize, Result<Stored, Problem>)>,
     moved: Vec<Pending>,
     /// The collection is not where it was: what was not sent yet is not sent there.
