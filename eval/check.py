@@ -38,7 +38,7 @@ REACH = 2
 # So many words may a neighbour have in common with the evidence beside it and still be about something else.
 MOST_COMMON_WITH_NEIGHBOUR = 2
 # More than so many places, and a question for one identifier has no one place to find.
-MOST_PLACES = 4
+MOST_PLACES = 6
 FORMS = ("as written", "other case", "split", "part", "without path")
 FIELDS = {
     "turn": {"session", "turn", "id", "speaker", "role", "created_at", "language", "text"},
@@ -95,15 +95,19 @@ def moment(written):
 
 
 def fields(loaded):
-    """Every row has its fields and no others; what follows relies on it."""
+    """Every row has its fields and no others, in a known language; what follows relies on it."""
     kind = {"conversations": "turn", "packages": "package", "exact": "passage"}[loaded.name]
     found = []
     for row in loaded.documents:
         if set(row) != FIELDS[kind]:
             found.append(f"{row.get('id')}: fields {sorted(row)}, not {sorted(FIELDS[kind])}")
+        elif row.get("language", "en") not in text.LANGUAGES:
+            found.append(f"{row['id']}: unknown language {row['language']!r}")
     for row in loaded.questions:
         if not FIELDS["question"] <= set(row) <= FIELDS["question"] | MAY[loaded.name]:
             found.append(f"{row.get('id')}: fields {sorted(row)}")
+        elif row["language"] not in text.LANGUAGES:
+            found.append(f"{row['id']}: unknown language {row['language']!r}")
     return found
 
 
@@ -153,9 +157,8 @@ def evidence(loaded):
         least = {"not_answerable": 0, "several_facts": 2}.get(question["ability"], 1)
         if len(ids) < least or (least == 0 and ids):
             found.append(f"{name}: {len(ids)} places of evidence for {question['ability']}")
-        if question["language"] not in text.LANGUAGES:
-            found.append(f"{name}: unknown language {question['language']!r}")
         for one in ids:
+            # A half that learns from a session has seen what the other half asks about it.
             place = loaded.by_id.get(one, {}).get("session", one)
             if half_of.setdefault(place, question["split"]) != question["split"]:
                 found.append(f"{name}: {place} is evidence in both halves")
@@ -274,8 +277,6 @@ def conversations(loaded):
     found, sessions = [], {}
     for turn in loaded.documents:
         sessions.setdefault(turn["session"], []).append(turn)
-        if turn["language"] not in text.LANGUAGES:
-            found.append(f"{turn['id']}: unknown language {turn['language']!r}")
     if len(sessions) < LEAST_SESSIONS:
         found.append(f"{len(sessions)} sessions, fewer than {LEAST_SESSIONS}")
     if len(loaded.documents) < LEAST_TURNS:
@@ -319,7 +320,10 @@ def identifiers(loaded):
 
 def holds(passage, identifier):
     """Whether a passage has the identifier and not only a longer one around it; lines may be broken inside of it."""
-    spaced = r"\s+".join(re.escape(part) for part in identifier.split())
+    parts = identifier.split()
+    if not all(part in passage for part in parts):
+        return False
+    spaced = r"\s+".join(map(re.escape, parts))
     return re.search(rf"(?<![A-Za-z0-9_]){spaced}(?![A-Za-z0-9_])", passage) is not None
 
 
