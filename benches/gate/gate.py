@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # The two things that are judged of each operation.
 MEASURES = list(Sample.__dataclass_fields__)
 # Trials before the first verdict; the interval of fewer is too wide to say anything.
-FEWEST_TRIALS = 4
+FEWEST_TRIALS = 3
 # Seconds that a turn should take: long beside the clock of processor time (10 ms), short beside what else disturbs a machine.
 TURN = 0.3
 # Operations of the turn by which the length of turns is found.
@@ -49,11 +49,11 @@ class Gate:
         self.seconds = {key: [] for key in self.trials}
 
     def run(self):
-        """Trials until nothing is open, or until there are as many as may be. What was estimated, by measure."""
+        """Trials until the verdict is known, or until there are as many as may be. What was estimated, by measure."""
         for number in range(self.options.most_trials):
             self.trial(number)
             found = self.found()
-            if number + 1 >= FEWEST_TRIALS and all(judge.is_settled(one, self.options.limit) for one in found.values()):
+            if number + 1 >= FEWEST_TRIALS and judge.is_decided(found.values(), self.options.limit):
                 break
         return found
 
@@ -69,6 +69,7 @@ class Gate:
         try:
             for side in sides:
                 clusters[side] = self.start(side)
+            for side in sides:
                 clusters[side].prepare(Requests(number, self.options.documents))
                 clusters[side].check(Requests(number, self.options.documents))
             self.turns(clusters, Requests(number, self.options.documents))
@@ -138,14 +139,27 @@ def to_json(gate, found, programs):
     }
 
 
-def arguments(given):
-    """The options."""
+def add_sides(parser):
+    """The options that say what is compared, and where."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mira" / "bench-gate"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", metavar="REV", help="what to compare with")
     parser.add_argument("--candidate", metavar="REV", help="what to judge [default: the tree as it is]")
     parser.add_argument("--plant", metavar="PATCH", help="judge the base with this patch instead")
     parser.add_argument("--programs", nargs=2, metavar=("BASE", "CANDIDATE"), help="two programs that are built already")
+    parser.add_argument("--cache", type=Path, default=cache, help=f"where builds are kept [default: {cache}]")
+    parser.add_argument("--dir", type=Path, help="where data lies, and so on which disk [default: the cache]")
+
+
+def check_sides(parser, options):
+    """Ends with a message where they do not say enough."""
+    if not options.base and not options.programs:
+        parser.error("say what to compare with: --base REV")
+
+
+def arguments(given):
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_sides(parser)
     parser.add_argument("--full", action="store_true", help="also imports, and twenty callers")
     parser.add_argument("--nodes", type=int, default=3, help="nodes of each cluster [default: 3]")
     parser.add_argument("--documents", type=int, help="documents that are searched [default: 4000, full: 20000]")
@@ -153,12 +167,9 @@ def arguments(given):
     parser.add_argument("--turns", type=int, default=12, help="turns of a trial [default: 12]")
     parser.add_argument("--turn", type=float, default=TURN, metavar="SECONDS", help=f"length of a turn [default: {TURN}]")
     parser.add_argument("--most-trials", type=int, default=10, help="trials at most [default: 10]")
-    parser.add_argument("--cache", type=Path, default=cache, help=f"where builds are kept [default: {cache}]")
-    parser.add_argument("--dir", type=Path, help="where data lies, and so on which disk [default: the cache]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found to a file as well")
     options = parser.parse_args(given)
-    if not options.base and not options.programs:
-        parser.error("say what to compare with: --base REV")
+    check_sides(parser, options)
     options.documents = options.documents or (20_000 if options.full else 4_000)
     return options
 

@@ -6,7 +6,7 @@ memory lies, how a graph was linked, which node leads), so only trials are indep
 Student's interval around it are the estimate.
 
 A slowdown is *found* when the whole 95 % interval lies above zero and its centre beyond the limit. Trials go on until
-the interval lies on one side of the limit, or until there are as many as may be.
+the interval of one measure lies beyond the limit or those of all on one side of it, or until there are as many as may be.
 """
 
 import math
@@ -62,6 +62,12 @@ def estimate(values):
 def is_settled(found, limit):
     """Whether another trial could not change what is said: the interval lies on one side of the limit."""
     return found.high < limit or found.low > limit
+
+
+def is_decided(found, limit):
+    """Whether the verdict on all measures together is known: one is slower beyond doubt, or none is open."""
+    found = list(found)
+    return any(one.low > limit for one in found) or all(is_settled(one, limit) for one in found)
 
 
 def judge(found, limit):

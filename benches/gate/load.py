@@ -18,7 +18,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a load took, in seconds."""
+    """How long a load took, in seconds: each message, in the order in which they were given, and all of it."""
 
     latencies: list
     elapsed: float
@@ -48,6 +48,8 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.sent_at = 0.0
+        # Which message of a load is under way.
+        self.number = None
 
     def send(self, message):
         """Sends a request."""
@@ -95,14 +97,15 @@ def content_length(head):
 
 def closed_loop(port, messages, callers):
     """Sends all messages, so many under way at a time. Any answer but success is an error, and one without a shard or an item."""
-    waiting = iter(messages)
-    latencies = []
+    waiting = iter(range(len(messages)))
+    latencies = [0.0] * len(messages)
     connections = [Connection(port) for _ in range(min(callers, len(messages)))]
     started = time.perf_counter()
     with selectors.DefaultSelector() as ready:
         for connection in connections:
             ready.register(connection.socket, selectors.EVENT_READ, connection)
-            connection.send(next(waiting))
+            connection.number = next(waiting)
+            connection.send(messages[connection.number])
         under_way = len(connections)
         while under_way:
             events = ready.select(PATIENCE)
@@ -112,14 +115,14 @@ def closed_loop(port, messages, callers):
                 body = key.data.receive()
                 if body is None:
                     continue
-                latencies.append(time.perf_counter() - key.data.sent_at)
+                latencies[key.data.number] = time.perf_counter() - key.data.sent_at
                 if b'"degraded":true' in body or b'"error":{' in body:
                     raise Refused(f"an answer that is not whole: {body[:300].decode(errors='replace')}")
-                message = next(waiting, None)
-                if message is None:
+                key.data.number = next(waiting, None)
+                if key.data.number is None:
                     under_way -= 1
                 else:
-                    key.data.send(message)
+                    key.data.send(messages[key.data.number])
     elapsed = time.perf_counter() - started
     for connection in connections:
         connection.close()

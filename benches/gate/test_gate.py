@@ -1,7 +1,10 @@
 """Tests of the gate: its statistics, on noise that is drawn from seeds; and all of it, on a program that answers like a cluster."""
 
+import collections
 import contextlib
 import io
+import itertools
+import json
 import math
 import random
 import statistics
@@ -16,6 +19,7 @@ import cluster
 import gate
 import judge
 import load
+import mix
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,6 +41,15 @@ class StatisticsTest(unittest.TestCase):
         found = judge.estimate([0.2])
         self.assertFalse(judge.is_settled(found, 0.05))
         self.assertNotEqual(judge.judge(found, 0.05), judge.Verdict.SLOWER)
+
+    def test_trials_end_when_the_verdict_is_known(self):
+        def decided(*intervals):
+            return judge.is_decided([judge.Estimate((low + high) / 2, low, high, 5) for low, high in intervals], 0.05)
+
+        self.assertTrue(decided((-0.01, 0.02), (0.0, 0.04)))
+        self.assertFalse(decided((-0.01, 0.02), (0.0, 0.06)))
+        self.assertTrue(decided((-0.09, 0.20), (0.06, 0.10)))
+        self.assertFalse(decided((-0.09, 0.20), (0.04, 0.10)))
 
     def test_verdicts(self):
         def verdict(change, low, high):
@@ -135,6 +148,14 @@ class GateTest(unittest.TestCase):
         self.assertEqual("".join(order), "bc" + "bccbcbbc")
 
 
+def fake_program(folder, spin):
+    """A program that answers like a cluster after so many seconds of work."""
+    path = folder / f"mira-{spin}"
+    path.write_text((HERE / "fake_mira.py").read_text().replace("SPIN = 0.0010", f"SPIN = {spin}"))
+    path.chmod(0o755)
+    return str(path)
+
+
 class ProgramTest(unittest.TestCase):
     """Everything but the builds, over sockets and processes."""
 
@@ -142,11 +163,7 @@ class ProgramTest(unittest.TestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     def program(self, spin):
-        text = (HERE / "fake_mira.py").read_text()
-        path = self.folder / f"mira-{spin}"
-        path.write_text(text.replace("SPIN = 0.0010", f"SPIN = {spin}"))
-        path.chmod(0o755)
-        return str(path)
+        return fake_program(self.folder, spin)
 
     def gate(self, *programs):
         out = io.StringIO()
@@ -173,12 +190,58 @@ class ProgramTest(unittest.TestCase):
     def test_a_load_by_many_callers_sends_each_message_once(self):
         one = cluster.Cluster(self.program(0.0001), 1, self.folder)
         try:
+            one.wait()
             messages = [one.target.message("POST", "/mcp/recall", b"{}")] * 50
             timing = load.closed_loop(one.target.port, messages, 20)
         finally:
             one.close()
         self.assertEqual(len(timing.latencies), 50)
         self.assertGreaterEqual(timing.elapsed, statistics.median(timing.latencies))
+
+
+class MixTest(unittest.TestCase):
+    """The mix of searches that repeat and stores."""
+
+    def test_requests_are_drawn_as_the_mix_says(self):
+        drawn = mix.Mix(1, 0, 0.5).draw(20_000)
+        searches = collections.Counter(body for path, body in drawn if path == "/mcp/search")
+        self.assertAlmostEqual(1 - searches.total() / len(drawn), mix.STORES, delta=0.01)
+        # Zipf's law: the first of 2,000 has one of 8.18 questions, twice as many as the second.
+        (_, first), (_, second) = searches.most_common(2)
+        self.assertAlmostEqual(first / searches.total(), 1 / 8.18, delta=0.01)
+        self.assertAlmostEqual(first / second, 2, delta=0.2)
+        self.assertLessEqual(len(searches), mix.QUESTIONS)
+        asked = [json.loads(body) for body in searches]
+        filtered = sum("filter" in one for one in asked)
+        self.assertAlmostEqual(filtered / len(asked), 0.5, delta=0.05)
+        self.assertEqual({(one["collection"], one["k"]) for one in asked}, set(itertools.product(mix.COLLECTIONS, mix.HITS)))
+
+    def test_both_sides_get_the_same(self):
+        self.assertEqual(mix.Mix(7, 0, 0.5).draw(50), mix.Mix(7, 0, 0.5).draw(50))
+
+    def test_figures_are_of_searches_and_of_all_turns(self):
+        turns = [
+            {"searches": [0.001] * 98 + [0.009], "stores": [0.004], "elapsed": 0.5, "cpu": 0.1, "answers": {"confirmed": 1}},
+            {"searches": [0.001], "stores": [0.006] * 9, "elapsed": 0.5, "cpu": 0.01, "answers": {"miss": 3}},
+        ]
+        found = mix.figures(turns)
+        self.assertEqual(found.searches_per_second, 100)
+        self.assertAlmostEqual(found.p50_ms, 1)
+        self.assertAlmostEqual(found.p99_ms, 9)
+        self.assertAlmostEqual(found.store_p50_ms, 6)
+        self.assertAlmostEqual(found.cpu_us, 1000)
+        self.assertEqual(found.hits, 0.25)
+
+    def test_a_program_beside_itself(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            status = mix.main(
+                ["--programs", *[fake_program(folder, 0.0001)] * 2, "--cache", str(folder), "--documents", "200", "--rounds", "2",
+                 "--turns", "1", "--requests", "40"]
+            )
+        self.assertEqual(status, 0)
+        self.assertRegex(out.getvalue(), r"20 searches_per_second +\d")
 
 
 class PlantTest(unittest.TestCase):
