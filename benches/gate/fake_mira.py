@@ -12,7 +12,6 @@ SPIN = 0.0010
 
 ANSWERS = {
     "/readyz": "ok",
-    "/metrics": 'mira_router_answer_cache_total{result="confirmed"} 3\nmira_router_answer_cache_total{result="miss"} 1\n',
     "/mcp/status": {"state": "ok", "frames": 10**9, "groups": [{"replicas": [{"apply_lag": 0, "index_lag": 0}]}]},
     "/mcp/search": {"hits": [{"score": 1.0}] * 10},
     "/mcp/recall": {"frames": [{"id": "x"}]},
@@ -35,8 +34,7 @@ class Handler(StreamRequestHandler):
             until = time.thread_time() + SPIN
             while time.thread_time() < until:
                 pass
-            answer = ANSWERS.get(path, {})
-            body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            body = json.dumps(ANSWERS.get(path, {})).encode()
             self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
 
 

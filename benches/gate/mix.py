@@ -5,14 +5,14 @@
     benches/gate/mix.py --base main --candidate REV --filtered 0.5
 
 One of ten requests stores a memory, the others ask one of 2,000 questions, drawn by Zipf's law (s = 1), of three
-collections. A question always asks the same collection for the same number of hits, which is what a cache likes best. Both
-programs get the same requests, by one caller and by twenty; each round starts both afresh.
+collections. A question always asks the same collection for the same number of hits. Both programs get the same requests, by one
+caller and by twenty; each round starts both afresh.
 """
 
 import argparse
+import contextlib
 import fcntl
 import itertools
-import re
 import statistics
 import sys
 from dataclasses import dataclass
@@ -22,15 +22,16 @@ import gate
 import judge
 from builds import BuildError
 from cluster import BATCH, DIM, Cluster, Requests
-from load import Connection, Refused, closed_loop
+from load import Refused
 
 COLLECTIONS = ("first", "second", "third")
 QUESTIONS = 2_000
 STORES = 0.1
 HITS = (5, 10)
-CALLERS = (1, 20)
+# Numbers of callers, and the requests that one side gets before it is the other's turn: some 20 ms of work, because a machine
+# changes its speed in less than a second.
+BLOCKS = {1: 25, 20: 100}
 TOPICS = 20
-ANSWERS = re.compile(r'^mira_router_answer_cache_total\{result="(\w+)"\} (\d+)', re.M)
 
 
 class Mix(Requests):
@@ -85,8 +86,6 @@ class Figures:
     store_p50_ms: float
     # Processor time of the cluster by operation, indexing included.
     cpu_us: float
-    # Of the searches that a router looked at its kept answers for, those that were answered from them; none without any.
-    hits: float
 
 
 class MixCluster(Cluster):
@@ -100,47 +99,33 @@ class MixCluster(Cluster):
             self._send(list(mix.filling(name)), 4)
         self.settle()
 
-    def play(self, requests, callers):
-        """Sends requests; what it took in all. Indexing counts, and ends before the next turn."""
-        messages = [self.target.message("POST", path, body) for path, body in requests]
-        before, answers = self._cpu(), self.answers()
-        timing = closed_loop(self.target.port, messages, callers)
-        self.settle()
-        after = self.answers()
-        searches = [took for (path, _), took in zip(requests, timing.latencies) if path == "/mcp/search"]
-        stores = [took for (path, _), took in zip(requests, timing.latencies) if path != "/mcp/search"]
-        return {
-            "searches": searches,
-            "stores": stores,
-            "elapsed": timing.elapsed,
-            "cpu": self._cpu() - before,
-            "answers": {name: count - answers.get(name, 0) for name, count in after.items()},
-        }
 
-    def answers(self):
-        """What became of looks for a kept answer, by outcome."""
-        connection = Connection(self.target.port)
-        try:
-            text = connection.exchange(self.target.message("GET", "/metrics")).decode()
-        finally:
-            connection.close()
-        return {outcome: int(count) for outcome, count in ANSWERS.findall(text)}
+class Played:
+    """What one side did so far."""
 
+    def __init__(self, cluster, send):
+        self.cluster, self.send = cluster, send
+        self.searches, self.stores, self.elapsed = [], [], 0.0
+        self.cpu_before = cluster.cpu()
 
-def figures(turns):
-    """The figures of all turns of one side."""
-    searches = sorted(took for turn in turns for took in turn["searches"])
-    stores = [took for turn in turns for took in turn["stores"]]
-    looks = sum(sum(turn["answers"].values()) for turn in turns)
-    confirmed = sum(turn["answers"].get("confirmed", 0) for turn in turns)
-    return Figures(
-        searches_per_second=len(searches) / sum(turn["elapsed"] for turn in turns),
-        p50_ms=1000 * statistics.median(searches),
-        p99_ms=1000 * searches[min(len(searches) - 1, len(searches) * 99 // 100)],
-        store_p50_ms=1000 * statistics.median(stores) if stores else 0.0,
-        cpu_us=1e6 * sum(turn["cpu"] for turn in turns) / (len(searches) + len(stores)),
-        hits=confirmed / looks if looks else 0.0,
-    )
+    def play(self, requests):
+        """Sends a block of requests."""
+        timing = self.send(requests)
+        self.elapsed += timing.elapsed
+        for (path, _), took in zip(requests, timing.latencies):
+            (self.searches if path == "/mcp/search" else self.stores).append(took)
+
+    def figures(self):
+        """The figures, once everything is indexed."""
+        self.cluster.settle()
+        searches = sorted(self.searches)
+        return Figures(
+            searches_per_second=len(searches) / self.elapsed,
+            p50_ms=1000 * statistics.median(searches),
+            p99_ms=1000 * searches[len(searches) * 99 // 100],
+            store_p50_ms=1000 * statistics.median(self.stores),
+            cpu_us=1e6 * (self.cluster.cpu() - self.cpu_before) / (len(searches) + len(self.stores)),
+        )
 
 
 def play_round(number, start, options):
@@ -154,16 +139,19 @@ def play_round(number, start, options):
         for side in sides:
             clusters[side].fill(Mix(number, options.documents, options.filtered))
         mix = Mix(number, options.documents, options.filtered)
-        for callers in CALLERS:
-            turns = {side: [] for side in sides}
-            # The first turn warms both up and does not count.
-            for turn in range(-1, options.turns):
-                asked = mix.draw(options.requests)
-                for side in sides if turn % 4 in (0, 3) else sides[::-1]:
-                    took = clusters[side].play(asked, callers)
-                    if turn >= 0:
-                        turns[side].append(took)
-            found[callers] = {side: figures(turns[side]) for side in sides}
+        for callers, block in BLOCKS.items():
+            with contextlib.ExitStack() as stack:
+                send = {side: stack.enter_context(clusters[side].connect(callers)) for side in sides}
+                # What warms both up does not count.
+                warm = mix.draw(options.requests // 10)
+                for side in sides:
+                    send[side](warm)
+                played = {side: Played(clusters[side], send[side]) for side in sides}
+                for turn in range(options.requests // block):
+                    asked = mix.draw(block)
+                    for side in sides if turn % 4 in (0, 3) else sides[::-1]:
+                        played[side].play(asked)
+                found[callers] = {side: played[side].figures() for side in sides}
     finally:
         for cluster in clusters.values():
             cluster.close()
@@ -173,7 +161,7 @@ def play_round(number, start, options):
 def report(rounds):
     """A table: of each figure the median of the rounds and their range, and the change from round to round."""
     print(f"\n{'callers':>8} {'figure':22}{'base':>30}{'candidate':>30}   candidate to base")
-    for callers in CALLERS:
+    for callers in BLOCKS:
         for name in Figures.__dataclass_fields__:
             of = {side: [getattr(one[callers][side], name) for one in rounds] for side in (gate.BASE, gate.CANDIDATE)}
             ratios = [after / before - 1 for before, after in zip(of[gate.BASE], of[gate.CANDIDATE]) if before]
@@ -190,8 +178,7 @@ def arguments(given):
     parser.add_argument("--documents", type=int, default=5_000, help="documents of each collection [default: 5000]")
     parser.add_argument("--filtered", type=float, default=0.0, help="share of questions with a filter [default: 0]")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each with fresh clusters [default: 3]")
-    parser.add_argument("--turns", type=int, default=4, help="turns of a round by each number of callers [default: 4]")
-    parser.add_argument("--requests", type=int, default=2_000, help="requests of a turn [default: 2000]")
+    parser.add_argument("--requests", type=int, default=8_000, help="requests of a round by each number of callers [default: 8000]")
     options = parser.parse_args(given)
     gate.check_sides(parser, options)
     return options
