@@ -190,7 +190,7 @@ class ProgramTest(unittest.TestCase):
         return status, out.getvalue()
 
     def test_a_program_beside_a_slow_one(self):
-        quick, slow = self.program(0.001), self.program(0.004)
+        quick, slow = self.program(0.0003), self.program(0.0012)
         status, text = self.gate(quick, slow)
         self.assertEqual(status, 1, text)
         self.assertIn("SLOWER", text)
