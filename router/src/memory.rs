@@ -16,7 +16,6 @@ use crate::RequestContext;
 use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
-use crate::operations::search::answer_cache::SearchCache;
 use crate::positions::Positions;
 use crate::private::cache::PrivateVectorCache;
 use crate::private::owners::Owners;
@@ -32,7 +31,6 @@ pub(crate) const MAX_REROUTES: usize = 4;
 pub struct Memory {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) embedding: Embedding,
-    pub(crate) search_cache: SearchCache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) owners: Owners,
     pub(crate) private_vectors: PrivateVectorCache,
@@ -46,7 +44,6 @@ impl Memory {
         Memory {
             cluster,
             embedding,
-            search_cache: SearchCache::default(),
             metrics,
             owners: Owners::default(),
             private_vectors: PrivateVectorCache::default(),

@@ -53,11 +53,6 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
         let space = collection.space_named(&request.space)?;
         check_request(&request, &space)?;
-        if let Some(position) = request.unless_changed_since
-            && self.index.is_unchanged_since(collection.id, position)
-        {
-            return Ok(not_modified(state, position));
-        }
         if shown.is_none() {
             return Ok(nothing_shown(state));
         }
@@ -71,15 +66,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
         let hits = self.fill_hits(&request, &space, hits)?;
-        let as_of = if self.may_be_kept(&request, &collection) { state.applied } else { 0 };
         Ok(node_v1::SearchReply {
             state: Some(state),
             hits,
             searched: found.searched,
             tail: found.tail,
             explain,
-            not_modified: false,
-            as_of,
             field_types: found.field_types.map(field_types::to_wire),
         })
     }
@@ -102,6 +94,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             k: ranking.first_pool(),
             ef: [request.ef, space.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
             exact: request.exact,
+            explain: request.explain,
             created_ms: wanted.created_ms,
             condition: wanted.condition,
             among: None,
@@ -205,13 +198,6 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         Ok(hits.iter().zip(stored).map(|found| passage(found).unwrap_or_default()).collect())
     }
-
-    /// Whether the answer stays right as long as no frame of the collection changes.
-    fn may_be_kept(&self, request: &node_v1::SearchRequest, collection: &CollectionRecord) -> bool {
-        // What is shown of a collection that grows changes without any of its frames.
-        let is_migrating = request.header.as_ref().is_some_and(|header| header.migration.is_some());
-        !self.index.is_expiring(collection.id) && !is_migrating
-    }
 }
 
 /// Refuses what no router of ours would send.
@@ -221,13 +207,6 @@ fn check_request(request: &node_v1::SearchRequest, space: &Space<'_>) -> Result<
         return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)));
     }
     Ok(())
-}
-
-/// The answer as of that position still holds.
-fn not_modified(mut state: node_v1::ReadState, position: u64) -> node_v1::SearchReply {
-    // The answer may come from a replica that was ahead of this one.
-    state.applied = state.applied.max(position);
-    node_v1::SearchReply { state: Some(state), not_modified: true, as_of: position, ..Default::default() }
 }
 
 /// The answer of a shard that shows no frame of the collection to this reader.

@@ -9,7 +9,6 @@
 //! `degraded`, unless the caller asked for all or nothing (`strict`), or no shard answered at all.
 
 mod answer;
-pub(crate) mod answer_cache;
 mod gather;
 pub mod query;
 mod route;
