@@ -21,6 +21,7 @@ pub mod private;
 pub mod ranking;
 
 mod ids;
+mod rates;
 mod server;
 mod token;
 

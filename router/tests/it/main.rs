@@ -12,3 +12,4 @@ mod migration;
 mod named;
 mod operations;
 mod private;
+mod strangers;

@@ -102,6 +102,9 @@ impl Draft {
         if item.id.is_none() && item.expected_version.is_some() {
             return Err(Problem::invalid("expected_version needs the id of the frame it speaks of"));
         }
+        if item.expected_version == Some(u64::MAX) {
+            return Err(Problem::invalid("expected_version is beyond every version that a frame can have"));
+        }
         Ok(Draft {
             id: item.id,
             content,
