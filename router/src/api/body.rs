@@ -5,6 +5,7 @@
 //! gets none is told `overloaded`, and when to come again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -32,6 +33,8 @@ const MAX_ECHO_BYTES: usize = 400;
 pub(super) struct BodyRoom {
     large: Arc<Semaphore>,
     small: Arc<Semaphore>,
+    /// For a large body to wait.
+    patience: Duration,
 }
 
 impl Default for BodyRoom {
@@ -39,6 +42,7 @@ impl Default for BodyRoom {
         BodyRoom {
             large: Arc::new(Semaphore::new(limits::BODY_BYTES / PIECE)),
             small: Arc::new(Semaphore::new(limits::BODY_BYTES / limits::SMALL_BODY_BYTES)),
+            patience: limits::BODY_PATIENCE,
         }
     }
 }
@@ -57,7 +61,7 @@ impl BodyRoom {
             return Err(too_large());
         }
         let pieces = bytes.div_ceil(PIECE) as u32;
-        match timeout(limits::BODY_PATIENCE, self.large.clone().acquire_many_owned(pieces)).await {
+        match timeout(self.patience, self.large.clone().acquire_many_owned(pieces)).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(full()),
         }
@@ -183,9 +187,9 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn large_bodies_wait_for_their_room_and_small_ones_do_not() {
-        let room = BodyRoom::default();
+        let room = BodyRoom { patience: Duration::from_millis(20), ..BodyRoom::default() };
         let first = room.take(limits::MAX_MESSAGE_BYTES).await.unwrap();
         let second = room.take(limits::MAX_MESSAGE_BYTES).await.unwrap();
         let refused = room.take(limits::MAX_MESSAGE_BYTES).await.unwrap_err();
@@ -197,7 +201,7 @@ mod tests {
         assert_eq!(room.take(limits::BODY_BYTES + 1).await.unwrap_err().code, Code::TooLarge);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn small_bodies_are_bounded_too() {
         let room = BodyRoom::default();
         let mut taken = Vec::new();

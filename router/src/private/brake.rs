@@ -210,14 +210,14 @@ mod tests {
         assert_eq!(wait(&brake, "ada", &ADAS, now + MEMORY), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_caller_opens_one_passphrase_at_a_time_and_holds_up_no_other() {
         let brake = Brake::default();
-        let context = |name: &str| RequestContext::new(name, Duration::from_secs(5));
+        let context = |name: &str| RequestContext::new(name, Duration::from_millis(20));
         let first = brake.turn(&context("eve")).await.unwrap();
         assert_eq!(brake.turn(&context("eve")).await.unwrap_err().code, Code::DeadlineExceeded);
         let _other = brake.turn(&context("ada")).await.unwrap();
-        let eve = context("eve");
+        let eve = RequestContext::new("eve", LONGEST);
         let waiting: Vec<_> = (0..limits::MAX_PASSPHRASES_WAITING).map(|_| Box::pin(brake.turn(&eve))).collect();
         let mut waiting = futures::future::join_all(waiting);
         assert!(futures::poll!(&mut waiting).is_pending());
