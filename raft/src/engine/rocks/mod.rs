@@ -134,7 +134,10 @@ impl RocksEngine {
         let until = Instant::now() + LAST_READERS;
         loop {
             match Arc::try_unwrap(database) {
-                Ok(database) => return Ok(drop(database)),
+                Ok(database) => {
+                    drop(database);
+                    return Ok(());
+                }
                 Err(shared) if Instant::now() >= until => {
                     self.current.store(Some(shared));
                     return Err(EngineError::NoFile(
