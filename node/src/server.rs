@@ -57,8 +57,8 @@ impl RunningNode {
         let background = Background { metrics: node.metrics.clone(), stopped: stopped.clone() };
         let mut tasks = spawn_jobs(&node, &config, &background);
         tasks.extend([
-            tokio::spawn(service::serve(node.clone(), grpc_listener, stopped.clone())),
-            tokio::spawn(http::serve(node.clone(), http_listener, stopped.clone())),
+            tokio::spawn(service::serve(node.clone(), grpc_listener, config.server(), stopped.clone())),
+            tokio::spawn(http::serve(node.clone(), http_listener, config.server(), stopped.clone())),
             tokio::spawn(keeper::reconcile_loop(node.clone(), stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();

@@ -22,6 +22,7 @@ pub mod ranking;
 
 mod ids;
 mod positions;
+mod rates;
 mod server;
 mod token;
 

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::positions::Positions;
 use crate::private::cache::PrivateVectorCache;
 use crate::private::owners::Owners;
+use crate::rates::CallerRate;
 
 /// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
 /// this long to do so.
@@ -35,6 +36,7 @@ pub struct Memory {
     pub(crate) owners: Owners,
     pub(crate) private_vectors: PrivateVectorCache,
     pub(crate) positions: Positions,
+    pub(crate) collections_made: CallerRate,
     in_flight: Semaphore,
 }
 
@@ -48,6 +50,7 @@ impl Memory {
             owners: Owners::default(),
             private_vectors: PrivateVectorCache::default(),
             positions: Positions::default(),
+            collections_made: CallerRate::new("collections", limits::COLLECTIONS_AT_ONCE, limits::COLLECTION_EVERY),
             in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT),
         }
     }

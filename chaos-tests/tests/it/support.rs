@@ -155,7 +155,7 @@ impl Cluster {
         let metrics = Arc::new(Metrics::new());
         let seeds = nodes.values().map(|node| node.grpc_address().to_string()).collect();
         let map = Arc::new(Map::new(seeds, metrics.clone()));
-        let embedding = Embedding::start(None, None, metrics.clone()).expect("no model is needed");
+        let embedding = Embedding::start(None, metrics.clone()).expect("no model is needed");
         let memory = Arc::new(Memory::new(map.clone(), embedding, metrics));
         let follower = tokio::spawn(async move { map.follow_map().await });
         Cluster { nodes, folders, memory, keys, chunks_kept_for, follower }

@@ -205,6 +205,12 @@ impl Client {
         self.send(|| self.http.post(url.clone()).header("x-mira-new-passphrase", &new)).await.map(drop)
     }
 
+    /// Removes the record of the owner's passphrase.
+    pub async fn remove_passphrase(&self) -> Result<(), CliError> {
+        let url = self.url(&["owner", "passphrase"]);
+        self.send(|| self.http.delete(url.clone())).await.map(drop)
+    }
+
     /// The cluster's keys, by name.
     pub async fn keys(&self) -> Result<KeysReply, CliError> {
         self.read(Method::GET, &["admin", "keys"], None::<&()>).await

@@ -40,7 +40,8 @@ use crate::shard::{
 };
 
 /// Of a recovery's database: its frames are read once and written a few times.
-const OPTIONS: EngineOptions = EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20 };
+const OPTIONS: EngineOptions =
+    EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20, open_files: 64 };
 
 /// Nothing is derived from the state of a recovery.
 struct Nobody;
@@ -162,7 +163,10 @@ pub struct Recovery {
 fn refuse(error: EngineError) -> Refusal {
     match error {
         EngineError::Damaged(what) => Problem::new(Code::Damaged, format!("the backup: {what}")).into(),
-        other => Refusal::NotReady(format!("a recovery failed: {other}")),
+        other => {
+            tracing::error!(error = %other, "a recovery failed");
+            Refusal::NotReady("a recovery failed: the node's log says why".to_owned())
+        }
     }
 }
 

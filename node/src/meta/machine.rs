@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    command::{MetaAnswer, MetaCommand},
+    command::{MAX_AGE_ENTRIES, MetaAnswer, MetaCommand},
     records::{self, CommandContext, RecordKey, Records},
     state::{ClusterState, CollectionRecord, NodeRecord},
     transitions::{collections, erasure, keys, migration, moves, nodes, owners, repositories, restore},
@@ -53,7 +53,11 @@ impl MetaMachine {
 impl StateMachine for MetaMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let sealer = records::sealer_of(&self.keyring, command.payload)?;
-        let change = MetaCommand::open(&sealer, command.payload).map_err(EngineError::Damaged)?;
+        let opened = MetaCommand::open_with_position(&sealer, command.payload);
+        let (change, position) = opened.map_err(EngineError::Damaged)?;
+        if position.is_some_and(|position| command.index.saturating_sub(position) > MAX_AGE_ENTRIES) {
+            return Ok(encoded(MetaAnswer::Refused));
+        }
         let context = CommandContext { sealer: &sealer, index: command.index, now_ms: command.time_ms };
         let mut records = Records::open(&self.keyring, &context, txn)?;
         let changes_map = change.changes_map();
@@ -64,7 +68,7 @@ impl StateMachine for MetaMachine {
             let header = records.header.clone();
             records.put(RecordKey::Header, &header);
         }
-        Ok(postcard::to_stdvec(&answer).expect("an answer is plain data").into())
+        Ok(encoded(answer))
     }
 
     fn committed(&self, _applied_index: u64) {
@@ -75,6 +79,10 @@ impl StateMachine for MetaMachine {
         *self.reader.lock() = Some(state);
         self.publish();
     }
+}
+
+fn encoded(answer: MetaAnswer) -> Bytes {
+    postcard::to_stdvec(&answer).expect("an answer is plain data").into()
 }
 
 /// The transition of each command.

@@ -83,16 +83,18 @@ async fn join(node: &Arc<Node>, addresses: &[String], me: &NodeRecord) {
 }
 
 async fn ask_to_join(node: &Arc<Node>, address: &str, me: &NodeRecord) -> Result<u128, Refusal> {
+    let client = node.peers().client(address)?;
+    let silent = |_| Refusal::Unknown(format!("{address} did not answer"));
+    let identify = async { client.cluster().identify(node_v1::IdentifyRequest {}).await };
+    let challenge = tokio::time::timeout(ASK, identify).await.map_err(silent)??.into_inner().challenge;
     let request = node_v1::JoinRequest {
         node: Some(me.to_wire()),
         cluster_id: crate::meta::state::cluster_id_text(node.cluster_id()),
         protocol_version: PROTOCOL_VERSION,
-        proof: node.join_proof(me).into(),
+        proof: node.join_proof(me, &challenge).into(),
+        challenge,
     };
-    let client = node.peers().client(address)?;
-    let reply = tokio::time::timeout(ASK, client.cluster().join(request))
-        .await
-        .map_err(|_| Refusal::Unknown(format!("{address} did not answer")))??;
+    let reply = tokio::time::timeout(ASK, client.cluster().join(request)).await.map_err(silent)??;
     let id = reply.into_inner().cluster_id;
     uuid::Uuid::parse_str(&id)
         .map(|id| id.as_u128())

@@ -39,11 +39,14 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
             protocol_version: PROTOCOL_VERSION,
             cluster_key_id: self.0.keyring().active().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
+            challenge: self.0.challenges().new_challenge().into(),
         }))
     }
 
-    async fn status(&self, _: Request<node_v1::StatusRequest>) -> Answer<node_v1::NodeStatus> {
-        Ok(Response::new(status::node_status(&self.0)))
+    async fn status(&self, request: Request<node_v1::StatusRequest>) -> Answer<node_v1::NodeStatus> {
+        let status =
+            if request.get_ref().groups_only { status::groups_only(&self.0) } else { status::node_status(&self.0) };
+        Ok(Response::new(status))
     }
 
     async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {

@@ -142,6 +142,9 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
         ProposeError::RequestIdReused => {
             problem(Code::Conflict, "the idempotency key was used before for another request; use a new key".into())
         }
+        ProposeError::NotApplicable { .. } => {
+            problem(Code::Internal, "the request cannot be carried out; nothing was done".to_owned())
+        }
         ProposeError::AppliedBefore { .. } => problem(Code::Conflict, error.to_string()),
         ProposeError::TooLarge { .. } => problem(Code::TooLarge, error.to_string()),
         ProposeError::DiskFull => problem(
@@ -166,14 +169,14 @@ impl From<KeyError> for Refusal {
             return Refusal::NotReady(error.to_string());
         }
         tracing::error!(%error, "a collection's key cannot be used");
-        Refusal::Problem(Problem::new(Code::Damaged, error.to_string()))
+        Refusal::Problem(Problem::new(Code::Damaged, "a key of the collection cannot be used: the node's log says why"))
     }
 }
 
 /// Reading the engine failed: this replica cannot answer, another may.
 pub fn refuse_engine(error: mira_raft::EngineError) -> Refusal {
     tracing::error!(%error, "state cannot be read");
-    Refusal::NotReady(format!("this replica cannot read its state: {error}"))
+    Refusal::NotReady("this replica cannot read its state".to_owned())
 }
 
 /// Parses a UUID's 16 bytes.

@@ -40,7 +40,7 @@ async fn a_format_level_is_switched_on_when_every_node_knows_it_and_keeps_older_
     let request = node_v1::JoinRequest {
         node: Some(me.to_wire()),
         protocol_version: PROTOCOL_VERSION,
-        proof: cluster.nodes[&0].node().join_proof(&me).into(),
+        proof: cluster.nodes[&0].node().join_proof(&me, b"").into(),
         ..Default::default()
     };
     let client = cluster.clients().await.remove(0);

@@ -4,6 +4,7 @@
 //! errors, so that a misspelt option is not silently dropped. A field that has nothing to say is left out.
 
 mod backup;
+pub mod bounded;
 mod collections;
 mod consistency;
 mod erasure;

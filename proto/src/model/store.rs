@@ -1,14 +1,17 @@
 //! `store`: what a caller wants remembered.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
+use super::bounded;
 use super::frame::Metadata;
-use crate::Problem;
+use crate::{Problem, limits};
 
 /// One thing to remember.
 #[skip_serializing_none]
@@ -27,11 +30,13 @@ pub struct StoreItem {
     /// Who said it: user, assistant, tool, system, or a word of your own.
     pub role: Option<String>,
     /// Any JSON object, at most 64 KiB.
+    #[serde(default, deserialize_with = "bounded::metadata")]
     pub metadata: Option<Metadata>,
     /// An embedding of your own, as long as the collection's dimension; otherwise the router embeds the text.
+    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_DIM as usize }>")]
     pub vector: Option<Vec<f32>>,
     /// Further embeddings, one for each named vector that the collection has, such as {"state": [0.1, …]}; found by `using`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "bounded::named_vectors")]
     pub vectors: BTreeMap<String, Vec<f32>>,
     /// A UUID of your own; storing the same content under it again changes nothing.
     pub id: Option<Uuid>,
@@ -58,10 +63,8 @@ pub struct StoreItem {
 
 /// `store`: one item in place, or up to 1,000 under `items`.
 #[skip_serializing_none]
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "serde_json::Map<String, serde_json::Value>")]
-// The schema is that of the fields, not of the map they are read from.
-#[schemars(!try_from, extend("additionalProperties" = false))]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+#[schemars(extend("additionalProperties" = false))]
 pub struct StoreRequest {
     /// The one item.
     #[serde(flatten)]
@@ -70,13 +73,25 @@ pub struct StoreRequest {
     pub items: Option<Vec<StoreItem>>,
 }
 
-impl TryFrom<serde_json::Map<String, serde_json::Value>> for StoreRequest {
-    type Error = serde_json::Error;
+impl<'de> Deserialize<'de> for StoreRequest {
+    /// By hand, because serde cannot refuse unknown fields beside a flattened struct, and keeps all that it reads first.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = StoreRequest;
 
-    /// By hand, because serde cannot refuse unknown fields beside a flattened struct.
-    fn try_from(mut object: serde_json::Map<String, serde_json::Value>) -> Result<Self, Self::Error> {
-        let items = object.remove("items").map(serde_json::from_value).transpose()?;
-        Ok(StoreRequest { item: serde_json::from_value(object.into())?, items })
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<StoreRequest, A::Error> {
+                let mut items: Option<Option<bounded::List<StoreItem, { limits::MAX_BATCH_ITEMS }>>> = None;
+                let item = bounded::Without { fields, name: "items", value: &mut items };
+                let item = StoreItem::deserialize(item.into_deserializer())?;
+                Ok(StoreRequest { item, items: items.flatten().map(|items| items.0) })
+            }
+        }
+        deserializer.deserialize_map(Fields)
     }
 }
 

@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use mira_proto::{Code, Problem, limits};
+use mira_proto::Problem;
 use schemars::JsonSchema;
 use schemars::generate::SchemaGenerator;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::Api;
 use super::failure::Failure;
 use super::operation::Media;
+use super::{Api, body};
 use crate::RequestContext;
 
 /// Who sent a request, for the handlers behind the gate.
@@ -81,7 +80,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
 /// A JSON body.
 pub(super) struct Document<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Document<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Api>> for Document<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
@@ -91,28 +90,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Document<T> {
             let problem = Problem::invalid("the body must be JSON: send the header Content-Type: application/json");
             return Err(Failure::with(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
         }
-        let body = Bytes::from_request(request, api).await.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                let limit = limits::MAX_MESSAGE_BYTES;
-                return Problem::new(
-                    Code::TooLarge,
-                    format!("the body has more than {limit} bytes: send less at once"),
-                );
-            }
-            Problem::invalid(format!("the body could not be read: {}", rejection.body_text()))
-        })?;
-        Ok(Document(parse(&body)?))
+        Ok(Document(body::parse(body::read(request, api).await?, "the request is wrong").await?))
     }
-}
-
-/// Reads a document; the message says where and what is wrong.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| Problem::invalid(format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
-    serde_json::from_str(text).map_err(|error| {
-        let what = if error.is_data() { "the request is wrong" } else { "the body is not valid JSON" };
-        Problem::invalid(format!("{what}: {error}"))
-    })
 }
 
 /// What an operation takes from a request beside its context.

@@ -3,6 +3,8 @@
 //! The routes of HTTP, `/openapi.json` and the list of MCP tools are made of it, so none of them can lack what another
 //! has. What gRPC offers stands in `proto/proto/mira/v1`.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::http::{Method, StatusCode};
 use futures::FutureExt;
@@ -32,6 +34,13 @@ const TEXT: &str = "text/plain";
 /// All operations, in the order in which tools are listed.
 pub(super) fn table() -> Vec<Operation> {
     [tools(), of_collections(), of_contents(), of_administration(), of_the_router()].into_iter().flatten().collect()
+}
+
+/// The names of the tools.
+pub(super) fn tool_names() -> impl Iterator<Item = &'static str> {
+    static NAMES: LazyLock<Vec<&'static str>> =
+        LazyLock::new(|| table().iter().filter(|row| row.tool.is_some()).map(|row| row.name).collect());
+    NAMES.iter().copied()
 }
 
 /// What models are told about `store`.
@@ -249,6 +258,10 @@ fn of_administration() -> Vec<Operation> {
             .header(OWNER_PASSPHRASE, true, string())
             .header(NEW_PASSPHRASE, true, string())
             .gives_nothing("Changed"),
+        Operation::handled(Method::DELETE, "remove_passphrase", "/owner/passphrase", service::remove_passphrase)
+            .summary("Remove the record of the caller's passphrase, with the key that it protects")
+            .header(OWNER_PASSPHRASE, true, string())
+            .gives_nothing("Removed"),
         Typed::get("list_keys", "/admin/keys", |memory, context, ()| memory.list_keys(context).boxed())
             .summary("The cluster's keys, by name")
             .row(),

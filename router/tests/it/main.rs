@@ -13,3 +13,4 @@ mod migration;
 mod named;
 mod operations;
 mod private;
+mod strangers;

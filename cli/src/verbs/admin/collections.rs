@@ -267,7 +267,7 @@ async fn watch(client: &Client, name: &str) -> Result<(), CliError> {
         bar.set_message(if paused { "paused: mira admin nodes resume".to_owned() } else { growth.step.clone() });
         let line = progress(&growth);
         if plain && line != told {
-            eprintln!("{line}");
+            output::say(&line);
             told = line;
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -126,7 +126,7 @@ async fn watch(client: &Client, name: &str) -> Result<(), CliError> {
         bar.set_message(rotation.step.clone());
         let line = format!("{}: {} of {} done", rotation.step, rotation.done, rotation.of);
         if plain && line != told {
-            eprintln!("{line}");
+            output::say(&line);
             told = line;
         }
         tokio::time::sleep(LOOK_EVERY).await;

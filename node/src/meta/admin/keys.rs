@@ -141,7 +141,8 @@ async fn rotate_cluster(node: &Node) -> Result<node_v1::RotateKeyReply, Refusal>
         }
         let empty = || Rewrapped { collections: BTreeMap::new(), layers: BTreeMap::new(), receipts: Vec::new() };
         let command = MetaCommand::Rewrap(rewrapped.unwrap_or_else(empty));
-        node.propose_sealed(command.seal(&sealer, &mut os_rng()).into()).await?;
+        let position = node.meta().reader().applied_index();
+        node.propose_sealed(command.seal(position, &sealer, &mut os_rng()).into()).await?;
     }
     let cluster = node.cluster();
     let of_cluster = cluster.erasures.iter().rev().find(|(_, erasure)| erasure.collection == 0);

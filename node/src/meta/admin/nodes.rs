@@ -9,16 +9,13 @@ use crate::{
     placement::rebalance::{self, NodeChange, Planned},
 };
 
-/// Lets a node into the cluster; asked of another node than the leader of the meta group, it asks that one.
+/// Lets a node into the cluster. The node that is asked judges the proof, which was made over its own challenge, and has the
+/// leader of the meta group take the node in.
 pub async fn join(node: &Node, request: node_v1::JoinRequest) -> Result<node_v1::JoinReply, Refusal> {
     let cluster = node.cluster();
     let joiner = checked_joiner(&cluster, &request)?;
-    node.check_join_proof(&joiner, &request.proof)
+    node.check_join_proof(&joiner, &request.challenge, &request.proof)
         .map_err(|_| Problem::new(Code::PermissionDenied, "the joiner does not hold this cluster's key"))?;
-    if let Some(leader) = node.meta().status().leader.filter(|&leader| leader != node.id()) {
-        let client = node.peers().client_of(leader)?;
-        return Ok(client.cluster().join(request).await?.into_inner());
-    }
     if cluster.nodes.len() >= limits::MAX_NODES && !cluster.nodes.contains_key(&joiner.id) {
         let detail = format!("a cluster has at most {} nodes", limits::MAX_NODES);
         return Err(Problem::new(Code::TooLarge, detail).into());

@@ -20,7 +20,7 @@ pub async fn get(node: &Node, request: &node_v1::GetOwnerRequest) -> Result<node
     Ok(node_v1::OwnerReply { record: cluster.owners.get(&owner).cloned().unwrap_or_default() })
 }
 
-/// Keeps a record in the place of the one that its writer saw; answers with what is there then.
+/// Keeps a record in the place of the one that its writer saw, or none; answers with what is there then.
 pub async fn put(node: &Node, request: node_v1::PutOwnerRequest) -> Result<node_v1::OwnerReply, Refusal> {
     must_lead(node)?;
     check(&request)?;
@@ -39,6 +39,9 @@ pub async fn put(node: &Node, request: node_v1::PutOwnerRequest) -> Result<node_
 /// Refuses what may not be kept.
 fn check(request: &node_v1::PutOwnerRequest) -> Result<(), Problem> {
     check_name(&request.owner)?;
+    if request.record.is_empty() && !request.replaces.is_empty() {
+        return Ok(());
+    }
     // Whoever opens it is made to spend what it says: nothing else may be kept.
     PassphraseCost::of_record(&request.record).map_err(|error| Problem::invalid(error.to_string()))?;
     Ok(())
@@ -70,7 +73,11 @@ mod tests {
         };
         let refused = check(&request(b"short", "")).expect_err("a short name");
         assert_eq!(refused.code, Code::InvalidArgument);
-        let refused = check(&request(&[7; 16], "not a record")).expect_err("no cost");
-        assert_eq!(refused.code, Code::InvalidArgument);
+        for record in ["not a record", ""] {
+            let refused = check(&request(&[7; 16], record)).expect_err("no cost");
+            assert_eq!(refused.code, Code::InvalidArgument, "{record:?}");
+        }
+        let removal = node_v1::PutOwnerRequest { replaces: "an old one".to_owned(), ..request(&[7; 16], "") };
+        assert_eq!(check(&removal), Ok(()));
     }
 }

@@ -41,6 +41,9 @@ pub(super) fn take_step(
     state: &mut Transition<'_, '_>,
 ) -> Result<ShardAnswer, EngineError> {
     let GrowthPart { collection, shard, span } = part;
+    if !span.is_possible() {
+        return Ok(ShardAnswer::Grow(state.ownership(collection)?));
+    }
     let mut ownership = match state.ownership(collection)? {
         Some(ownership) if ownership.span == span => ownership,
         // A step of an earlier growth that comes late.

@@ -5,6 +5,8 @@
 
 mod chunks;
 mod claims;
+#[cfg(test)]
+mod extremes;
 mod forget;
 mod ingest;
 mod migrate;

@@ -88,8 +88,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// The key that a part of a plain frame was sealed with.
     pub(super) fn key_of(&self, collection: &CollectionRecord, sealed: &[u8]) -> Result<Arc<CollectionKey>, Refusal> {
-        let version = mira_crypto::frame::key_version(sealed)
-            .map_err(|error| Problem::new(Code::Damaged, format!("a frame cannot be opened: {error}")))?;
+        let version = mira_crypto::frame::key_version(sealed).map_err(|error| {
+            tracing::error!(%error, "a frame cannot be opened");
+            Problem::new(Code::Damaged, "a frame cannot be opened")
+        })?;
         Ok(self.shared.keyring.version(collection, version)?)
     }
 }

@@ -189,7 +189,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         // Opening layers is work of milliseconds: not on the threads that carry heartbeats.
         let page = tokio::task::spawn_blocking(move || page.read())
             .await
-            .map_err(|error| Problem::internal(format!("reading private frames failed: {error}")))?
+            .map_err(|_| Problem::internal("reading private frames failed: the node's log says why"))?
             .map_err(|error| self.unreadable(error))?;
         Ok(node_v1::ListPrivateVectorsReply { state: Some(state), ..page })
     }

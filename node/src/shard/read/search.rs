@@ -136,7 +136,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             (pools, ranking, ranked)
         })
         .await
-        .map_err(|error| Problem::internal(format!("the search failed: {error}")))?;
+        .map_err(|_| Problem::internal("the search failed: the node's log says why"))?;
         let (hits, found) = ranked?;
         Ok(RankedSearch { pools, query, ranking, hits, found })
     }

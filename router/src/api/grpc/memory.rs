@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
 use mira_proto::v1::memory_server::Memory as MemoryService;
-use mira_proto::{Problem, model, v1};
+use mira_proto::{Code, Problem, limits, model, v1};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -50,7 +51,8 @@ impl MemoryService for Grpc {
         request: Request<Streaming<v1::StoreRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
         let (context, items) = self.enter(request)?;
-        Ok(Response::new(self.clone().ingest_all(context, items).boxed()))
+        let place = self.api.stream()?;
+        Ok(Response::new(self.clone().ingest_all(context, items, place).boxed()))
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
@@ -71,10 +73,7 @@ impl MemoryService for Grpc {
             model::SearchResult::Answered(reply) => {
                 Ok(v1::SearchResult { reply: Some(search_to(*reply)?), problem: None })
             }
-            model::SearchResult::Refused { error } => {
-                let problem = v1::Problem { code: error.code.to_string(), detail: error.detail };
-                Ok(v1::SearchResult { reply: None, problem: Some(problem) })
-            }
+            model::SearchResult::Refused { error } => Ok(v1::SearchResult { reply: None, problem: Some(error.into()) }),
         };
         let answers = reply.answers.into_iter().flatten().map(answer).collect::<Result<_, Problem>>()?;
         Ok(Response::new(v1::SearchBatchReply { answers, consistency_token: reply.consistency_token }))
@@ -166,9 +165,10 @@ impl MemoryService for Grpc {
 
     async fn upload(&self, request: Request<Streaming<v1::UploadPiece>>) -> Result<Response<v1::UploadState>, Status> {
         let (context, mut pieces) = self.enter(request)?;
-        let first = pieces.message().await?.unwrap_or_default();
-        let (collection, id) = upload_of(first.name.unwrap_or_default())?;
         let _permit = self.api.stream()?;
+        let late = |_| Problem::new(Code::DeadlineExceeded, "the stream stood still for a minute");
+        let first = timeout(limits::STREAM_IDLE, pieces.message()).await.map_err(late)??.unwrap_or_default();
+        let (collection, id) = upload_of(first.name.unwrap_or_default())?;
         let upload = Receiving::new(&self.api.memory, context, UploadRef { collection: &collection, upload: id });
         let rest = pieces.map(|piece| piece.map(|piece| piece.bytes));
         let bytes = futures::stream::iter([Ok(first.bytes)]).chain(rest);
@@ -240,6 +240,15 @@ impl MemoryService for Grpc {
         let (context, _) = self.enter(request)?;
         self.api.memory.set_passphrase(&context, new).await?;
         Ok(Response::new(v1::SetPassphraseReply {}))
+    }
+
+    async fn remove_passphrase(
+        &self,
+        request: Request<v1::RemovePassphraseRequest>,
+    ) -> Result<Response<v1::RemovePassphraseReply>, Status> {
+        let (context, _) = self.enter(request)?;
+        self.api.memory.remove_passphrase(&context).await?;
+        Ok(Response::new(v1::RemovePassphraseReply {}))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {

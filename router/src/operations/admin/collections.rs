@@ -7,7 +7,7 @@ use mira_proto::node_v1::{
     CreateCollectionRequest, DropCollectionReply, DropCollectionRequest, GrowCollectionRequest, VectorSpace,
 };
 use mira_proto::{Code, Problem, limits, node_v1};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::no_collection;
@@ -76,12 +76,21 @@ impl Memory {
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
             spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect(),
         };
+        let is_new = view.collection(&create.name).is_none();
+        if is_new {
+            self.collections_made.take(&context.principal, Instant::now())?;
+        }
         let made = self
             .cluster
             .ask_meta(context, "create_collection", create, |clients, create| async move {
                 clients.cluster().create_collection(create).await
             })
-            .await?;
+            .await;
+        let made = made.inspect_err(|_| {
+            if is_new {
+                self.collections_made.give_back(&context.principal);
+            }
+        })?;
         self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
         convert::collection(&made)
     }

@@ -112,6 +112,9 @@ impl Draft {
         if !is_named && item.expected_version.is_some() {
             return Err(Problem::invalid("expected_version needs the id or source_key of the frame it speaks of"));
         }
+        if item.expected_version == Some(u64::MAX) {
+            return Err(Problem::invalid("expected_version is beyond every version that a frame can have"));
+        }
         Ok(Draft {
             id: item.id,
             source_key: item.source_key.map(source_key).transpose()?,
