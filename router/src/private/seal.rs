@@ -362,6 +362,7 @@ mod tests {
             expected_version: None,
             expires_ms: 0,
             created_ms: 0,
+            position: None,
             collection: "default".into(),
             private: true,
             attachment: None,
