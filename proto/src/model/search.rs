@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use super::batch::Batch;
 use super::bounded;
 use super::consistency::Consistency;
 use super::explain::SearchExplain;
@@ -83,8 +84,8 @@ pub struct SearchRequest {
     /// 0 to 1: how much hits that differ from those before them are preferred to more of the same.
     pub diversity: Option<f32>,
     /// Several searches instead, up to 100, each answered or refused by itself; stands alone.
-    #[serde(default, deserialize_with = "bounded::searches")]
-    pub searches: Option<Vec<SearchRequest>>,
+    #[schemars(with = "Option<Vec<SearchRequest>>")]
+    pub searches: Option<Batch<SearchRequest>>,
     /// Also look among the private memories of the owner whose key the request carries in a header.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_private: bool,
