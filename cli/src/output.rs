@@ -54,6 +54,12 @@ pub fn hits(reply: &SearchReply) -> String {
             style("degraded:").yellow()
         ));
     }
+    for id in &reply.damaged {
+        text.push_str(&format!("{} private memory {id} was left out\n", style("damaged:").yellow()));
+    }
+    if let Some(count) = reply.looked_through {
+        text.push_str(&format!("only the {count} most similar memories were looked at: there may be more\n"));
+    }
     if let Some(found) = &reply.explain {
         text.push_str(&explain(found));
     }
