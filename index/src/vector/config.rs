@@ -18,8 +18,8 @@ pub struct Config {
     /// enter, and the zero vector is refused; under L2 scores are negative squared distances, in (-∞, 0].
     pub metric: Metric,
     /// What the graph walks over; hits are always rescored from full-precision rows. `None` walks over f32 vectors, which
-    /// are the rows. `Int8` takes one byte per component (7 bits used) and one scale per vector, with rows beside it in half
-    /// precision. `Binary` takes one bit per component after a random rotation and two numbers per vector, with the same
+    /// are the rows. `Int8` takes one byte per component (7 bits used) and one scale per vector, with rows beside it.
+    /// `Binary` takes one bit per component after a random rotation and two numbers per vector, with the same
     /// rows: a sixth of the memory of `Int8` for codes, for a wider beam and more rows read at the same recall.
     pub quantization: Quantization,
     /// Links of a new node per layer (4..=64); the bottom layer holds up to twice as many.
