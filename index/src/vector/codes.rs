@@ -18,6 +18,8 @@ use crate::vector::space::Space;
 const BINARY_SCAN: usize = 3;
 /// How many times as many nodes are expanded as when the best hits changed last.
 const PATIENCE: f32 = 3.0;
+/// Fewest best hits that are to be settled: one of them alone may have been found early by chance.
+const FEWEST_SETTLED: usize = 10;
 /// The widest beam that a search comes to by itself.
 const WIDEST: usize = 1_024;
 /// Fewest documents rescored.
@@ -84,9 +86,9 @@ impl Codes {
     /// When such a beam widens, with so many times the usual patience.
     pub(crate) fn patience(&self, k: usize, effort: f32) -> Patience {
         let (top, widest) = match self {
-            Codes::Full(_) | Codes::Int8(_) => (k, WIDEST),
+            Codes::Full(_) | Codes::Int8(_) => (k.max(FEWEST_SETTLED), WIDEST),
             // Rows of the whole beam are read.
-            Codes::Binary(_) => (k, WIDEST / 2),
+            Codes::Binary(_) => (k.max(FEWEST_SETTLED), WIDEST / 2),
         };
         Patience { top, factor: PATIENCE * effort, widest }
     }

@@ -90,7 +90,7 @@ impl Rows {
         match (self, old) {
             (Rows::Memory(rows), Rows::Memory(old)) => rows.push(slot, old.row(from).ok_or(RowsError::Missing(from))?),
             (Rows::Source(rows), Rows::Source(old)) => {
-                if let Some(row) = rows.cache.with(old.owner, from, Box::<[f32]>::from) {
+                if let Some(row) = rows.cache.with(old.owner, from, |row| Box::<[f32]>::from(row)) {
                     rows.cache.put(rows.owner, slot, &row);
                 }
             }

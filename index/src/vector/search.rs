@@ -30,6 +30,7 @@ use crate::vector::kernels::Isa;
 use crate::vector::labels::Label;
 use crate::vector::params::{Explain, Plan, SearchParams};
 use crate::vector::segment::{Segment, View};
+use crate::vector::space::Space;
 use crate::vector::{input, planner, row, scratch};
 
 /// Of a node whose twins are many, so many are scored at least: equal vectors have equal scores, and the first by their ids

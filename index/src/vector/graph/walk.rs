@@ -28,11 +28,9 @@ pub(crate) struct Bounds<'a> {
     pub(crate) abort: Option<&'a dyn Fn() -> bool>,
 }
 
-/// How a walk ended.
+/// Why a walk ended before nothing nearer was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Walked {
-    /// Nothing nearer is left.
-    Done,
     /// The budget is spent: a scan is cheaper.
     OverBudget,
     /// The caller gave up.

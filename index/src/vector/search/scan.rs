@@ -24,6 +24,8 @@ use crate::vector::space::{ScoreRange, Space};
 const SCAN_BEAM: usize = 256;
 /// Slots between two questions to the caller whether to stop, and the most rows that are read at once.
 const SCAN_BATCH: usize = 256;
+/// Documents whose rows may be gone without another pass over the codes.
+const GONE: usize = 64;
 /// Rows that are read at first, beside those that are surely wanted.
 const FIRST_BATCH: usize = 8;
 
@@ -83,7 +85,8 @@ impl Search<'_> {
 
     /// Whether a scan scores the rows of the best codes only.
     fn goes_by_codes(&self) -> bool {
-        matches!((&self.segment.codes, &self.segment.rows), (Codes::Binary(_), Rows::Source(_)))
+        let is_elsewhere = matches!(self.segment.rows, Rows::Source(_));
+        is_elsewhere && matches!(self.segment.codes, Codes::Binary(_)) && !self.segment.is_off_centre()
     }
 
     /// The slots that a search may return.
@@ -107,7 +110,22 @@ impl Search<'_> {
 
     /// The best `k` of some slots, and how many rows were read. Slots of one document must follow each other.
     fn scan_ranges(&self, places: Places<'_>, keep: bool) -> Result<(Vec<Hit>, usize), IndexError> {
-        let prospects = with_space!(&self.segment.codes, space => self.prospects(space, places)?);
+        // The rows of some may be gone, or newer and farther.
+        let margin = 2 * self.params.k + GONE;
+        let (prospects, is_cut) = with_space!(&self.segment.codes, space => {
+            self.prospects(space, places.clone(), margin)?
+        });
+        let (hits, rescored) = self.score_best(prospects, keep)?;
+        if hits.len() >= self.params.k || !is_cut {
+            return Ok((hits, rescored));
+        }
+        let (all, _) = with_space!(&self.segment.codes, space => self.prospects(space, places, usize::MAX)?);
+        let (hits, more) = self.score_best(all, keep)?;
+        Ok((hits, rescored + more))
+    }
+
+    /// The best `k` of some documents, and how many rows were read: from the most promising on until no other can be better.
+    fn score_best(&self, prospects: Vec<Prospect>, keep: bool) -> Result<(Vec<Hit>, usize), IndexError> {
         let mut prospects = BinaryHeap::from(prospects);
         let mut best = TopK::after(self.params.k, self.params.after);
         let (mut rescored, mut room) = (0, (self.params.k + FIRST_BATCH).min(SCAN_BATCH));
@@ -134,8 +152,13 @@ impl Search<'_> {
         }
     }
 
-    /// The documents whose codes do not rule out that they belong to the answer.
-    fn prospects<S: Space>(&self, space: &S, places: Places<'_>) -> Result<Vec<Prospect>, IndexError> {
+    /// The documents whose codes do not rule out that they are among the best `margin`, and whether any were ruled out.
+    fn prospects<S: Space>(
+        &self,
+        space: &S,
+        places: Places<'_>,
+        margin: usize,
+    ) -> Result<(Vec<Prospect>, bool), IndexError> {
         let probe = space.probe(&self.code_query);
         let slack = space.slack(&self.code_query, &probe);
         let offset = self.segment.score_offset(&self.query);
@@ -143,8 +166,9 @@ impl Search<'_> {
             let ScoreRange { least, most } = space.range(&probe, &slack, slot);
             ScoreRange { least: least + offset.least, most: most + offset.most }.rounded()
         };
-        // What `k` documents score at least, whichever passage is their best.
-        let mut sure = TopK::new(self.params.k);
+        // What so many documents score at least, whichever passage is their best.
+        let mut sure = TopK::new(margin);
+        let mut is_cut = false;
         let mut prospects: Vec<Prospect> = Vec::new();
         let mut slots = self.wanted(places).peekable();
         let mut asked = 0;
@@ -164,7 +188,11 @@ impl Search<'_> {
             }
             asked %= SCAN_BATCH as u32;
             let (may_be, must_be) = self.place_of(range, label.id);
-            if !may_be || sure.threshold().is_some_and(|worst| range.most < f64::from(worst)) {
+            if !may_be {
+                continue;
+            }
+            if sure.threshold().is_some_and(|worst| range.most < f64::from(worst)) {
+                is_cut = true;
                 continue;
             }
             if must_be {
@@ -175,8 +203,10 @@ impl Search<'_> {
         }
         sure.close();
         let threshold = sure.threshold().map_or(f64::NEG_INFINITY, f64::from);
+        let count = prospects.len();
         prospects.retain(|prospect| prospect.most >= threshold);
-        Ok(prospects)
+        is_cut |= prospects.len() < count;
+        Ok((prospects, is_cut))
     }
 
     /// Whether a document whose score lies in a range may rank after the place that is asked for, and whether it must.

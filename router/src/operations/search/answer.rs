@@ -65,10 +65,11 @@ impl Memory {
         }
         let more = more || ranked.is_left();
         let next = (more && query.is_by_place()).then(|| next_place(query, &picked, is_whole)).flatten();
-        let within = !query.is_pooled() || next.as_ref().is_none_or(|next| reaches(next.seen, query.k));
-        if next.is_some() && !within {
+        let is_last = |next: &NextPlace| query.is_pooled() && !reaches(next.seen, query.k);
+        if next.as_ref().is_some_and(is_last) {
             looked_through.get_or_insert(limits::MAX_POOL as u64);
         }
+        let next = next.filter(|next| !is_last(next));
         let Candidates { staleness, missing, damaged: unreadable, .. } = ranked;
         damaged.extend(unreadable);
         let all_missing = missing.len() == route.shards().len();
@@ -85,8 +86,8 @@ impl Memory {
             staleness_ms: staleness.milliseconds(),
             lagging: staleness.lagging,
             consistency_token: context.token.to_string(),
-            next_cursor: next.filter(|_| within).map(|next| next.cursor(query, route, resolved.now_ms).encode()),
-            looked_through: looked_through.filter(|_| hits.len() < query.k as usize || !within),
+            looked_through: looked_through.filter(|_| next.is_none()),
+            next_cursor: next.map(|next| next.cursor(query, route, resolved.now_ms).encode()),
             damaged: damaged.into_iter().map(Uuid::from_u128).collect(),
             hits,
             explain: query.explain.then_some(explain),
