@@ -56,8 +56,7 @@ pub struct SearchRequest {
     /// Compare with every vector instead of walking the index: slower, never misses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exact: bool,
-    /// How wide a beam the index is walked with, 1 to 2,048: wider finds more of the truly nearest and takes longer. When
-    /// absent it is the collection's, or widens by itself until the best hits change no more.
+    /// How wide a beam the index is walked with, 1 to 2,048; when absent it widens by itself.
     pub ef: Option<u32>,
     /// Only frames that this filter means, such as {"field": "type", "eq": "insight"}.
     pub filter: Option<Filter>,
@@ -199,8 +198,7 @@ pub struct SearchReply {
     pub answers: Option<Vec<SearchResult>>,
     /// There may be more hits: send it as `cursor` with the same question.
     pub next_cursor: Option<String>,
-    /// The answer ends here although there may be more: in some shard only so many of the most similar memories were looked
-    /// at, because this order of hits is not one of similarity alone.
+    /// There may be more hits, but only so many of the most similar memories were looked at.
     pub looked_through: Option<u64>,
     /// Private memories that could not be opened, and are no part of the answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
