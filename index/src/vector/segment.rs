@@ -96,7 +96,7 @@ enum VectorSource<'a> {
     Caller(&'a [f32], &'a Attributes),
     /// The same document in an older segment, at its first slot.
     Segment(&'a Segment, u32),
-    /// The same, with its rows: codes around another centre are made anew.
+    /// The same, with its rows: codes around another centre are encoded again.
     Rows(&'a [Vec<f32>], &'a Segment, u32),
 }
 
