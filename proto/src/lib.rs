@@ -1,6 +1,7 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
 //! - [`model`]: requests and answers of the operations, as JSON callers (MCP, REST) and the router see them;
+//! - [`clients`]: what routers and nodes ask a node with;
 //! - [`filter`]: which frames a caller means;
 //! - [`groups`]: what a search that groups gives out;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
@@ -12,6 +13,7 @@
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
+pub mod clients;
 pub mod filter;
 pub mod groups;
 pub mod limits;

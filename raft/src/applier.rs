@@ -78,7 +78,8 @@ impl Applier {
         {
             return Ok(answer);
         }
-        let command = Command { index, time_ms, payload: &proposal.payload };
+        let request = proposal.request.map(|request| request.id);
+        let command = Command { index, time_ms, request, payload: &proposal.payload };
         let response: Bytes = app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))?;
         if let Some(request) = &proposal.request {
             self.memory.remember(overlay, request, AppliedAt { index, time_ms }, &response);

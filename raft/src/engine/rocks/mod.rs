@@ -167,7 +167,11 @@ impl Engine for RocksEngine {
     }
 
     fn view(&self) -> Arc<dyn Read> {
-        Arc::new(RocksView::new(self.current.load_full()))
+        Arc::new(RocksView::new(self.current.load_full(), false))
+    }
+
+    fn cached_view(&self) -> Arc<dyn Read> {
+        Arc::new(RocksView::new(self.current.load_full(), true))
     }
 
     fn is_out_of_service(&self) -> bool {
