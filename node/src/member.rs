@@ -4,6 +4,7 @@
 //! bound to sockets, files or threads, so that a simulator drives its nodes by the same code.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -17,7 +18,7 @@ use mira_raft::{Group, GroupId, HostError, RaftHost, Role, Runtime, StateMachine
 use parking_lot::RwLock;
 
 use crate::{
-    meta::{ClusterState, META_GROUP, MetaAnswer, MetaCommand},
+    meta::{ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand},
     peers::{Peer, within},
     replicas::Replicas,
     shard::{
@@ -91,6 +92,12 @@ impl<R: Runtime> Member<R> {
         &self.shared
     }
 
+    /// The names of a collection's keys by version.
+    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
+        let names = self.shared.keyring.key_names(record)?;
+        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
+    }
+
     /// What the indexes of its shards share.
     pub fn index_parts(&self) -> &IndexParts {
         &self.index
@@ -153,11 +160,16 @@ impl<R: Runtime> Member<R> {
         Ok(())
     }
 
-    /// Closes a shard and removes all this node has of it.
-    pub(crate) async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
+    /// Closes a shard; what this node has of it stays.
+    pub(crate) async fn close_shard(&self, id: ShardId) {
         if let Some(shard) = self.replicas.remove(id) {
             shard.index().discard();
         }
+        self.host.close_group(id + 1).await;
+    }
+
+    /// Removes all this node has of a shard, which is closed.
+    pub(crate) async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
         self.host.destroy_group(id + 1).await.map_err(|error| error.to_string())?;
         // Also those of a shard that was not opened since the start.
         ImageFolder::new(&self.data, id).delete_all().map_err(|error| error.to_string())?;

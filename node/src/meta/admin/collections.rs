@@ -7,22 +7,25 @@ use mira_proto::{Code, CollectionId, Problem, Refusal, limits, node_v1};
 use super::{must_lead, newest};
 use crate::{
     keys::keyring::FIRST_KEY,
+    member::Member,
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
-    node::Node,
     shard::index::recall::check_ef,
 };
 
 /// Makes a collection; one of that name with the same settings is as good.
-pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
-    must_lead(node)?;
-    let mut wanted = checked(request, node.cluster().header.shards)?;
-    if let Some(existing) = node.cluster().collection_named(&wanted.name) {
+pub async fn create(
+    member: &Member,
+    request: node_v1::CreateCollectionRequest,
+) -> Result<node_v1::Collection, Refusal> {
+    must_lead(member)?;
+    let mut wanted = checked(request, member.cluster().header.shards)?;
+    if let Some(existing) = member.cluster().collection_named(&wanted.name) {
         return existing_collection(existing, &wanted);
     }
     wanted.id = rand::random_range(1..u64::MAX);
-    wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
-    let answer = node.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
-    let cluster = node.cluster();
+    wanted.wrapped_keys = member.shared().keyring.new_collection_keys(wanted.id);
+    let answer = member.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
+    let cluster = member.cluster();
     match (answer, cluster.collection_named(&wanted.name)) {
         (MetaAnswer::Done, Some(made)) => Ok(made.to_wire()),
         (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted),
@@ -109,23 +112,23 @@ fn existing_collection(existing: &CollectionRecord, wanted: &CollectionRecord) -
 
 /// Removes a collection, and with `shred` its keys.
 pub async fn drop_collection(
-    node: &Node,
+    member: &Member,
     request: node_v1::DropCollectionRequest,
 ) -> Result<node_v1::DropCollectionReply, Refusal> {
-    must_lead(node)?;
+    must_lead(member)?;
     let node_v1::DropCollectionRequest { name, shred } = request;
-    let cluster = node.cluster();
+    let cluster = member.cluster();
     let record = named(&cluster, &name)?;
     let id = record.id;
     let command = if shred {
-        MetaCommand::Shred { names: node.key_names(record)?, name: name.clone(), id }
+        MetaCommand::Shred { names: member.key_names(record)?, name: name.clone(), id }
     } else {
         MetaCommand::DropCollection { name: name.clone(), id }
     };
-    if node.propose_meta(&command).await? == MetaAnswer::Missing {
+    if member.propose_meta(&command).await? == MetaAnswer::Missing {
         return Err(missing(&name).into());
     }
-    let cluster = node.cluster();
+    let cluster = member.cluster();
     let erasure = cluster.erasures.iter().find(|(_, erasure)| erasure.whole && erasure.collection == id);
     let erasure = erasure.map(|(&erasure, _)| erasure).unwrap_or_default();
     Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure })
@@ -133,36 +136,36 @@ pub async fn drop_collection(
 
 /// Sets the beam of a space's searches.
 pub async fn tune(
-    node: &Node,
+    member: &Member,
     request: node_v1::TuneCollectionRequest,
 ) -> Result<node_v1::TuneCollectionReply, Refusal> {
-    must_lead(node)?;
+    must_lead(member)?;
     let node_v1::TuneCollectionRequest { collection, ef, space } = request;
     if ef != 0 {
         check_ef(ef)?;
     }
     let gone = || Problem::new(Code::NotFound, "the collection is gone");
-    let cluster = node.cluster();
+    let cluster = member.cluster();
     let space = cluster.collections.get(&collection).ok_or_else(gone)?.space_named(&space)?.number;
-    match node.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
+    match member.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
         MetaAnswer::Missing => Err(gone().into()),
-        _ => Ok(node_v1::TuneCollectionReply { epoch: node.cluster().header.epoch }),
+        _ => Ok(node_v1::TuneCollectionReply { epoch: member.cluster().header.epoch }),
     }
 }
 
 /// Begins to spread a collection over more shards; a dry run only says over which.
 pub async fn grow(
-    node: &Node,
+    member: &Member,
     request: node_v1::GrowCollectionRequest,
 ) -> Result<node_v1::GrowCollectionReply, Refusal> {
-    let cluster = newest(node).await?;
+    let cluster = newest(member).await?;
     let node_v1::GrowCollectionRequest { name, partitions: to, dry_run } = request;
     let planned = plan_growth(&cluster, &name, to)?;
     if planned.is_under_way || dry_run {
         return Ok(planned.reply);
     }
-    match node.propose_meta(&MetaCommand::StartGrowth { collection: planned.collection, to }).await? {
-        MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: node.cluster().header.epoch, ..planned.reply }),
+    match member.propose_meta(&MetaCommand::StartGrowth { collection: planned.collection, to }).await? {
+        MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: member.cluster().header.epoch, ..planned.reply }),
         MetaAnswer::Full => {
             Err(conflict(format!("{} collections grow already: wait for one", limits::MAX_GROWTHS)).into())
         }

@@ -19,12 +19,12 @@ const REWRAPS: usize = 8;
 
 /// What there is to know of keys; never a key itself.
 pub async fn get(node: &Node, request: &node_v1::GetKeysRequest) -> Result<node_v1::KeysReply, Refusal> {
-    let cluster = newest(node).await?;
+    let cluster = newest(node.member()).await?;
     let mut collections = Vec::new();
     for record in cluster.collections.values() {
         collections.push(node_v1::CollectionKeys {
             name: record.name.clone(),
-            keys: key_infos(&node.key_names(record)?),
+            keys: key_infos(&node.member().key_names(record)?),
             rotation: cluster.collection_to_wire(record).rotation,
         });
     }
@@ -79,7 +79,7 @@ fn repository_info(id: u128, repository: &Repository) -> node_v1::RepositoryInfo
 
 /// Puts another key in the place of a collection's, or of the cluster's if none is named.
 pub async fn rotate(node: &Node, request: node_v1::RotateKeyRequest) -> Result<node_v1::RotateKeyReply, Refusal> {
-    newest(node).await?;
+    newest(node.member()).await?;
     if request.collection.is_empty() { rotate_cluster(node).await } else { rotate_collection(node, request).await }
 }
 

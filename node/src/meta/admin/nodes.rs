@@ -4,6 +4,7 @@ use mira_proto::{Code, PROTOCOL_VERSION, Problem, Refusal, limits, node_v1};
 
 use super::{must_lead, newest};
 use crate::{
+    member::Member,
     meta::{ClusterState, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text},
     node::Node,
     placement::rebalance::{self, NodeChange, Planned},
@@ -54,7 +55,7 @@ fn checked_joiner(cluster: &ClusterState, request: &node_v1::JoinRequest) -> Res
 
 /// Gives a node its share of the replicas, takes them away, or forgets it; a dry run only says what would move.
 pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<node_v1::ChangeNodeReply, Refusal> {
-    let cluster = newest(node).await?;
+    let cluster = newest(node.member()).await?;
     let change = node_change(&request)?;
     let (command, planned) = plan_change(&cluster, change)?;
     if let NodeChange::Replace { dead, .. } = change
@@ -96,24 +97,24 @@ fn node_change(request: &node_v1::ChangeNodeRequest) -> Result<NodeChange, Probl
 
 /// Forbids or allows moves other than those that repair damage.
 pub async fn pause_moves(
-    node: &Node,
+    member: &Member,
     request: node_v1::PauseMovesRequest,
 ) -> Result<node_v1::PauseMovesReply, Refusal> {
-    must_lead(node)?;
-    node.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
-    Ok(node_v1::PauseMovesReply { epoch: node.cluster().header.epoch })
+    must_lead(member)?;
+    member.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
+    Ok(node_v1::PauseMovesReply { epoch: member.cluster().header.epoch })
 }
 
 /// Has a replica rebuilt from the others.
 pub async fn repair_replica(
-    node: &Node,
+    member: &Member,
     request: node_v1::RepairReplicaRequest,
 ) -> Result<node_v1::RepairReplicaReply, Refusal> {
-    must_lead(node)?;
+    must_lead(member)?;
     let node_v1::RepairReplicaRequest { shard, node: replica } = request;
     let command = MetaCommand::StartMove { shard, from: Some(replica), to: replica };
-    let refused = match node.propose_meta(&command).await? {
-        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: node.cluster().header.epoch }),
+    let refused = match member.propose_meta(&command).await? {
+        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: member.cluster().header.epoch }),
         MetaAnswer::Exists => format!("a replica of shard {shard} is moving already: wait until it is done"),
         _ => format!("node {replica:016x} has no replica of shard {shard}"),
     };

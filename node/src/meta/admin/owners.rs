@@ -5,29 +5,29 @@ use mira_proto::{Code, Problem, Refusal, limits, node_v1};
 
 use super::{must_lead, newest};
 use crate::{
+    member::Member,
     meta::{MetaAnswer, MetaCommand, OwnerName},
-    node::Node,
 };
 
 /// The record of an owner; empty if there is none.
-pub async fn get(node: &Node, request: &node_v1::GetOwnerRequest) -> Result<node_v1::OwnerReply, Refusal> {
-    let cluster = newest(node).await?;
+pub async fn get(member: &Member, request: &node_v1::GetOwnerRequest) -> Result<node_v1::OwnerReply, Refusal> {
+    let cluster = newest(member).await?;
     let owner = owner_name(&request.owner)?;
     Ok(node_v1::OwnerReply { record: cluster.owners.get(&owner).cloned().unwrap_or_default() })
 }
 
 /// Keeps a record in the place of the one that its writer saw; answers with what is there then.
-pub async fn put(node: &Node, request: node_v1::PutOwnerRequest) -> Result<node_v1::OwnerReply, Refusal> {
-    must_lead(node)?;
+pub async fn put(member: &Member, request: node_v1::PutOwnerRequest) -> Result<node_v1::OwnerReply, Refusal> {
+    must_lead(member)?;
     let owner = checked(&request)?;
     let node_v1::PutOwnerRequest { record, replaces, .. } = request;
-    match node.propose_meta(&MetaCommand::PutOwner { owner, record, replaces }).await? {
+    match member.propose_meta(&MetaCommand::PutOwner { owner, record, replaces }).await? {
         MetaAnswer::Full => {
             let detail = format!("a cluster has at most {} owners with a passphrase", limits::MAX_OWNERS);
             Err(Problem::new(Code::TooLarge, detail).into())
         }
         // Done, there already, or another was quicker: the caller gets what is there now.
-        _ => Ok(node_v1::OwnerReply { record: node.cluster().owners.get(&owner).cloned().unwrap_or_default() }),
+        _ => Ok(node_v1::OwnerReply { record: member.cluster().owners.get(&owner).cloned().unwrap_or_default() }),
     }
 }
 
