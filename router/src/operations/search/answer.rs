@@ -61,7 +61,7 @@ impl Memory {
             ranked.types.merge(types);
             ranked.types.check(&query.filter_json, &query.collection).map_err(CallError::refused)?;
         }
-        let Candidates { staleness, missing, .. } = ranked;
+        let Candidates { staleness, missing, seen, .. } = ranked;
         let all_missing = missing.len() == route.shards().len();
         if let Some((shard, problem)) = missing.first_key_value().filter(|_| all_missing || query.strict) {
             let detail = format!("shard {shard} did not answer the search: {}", problem.detail);
@@ -75,7 +75,7 @@ impl Memory {
             missing_shards: missing.into_keys().collect(),
             staleness_ms: staleness.milliseconds(),
             lagging: staleness.lagging,
-            consistency_token: context.token.to_string(),
+            consistency_token: context.having_seen(&seen).token.to_string(),
             next_cursor: next_cursor(query, route, &hits, resolved.now_ms),
             hits,
             explain: query.explain.then_some(explain),
@@ -101,6 +101,7 @@ impl Memory {
         let privates: Vec<FrameId> = pool.iter().filter(|hit| hit.is_private).map(|hit| hit.id).collect();
         if let Some(private) = ranked.private.as_ref().filter(|_| !privates.is_empty()) {
             let found = self.private_search(context, route, &private.among(privates)).await?;
+            ranked.seen.merge(&found.seen);
             let vectors = found.best.into_ranked().into_iter().map(|hit| (hit.id, hit.vector));
             let mut vectors: HashMap<_, _> = vectors.collect();
             for hit in pool.iter_mut().filter(|hit| hit.is_private) {
@@ -165,6 +166,7 @@ impl Memory {
             match answer {
                 Ok(reply) => {
                     ranked.staleness.note(reply.state.as_ref());
+                    ranked.seen.note(shard, reply.state.as_ref().map_or(0, |state| state.applied));
                     frames.extend(
                         reply.frames.into_iter().filter_map(|frame| Some((ids::id_from_bytes(&frame.id)?, frame))),
                     );
