@@ -291,12 +291,15 @@ impl Nemesis {
     /// room for what its log tells of it.
     ///
     /// For as long as there is none, what the node knows of the cluster is older than what it has promised since.
-    pub async fn rebuild_and_forget(self: Arc<Self>) -> Option<()> {
+    pub async fn rebuild_and_forget(self: Arc<Self>, running: Arc<Mutex<bool>>) -> Option<()> {
         let (shard, node) = (self.world.draw(|rng| rng.random_range(0..self.world.plan.shards)), self.node());
         let command = MetaCommand::StartMove { shard, from: Some(node), to: node };
         let done = self.process()?.propose_meta(&command).await;
         self.world.note(format_args!("operator: {command:?}: {done:?}"));
         self.rebuilt(shard, node).await?;
+        if !*running.lock() {
+            return None;
+        }
         self.crash(node, false).await;
         self.fill(node, DiskFaults::Filling(WRITES_OF_A_START));
         let nemesis = self.clone();

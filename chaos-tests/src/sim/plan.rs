@@ -174,7 +174,8 @@ impl Plan {
             Plan { partitions: plan.shards, ..plan }
         };
         let drops = rng.random_bool(0.4).then(|| Duration::from_millis(rng.random_range(500..4_000)));
-        let rebuilds = rng.random_bool(0.4).then(|| Duration::from_millis(rng.random_range(100..2_000)));
+        let rebuilds = rng.random_bool(0.4) || bug == Some(Bug::DestroysUnconfirmed);
+        let rebuilds = rebuilds.then(|| Duration::from_millis(rng.random_range(100..2_000)));
         Plan { drops_after: drops, rebuilds_after: rebuilds, ..plan }
     }
 }
