@@ -61,6 +61,7 @@ test: deps model ## Run all tests (installs and builds what they need first)
 test-scripts: ## Test the scripts of this repository, seconds
 	python3 -m unittest discover --start-directory deploy/checks
 	python3 -m unittest discover --start-directory benches/gate
+	python3 -m unittest discover --start-directory eval
 
 .PHONY: test-mcp
 test-mcp: build ## Talk to a cluster with the official Python MCP client

@@ -4,12 +4,12 @@ One process holds the nodes and the router, so its processor time (user and syst
 replication and indexing included.
 """
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import socket
-import statistics
 import subprocess
 import tempfile
 import time
@@ -18,7 +18,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
-from load import Connection, Refused, Target, closed_loop
+from load import Connection, Refused, Target, closed_loop, connected
 
 DIM = 384
 HITS = 10
@@ -27,7 +27,6 @@ BATCH = 100
 CENTRES = 64
 READY_WITHIN = 120
 SETTLED_WITHIN = 240
-TICKS = os.sysconf("SC_CLK_TCK")
 NUMBERS = [str(value - 255) for value in range(511)]
 
 
@@ -42,6 +41,10 @@ class Operation:
     callers: int = 1
     # Documents in one request: figures are for one.
     documents: int = 1
+    # Requests that one side gets before it is the other's turn.
+    block: int = 5
+    # Whether everything is indexed before the next block: what one side left over would slow the other.
+    settles: bool = False
 
 
 FAST = [
@@ -51,20 +54,12 @@ FAST = [
     Operation("store", "stores", "stores"),
 ]
 FULL = FAST + [
-    Operation("search, 20 callers", "searches", "one", callers=20),
-    Operation("store, 20 callers", "stores", "stores", callers=20),
-    Operation("import", "imports", "imports", callers=4, documents=BATCH),
+    Operation("search, 20 callers", "searches", "one", callers=20, block=100),
+    Operation("store, 20 callers", "stores", "stores", callers=20, block=60, settles=True),
+    Operation("import", "imports", "imports", callers=4, documents=BATCH, block=8, settles=True),
 ]
 # Collections by name, with their partitions.
 COLLECTIONS = {"one": 1, "four": 4, "stores": 1, "imports": 1}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Seconds of one operation: by the clock of its caller, and of all processors that the cluster used."""
-
-    wall: float
-    cpu: float
 
 
 class Requests:
@@ -144,16 +139,17 @@ class Cluster:
         command = [program, "dev", "--nodes", str(nodes), "--data", data, "--http", f"127.0.0.1:{port}"]
         self.log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
-        try:
-            self._wait(lambda: self._is_listening(port), READY_WITHIN, "listening")
-            self.target = Target(port, (data / "token").read_text().strip())
-            self._wait(lambda: self._status()["state"] == "ok", READY_WITHIN, "ready")
-        except BaseException:
-            self.close()
-            raise
+        self.port, self.token, self.target = port, data / "token", None
+
+    def wait(self):
+        """Waits until it answers. Apart from the start, so that several start at once."""
+        self._wait(lambda: self._is_listening(self.port), READY_WITHIN, "listening")
+        self.target = Target(self.port, self.token.read_text().strip())
+        self._wait(lambda: self._status()["state"] == "ok", READY_WITHIN, "ready")
 
     def prepare(self, requests):
-        """Makes the collections and fills those that are searched."""
+        """Waits for it, makes the collections and fills those that are searched."""
+        self.wait()
         for name, partitions in COLLECTIONS.items():
             self.ask("PUT", f"/collections/{name}", {"dim": DIM, "partitions": partitions})
         for name in ("one", "four"):
@@ -174,17 +170,11 @@ class Cluster:
         if len(self.ask("POST", "/mcp/recall", body)["frames"]) != 1:
             raise Refused("a recall did not find a document")
 
-    def turn(self, operation, requests):
-        """Sends requests and says what one operation took. Indexing what was stored counts, and ends before the next turn."""
-        before = self._cpu()
-        timing = self._send(requests, operation.callers)
-        if operation.requests in ("stores", "imports"):
-            self.settle()
-        operations = len(requests) * operation.documents
-        # Alone, the median is least disturbed by what else the machine does; together, only the throughput is a cost.
-        alone = operation.callers == 1
-        wall = statistics.median(timing.latencies) if alone else timing.elapsed / operations
-        return Sample(wall=wall, cpu=max(self._cpu() - before, 1 / TICKS) / operations)
+    @contextlib.contextmanager
+    def connect(self, callers):
+        """What sends requests by so many callers, on connections that stay open meanwhile."""
+        with connected(self.target.port, callers) as connections:
+            yield lambda requests: closed_loop(connections, self.messages(requests))
 
     def settle(self):
         """Waits until every replica has applied and indexed everything."""
@@ -200,20 +190,19 @@ class Cluster:
             connection.close()
 
     def close(self):
-        """Stops it and removes its data."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """Ends it and removes its data, which nobody wants: it need not stop in good order."""
+        self.process.kill()
+        self.process.wait()
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def messages(self, requests):
+        """Requests as they go over the wire."""
+        return [self.target.message("POST", path, body) for path, body in requests]
+
     def _send(self, requests, callers):
-        messages = [self.target.message("POST", path, body) for path, body in requests]
-        return closed_loop(self.target.port, messages, callers)
+        with self.connect(callers) as send:
+            return send(requests)
 
     def _is_settled(self):
         replicas = [replica for group in self._status()["groups"] for replica in group["replicas"]]
@@ -239,16 +228,15 @@ class Cluster:
                 raise Refused(f"the cluster ended: {self._last_words()}")
             if time.monotonic() > deadline:
                 raise Refused(f"the cluster was not {what} within {patience} s: {self._last_words()}")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def _last_words(self):
         return (self.folder / "log").read_text(errors="replace")[-2000:]
 
-    def _cpu(self):
+    def cpu(self):
         """Processor time of the process so far, seconds."""
-        # The name of the program, which may hold anything, ends with the last bracket.
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        # What clock_getcpuclockid(3) gives: exact to the nanosecond, where /proc counts ticks of 10 ms.
+        return time.clock_gettime(~self.process.pid << 3 | 2)
 
 
 def free_ports():

@@ -13,27 +13,29 @@ machine was too busy. `--plant FILE` takes as candidate the base with a patch ap
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
+import statistics
 import sys
+import time
 from pathlib import Path
 
 import judge
 from builds import BuildError, Builds
-from cluster import FAST, FULL, Cluster, Requests, Sample
+from cluster import FAST, FULL, Cluster, Requests
 from load import Refused
 
 BASE, CANDIDATE = "base", "candidate"
 REPOSITORY = Path(__file__).resolve().parents[2]
-# The two things that are judged of each operation.
-MEASURES = list(Sample.__dataclass_fields__)
+# What is judged of each operation: the clock of its caller, and the time of all processors that the cluster used.
+MEASURES = ("wall", "cpu")
 # Trials before the first verdict; the interval of fewer is too wide to say anything.
-FEWEST_TRIALS = 4
-# Seconds that a turn should take: long beside the clock of processor time (10 ms), short beside what else disturbs a machine.
-TURN = 0.3
-# Operations of the turn by which the length of turns is found.
-PROBE = 40
+FEWEST_TRIALS = 3
+# Blocks of a turn: a number that falls on both sides alike.
+BLOCKS = 8
+FEWEST_TURNS = 4
 
 
 class Gate:
@@ -43,17 +45,16 @@ class Gate:
         self.start = start
         self.operations = operations
         self.options = options
-        self.sizes = {}
         # Of each measure, the logarithm of each trial, and the seconds of the base for the report.
         self.trials = {(operation.name, measure): [] for operation in operations for measure in MEASURES}
         self.seconds = {key: [] for key in self.trials}
 
     def run(self):
-        """Trials until nothing is open, or until there are as many as may be. What was estimated, by measure."""
+        """Trials until the verdict is known, or until there are as many as may be. What was estimated, by measure."""
         for number in range(self.options.most_trials):
             self.trial(number)
             found = self.found()
-            if number + 1 >= FEWEST_TRIALS and all(judge.is_settled(one, self.options.limit) for one in found.values()):
+            if number + 1 >= FEWEST_TRIALS and judge.is_decided(found.values(), self.options.limit):
                 break
         return found
 
@@ -69,38 +70,56 @@ class Gate:
         try:
             for side in sides:
                 clusters[side] = self.start(side)
+            for side in sides:
                 clusters[side].prepare(Requests(number, self.options.documents))
                 clusters[side].check(Requests(number, self.options.documents))
-            self.turns(clusters, Requests(number, self.options.documents))
+            requests = Requests(number, self.options.documents)
+            for operation in self.operations:
+                for measure, pairs in self.measure(operation, clusters, requests).items():
+                    self.trials[operation.name, measure].append(judge.trial_value(pairs))
+                    self.seconds[operation.name, measure].extend(base for base, _ in pairs)
         finally:
             for cluster in clusters.values():
                 cluster.close()
 
-    def turns(self, clusters, requests):
-        """Measures every operation in turns, after one turn of each that does not count."""
-        pairs = {operation.name: [] for operation in self.operations}
-        for operation in self.operations:
-            self.size(operation, clusters, requests)
-        for number in range(self.options.turns):
-            # A B, B A, B A, A B: whatever drifts steadily falls on both alike.
-            sides = (BASE, CANDIDATE) if number % 4 in (0, 3) else (CANDIDATE, BASE)
-            for operation in self.operations:
-                asked = make(requests, operation, self.sizes[operation.name])
-                took = {side: clusters[side].turn(operation, asked) for side in sides}
-                pairs[operation.name].append((took[BASE], took[CANDIDATE]))
-        for (name, measure), values in self.trials.items():
-            turns = [(getattr(base, measure), getattr(candidate, measure)) for base, candidate in pairs[name]]
-            values.append(judge.trial_value(turns))
-            self.seconds[name, measure].extend(base for base, _ in turns)
+    def measure(self, operation, clusters, requests):
+        """Both sides in turns: pairs of seconds for one operation, by measure."""
+        pairs = {measure: [] for measure in MEASURES}
+        with contextlib.ExitStack() as stack:
+            send = {side: stack.enter_context(clusters[side].connect(operation.callers)) for side in clusters}
+            # The first does not count: it warms both sides up.
+            self.turn(operation, clusters, requests, send, {measure: [] for measure in MEASURES})
+            started, number = time.perf_counter(), 0
+            while number < FEWEST_TURNS or time.perf_counter() - started < self.options.seconds:
+                self.turn(operation, clusters, requests, send, pairs)
+                number += 1
+        for cluster in clusters.values():
+            cluster.settle()
+        return pairs
 
-    def size(self, operation, clusters, requests):
-        """Warms both sides up; in the first trial, finds how many requests a turn has."""
-        count = self.sizes.get(operation.name) or max(2, PROBE // operation.documents) * operation.callers
-        asked = make(requests, operation, count)
-        took = [clusters[side].turn(operation, asked) for side in (BASE, CANDIDATE)]
-        if operation.name not in self.sizes:
-            alone = max(one.wall for one in took) * operation.documents
-            self.sizes[operation.name] = max(operation.callers, 4, min(5000, round(self.options.turn / alone)))
+    def turn(self, operation, clusters, requests, send, pairs):
+        """Blocks of requests, A B B A …. Processor time is that of the whole turn, with what is done behind the answers."""
+        before = {side: cluster.cpu() for side, cluster in clusters.items()}
+        for number in range(BLOCKS):
+            asked = make(requests, operation, operation.block)
+            # Whatever drifts steadily falls on both alike.
+            sides = (BASE, CANDIDATE) if number % 4 in (0, 3) else (CANDIDATE, BASE)
+            took = {side: seconds(operation, send[side](asked)) for side in sides}
+            pairs["wall"].append((took[BASE], took[CANDIDATE]))
+            if operation.settles:
+                for cluster in clusters.values():
+                    cluster.settle()
+        operations = BLOCKS * operation.block * operation.documents
+        spent = {side: (cluster.cpu() - before[side]) / operations for side, cluster in clusters.items()}
+        pairs["cpu"].append((spent[BASE], spent[CANDIDATE]))
+
+
+def seconds(operation, timing):
+    """What one operation took by the clock of its callers."""
+    # Alone, the median is least disturbed by what else the machine does; together, only the throughput is a cost.
+    if operation.callers == 1:
+        return statistics.median(timing.latencies)
+    return timing.elapsed / (operation.block * operation.documents)
 
 
 def make(requests, operation, count):
@@ -121,7 +140,7 @@ def report(gate, found):
         status = max(status, {judge.Verdict.SLOWER: 2, judge.Verdict.TOO_NOISY: 1}.get(verdict, 0))
     trials = next(iter(found.values())).trials
     says = ["nothing slower", "too noisy to tell: run it again on a quiet machine", "slower"][status]
-    print(f"\ngate: {says} (limit {limit:.0%}, {trials} trials, {gate.options.turns} turns each)")
+    print(f"\ngate: {says} (limit {limit:.0%}, {trials} trials)")
     return [0, 2, 1][status]
 
 
@@ -138,29 +157,49 @@ def to_json(gate, found, programs):
     }
 
 
-def arguments(given):
-    """The options."""
+def add_sides(parser):
+    """The options that say what is compared, and where."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mira" / "bench-gate"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", metavar="REV", help="what to compare with")
     parser.add_argument("--candidate", metavar="REV", help="what to judge [default: the tree as it is]")
     parser.add_argument("--plant", metavar="PATCH", help="judge the base with this patch instead")
     parser.add_argument("--programs", nargs=2, metavar=("BASE", "CANDIDATE"), help="two programs that are built already")
-    parser.add_argument("--full", action="store_true", help="also imports, and twenty callers")
-    parser.add_argument("--nodes", type=int, default=3, help="nodes of each cluster [default: 3]")
-    parser.add_argument("--documents", type=int, help="documents that are searched [default: 4000, full: 20000]")
-    parser.add_argument("--limit", type=float, default=0.05, help="slowdown that fails [default: 0.05]")
-    parser.add_argument("--turns", type=int, default=12, help="turns of a trial [default: 12]")
-    parser.add_argument("--turn", type=float, default=TURN, metavar="SECONDS", help=f"length of a turn [default: {TURN}]")
-    parser.add_argument("--most-trials", type=int, default=10, help="trials at most [default: 10]")
     parser.add_argument("--cache", type=Path, default=cache, help=f"where builds are kept [default: {cache}]")
     parser.add_argument("--dir", type=Path, help="where data lies, and so on which disk [default: the cache]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found to a file as well")
-    options = parser.parse_args(given)
+
+
+def check_sides(parser, options):
+    """Ends with a message where they do not say enough."""
     if not options.base and not options.programs:
         parser.error("say what to compare with: --base REV")
-    options.documents = options.documents or (20_000 if options.full else 4_000)
+
+
+def arguments(given):
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_sides(parser)
+    parser.add_argument("--full", action="store_true", help="also imports, and twenty callers")
+    parser.add_argument("--only", metavar="NAME", action="append", help="measure this operation alone; may be repeated")
+    parser.add_argument("--nodes", type=int, default=3, help="nodes of each cluster [default: 3]")
+    parser.add_argument("--documents", type=int, help="documents that are searched [default: 1000, full: 20000]")
+    parser.add_argument("--limit", type=float, default=0.05, help="slowdown that fails [default: 0.05]")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long a trial measures an operation [default: 3]")
+    parser.add_argument("--most-trials", type=int, default=10, help="trials at most [default: 10]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found to a file as well")
+    options = parser.parse_args(given)
+    check_sides(parser, options)
+    options.documents = options.documents or (20_000 if options.full else 1_000)
     return options
+
+
+def operations_of(options):
+    """What is measured."""
+    operations = FULL if options.full else FAST
+    if not options.only:
+        return operations
+    if unknown := set(options.only) - {operation.name for operation in FULL}:
+        raise Refused(f"no operation is called {unknown.pop()!r}; there are {', '.join(one.name for one in FULL)}")
+    return [operation for operation in FULL if operation.name in options.only]
 
 
 def programs_of(options):
@@ -188,9 +227,7 @@ def main(given=None):
         try:
             programs = programs_of(options)
             folder = options.dir or options.cache
-            gate = Gate(
-                lambda side: Cluster(programs[side], options.nodes, folder), FULL if options.full else FAST, options
-            )
+            gate = Gate(lambda side: Cluster(programs[side], options.nodes, folder), operations_of(options), options)
             found = gate.run()
         except (BuildError, Refused, OSError) as error:
             print(f"gate: {error}", file=sys.stderr)

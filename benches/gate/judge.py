@@ -6,7 +6,7 @@ memory lies, how a graph was linked, which node leads), so only trials are indep
 Student's interval around it are the estimate.
 
 A slowdown is *found* when the whole 95 % interval lies above zero and its centre beyond the limit. Trials go on until
-the interval lies on one side of the limit, or until there are as many as may be.
+the interval of one measure lies beyond the limit or those of all on one side of it, or until there are as many as may be.
 """
 
 import math
@@ -18,6 +18,8 @@ from enum import Enum
 T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
          2.110, 2.101, 2.093, 2.086]
 T_975_BEYOND = 2.09
+# No trial is sharper than this: a few that happen to agree say little about how far trials lie apart.
+LEAST_DEVIATION = 0.01
 
 
 class Verdict(Enum):
@@ -55,13 +57,19 @@ def estimate(values):
         return Estimate(math.expm1(centre), -1.0, math.inf, len(values))
     freedom = len(values) - 1
     t = T_975[freedom - 1] if freedom <= len(T_975) else T_975_BEYOND
-    half = t * statistics.stdev(values) / math.sqrt(len(values))
+    half = t * max(statistics.stdev(values), LEAST_DEVIATION) / math.sqrt(len(values))
     return Estimate(math.expm1(centre), math.expm1(centre - half), math.expm1(centre + half), len(values))
 
 
 def is_settled(found, limit):
     """Whether another trial could not change what is said: the interval lies on one side of the limit."""
     return found.high < limit or found.low > limit
+
+
+def is_decided(found, limit):
+    """Whether the verdict on all measures together is known: one is slower beyond doubt, or none is open."""
+    found = list(found)
+    return any(one.low > limit for one in found) or all(is_settled(one, limit) for one in found)
 
 
 def judge(found, limit):

@@ -4,6 +4,7 @@ The caller is the same for both revisions and costs both the same, so it needs n
 starts.
 """
 
+import contextlib
 import selectors
 import socket
 import time
@@ -18,7 +19,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a load took, in seconds."""
+    """How long a load took, in seconds: each message, in the order in which they were given, and all of it."""
 
     latencies: list
     elapsed: float
@@ -48,6 +49,8 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.sent_at = 0.0
+        # Which message of a load is under way.
+        self.number = None
 
     def send(self, message):
         """Sends a request."""
@@ -93,16 +96,41 @@ def content_length(head):
     return 0
 
 
-def closed_loop(port, messages, callers):
-    """Sends all messages, so many under way at a time. Any answer but success is an error, and one without a shard or an item."""
-    waiting = iter(messages)
-    latencies = []
-    connections = [Connection(port) for _ in range(min(callers, len(messages)))]
+def check_whole(body):
+    """Refuses an answer that lacks a shard or an item."""
+    if b'"degraded":true' in body or b'"error":{' in body:
+        raise Refused(f"an answer that is not whole: {body[:300].decode(errors='replace')}")
+
+
+def timed(connection, message):
+    """Seconds that one request takes."""
+    sent = time.perf_counter()
+    body = connection.exchange(message)
+    took = time.perf_counter() - sent
+    check_whole(body)
+    return took
+
+
+@contextlib.contextmanager
+def connected(port, callers):
+    """Connections that are closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(contextlib.closing(Connection(port))) for _ in range(callers)]
+
+
+def closed_loop(connections, messages):
+    """Sends all messages, one under way on each connection. Any answer but success is an error, and one without a shard or an item."""
+    waiting = iter(range(len(messages)))
+    latencies = [0.0] * len(messages)
+    connections = connections[: len(messages)]
     started = time.perf_counter()
+    if len(connections) == 1:
+        return Timing([timed(connections[0], message) for message in messages], time.perf_counter() - started)
     with selectors.DefaultSelector() as ready:
         for connection in connections:
             ready.register(connection.socket, selectors.EVENT_READ, connection)
-            connection.send(next(waiting))
+            connection.number = next(waiting)
+            connection.send(messages[connection.number])
         under_way = len(connections)
         while under_way:
             events = ready.select(PATIENCE)
@@ -112,15 +140,11 @@ def closed_loop(port, messages, callers):
                 body = key.data.receive()
                 if body is None:
                     continue
-                latencies.append(time.perf_counter() - key.data.sent_at)
-                if b'"degraded":true' in body or b'"error":{' in body:
-                    raise Refused(f"an answer that is not whole: {body[:300].decode(errors='replace')}")
-                message = next(waiting, None)
-                if message is None:
+                latencies[key.data.number] = time.perf_counter() - key.data.sent_at
+                check_whole(body)
+                key.data.number = next(waiting, None)
+                if key.data.number is None:
                     under_way -= 1
                 else:
-                    key.data.send(message)
-    elapsed = time.perf_counter() - started
-    for connection in connections:
-        connection.close()
-    return Timing(latencies, elapsed)
+                    key.data.send(messages[key.data.number])
+    return Timing(latencies, time.perf_counter() - started)

@@ -37,6 +37,12 @@ class WordsTest(unittest.TestCase):
         self.assertEqual(found("fn set_aside() {}"), [(1, "set_aside")])
         self.assertEqual(found('let url = "http://x/roll";'), [(1, "roll")])
 
+    def test_texts_that_a_search_is_measured_on_are_left_alone(self):
+        self.assertFalse(words.is_read("eval/sets/packages/documents.jsonl"))
+        self.assertTrue(words.is_read("eval/sets/packages/make_documents.py"))
+        self.assertTrue(words.is_read("eval/README.md"))
+        self.assertTrue(words.is_read("node/src/x.rs"))
+
     def test_an_allowance_covers_its_line_and_in_a_record_its_file(self):
         text = "Now called target: heirs. <!-- words: heir -->\nAn heir has tenure.\n"
         self.assertEqual(found(text, "CHANGELOG.md"), [(2, "heir"), (2, "tenure")])

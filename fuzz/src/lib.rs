@@ -19,7 +19,7 @@ use mira_node::{
         command::{self, ShardAnswer, ShardCommand},
         filter,
         machine::decode_count,
-        record::{self, FrameHead, FramePlace, FrameRecord, OwnedFrame},
+        record::{self, FrameFields, FrameHead, FramePlace, FrameRecord, OwnedFrame},
         pages::PageBody,
         migration::ownership::Ownership,
     },
@@ -69,7 +69,7 @@ pub fn shard_records(data: &[u8]) {
 pub fn commands(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
     match which % 5 {
-        0 => drop(command::decode::<ShardCommand>(rest).map(|read| log_archive::touched(&read))),
+        0 => drop(ShardCommand::decode(rest).map(|read| log_archive::touched(&read))),
         1 => drop(command::decode::<ShardAnswer>(rest)),
         // What is sealed in pages of backups and of their logs.
         2 => drop(PageBody::decode(rest).map(|read| assert_eq!(PageBody::decode(&read.encode()).ok(), Some(read)))),
@@ -84,6 +84,23 @@ pub fn commands(data: &[u8]) {
     }
 }
 
+fn fields() -> FrameFields {
+    FrameFields {
+        version: 1,
+        position: 1,
+        created_ms: 1,
+        updated_ms: 1,
+        expires_ms: 0,
+        owner: None,
+        session: None,
+        digest: [0; 32],
+        spaces: Default::default(),
+        class: Default::default(),
+        chunks: Vec::new(),
+        extensions: Default::default(),
+    }
+}
+
 /// Sealed pieces: bytes that nobody sealed, and plaintexts that somebody did.
 pub fn sealed(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
@@ -92,7 +109,13 @@ pub fn sealed(data: &[u8]) {
         |part| Context { collection: PLACE.collection, shard: PLACE.shard, frame: PLACE.frame, version: PLACE.version, part };
     match which % 9 {
         0 => assert!(frame::open(&key, &context(Part::Body), rest, MAX_PLAIN).is_err(), "nobody sealed that"),
-        1 => drop(PLACE.open_body(&key, &frame::seal(&key, &context(Part::Body), rest, &mut rng))),
+        1 => {
+            // As a record that lies on a disk, and as somebody sealed it.
+            let fields = FrameFields { version: PLACE.version, ..fields() };
+            let body = frame::seal(&key, PLACE.body_bound(&fields.encode()), rest, &mut rng);
+            let _ = PLACE.open_body(&key, &FrameRecord { fields, body: body.into() });
+            let _ = FrameRecord::decode(rest).map(|record| PLACE.open_body(&key, &record));
+        }
         2 => drop(PLACE.open_vectors(&key, &frame::seal(&key, &context(Part::Vectors), rest, &mut rng))),
         3 => {
             let position = PagePosition { number: 0, last: true };

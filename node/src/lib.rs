@@ -17,6 +17,7 @@
 
 pub mod background;
 mod backup;
+mod challenge;
 pub mod config;
 mod data;
 pub mod error;

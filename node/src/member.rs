@@ -4,7 +4,6 @@
 //! bound to sockets, files or threads, so that a simulator drives its nodes by the same code.
 
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -14,11 +13,11 @@ use std::{
 
 use bytes::Bytes;
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
-use mira_raft::{Group, GroupId, HostError, RaftHost, Role, Runtime, StateMachine, TokioRuntime};
+use mira_raft::{Group, GroupId, HostError, RaftHost, RequestId, Role, Runtime, StateMachine, TokioRuntime};
 use parking_lot::RwLock;
 
 use crate::{
-    meta::{ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand},
+    meta::{ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, command::MAX_AGE_ENTRIES},
     peers::{Peer, within},
     replicas::Replicas,
     shard::{
@@ -90,12 +89,6 @@ impl<R: Runtime> Member<R> {
     /// What its shards share.
     pub fn shared(&self) -> &Shared {
         &self.shared
-    }
-
-    /// The names of a collection's keys by version.
-    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
-        let names = self.shared.keyring.key_names(record)?;
-        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
     }
 
     /// What the indexes of its shards share.
@@ -197,7 +190,15 @@ impl<R: Runtime> Member<R> {
 
     /// The map as routers get it.
     pub fn map(&self) -> node_v1::ClusterMap {
-        self.cluster().to_map(|shard| self.host.group(shard + 1)?.status().leader)
+        let keyring = &self.shared.keyring;
+        // A node that has not been given every cluster key may lack some. The rest of the map is right all the same.
+        let placement_key = |record: &CollectionRecord| {
+            keyring.placement_key(record).unwrap_or_else(|error| {
+                tracing::warn!(collection = record.id, %error, "no placement key for routers");
+                Bytes::new()
+            })
+        };
+        self.cluster().to_map(|shard| self.host.group(shard + 1)?.status().leader, placement_key)
     }
 
     /// The map as a quorum of the meta group knows it; on its leader only.
@@ -208,7 +209,9 @@ impl<R: Runtime> Member<R> {
 
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
-        let sealed: Bytes = command.seal(&self.shared.keyring.meta_sealer(), &mut (self.shared.randomness)()).into();
+        let position = self.meta().reader().applied_index();
+        let sealer = self.shared.keyring.meta_sealer();
+        let sealed: Bytes = command.seal(position, &sealer, &mut (self.shared.randomness)()).into();
         let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
                 let asked = self.peers.propose_meta(leader, sealed);
@@ -224,8 +227,21 @@ impl<R: Runtime> Member<R> {
     pub async fn propose_sealed(&self, sealed: Bytes) -> Result<Bytes, Refusal> {
         let refused = |error: String| Problem::new(Code::PermissionDenied, format!("meta command: {error}"));
         let sealer = self.shared.keyring.sealer_of(&sealed).map_err(|error| refused(error.to_string()))?;
-        MetaCommand::open(&sealer, &sealed).map_err(refused)?;
-        Ok(self.meta().propose(None, sealed).await.map_err(refuse_proposal)?.response)
+        let (_, position) = MetaCommand::open_with_position(&sealer, &sealed).map_err(refused)?;
+        let applied = self.meta().reader().applied_index();
+        if position.is_some_and(|position| applied.saturating_sub(position) > MAX_AGE_ENTRIES / 2) {
+            return Err(Refusal::NotReady(
+                "the command was made by a node that knows little of the cluster yet".into(),
+            ));
+        }
+        // No two commands are the same bytes: what comes again was kept by somebody.
+        let hash = blake3::derive_key("mira 2026 sealed meta command", &sealed);
+        let name = RequestId(u128::from_be_bytes(hash[..16].try_into().expect("sixteen bytes")));
+        let proposed = self.meta().propose(Some(name), sealed).await.map_err(refuse_proposal)?;
+        if proposed.replayed {
+            return Err(refused("it was carried out before".to_owned()).into());
+        }
+        Ok(proposed.response)
     }
 
     /// The replicas of a shard, most likely leader first.

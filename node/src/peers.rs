@@ -51,7 +51,7 @@ impl Peer for AddressBook {
     }
 
     async fn status(&self, node: NodeId) -> Result<node_v1::NodeStatus, Refusal> {
-        let request = node_v1::StatusRequest { detailed: false };
+        let request = node_v1::StatusRequest::default();
         Ok(self.client_of(node)?.cluster().status(request).await?.into_inner())
     }
 

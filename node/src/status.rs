@@ -25,6 +25,22 @@ pub fn node_status(node: &Node) -> node_v1::NodeStatus {
     }
 }
 
+/// Who leads every group on it.
+pub fn groups_only(node: &Node) -> node_v1::NodeStatus {
+    let group = |group: &Group| {
+        let status = group.status();
+        node_v1::GroupStatus {
+            group: group.id(),
+            role: wire_role(&status.role).into(),
+            term: status.term,
+            leader: status.leader.unwrap_or_default(),
+            ..Default::default()
+        }
+    };
+    let groups = node.host().groups().iter().map(group).collect();
+    node_v1::NodeStatus { node_id: node.id(), groups, ..Default::default() }
+}
+
 fn group_status(node: &Node, cluster: &ClusterState, group: &Group) -> node_v1::GroupStatus {
     let status = group.status();
     let shard = group.id().checked_sub(META_GROUP + 1).and_then(|id| node.shard(id).ok());

@@ -1,6 +1,9 @@
 //! What a committed entry does to a state: one set of rules for a replica, and for whoever replays archived entries.
 
+use std::panic::{self, AssertUnwindSafe};
+
 use bytes::Bytes;
+use tracing::error;
 
 use crate::engine::{EngineError, Read};
 use crate::requests::{AppliedAt, RequestMemory, RequestWindow};
@@ -80,7 +83,19 @@ impl Applier {
         }
         let request = proposal.request.map(|request| request.id);
         let command = Command { index, time_ms, request, payload: &proposal.payload };
-        let response: Bytes = app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))?;
+        let mark = overlay.mark();
+        let applied =
+            panic::catch_unwind(AssertUnwindSafe(|| app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))));
+        let response: Bytes = match applied {
+            Ok(response) => response?,
+            // What a machine makes of a command follows from the command and the state, so every replica comes here: they
+            // go on without it, where otherwise none of them ever could.
+            Err(_) => {
+                overlay.take_back_to(mark);
+                error!(index, "a command cannot be applied and is passed over");
+                return Ok(Answer::Failed);
+            }
+        };
         if let Some(request) = &proposal.request {
             self.memory.remember(overlay, request, AppliedAt { index, time_ms }, &response);
             self.memory.forget(overlay, time_ms);

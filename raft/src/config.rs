@@ -9,7 +9,7 @@ use crate::log_store::{LogLimits, LogObserver, NoObserver};
 use crate::requests::RequestWindow;
 use crate::threads::{OsThreads, Threads};
 use crate::transport::Transport;
-use crate::types::NodeId;
+use crate::types::{GroupId, NodeId};
 
 /// Wall clock, injected so that tests and the simulator own it.
 pub trait Clock: Send + Sync + 'static {
@@ -120,6 +120,8 @@ pub struct HostConfig {
     pub clock: Arc<dyn Clock>,
     /// Names snapshots. (Election timeouts draw from the runtime's own generator.)
     pub randomness: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Whether a node is meant to be a member of a group, as far as the program knows beside the group itself.
+    pub members: Arc<dyn Fn(GroupId, NodeId) -> bool + Send + Sync>,
     /// Told of every write of the log.
     pub observer: Arc<dyn LogObserver>,
     /// Timing of elections and calls.
@@ -142,6 +144,7 @@ impl HostConfig {
             threads: Arc::new(OsThreads::current()),
             clock: Arc::new(SystemClock),
             randomness: Arc::new(system_random),
+            members: Arc::new(|_, _| true),
             observer: Arc::new(NoObserver),
             timing: Timing::default(),
             limits: Limits::default(),

@@ -138,6 +138,7 @@ impl<R: Runtime> RaftHost<R> {
         let state = GroupState::open(self.config.state.clone(), id)?;
         let keeper = Arc::new(SnapshotKeeper::new(self.config.randomness.clone()));
         let (applied, applied_watch) = <R::Watch as Watch>::channel(0u64);
+        self.log.failures().group_is_back(id);
         let replica = Replica::open(ReplicaParts {
             state: state.clone(),
             log: log.clone(),
@@ -267,6 +268,36 @@ impl<R: Runtime> RaftHost<R> {
         let state = self.config.state.clone();
         let lost = run_blocking(self.config.threads.as_ref(), move || state.rebuild(&ranges)).await?;
         Ok(lost.into_iter().map(|at| groups[at]).collect())
+    }
+
+    /// Whether the log or the state take no writes until they are opened again, because no file could be opened.
+    pub fn needs_reopening(&self) -> bool {
+        let passing = self.log.failures().log().is_some_and(|error| error.is_passing());
+        passing || self.config.log.needs_reopening() || self.config.state.needs_reopening()
+    }
+
+    /// Stops all groups and opens the log and the state again, where they need it. Groups may be opened again after that.
+    ///
+    /// # Errors
+    /// When an engine still cannot be opened; trying again goes on.
+    pub async fn reopen(&self) -> Result<(), HostError> {
+        let phase = self.changing.lock().await;
+        if *phase == Phase::ShutDown {
+            return Err(HostError::ShutDown);
+        }
+        let open: Vec<GroupId> = self.groups.read().keys().copied().collect();
+        for id in open {
+            self.stop_group(id).await;
+        }
+        self.log.settle().await;
+        for engine in [&self.config.log, &self.config.state].into_iter().filter(|engine| engine.needs_reopening()) {
+            let engine = engine.clone();
+            run_blocking(self.config.threads.as_ref(), move || engine.reopen()).await?;
+        }
+        if self.log.failures().log().is_some_and(|error| error.is_passing()) {
+            self.log.failures().log_is_back();
+        }
+        Ok(())
     }
 
     /// Rewrites the files of the log, so that entries that were trimmed are on no disk any more.

@@ -37,6 +37,7 @@ pub mod transport;
 
 mod applier;
 mod codec;
+mod failures;
 mod freshness;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

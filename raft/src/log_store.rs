@@ -18,7 +18,6 @@ use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -30,12 +29,14 @@ use parking_lot::Mutex;
 
 use crate::codec::{decode_entry, decode_record, encode_entry, encode_record, payload_len};
 use crate::engine::{Engine, EngineError, Op};
+use crate::failures::Failures;
 use crate::threads::Threads;
 use crate::types::{Entry, GroupId, LogId, Runtime, Types, Vote, index_of};
 
 mod writer;
 
 use writer::{Done, Request, Writer};
+pub use writer::{LogObserver, NoObserver};
 
 /// What a key of the log is, its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,20 +89,6 @@ fn group_of(kind: KeyKind, key: &[u8]) -> Option<GroupId> {
     Some(GroupId::from_be_bytes(group.try_into().ok()?))
 }
 
-/// Told of every batch the log writer makes durable.
-pub trait LogObserver: Send + Sync + 'static {
-    /// A batch of `entries` entries in `bytes` bytes was written; `took` is the time of write and sync together,
-    /// `synced` whether there was a sync.
-    fn wrote(&self, entries: usize, bytes: usize, took: Duration, synced: bool);
-}
-
-/// Observes nothing.
-pub struct NoObserver;
-
-impl LogObserver for NoObserver {
-    fn wrote(&self, _: usize, _: usize, _: Duration, _: bool) {}
-}
-
 /// Bounds of the log store.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogLimits {
@@ -128,6 +115,7 @@ pub(crate) struct LogStore<R: Runtime> {
     limits: LogLimits,
     committed: Arc<Mutex<BTreeMap<GroupId, LogId>>>,
     disk_full: Arc<AtomicBool>,
+    failures: Arc<Failures>,
 }
 
 impl<R: Runtime> LogStore<R> {
@@ -140,22 +128,34 @@ impl<R: Runtime> LogStore<R> {
     ) -> Arc<Self> {
         let (queue, requests) = <R::Mpsc as Mpsc>::channel(limits.queue);
         let committed = Arc::new(Mutex::new(BTreeMap::new()));
-        let disk_full = Arc::new(AtomicBool::new(false));
+        let (disk_full, failures) = (Arc::new(AtomicBool::new(false)), Arc::new(Failures::default()));
         let writer = Writer::<R> {
             engine: engine.clone(),
             requests,
             committed: committed.clone(),
             disk_full: disk_full.clone(),
+            failures: failures.clone(),
             observer,
             batch_bytes: limits.batch_bytes,
         };
         threads.dedicated("log-writer".into(), Box::pin(writer.run()));
-        Arc::new(Self { engine, queue, limits, committed, disk_full })
+        Arc::new(Self { engine, queue, limits, committed, disk_full, failures })
     }
 
     /// Whether the last write found no room on the disk.
     pub(crate) fn disk_full(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// What became of the groups of this node.
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// Returns when nothing waits for the writer any more.
+    pub(crate) async fn settle(&self) {
+        // It may answer that the log has ended, which is as good.
+        let _ = self.enqueue_and_wait(Vec::new()).await;
     }
 
     /// The groups this node has a log of, in order.
@@ -368,6 +368,15 @@ impl<R: Runtime> Clone for GroupLog<R> {
 }
 
 impl<R: Runtime> GroupLog<R> {
+    /// What became of all groups of this node.
+    pub(crate) fn failures(&self) -> &Arc<Failures> {
+        &self.store.failures
+    }
+
+    fn failed(&self, error: EngineError) -> io::Error {
+        self.failures().of_group(self.group, error)
+    }
+
     /// The index of the last entry removed from the front.
     pub(crate) fn purged_index(&self) -> u64 {
         index_of(self.tail.lock().purged.as_ref())
@@ -513,7 +522,7 @@ impl<R: Runtime> RaftLogReader<Types<R>> for GroupLog<R> {
             if read.is_empty() && from < to {
                 match log.read(from, to, log.store.limits.read_bytes) {
                     Ok(entries) => read = entries.into(),
-                    Err(error) => return Some((Err(io_error(error)), (log, to, to, read))),
+                    Err(error) => return Some((Err(log.failed(error)), (log, to, to, read))),
                 }
             }
             let entry: Entry = read.pop_front()?;
@@ -527,11 +536,11 @@ impl<R: Runtime> RaftLogReader<Types<R>> for GroupLog<R> {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         let (from, to) = bounds(&range);
-        self.read(from, to, usize::MAX).map_err(io_error)
+        self.read(from, to, usize::MAX).map_err(|error| self.failed(error))
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, self.store.limits.read_bytes).map_err(io_error)
+        self.read(start, end, self.store.limits.read_bytes).map_err(|error| self.failed(error))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -553,7 +562,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let ops = vec![Op::Put { key: key(KeyKind::Vote, self.group, 0), value: encode_record(vote) }];
-        self.submit_and_wait(ops).await.map_err(io_error)?;
+        self.submit_and_wait(ops).await.map_err(|error| self.failed(error))?;
         self.tail.lock().vote = Some(*vote);
         Ok(())
     }
@@ -603,7 +612,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
             tail.trim(budget);
         });
         let request = Request { ops, entries: count, synced: true, done: Done::Append { flushed, callback } };
-        self.store.enqueue(request).await.map_err(io_error)
+        self.store.enqueue(request).await.map_err(|error| self.failed(error))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
@@ -620,7 +629,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
         // Not synced for its own sake: the appends that follow are, and until then the dropped entries do no harm.
         let range =
             Op::DeleteRange { from: key(KeyKind::Entry, self.group, from), to: key(KeyKind::Entry, self.group, to) };
-        self.submit(vec![range]).await.map_err(io_error)
+        self.submit(vec![range]).await.map_err(|error| self.failed(error))
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
@@ -637,15 +646,6 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
                 to: key(KeyKind::Entry, self.group, log_id.index + 1),
             },
         ];
-        self.submit(ops).await.map_err(io_error)
+        self.submit(ops).await.map_err(|error| self.failed(error))
     }
-}
-
-pub(crate) fn io_error(error: EngineError) -> io::Error {
-    let kind = match &error {
-        EngineError::DiskFull(_) => io::ErrorKind::StorageFull,
-        EngineError::Damaged(_) => io::ErrorKind::InvalidData,
-        EngineError::Io(_) => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, error)
 }

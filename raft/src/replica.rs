@@ -23,7 +23,8 @@ use tracing::{info, warn};
 
 use crate::applier::Applier;
 use crate::engine::{EngineError, Read};
-use crate::log_store::{GroupLog, io_error};
+use crate::failures::Failures;
+use crate::log_store::GroupLog;
 use crate::requests::RequestWindow;
 use crate::snapshot::{SnapshotData, SnapshotKeeper, SnapshotView, copy_into};
 use crate::state::{Applied, GroupState, Overlay, StateReader};
@@ -170,19 +171,20 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let engine: &dyn Read = self.parts.state.engine.as_ref();
-            let answer = self.applier.apply(&entry, self.parts.app.as_ref(), engine, &mut overlay).map_err(io_error)?;
+            let answer = self.applier.apply(&entry, self.parts.app.as_ref(), engine, &mut overlay);
+            let answer = answer.map_err(|error| self.failed(error))?;
             waiting.push((responder, answer));
             let ends =
                 matches!(&entry.payload, Payload::Normal(proposal) if self.parts.app.ends_batch(&proposal.payload));
             if ends || overlay.bytes >= BATCH_BYTES || waiting.len() >= BATCH_ENTRIES {
                 let full = (std::mem::take(&mut overlay), std::mem::take(&mut waiting));
-                self.commit(full.0, full.1).await.map_err(io_error)?;
+                self.commit(full.0, full.1).await.map_err(|error| self.failed(error))?;
             }
         }
         if waiting.is_empty() {
             return Ok(());
         }
-        self.commit(overlay, waiting).await.map_err(io_error)
+        self.commit(overlay, waiting).await.map_err(|error| self.failed(error))
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
@@ -190,11 +192,13 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { view: self.view(), keeper: self.parts.keeper.clone(), parts: self.builder_parts() }
+        let (state, threads) = (self.parts.state.clone(), self.parts.threads.clone());
+        let failures = self.parts.log.failures().clone();
+        Builder { view: self.view(), keeper: self.parts.keeper.clone(), state, threads, failures }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        self.install(meta, data).await.map_err(io_error)
+        self.install(meta, data).await.map_err(|error| self.failed(error))
     }
 
     /// The state as it is now (not as it was when the log was last trimmed): the newest one is the cheapest to hold and
@@ -213,8 +217,9 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
 }
 
 impl<R: Runtime> Replica<R> {
-    fn builder_parts(&self) -> (Arc<GroupState>, Arc<dyn Threads>) {
-        (self.parts.state.clone(), self.parts.threads.clone())
+    /// What stops this replica is noted, for whoever decides what to do about it.
+    fn failed(&self, error: EngineError) -> io::Error {
+        self.parts.log.failures().of_group(self.parts.state.group, error)
     }
 }
 
@@ -222,16 +227,18 @@ impl<R: Runtime> Replica<R> {
 pub(crate) struct Builder {
     view: Arc<SnapshotView>,
     keeper: Arc<SnapshotKeeper>,
-    parts: (Arc<GroupState>, Arc<dyn Threads>),
+    state: Arc<GroupState>,
+    threads: Arc<dyn Threads>,
+    failures: Arc<Failures>,
 }
 
 impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snap, io::Error> {
-        let (state, threads) = &self.parts;
-        let engine = state.engine.clone();
-        run_blocking(threads.as_ref(), move || engine.sync()).await.map_err(io_error)?;
+        let engine = self.state.engine.clone();
+        let synced = run_blocking(self.threads.as_ref(), move || engine.sync()).await;
+        synced.map_err(|error| self.failures.of_group(self.state.group, error))?;
         self.keeper.built();
         Ok(Snapshot { meta: self.view.meta.clone(), snapshot: SnapshotData::View(self.view.clone()) })
     }

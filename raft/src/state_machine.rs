@@ -29,7 +29,8 @@ pub struct Command<'a> {
 pub trait StateMachine: Send + Sync + 'static {
     /// Applies one command: reads and writes through `txn` (which sees the writes of earlier commands of the same
     /// batch) and returns the answer for the proposer. A refusal that every replica would give is an answer, encoded by
-    /// the application; an error stops this replica of the group.
+    /// the application; an error stops this replica of the group. A panic is taken for a command that no replica can apply:
+    /// what it wrote is taken back, and its proposer is told.
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError>;
 
     /// Whether `payload` ends its batch, so that [`committed`](Self::committed) sees the state as of this very command on

@@ -151,6 +151,8 @@ pub enum Answer {
     Replayed { index: u64, response: Option<Bytes> },
     /// The id was used before, for something else.
     Reused,
+    /// The state machine panicked, as it does on every replica: nothing was changed.
+    Failed,
 }
 
 impl fmt::Display for Answer {
@@ -160,6 +162,7 @@ impl fmt::Display for Answer {
             Answer::Applied(_) => "applied",
             Answer::Replayed { .. } => "replayed",
             Answer::Reused => "reused",
+            Answer::Failed => "failed",
         };
         f.write_str(name)
     }

@@ -21,6 +21,8 @@ pub mod private;
 pub mod ranking;
 
 mod ids;
+mod positions;
+mod rates;
 mod server;
 mod token;
 

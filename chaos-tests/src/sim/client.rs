@@ -167,7 +167,7 @@ impl Client {
         self.operations += 1;
         let operation = (self.number << 32) | self.operations;
         let first = self.homes(frame).0;
-        let name = |is_moved| RequestName { operation, round: 0, is_moved };
+        let name = |is_moved| RequestName { operation, is_moved };
         match self.write_to(first, name(false), frame, change).await {
             Some(done) => done,
             None => {
@@ -208,6 +208,7 @@ impl Client {
             FrameChange::Store(content, condition) => Ask::Write(node_v1::WriteRequest {
                 header: Some(header(epoch)),
                 frames: vec![frame_write(operation, frame, content, condition)],
+                ..Default::default()
             }),
             FrameChange::Forget => Ask::Forget(node_v1::ForgetRequest {
                 header: Some(header(epoch)),

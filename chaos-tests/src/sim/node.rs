@@ -153,6 +153,7 @@ fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) ->
         threads: Arc::new(SlowThreads { world: world.clone(), latency: machine.latency.clone() }),
         clock: Arc::new(NodeClock(world.clone(), machine.node)),
         randomness: Arc::new(move || drawing.draw(|rng| rng.random())),
+        members: Arc::new(|_, _| true),
         observer: Arc::new(NoObserver),
         timing: Timing {
             propose: Duration::from_secs(2),

@@ -12,7 +12,6 @@ use mira_node::meta::ClusterState;
 use mira_node::shard::command::{Condition, StoreOutcome};
 use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{CollectionId, FrameId, ShardId, node_v1};
-use mira_raft::RequestId;
 
 use super::plan::Plan;
 
@@ -111,14 +110,11 @@ impl From<&node_v1::WriteOutcome> for Told {
     }
 }
 
-/// How clients name their requests: the operation, whether this is the try at the frame's new shard, and the round, which
-/// the node that ships adds ([`mira_node::shard::write::round_id`]).
+/// How clients name their requests: the operation, and whether this is the try at the frame's new shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestName {
     /// The number of the client in the upper half, of its operation in the lower.
     pub operation: u64,
-    /// Which try to seal it.
-    pub round: u32,
     /// Whether the frame was found to have moved.
     pub is_moved: bool,
 }
@@ -127,17 +123,7 @@ impl RequestName {
     /// The id of the request.
     pub fn id(self) -> u128 {
         let (client, number) = (u128::from(self.operation >> 32), u128::from(self.operation as u32));
-        u128::from(self.is_moved) << 120 | u128::from(self.round) << 96 | client << 64 | number
-    }
-
-    /// What an id stands for.
-    pub fn of(request: RequestId) -> Self {
-        let part = |from: u32| (request.0 >> from) as u32;
-        RequestName {
-            operation: u64::from(part(64)) << 32 | u64::from(part(0)),
-            round: part(96) & 0xFF_FFFF,
-            is_moved: part(120) & 1 == 1,
-        }
+        u128::from(self.is_moved) << 120 | client << 64 | number
     }
 }
 

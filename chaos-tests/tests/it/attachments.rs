@@ -4,7 +4,7 @@ use std::ops::{Bound, ControlFlow};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mira_node::shard::command::{self, Asker, ShardCommand};
+use mira_node::shard::command::{Asker, ShardCommand};
 use mira_node::shard::record;
 use mira_proto::model::{
     ForgetRequest, GrowRequest, RecallRequest, RotateRequest, ScanRequest, SearchRequest, StoreItem, UploadRequest,
@@ -70,7 +70,7 @@ impl Cluster {
     /// Ends the time for which an upload is remembered.
     async fn end_memory_of(&self, upload: Uuid) {
         let (frames, collection, asker) = (vec![upload.as_u128()], self.collection(), Asker::Operator);
-        let payload = command::encode(&ShardCommand::Forget { collection, frames, asker });
+        let payload = ShardCommand::Forget { collection, frames, asker, more: false }.encode();
         for shard in 0..SHARDS {
             let leader = self.leader_of(shard).expect("a leader");
             let open = self.nodes[&leader].node().shard(shard).expect("open");

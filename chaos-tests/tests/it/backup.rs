@@ -63,6 +63,12 @@ async fn fill(cluster: &Cluster, collection: &str, numbers: std::ops::Range<u64>
     }
 }
 
+/// Stores a record that its source names.
+async fn store_named(cluster: &Cluster, collection: &str) -> Value {
+    let record = json!({ "content": "x", "source_key": "a", "vector": vector(1), "collection": collection });
+    cluster.client(0).call("store", &record).await.expect("stored")
+}
+
 /// Everything in a collection, by id, without what a restore may change: nothing.
 async fn contents(cluster: &Cluster, collection: &str) -> BTreeMap<String, Value> {
     let output = mira(cluster, &["export", "--collection", collection, "--timeout", "60s"]).await;
@@ -292,6 +298,7 @@ async fn a_rotated_key_ends_the_backups_before_it_and_no_others() {
         cluster.client(0).put_collection(name, &settings).await.expect("a collection");
         fill(&cluster, name, 0..150, name).await;
     }
+    let named = store_named(&cluster, "rotates").await;
     let (_folder, place) = place();
     let place = place.to_str().expect("UTF-8");
     let first = answer(&cluster, &["admin", "backup", "create", place]).await;
@@ -308,16 +315,20 @@ async fn a_rotated_key_ends_the_backups_before_it_and_no_others() {
     // The old key is still in the place of backups, and its end waits for that.
     until_only_places_are_waited_for(&cluster, &number, place).await;
     let second = answer(&cluster, &["admin", "backup", "create", place]).await;
-    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(300)));
+    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(301)));
     answer(&cluster, &["admin", "shred-status", &number, "--wait"]).await;
     let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
-    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(300), &json!(0)));
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(301), &json!(0)));
     let before = first["backup"].as_str().unwrap();
     let before = answer(&cluster, &["admin", "backup", "verify", place, "--backup", before]).await;
-    assert_eq!((&before["frames"], &before["frames_shredded"]), (&json!(150), &json!(150)));
+    assert_eq!((&before["frames"], &before["frames_shredded"]), (&json!(150), &json!(151)));
     let other = start(1, 3, &key).await;
-    assert_eq!(answer(&other, &["admin", "restore", place]).await["frames"], 300);
+    assert_eq!(answer(&other, &["admin", "restore", place]).await["frames"], 301);
     assert_eq!(contents(&other, "rotates").await, contents(&cluster, "rotates").await);
+    for cluster in [&cluster, &other] {
+        let again = store_named(cluster, "rotates").await;
+        assert_eq!((&again["id"], &again["unchanged"]), (&named["id"], &json!(true)), "the key of ids stays");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,12 @@
 //! A collection grows over more shards while it is written, read and searched, and while nodes go and come back.
 
-use crate::support::{Cluster, NAME, SHARDS, Work, Worker, context};
+use std::collections::BTreeSet;
+
+use crate::support::{Cluster, NAME, NAMED_SESSION, SHARDS, Work, Worker, context};
 use mira_node::meta::{Growth, GrowthStep};
 use mira_node::shard::migration::ownership::{Ownership, Progress};
-use mira_proto::model::GrowRequest;
+use mira_proto::model::{ForgetRequest, GrowRequest};
+use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{Code, Problem, ShardId};
 
 impl Cluster {
@@ -59,13 +62,30 @@ async fn a_collection_grows_while_it_is_used_and_nothing_is_lost_doubled_or_hidd
         assert_eq!(cluster.grow(wrong, false).await.expect_err("refused").code, Code::InvalidArgument, "{wrong}");
     }
     work.some_more().await;
+    let (named, _) = cluster.store_named("a").await;
+    let mut session = vec![named, cluster.store_beside_named().await];
     assert_eq!(cluster.grow(5, false).await.expect("it begins"), planned);
     assert_eq!(cluster.grow(4, false).await.expect_err("it grows already").code, Code::Conflict);
     assert_eq!(cluster.grow(5, false).await.expect("asking again does no harm"), planned);
+    session.push(cluster.store_beside_named().await);
     work.some_more().await;
     cluster.until("everything is cleared", |cluster| cluster.has_step(GrowthStep::Remembering)).await;
     work.some_more().await;
     assert_eq!(cluster.grow(6, false).await.expect_err("retries still go the old way").code, Code::Conflict);
+    session.push(cluster.store_beside_named().await);
+    assert_eq!(cluster.store_named("a").await, (named, true));
+    let collection = cluster.growth().expect("it is remembered").0;
+    for partitions in [2, 5] {
+        let places = Partitioning::new(shards_of_collection(collection, partitions, SHARDS));
+        let shards: BTreeSet<u32> = session.iter().map(|id| places.shard_of(id.as_u128())).collect();
+        assert_eq!(shards.len(), 1, "a session lies in one partition before and after: {session:?}");
+    }
+    let forget = ForgetRequest {
+        session: Some(NAMED_SESSION.to_owned()),
+        collection: Some(NAME.to_owned()),
+        ..Default::default()
+    };
+    assert_eq!(cluster.memory.forget(&context(), forget).await.expect("forgotten").removed, session.len() as u64);
     settled(&cluster, &work.end().await).await;
     cluster.stop().await;
 }

@@ -68,7 +68,7 @@ impl Cluster {
                 let view = shard.group().reader().view().expect("a view");
                 let mut look = |_: &[u8], stored: &[u8]| {
                     let found = record::FrameRecord::decode(stored).expect("readable");
-                    if found.owner.is_none() {
+                    if found.fields.owner.is_none() {
                         versions.insert(mira_crypto::frame::key_version(&found.body).expect("sealed"));
                     }
                     std::ops::ControlFlow::Continue(())
@@ -90,6 +90,7 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     let cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 4, 250).await;
     let collection = cluster.collection_id(NAME);
+    let (named, _) = cluster.store_named("a").await;
     assert_eq!(cluster.sealed_with(collection), [1].into());
     work.some_more().await;
     let id = cluster.rotate(Some(NAME)).await.expect("it begins");
@@ -99,6 +100,7 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     for worker in work.end().await {
         worker.check_all().await;
     }
+    assert_eq!(cluster.store_named("a").await, (named, true), "ids are made with a key that stays");
     assert_eq!(cluster.sealed_with(collection), [2].into());
     let keys = cluster.keys().await;
     let of_collection = &keys.collections.iter().find(|found| found.name == NAME).expect("it is listed").keys;
@@ -135,6 +137,7 @@ async fn the_cluster_key_is_rotated_under_load_and_the_old_one_is_needed_no_more
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 100).await;
     let before = cluster.keys().await.active;
+    let (named, _) = cluster.store_named("a").await;
     assert_eq!(cluster.rotate(None).await.expect_err("there is no other key").code, Code::Conflict);
     cluster.keys.put_first(NEW_KEY);
     work.some_more().await;
@@ -155,6 +158,7 @@ async fn the_cluster_key_is_rotated_under_load_and_the_old_one_is_needed_no_more
         worker.check_all().await;
     }
     assert_eq!(cluster.keys().await.nodes[0].held, [keys.active]);
+    assert_eq!(cluster.store_named("a").await, (named, true), "ids are made with a key that was only wrapped anew");
 
     // A node with the old key alone says which one it lacks.
     let node = cluster.nodes.remove(&2).expect("a node");

@@ -156,7 +156,7 @@ impl Cluster {
         let metrics = Arc::new(Metrics::new());
         let seeds = nodes.values().map(|node| node.grpc_address().to_string()).collect();
         let map = Arc::new(Map::new(seeds, metrics.clone()));
-        let embedding = Embedding::start(None, None, metrics.clone()).expect("no model is needed");
+        let embedding = Embedding::start(None, metrics.clone()).expect("no model is needed");
         let memory = Arc::new(Memory::new(map.clone(), embedding, metrics));
         let follower = tokio::spawn(async move { map.follow_map().await });
         Cluster { nodes, folders, memory, keys, chunks_kept_for, follower }
@@ -206,6 +206,35 @@ impl Cluster {
             mira_node::shard::machine::decode_count(stored.as_deref()).ok()
         };
         (0..SHARDS).filter_map(|shard| Some((shard, count(shard)?))).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+impl Cluster {
+    /// Stores a record that its source names; its id, and whether it was there already.
+    pub async fn store_named(&self, source_key: &str) -> (Uuid, bool) {
+        let item = StoreItem { source_key: Some(source_key.to_owned()), ..named_item() };
+        let reply = self.memory.store(&context(), StoreRequest { item, items: None }).await.expect("stored");
+        (reply.id.expect("one item was stored"), reply.unchanged)
+    }
+
+    /// Stores another frame of the session that such records have, under an id that the router makes.
+    pub async fn store_beside_named(&self) -> Uuid {
+        let request = StoreRequest { item: named_item(), items: None };
+        let reply = self.memory.store(&context(), request).await.expect("stored");
+        reply.id.expect("one item was stored")
+    }
+}
+
+/// The session of records that a test's source names; no worker has it.
+pub const NAMED_SESSION: &str = "named";
+
+fn named_item() -> StoreItem {
+    StoreItem {
+        content: Some("a record".to_owned()),
+        vector: Some(vec![1.0; DIM as usize]),
+        session: Some(NAMED_SESSION.to_owned()),
+        collection: Some(NAME.into()),
+        ..Default::default()
     }
 }
 
@@ -420,8 +449,8 @@ impl Worker {
         loop {
             let page = self.memory.sessions(&self.context(), NAME, request.clone()).await.expect("listed");
             counts.extend(page.sessions.into_iter().filter(|found| found.session == self.session));
-            match page.next {
-                Some(next) => request.after = Some(next),
+            match page.next_cursor {
+                Some(next) => request.cursor = Some(next),
                 None => break,
             }
         }
@@ -431,7 +460,7 @@ impl Worker {
 
     /// Every frame of its own is on one page, once; others come and go meanwhile.
     pub async fn scan(&self) {
-        let mut request = ScanRequest { limit: Some(170), after: None };
+        let mut request = ScanRequest { limit: Some(170), cursor: None };
         let mut found = Vec::new();
         loop {
             let page = self.memory.scan(&self.context(), NAME, request.clone()).await.expect("scanned");
@@ -442,8 +471,8 @@ impl Worker {
                 assert_eq!(scanned.vectors.get(STATE), state(scanned.frame.id).as_ref());
                 found.push(scanned.frame.id);
             }
-            match page.next {
-                Some(next) => request.after = Some(next),
+            match page.next_cursor {
+                Some(next) => request.cursor = Some(next),
                 None => break,
             }
         }

@@ -1,19 +1,23 @@
-//! Ids made from content, so that importing the same thing again adds nothing.
+//! What names a record that has no name of its own, so that importing the same thing again adds nothing.
 //!
-//! The id is a UUID of version 8 (RFC 9562: custom) whose bits are a BLAKE3 hash of what makes the memory: collection,
-//! content or bytes, type, session and role, and for records of JSON Lines also metadata, vector and expiry, because
-//! there the caller wrote them. The metadata of text and Markdown files (path, title) is the importer's own note about
-//! where it found the text: it stays out, so that a file that was moved, or lies in two folders, is one memory.
+//! The name is a BLAKE3 hash of what makes the memory: collection, content or bytes, type, session and role, and for
+//! records of JSON Lines also metadata, vector and expiry, because there the caller wrote them. The metadata of text and
+//! Markdown files (path, title) is the importer's own note about where it found the text: it stays out, so that a file that
+//! was moved, or lies in two folders, is one memory.
+//!
+//! It goes to the router as `source_key`, which makes the memory's id of it with a key of the collection's: anybody can
+//! compute this hash, so an id that holds it would confirm a guess at the content.
 //!
 //! The layout below is a persisted format: changed, every import would add everything again. Its version is in
 //! [`CONTEXT`], and a test pins a sample.
 
 use mira_proto::model::{DEFAULT_COLLECTION, DEFAULT_TYPE, StoreItem};
 use serde_json::Value;
-use uuid::Uuid;
 
 /// Domain separation and version of the layout.
-const CONTEXT: &str = "mira import: id of a record, version 1";
+const CONTEXT: &str = "mira import: source key of a record, version 1";
+/// Bytes of the hash: 2⁶⁴ records before two are likely to share a name.
+const NAME_BYTES: usize = 16;
 
 /// Who wrote the metadata of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +28,8 @@ pub enum Origin {
     File,
 }
 
-/// The id of a record.
-pub fn derive_id(item: &StoreItem, origin: Origin) -> Uuid {
+/// What names a record by what it says: hexadecimal digits.
+pub fn source_key(item: &StoreItem, origin: Origin) -> String {
     let mut hash = Fields(blake3::Hasher::new_derive_key(CONTEXT));
     hash.text(Some(item.collection.as_deref().unwrap_or(DEFAULT_COLLECTION)));
     hash.text(Some(item.kind.as_deref().unwrap_or(DEFAULT_TYPE)));
@@ -45,9 +49,7 @@ pub fn derive_id(item: &StoreItem, origin: Origin) -> Uuid {
             });
         }
     }
-    let mut bits = [0; 16];
-    bits.copy_from_slice(&hash.0.finalize().as_bytes()[..16]);
-    Uuid::new_v8(bits)
+    hash.0.finalize().to_hex()[..2 * NAME_BYTES].to_owned()
 }
 
 /// A hash of values with their lengths and kinds, so that no two lists of fields look alike.
@@ -101,22 +103,21 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
-    fn record_id(json: &str) -> Uuid {
-        derive_id(&item(json), Origin::Record)
+    fn record_key(json: &str) -> String {
+        source_key(&item(json), Origin::Record)
     }
 
     #[test]
     fn the_layout_does_not_change() {
-        let id = record_id(r#"{"content": "tea", "session": "s", "metadata": {"b": [1, "x", null], "a": true}}"#);
-        assert_eq!(id.to_string(), "b170c589-8bfd-8ad3-a9c3-99269a7f2308");
-        assert_eq!(id.get_version_num(), 8);
+        let key = record_key(r#"{"content": "tea", "session": "s", "metadata": {"b": [1, "x", null], "a": true}}"#);
+        assert_eq!(key, "SAMPLE");
     }
 
     #[test]
     fn defaults_and_the_order_of_keys_make_no_difference() {
-        let plain = record_id(r#"{"content": "tea", "metadata": {"a": 1, "b": 2}}"#);
-        assert_eq!(plain, record_id(r#"{"metadata": {"b": 2, "a": 1}, "type": "general", "content": "tea"}"#));
-        assert_eq!(plain, record_id(r#"{"content": "tea", "collection": "default", "metadata": {"a": 1, "b": 2}}"#));
+        let plain = record_key(r#"{"content": "tea", "metadata": {"a": 1, "b": 2}}"#);
+        assert_eq!(plain, record_key(r#"{"metadata": {"b": 2, "a": 1}, "type": "general", "content": "tea"}"#));
+        assert_eq!(plain, record_key(r#"{"content": "tea", "collection": "default", "metadata": {"a": 1, "b": 2}}"#));
     }
 
     #[test]
@@ -135,14 +136,14 @@ mod tests {
             r#"{"content": "tea", "vector": [1]}"#,
             r#"{"content": "tea", "expires_at": "2030-01-01T00:00:00Z"}"#,
         ];
-        let ids: std::collections::BTreeSet<_> = variants.iter().map(|json| record_id(json)).collect();
-        assert_eq!(ids.len(), variants.len());
+        let keys: std::collections::BTreeSet<_> = variants.iter().map(|json| record_key(json)).collect();
+        assert_eq!(keys.len(), variants.len());
     }
 
     #[test]
     fn a_file_that_moved_is_the_same_memory() {
         let here = item(r#"{"content": "tea", "metadata": {"path": "a.md"}}"#);
         let there = item(r#"{"content": "tea", "metadata": {"path": "b/a.md"}}"#);
-        assert_eq!(derive_id(&here, Origin::File), derive_id(&there, Origin::File));
+        assert_eq!(source_key(&here, Origin::File), source_key(&there, Origin::File));
     }
 }

@@ -4,12 +4,12 @@
 //! source      files and folders named on the command line, sorted
 //!   └ reader  one thread: JSON Lines, text, Markdown or another program's format -> records, with the place each came from
 //!       └ pipeline   batches -> `writers` requests at a time -> outcomes
-//!           └ writer one batch: drop what is there already, store the rest, say what was refused
+//!           └ writer one batch: store what is not there, say what was refused
 //!               └ checkpoint  how far each file is done (only with `--state`)
 //! ```
 //!
-//! A record without an id gets one made from what it says ([`identity`]), so a second run finds everything there and
-//! adds nothing, whatever stopped the first. A record may name a file that goes with it ([`files`]). A record that cannot be
+//! A record without an id or source key gets a source key made from what it says ([`identity`]), so a second run finds
+//! everything there and adds nothing, whatever stopped the first. A record may name a file that goes with it ([`files`]). A record that cannot be
 //! read or stored is reported with its place and counted; the others go on.
 
 pub mod checkpoint;
@@ -25,5 +25,6 @@ pub mod progress;
 pub mod reader;
 pub mod record;
 pub mod source;
+pub mod source_name;
 pub mod text;
 pub mod writer;

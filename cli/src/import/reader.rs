@@ -1,4 +1,4 @@
-//! One thread that reads all sources in order and hands on batches of records with their ids.
+//! One thread that reads all sources in order and hands on batches of records with what names them.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use mira_proto::model::StoreItem;
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use crate::import::checkpoint::Checkpoint;
 use crate::import::files::{Attached, FileRef, folder_beside};
 use crate::import::foreign::{self, Records};
-use crate::import::identity::derive_id;
+use crate::import::identity::source_key;
 use crate::import::jsonl::{self, JsonLines};
 use crate::import::markdown;
 use crate::import::record::{Place, Position, Record, RecordError};
@@ -23,7 +22,10 @@ use crate::import::text::TextParts;
 /// Content of one batch, bytes: well within one message, and so is an answer that holds the same content.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// Ids remembered, so that a repeated record is not sent twice: 32 bytes each.
+/// Between the places of two files, microseconds: room for four million records before they mix.
+const FILE_MICROS: u64 = 1_000;
+
+/// Names of records remembered, so that a repeated record is not sent twice: some 100 bytes each.
 const MAX_RECENT: usize = 1 << 18;
 
 /// What the command line says about every record.
@@ -46,7 +48,7 @@ pub struct ReadOptions {
 /// Records that go to the cluster together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What to store, each with an id.
+    /// What to store, each with an id or a source key.
     pub items: Vec<Prepared>,
     /// What could not be read.
     pub unreadable: Vec<(Place, RecordError)>,
@@ -87,11 +89,11 @@ impl Batch {
 pub struct Prepared {
     /// Where it came from.
     pub place: Place,
-    /// The item, with an id.
+    /// The item, with an id or a source key.
     pub item: StoreItem,
     /// The file that goes with it.
     pub attached: Option<Attached>,
-    /// Whether the id was made from the content, so that a memory with this id is this memory.
+    /// Whether its source key was made from the content, so that a memory of this name is this memory.
     pub derived: bool,
 }
 
@@ -104,11 +106,14 @@ pub fn read_all(
 ) {
     let mut recent = Recent::default();
     let mut batch = Batch::default();
-    for source in sources {
+    for (file, source) in sources.iter().enumerate() {
+        let mut order = FileOrder { began: checkpoint.began() + file as u64 * FILE_MICROS, next: 0 };
         for record in records(source, checkpoint, options) {
             batch.reach(source, record.next);
+            let position = order.position(record.place.line);
             match record.item {
-                Ok(item) => {
+                Ok(mut item) => {
+                    item.position = item.position.or(Some(position));
                     let attached = record.file.map(|file| attached(file, &record.place, options));
                     match prepare(item, attached, record.place, options, &mut recent) {
                         Some(prepared) => batch.push(prepared),
@@ -126,13 +131,30 @@ pub fn read_all(
     let _ = batches.blocking_send(batch);
 }
 
+/// The order of a file's records, whenever each is stored: that of the file.
+struct FileOrder {
+    /// Where the file stands, microseconds.
+    began: u64,
+    /// The place of the next record, at least.
+    next: u64,
+}
+
+impl FileOrder {
+    /// The place of the record on that line: the same in every try.
+    fn position(&mut self, line: u64) -> u64 {
+        let place = line.max(self.next);
+        self.next = place + 1;
+        mira_proto::Position::new(self.began, place as usize).packed()
+    }
+}
+
 /// A file that a record names, with the folder where it is looked for.
 fn attached(file: FileRef, place: &Place, options: &ReadOptions) -> Attached {
     let beside = || place.source.path.as_deref().map(folder_beside);
     Attached { folder: options.files.clone().or_else(beside), file }
 }
 
-/// A record with what the options say and with an id; none if it was seen before.
+/// A record with what the options say and with a name; none if it was seen before.
 fn prepare(
     mut item: StoreItem,
     attached: Option<Attached>,
@@ -143,35 +165,37 @@ fn prepare(
     item.collection = item.collection.or_else(|| options.collection.clone());
     item.kind = item.kind.or_else(|| options.kind.clone());
     item.session = item.session.or_else(|| options.session.clone());
-    let derived = item.id.is_none();
+    let derived = item.id.is_none() && item.source_key.is_none();
     if derived {
-        let id = derive_id(&item, place.source.format.origin());
-        if !recent.insert(id) {
+        let key = source_key(&item, place.source.format.origin());
+        if !recent.insert(&key) {
             return None;
         }
-        item.id = Some(id);
+        item.source_key = Some(key);
     }
     Some(Prepared { place, item, attached, derived })
 }
 
-/// The last ids seen.
+/// The last names seen.
 #[derive(Default)]
 struct Recent {
-    ids: HashSet<Uuid>,
-    order: VecDeque<Uuid>,
+    keys: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
 }
 
 impl Recent {
-    /// Whether the id is new.
-    fn insert(&mut self, id: Uuid) -> bool {
-        if !self.ids.insert(id) {
+    /// Whether the name is new.
+    fn insert(&mut self, key: &str) -> bool {
+        if self.keys.contains(key) {
             return false;
         }
-        self.order.push_back(id);
+        let key: Arc<str> = key.into();
+        self.keys.insert(key.clone());
+        self.order.push_back(key);
         if self.order.len() > MAX_RECENT
             && let Some(oldest) = self.order.pop_front()
         {
-            self.ids.remove(&oldest);
+            self.keys.remove(&oldest);
         }
         true
     }
@@ -239,12 +263,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recent_ids_are_bounded() {
+    fn recent_names_are_bounded() {
         let mut recent = Recent::default();
-        let id = |number: usize| Uuid::from_u128(number as u128);
-        assert!((0..=MAX_RECENT).all(|number| recent.insert(id(number))));
-        assert_eq!(recent.ids.len(), MAX_RECENT);
-        assert!(recent.insert(id(0)), "the oldest was dropped");
-        assert!(!recent.insert(id(2)));
+        assert!((0..=MAX_RECENT).all(|number| recent.insert(&number.to_string())));
+        assert_eq!(recent.keys.len(), MAX_RECENT);
+        assert!(recent.insert("0"), "the oldest was dropped");
+        assert!(!recent.insert("2"));
     }
 }

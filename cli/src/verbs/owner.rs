@@ -24,12 +24,34 @@ enum OwnerAction {
     /// The key behind it stays, and with it everything that is private. Routers that have just seen the old passphrase may
     /// take it for a minute more.
     ChangePassphrase(#[command(flatten)] Remote),
+    /// Remove what the cluster keeps of your passphrase (MIRA_OWNER_PASSPHRASE)
+    ///
+    /// The key behind it goes too: private memories that were stored by this passphrase cannot be opened any more, by anyone.
+    RemovePassphrase {
+        /// Yes, my private memories may be lost
+        #[arg(long)]
+        lose_memories: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
 }
 
 impl Owner {
     /// Changes it, and says so.
     pub async fn run(self) -> Result<(), CliError> {
-        let OwnerAction::ChangePassphrase(remote) = self.action;
+        let remote = match self.action {
+            OwnerAction::ChangePassphrase(remote) => remote,
+            OwnerAction::RemovePassphrase { lose_memories: false, .. } => {
+                let detail =
+                    "private memories stored by this passphrase cannot be opened after this: say --lose-memories";
+                return Err(CliError::Usage(detail.to_owned()));
+            }
+            OwnerAction::RemovePassphrase { remote, .. } => {
+                Client::new(&remote)?.remove_passphrase().await?;
+                let done = serde_json::json!({ "removed": true });
+                return output::print_answer(&done, remote.json, |_| "the passphrase is removed\n".to_owned());
+            }
+        };
         let new = std::env::var("MIRA_NEW_PASSPHRASE").ok().filter(|new| !new.is_empty());
         let new = new.ok_or_else(|| CliError::Usage("set MIRA_NEW_PASSPHRASE to the new passphrase".to_owned()))?;
         Client::new(&remote)?.change_passphrase(&new).await?;

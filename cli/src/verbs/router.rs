@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use mira_net::descriptors;
 use mira_router::RouterConfig;
 use serde::Deserialize;
 
@@ -54,6 +55,9 @@ struct RouterSettings {
     /// Origins of web pages that may send MCP requests
     #[arg(long, env = "MIRA_ALLOWED_ORIGINS", hide_env_values = true, value_name = "ORIGIN,…", value_delimiter = ',')]
     allowed_origins: Vec<String>,
+    /// Connections of each port at a time [default: 4096]
+    #[arg(long, env = "MIRA_CONNECTIONS", hide_env_values = true, value_name = "N")]
+    connections: Option<usize>,
     /// How log lines look [default: text]
     #[arg(long, env = "MIRA_LOG_FORMAT", hide_env_values = true, value_enum)]
     log_format: Option<LogFormat>,
@@ -70,6 +74,7 @@ impl Layer for RouterSettings {
             model: self.model.or(below.model),
             allowed_hosts: list(self.allowed_hosts, below.allowed_hosts),
             allowed_origins: list(self.allowed_origins, below.allowed_origins),
+            connections: self.connections.or(below.connections),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -80,7 +85,9 @@ impl Router {
     pub async fn run(self) -> Result<(), CliError> {
         let settings = with_file(self.settings, self.config.as_deref())?;
         start_logging(settings.log_format.unwrap_or(LogFormat::Text), "info")?;
-        let router = mira_router::Router::start(settings.into_config()?).await.map_err(CliError::start)?;
+        let config = settings.into_config()?;
+        descriptors::ensure(config.descriptors()).map_err(CliError::start)?;
+        let router = mira_router::Router::start(config).await.map_err(CliError::start)?;
         asked_to_stop().await?;
         router.shutdown().await;
         Ok(())
@@ -103,9 +110,9 @@ impl RouterSettings {
             tokens,
             insecure_without_tokens: self.insecure_without_tokens,
             embedder,
-            model_folder,
             allowed_hosts: self.allowed_hosts,
             allowed_origins: self.allowed_origins,
+            connections: self.connections.unwrap_or(usual.connections).max(1),
             ..usual
         })
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use mira_proto::model::{self, Filter, SearchMode, SearchRequest};
 
-use crate::args::{Freshness, Remote};
+use crate::args::{Freshness, Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -34,7 +34,7 @@ pub struct Search {
     #[arg(short, long)]
     k: Option<u32>,
     /// The collection to look in
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     /// A file with an embedding of your own, as a JSON array of numbers, or with several in one array (`-`: standard
     /// input); may be given more than once, and beside words

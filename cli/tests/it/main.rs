@@ -6,4 +6,5 @@ mod files;
 mod import;
 mod key_providers;
 mod scripts;
+mod strangers;
 mod support;

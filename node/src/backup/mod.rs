@@ -32,7 +32,7 @@ use crate::{
     },
     node::Node,
     shard::{
-        command::{self, MigratedFrame},
+        command::MigratedFrame,
         pages::{PagePlace, read_ids},
         reseal::Resealer,
     },
@@ -366,7 +366,7 @@ impl Node {
         for frame in wanted {
             let (id, to) = (frame.frame, homes.shard_of(frame.frame));
             match resealer.moved(frame, request.shard, to) {
-                Ok(moved) => by_shard.entry(to).or_default().push(command::encode(&moved)),
+                Ok(moved) => by_shard.entry(to).or_default().push(moved.encode()),
                 Err(KeyError::Unknown { .. }) => reply.erased += 1,
                 Err(error) => {
                     let detail = format!("frame {id:032x} of the backup: {error}");

@@ -30,7 +30,7 @@ use node_v1::replay_request::Step;
 use parking_lot::Mutex;
 
 use crate::shard::{
-    command::{self, ShardCommand},
+    command::ShardCommand,
     frame_id,
     log_archive::{LogPlace, start_place},
     machine::{Change, Follower, LogStamp, ShardMachine, Transition, ingest},
@@ -40,7 +40,8 @@ use crate::shard::{
 };
 
 /// Of a recovery's database: its frames are read once and written a few times.
-const OPTIONS: EngineOptions = EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20 };
+const OPTIONS: EngineOptions =
+    EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20, open_files: 64 };
 
 /// Nothing is derived from the state of a recovery.
 struct Nobody;
@@ -112,7 +113,7 @@ struct Shape {
 
 impl StateMachine for Recovering {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
-        let Some(wanted) = self.wanted(command::decode(command.payload)?, command.index) else {
+        let Some(wanted) = self.wanted(ShardCommand::decode(command.payload)?, command.index) else {
             return Ok(Bytes::new());
         };
         if let ShardCommand::Purge { collection } = wanted {
@@ -162,7 +163,10 @@ pub struct Recovery {
 fn refuse(error: EngineError) -> Refusal {
     match error {
         EngineError::Damaged(what) => Problem::new(Code::Damaged, format!("the backup: {what}")).into(),
-        other => Refusal::NotReady(format!("a recovery failed: {other}")),
+        other => {
+            tracing::error!(error = %other, "a recovery failed");
+            Refusal::NotReady("a recovery failed: the node's log says why".to_owned())
+        }
     }
 }
 
@@ -192,7 +196,7 @@ impl Recovery {
     /// Takes frames of a backup's page.
     ///
     /// # Errors
-    /// When the page does not open, or is of a version that does not say enough.
+    /// When the page does not open, or does not say enough.
     pub fn base(&mut self, key: &RepositoryKey, base: &node_v1::ReplayBase) -> Result<(), Refusal> {
         let place = PagePlace {
             backup: &base.backup,
@@ -202,11 +206,11 @@ impl Recovery {
             ids: &base.ids,
             changed: &base.changed,
         };
-        let PageBody { frames, changed, standing } = place.open(key, &base.page)?;
+        let PageBody { frames, changed, standing, .. } = place.open(key, &base.page)?;
         let wanted: BTreeSet<_> = read_ids(&base.wanted)?.into_iter().collect();
-        if changed.len() != frames.len() || base.first && standing.is_none() {
-            let detail = "the backup was made by an older version, and cannot be recovered forward";
-            return Err(Problem::new(Code::UnsupportedVersion, detail).into());
+        if base.first && standing.is_none() {
+            let detail = "the first page of a part does not say how its shard stood";
+            return Err(Problem::new(Code::Damaged, detail).into());
         }
         let taken = frames.into_iter().zip(changed).filter(|(frame, _)| wanted.contains(&frame.frame));
         let put = |txn: &mut Txn<'_>| {

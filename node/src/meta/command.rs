@@ -1,12 +1,12 @@
 //! Commands of the meta group: everything that changes what the cluster *is*.
 //!
-//! A command is encoded (version byte, then postcard) and sealed with the cluster key before it is proposed, so that
-//! the log holds no collection name and no address. Each is safe to propose twice.
+//! A command is encoded (version byte, then [`Extensions`] and the command in postcard) and sealed with the cluster key
+//! before it is proposed, so that the log holds no collection name and no address. Each is safe to propose twice.
 
 use std::collections::BTreeMap;
 
 use mira_crypto::{CryptoRng, MetaSealer};
-use mira_proto::{CollectionId, NodeId, ShardId, vectors::SpaceNumber};
+use mira_proto::{CollectionId, Extensions, NodeId, ShardId, extensions::Tag, vectors::SpaceNumber};
 use serde::{Deserialize, Serialize};
 
 use super::state::{
@@ -14,8 +14,14 @@ use super::state::{
     Rewrapped, RotationStep,
 };
 
-const VERSION: u8 = 1;
+/// Version 1 had no extensions.
+const VERSION: u8 = 2;
 const ASSOCIATED: &[u8] = b"mira meta command";
+/// The tag of the position that a command's proposer had applied.
+const POSITION: Tag = 1;
+/// A command is carried out at most so many entries behind its position. The group remembers more requests than that, and a
+/// command's name is a hash of its sealed bytes: so whoever kept a command cannot have it carried out again.
+pub const MAX_AGE_ENTRIES: u64 = 2_000;
 /// A shard map of the largest cluster is the largest command.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -117,7 +123,7 @@ pub enum MetaCommand {
     PutOwner {
         /// The owner.
         owner: OwnerName,
-        /// The new record.
+        /// The new record; empty to remove the one that there is.
         record: String,
         /// The record that it replaces; empty when there must be none.
         replaces: String,
@@ -205,6 +211,8 @@ pub enum MetaCommand {
         /// 0 = the index's own.
         ef: u32,
     },
+    /// Switches a format level on that every node knows.
+    RaiseFormat(u32),
 }
 
 /// What every replica of the meta group answers to a command.
@@ -236,17 +244,29 @@ impl MetaCommand {
         )
     }
 
-    /// The sealed payload to propose.
-    pub fn seal(&self, sealer: &MetaSealer, rng: &mut dyn CryptoRng) -> Vec<u8> {
-        let plain = postcard::to_extend(self, vec![VERSION]).expect("a command is plain data");
+    /// The sealed payload to propose, by a node that has applied the meta group's log up to `position`.
+    pub fn seal(&self, position: u64, sealer: &MetaSealer, rng: &mut dyn CryptoRng) -> Vec<u8> {
+        let mut extensions = Extensions::default();
+        extensions.set(POSITION, position.to_be_bytes().to_vec());
+        let plain = postcard::to_extend(&(extensions, self), vec![VERSION]).expect("a command is plain data");
         sealer.seal_proposal(ASSOCIATED, &plain, rng)
     }
 
     /// Reads a proposed payload back.
     pub fn open(sealer: &MetaSealer, sealed: &[u8]) -> Result<Self, String> {
+        Self::open_with_position(sealer, sealed).map(|(command, _)| command)
+    }
+
+    /// As [`MetaCommand::open`], with the position that its proposer had applied; none of a release that said none.
+    pub fn open_with_position(sealer: &MetaSealer, sealed: &[u8]) -> Result<(Self, Option<u64>), String> {
         let plain = sealer.open(ASSOCIATED, sealed, MAX_BYTES).map_err(|error| error.to_string())?;
         match plain.split_first() {
-            Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| error.to_string()),
+            Some((&VERSION, body)) => {
+                let read = postcard::from_bytes::<(Extensions, MetaCommand)>(body);
+                let (extensions, command) = read.map_err(|error| error.to_string())?;
+                let position = extensions.get(POSITION).and_then(|bytes| bytes[..].try_into().ok());
+                Ok((command, position.map(u64::from_be_bytes)))
+            }
             Some((version, _)) => Err(format!("meta command of unknown version {version}")),
             None => Err("empty meta command".into()),
         }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    command::{MetaAnswer, MetaCommand},
+    command::{MAX_AGE_ENTRIES, MetaAnswer, MetaCommand},
     records::{self, CommandContext, RecordKey, Records},
     state::{ClusterState, CollectionRecord, NodeRecord},
     transitions::{collections, erasure, keys, migration, moves, nodes, owners, repositories, restore},
@@ -53,7 +53,11 @@ impl MetaMachine {
 impl StateMachine for MetaMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let sealer = records::sealer_of(&self.keyring, command.payload)?;
-        let change = MetaCommand::open(&sealer, command.payload).map_err(EngineError::Damaged)?;
+        let opened = MetaCommand::open_with_position(&sealer, command.payload);
+        let (change, position) = opened.map_err(EngineError::Damaged)?;
+        if position.is_some_and(|position| command.index.saturating_sub(position) > MAX_AGE_ENTRIES) {
+            return Ok(encoded(MetaAnswer::Refused));
+        }
         let context = CommandContext { sealer: &sealer, index: command.index, now_ms: command.time_ms };
         let mut records = Records::open(&self.keyring, &context, txn)?;
         let changes_map = change.changes_map();
@@ -64,7 +68,7 @@ impl StateMachine for MetaMachine {
             let header = records.header.clone();
             records.put(RecordKey::Header, &header);
         }
-        Ok(postcard::to_stdvec(&answer).expect("an answer is plain data").into())
+        Ok(encoded(answer))
     }
 
     fn committed(&self, _applied_index: u64) {
@@ -77,6 +81,10 @@ impl StateMachine for MetaMachine {
     }
 }
 
+fn encoded(answer: MetaAnswer) -> Bytes {
+    postcard::to_stdvec(&answer).expect("an answer is plain data").into()
+}
+
 /// The transition of each command.
 fn apply(change: MetaCommand, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
     match change {
@@ -86,6 +94,7 @@ fn apply(change: MetaCommand, records: &mut Records<'_, '_>) -> Result<MetaAnswe
         MetaCommand::PutNode(node) => nodes::put_node(&node, records),
         MetaCommand::SetPhases(phases) => nodes::set_phases(&phases, records),
         MetaCommand::RemoveNode(node) => nodes::remove_node(node, records),
+        MetaCommand::RaiseFormat(level) => nodes::raise_format(level, records),
         MetaCommand::PlaceShards(placement) => moves::place_shards(&placement, records),
         MetaCommand::StartMove { shard, from, to } => moves::start(shard, from, to, records),
         MetaCommand::StepMove { shard, to, step } => moves::step(shard, to, step, records),

@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod command;
+#[cfg(test)]
+mod extremes;
 pub mod machine;
 mod records;
 pub mod state;

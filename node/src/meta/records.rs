@@ -273,6 +273,12 @@ impl<'a, 'b> Records<'a, 'b> {
         Ok(self.get(RecordKey::Placement)?.unwrap_or_default())
     }
 
+    /// The nodes of the cluster, by id.
+    pub fn nodes(&self) -> Result<BTreeMap<NodeId, NodeRecord>, EngineError> {
+        let by_id = |(_, node): (RecordKey, NodeRecord)| (node.id, node);
+        Ok(self.all(RecordKind::Node)?.into_iter().map(by_id).collect())
+    }
+
     /// Moves under way, by shard.
     pub fn moves(&self) -> Result<BTreeMap<ShardId, Move>, EngineError> {
         let of_shard = |(key, found): (RecordKey, Move)| match key {

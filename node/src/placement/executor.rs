@@ -4,8 +4,9 @@
 //! done only after a quorum of the meta group has said that this node is to hold none, because what this node has applied
 //! may be older than what it once knew: the state is not synced, only its log.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use mira_proto::{NodeId, Refusal, ShardId, limits, node_v1};
 use mira_raft::{ChangeError, Group, Others, Runtime, TokioRuntime};
 
@@ -28,6 +29,12 @@ const STATUS_TRY: Duration = Duration::from_millis(500);
 /// How long to wait for the next plan if the cluster does not change before.
 pub fn pause(cluster: &ClusterState) -> Duration {
     if cluster.moves.is_empty() { TICK } else { MOVING_TICK }
+}
+
+/// An action as the log names it, without what a command of it carries: records, keys, names.
+fn name_of(action: &Action) -> String {
+    let text = format!("{action:?}");
+    text.split(['{', '[', '"']).next().unwrap_or_default().trim_end().to_owned()
 }
 
 /// Keeps a node's replicas in line with the cluster.
@@ -61,7 +68,7 @@ impl<R: Runtime> Executor<R> {
         for action in plan {
             let outcome = self.execute(&action).await;
             if let Err(error) = &outcome {
-                tracing::debug!(?action, error, "not done now");
+                tracing::debug!(action = name_of(&action), error, "not done now");
             }
             done.push((action, outcome));
         }
@@ -71,7 +78,12 @@ impl<R: Runtime> Executor<R> {
     async fn execute(&mut self, action: &Action) -> Result<(), String> {
         let text = |error: ChangeError| error.to_string();
         match action {
-            Action::OpenShard(shard) => self.member.open_shard(*shard).await.map_err(|error| error.to_string()),
+            // Whatever one shard's data does to whoever opens it, the others are opened.
+            Action::OpenShard(shard) => {
+                let opened = AssertUnwindSafe(self.member.open_shard(*shard)).catch_unwind().await;
+                let panicked = |_| Err(format!("opening shard {shard} panicked"));
+                opened.map_or_else(panicked, |opened| opened.map_err(|error| error.to_string()))
+            }
             Action::InitializeShard(shard, voters) => {
                 self.group(reconcile::Group::Shard(*shard))?.initialize(voters.clone()).await.map_err(text)
             }

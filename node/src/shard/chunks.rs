@@ -9,8 +9,8 @@
 //! while (`Shard::idle_chunks`), [`crate::background::chunk_gc`] asks every shard of the collection what its frames refer to, and a
 //! command removes the rest, unless one was stored again meanwhile.
 //!
-//! Why nothing goes that is needed: storing a chunk makes it young, also when it is there already; a young one is never
-//! looked at. An upload names its chunks long before they are old. When it is finished, the memory names them before the
+//! Why nothing goes that is needed: storing a chunk makes it young, also when it is there already or is brought by a
+//! migration (table `c` says since when); a young one is never looked at. An upload names its chunks long before they are old. When it is finished, the memory names them before the
 //! upload stops to, by more time than asking every shard may take.
 
 use std::{
@@ -84,13 +84,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         collection: &CollectionRecord,
         request_id: RequestId,
         drafts: &[&Draft],
+        position: u64,
     ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
         let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection.id, draft.frame)).collect();
         let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
         let mut known = Vec::new();
         for (at, stored) in stored.into_iter().enumerate() {
             let there = stored.map(|stored| FrameRecord::decode(&stored)).transpose().map_err(refuse_engine)?;
-            if there.is_some_and(|there| there.digest == drafts[at].digest) {
+            if there.is_some_and(|there| there.fields.digest == drafts[at].digest) {
                 known.push(at);
             }
         }
@@ -98,7 +99,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let mut index = self.group.reader().applied_index();
         if !known.is_empty() {
             let chunks = known.iter().map(|&at| drafts[at].frame).collect();
-            let payload = command::encode(&ShardCommand::Renew { collection: collection.id, chunks });
+            let payload = ShardCommand::Renew { collection: collection.id, chunks }.encode();
             let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
             index = index.max(proposed.index);
             let ShardAnswer::Renew(there) = command::decode(&proposed.response).map_err(refuse_engine)? else {
@@ -111,7 +112,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let new: Vec<&Draft> =
             drafts.iter().zip(&outcomes).filter(|(_, done)| done.is_none()).map(|(&new, _)| new).collect();
         if !new.is_empty() {
-            let (stored, at_index) = self.store(collection, request_id, &new).await?;
+            let (stored, at_index) = self.store(collection, request_id, &new, position).await?;
             index = index.max(at_index);
             let mut stored = stored.into_iter();
             outcomes.iter_mut().filter(|outcome| outcome.is_none()).for_each(|outcome| *outcome = stored.next());
@@ -156,8 +157,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let before_ms = self.shared.clock.now_ms().saturating_sub(for_time.as_millis() as u64);
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let mut chunks = Vec::new();
-        view.scan_prefix(&record::collection_prefix(record::Table::Chunks, collection), false, &mut |key, _| {
-            chunks.extend(record::parse_pair_key(key).map(|(_, chunk)| chunk));
+        view.scan_prefix(&record::collection_prefix(record::Table::Chunks, collection), false, &mut |key, needed| {
+            let is_idle = needed.try_into().is_ok_and(|needed| u64::from_be_bytes(needed) < before_ms);
+            chunks.extend(record::parse_pair_key(key).filter(|_| is_idle).map(|(_, chunk)| chunk));
             ControlFlow::Continue(())
         })
         .map_err(|error| self.unreadable(error))?;
@@ -168,7 +170,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             for (&chunk, head) in chunks.iter().zip(heads) {
                 let head = head.map(|head| FrameHead::decode(&head)).transpose();
                 let head = head.map_err(|error| self.unreadable(error))?;
-                idle.extend(head.filter(|head| head.created_ms < before_ms).map(|head| (chunk, head.changed)));
+                idle.extend(head.map(|head| (chunk, head.changed)));
             }
         }
         Ok(idle)
@@ -178,7 +180,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     pub(crate) async fn collect(&self, collection: CollectionId, chunks: &[(FrameId, u64)]) -> Result<u64, Refusal> {
         let mut gone = 0;
         for chunks in chunks.chunks(limits::MAX_FORGET_STEP) {
-            let payload = command::encode(&ShardCommand::Collect { collection, chunks: chunks.to_vec() });
+            let payload = ShardCommand::Collect { collection, chunks: chunks.to_vec() }.encode();
             let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
             match command::decode(&proposed.response).map_err(refuse_engine)? {
                 ShardAnswer::Collect(count) => gone += u64::from(count),

@@ -1,19 +1,23 @@
 //! Commands of a shard, as they stand in its Raft log, and their answers.
 //!
 //! Everything a caller said is sealed before it gets here; in clear are numbers, times and keyed digests. A payload is
-//! a version byte and postcard.
+//! a version byte and postcard; that of a command has [`Extensions`] between the two, for what later releases say of a
+//! command as a whole.
 
 use bytes::Bytes;
-use mira_proto::{CollectionId, FrameId, ShardId, vectors::SpaceSet};
+use mira_proto::{CollectionId, Extensions, FrameId, ShardId};
 use mira_raft::EngineError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::shard::{
     migration::ownership::{Ownership, Span},
-    record::{Class, FrameRecord},
+    record::FrameRecord,
 };
 
 const VERSION: u8 = 1;
+/// Version 1 of commands had no extensions.
+const COMMAND_VERSION: u8 = 2;
+const MIGRATED_VERSION: u8 = 2;
 
 /// One change of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub enum ShardCommand {
         frames: Vec<FrameId>,
         /// Who asks.
         asker: Asker,
+        /// Whether the request that it is a step of goes on: the answer says so to who asks again.
+        more: bool,
     },
     /// Removes everything of a collection.
     Purge {
@@ -140,6 +146,8 @@ pub enum OwnershipStep {
         frames: Vec<MigratedFrame>,
         /// Frames that the target has of that range, and the source does not.
         gone: Vec<FrameId>,
+        /// The greatest version that a frame had which the source has removed.
+        ended_version: u64,
     },
     /// A source hears that every target has opened what it got.
     Finalize {
@@ -153,7 +161,7 @@ pub enum OwnershipStep {
     },
 }
 
-/// A frame that moves to another shard, sealed anew for it.
+/// A frame that moves to another shard, or lies in a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigratedFrame {
     /// Its id.
@@ -162,6 +170,23 @@ pub struct MigratedFrame {
     pub record: FrameRecord,
     /// Sealed vectors; empty when there are none.
     pub vectors: Bytes,
+}
+
+impl MigratedFrame {
+    /// As it travels between shards: a version byte and postcard.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_extend(self, vec![MIGRATED_VERSION]).expect("plain data").into()
+    }
+
+    /// Reads what [`Self::encode`] gave.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EngineError> {
+        match bytes.split_first() {
+            Some((&MIGRATED_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("migrated frame: {error}")))
+            }
+            _ => Err(EngineError::Damaged("migrated frame of unknown version".into())),
+        }
+    }
 }
 
 /// Whose frames a command may remove.
@@ -204,30 +229,13 @@ pub struct StoreFrame {
     pub collection: CollectionId,
     /// Its id.
     pub frame: FrameId,
-    /// The version it was sealed as: the one it gets, or it is not stored.
-    pub version: u64,
     /// When it may take an existing frame's place.
     pub condition: Condition,
-    /// Keyed digest of what the caller stored.
-    pub digest: [u8; 32],
-    /// Keyed tag of its owner, of a private frame.
-    pub owner: Option<[u8; 16]>,
-    /// Keyed tag of its session.
-    pub session: Option<[u8; 16]>,
-    /// When it is forgotten: milliseconds, 0 = as the collection's lifetime says.
-    pub expires_ms: u64,
-    /// When it was made, of a frame that is brought from elsewhere; 0 = now, by the log's clock.
-    pub created_ms: u64,
-    /// How long it lives when no time is named, from the log-carried time at which it is stored; 0 = for ever.
-    pub ttl_ms: u64,
-    /// The spaces in which it has vectors that the index may see: none of a private frame.
-    pub spaces: SpaceSet,
-    /// What it is for.
-    pub class: Class,
-    /// Chunks that it refers to.
-    pub chunks: Vec<FrameId>,
-    /// Sealed body.
-    pub body: Bytes,
+    /// Whether its position and time of creation are those of the version before it: then it is not stored if that has
+    /// others.
+    pub keeps_origin: bool,
+    /// What is kept of it, sealed as the version that it gets, or it is not stored. Its leader has set the times.
+    pub record: FrameRecord,
     /// Sealed vectors; empty when there are none.
     pub vectors: Bytes,
     /// Version of the collection's key that sealed them.
@@ -263,6 +271,8 @@ pub enum ShardAnswer {
         removed: Vec<FrameId>,
         /// Those that another shard decides about.
         moved: Vec<FrameId>,
+        /// As in the command.
+        more: bool,
     },
     /// Everything of the collection is gone.
     Purge,
@@ -286,22 +296,47 @@ pub enum ShardAnswer {
 pub fn is_verify(payload: &[u8]) -> bool {
     /// The variant's place in [`ShardCommand`], as postcard writes it.
     const VERIFY: u8 = 3;
-    payload.first_chunk() == Some(&[VERSION, VERIFY])
+    match payload.split_first() {
+        Some((&COMMAND_VERSION, rest)) => {
+            matches!(postcard::take_from_bytes::<Extensions>(rest), Ok((_, [VERIFY, ..])))
+        }
+        _ => false,
+    }
 }
 
-/// Encodes a command or an answer.
+impl ShardCommand {
+    /// The payload of a proposal.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_extend(&(Extensions::default(), self), vec![COMMAND_VERSION]).expect("plain data").into()
+    }
+
+    /// Reads a payload. What a later release says beside the command is for replicas that know it: no node proposes such
+    /// a command before the cluster's format level says that all do.
+    pub fn decode(payload: &[u8]) -> Result<Self, EngineError> {
+        let damaged = |what: String| EngineError::Damaged(format!("shard command {what}"));
+        match payload.split_first() {
+            Some((&COMMAND_VERSION, rest)) => postcard::from_bytes::<(Extensions, ShardCommand)>(rest)
+                .map(|(_, command)| command)
+                .map_err(|error| damaged(format!("that cannot be read: {error}"))),
+            Some((version, _)) => Err(damaged(format!("of unknown version {version}"))),
+            None => Err(damaged("without a byte".into())),
+        }
+    }
+}
+
+/// Encodes an answer.
 pub fn encode(value: &impl Serialize) -> Bytes {
     postcard::to_extend(value, vec![VERSION]).expect("plain data").into()
 }
 
-/// Decodes a command or an answer.
+/// Decodes what [`encode`] gave.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, EngineError> {
     match bytes.split_first() {
         Some((&VERSION, rest)) => {
-            postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("shard command: {error}")))
+            postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(format!("shard answer: {error}")))
         }
-        Some((version, _)) => Err(EngineError::Damaged(format!("shard command of unknown version {version}"))),
-        None => Err(EngineError::Damaged("empty shard command".into())),
+        Some((version, _)) => Err(EngineError::Damaged(format!("shard answer of unknown version {version}"))),
+        None => Err(EngineError::Damaged("empty shard answer".into())),
     }
 }
 
@@ -311,14 +346,20 @@ mod tests {
 
     #[test]
     fn a_verification_is_known_by_its_first_bytes() {
-        assert!(is_verify(&encode(&ShardCommand::Verify { nonce: 300 })));
+        let verify = ShardCommand::Verify { nonce: 300 };
+        assert!(is_verify(&verify.encode()));
+        let mut extensions = Extensions::default();
+        extensions.set(9, "of a later release");
+        let later = postcard::to_extend(&(extensions, &verify), vec![COMMAND_VERSION]).expect("plain data");
+        assert!(is_verify(&later));
+        assert_eq!(ShardCommand::decode(&later).expect("readable"), verify);
         for other in [
             ShardCommand::Store(Vec::new()),
-            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone },
+            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone, more: false },
             ShardCommand::Purge { collection: 3 },
             ShardCommand::Expire { collection: 3, frames: vec![1] },
         ] {
-            assert!(!is_verify(&encode(&other)), "{other:?}");
+            assert!(!is_verify(&other.encode()), "{other:?}");
         }
         assert!(!is_verify(&[]));
     }

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use mira_crypto::CollectionKey;
 use mira_proto::model::Metric;
-use mira_proto::vectors::{FrameVectors, OWN_SPACE};
-use mira_proto::{Code, FrameId, Problem, limits, node_v1};
+use mira_proto::vectors::{FrameVectors, OWN_SPACE, SpaceSet};
+use mira_proto::{Code, Extensions, FrameId, Position, Problem, limits, node_v1};
 
 use crate::meta::{CollectionRecord, Space};
 
@@ -25,6 +25,10 @@ pub(super) struct Draft {
     pub(super) session: Option<[u8; 16]>,
     pub(super) expires_ms: u64,
     pub(super) created_ms: u64,
+    /// Its place in its call.
+    pub(super) index: usize,
+    /// Its place in its session, if its caller says so.
+    pub(super) position: Option<Position>,
     pub(super) owner: Option<[u8; 16]>,
     pub(super) class: Class,
     pub(super) chunks: Vec<FrameId>,
@@ -42,6 +46,16 @@ pub(super) enum Content {
         body: Bytes,
         vectors: Bytes,
     },
+}
+
+impl Content {
+    /// The spaces in which it has vectors that the index may see.
+    pub(super) fn spaces(&self) -> SpaceSet {
+        match self {
+            Content::Plain { vectors, .. } => vectors.spaces(),
+            Content::Private { .. } => SpaceSet::default(),
+        }
+    }
 }
 
 impl Draft {
@@ -74,6 +88,8 @@ impl Draft {
             session: (!sealed.session.is_empty()).then(|| tags.tag(record::PRIVATE_SESSION_TAG, &sealed.session)),
             expires_ms: frame.expires_ms,
             created_ms: frame.created_ms,
+            index: frame.index as usize,
+            position: Position::of_packed(frame.position),
             owner: Some(tags.tag(record::OWNER_TAG, &sealed.owner)),
             content: Content::Private { body: sealed.body, vectors: sealed.vectors },
         })
@@ -97,6 +113,8 @@ impl Draft {
             session,
             expires_ms: frame.expires_ms,
             created_ms: frame.created_ms,
+            index: frame.index as usize,
+            position: Position::of_packed(frame.position),
             owner: None,
             content: Content::Plain { body: body_of(frame, attachment), vectors },
         })
@@ -128,6 +146,7 @@ fn body_of(frame: node_v1::FrameWrite, attachment: Option<Attachment>) -> FrameB
         passages,
         language: frame.language,
         attachment,
+        extensions: Extensions::default(),
     }
 }
 

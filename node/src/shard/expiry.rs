@@ -23,7 +23,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             .map_err(|error| self.unreadable(error))?;
         let (mut removed, named) = (0, due.iter().map(|(_, frames)| frames.len()).sum::<usize>());
         for (collection, frames) in due {
-            let payload = command::encode(&ShardCommand::Expire { collection, frames });
+            let payload = ShardCommand::Expire { collection, frames }.encode();
             let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
             match command::decode(&proposed.response).map_err(refuse_engine)? {
                 ShardAnswer::Expire(gone) => removed += u64::from(gone),

@@ -3,6 +3,7 @@
 //! A request may mean more frames than one command should remove: each step finds some, and says whether there are more.
 
 use bytes::Bytes;
+use mira_crypto::CollectionKey;
 use mira_index::filter;
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::StateReader;
@@ -19,7 +20,7 @@ use crate::shard::{
     },
     read::{self, private},
     refuse_engine, refuse_proposal, refuse_read,
-    write::{parse_request_id, write_header},
+    write::{keyed_request_id, write_header},
 };
 
 /// Where a request looks for what it means.
@@ -52,7 +53,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         self.must_lead()?;
         let header = write_header(request.header.as_ref())?;
         let collection = self.collection(header.epoch, header.collection)?;
-        let request_id = parse_request_id(&header.request_id)?;
+        let tags = self.shared.keyring.tags(&collection)?;
+        let request_id = keyed_request_id(&tags, &header.request_id)?;
         let asker = private::asker(&self.shared.keyring, &collection, &request)?;
         if request.ids.is_empty() {
             // A leader that has just been elected may not have applied what its predecessor acknowledged, and would miss it.
@@ -65,27 +67,29 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let looked_at = LookedAt { view, collection, ownership };
         let step = self.next_step(&looked_at, &request, asker)?;
         let LookedAt { view, collection, .. } = looked_at;
-        if step.frames.is_empty() {
+        if step.frames.is_empty() && !request.may_be_retry {
             let index = view.applied_index();
             let next = step.next.map(wire).unwrap_or_default();
             let frozen_for = self.released(collection.id)?;
             return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
         }
         let frames = step.frames.clone();
-        let payload = command::encode(&ShardCommand::Forget { collection: collection.id, frames, asker });
-        let proposed =
-            self.group.propose_content(request_id, &fingerprint(&request), payload).await.map_err(refuse_proposal)?;
-        let (removed, moved) = match command::decode(&proposed.response).map_err(refuse_engine)? {
-            ShardAnswer::Forget { removed, moved } => (removed, moved),
+        let command = ShardCommand::Forget { collection: collection.id, frames, asker, more: step.more };
+        let (payload, fingerprint) = (command.encode(), fingerprint(&request, &tags));
+        let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
+        let (removed, moved, more) = match command::decode(&proposed.response).map_err(refuse_engine)? {
+            ShardAnswer::Forget { removed, moved, more } => (removed, moved, more),
             other => return Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
         };
-        // Answered from what an earlier try did, or others removed some: what was found now may still be there.
-        let is_again = !request.filter_json.is_empty() && removed != step.frames;
+        // Answered with what an earlier try did, which may have been cut off behind it: what was found now is for a later step.
+        let next = if proposed.replayed { request.after } else { step.next.map(wire).unwrap_or_default() };
+        // What was found and is not the asker's stays, and every step would find it again.
+        let goes_on = proposed.replayed || step.next.is_some() || !removed.is_empty();
         Ok(node_v1::ForgetReply {
             removed: removed.into_iter().map(wire).collect(),
             index: proposed.index,
-            more: is_again || step.more,
-            next: if is_again { request.after } else { step.next.map(wire).unwrap_or_default() },
+            more: more && goes_on,
+            next,
             moved: moved.into_iter().map(wire).collect(),
             frozen_for: self.released(collection.id)?,
         })
@@ -162,7 +166,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// Removes what a dropped collection left.
     pub async fn purge(&self, collection: u64) -> Result<(), Refusal> {
-        let payload = command::encode(&ShardCommand::Purge { collection });
+        let payload = ShardCommand::Purge { collection }.encode();
         self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         Ok(())
     }
@@ -188,19 +192,17 @@ fn must_have_opened(ownership: Option<&Ownership>, sources: &[ShardId]) -> Resul
     Err(Refusal::NotReady("frames of the collection are still on their way to this shard".into()))
 }
 
-/// What tells a retry of a request from another request.
-fn fingerprint(request: &node_v1::ForgetRequest) -> Vec<u8> {
-    if !request.ids.is_empty() {
-        return request.ids.concat();
+/// What tells a retry of a request from another request: keyed, because it is kept on disks. Not where its steps stand, for
+/// one that is sent again begins anew.
+fn fingerprint(request: &node_v1::ForgetRequest, tags: &CollectionKey) -> [u8; 32] {
+    let (ids, all) = (request.ids.concat(), [u8::from(request.all)]);
+    let (session, filter) = (request.session.as_bytes(), request.filter_json.as_bytes());
+    let mut hasher = tags.content_hasher();
+    for part in [&ids[..], &all, session, filter, &request.private_session] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
     }
-    [
-        &[u8::from(request.all)],
-        request.session.as_bytes(),
-        request.filter_json.as_bytes(),
-        &request.after[..],
-        &request.private_session[..],
-    ]
-    .concat()
+    hasher.finish()
 }
 
 fn wire(frame: FrameId) -> Bytes {

@@ -89,7 +89,7 @@ pub fn touched(command: &ShardCommand) -> Vec<(CollectionId, FrameId)> {
 pub(crate) fn beside(payloads: &[Bytes]) -> Result<Bytes, EngineError> {
     let mut all = Vec::new();
     for payload in payloads {
-        all.extend(touched(&command::decode(payload)?));
+        all.extend(touched(&ShardCommand::decode(payload)?));
     }
     all.sort_unstable();
     all.dedup();
@@ -124,7 +124,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         self.must_lead()?;
         if request.mark {
             // A command that removes nothing: what comes behind it carries no earlier time than it does.
-            let payload = command::encode(&ShardCommand::Expire { collection: 0, frames: Vec::new() });
+            let payload = ShardCommand::Expire { collection: 0, frames: Vec::new() }.encode();
             self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         }
         let found = tokio::task::block_in_place(|| {

@@ -66,6 +66,7 @@ pub struct Shard<R: Runtime = TokioRuntime> {
     verifier: Arc<Verifier>,
     shared: Shared,
     locks: write::FrameLocks,
+    positions: write::Positions,
     placement: PlacementCache,
     views: pages::BackupViews,
 }
@@ -73,8 +74,8 @@ pub struct Shard<R: Runtime = TokioRuntime> {
 impl<R: Runtime> Shard<R> {
     /// Over a running group and the index that follows it.
     pub fn new(id: ShardId, group: Group<R>, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
-        let (locks, placement, views) = Default::default();
-        Shard { id, group, index, verifier, shared, locks, placement, views }
+        let (locks, positions, placement, views) = Default::default();
+        Shard { id, group, index, verifier, shared, locks, positions, placement, views }
     }
 
     /// Its Raft group.
@@ -95,7 +96,7 @@ impl<R: Runtime> Shard<R> {
     /// Has every replica digest its state as of one command; on the leader only.
     pub async fn verify(&self, nonce: u64) -> Result<(), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&command::ShardCommand::Verify { nonce });
+        let payload = command::ShardCommand::Verify { nonce }.encode();
         self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         Ok(())
     }
@@ -141,6 +142,9 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
         ProposeError::RequestIdReused => {
             problem(Code::Conflict, "the idempotency key was used before for another request; use a new key".into())
         }
+        ProposeError::NotApplicable { .. } => {
+            problem(Code::Internal, "the request cannot be carried out; nothing was done".to_owned())
+        }
         ProposeError::AppliedBefore { .. } => problem(Code::Conflict, error.to_string()),
         ProposeError::TooLarge { .. } => problem(Code::TooLarge, error.to_string()),
         ProposeError::DiskFull => problem(
@@ -165,14 +169,14 @@ impl From<KeyError> for Refusal {
             return Refusal::NotReady(error.to_string());
         }
         tracing::error!(%error, "a collection's key cannot be used");
-        Refusal::Problem(Problem::new(Code::Damaged, error.to_string()))
+        Refusal::Problem(Problem::new(Code::Damaged, "a key of the collection cannot be used: the node's log says why"))
     }
 }
 
 /// Reading the engine failed: this replica cannot answer, another may.
 pub fn refuse_engine(error: mira_raft::EngineError) -> Refusal {
     tracing::error!(%error, "state cannot be read");
-    Refusal::NotReady(format!("this replica cannot read its state: {error}"))
+    Refusal::NotReady("this replica cannot read its state".to_owned())
 }
 
 /// Parses a UUID's 16 bytes.

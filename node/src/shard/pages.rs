@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use mira_crypto::{RepositoryKey, os_rng};
-use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
+use mira_proto::{Code, CollectionId, Extensions, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,8 @@ use crate::shard::{
     refuse_proposal, reseal,
 };
 
-/// Of what a page holds. The first version had frames alone.
-const BODY_VERSION: u8 = 2;
+/// Of what a page holds.
+const BODY_VERSION: u8 = 3;
 
 /// Views of a shard's state that backups read.
 #[derive(Default)]
@@ -109,23 +109,17 @@ impl PagePlace<'_> {
     }
 }
 
-#[cfg(test)]
-impl PagePlace<'_> {
-    /// As the first version did.
-    pub(crate) fn seal_old(&self, key: &RepositoryKey, frames: &Vec<MigratedFrame>) -> Bytes {
-        key.seal(&self.associated(), &command::encode(frames), &mut os_rng()).into()
-    }
-}
-
 /// What is sealed in a page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageBody {
     /// Frames as they lie in the state.
     pub frames: Vec<MigratedFrame>,
-    /// The log position of each one's last change; none in a page of the first version.
+    /// The log position of each one's last change.
     pub changed: Vec<u64>,
     /// In the first page of a part.
     pub standing: Option<Standing>,
+    /// What later releases keep with a page.
+    pub extensions: Extensions,
 }
 
 /// How a shard stands to a collection, beside its frames.
@@ -151,10 +145,10 @@ impl PageBody {
         postcard::to_extend(self, vec![BODY_VERSION]).expect("plain data")
     }
 
-    /// Reads what this or an earlier version wrote.
+    /// Reads what [`Self::encode`] gave.
     pub fn decode(plain: &[u8]) -> Result<Self, EngineError> {
         let Some((&BODY_VERSION, rest)) = plain.split_first() else {
-            return Ok(PageBody { frames: command::decode(plain)?, ..PageBody::default() });
+            return Err(EngineError::Damaged("a page of unknown version".into()));
         };
         let body: PageBody = postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(error.to_string()))?;
         if body.changed.len() != body.frames.len() {
@@ -229,8 +223,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         let odd = |error: EngineError| Refusal::from(Problem::invalid(error.to_string()));
         let frames: Vec<MigratedFrame> =
-            request.frames.iter().map(|frame| command::decode(frame).map_err(odd)).collect::<Result<_, _>>()?;
-        let payload = command::encode(&ShardCommand::Restore { collection: request.collection, frames });
+            request.frames.iter().map(|frame| MigratedFrame::decode(frame).map_err(odd)).collect::<Result<_, _>>()?;
+        let payload = ShardCommand::Restore { collection: request.collection, frames }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Restore => Ok(()),

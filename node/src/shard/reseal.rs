@@ -5,10 +5,10 @@
 //! meanwhile was sealed with the new key by whoever changed it, so it is left alone. Interrupted at any point, the next
 //! leader walks again; the last page says in the log that the walk is complete.
 
-use std::{ops::Bound, ops::ControlFlow, sync::Arc};
+use std::{ops, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use mira_crypto::{CollectionKey, Part};
+use mira_crypto::{Bound, CollectionKey};
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits};
 use mira_raft::{EngineError, StateReader};
 
@@ -40,45 +40,47 @@ impl<'a> Resealer<'a> {
         Resealer { shared, cluster, collection, rng: (shared.randomness)() }
     }
 
-    /// A frame of shard `from`, sealed for shard `to`.
+    /// A frame of shard `from`, sealed for shard `to`; what stands in clear stays as it is, and bound.
     pub fn moved(&mut self, stored: MigratedFrame, from: ShardId, to: ShardId) -> Result<MigratedFrame, KeyError> {
-        let MigratedFrame { frame, mut record, mut vectors } = stored;
-        let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.version };
-        let places = (here, FramePlace { shard: to, ..here });
-        let is_private = record.owner.is_some();
-        record.body =
-            if is_private { self.layers(places, Part::Body, &record.body)? } else { self.body(places, &record.body)? };
-        if !vectors.is_empty() {
-            vectors = if is_private {
-                self.layers(places, Part::Vectors, &vectors)?
-            } else {
-                self.vectors(places, &vectors)?
-            };
+        let MigratedFrame { frame, record, vectors } = stored;
+        let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.fields.version };
+        let there = FramePlace { shard: to, ..here };
+        let (body, vectors) = if record.fields.owner.is_some() {
+            let fields = record.fields.encode();
+            let body = self.layers(here.body_bound(&fields), there.body_bound(&fields), &record.body)?;
+            (body, self.private_vectors(here, there, vectors)?)
+        } else {
+            (self.body(here, there, &record)?, self.vectors(here, there, vectors)?)
+        };
+        Ok(MigratedFrame { frame, record: FrameRecord { body, ..record }, vectors })
+    }
+
+    fn body(&mut self, here: FramePlace, there: FramePlace, record: &FrameRecord) -> Result<Bytes, KeyError> {
+        let body = here.open_body(&*self.key_of(&record.body)?, record)?;
+        Ok(there.seal_body(&*self.current()?, &record.fields, &body, &mut self.rng).into())
+    }
+
+    fn vectors(&mut self, here: FramePlace, there: FramePlace, sealed: Bytes) -> Result<Bytes, KeyError> {
+        if sealed.is_empty() {
+            return Ok(sealed);
         }
-        Ok(MigratedFrame { frame, record, vectors })
-    }
-
-    fn body(&mut self, (here, there): (FramePlace, FramePlace), sealed: &[u8]) -> Result<Bytes, KeyError> {
-        let body = here.open_body(&*self.key_of(sealed)?, sealed)?;
-        Ok(there.seal_body(&*self.current()?, &body, &mut self.rng).into())
-    }
-
-    fn vectors(&mut self, (here, there): (FramePlace, FramePlace), sealed: &[u8]) -> Result<Bytes, KeyError> {
-        let vectors = here.open_vectors(&*self.key_of(sealed)?, sealed)?;
+        let vectors = here.open_vectors(&*self.key_of(&sealed)?, &sealed)?;
         Ok(there.seal_vectors(&*self.current()?, &vectors, &mut self.rng).into())
     }
 
+    fn private_vectors(&mut self, here: FramePlace, there: FramePlace, sealed: Bytes) -> Result<Bytes, KeyError> {
+        if sealed.is_empty() {
+            return Ok(sealed);
+        }
+        self.layers(here.vectors_bound(), there.vectors_bound(), &sealed)
+    }
+
     /// The two outer layers of a private piece; what its owner sealed stays as it is.
-    fn layers(
-        &mut self,
-        (here, there): (FramePlace, FramePlace),
-        part: Part,
-        sealed: &[u8],
-    ) -> Result<Bytes, KeyError> {
+    fn layers(&mut self, here: Bound<'_>, there: Bound<'_>, sealed: &[u8]) -> Result<Bytes, KeyError> {
         let keyring = &self.shared.keyring;
-        let inner = private::open(keyring, &self.cluster, self.collection, &here.context(part), sealed)?;
+        let inner = private::open(keyring, &self.cluster, self.collection, here, sealed)?;
         let layer = keyring.current_layer(&self.cluster)?;
-        Ok(private::seal(&*self.current()?, &layer, &there.context(part), &inner, &mut self.rng))
+        Ok(private::seal(&*self.current()?, &layer, there, &inner, &mut self.rng))
     }
 
     fn current(&self) -> Result<Arc<CollectionKey>, KeyError> {
@@ -131,7 +133,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         complete: bool,
     ) -> Result<(), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&ShardCommand::Reseal { collection, to, frames, complete });
+        let payload = ShardCommand::Reseal { collection, to, frames, complete }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Reseal(_) => Ok(()),
@@ -147,14 +149,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let prefix = record::collection_prefix(record::Table::Heads, collection.id);
         let from = after.map(|after| record::head_key(collection.id, after));
-        let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
+        let from = from.as_ref().map_or(ops::Bound::Included(&prefix[..]), |from| ops::Bound::Excluded(&from[..]));
         let end = record::head_key(collection.id, FrameId::MAX);
         let mut heads: Vec<(FrameId, Result<FrameHead, EngineError>)> = Vec::new();
         let page = &mut |key: &[u8], value: &[u8]| {
             heads.extend(record::parse_pair_key(key).map(|(_, frame)| (frame, FrameHead::decode(value))));
             if heads.len() == limits::GROWTH_PAGE_FRAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        view.scan(from, Bound::Included(&end), false, page).map_err(|error| self.unreadable(error))?;
+        view.scan(from, ops::Bound::Included(&end), false, page).map_err(|error| self.unreadable(error))?;
         let is_last = heads.len() < limits::GROWTH_PAGE_FRAMES;
         let mut resealer = Resealer::new(&self.shared, collection);
         let (mut frames, mut walked) = (Vec::new(), Walked::default());
@@ -217,5 +219,5 @@ pub(super) fn read_stored(
 
 /// Whether a frame is known to be sealed with the key that seals now. Of a private one, only opening it would tell.
 fn is_current(record: &FrameRecord, collection: &CollectionRecord) -> bool {
-    record.owner.is_none() && mira_crypto::frame::key_version(&record.body) == Ok(collection.key_version)
+    record.fields.owner.is_none() && mira_crypto::frame::key_version(&record.body) == Ok(collection.key_version)
 }

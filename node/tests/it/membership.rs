@@ -7,14 +7,52 @@ use std::{
     time::Duration,
 };
 
+use mira_node::meta::{MetaAnswer, MetaCommand, NodeRecord};
 use mira_node::{Formation, RunningNode, Shape, StartError, VerificationSettings};
 use mira_proto::{
-    Code, Refusal,
+    Code, PROTOCOL_VERSION, Problem, Refusal,
     node_v1::{self, change_node_request::Action},
 };
 use mira_testing::{eventually, eventually_blocking};
 
 use crate::common::cluster::{Addresses, Cluster, PATIENCE, SHARDS, request, start};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_format_level_is_switched_on_when_every_node_knows_it_and_keeps_older_ones_out() {
+    let mut cluster = Cluster::of(3).await;
+    let records: Vec<NodeRecord> = cluster.nodes[&0].node().cluster().nodes.values().cloned().collect();
+    let level = |cluster: &Cluster| cluster.nodes[&0].node().cluster().header.format;
+    let next = level(&cluster) + 1;
+    // As three nodes of the release to come would say, one after the other.
+    for (at, record) in records.iter().enumerate() {
+        let answer = cluster.nodes[&0].node().propose_meta(&MetaCommand::RaiseFormat(next)).await;
+        assert_eq!(answer.expect("answered"), MetaAnswer::Refused, "{at} of 3 nodes know it");
+        let newer = MetaCommand::PutNode(NodeRecord { format: next, ..record.clone() });
+        assert_eq!(cluster.nodes[&0].node().propose_meta(&newer).await.expect("answered"), MetaAnswer::Done);
+    }
+    eventually("the level is switched on", PATIENCE, async || level(&cluster) == next).await;
+
+    // A node of this release is not let in any more, neither anew nor as what it was.
+    let older = MetaCommand::PutNode(records[1].clone());
+    let answer = cluster.nodes[&0].node().propose_meta(&older).await.expect("answered");
+    assert_eq!(answer, MetaAnswer::Refused);
+    let me = NodeRecord { id: 77, ..records[1].clone() };
+    let request = node_v1::JoinRequest {
+        node: Some(me.to_wire()),
+        protocol_version: PROTOCOL_VERSION,
+        proof: cluster.nodes[&0].node().join_proof(&me, b"").into(),
+        ..Default::default()
+    };
+    let client = cluster.clients().await.remove(0);
+    let refused = Problem::from(client.cluster().join(request).await.expect_err("it knows too little"));
+    assert_eq!(refused.code, Code::UnsupportedVersion, "{refused:?}");
+    cluster.nodes.remove(&2).expect("it runs").shutdown().await;
+    let folder = cluster.folders[2].path();
+    let again = start(folder, Formation::Join(Vec::new())).await.map(drop);
+    let is_refused =
+        matches!(again, Err(StartError::Format { written, known }) if written == next && known == next - 1);
+    assert!(is_refused, "{again:?}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {

@@ -238,15 +238,23 @@ mod layers {
         Node { keyring, cluster, collection }
     }
 
+    /// A body is bound to the fields beside it too.
+    fn bound(place: &FramePlace, part: Part) -> mira_crypto::Bound<'static> {
+        match part {
+            Part::Body => place.body_bound(b"fields in clear"),
+            _ => place.vectors_bound(),
+        }
+    }
+
     impl Node {
         fn seal(&self, place: FramePlace, part: Part, inner: &[u8]) -> Vec<u8> {
             let key: std::sync::Arc<CollectionKey> = self.keyring.current(&self.collection).unwrap();
             let layer = self.keyring.current_layer(&self.cluster).unwrap();
-            private::seal(&key, &layer, &place.context(part), inner, &mut mira_crypto::os_rng()).to_vec()
+            private::seal(&key, &layer, bound(&place, part), inner, &mut mira_crypto::os_rng()).to_vec()
         }
 
         fn open(&self, place: FramePlace, part: Part, sealed: &[u8]) -> Option<Vec<u8>> {
-            private::open(&self.keyring, &self.cluster, &self.collection, &place.context(part), sealed).ok()
+            private::open(&self.keyring, &self.cluster, &self.collection, bound(&place, part), sealed).ok()
         }
     }
 

@@ -15,8 +15,10 @@ use mira_node::shard::command::{
 };
 use mira_node::shard::migration::ownership::{Backfill, Ownership, Progress, Span};
 use mira_node::shard::pages::{PageBody, Standing};
-use mira_node::shard::record::{self, Attachment, Class, FrameBody, FrameHead, FrameRecord, KeyFloor, OwnedFrame};
-use mira_proto::vectors::SpaceSet;
+use mira_node::shard::record::{
+    self, Attachment, Class, FrameBody, FrameFields, FrameHead, FrameRecord, KeyFloor, OwnedFrame,
+};
+use mira_proto::{Extensions, vectors::SpaceSet};
 use mira_testing::keys::KEY;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -29,8 +31,9 @@ const FRAME: u128 = 0x0192_f0c4_a5b6_7c8d_9e0f_1122_3344_5566;
 const TIME: u64 = 1_800_000_000_123;
 
 fn frame_record() -> FrameRecord {
-    FrameRecord {
+    let fields = FrameFields {
         version: 3,
+        position: TIME << 22,
         created_ms: TIME,
         updated_ms: TIME + 5,
         expires_ms: TIME + 9_000,
@@ -40,8 +43,17 @@ fn frame_record() -> FrameRecord {
         spaces: SpaceSet::from_iter([0, 2]),
         class: Class::Memory,
         chunks: vec![7, 8],
-        body: "sealed body".into(),
-    }
+        extensions: later(),
+    };
+    FrameRecord { fields, body: "sealed body".into() }
+}
+
+/// Fields that this release does not know.
+fn later() -> Extensions {
+    let mut extensions = Extensions::default();
+    extensions.set(1_000, "of a later release");
+    extensions.set(9, [1, 2, 3].as_slice());
+    extensions
 }
 
 fn ownership() -> Ownership {
@@ -57,22 +69,13 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
     let store = StoreFrame {
         collection: 7,
         frame: FRAME,
-        version: 3,
         condition: Condition::Expect(2),
-        digest: [5; 32],
-        owner: Some([6; 16]),
-        session: Some([4; 16]),
-        expires_ms: TIME,
-        created_ms: TIME - 9,
-        ttl_ms: 60_000,
-        spaces: SpaceSet::from_iter([0, 2]),
-        class: Class::Chunk,
-        chunks: vec![7],
-        body: "sealed body".into(),
+        keeps_origin: true,
+        record: frame_record(),
         vectors: "sealed vectors".into(),
         key_version: 2,
     };
-    let forget = |asker| ShardCommand::Forget { collection: 7, frames: vec![FRAME], asker };
+    let forget = |asker| ShardCommand::Forget { collection: 7, frames: vec![FRAME], asker, more: true };
     let grow = |step| ShardCommand::Grow { collection: 7, shard: 3, span: Span { from: 2, to: 4, shards: 16 }, step };
     let frames = vec![MigratedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
     let resealed =
@@ -96,6 +99,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
                 upto: Some(FRAME),
                 frames: frames.clone(),
                 gone: vec![FRAME - 2],
+                ended_version: 5,
             }),
         ),
         ("command_reseal", ShardCommand::Reseal { collection: 7, to: 2, frames: vec![resealed], complete: true }),
@@ -111,7 +115,7 @@ fn answers() -> Vec<(&'static str, ShardAnswer)> {
     use StoreOutcome::{Conflict, Foreign, Moved, Raced, Same, Stored};
     vec![
         ("answer_store", ShardAnswer::Store(vec![Stored(1), Same(2), Conflict(3), Raced(4), Moved, Foreign])),
-        ("answer_forget", ShardAnswer::Forget { removed: vec![FRAME], moved: vec![FRAME + 1] }),
+        ("answer_forget", ShardAnswer::Forget { removed: vec![FRAME], moved: vec![FRAME + 1], more: true }),
         ("answer_purge", ShardAnswer::Purge),
         ("answer_expire", ShardAnswer::Expire(2)),
         ("answer_verify", ShardAnswer::Verify),
@@ -127,8 +131,8 @@ fn answers() -> Vec<(&'static str, ShardAnswer)> {
 fn a_shard_reads_what_was_written_before() {
     let mut samples = Samples::of(env!("CARGO_MANIFEST_DIR"));
     for (name, written) in commands() {
-        let committed = samples.check(name, &command::encode(&written));
-        assert_eq!(command::decode::<ShardCommand>(&committed).expect("readable"), written, "{name}");
+        let committed = samples.check(name, &written.encode());
+        assert_eq!(ShardCommand::decode(&committed).expect("readable"), written, "{name}");
     }
     for (name, written) in answers() {
         let committed = samples.check(name, &command::encode(&written));
@@ -160,6 +164,7 @@ fn a_shard_reads_what_was_written_before() {
         passages: vec![(0, 2), (1, 3)],
         language: "en".into(),
         attachment: Some(Attachment { content_type: "text/csv".into(), chunks: vec![(7, 1 << 20), (8, 5)] }),
+        extensions: later(),
     };
     read_plain(&mut samples, "frame_body", &body);
     backup(&mut samples);
@@ -182,14 +187,12 @@ fn read_plain<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
 /// What is sealed in pages of backups.
 fn backup(samples: &mut Samples) {
     let frames = vec![MigratedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
-    // As the first version wrote it.
-    let committed = samples.check("backup_page", &command::encode(&frames));
-    let read = PageBody::decode(&committed).expect("readable");
-    assert_eq!((read.frames, read.changed.len(), read.standing), (frames.clone(), 0, None));
+    let committed = samples.check("migrated_frame", &frames[0].encode());
+    assert_eq!(MigratedFrame::decode(&committed).expect("readable"), frames[0]);
     let floor = Some(KeyFloor { version: 2, complete_at: 90 });
     let standing = Some(Standing { ownership: Some(ownership()), floor });
-    let page = PageBody { frames, changed: vec![70], standing };
-    let committed = samples.check("backup_page_2", &page.encode());
+    let page = PageBody { frames, changed: vec![70], standing, extensions: later() };
+    let committed = samples.check("backup_page", &page.encode());
     assert_eq!(PageBody::decode(&committed).expect("readable"), page);
     let entries = vec![bytes::Bytes::from_static(b"an entry"), "another".into()];
     let committed = samples.check("backup_log_page", &command::encode(&entries));
@@ -200,6 +203,7 @@ fn keys(samples: &mut Samples) {
     samples.check("key_frame", &record::frame_key(7, FRAME));
     samples.check("key_head", &record::head_key(7, FRAME));
     samples.check("key_vectors", &record::vectors_key(7, FRAME));
+    samples.check("key_last_position", record::LAST_POSITION_KEY);
     samples.check("key_count", &record::count_key(7));
     let committed = samples.check("key_owned", &record::owned_key(7, &[6; 16], FRAME));
     assert_eq!(record::parse_owned_key(&committed), Some(FRAME));
@@ -209,7 +213,7 @@ fn keys(samples: &mut Samples) {
     samples.check("key_ownership", &Ownership::key(7));
     samples.check("key_key_floor", &record::key_floor_key(7));
     let committed = samples.check("key_session", &record::session_key(7, &[4; 16], TIME, FRAME));
-    assert_eq!(record::parse_session_key(&committed), Some((TIME, FRAME)));
+    assert_eq!(record::parse_session_key(&committed), Some(FRAME));
 }
 
 fn meta(samples: &mut Samples) {
@@ -281,6 +285,7 @@ fn meta(samples: &mut Samples) {
         ("meta_place_shards", MetaCommand::PlaceShards(vec![vec![1, 2, 3]])),
         ("meta_create_collection", MetaCommand::CreateCollection(collection.clone())),
         ("meta_drop_collection", MetaCommand::DropCollection { name: "notes".into(), id: 7 }),
+        ("meta_raise_format", MetaCommand::RaiseFormat(2)),
         ("meta_set_phases", MetaCommand::SetPhases(vec![(2, NodePhase::Active { ring: 9 })])),
         ("meta_remove_node", MetaCommand::RemoveNode(2)),
         ("meta_start_move", MetaCommand::StartMove { shard: 3, from: Some(1), to: 2 }),

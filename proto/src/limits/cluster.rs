@@ -1,5 +1,7 @@
 //! How large a cluster may be, with the moves of replicas that it does at once.
 
+use std::time::Duration;
+
 /// Collections of a cluster that the map carries to every router in one message.
 pub const MAX_COLLECTIONS: usize = 10_000;
 /// Named vectors of a collection: each is an index of its own, and a bit in what is known of a frame.
@@ -14,3 +16,7 @@ pub const MAX_MOVES: usize = 4;
 pub const CAUGHT_UP_ENTRIES: u64 = 100;
 /// Ends of keys that the meta group remembers: it keeps all of them in memory, and forgets the oldest finished ones.
 pub const MAX_ERASURES: usize = 1_000;
+/// Collections that one caller may make at once through a router: as many as a large import brings.
+pub const COLLECTIONS_AT_ONCE: u32 = 2_000;
+/// For one more collection of a caller.
+pub const COLLECTION_EVERY: Duration = Duration::from_secs(1);

@@ -30,9 +30,3 @@ pub const SEARCH_MEMORY_BYTES: usize = 256 << 20;
 pub const MAX_SEARCHES_WAITING: usize = 1_024;
 /// Query embeddings a router remembers: agents ask the same things again, and 5,000 of 384 components are 8 MB.
 pub const QUERY_CACHE: usize = 5_000;
-/// Answers of shards that a router keeps to be confirmed by the shard: agents ask the same things again.
-pub const KEPT_ANSWERS: usize = 10_000;
-/// Bytes of all answers that are kept: a router stays under 500 MB (SPEC section 2).
-pub const KEPT_ANSWERS_BYTES: usize = 64 << 20;
-/// Bytes of one answer that is kept: a search for everything is not to push out all others.
-pub const MAX_KEPT_ANSWER_BYTES: usize = 1 << 20;

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use super::bounded;
 use super::keys::RotationStatus;
 
 /// How vectors of a collection are compared.
@@ -52,7 +53,7 @@ pub struct CollectionSettings {
     /// Frames are forgotten this long after they were stored; never when absent.
     pub ttl_seconds: Option<u64>,
     /// Further vectors that its frames may have, by name, up to 8, such as {"state": {"dim": 1536}}.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "bounded::named")]
     pub vectors: BTreeMap<String, NamedVectors>,
 }
 

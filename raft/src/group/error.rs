@@ -37,6 +37,12 @@ pub enum ProposeError {
         /// Where in the log it was applied.
         index: u64,
     },
+    /// It was committed, and no replica can apply it: nothing was changed, nor will be by proposing it again.
+    #[error("the command cannot be applied, at index {index}")]
+    NotApplicable {
+        /// Where in the log it is.
+        index: u64,
+    },
     /// Nothing happened; a payload must be shorter.
     #[error("payload of {bytes} bytes; at most {limit} are allowed")]
     TooLarge {

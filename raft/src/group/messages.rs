@@ -5,7 +5,7 @@ use std::fmt::Display;
 use bytes::Bytes;
 use openraft::Snapshot;
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::de::DeserializeOwned;
 
 use super::Group;
@@ -14,7 +14,7 @@ use crate::freshness;
 use crate::snapshot::SnapshotData;
 use crate::snapshot::receive::Finished;
 use crate::threads::run_blocking;
-use crate::types::{Runtime, Vote, index_of};
+use crate::types::{Runtime, Types, Vote, index_of};
 use crate::wire::{self, ChunkHeader, Kind, Refusal, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
 
 impl<R: Runtime> Group<R> {
@@ -23,10 +23,20 @@ impl<R: Runtime> Group<R> {
         let raft = self.raft();
         match kind {
             Kind::Append => self.handle_append(body).await,
-            Kind::Vote => raft.vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped),
-            Kind::PreVote => raft.pre_vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped),
+            Kind::Vote => {
+                let request: VoteRequest<Types<R>> = parse(&body)?;
+                self.check_sender(&request.vote)?;
+                raft.vote(request).await.map(|reply| to_postcard(&reply)).map_err(stopped)
+            }
+            Kind::PreVote => {
+                let request: VoteRequest<Types<R>> = parse(&body)?;
+                self.check_sender(&request.vote)?;
+                raft.pre_vote(request).await.map(|reply| to_postcard(&reply)).map_err(stopped)
+            }
             Kind::TransferLeader => {
-                let reply = raft.handle_transfer_leader(parse(&body)?).await;
+                let request: TransferLeaderRequest<Types<R>> = parse(&body)?;
+                self.check_sender(request.from_leader())?;
+                let reply = raft.handle_transfer_leader(request).await;
                 reply.map(|reply| to_postcard(&reply)).map_err(stopped)
             }
             Kind::SnapshotOffer | Kind::SnapshotChunk | Kind::SnapshotFinish => {
@@ -39,6 +49,7 @@ impl<R: Runtime> Group<R> {
 
     async fn handle_append(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
         let append = wire::decode_append(body).map_err(malformed)?;
+        self.check_sender(&append.vote)?;
         let (quorum_age, committed) = (append.quorum_age, append.commit.clone());
         // A new leader does not know how far its predecessor had got until an entry of its own is committed.
         let knows = committed.as_ref().is_some_and(|at| at.leader_id.term == append.vote.leader_id.term);
@@ -69,6 +80,7 @@ impl<R: Runtime> Group<R> {
             }
             Kind::SnapshotFinish => {
                 let finish: SnapshotFinish = parse(&body)?;
+                self.check_sender(&finish.vote)?;
                 match receiver.finish(&finish, own_vote).map_err(stopped)? {
                     Finished::Answer(reply) => Ok(reply),
                     Finished::Install { generation } => self.install(finish, generation).await,
@@ -76,6 +88,7 @@ impl<R: Runtime> Group<R> {
             }
             _ => {
                 let offer: SnapshotOffer = parse(&body)?;
+                self.check_sender(&offer.vote)?;
                 receiver.offer(&offer, own_vote).map_err(stopped)
             }
         }

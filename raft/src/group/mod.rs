@@ -23,6 +23,7 @@ use crate::types::{Answer, Fingerprint, GroupId, Node, NodeId, Proposal, Request
 
 mod error;
 mod messages;
+mod senders;
 mod status;
 
 pub use error::{ChangeError, ProposeError, ReadError};
@@ -305,9 +306,15 @@ impl<R: Runtime> Group<R> {
         // A task that ended by a panic leaves its last words standing, "leader" among them.
         if !status.is_stopped() && is_closed::<R>(metrics) {
             status.role = Role::Stopped("its task has ended by a panic".into());
-            status.leader = None;
         }
+        // A replica that has stopped hears of no leader any more.
+        status.leader = status.leader.filter(|_| !status.is_stopped());
         status
+    }
+
+    /// Whether this replica has stopped for something that passes: opened again, it goes on where it was.
+    pub fn has_stopped_in_passing(&self) -> bool {
+        self.status().is_stopped() && self.inner.parts.log.failures().is_passing(self.id())
     }
 
     /// Follows this replica's status.
@@ -445,5 +452,6 @@ fn proposed(index: u64, answer: Answer) -> Result<Proposed, ProposeError> {
         Answer::Replayed { index, response: Some(response) } => Ok(Proposed { index, response, replayed: true }),
         Answer::Replayed { index, response: None } => Err(ProposeError::AppliedBefore { index }),
         Answer::Reused => Err(ProposeError::RequestIdReused),
+        Answer::Failed => Err(ProposeError::NotApplicable { index }),
     }
 }

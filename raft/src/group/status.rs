@@ -162,8 +162,7 @@ pub(super) fn status_of<R: Runtime>(group: GroupId, metrics: &Metrics<R>, applie
 
 fn is_changing<R: Runtime>(metrics: &Metrics<R>, applied: u64) -> bool {
     let members = &metrics.membership_config;
-    members.membership().get_joint_config().len() > 1
-        || index_of(members.log_id().as_ref()) > applied
+    members.membership().get_joint_config().len() > 1 || index_of(members.log_id().as_ref()) > applied
 }
 
 /// On the leader: how long ago a quorum last answered. A leader that is its own quorum needs no answer.

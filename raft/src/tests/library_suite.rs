@@ -23,7 +23,7 @@ type T = Types<TokioRuntime>;
 const GROUP: GroupId = 7;
 
 /// Keeps each payload at its index.
-struct Journal;
+pub(super) struct Journal;
 
 impl StateMachine for Journal {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {

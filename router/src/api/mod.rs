@@ -5,7 +5,9 @@
 //! [`Problem`] back. Nothing is decided in an adapter, so the same input has the same outcome on all three. The routes of
 //! HTTP, their description and MCP's tools are made of one table, `operations.rs`.
 
+mod access;
 pub mod auth;
+mod body;
 mod content;
 mod extract;
 mod failure;
@@ -27,6 +29,8 @@ use crate::metrics::Metrics;
 use crate::private::credential::{Credential, NewPassphrase};
 use crate::{Memory, RequestContext, RouterConfig};
 use auth::Gate;
+use body::BodyRoom;
+use mcp::cancel::RunningCalls;
 
 /// The header that carries a consistency token, in requests and answers.
 pub const CONSISTENCY_TOKEN: &str = "x-mira-consistency-token";
@@ -53,6 +57,10 @@ pub struct Api {
     pub(crate) open_metrics: bool,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) allowed_origins: Vec<String>,
+    /// Room for bodies that are whole in memory.
+    bodies: BodyRoom,
+    /// Requests at work that a client may cancel.
+    calls: RunningCalls,
     /// Room for bodies that are not whole in memory.
     streams: Arc<tokio::sync::Semaphore>,
     cluster: Arc<Cluster>,
@@ -64,6 +72,8 @@ impl Api {
     /// The front ends' common part.
     pub fn new(memory: Arc<Memory>, metrics: Arc<Metrics>, config: &RouterConfig) -> Self {
         Api {
+            bodies: BodyRoom::default(),
+            calls: RunningCalls::default(),
             streams: Arc::new(tokio::sync::Semaphore::new(limits::MAX_STREAMS)),
             cluster: memory.cluster.clone(),
             model: memory.embedding.model().map(|model| model.name.clone()),
@@ -79,12 +89,13 @@ impl Api {
 
     /// The circumstances of a request that was let in, from its headers (gRPC: its metadata).
     pub(crate) fn context(&self, principal: Arc<str>, headers: &HeaderMap) -> Result<RequestContext, Problem> {
-        let timeout = match (text(headers, TIMEOUT_MS)?, text(headers, GRPC_TIMEOUT)?) {
-            (Some(ms), _) => milliseconds(ms)?,
-            (None, Some(timeout)) => grpc_timeout(timeout)?,
-            (None, None) => self.default_deadline,
+        let named = match (text(headers, TIMEOUT_MS)?, text(headers, GRPC_TIMEOUT)?) {
+            (Some(ms), _) => Some(milliseconds(ms)?),
+            (None, Some(timeout)) => Some(grpc_timeout(timeout)?),
+            (None, None) => None,
         };
-        let mut context = RequestContext::new(principal, timeout.min(limits::MAX_DEADLINE));
+        let timeout = named.unwrap_or(self.default_deadline).min(limits::MAX_DEADLINE);
+        let mut context = RequestContext { names_deadline: named.is_some(), ..RequestContext::new(principal, timeout) };
         if let Some(token) = text(headers, CONSISTENCY_TOKEN)? {
             context.token = token.parse().map_err(Problem::from)?;
         }
@@ -94,14 +105,23 @@ impl Api {
     }
 
     /// Whether this router can serve, and what stands against it.
-    pub(crate) fn readiness(&self) -> (bool, serde_json::Value) {
+    pub(crate) async fn readiness(&self) -> (bool, serde_json::Value) {
         let view = self.cluster.view();
-        let leaderless = view.as_ref().map(|view| self.cluster.leaderless(view));
-        let ready = leaderless.as_ref().is_some_and(Vec::is_empty);
+        let health = match &view {
+            Some(view) => Some(self.cluster.group_health(view).await),
+            None => None,
+        };
+        let ready = health.as_ref().is_some_and(|health| health.is_good());
+        let stopped = health.iter().flat_map(|health| &health.stopped).map(|(shard, node)| match shard {
+            Some(shard) => format!("shard {shard} on node {node:016x}"),
+            None => format!("the meta group on node {node:016x}"),
+        });
         let body = serde_json::json!({
             "ready": ready,
             "cluster_map_epoch": view.map(|view| view.epoch),
-            "leaderless_shards": leaderless,
+            "meta_group_has_leader": health.as_ref().map(|health| health.meta_led),
+            "leaderless_shards": health.as_ref().map(|health| &health.leaderless),
+            "stopped": stopped.collect::<Vec<_>>(),
             "model": self.model,
         });
         (ready, body)

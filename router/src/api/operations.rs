@@ -3,6 +3,8 @@
 //! The routes of HTTP, `/openapi.json` and the list of MCP tools are made of it, so none of them can lack what another
 //! has. What gRPC offers stands in `proto/proto/mira/v1`.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::http::{Method, StatusCode};
 use futures::FutureExt;
@@ -34,6 +36,13 @@ pub(super) fn table() -> Vec<Operation> {
     [tools(), of_collections(), of_contents(), of_administration(), of_the_router()].into_iter().flatten().collect()
 }
 
+/// The names of the tools.
+pub(super) fn tool_names() -> impl Iterator<Item = &'static str> {
+    static NAMES: LazyLock<Vec<&'static str>> =
+        LazyLock::new(|| table().iter().filter(|row| row.tool.is_some()).map(|row| row.name).collect());
+    NAMES.iter().copied()
+}
+
 /// What models are told about `store`.
 const STORE: About = About {
     description: "Store a memory (content), or up to 1,000 of them (items, each stored or refused by itself). \
@@ -58,7 +67,7 @@ const SEARCH: About = About {
 /// What models are told about `recall`.
 const RECALL: About = About {
     description: "Read memories by id or ids, or the memories of a session in the order they were stored (with \
-        last, the newest ones).",
+        last, the newest ones). `more` means that the answer was cut: send next_cursor as cursor with the same request.",
     is_read_only: true,
     is_destructive: false,
     is_idempotent: true,
@@ -153,7 +162,7 @@ fn of_collections() -> Vec<Operation> {
             async move { memory.scan(context, &name, request).await }.boxed()
         })
         .summary("Everything in a collection, page by page")
-        .query("after", string_of("uuid"))
+        .query("cursor", string_of("uuid"))
         .query("limit", page_size())
         .row(),
         Typed::get("sessions", "/collections/{name}/sessions", |memory, context, (Name(name), Parameters(request))| {
@@ -162,7 +171,7 @@ fn of_collections() -> Vec<Operation> {
         .summary("The sessions of a collection, page by page")
         .query("agent", string())
         .query("active_since", string_of("date-time"))
-        .query("after", string())
+        .query("cursor", string())
         .query("limit", page_size())
         .row(),
         Typed::post(
@@ -249,6 +258,10 @@ fn of_administration() -> Vec<Operation> {
             .header(OWNER_PASSPHRASE, true, string())
             .header(NEW_PASSPHRASE, true, string())
             .gives_nothing("Changed"),
+        Operation::handled(Method::DELETE, "remove_passphrase", "/owner/passphrase", service::remove_passphrase)
+            .summary("Remove the record of the caller's passphrase, with the key that it protects")
+            .header(OWNER_PASSPHRASE, true, string())
+            .gives_nothing("Removed"),
         Typed::get("list_keys", "/admin/keys", |memory, context, ()| memory.list_keys(context).boxed())
             .summary("The cluster's keys, by name")
             .row(),

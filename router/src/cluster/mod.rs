@@ -16,6 +16,7 @@ mod clients;
 pub mod decide;
 mod fan_out;
 mod hedge;
+mod readiness;
 mod route;
 mod shard_read;
 mod staleness;
@@ -43,8 +44,9 @@ use bundle::Bundler;
 pub use bundle::size_of_frame;
 use clients::Connections;
 use decide::Step;
-pub use fan_out::{FanOut, fan_out};
+pub use fan_out::{FanOut, WantedFrames, fan_out};
 use hedge::Hedges;
+pub use readiness::GroupHealth;
 pub use route::{CollectionRoute, Leftover, Place, RemovalPart, RouteConstraint, Selected};
 pub use shard_read::{ShardAnswer, ShardRead};
 pub use staleness::Staleness;
@@ -180,6 +182,8 @@ pub struct Cluster {
     bundler: Bundler,
     hedges: Hedges,
     refreshing: tokio::sync::Mutex<()>,
+    /// What the nodes said of their groups, and when they were asked.
+    health: tokio::sync::Mutex<Option<(Instant, Arc<GroupHealth>)>>,
     metrics: Arc<Metrics>,
 }
 
@@ -194,6 +198,7 @@ impl Cluster {
             bundler: Bundler::default(),
             hedges: Hedges::default(),
             refreshing: tokio::sync::Mutex::default(),
+            health: tokio::sync::Mutex::default(),
             metrics,
         }
     }
@@ -211,8 +216,7 @@ impl Cluster {
             }
             self.refresh(0).await;
             if self.view.load().is_none() && deadline.saturating_duration_since(Instant::now()) < limits::RETRY_PAUSE {
-                let seeds = self.seeds.join(", ");
-                let detail = format!("no storage node answers at {seeds}: the router has no cluster map yet");
+                let detail = "no storage node answers: the router has no cluster map yet";
                 return Err(Problem::new(Code::Unavailable, detail));
             }
             if self.view.load().is_none() {

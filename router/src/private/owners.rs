@@ -4,7 +4,7 @@
 //! whose name is the caller's, or the one it sends along. The first private frame that is stored under a new name makes
 //! the record, with a fresh key in it; a record that is cheaper to guess at than today's cost is replaced when it is next
 //! opened. Opening one takes a tenth of a second by design, so a router remembers the key for
-//! [`limits::PASSPHRASE_CACHE_TIME`], under a keyed hash of name and passphrase.
+//! [`limits::PASSPHRASE_CACHE_TIME`], under a keyed hash of name and passphrase. Guesses are braked (`super::brake`).
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,15 +12,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lru::LruCache;
 use mira_crypto::{CryptoError, OwnerKey, PassphraseCost};
-use mira_proto::model::StoreItem;
 use mira_proto::node_v1::{GetOwnerRequest, PutOwnerRequest};
 use mira_proto::{Code, Problem, limits};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
+use super::brake::Brake;
 use super::credential::{Credential, NewPassphrase, Passphrase, problem_of};
+use crate::rates::CallerRate;
 use crate::{Memory, RequestContext};
 
 /// A key, and until when it is remembered.
@@ -32,6 +33,8 @@ pub(crate) struct Owners {
     /// Keys the hashes above, so that they are worth nothing outside of this process.
     secret: Zeroizing<[u8; 32]>,
     at_work: Arc<Semaphore>,
+    brake: Brake,
+    made: CallerRate,
     cost: Mutex<PassphraseCost>,
 }
 
@@ -42,6 +45,8 @@ impl Default for Owners {
             opened: Mutex::new(LruCache::new(capacity)),
             secret: Zeroizing::new(rand::random()),
             at_work: Arc::new(Semaphore::new(limits::MAX_PASSPHRASES_AT_WORK)),
+            brake: Brake::default(),
+            made: CallerRate::new("owners", limits::OWNERS_AT_ONCE, limits::OWNER_EVERY),
             cost: Mutex::new(PassphraseCost::RECOMMENDED),
         }
     }
@@ -96,13 +101,13 @@ impl Memory {
         }
     }
 
-    /// The owner of what is stored, who must be there if any of it is private.
+    /// The owner of what is stored, who must be there if any of it is private (`is_private`).
     pub(crate) async fn storing_owner(
         &self,
         context: &RequestContext,
-        items: &[StoreItem],
+        is_private: bool,
     ) -> Result<RequestContext, Problem> {
-        match (items.iter().any(|item| item.private), &context.owner) {
+        match (is_private, &context.owner) {
             (false, _) => Ok(context.clone()),
             (true, None) => Err(keyless("private")),
             (true, Some(_)) => self.resolve(context, true).await,
@@ -111,15 +116,18 @@ impl Memory {
 
     async fn resolve(&self, context: &RequestContext, make: bool) -> Result<RequestContext, Problem> {
         let Some(Credential::Passphrase(passphrase)) = &context.owner else { return Ok(context.clone()) };
-        let key = match self.owners.opened(passphrase) {
-            Some(key) => key,
-            None => {
-                let key = self.open_passphrase(context, passphrase, make).await?;
-                self.owners.remember(passphrase, key.clone());
-                key
-            }
-        };
-        Ok(RequestContext { owner: Some(Credential::Key(key)), ..context.clone() })
+        let with = |key| Ok(RequestContext { owner: Some(Credential::Key(key)), ..context.clone() });
+        if let Some(key) = self.owners.opened(passphrase) {
+            return with(key);
+        }
+        let _turn = self.owners.brake.turn(context).await?;
+        // The caller's request before this one may have opened it.
+        if let Some(key) = self.owners.opened(passphrase) {
+            return with(key);
+        }
+        let key = self.open_passphrase(context, passphrase, make).await?;
+        self.owners.remember(passphrase, key.clone());
+        with(key)
     }
 
     async fn open_passphrase(
@@ -137,7 +145,8 @@ impl Memory {
                     something private first";
                 return Err(Problem::new(Code::WrongOwnerKey, detail));
             }
-            let made = self.at_work(passphrase, move |secret| {
+            self.owners.made.take(&context.principal, Instant::now())?;
+            let made = self.at_work(context, passphrase, move |secret| {
                 let mut rng = mira_crypto::os_rng();
                 OwnerKey::generate(&mut rng).protect(secret, cost, &mut rng)
             });
@@ -147,7 +156,7 @@ impl Memory {
         }
         let old = record.clone();
         let (key, better) = self
-            .at_work(passphrase, move |secret| {
+            .guess(context, passphrase, move |secret| {
                 let key = OwnerKey::from_passphrase(secret, &record)?;
                 let weak = PassphraseCost::of_record(&record)?.is_below(&cost);
                 let better = weak.then(|| key.protect(secret, cost, &mut mira_crypto::os_rng())).transpose()?;
@@ -168,14 +177,11 @@ impl Memory {
                     "send the passphrase of today (header X-Mira-Owner-Passphrase): a key has none to be changed";
                 return Err(Problem::invalid(detail));
             };
-            let owner = Bytes::copy_from_slice(&passphrase.owner);
-            let record = self.record(context, &owner).await?;
-            if record.is_empty() {
-                return Err(Problem::new(Code::WrongOwnerKey, "no passphrase of this owner was ever used"));
-            }
+            let _turn = self.owners.brake.turn(context).await?;
+            let (owner, record) = self.existing_record(context, passphrase).await?;
             let (old, cost) = (record.clone(), *self.owners.cost.lock());
             let changed = self
-                .at_work(passphrase, move |secret| {
+                .guess(context, passphrase, move |secret| {
                     let key = OwnerKey::from_passphrase(secret, &record)?;
                     key.protect(&new.0, cost, &mut mira_crypto::os_rng())
                 })
@@ -188,6 +194,43 @@ impl Memory {
             Ok(())
         })
         .await
+    }
+
+    /// Removes the owner's passphrase record, for whoever has the passphrase. What it protected can be opened by the key
+    /// itself only, if somebody has it.
+    pub async fn remove_passphrase(&self, context: &RequestContext) -> Result<(), Problem> {
+        self.bounded("remove_passphrase", context, async {
+            let Some(Credential::Passphrase(passphrase)) = &context.owner else {
+                return Err(Problem::invalid(
+                    "send the passphrase (header X-Mira-Owner-Passphrase): a key has no record",
+                ));
+            };
+            let _turn = self.owners.brake.turn(context).await?;
+            let (owner, record) = self.existing_record(context, passphrase).await?;
+            let old = record.clone();
+            self.guess(context, passphrase, move |secret| OwnerKey::from_passphrase(secret, &record).map(drop)).await?;
+            let gone = PutOwnerRequest { owner, record: String::new(), replaces: old };
+            if !self.put_record(context, gone).await?.is_empty() {
+                return Err(Problem::new(Code::Conflict, "the passphrase was changed by another request: try again"));
+            }
+            self.owners.opened.lock().pop(&self.owners.cache_key(passphrase));
+            Ok(())
+        })
+        .await
+    }
+
+    /// The name and record of an owner that has one.
+    async fn existing_record(
+        &self,
+        context: &RequestContext,
+        passphrase: &Passphrase,
+    ) -> Result<(Bytes, String), Problem> {
+        let owner = Bytes::copy_from_slice(&passphrase.owner);
+        let record = self.record(context, &owner).await?;
+        if record.is_empty() {
+            return Err(Problem::new(Code::WrongOwnerKey, "no passphrase of this owner was ever used"));
+        }
+        Ok((owner, record))
     }
 
     /// An owner's passphrase record; empty if there is none.
@@ -209,15 +252,37 @@ impl Memory {
         Ok(reply.record)
     }
 
+    /// Runs something that shows whether the passphrase is right; who guesses wrong too often is refused.
+    async fn guess<T: Send + 'static>(
+        &self,
+        context: &RequestContext,
+        passphrase: &Arc<Passphrase>,
+        work: impl FnOnce(&str) -> Result<T, CryptoError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (brake, caller, owner) = (&self.owners.brake, &context.principal, &passphrase.owner);
+        brake.check(caller, owner, Instant::now())?;
+        // Counted before it is known, so that a caller who goes away before its answer has guessed too.
+        brake.wrong(caller, owner, Instant::now());
+        let found = self.at_work(context, passphrase, work).await;
+        match &found {
+            Ok(_) => brake.right(caller, owner),
+            Err(problem) if problem.code == Code::WrongOwnerKey => {}
+            Err(_) => brake.not_judged(caller, owner),
+        }
+        found
+    }
+
     /// Runs something slow with the passphrase on a thread of its own, few at once.
     async fn at_work<T: Send + 'static>(
         &self,
+        context: &RequestContext,
         passphrase: &Arc<Passphrase>,
         work: impl FnOnce(&str) -> Result<T, CryptoError> + Send + 'static,
     ) -> Result<T, Problem> {
         let passphrase = passphrase.clone();
-        let permit = self.owners.at_work.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| Problem::internal("the router is stopping"))?;
+        let permit = timeout_at(context.deadline, self.owners.at_work.clone().acquire_owned()).await;
+        let late = |_| Problem::new(Code::Overloaded, "this router opens other callers' passphrases: try again");
+        let permit = permit.map_err(late)?.map_err(|_| Problem::internal("the router is stopping"))?;
         let worked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work(&passphrase.secret)

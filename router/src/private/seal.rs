@@ -349,6 +349,7 @@ mod tests {
     fn draft(content: &str) -> Draft {
         Draft {
             id: None,
+            source_key: None,
             content: content.to_owned().into(),
             text: true,
             kind: "thought".into(),
@@ -361,6 +362,7 @@ mod tests {
             expected_version: None,
             expires_ms: 0,
             created_ms: 0,
+            position: None,
             collection: "default".into(),
             private: true,
             attachment: None,

@@ -7,6 +7,11 @@ use tonic::Status;
 
 use super::node::FakeNode;
 
+/// A key for the ids of a collection's frames: another for each collection, the same in every run.
+fn placement_key(collection: u64) -> Bytes {
+    Bytes::from(collection.to_be_bytes().repeat(4))
+}
+
 impl FakeNode {
     pub(super) fn answer_create_collection(
         &self,
@@ -27,12 +32,12 @@ impl FakeNode {
             first_partitions: request.partitions,
             ef: 0,
             spaces: request.spaces,
-            placement_key: Bytes::new(),
+            placement_key: placement_key(state.next_collection),
             migration: None,
             rotation: None,
         };
         if let Some(there) = state.collections.get(&request.name) {
-            wanted.id = there.id;
+            (wanted.id, wanted.placement_key) = (there.id, there.placement_key.clone());
             return if *there == wanted {
                 Ok(there.clone())
             } else {

@@ -171,7 +171,7 @@ impl ShardService for FakeNode {
         Err(Status::unimplemented("a fake has no tags of sessions"))
     }
 
-    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::FetchReply>, Status> {
+    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::SessionReply>, Status> {
         self.enter().await?;
         self.answer_session(request.into_inner()).map(Response::new)
     }
@@ -248,9 +248,12 @@ impl ClusterService for FakeNode {
         Err(Status::unimplemented("a router does not ask"))
     }
 
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {
         self.enter().await?;
         let state = self.state.lock();
+        let meta_role = if self.id == 1 { ReplicaRole::Leader } else { ReplicaRole::Follower };
+        let meta = wire::GroupStatus { role: meta_role.into(), ..Default::default() };
+        let meta = request.get_ref().groups_only.then_some(meta);
         let groups = (0..self.shards).map(|shard| wire::GroupStatus {
             group: shard + 1,
             role: if state.leaders.get(&shard) == Some(&self.id) { ReplicaRole::Leader } else { ReplicaRole::Follower }
@@ -269,7 +272,7 @@ impl ClusterService for FakeNode {
             resident_bytes: 120 << 20,
             disk_used_bytes: 3 << 30,
             disk_free_bytes: 70 << 30,
-            groups: groups.collect(),
+            groups: meta.into_iter().chain(groups).collect(),
         }))
     }
 

@@ -47,11 +47,14 @@ impl FakeNode {
 
     pub(super) fn answer_put_owner(&self, request: wire::PutOwnerRequest) -> Result<wire::OwnerReply, Status> {
         let mut state = self.state.lock();
+        let owner = request.owner.clone();
         let there = state.owners.entry(request.owner).or_default();
         if *there == request.replaces {
             *there = request.record;
         }
-        Ok(wire::OwnerReply { record: there.clone() })
+        let record = there.clone();
+        state.owners.retain(|name, record| *name != owner || !record.is_empty());
+        Ok(wire::OwnerReply { record })
     }
 }
 

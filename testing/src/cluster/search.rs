@@ -14,11 +14,6 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.clone().unwrap_or_default();
         let read = self.begin_read(&mut state, "search", &header)?;
-        // Of a collection that moves, more changes than its frames.
-        let as_of = if header.migration.is_none() { 1 + state.index(header.shard) } else { 0 };
-        if as_of > 0 && request.unless_changed_since == Some(as_of) {
-            return Ok(wire::SearchReply { state: read, not_modified: true, as_of, ..Default::default() });
-        }
         let ranking = Ranking::of(&request).unwrap();
         let until = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
         let now_ms = jiff::Timestamp::now().as_millisecond() as u64;
@@ -54,7 +49,7 @@ impl FakeNode {
         let indexed: Vec<&Kept> = state.shown(&header).filter(|kept| !kept.vectors.is_empty()).collect();
         let says_no_types = state.faults.get(&self.id).is_some_and(|faults| faults.says_no_types);
         let field_types = (!says_no_types).then(|| types_of(&request.filter_json, &indexed));
-        Ok(wire::SearchReply { state: read, hits, explain, as_of, field_types, ..Default::default() })
+        Ok(wire::SearchReply { state: read, hits, explain, field_types, ..Default::default() })
     }
 
     pub(super) fn answer_field_types(&self, request: wire::FieldTypesRequest) -> Result<wire::FieldTypesReply, Status> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::node_v1 as wire;
-use mira_proto::{Code, FrameId, NodeId, Problem, ShardId};
+use mira_proto::{Code, FrameId, NodeId, Position, Problem, ShardId};
 
 use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
@@ -20,7 +20,12 @@ pub(super) struct State {
     pub(super) leaders: BTreeMap<ShardId, NodeId>,
     pub(super) frames: BTreeMap<(u64, ShardId, Vec<u8>), Kept>,
     pub(super) indexes: BTreeMap<ShardId, u64>,
+    /// The greatest position of a call in each shard, microseconds.
+    pub(super) positions: BTreeMap<ShardId, u64>,
     pub(super) remembered: HashMap<Bytes, wire::WriteReply>,
+    pub(super) forgotten: HashMap<Bytes, wire::ForgetReply>,
+    /// Steps of removals that are done before the others are refused.
+    pub(super) forgets_left: Option<usize>,
     pub(super) faults: BTreeMap<NodeId, Faults>,
     pub(super) seen: Vec<Seen>,
     pub(super) clock_ms: u64,
@@ -83,9 +88,27 @@ pub(super) fn attributes(frame: &wire::Frame) -> Attributes {
 }
 
 impl State {
-    pub(super) fn write(&mut self, collection: u64, shard: ShardId, write: wire::FrameWrite) -> wire::WriteOutcome {
+    /// The place of a call in a shard, microseconds.
+    pub(super) fn give_position(&mut self, shard: ShardId, request: &wire::WriteRequest) -> u64 {
+        let last = self.positions.entry(shard).or_default();
+        let given = if request.position_fixed { request.position } else { request.position.max(*last + 1) };
+        *last = given.max(*last);
+        given
+    }
+
+    /// Stores a frame of the call at `position`.
+    pub(super) fn write(
+        &mut self,
+        collection: u64,
+        shard: ShardId,
+        position: u64,
+        write: wire::FrameWrite,
+    ) -> wire::WriteOutcome {
         let key = (collection, shard, write.id.to_vec());
-        let current = self.frames.get(&key).map(|kept| (kept.frame.version, kept.said(), kept.frame.created_ms));
+        let current = self
+            .frames
+            .get(&key)
+            .map(|kept| (kept.frame.version, kept.said(), kept.frame.created_ms, kept.frame.position));
         let refuse_as = |code, detail: String| wire::WriteOutcome {
             problem: Some(Problem::new(code, detail).into()),
             ..Default::default()
@@ -101,13 +124,13 @@ impl State {
         {
             return refuse(format!("version {have} is current, not {expected}"));
         }
-        if let Some((version, content, _)) = &current
+        if let Some((version, content, ..)) = &current
             && !write.replace
             && write.expected_version.is_none()
         {
             let said = write.private.as_ref().map_or(&write.content, |private| &private.digest);
             return if content == said {
-                wire::WriteOutcome { version: *version, ..Default::default() }
+                wire::WriteOutcome { version: *version, unchanged: true, ..Default::default() }
             } else {
                 refuse("the id holds other content".into())
             };
@@ -123,8 +146,13 @@ impl State {
             role: write.role,
             metadata_json: write.metadata_json,
             version: have + 1,
+            position: match (&current, write.position) {
+                (_, said) if said != 0 => said,
+                (Some((.., position)), _) => *position,
+                (None, _) => Position::new(position, write.index as usize).packed(),
+            },
             created_ms: match (current, write.created_ms) {
-                (Some((_, _, created_ms)), _) => created_ms,
+                (Some((_, _, created_ms, _)), _) => created_ms,
                 (None, 0) => self.clock_ms,
                 (None, said) => said,
             },

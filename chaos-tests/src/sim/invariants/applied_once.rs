@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use mira_node::shard::write::round_id;
 use mira_raft::{GroupId, RequestId};
 
 use super::shard_rules::Effect;
-use crate::sim::protocol::RequestName;
 
 /// What was applied under which name.
 #[derive(Default)]
@@ -18,8 +18,9 @@ pub struct AppliedOnce {
 }
 
 /// How far an operation is in one shard.
-#[derive(Default)]
 struct Rounds {
+    /// What the first round is called.
+    first: RequestId,
     /// The round that comes next.
     next: u32,
     /// Where it got its outcome.
@@ -41,18 +42,18 @@ impl AppliedOnce {
             return Err(format!("request {:x} was applied at {before} and at {index} of group {group}", request.0));
         }
         let &Effect::Store { operation, raced, .. } = effect else { return Ok(()) };
-        let name = request.map(RequestName::of);
-        let Some(RequestName { round, .. }) = name.filter(|name| name.operation == operation) else {
-            return Err(format!("operation {operation} was applied at {index} of group {group} under {name:?}"));
+        let Some(request) = request else {
+            return Err(format!("operation {operation} was applied at {index} of group {group} under no name"));
         };
-        let rounds = self.operations.entry((group, operation)).or_default();
+        let rounds =
+            self.operations.entry((group, operation)).or_insert(Rounds { first: request, next: 0, ended_at: None });
         if let Some(before) = rounds.ended_at {
             return Err(format!("operation {operation} ended at {before} and was applied at {index} of group {group}"));
         }
-        if round != rounds.next {
-            let next = rounds.next;
+        let next = rounds.next;
+        if request != round_id(rounds.first, next) {
             return Err(format!(
-                "round {round} of operation {operation} at {index} of group {group}; {next} comes next"
+                "operation {operation} was applied at {index} of group {group}, but not as round {next}"
             ));
         }
         rounds.next += 1;
@@ -70,8 +71,7 @@ mod tests {
     }
 
     fn request(round: u32) -> RequestId {
-        let name = RequestName { operation: (3 << 32) | 9, round: 0, is_moved: false };
-        mira_node::shard::write::round_id(RequestId(name.id()), round)
+        round_id(RequestId(77), round)
     }
 
     #[test]

@@ -122,6 +122,14 @@ impl Server {
         frames
     }
 
+    /// Texts that the router has embedded so far.
+    pub fn embedded_texts(&self) -> u64 {
+        let request = self.request(Method::GET, "metrics".to_owned());
+        let metrics = self.runtime.block_on(async { request.send().await.unwrap().text().await.unwrap() });
+        let line = metrics.lines().find(|line| line.starts_with("mira_router_embedded_texts_total "));
+        line.expect("a metric").split_whitespace().last().unwrap().parse().unwrap()
+    }
+
     /// The file of a memory.
     pub fn content(&self, collection: &str, id: Uuid) -> Vec<u8> {
         let request = self.request(Method::GET, format!("collections/{collection}/frames/{id}/content"));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mira_crypto::os_rng;
-use mira_proto::{FrameId, vectors::OWN_SPACE};
+use mira_proto::{Extensions, FrameId, Position, vectors::OWN_SPACE};
 use mira_raft::{
     Clock, Group, HostConfig, Limits, RaftHost, RequestId, engine::MemEngine, transport::local::LocalNetwork,
 };
@@ -19,7 +19,7 @@ use crate::shard::{
     log_archive::beside,
     migration::ownership::Span,
     pages::Standing,
-    record::{Class, FrameHead, FrameRecord},
+    record::{Class, FrameFields, FrameHead, FrameRecord},
 };
 
 const COLLECTIONS: [CollectionId; 2] = [1, 2];
@@ -130,7 +130,7 @@ impl Live {
                 Some(at) => self.proposed[at].clone(),
                 None => return,
             },
-            _ => (RequestId(self.proposed.len() as u128), command::encode(&self.command(turn, now))),
+            _ => (RequestId(self.proposed.len() as u128), self.command(turn, now).encode()),
         };
         let (request, payload) = proposal.clone();
         // Refused or repeated, it is in the log all the same.
@@ -145,27 +145,34 @@ impl Live {
         match turn.said.clone() {
             Said::Store { condition, owner, session, lives_ms, class, chunks, content, key_version } => {
                 let stored = self.group.reader().get(&record::frame_key(collection, frame)).expect("readable");
-                let version = stored.map_or(0, |stored| FrameRecord::decode(&stored).expect("a record").version);
-                ShardCommand::Store(vec![StoreFrame {
-                    collection,
-                    frame,
+                let version = stored.map_or(0, |stored| FrameRecord::decode(&stored).expect("a record").fields.version);
+                let fields = FrameFields {
                     version: version + 1,
-                    condition,
-                    digest: [content; 32],
+                    position: Position::new(now_ms * 1_000, 0).packed(),
+                    created_ms: now_ms,
+                    updated_ms: now_ms,
+                    expires_ms: lives_ms.map_or(0, |lives_ms| now_ms + lives_ms),
                     owner: owner.map(|owner| [owner; 16]),
                     session: session.map(|session| [session; 16]),
-                    expires_ms: lives_ms.filter(|_| content > 1).map_or(0, |lives_ms| now_ms + lives_ms),
-                    created_ms: 0,
-                    ttl_ms: lives_ms.unwrap_or_default(),
+                    digest: [content; 32],
                     spaces: [OWN_SPACE].into_iter().collect(),
                     class,
                     chunks,
-                    body: vec![content; 20].into(),
+                    extensions: Extensions::default(),
+                };
+                ShardCommand::Store(vec![StoreFrame {
+                    collection,
+                    frame,
+                    condition,
+                    keeps_origin: false,
+                    record: FrameRecord { fields, body: vec![content; 20].into() },
                     vectors: if content == 0 { Bytes::new() } else { vec![content; 16].into() },
                     key_version,
                 }])
             }
-            Said::Forget(asker) => ShardCommand::Forget { collection, frames: vec![frame, frame + 1], asker },
+            Said::Forget(asker) => {
+                ShardCommand::Forget { collection, frames: vec![frame, frame + 1], asker, more: false }
+            }
             Said::Expire => ShardCommand::Expire { collection, frames: (0..4).collect() },
             Said::Renew => ShardCommand::Renew { collection, chunks: (0..4).collect() },
             Said::Collect(back) => {
@@ -202,7 +209,7 @@ fn archived(
             return (pages, named);
         }
         for payload in &found.payloads {
-            named.extend(crate::shard::log_archive::touched(&command::decode(payload).expect("a command")));
+            named.extend(crate::shard::log_archive::touched(&ShardCommand::decode(payload).expect("a command")));
         }
         let touched = beside(&found.payloads).expect("commands");
         let number = pages.len() as u32;
@@ -369,11 +376,11 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     };
     let turn = |frame, ticks| Turn { collection: 1, frame, said: store.clone(), ticks };
     let start = live.group.archive_start().expect("readable");
-    let view = live.view();
+
     for frame in 0..40 {
         live.take(&turn(frame, 5)).await;
     }
-    let (pages, named) = archived(&key, &live.group, start.index);
+    let (pages, _) = archived(&key, &live.group, start.index);
     assert!(pages.len() > 3, "{}", pages.len());
     let begun = |until_ms| begin(&key, &start.encoded, until_ms, &[(1, start.index)]);
     let log = |recovery: &mut Recovery, page: &node_v1::ReplayEntries| recovery.log(&key, page).map_err(code);
@@ -393,15 +400,6 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     let other = Recovery::begin(Arc::new(MemEngine::new()), WINDOW, (&key, &altered)).map(drop);
     assert_eq!(other.map_err(code), Err(Code::Damaged));
 
-    // A page that an older version wrote says too little.
-    let body = read_page(&live.view(), 1, (None, 0)).expect("readable");
-    let ids = write_ids(&body.ids);
-    let place = PagePlace { backup: BACKUP, shard: 3, collection: 1, number: 0, ids: &ids, changed: &ids };
-    let old = place.seal_old(&key, &body.body.frames);
-    assert_eq!(place.open(&key, &old).expect("it is read").frames, body.body.frames);
-    let page = node_v1::ReplayBase { page: old, ids: ids.clone(), changed: ids, ..base(&key, 1, &view, &named) };
-    assert_eq!(recovery(&key, &begun(u64::MAX)).base(&key, &page).map_err(code), Err(Code::UnsupportedVersion));
-
     // What changes a collection's shape, unless it is of one that does not come back, or later than what is wanted.
     let before_ms = live.clock.now_ms();
     live.clock.0.fetch_add(1, Ordering::Relaxed);
@@ -413,7 +411,7 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
         ShardCommand::Purge { collection: 1 },
     ] {
         let from = live.group.archive_start().expect("readable");
-        let payload = command::encode(&shape);
+        let payload = shape.encode();
         live.group.propose(None, payload).await.expect("proposed");
         let (pages, _) = archived(&key, &live.group, from.index);
         let recovered = |until_ms, collection| {

@@ -2,33 +2,34 @@
 
 use std::collections::BTreeSet;
 
-use mira_proto::{Code, CollectionId, Problem, Refusal, limits, node_v1};
+use mira_proto::{
+    Code, CollectionId, Problem, Refusal, limits,
+    names::{self, NameError},
+    node_v1,
+};
 
 use super::{must_lead, newest};
 use crate::{
-    keys::keyring::FIRST_KEY,
-    member::Member,
+    keys::keyring::{FIRST_KEY, Keyring},
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
+    node::Node,
     shard::index::recall::check_ef,
 };
 
 /// Makes a collection; one of that name with the same settings is as good.
-pub async fn create(
-    member: &Member,
-    request: node_v1::CreateCollectionRequest,
-) -> Result<node_v1::Collection, Refusal> {
-    must_lead(member)?;
-    let mut wanted = checked(request, member.cluster().header.shards)?;
-    if let Some(existing) = member.cluster().collection_named(&wanted.name) {
-        return existing_collection(existing, &wanted);
+pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
+    must_lead(node)?;
+    let mut wanted = checked(request, node.cluster().header.shards)?;
+    if let Some(existing) = node.cluster().collection_named(&wanted.name) {
+        return existing_collection(node.keyring(), existing, &wanted);
     }
     wanted.id = rand::random_range(1..u64::MAX);
-    wanted.wrapped_keys = member.shared().keyring.new_collection_keys(wanted.id);
-    let answer = member.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
-    let cluster = member.cluster();
+    wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
+    let answer = node.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
+    let cluster = node.cluster();
     match (answer, cluster.collection_named(&wanted.name)) {
-        (MetaAnswer::Done, Some(made)) => Ok(made.to_wire()),
-        (MetaAnswer::Exists, Some(existing)) => existing_collection(existing, &wanted),
+        (MetaAnswer::Done, Some(made)) => Ok(made.to_wire(node.keyring().placement_key(made)?)),
+        (MetaAnswer::Exists, Some(existing)) => existing_collection(node.keyring(), existing, &wanted),
         (MetaAnswer::Full, _) => {
             let detail = format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS);
             Err(Problem::new(Code::TooLarge, detail).into())
@@ -41,7 +42,7 @@ pub async fn create(
 /// The record that a request describes, without number and keys, in a cluster of so many shards.
 fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<CollectionRecord, Problem> {
     let (metric, quantization) = (request.metric().try_into()?, request.quantization().try_into()?);
-    check_name(&request.name)?;
+    check_name("a collection's name", &request.name, names::collection)?;
     check_dim(request.dim)?;
     let spaces = request.spaces.into_iter().map(NamedSpace::try_from).collect::<Result<Vec<_>, _>>()?;
     check_spaces(&spaces)?;
@@ -66,14 +67,13 @@ fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<Col
     })
 }
 
-fn check_name(name: &str) -> Result<(), Problem> {
-    if name.is_empty() || name.len() > limits::MAX_NAME_BYTES || name.chars().any(|c| c.is_control() || c == '/') {
-        return Err(Problem::invalid(format!(
-            "a collection's name has 1 to {} bytes, no slash and no control character",
-            limits::MAX_NAME_BYTES
-        )));
+/// Refuses a name that breaks its rule, or is not as it would be kept: routers bring names into that form.
+fn check_name(what: &str, name: &str, rule: fn(&str) -> Result<String, NameError>) -> Result<(), Problem> {
+    match rule(name) {
+        Ok(kept) if kept == name => Ok(()),
+        Ok(_) => Err(Problem::invalid(format!("{what} is not in Unicode's form NFC"))),
+        Err(error) => Err(Problem::invalid(format!("{what} {error}"))),
     }
-    Ok(())
 }
 
 /// Refuses vectors of a length that no index could have.
@@ -90,9 +90,7 @@ fn check_spaces(spaces: &[NamedSpace]) -> Result<(), Problem> {
         return Err(Problem::new(Code::TooLarge, detail));
     }
     for (at, space) in spaces.iter().enumerate() {
-        if space.name.is_empty() {
-            return Err(Problem::invalid("named vectors without a name"));
-        }
+        check_name("the name of named vectors", &space.name, names::label)?;
         if spaces[..at].iter().any(|before| before.name == space.name) {
             return Err(Problem::invalid(format!("two of the named vectors are called {:?}", space.name)));
         }
@@ -101,9 +99,13 @@ fn check_spaces(spaces: &[NamedSpace]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn existing_collection(existing: &CollectionRecord, wanted: &CollectionRecord) -> Result<node_v1::Collection, Refusal> {
+fn existing_collection(
+    keyring: &Keyring,
+    existing: &CollectionRecord,
+    wanted: &CollectionRecord,
+) -> Result<node_v1::Collection, Refusal> {
     if existing.same_settings(wanted) {
-        return Ok(existing.to_wire());
+        return Ok(existing.to_wire(keyring.placement_key(existing)?));
     }
     let detail =
         format!("collection {:?} exists with other settings; delete it first or use another name", wanted.name);
@@ -112,23 +114,23 @@ fn existing_collection(existing: &CollectionRecord, wanted: &CollectionRecord) -
 
 /// Removes a collection, and with `shred` its keys.
 pub async fn drop_collection(
-    member: &Member,
+    node: &Node,
     request: node_v1::DropCollectionRequest,
 ) -> Result<node_v1::DropCollectionReply, Refusal> {
-    must_lead(member)?;
+    must_lead(node)?;
     let node_v1::DropCollectionRequest { name, shred } = request;
-    let cluster = member.cluster();
+    let cluster = node.cluster();
     let record = named(&cluster, &name)?;
     let id = record.id;
     let command = if shred {
-        MetaCommand::Shred { names: member.key_names(record)?, name: name.clone(), id }
+        MetaCommand::Shred { names: node.key_names(record)?, name: name.clone(), id }
     } else {
         MetaCommand::DropCollection { name: name.clone(), id }
     };
-    if member.propose_meta(&command).await? == MetaAnswer::Missing {
+    if node.propose_meta(&command).await? == MetaAnswer::Missing {
         return Err(missing(&name).into());
     }
-    let cluster = member.cluster();
+    let cluster = node.cluster();
     let erasure = cluster.erasures.iter().find(|(_, erasure)| erasure.whole && erasure.collection == id);
     let erasure = erasure.map(|(&erasure, _)| erasure).unwrap_or_default();
     Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure })
@@ -136,36 +138,36 @@ pub async fn drop_collection(
 
 /// Sets the beam of a space's searches.
 pub async fn tune(
-    member: &Member,
+    node: &Node,
     request: node_v1::TuneCollectionRequest,
 ) -> Result<node_v1::TuneCollectionReply, Refusal> {
-    must_lead(member)?;
+    must_lead(node)?;
     let node_v1::TuneCollectionRequest { collection, ef, space } = request;
     if ef != 0 {
         check_ef(ef)?;
     }
     let gone = || Problem::new(Code::NotFound, "the collection is gone");
-    let cluster = member.cluster();
+    let cluster = node.cluster();
     let space = cluster.collections.get(&collection).ok_or_else(gone)?.space_named(&space)?.number;
-    match member.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
+    match node.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
         MetaAnswer::Missing => Err(gone().into()),
-        _ => Ok(node_v1::TuneCollectionReply { epoch: member.cluster().header.epoch }),
+        _ => Ok(node_v1::TuneCollectionReply { epoch: node.cluster().header.epoch }),
     }
 }
 
 /// Begins to spread a collection over more shards; a dry run only says over which.
 pub async fn grow(
-    member: &Member,
+    node: &Node,
     request: node_v1::GrowCollectionRequest,
 ) -> Result<node_v1::GrowCollectionReply, Refusal> {
-    let cluster = newest(member).await?;
+    let cluster = newest(node).await?;
     let node_v1::GrowCollectionRequest { name, partitions: to, dry_run } = request;
     let planned = plan_growth(&cluster, &name, to)?;
     if planned.is_under_way || dry_run {
         return Ok(planned.reply);
     }
-    match member.propose_meta(&MetaCommand::StartGrowth { collection: planned.collection, to }).await? {
-        MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: member.cluster().header.epoch, ..planned.reply }),
+    match node.propose_meta(&MetaCommand::StartGrowth { collection: planned.collection, to }).await? {
+        MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: node.cluster().header.epoch, ..planned.reply }),
         MetaAnswer::Full => {
             Err(conflict(format!("{} collections grow already: wait for one", limits::MAX_GROWTHS)).into())
         }
@@ -232,6 +234,8 @@ fn conflict(detail: impl Into<String>) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use mira_crypto::{ClusterKey, KEY_LEN, os_rng};
+
     use super::*;
     use crate::meta::{Rotation, RotationStep, state::ClusterHeader};
 
@@ -263,8 +267,10 @@ mod tests {
         assert_eq!(checked(request(), SHARDS).expect("it can be made").partitions, 2);
         let refused = [
             node_v1::CreateCollectionRequest { name: String::new(), ..request() },
-            node_v1::CreateCollectionRequest { name: "a/b".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "a//b".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "..".into(), ..request() },
             node_v1::CreateCollectionRequest { name: "a\nb".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "cafe\u{301}".into(), ..request() },
             node_v1::CreateCollectionRequest { name: "n".repeat(limits::MAX_NAME_BYTES + 1), ..request() },
             node_v1::CreateCollectionRequest { dim: 0, ..request() },
             node_v1::CreateCollectionRequest { dim: limits::MAX_DIM + 1, ..request() },
@@ -287,11 +293,16 @@ mod tests {
 
     #[test]
     fn the_same_settings_are_answered_with_what_is_there_and_others_are_refused() {
-        let existing = CollectionRecord { id: 7, ef: 100, ..checked(request(), SHARDS).expect("settings") };
+        let keyring = Keyring::new(vec![ClusterKey::generate(&mut os_rng())]);
+        let wrapped_keys = keyring.new_collection_keys(7);
+        let existing =
+            CollectionRecord { id: 7, ef: 100, wrapped_keys, ..checked(request(), SHARDS).expect("settings") };
         let wanted = |request| checked(request, SHARDS).expect("settings");
-        assert_eq!(existing_collection(&existing, &wanted(request())).expect("the same").id, 7);
+        let answer = existing_collection(&keyring, &existing, &wanted(request())).expect("the same");
+        assert_eq!((answer.id, answer.placement_key.len()), (7, KEY_LEN));
         let other = node_v1::CreateCollectionRequest { dim: 8, ..request() };
-        let Err(Refusal::Problem(problem)) = existing_collection(&existing, &wanted(other)) else { panic!("refused") };
+        let refused = existing_collection(&keyring, &existing, &wanted(other));
+        let Err(Refusal::Problem(problem)) = refused else { panic!("refused") };
         assert_eq!(problem.code, Code::AlreadyExists);
     }
 

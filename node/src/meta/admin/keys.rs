@@ -19,13 +19,13 @@ const REWRAPS: usize = 8;
 
 /// What there is to know of keys; never a key itself.
 pub async fn get(node: &Node, request: &node_v1::GetKeysRequest) -> Result<node_v1::KeysReply, Refusal> {
-    let cluster = newest(node.member()).await?;
+    let cluster = newest(node).await?;
     let mut collections = Vec::new();
     for record in cluster.collections.values() {
         collections.push(node_v1::CollectionKeys {
             name: record.name.clone(),
-            keys: key_infos(&node.member().key_names(record)?),
-            rotation: cluster.collection_to_wire(record).rotation,
+            keys: key_infos(&node.key_names(record)?),
+            rotation: cluster.rotation_to_wire(record),
         });
     }
     let public = if cluster.receipt_key.is_empty() {
@@ -79,7 +79,7 @@ fn repository_info(id: u128, repository: &Repository) -> node_v1::RepositoryInfo
 
 /// Puts another key in the place of a collection's, or of the cluster's if none is named.
 pub async fn rotate(node: &Node, request: node_v1::RotateKeyRequest) -> Result<node_v1::RotateKeyReply, Refusal> {
-    newest(node.member()).await?;
+    newest(node).await?;
     if request.collection.is_empty() { rotate_cluster(node).await } else { rotate_collection(node, request).await }
 }
 
@@ -141,7 +141,8 @@ async fn rotate_cluster(node: &Node) -> Result<node_v1::RotateKeyReply, Refusal>
         }
         let empty = || Rewrapped { collections: BTreeMap::new(), layers: BTreeMap::new(), receipts: Vec::new() };
         let command = MetaCommand::Rewrap(rewrapped.unwrap_or_else(empty));
-        node.propose_sealed(command.seal(&sealer, &mut os_rng()).into()).await?;
+        let position = node.meta().reader().applied_index();
+        node.propose_sealed(command.seal(position, &sealer, &mut os_rng()).into()).await?;
     }
     let cluster = node.cluster();
     let of_cluster = cluster.erasures.iter().rev().find(|(_, erasure)| erasure.collection == 0);

@@ -14,17 +14,17 @@ use std::sync::Arc;
 use mira_proto::Refusal;
 
 use super::ClusterState;
-use crate::{member::Member, shard::refuse_read};
+use crate::{node::Node, shard::refuse_read};
 
 /// Refuses on a node that does not lead the meta group.
-pub fn must_lead(member: &Member) -> Result<(), Refusal> {
-    let status = member.meta().status();
+pub fn must_lead(node: &Node) -> Result<(), Refusal> {
+    let status = node.meta().status();
     if status.is_leader() { Ok(()) } else { Err(Refusal::NotLeader { leader: status.leader }) }
 }
 
 /// The cluster with everything that was ever acknowledged; on the leader of the meta group only.
-pub async fn newest(member: &Member) -> Result<Arc<ClusterState>, Refusal> {
-    must_lead(member)?;
-    member.meta().read_index().await.map_err(refuse_read)?;
-    Ok(member.cluster())
+pub async fn newest(node: &Node) -> Result<Arc<ClusterState>, Refusal> {
+    must_lead(node)?;
+    node.meta().read_index().await.map_err(refuse_read)?;
+    Ok(node.cluster())
 }

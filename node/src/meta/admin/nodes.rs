@@ -4,22 +4,18 @@ use mira_proto::{Code, PROTOCOL_VERSION, Problem, Refusal, limits, node_v1};
 
 use super::{must_lead, newest};
 use crate::{
-    member::Member,
     meta::{ClusterState, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text},
     node::Node,
     placement::rebalance::{self, NodeChange, Planned},
 };
 
-/// Lets a node into the cluster; asked of another node than the leader of the meta group, it asks that one.
+/// Lets a node into the cluster. The node that is asked judges the proof, which was made over its own challenge, and has the
+/// leader of the meta group take the node in.
 pub async fn join(node: &Node, request: node_v1::JoinRequest) -> Result<node_v1::JoinReply, Refusal> {
     let cluster = node.cluster();
     let joiner = checked_joiner(&cluster, &request)?;
-    node.check_join_proof(&joiner, &request.proof)
+    node.check_join_proof(&joiner, &request.challenge, &request.proof)
         .map_err(|_| Problem::new(Code::PermissionDenied, "the joiner does not hold this cluster's key"))?;
-    if let Some(leader) = node.meta().status().leader.filter(|&leader| leader != node.id()) {
-        let client = node.peers().client_of(leader)?;
-        return Ok(client.cluster().join(request).await?.into_inner());
-    }
     if cluster.nodes.len() >= limits::MAX_NODES && !cluster.nodes.contains_key(&joiner.id) {
         let detail = format!("a cluster has at most {} nodes", limits::MAX_NODES);
         return Err(Problem::new(Code::TooLarge, detail).into());
@@ -49,13 +45,19 @@ fn checked_joiner(cluster: &ClusterState, request: &node_v1::JoinRequest) -> Res
             format!("the joiner belongs to cluster {}, this is {own}; empty its data folder first", request.cluster_id);
         return Err(Problem::invalid(detail).into());
     }
-    let joiner = request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?;
-    Ok(joiner.into())
+    let joiner = NodeRecord::from(request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?);
+    if joiner.format < cluster.header.format {
+        let (knows, written) = (joiner.format, cluster.header.format);
+        let detail =
+            format!("the joiner knows formats up to level {knows}, this cluster writes level {written}: update it");
+        return Err(Problem::new(Code::UnsupportedVersion, detail).into());
+    }
+    Ok(joiner)
 }
 
 /// Gives a node its share of the replicas, takes them away, or forgets it; a dry run only says what would move.
 pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<node_v1::ChangeNodeReply, Refusal> {
-    let cluster = newest(node.member()).await?;
+    let cluster = newest(node).await?;
     let change = node_change(&request)?;
     let (command, planned) = plan_change(&cluster, change)?;
     if let NodeChange::Replace { dead, .. } = change
@@ -97,24 +99,24 @@ fn node_change(request: &node_v1::ChangeNodeRequest) -> Result<NodeChange, Probl
 
 /// Forbids or allows moves other than those that repair damage.
 pub async fn pause_moves(
-    member: &Member,
+    node: &Node,
     request: node_v1::PauseMovesRequest,
 ) -> Result<node_v1::PauseMovesReply, Refusal> {
-    must_lead(member)?;
-    member.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
-    Ok(node_v1::PauseMovesReply { epoch: member.cluster().header.epoch })
+    must_lead(node)?;
+    node.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
+    Ok(node_v1::PauseMovesReply { epoch: node.cluster().header.epoch })
 }
 
 /// Has a replica rebuilt from the others.
 pub async fn repair_replica(
-    member: &Member,
+    node: &Node,
     request: node_v1::RepairReplicaRequest,
 ) -> Result<node_v1::RepairReplicaReply, Refusal> {
-    must_lead(member)?;
+    must_lead(node)?;
     let node_v1::RepairReplicaRequest { shard, node: replica } = request;
     let command = MetaCommand::StartMove { shard, from: Some(replica), to: replica };
-    let refused = match member.propose_meta(&command).await? {
-        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: member.cluster().header.epoch }),
+    let refused = match node.propose_meta(&command).await? {
+        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: node.cluster().header.epoch }),
         MetaAnswer::Exists => format!("a replica of shard {shard} is moving already: wait until it is done"),
         _ => format!("node {replica:016x} has no replica of shard {shard}"),
     };

@@ -5,6 +5,7 @@ use std::{
     fmt,
 };
 
+use bytes::Bytes;
 use mira_proto::{
     CollectionId, Problem, ShardId,
     model::{Metric, Quantization},
@@ -211,8 +212,8 @@ impl CollectionRecord {
 }
 
 impl CollectionRecord {
-    /// As routers see it: never the keys.
-    pub fn to_wire(&self) -> node_v1::Collection {
+    /// As routers see it: never the keys that open anything, but what ids are made with.
+    pub fn to_wire(&self, placement_key: Bytes) -> node_v1::Collection {
         node_v1::Collection {
             id: self.id,
             name: self.name.clone(),
@@ -227,7 +228,7 @@ impl CollectionRecord {
             model: self.model.clone(),
             ef: self.ef,
             spaces: self.spaces.iter().map(NamedSpace::to_wire).collect(),
-            placement_key: Vec::new().into(),
+            placement_key,
             migration: None,
             rotation: None,
         }

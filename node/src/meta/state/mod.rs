@@ -9,6 +9,7 @@ mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use mira_proto::{CollectionId, NodeId, ShardId, node_v1, placement::shards_of_collection};
 use serde::{Deserialize, Serialize};
 
@@ -158,8 +159,14 @@ impl ClusterState {
         self.placement.get(shard as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The map as routers get it; `leader` tells who leads a shard, as far as this node knows.
-    pub fn to_map(&self, leader: impl Fn(ShardId) -> Option<NodeId>) -> node_v1::ClusterMap {
+    /// The map as routers get it; `leader` tells who leads a shard, as far as this node knows, `placement_key` what the ids of
+    /// a collection's frames are made with.
+    pub fn to_map(
+        &self,
+        leader: impl Fn(ShardId) -> Option<NodeId>,
+        placement_key: impl Fn(&CollectionRecord) -> Bytes,
+    ) -> node_v1::ClusterMap {
+        let collection = |record: &CollectionRecord| self.collection_to_wire(record, placement_key(record));
         node_v1::ClusterMap {
             cluster_id: cluster_id_text(self.header.cluster_id),
             epoch: self.header.epoch,
@@ -173,7 +180,7 @@ impl ClusterState {
                     leader: leader(shard).unwrap_or_default(),
                 })
                 .collect(),
-            collections: self.collections.values().map(|record| self.collection_to_wire(record)).collect(),
+            collections: self.collections.values().map(collection).collect(),
             moves: self.moves.iter().map(|(&shard, found)| found.to_wire(shard)).collect(),
             moves_paused: self.moves_paused,
             format: self.header.format,
@@ -181,8 +188,14 @@ impl ClusterState {
     }
 
     /// A collection as routers see it.
-    pub fn collection_to_wire(&self, record: &CollectionRecord) -> node_v1::Collection {
-        let rotation = self.rotations.get(&record.id).map(|rotation| node_v1::Rotation {
+    fn collection_to_wire(&self, record: &CollectionRecord, placement_key: Bytes) -> node_v1::Collection {
+        let (rotation, migration) = (self.rotation_to_wire(record), self.growths.get(&record.id).map(Growth::to_wire));
+        node_v1::Collection { migration, rotation, ..record.to_wire(placement_key) }
+    }
+
+    /// How far the rotation of a collection's key is.
+    pub fn rotation_to_wire(&self, record: &CollectionRecord) -> Option<node_v1::Rotation> {
+        self.rotations.get(&record.id).map(|rotation| node_v1::Rotation {
             id: rotation.id,
             to: rotation.to,
             step: node_v1::RotationStep::from(rotation.step).into(),
@@ -192,9 +205,7 @@ impl ClusterState {
                 RotationStep::Resealing => record.partitions,
                 RotationStep::Retiring => self.holders(record).len() as u32,
             },
-        });
-        let migration = self.growths.get(&record.id).map(Growth::to_wire);
-        node_v1::Collection { migration, rotation, ..record.to_wire() }
+        })
     }
 
     /// The nodes as routers and peers see them.

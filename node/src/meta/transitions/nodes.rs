@@ -38,9 +38,9 @@ pub fn form(new: NewCluster, records: &mut Records<'_, '_>) -> MetaAnswer {
     MetaAnswer::Done
 }
 
-/// Adds a node, or renews its addresses.
+/// Adds a node, or renews its addresses. One whose build does not know the formats that are written stays out.
 pub fn put_node(node: &NodeRecord, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
-    if records.has(RecordKey::Removed(node.id))? {
+    if records.has(RecordKey::Removed(node.id))? || node.format < records.header.format {
         return Ok(MetaAnswer::Refused);
     }
     let key = RecordKey::Node(node.id);
@@ -66,6 +66,18 @@ pub fn set_phases(phases: &[(NodeId, NodePhase)], records: &mut Records<'_, '_>)
     for (node, phase) in phases {
         records.put(RecordKey::Phase(*node), phase);
     }
+    Ok(MetaAnswer::Done)
+}
+
+/// Switches a format level on, if every node knows it; levels do not go back.
+pub fn raise_format(level: u32, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    if level <= records.header.format {
+        return Ok(MetaAnswer::Exists);
+    }
+    if records.nodes()?.values().any(|node| node.format < level) {
+        return Ok(MetaAnswer::Refused);
+    }
+    records.header.format = level;
     Ok(MetaAnswer::Done)
 }
 

@@ -195,7 +195,7 @@ impl ShardIndex {
     }
 
     /// Whether frames of the collection may be over their time some day.
-    pub fn is_expiring(&self, collection: CollectionId) -> bool {
+    fn is_expiring(&self, collection: CollectionId) -> bool {
         let indexes = self.indexes.read();
         indexes.range(SpaceId::range_of(collection)).any(|(_, index)| index.expiring.load(Ordering::Relaxed))
     }

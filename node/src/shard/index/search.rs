@@ -39,6 +39,8 @@ pub struct Query {
     pub ef: Option<usize>,
     /// Look at every vector.
     pub exact: bool,
+    /// Name the fields of the condition that are unknown.
+    pub explain: bool,
     /// Only frames created in this time.
     pub created_ms: Range<u64>,
     /// Only frames that meet this.
@@ -79,7 +81,7 @@ pub struct Found {
     pub tail: u64,
     /// What was done, if anything is indexed and the search was not to be exact.
     pub explain: Option<Explain>,
-    /// Fields of the condition that no indexed frame has had.
+    /// With `explain`: fields of the condition that no indexed frame has had.
     pub unknown_fields: Vec<String>,
     /// With a condition: what the fields that it compares hold.
     pub field_types: Option<FieldTypes>,
@@ -156,7 +158,8 @@ impl SpaceSearch<'_> {
             let (hits, explain) = self.in_index(vectors)?;
             lists.push(hits);
             found.explain = explain;
-            found.unknown_fields = condition.map(|condition| vectors.unknown_fields(condition)).unwrap_or_default();
+            let unknown = |condition| vectors.unknown_fields(condition);
+            found.unknown_fields = condition.filter(|_| self.query.explain).map(unknown).unwrap_or_default();
             found.searched = vectors.len() as u64;
         }
         let known = |condition| self.shard.known_types(self.space.collection, condition, self.index, &self.tail);

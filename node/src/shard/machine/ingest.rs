@@ -23,7 +23,7 @@ pub(crate) fn ingest(
     state: &mut Transition<'_, '_>,
 ) -> Result<(), EngineError> {
     let old = state.record(collection, migrated.frame)?;
-    if let Some(owner) = old.as_ref().and_then(|old| old.owner) {
+    if let Some(owner) = old.as_ref().and_then(|old| old.fields.owner) {
         state.note_owned(collection, &owner, migrated.frame, None);
     }
     state.put_frame(collection, old.as_ref(), migrated)

@@ -5,6 +5,8 @@
 
 mod chunks;
 mod claims;
+#[cfg(test)]
+mod extremes;
 mod forget;
 mod ingest;
 mod migrate;
@@ -29,6 +31,7 @@ use crate::shard::{
 
 pub(crate) use ingest::ingest;
 pub use tables::decode_count;
+pub(crate) use tables::last_position;
 pub(crate) use transition::{LogStamp, Transition};
 
 /// A change that derived state has to follow.
@@ -116,7 +119,7 @@ impl ShardMachine {
 impl StateMachine for ShardMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let at = LogStamp { index: command.index, time_ms: command.time_ms };
-        self.carry_out(command::decode(command.payload)?, at, txn)
+        self.carry_out(ShardCommand::decode(command.payload)?, at, txn)
     }
 
     fn ends_batch(&self, payload: &[u8]) -> bool {
@@ -157,7 +160,9 @@ impl ShardMachine {
     fn apply_to(&self, state: &mut Transition<'_, '_>, command: ShardCommand) -> Result<ShardAnswer, EngineError> {
         match command {
             ShardCommand::Store(frames) => store::store(frames, state),
-            ShardCommand::Forget { collection, frames, asker } => forget::forget(collection, frames, asker, state),
+            ShardCommand::Forget { collection, frames, asker, more } => {
+                forget::forget(forget::Removal { collection, frames, asker, more }, state)
+            }
             ShardCommand::Purge { collection } => Ok(forget::purge(collection, state)),
             ShardCommand::Expire { collection, frames } => forget::expire(collection, frames, state),
             ShardCommand::Reseal { collection, to, frames, complete } => {

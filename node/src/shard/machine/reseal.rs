@@ -42,7 +42,7 @@ fn reseal_frame(
     }
     let Some(there) = state.record(collection, frame)? else { return Ok(false) };
     if !vectors.is_empty() {
-        let vectors = record::encode_vectors(there.version, &vectors);
+        let vectors = record::encode_vectors(there.fields.version, &vectors);
         state.txn.put(&record::vectors_key(collection, frame), vectors);
     }
     state.txn.put(&record::frame_key(collection, frame), FrameRecord { body, ..there }.encode());

@@ -18,7 +18,7 @@ use std::{
 };
 
 use mira_proto::{
-    CollectionId, FrameId, ShardId,
+    CollectionId, FrameId, ShardId, limits,
     placement::{Partitioning, shards_of_collection},
 };
 use mira_raft::EngineError;
@@ -40,6 +40,14 @@ pub struct Span {
     pub to: u32,
     /// Shards of the cluster.
     pub shards: u32,
+}
+
+impl Span {
+    /// Whether a collection of some cluster can grow so.
+    pub fn is_possible(self) -> bool {
+        let Span { from, to, shards } = self;
+        1 <= from && from <= to && to <= shards && shards <= limits::MAX_SHARDS
+    }
 }
 
 /// How far a target has come with the frames of one source.

@@ -16,11 +16,12 @@ use crate::meta::CollectionRecord;
 use crate::shard::{
     Shard,
     command::{self, MigratedFrame, OwnershipStep, ShardAnswer, ShardCommand},
+    machine::decode_count,
     migration::{
         listing::{Listed, Moved, MovingFrames, PageWanted},
         ownership::{Backfill, FramePlacement, Ownership, Shown, Span},
     },
-    refuse_proposal,
+    record, refuse_proposal,
     reseal::Resealer,
 };
 
@@ -90,7 +91,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         step: OwnershipStep,
     ) -> Result<(Option<Ownership>, u64), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&ShardCommand::Grow { collection, shard: self.id, span, step });
+        let payload = ShardCommand::Grow { collection, shard: self.id, span, step }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Grow(ownership) => Ok((ownership, proposed.index)),
@@ -132,7 +133,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let stored = self.stored(&view, collection.id, frame)?;
             let moved =
                 resealer.moved(stored, self.id, request.target).map_err(|error| self.unopened(frame, &error))?;
-            let sealed = command::encode(&moved);
+            let sealed = moved.encode();
             if !frames.is_empty() && bytes + sealed.len() > limits::GROWTH_PAGE_BYTES {
                 // The page ends before this frame.
                 listed.upto = Some(frame - 1);
@@ -146,6 +147,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             ids: listed.ids.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<u8>>().into(),
             frames,
             upto: listed.upto.map(|upto| upto.to_be_bytes().to_vec()).unwrap_or_default().into(),
+            ended_version: ended_version(&view, collection.id).map_err(|error| self.unreadable(error))?,
         })
     }
 
@@ -159,8 +161,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
             .chunks(16)
             .map(|id| id.try_into().map(FrameId::from_be_bytes).map_err(|_| odd()))
             .collect::<Result<_, _>>()?;
-        let frames: Vec<MigratedFrame> =
-            sent.frames.iter().map(|frame| command::decode(frame).map_err(|_| odd())).collect::<Result<_, _>>()?;
+        let frames: Vec<MigratedFrame> = sent
+            .frames
+            .iter()
+            .map(|frame| MigratedFrame::decode(frame).map_err(|_| odd()))
+            .collect::<Result<_, _>>()?;
         let placement = self.placement(collection, span);
         if frames.iter().any(|migrated| placement.of(migrated.frame) != (source, self.id)) {
             return Err(Problem::new(Code::Internal, format!("shard {source} sent frames of others")).into());
@@ -168,7 +173,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let listed = Listed { ids, changed: Vec::new(), upto };
         let moving = MovingFrames { reader: &self.group.reader(), collection, placement: &placement };
         let gone = moving.list_gone(source, after, &listed).map_err(|error| self.unreadable(error))?;
-        let step = OwnershipStep::ApplyPage { source, pass: backfill.pass, after, upto, frames, gone };
+        let ended_version = sent.ended_version;
+        let step = OwnershipStep::ApplyPage { source, pass: backfill.pass, after, upto, frames, gone, ended_version };
         self.grow(collection, span, step).await.map(drop)
     }
 
@@ -204,6 +210,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         Err(Refusal::NotReady("this node does not know of that growth".into()))
     }
+}
+
+/// The greatest version that a frame had which was removed from a collection.
+pub(in crate::shard) fn ended_version(reader: &StateReader, collection: CollectionId) -> Result<u64, EngineError> {
+    decode_count(reader.get(&record::ended_version_key(collection))?.as_deref())
 }
 
 /// A shard's part in the last growth of a collection.

@@ -2,14 +2,13 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use mira_crypto::Part;
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE};
 
 use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
     Shard, frame_id,
-    read::{ReadView, private},
+    read::{ReadView, fetch::bytes_of, private},
     record::{self, Class, FramePlace, FrameRecord},
 };
 
@@ -50,13 +49,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
             }
             let scanned = FrameRecord::decode(stored)
                 .map_err(|error| self.unreadable(error))
-                .map(|record| (!record.expired(now_ms) && record.class == Class::Memory).then_some(record))
+                .map(|record| {
+                    (!record.fields.expired(now_ms) && record.fields.class == Class::Memory).then_some(record)
+                })
                 .and_then(|record| record.map(|record| self.scanned(collection, view, frame, record)).transpose());
             match scanned {
                 Ok(None) => ControlFlow::Continue(()),
                 Ok(Some(scanned)) => {
-                    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
-                    bytes += stored.len() + 4 * (scanned.vector.len() + named) + scanned.private_vectors.len();
+                    bytes += bytes_sent(&scanned);
                     page.frames.push(scanned);
                     ControlFlow::Continue(())
                 }
@@ -77,8 +77,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         id: FrameId,
         record: FrameRecord,
     ) -> Result<node_v1::ScannedFrame, Refusal> {
-        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
-        let (is_private, spaces) = (record.owner.is_some(), record.spaces);
+        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.fields.version };
+        let (is_private, spaces) = (record.fields.owner.is_some(), record.fields.spaces);
         let frame = self.open_frame(collection, id, record)?;
         let mut scanned = node_v1::ScannedFrame { frame: Some(frame), ..Default::default() };
         // A vector of the caller's stands for the whole content; those that were made from it can be made again.
@@ -96,8 +96,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         if is_private {
             let cluster = self.shared.cluster.borrow().clone();
-            let context = place.context(Part::Vectors);
-            let inner = private::open(&self.shared.keyring, &cluster, collection, &context, sealed);
+            let inner = private::open(&self.shared.keyring, &cluster, collection, place.vectors_bound(), sealed);
             scanned.private_vectors = inner.map_err(|error| damaged(error.to_string()))?.into();
             return Ok(scanned);
         }
@@ -113,4 +112,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         scanned.named = named.map(vector).collect();
         Ok(scanned)
     }
+}
+
+/// What a frame takes in a page: as it is sent, opened, which may be many times what lies in the state.
+fn bytes_sent(scanned: &node_v1::ScannedFrame) -> usize {
+    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
+    let frame = scanned.frame.as_ref().map_or(0, bytes_of) as usize;
+    frame + 4 * (scanned.vector.len() + named) + scanned.private_vectors.len()
 }

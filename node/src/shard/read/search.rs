@@ -54,13 +54,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let collection = read.collection.clone();
         let space = collection.space_named(&request.space)?;
         check_request(&request, &space)?;
-        // Before the index is looked at, and what it has heard of: the newest view may have what it has not.
+        // What the index has heard of before it is asked: the newest view may have what it has not.
         let indexed = self.group.reader().applied_index();
-        if let Some(position) = request.unless_changed_since
-            && self.index.is_unchanged_since(collection.id, position)
-        {
-            return Ok(not_modified(node_v1::ReadState { applied: indexed, ..read.state }, position));
-        }
         if read.shown.is_none() {
             return Ok(nothing_shown(read.state));
         }
@@ -75,15 +70,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
         let read = self.look_again(request.header.as_ref(), read)?;
         let hits = self.fill_hits(&request, &read, &space, hits)?;
-        let as_of = if self.may_be_kept(&request, &collection) { indexed } else { 0 };
         Ok(node_v1::SearchReply {
             state: Some(read.state),
             hits,
             searched: found.searched,
             tail: found.tail,
             explain,
-            not_modified: false,
-            as_of,
             field_types: found.field_types.map(field_types::to_wire),
         })
     }
@@ -106,6 +98,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             k: ranking.first_pool(),
             ef: [request.ef, space.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
             exact: request.exact,
+            explain: request.explain,
             created_ms: wanted.created_ms,
             condition: wanted.condition,
             among: None,
@@ -147,7 +140,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             (pools, ranking, ranked)
         })
         .await
-        .map_err(|error| Problem::internal(format!("the search failed: {error}")))?;
+        .map_err(|_| Problem::internal("the search failed: the node's log says why"))?;
         let (hits, found) = ranked?;
         Ok(RankedSearch { pools, query, ranking, hits, found })
     }
@@ -215,13 +208,6 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         Ok(hits.iter().zip(stored).map(|found| passage(found).unwrap_or_default()).collect())
     }
-
-    /// Whether the answer stays right as long as no frame of the collection changes.
-    fn may_be_kept(&self, request: &node_v1::SearchRequest, collection: &CollectionRecord) -> bool {
-        // What is shown of a collection that grows changes without any of its frames.
-        let is_migrating = request.header.as_ref().is_some_and(|header| header.migration.is_some());
-        !self.index.is_expiring(collection.id) && !is_migrating
-    }
 }
 
 /// Refuses what no router of ours would send.
@@ -231,13 +217,6 @@ fn check_request(request: &node_v1::SearchRequest, space: &Space<'_>) -> Result<
         return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)));
     }
     Ok(())
-}
-
-/// The answer as of that position still holds.
-fn not_modified(mut state: node_v1::ReadState, position: u64) -> node_v1::SearchReply {
-    // The answer may come from a replica that was ahead of this one.
-    state.applied = state.applied.max(position);
-    node_v1::SearchReply { state: Some(state), not_modified: true, as_of: position, ..Default::default() }
 }
 
 /// The answer of a shard that shows no frame of the collection to this reader.

@@ -76,10 +76,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<Option<(Attributes, Times)>, Refusal> {
         let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
         // What a private frame says, its owner alone can compare; what is hidden, nobody means.
-        if record.owner.is_some() || record.class != Class::Memory {
+        if record.fields.owner.is_some() || record.fields.class != Class::Memory {
             return Ok(None);
         }
-        let times = Times { created_ms: record.created_ms, expires_ms: record.expires_ms };
+        let times = Times { created_ms: record.fields.created_ms, expires_ms: record.fields.expires_ms };
         Ok(Some((self.open_body(collection, frame, &record)?.attributes(), times)))
     }
 }
@@ -98,7 +98,7 @@ pub(in crate::shard) fn frames_of_session(
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
     collect(view, &record::session_prefix(session.collection, &session.tag), limit, |key, _| {
-        Ok(record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame)))
+        Ok(record::parse_session_key(key).filter(|&frame| wanted(frame)))
     })
 }
 

@@ -201,6 +201,7 @@ impl Cluster {
                     ..Default::default()
                 }),
                 frames: vec![frame.clone()],
+                ..Default::default()
             };
             let reply = self
                 .ask("a write", |client| {

@@ -93,6 +93,7 @@ impl Shard {
                 ..Default::default()
             }),
             frames,
+            ..Default::default()
         };
         Ok(self.client.clone().shards().write(request).await?.into_inner())
     }

@@ -6,6 +6,9 @@
 //! A full disk makes writes fail with [`EngineError::DiskFull`]; RocksDB watches for room and takes writes again by
 //! itself once there is some, so the caller only has to try again.
 //!
+//! A file that cannot be opened, because the process has as many open as it may, makes RocksDB refuse writes until the
+//! database is opened again ([`Engine::reopen`]): it is closed when its last reader is gone, and nothing is lost.
+//!
 //! A damaged block is found when it is read, and by compaction: then RocksDB writes nothing more, whatever the key, and
 //! comes upon the block again after each start. The way out is [`Engine::rebuild`]: everything that can be read moves to a
 //! database in the subfolder `rebuilt-N`, which counts from the moment its file `WHOLE` is there; the files of the one
@@ -15,8 +18,10 @@ use std::ops::{Bound, Deref};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, ErrorKind, WriteBatch, WriteOptions};
 
@@ -37,6 +42,9 @@ use opening::{OpenTimes, open_within};
 use options::database_options;
 pub use options::{EngineOptions, EngineRole};
 use read::{RocksView, get, multi_get, read_options, scan};
+
+/// For the last readers of a database that is opened again to end.
+const LAST_READERS: Duration = Duration::from_secs(2);
 
 /// A database, its folder, and the mark that it is open.
 struct Database {
@@ -77,10 +85,12 @@ impl Closing {
 
 /// A RocksDB database as an [`Engine`].
 pub struct RocksEngine {
-    current: ArcSwap<Database>,
+    /// None while it is closed to be opened again.
+    current: ArcSwapOption<Database>,
     path: PathBuf,
     options: EngineOptions,
     out_of_service: AtomicBool,
+    needs_reopening: AtomicBool,
     // Declared, and so dropped, last.
     open: Arc<()>,
 }
@@ -94,12 +104,13 @@ impl RocksEngine {
         let folder = Folder::current(path).map_err(io_error)?;
         let open = Arc::default();
         let database = Database::open(folder, options, &open)?;
-        let (current, out_of_service) = (ArcSwap::from_pointee(database), AtomicBool::new(false));
-        Ok(Self { current, path: path.into(), options, out_of_service, open })
+        let current = ArcSwapOption::from_pointee(database);
+        let (out_of_service, needs_reopening) = Default::default();
+        Ok(Self { current, path: path.into(), options, out_of_service, needs_reopening, open })
     }
 
-    fn db(&self) -> arc_swap::Guard<Arc<Database>> {
-        self.current.load()
+    fn db(&self) -> Result<Arc<Database>, EngineError> {
+        self.current.load_full().ok_or_else(closed)
     }
 
     /// Something to wait on for the end of this database.
@@ -107,12 +118,43 @@ impl RocksEngine {
         Closing(Arc::downgrade(&self.open))
     }
 
-    /// Damage that is met in writing ends it.
+    /// Damage that is met in writing ends it; want of a file, until it is opened again.
     fn noted(&self, written: Result<(), EngineError>) -> Result<(), EngineError> {
-        if let Err(EngineError::Damaged(_)) = &written {
-            self.out_of_service.store(true, Ordering::Relaxed);
+        match &written {
+            Err(EngineError::Damaged(_)) => self.out_of_service.store(true, Ordering::Relaxed),
+            Err(EngineError::NoFile(_)) => self.needs_reopening.store(true, Ordering::Relaxed),
+            _ => {}
         }
         written
+    }
+
+    /// Closes the database once nobody uses it any more.
+    fn close(&self) -> Result<(), EngineError> {
+        let Some(mut database) = self.current.swap(None) else { return Ok(()) };
+        let until = Instant::now() + LAST_READERS;
+        loop {
+            match Arc::try_unwrap(database) {
+                Ok(database) => {
+                    drop(database);
+                    return Ok(());
+                }
+                Err(shared) if Instant::now() >= until => {
+                    self.current.store(Some(shared));
+                    return Err(EngineError::NoFile(
+                        "the database is still read, so it is not opened again now".into(),
+                    ));
+                }
+                Err(shared) => database = shared,
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn view_of(&self, fills_cache: bool) -> Arc<dyn Read> {
+        match self.db() {
+            Ok(db) => Arc::new(RocksView::new(db, fills_cache)),
+            Err(_) => Arc::new(ClosedView),
+        }
     }
 
     /// Fails if the disk has no room for what the memtables hold.
@@ -127,13 +169,13 @@ impl RocksEngine {
 
     /// A figure RocksDB keeps about itself, such as `rocksdb.total-sst-files-size`.
     pub fn figure(&self, name: &str) -> Option<u64> {
-        self.db().property_int_value(name).ok().flatten()
+        self.db().ok()?.property_int_value(name).ok().flatten()
     }
 }
 
 impl Engine for RocksEngine {
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), EngineError> {
-        let db = self.db();
+        let db = self.db()?;
         db.flush().map_err(engine_error)?;
         let mut options = CompactOptions::default();
         // Also the lowest level: what is overwritten there is what must go.
@@ -149,7 +191,7 @@ impl Engine for RocksEngine {
         // When memtables cannot be flushed for want of room, RocksDB holds writers up instead of failing them. So the
         // first try does not wait, and only a stall with room on the disk is sat out.
         options.set_no_slowdown(true);
-        let db = self.db();
+        let db = self.db()?;
         let written = match db.write_opt(writes_of(batch), &options) {
             Err(error) if error.kind() == ErrorKind::Incomplete => {
                 self.check_room()?;
@@ -162,29 +204,42 @@ impl Engine for RocksEngine {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        let synced = self.db().flush_wal(true).map_err(engine_error);
+        let synced = self.db()?.flush_wal(true).map_err(engine_error);
         self.noted(synced)
     }
 
     fn view(&self) -> Arc<dyn Read> {
-        Arc::new(RocksView::new(self.current.load_full(), false))
+        self.view_of(false)
     }
 
     fn cached_view(&self) -> Arc<dyn Read> {
-        Arc::new(RocksView::new(self.current.load_full(), true))
+        self.view_of(true)
     }
 
     fn is_out_of_service(&self) -> bool {
         self.out_of_service.load(Ordering::Relaxed)
     }
 
+    fn needs_reopening(&self) -> bool {
+        self.needs_reopening.load(Ordering::Relaxed)
+    }
+
+    fn reopen(&self) -> Result<(), EngineError> {
+        self.close()?;
+        let folder = Folder::current(&self.path).map_err(io_error)?;
+        let database = Database::open(folder, self.options, &self.open)?;
+        self.current.store(Some(Arc::new(database)));
+        self.needs_reopening.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn rebuild(&self, ranges: &[KeyRange]) -> Result<Vec<usize>, EngineError> {
-        let damaged = self.current.load_full();
+        let damaged = self.db()?;
         let folder = damaged.folder.next(&self.path).map_err(io_error)?;
         let fresh = Database::open(folder, self.options, &self.open)?;
         let lost = rebuild::copy_readable(&damaged, &fresh, ranges)?;
         fresh.folder.mark_whole(&self.path).map_err(io_error)?;
-        self.current.store(Arc::new(fresh));
+        self.current.store(Some(Arc::new(fresh)));
         self.out_of_service.store(false, Ordering::Relaxed);
         damaged.folder.remove_on_drop();
         Ok(lost)
@@ -193,11 +248,11 @@ impl Engine for RocksEngine {
 
 impl Read for RocksEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        get(&self.db(), key, &read_options())
+        get(self.db()?.as_ref(), key, &read_options())
     }
 
     fn multi_get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
-        multi_get(&self.db(), keys, &read_options())
+        multi_get(self.db()?.as_ref(), keys, &read_options())
     }
 
     fn scan(
@@ -208,8 +263,25 @@ impl Read for RocksEngine {
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
         // A scan may take long: it keeps its database open, whatever takes its place meanwhile.
-        scan(&self.current.load_full(), read_options(), KeyBounds { from, to }, reverse, visit)
+        scan(self.db()?.as_ref(), read_options(), KeyBounds { from, to }, reverse, visit)
     }
+}
+
+/// What is read of a database that is closed to be opened again.
+struct ClosedView;
+
+impl Read for ClosedView {
+    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Err(closed())
+    }
+
+    fn scan(&self, _: Bound<&[u8]>, _: Bound<&[u8]>, _: bool, _: &mut Visitor<'_>) -> Result<(), EngineError> {
+        Err(closed())
+    }
+}
+
+fn closed() -> EngineError {
+    EngineError::NoFile("the database is being opened again".into())
 }
 
 /// A batch as RocksDB takes it.

@@ -20,14 +20,16 @@ pub struct EngineOptions {
     pub cache_bytes: usize,
     /// Bytes of each of the (at most three) memtables.
     pub memtable_bytes: usize,
+    /// Files that it keeps open.
+    pub open_files: u32,
 }
 
 impl EngineOptions {
     /// Sizes for a node that shares its machine.
     pub fn new(role: EngineRole) -> Self {
         match role {
-            EngineRole::Log => Self { role, cache_bytes: 8 << 20, memtable_bytes: 32 << 20 },
-            EngineRole::State => Self { role, cache_bytes: 64 << 20, memtable_bytes: 32 << 20 },
+            EngineRole::Log => Self { role, cache_bytes: 8 << 20, memtable_bytes: 32 << 20, open_files: 512 },
+            EngineRole::State => Self { role, cache_bytes: 64 << 20, memtable_bytes: 32 << 20, open_files: 512 },
         }
     }
 }
@@ -47,7 +49,7 @@ pub(super) fn database_options(options: EngineOptions) -> Options {
     db.set_max_background_jobs(2);
     db.set_write_buffer_size(options.memtable_bytes);
     db.set_max_write_buffer_number(3);
-    db.set_max_open_files(512);
+    db.set_max_open_files(options.open_files as i32);
     db.set_recycle_log_file_num(4);
     // All but keys is ciphertext: compressing it gains nothing.
     db.set_compression_type(DBCompressionType::None);

@@ -39,6 +39,38 @@ fn a_database_is_closed_when_its_last_view_is_gone() {
     RocksEngine::open(folder.path(), EngineOptions::new(EngineRole::State)).unwrap();
 }
 
+#[test]
+fn a_database_that_is_opened_again_has_all_that_it_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let rocks = RocksEngine::open(folder.path(), EngineOptions::new(EngineRole::State)).unwrap();
+    let mut batch = Batch::default();
+    batch.put(b"a", "1");
+    rocks.write(&batch, Durability::Buffered).unwrap();
+    let view = rocks.view();
+    let refused = rocks.reopen().unwrap_err();
+    assert!(matches!(refused, EngineError::NoFile(_)) && refused.is_passing(), "it is still read: {refused}");
+    assert_eq!(rocks.get(b"a").unwrap().unwrap(), "1", "and serves on");
+    drop(view);
+    rocks.reopen().unwrap();
+    assert_eq!(rocks.get(b"a").unwrap().unwrap(), "1");
+    rocks.write(&batch, Durability::Synced).unwrap();
+    let closing = rocks.closing();
+    drop(rocks);
+    assert!(closing.is_done());
+}
+
+#[test]
+fn want_of_files_is_told_from_other_failures() {
+    for text in [
+        "IO error: While open a file for appending: /x/000012.log: Too many open files",
+        "Too many open files in system",
+    ] {
+        assert!(matches!(io_error(std::io::Error::other(text)), EngineError::NoFile(_)), "{text}");
+    }
+    assert!(matches!(io_error(std::io::Error::from_raw_os_error(24)), EngineError::NoFile(_)));
+    assert!(matches!(io_error(std::io::Error::other("Input/output error")), EngineError::Io(_)));
+}
+
 /// Flips a bit in every place where the file says `text`.
 fn damage(folder: &Path, text: &[u8]) {
     let mut hits = 0;

@@ -7,12 +7,12 @@ use mira_proto::node_v1::{
     CreateCollectionRequest, DropCollectionReply, DropCollectionRequest, GrowCollectionRequest, VectorSpace,
 };
 use mira_proto::{Code, Problem, limits, node_v1};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::no_collection;
 use crate::operations::convert;
-use crate::operations::validate::{checked_name, too_large};
+use crate::operations::validate::{checked_name, collection_name, too_large};
 use crate::{Memory, RequestContext};
 
 impl Memory {
@@ -53,7 +53,7 @@ impl Memory {
         name: &str,
         settings: CollectionSettings,
     ) -> Result<Collection, Problem> {
-        let name = checked_name("collection", name.to_owned())?;
+        let name = collection_name(name)?;
         let view = self.cluster.view_by(context.deadline).await?;
         collection_settings(&settings, view.shard_count())?;
         let dim = match (settings.dim, self.embedding.model()) {
@@ -74,14 +74,23 @@ impl Memory {
             partitions: settings.partitions.unwrap_or(1),
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
-            spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect(),
+            spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect::<Result<_, _>>()?,
         };
+        let is_new = view.collection(&create.name).is_none();
+        if is_new {
+            self.collections_made.take(&context.principal, Instant::now())?;
+        }
         let made = self
             .cluster
             .ask_meta(context, "create_collection", create, |clients, create| async move {
                 clients.cluster().create_collection(create).await
             })
-            .await?;
+            .await;
+        let made = made.inspect_err(|_| {
+            if is_new {
+                self.collections_made.give_back(&context.principal);
+            }
+        })?;
         self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
         convert::collection(&made)
     }
@@ -178,7 +187,7 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
         return Err(too_large(format!("vectors has {have} entries, the limit is {limit}")));
     }
     for (name, vectors) in &settings.vectors {
-        checked_name("a name in vectors", name.clone())?;
+        checked_name("a name in vectors", name)?;
         if vectors.dim == 0 || vectors.dim > limits::MAX_DIM {
             let (dim, limit) = (vectors.dim, limits::MAX_DIM);
             return Err(Problem::invalid(format!(
@@ -195,12 +204,12 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
     Ok(())
 }
 
-fn space_to(name: &str, vectors: &NamedVectors) -> VectorSpace {
-    VectorSpace {
-        name: name.to_owned(),
+fn space_to(name: &str, vectors: &NamedVectors) -> Result<VectorSpace, Problem> {
+    Ok(VectorSpace {
+        name: checked_name("a name in vectors", name)?,
         dim: vectors.dim,
         metric: node_v1::Metric::from(vectors.metric).into(),
         quantization: node_v1::Quantization::from(vectors.quantization).into(),
         ef: 0,
-    }
+    })
 }

@@ -7,9 +7,9 @@ use mira_proto::node_v1::{self, ReadHeader, ReadState};
 use mira_proto::{Problem, ShardId};
 use tokio::time::Instant;
 
+use super::micros;
 use super::query::{Recency, ResolvedQuery};
 use super::route::SearchRoute;
-use super::{answer_cache, micros};
 use crate::cluster::{CallError, CollectionRoute, ShardAnswer, Staleness, fan_out};
 use crate::operations::field_types::FieldTypes;
 use crate::private::search::{PrivateHits, PrivateQuery};
@@ -105,39 +105,17 @@ impl Memory {
         Ok(Some(GatheredPrivate { query, hits, by_meaning }))
     }
 
-    /// Asks one shard, or has it confirm what it said before.
+    /// Asks one shard.
     async fn search_shard(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        mut request: node_v1::SearchRequest,
+        request: node_v1::SearchRequest,
     ) -> Result<ShardHits, CallError> {
         let started = Instant::now();
-        let key = answer_cache::key(&request);
-        let kept = key.as_ref().and_then(|key| self.search_cache.position(key));
-        let by = SearchRoute::of(&request, kept);
+        let by = SearchRoute::of(&request);
         self.metrics.decided(by.name(), started.elapsed());
-        request.unless_changed_since = kept;
-        let reply = self.cluster.read(context, route, request.clone()).await?;
-        if reply.not_modified {
-            self.metrics.answer_cache("confirmed");
-            if let Some(reply) = key.and_then(|key| self.search_cache.confirmed(&key, reply.state)) {
-                return Ok(ShardHits { reply, route: by });
-            }
-            // It was pushed out while the shard was asked.
-            request.unless_changed_since = None;
-            let by = SearchRoute::of(&request, None);
-            return Ok(ShardHits { reply: self.cluster.read(context, route, request).await?, route: by });
-        }
-        self.metrics.answer_cache(match (key, kept) {
-            (None, _) => "not_kept",
-            (_, None) => "miss",
-            (_, Some(_)) => "changed",
-        });
-        if let Some(key) = key.filter(|_| reply.as_of > 0) {
-            self.search_cache.keep(key, &reply);
-        }
-        Ok(ShardHits { reply, route: SearchRoute::of(&request, None) })
+        Ok(ShardHits { reply: self.cluster.read(context, route, request).await?, route: by })
     }
 }
 
@@ -184,7 +162,6 @@ fn request(resolved: &ResolvedQuery<'_>, header: ReadHeader, one_shard: bool) ->
         group_size: group.map_or(0, |group| group.size),
         with_vectors: query.diversity.is_some(),
         k: query.pool(),
-        // Its own, named so that answers kept from before it was tuned are not given again.
         ef: space.ef,
         space: query.using.clone(),
         with_frames: one_shard && query.diversity.is_none(),
@@ -193,7 +170,6 @@ fn request(resolved: &ResolvedQuery<'_>, header: ReadHeader, one_shard: bool) ->
         created_to_ms: query.created_to_ms,
         filter_json: query.filter_json.clone(),
         explain: query.explain,
-        unless_changed_since: None,
     }
 }
 

@@ -214,18 +214,12 @@ fn refusal_of_words(request: &SearchRequest) -> Option<Problem> {
     Some(Problem::invalid(format!("{name} goes with a search by meaning only (mode vector)")))
 }
 
-/// Checks the shape of a batch of searches; each of them is checked by itself when its turn comes.
-pub(crate) fn check_batch(around: &SearchRequest, searches: &[SearchRequest]) -> Result<(), Problem> {
-    if *around != SearchRequest::default() {
-        return Err(Problem::invalid("searches stands alone: put everything else into the searches"));
+/// Refuses a batch of searches with anything beside it.
+pub(crate) fn stands_alone(around: &SearchRequest) -> Result<(), Problem> {
+    if *around == SearchRequest::default() {
+        return Ok(());
     }
-    match searches.len() {
-        0 => Err(Problem::invalid("searches is empty")),
-        have if have > limits::MAX_BATCH_SEARCHES => {
-            Err(too_large(format!("searches has {have} entries, the limit is {}", limits::MAX_BATCH_SEARCHES)))
-        }
-        _ => Ok(()),
-    }
+    Err(Problem::invalid("searches stands alone: put everything else into the searches"))
 }
 
 /// What stays the same from page to page.
