@@ -69,6 +69,12 @@ pub fn hits(reply: &SearchReply) -> String {
             style("degraded:").yellow()
         ));
     }
+    for id in &reply.damaged {
+        text.push_str(&format!("{} private memory {id} was left out\n", style("damaged:").yellow()));
+    }
+    if let Some(count) = reply.looked_through {
+        text.push_str(&format!("only the {count} most similar memories were looked at: there may be more\n"));
+    }
     text.push_str(&more(reply.next_cursor.as_deref()));
     if let Some(found) = &reply.explain {
         text.push_str(&explain(found));

@@ -208,7 +208,7 @@ impl Client {
 
     /// Removes the record of the owner's passphrase.
     pub async fn remove_passphrase(&self) -> Result<(), CliError> {
-        let url = self.url(&["owner", "passphrase"]);
+        let url = self.url(&["owner", "passphrase"])?;
         self.send(|| self.http.delete(url.clone())).await.map(drop)
     }
 

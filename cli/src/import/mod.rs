@@ -25,6 +25,5 @@ pub mod progress;
 pub mod reader;
 pub mod record;
 pub mod source;
-pub mod source_name;
 pub mod text;
 pub mod writer;

@@ -4,10 +4,11 @@
 //! wrong, the limit, and never the content. What depends on the collection (its dimension, whether it exists) is
 //! checked where the collection is known, by `vector_fits`.
 
-use mira_proto::filter::Filter;
-use mira_proto::model::{DEFAULT_COLLECTION, Metric};
+use mira_proto::filter::{self, Filter};
+use mira_proto::model::DEFAULT_COLLECTION;
 use mira_proto::names::{self, NameError};
 use mira_proto::time::{self, Moment};
+use mira_proto::vectors::{self, VectorFault};
 use mira_proto::{Code, Problem, limits};
 use uuid::Uuid;
 
@@ -82,24 +83,19 @@ pub(crate) fn components(vector: &[f32]) -> Result<(), Problem> {
         let (have, limit) = (vector.len(), limits::MAX_DIM);
         return Err(too_large(format!("vector has {have} components, the limit is {limit}")));
     }
-    match vector.iter().position(|component| !component.is_finite()) {
-        Some(at) => Err(Problem::invalid(format!("vector component {at} is not a finite number"))),
-        None => Ok(()),
-    }
+    vectors::check_finite(vector).map_err(|fault| Problem::invalid(format!("vector {fault}")))
 }
 
 /// Whether a vector can be compared with those of a collection that have this name; its own, for an empty one.
 pub(crate) fn vector_fits(vector: &[f32], space: Space, collection: &str, name: &str) -> Result<(), Problem> {
-    if vector.len() != space.dim as usize {
-        let (have, dim) = (vector.len(), space.dim);
-        let named = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
-        let detail = format!("vector has {have} components, those of collection {collection:?}{named} have {dim}");
-        return Err(Problem::new(Code::DimensionMismatch, detail));
-    }
-    if space.metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
-        return Err(Problem::invalid("vector is all zeros: it has no direction to compare by cosine"));
-    }
-    Ok(())
+    let named = if name.is_empty() { String::new() } else { format!(" named {name:?}") };
+    vectors::check(vector, space.dim as usize, space.metric).map_err(|fault| match fault {
+        VectorFault::Dimension { have, want } => {
+            let detail = format!("vector has {have} components, those of collection {collection:?}{named} have {want}");
+            Problem::new(Code::DimensionMismatch, detail)
+        }
+        fault => Problem::invalid(format!("vector{named}: {fault}")),
+    })
 }
 
 /// A filter that was checked, as the shards read it.
@@ -123,6 +119,7 @@ pub(crate) fn too_large(detail: String) -> Problem {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use mira_proto::model::Metric;
 
     #[track_caller]
     pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, Problem>, code: Code, word: &str) {
@@ -137,6 +134,9 @@ pub(crate) mod tests {
         assert!(fits(&[0.0, 0.0], Metric::L2).is_ok());
         refused(fits(&[0.0, 0.0], Metric::Cosine), Code::InvalidArgument, "zeros");
         refused(fits(&[1.0], Metric::Dot), Code::DimensionMismatch, "have 2");
+        refused(fits(&[2e15, 1.0], Metric::Dot), Code::InvalidArgument, "component 0 is beyond ±1e15");
+        refused(fits(&[1.0, -2e15], Metric::L2), Code::InvalidArgument, "component 1");
+        assert!(fits(&[2e15, 1.0], Metric::Cosine).is_ok());
     }
 
     #[test]

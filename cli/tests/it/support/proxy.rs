@@ -152,7 +152,7 @@ impl Conduct {
         self.refuse_at_all()?;
         match asked.path {
             "/mcp/store" => {
-                let time = headers.get("x-mira-timeout-ms").and_then(|value| value.to_str().ok()?.parse().ok());
+                let time = headers.get("x-mira-timeout-ms").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
                 self.times_given.extend(time);
                 self.look_at_store(&asked.json())?;
             }

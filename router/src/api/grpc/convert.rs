@@ -56,6 +56,7 @@ pub(super) fn search_of(request: v1::SearchRequest) -> Result<model::SearchReque
         created_to: present(request.created_to),
         strict: request.strict,
         exact: request.exact,
+        ef: (request.ef != 0).then_some(request.ef),
         filter: filter_of(&request.filter_json)?,
         explain: request.explain,
         queries: (!request.queries.is_empty()).then_some(request.queries),
@@ -106,6 +107,8 @@ pub(super) fn search_to(reply: model::SearchReply) -> Result<v1::SearchReply, Pr
         explain_json: reply.explain.map(|explain| json_of(&explain)).transpose()?.unwrap_or_default(),
         staleness_ms: reply.staleness_ms,
         lagging: reply.lagging,
+        looked_through: reply.looked_through,
+        damaged: reply.damaged.iter().map(ToString::to_string).collect(),
     })
 }
 

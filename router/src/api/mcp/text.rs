@@ -54,7 +54,12 @@ fn hits_text(reply: &SearchReply) -> String {
         .iter()
         .zip(1..)
         .map(|(hit, rank)| format!("\n\n{rank}. score {:.4}, {}", hit.score, memory_text(&hit.frame)));
-    format!("{found}{degraded}{}{}", hits.collect::<String>(), more.unwrap_or_default())
+    let damaged = reply.damaged.iter().map(|id| format!("\nPrivate memory {id} is damaged and was left out."));
+    let ends = reply.looked_through.map(|count| {
+        format!("\nOnly the {count} most similar memories were looked at: there may be more, narrow the search.")
+    });
+    let notes = degraded + &damaged.collect::<String>() + &ends.unwrap_or_default();
+    format!("{found}{notes}{}{}", hits.collect::<String>(), more.unwrap_or_default())
 }
 
 /// What is read of an answer to `recall`.

@@ -307,15 +307,15 @@ impl Memory {
         let with_named = |(at, draft): (usize, Draft)| match named_vectors(&draft, collection) {
             Ok(named) => Some(((at, draft), named)),
             Err(problem) => {
-                outcomes.settle(found.at, Err(problem));
+                outcomes.settle(at, Err(problem));
                 None
             }
         };
-        let drafts: Vec<(Identified, Named)> = drafts.into_iter().filter_map(with_named).collect();
+        let drafts: Vec<((usize, Draft), Named)> = drafts.into_iter().filter_map(with_named).collect();
         let texts: Vec<String> = drafts
             .iter()
-            .filter(|(found, _)| needs_embedding(&found.draft))
-            .map(|(found, _)| String::from_utf8_lossy(&found.draft.content).into_owned())
+            .filter(|((_, draft), _)| needs_embedding(draft))
+            .map(|((_, draft), _)| String::from_utf8_lossy(&draft.content).into_owned())
             .collect();
         let embedded = match self.model_fits(collection) {
             Ok(()) if !texts.is_empty() => self.embedding.documents(context, texts).await,
