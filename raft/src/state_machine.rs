@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::engine::EngineError;
 use crate::state::{StateReader, Txn};
+use crate::types::RequestId;
 
 /// One committed command on its way into the state.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,9 @@ pub struct Command<'a> {
     /// Milliseconds since the Unix epoch, stamped by the proposing leader and never running backwards within a group.
     /// The only clock that replicated decisions may use.
     pub time_ms: u64,
+    /// Under which id it was proposed, if under any. It is applied once at most; what tells one from another is no business
+    /// of the application, but may be of whoever watches it.
+    pub request: Option<RequestId>,
     /// The payload as proposed.
     pub payload: &'a [u8],
 }

@@ -197,6 +197,14 @@ impl Scenario {
             self.world.spawn("client", client.run(running.clone()));
         }
         self.world.spawn("nemesis", self.nemesis.clone().run(running.clone()));
+        if let Some(after) = self.world.plan.rebuilds_after {
+            let (world, nemesis, running) = (self.world.clone(), self.nemesis.clone(), running.clone());
+            self.world.spawn("rebuild", async move {
+                runtime::sleep(after).await;
+                let done = nemesis.rebuild_and_forget(running).await.is_some();
+                world.note(format_args!("rebuilt and forgotten: {done}"));
+            });
+        }
         let begun = runtime::now();
         let plan = &self.world.plan;
         let mut orders = Vec::new();

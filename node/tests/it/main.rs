@@ -3,6 +3,7 @@
 mod common;
 mod expiry;
 mod filters;
+mod headers;
 mod images;
 mod load;
 mod membership;
