@@ -16,10 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -35,8 +33,10 @@ use crate::failures::Failures;
 use crate::threads::Threads;
 use crate::types::{Entry, GroupId, LogId, Runtime, Types, Vote, index_of};
 
+mod limits;
 mod writer;
 
+pub(crate) use limits::LogLimits;
 use writer::{Done, Request, Writer};
 pub use writer::{LogObserver, NoObserver};
 
@@ -89,25 +89,6 @@ pub(crate) fn removal_of(key: &[u8]) -> Option<GroupId> {
 fn group_of(kind: KeyKind, key: &[u8]) -> Option<GroupId> {
     let group = key.strip_prefix(&[kind as u8])?.get(..4)?;
     Some(GroupId::from_be_bytes(group.try_into().ok()?))
-}
-
-/// Bounds of the log store.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LogLimits {
-    /// Requests that wait for the writer; more wait for a place.
-    pub queue: usize,
-    /// Bytes the writer puts into one batch.
-    pub batch_bytes: usize,
-    /// Bytes of recent entries kept in memory per group.
-    pub recent_bytes: usize,
-    /// Bytes read at once for replication or applying.
-    pub read_bytes: usize,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        Self { queue: 4096, batch_bytes: 8 << 20, recent_bytes: 4 << 20, read_bytes: 1 << 20 }
-    }
 }
 
 /// The log store of a node.
