@@ -37,7 +37,7 @@ pub(super) struct Draft {
 /// What a draft holds.
 pub(super) enum Content {
     Plain {
-        body: FrameBody,
+        body: Box<FrameBody>,
         vectors: FrameVectors,
     },
     /// Sealed by its owner.
@@ -115,7 +115,7 @@ impl Draft {
             index: frame.index as usize,
             position: Position::of_packed(frame.position),
             owner: None,
-            content: Content::Plain { body: body_of(frame, attachment), vectors },
+            content: Content::Plain { body: Box::new(body_of(frame, attachment)), vectors },
         })
     }
 }
