@@ -7,6 +7,7 @@ mod headers;
 mod images;
 mod load;
 mod membership;
+mod migration;
 mod modes;
 mod node;
 mod pages;

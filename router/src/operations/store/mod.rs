@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored, check_count};
-use mira_proto::node_v1::{FrameClass, FrameWrite, NamedVector, Passage};
+use mira_proto::node_v1::{FrameWrite, NamedVector, Passage};
 use mira_proto::{Code, Position, Problem, node_v1};
 use uuid::Uuid;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use mira_proto::model::Stored;
-use mira_proto::node_v1::{FrameWrite, WriteHeader, WriteRequest};
-use mira_proto::{Problem, ShardId, limits};
+use mira_proto::node_v1::{FrameClass, FrameWrite, WriteHeader, WriteRequest};
+use mira_proto::{Problem, ShardId, limits, node_v1};
 use prost::Message;
 
 use super::{Outcomes, Pending};
@@ -192,7 +192,7 @@ fn chunks(items: Vec<Pending>) -> Vec<Vec<Pending>> {
 
 #[cfg(test)]
 mod tests {
-    use mira_proto::node_v1::{self, NamedVector, Passage};
+    use mira_proto::node_v1::{NamedVector, Passage};
     use uuid::Uuid;
 
     use super::*;
