@@ -178,12 +178,12 @@ mod tests {
         let found = found.map(|id| (id.to_string(), places.shard_of(id.as_u128())));
         let expected = [
             ("1a07ba9d-59df-8c82-be09-5b99ad2ea2e7", 0),
-            ("c97eece1-8280-8463-bf93-daeda6c6b484", 0),
-            ("SAMPLE", 0),
-            ("f26ecb87-79fa-8bb4-8d88-b190b820e52b", 0),
-            ("f26ecb87-79fa-8bb4-8d88-b190a6c6b484", 0),
-            ("SAMPLE", 0),
-            ("9b5f5ebc-8a0a-8322-a04b-c206e973f182", 0),
+            ("c97eece1-8280-8463-bf93-daeda6c6b484", 10),
+            ("b85d0bd3-ae08-80f6-ab6c-70129cf67cee", 15),
+            ("f26ecb87-79fa-8bb4-8d88-b190b820e52b", 10),
+            ("f26ecb87-79fa-8bb4-8d88-b190a6c6b484", 10),
+            ("344de9ab-62f8-8ff3-88d2-ce679cf67cee", 15),
+            ("9b5f5ebc-8a0a-8322-a04b-c206e973f182", 9),
         ];
         assert_eq!(found.each_ref().map(|(id, shard)| (id.as_str(), *shard)), expected);
     }

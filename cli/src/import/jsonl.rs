@@ -29,10 +29,10 @@ const FIELDS: [&str; 17] = [
     "expected_version",
     "expires_at",
     "created_at",
+    "position",
     "collection",
     "private",
     "source_key",
-    "position",
 ];
 
 /// The field that names a file, which `store` has not.

@@ -177,9 +177,9 @@ fn strict_stops_at_the_first_refusal() {
 
 #[test]
 fn an_import_that_was_cut_off_goes_on_where_it_was() {
-    // One writer ends its batches in order: 12 of 20 records are behind the checkpoint. With three, a batch that hung
-    // while the others went on leaves a gap, and all that follows it is sent again.
-    for (writers, most_sent) in [("1", 160), ("3", 400)] {
+    // One writer ends its batches of 20 in order: those that are stored whole are behind the checkpoint. With three, a batch
+    // that hung while the others went on leaves a gap, and all that follows it is sent again.
+    for writers in ["1", "3"] {
         let import = Import::new();
         import.write("a.jsonl", lines(400));
         import.server.conduct().breaks_after_stores = Some(12);
@@ -188,7 +188,8 @@ fn an_import_that_was_cut_off_goes_on_where_it_was() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(text(&output.stderr).contains("error[internal]: told to break"), "{output:?}");
         let stored = import.contents().len();
-        assert!((100..400).contains(&stored), "{stored}");
+        assert!((20..400).contains(&stored), "{stored}");
+        let most_sent = if writers == "1" { 400 - stored / 20 * 20 } else { 400 };
 
         import.server.conduct().breaks_after_stores = None;
         import.server.conduct().store_sizes.clear();

@@ -227,6 +227,10 @@ impl Recovery {
                     .for_each(|ownership| txn.put(&Ownership::key(base.collection), ownership.encode()));
                 let floor = |floor: &KeyFloor| txn.put(&record::key_floor_key(base.collection), floor.encode());
                 standing.floor.iter().for_each(floor);
+                if standing.ended_version > 0 {
+                    let ended = standing.ended_version.to_be_bytes().to_vec();
+                    txn.put(&record::ended_version_key(base.collection), ended);
+                }
             }
             Ok(())
         };

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::shard::{
     Shard,
     command::{self, MigratedFrame, ShardAnswer, ShardCommand},
-    migration::ownership::Ownership,
+    migration::{ownership::Ownership, transfer::ended_version},
     record::{self, FrameHead, KeyFloor},
     refuse_proposal, reseal,
 };
@@ -129,13 +129,16 @@ pub struct Standing {
     pub ownership: Option<Ownership>,
     /// The oldest key that it takes frames under.
     pub floor: Option<KeyFloor>,
+    /// The greatest version of a frame that has ended: new ones begin above it.
+    pub ended_version: u64,
 }
 
 impl Standing {
     pub(crate) fn read(view: &StateReader, collection: CollectionId) -> Result<Self, EngineError> {
         let ownership = view.get(&Ownership::key(collection))?.map(|stored| Ownership::decode(&stored)).transpose()?;
         let floor = view.get(&record::key_floor_key(collection))?;
-        Ok(Standing { ownership, floor: floor.map(|stored| KeyFloor::decode(&stored)).transpose()? })
+        let floor = floor.map(|stored| KeyFloor::decode(&stored)).transpose()?;
+        Ok(Standing { ownership, floor, ended_version: ended_version(view, collection)? })
     }
 }
 

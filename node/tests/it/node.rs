@@ -219,7 +219,7 @@ async fn collections_have_typed_refusals() {
     let bad = [
         (node_v1::CreateCollectionRequest { dim: 5, ..good.clone() }, Code::AlreadyExists),
         (node_v1::CreateCollectionRequest { name: String::new(), ..good.clone() }, Code::InvalidArgument),
-        (node_v1::CreateCollectionRequest { name: "a/b".into(), ..good.clone() }, Code::InvalidArgument),
+        (node_v1::CreateCollectionRequest { name: "a/../b".into(), ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 0, ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 4_097, ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), metric: 9, ..good.clone() }, Code::InvalidArgument),
@@ -236,7 +236,12 @@ async fn collections_have_typed_refusals() {
 async fn a_joiner_with_another_key_or_protocol_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (node, client) = start(folder.path()).await;
-    let info = node_v1::NodeInfo { id: 9, address: "127.0.0.1:1".into(), ..Default::default() };
+    let info = node_v1::NodeInfo {
+        id: 9,
+        address: "127.0.0.1:1".into(),
+        format: mira_proto::FORMAT_LEVEL,
+        ..Default::default()
+    };
     let request = |protocol_version, cluster_id: &str| node_v1::JoinRequest {
         node: Some(info.clone()),
         cluster_id: cluster_id.into(),

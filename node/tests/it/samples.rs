@@ -190,7 +190,7 @@ fn backup(samples: &mut Samples) {
     let committed = samples.check("migrated_frame", &frames[0].encode());
     assert_eq!(MigratedFrame::decode(&committed).expect("readable"), frames[0]);
     let floor = Some(KeyFloor { version: 2, complete_at: 90 });
-    let standing = Some(Standing { ownership: Some(ownership()), floor });
+    let standing = Some(Standing { ownership: Some(ownership()), floor, ended_version: 12 });
     let page = PageBody { frames, changed: vec![70], standing, extensions: later() };
     let committed = samples.check("backup_page", &page.encode());
     assert_eq!(PageBody::decode(&committed).expect("readable"), page);

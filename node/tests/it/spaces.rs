@@ -254,6 +254,6 @@ async fn a_space_has_a_beam_of_its_own() {
         explained("state", 12).await.plan() == node_v1::SearchPlan::Graph
     })
     .await;
-    assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 64));
+    assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 48));
     node.shutdown().await;
 }

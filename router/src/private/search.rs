@@ -207,7 +207,8 @@ impl Memory {
             let applied = page.state.as_ref().map_or(0, |state| state.applied);
             (as_of, found.applied) = (as_of.min(applied), found.applied.max(applied));
         }
-        match kept {
+        // What was damaged on the way or on a replica may be whole when it is asked for again.
+        match kept.filter(|_| found.damaged.is_empty()) {
             Some(frames) => {
                 self.private_vectors.put(key, Arc::new(VectorCopy { known: as_of, frames, bytes }));
             }

@@ -66,7 +66,7 @@ impl Cursor {
         if !is_known || !(1..=VERSION).contains(&bytes[0]) || !(bytes.len() - LENGTH).is_multiple_of(4) {
             return Err(damaged());
         }
-        let (body, check) = bytes.split_at(LENGTH - 4);
+        let (body, check) = bytes.split_at(bytes.len() - 4);
         if blake3::hash(body).as_bytes()[..4] != *check {
             return Err(damaged());
         }

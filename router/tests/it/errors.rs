@@ -37,7 +37,7 @@ fn bad_inputs() -> Vec<(&'static str, &'static str, Value, &'static str, &'stati
         ("cursor of nothing", "recall", json!({ "session": "s", "cursor": "x" }), other, "cursor"),
         ("wrong dimension", "store", json!({ "content": "a", "vector": [1.0, 2.0] }), "dimension_mismatch", "32"),
         ("zeros", "store", json!({ "content": "a", "vector": vec![0.0; 32] }), other, "zeros"),
-        ("huge component", "store", json!({ "content": "a", "vector": vec![1e39; 32] }), other, "finite"),
+        ("huge component", "store", json!({ "content": "a", "vector": vec![1e39; 32] }), other, "out of range"),
         ("replace without id", "store", json!({ "content": "a", "replace": true }), other, "replace"),
         ("version without id", "store", json!({ "content": "a", "expected_version": 1 }), other, "expected_version"),
         ("stale version", "store", json!({ "content": "a", "id": id, "expected_version": 4 }), "conflict", "version 0"),
@@ -196,6 +196,7 @@ fn store_of(input: &Value) -> v1::StoreRequest {
         replace: input["replace"] == true,
         expected_version: input["expected_version"].as_u64(),
         expires_at: text(input, "expires_at"),
+        collection: text(input, "collection"),
         ..Default::default()
     }
 }
@@ -271,7 +272,7 @@ async fn headers_are_checked() {
         ("x-mira-timeout-ms", "soon", "invalid_argument"),
         ("x-mira-timeout-ms", "0", "invalid_argument"),
         ("x-mira-consistency-token", "what?", "invalid_argument"),
-        ("x-mira-consistency-token", "Ag", "unsupported_version"),
+        ("x-mira-consistency-token", "Aw", "unsupported_version"),
         ("idempotency-key", "", "invalid_argument"),
         ("idempotency-key", &long, "invalid_argument"),
     ];

@@ -492,10 +492,14 @@ async fn more_requests_than_the_limit_are_told_so_at_once() {
     let world = World::new().await;
     one_shard(&world).await;
     (1..=3).for_each(|node| world.fake.fault(node, |faults| faults.slow = Some(Duration::from_secs(1))));
-    let client = MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap();
+    let mut clients = Vec::new();
+    // One connection carries 256 requests at a time.
+    for _ in 0..limits::MAX_REQUESTS_IN_FLIGHT / 128 {
+        clients.push(MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap());
+    }
     let search = || v1::SearchRequest { query: "a".into(), ..Default::default() };
-    let calls = (0..limits::MAX_REQUESTS_IN_FLIGHT + 20).map(|_| {
-        let mut client = client.clone();
+    let calls = (0..limits::MAX_REQUESTS_IN_FLIGHT + 20).map(|at| {
+        let mut client = clients[at % clients.len()].clone();
         async move { client.search(authorized(search())).await }
     });
     let answers = futures::future::join_all(calls).await;

@@ -117,7 +117,7 @@ async fn names_and_components_are_checked() {
     refused(put(json!({ "state": { "dim": 3, "ef": 9 } })).await, "invalid_argument", "tune").await;
     refused(put(json!({ "state": { "dim": 3, "lens": 9 } })).await, "invalid_argument", "lens").await;
     let many: serde_json::Map<String, Value> = (0..9).map(|n| (format!("v{n}"), json!({ "dim": 3 }))).collect();
-    refused(put(many.into()).await, "too_large", "limit is 8").await;
+    refused(put(many.into()).await, "too_large", "more than 8").await;
     let there = world.request(Method::PUT, "/collections/agents", json!({ "partitions": 4 }).to_string(), &[]).await;
     assert_eq!(there.code(), "already_exists", "it has named vectors");
 }

@@ -121,13 +121,14 @@ async fn grpc_bounds_lists_before_they_are_made_and_streams_in_number_and_size()
 
     let mut open = Vec::new();
     for _ in 0..mira_proto::limits::MAX_STREAMS {
-        open.push(client.ingest(with_token(futures::stream::pending(), TOKEN)).await.unwrap());
+        let (sender, items) = futures::channel::mpsc::unbounded::<v1::StoreRequest>();
+        open.push((sender, client.ingest(with_token(items, TOKEN)).await.unwrap()));
     }
     let refused = client.ingest(with_token(futures::stream::pending(), TOKEN)).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(refused.metadata().get("retry-after").unwrap(), "1");
     drop(open);
-    let again = async || client.clone().ingest(with_token(futures::stream::pending(), TOKEN)).await.is_ok();
+    let again = async || client.clone().ingest(with_token(futures::stream::empty(), TOKEN)).await.is_ok();
     eventually("a stream that ended makes room", PATIENCE, again).await;
 }
 

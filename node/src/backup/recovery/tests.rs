@@ -17,7 +17,7 @@ use super::*;
 use crate::shard::{
     command::{Asker, Condition, MigratedFrame, OwnershipStep, StoreFrame},
     log_archive::beside,
-    migration::ownership::Span,
+    migration::{ownership::Span, transfer::ended_version},
     pages::Standing,
     record::{Class, FrameFields, FrameHead, FrameRecord},
 };
@@ -145,7 +145,9 @@ impl Live {
         match turn.said.clone() {
             Said::Store { condition, owner, session, lives_ms, class, chunks, content, key_version } => {
                 let stored = self.group.reader().get(&record::frame_key(collection, frame)).expect("readable");
-                let version = stored.map_or(0, |stored| FrameRecord::decode(&stored).expect("a record").fields.version);
+                let ended = ended_version(&self.group.reader(), collection).expect("readable");
+                let version =
+                    stored.map_or(ended, |stored| FrameRecord::decode(&stored).expect("a record").fields.version);
                 let fields = FrameFields {
                     version: version + 1,
                     position: Position::new(now_ms * 1_000, 0).packed(),

@@ -213,7 +213,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
 }
 
 /// The greatest version that a frame had which was removed from a collection.
-pub(in crate::shard) fn ended_version(reader: &StateReader, collection: CollectionId) -> Result<u64, EngineError> {
+pub(crate) fn ended_version(reader: &StateReader, collection: CollectionId) -> Result<u64, EngineError> {
     decode_count(reader.get(&record::ended_version_key(collection))?.as_deref())
 }
 

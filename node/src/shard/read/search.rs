@@ -102,7 +102,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
             k: if ranking.is_by_similarity() && vectors.len() == 1 { ranking.k } else { ranking.first_pool() },
             ef: [request.ef, space.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
             after: None,
-            exact: request.exact,
+            // The best by their mean may be among the best of none of the vectors.
+            exact: request.exact || request.mean,
             explain: request.explain,
             created_ms: wanted.created_ms,
             condition: wanted.condition,

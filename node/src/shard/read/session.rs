@@ -62,11 +62,13 @@ impl Rest {
     /// The next `most` frames that are shown. Times follow no order here: a range of them may be looked for among all frames
     /// of a long session.
     fn next(&mut self, state: &StateReader, shown: &Shown, most: usize) -> Result<Vec<FrameId>, EngineError> {
-        let (mut frames, mut last, mut failed) = (Vec::new(), None, None);
+        let (mut frames, mut last, mut failed) = (Vec::new(), Vec::new(), None);
         let bound = |end: &Bound<Vec<u8>>| end.clone();
         let (from, to) = (bound(&self.from), bound(&self.to));
         let (from, to) = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
         state.scan(from, to, self.backwards, &mut |key, stored| {
+            last.clear();
+            last.extend_from_slice(key);
             match record::parse_number(stored) {
                 Ok(created_ms) if self.created.contains(&created_ms) => {
                     frames.extend(record::parse_session_key(key).filter(|&frame| shown.shows(frame)));
@@ -74,17 +76,12 @@ impl Rest {
                 Ok(_) => {}
                 Err(error) => failed = Some(error),
             }
-            let is_done = failed.is_some() || frames.len() == most;
-            if is_done {
-                last = Some(key.to_vec());
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
+            if failed.is_some() || frames.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         if let Some(error) = failed {
             return Err(error);
         }
-        if let Some(last) = last {
+        if !last.is_empty() {
             self.is_read_to(&last);
         }
         Ok(frames)
