@@ -34,7 +34,7 @@ pub fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
-/// Writes a line to standard error, as [`print`] does.
+/// Writes a line to standard error, as [`print()`] does.
 pub fn say(line: &str) {
     let line = if console::user_attended_stderr() { terminal::styled(line) } else { line.into() };
     eprintln!("{line}");

@@ -2,7 +2,8 @@
 //!
 //! The key of a frame is `HKDF(collection key, frame id)`, so a key seals only the few pieces of one frame: AES-256-GCM
 //! with random 96-bit nonces stays far from its limit (2³² messages per key) however large the collection grows.
-//! Layout: kind `F` of `envelope`; bound to a [`Context`] and what lies beside the piece ([`Bound`]). Deriving and expanding a frame's key takes about half a
+//! Layout: kind `F` of `envelope`; bound to a [`crate::Context`] and what lies beside the piece ([`Bound`]). Deriving and
+//! expanding a frame's key takes about half a
 //! microsecond (`benches/sealing.rs`), so there is no cache of frame keys to keep secret. The same plaintext sealed
 //! twice gives different bytes, so sealing happens once, before the proposal, and every replica stores the same bytes.
 

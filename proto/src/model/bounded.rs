@@ -1,7 +1,7 @@
 //! Bounds on what a request may hold, kept while it is read.
 //!
 //! A body of 32 MiB can name ten million values of a few hundred bytes each, so a check after reading comes too late. Lists
-//! of requests stop at their bound ([`list`]), and whoever reads a request from a caller does it [`within`] a number of
+//! of requests stop at their bound (`list`), and whoever reads a request from a caller does it [`within`] a number of
 //! bytes that its metadata, filters and searches may take in memory together. Answers, which a client reads, have no such
 //! scope and no bound.
 

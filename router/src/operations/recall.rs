@@ -2,7 +2,7 @@
 //!
 //! Linearizable unless the caller asks for less. A shard that cannot be read is a problem, because a frame that is missing
 //! from the answer would look forgotten. An answer that was cut, by the caller's limit or by bytes, says so and where it goes
-//! on ([`Cursor`]).
+//! on (`Cursor`).
 
 use std::collections::{HashMap, HashSet};
 
