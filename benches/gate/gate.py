@@ -217,21 +217,31 @@ def programs_of(options):
     return {BASE: builds.program(base), CANDIDATE: builds.program(candidate)}
 
 
-def main(given=None):
-    """The exit status."""
-    options = arguments(given)
+def measured(name, options, measure):
+    """What `measure(programs)` gives, with nothing of this kind beside it; none, with a message, when it cannot be had."""
     options.cache.mkdir(parents=True, exist_ok=True)
     with (options.cache / "lock").open("w") as lock:
         # Two at once would measure each other.
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            programs = programs_of(options)
-            folder = options.dir or options.cache
-            gate = Gate(lambda side: Cluster(programs[side], options.nodes, folder), operations_of(options), options)
-            found = gate.run()
+            return measure(programs_of(options))
         except (BuildError, Refused, OSError) as error:
-            print(f"gate: {error}", file=sys.stderr)
-            return 2
+            print(f"{name}: {error}", file=sys.stderr)
+            return None
+
+
+def main(given=None):
+    """The exit status."""
+    options = arguments(given)
+
+    def measure(programs):
+        start = lambda side: Cluster(programs[side], options.nodes, options.dir or options.cache)
+        gate = Gate(start, operations_of(options), options)
+        return gate, gate.run(), programs
+
+    if not (result := measured("gate", options, measure)):
+        return 2
+    gate, found, programs = result
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(to_json(gate, found, programs), indent=1) + "\n")

@@ -11,7 +11,6 @@ caller and by twenty; each round starts both afresh.
 
 import argparse
 import contextlib
-import fcntl
 import itertools
 import statistics
 import sys
@@ -20,9 +19,7 @@ from pathlib import Path
 
 import gate
 import judge
-from builds import BuildError
 from cluster import BATCH, DIM, Cluster, Requests
-from load import Refused
 
 COLLECTIONS = ("first", "second", "third")
 QUESTIONS = 2_000
@@ -187,17 +184,13 @@ def arguments(given):
 def main(given=None):
     """The exit status."""
     options = arguments(given)
-    options.cache.mkdir(parents=True, exist_ok=True)
-    with (options.cache / "lock").open("w") as lock:
-        # Two at once would measure each other.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            programs = gate.programs_of(options)
-            start = lambda side: MixCluster(programs[side], options.nodes, options.dir or options.cache)
-            rounds = [play_round(number, start, options) for number in range(options.rounds)]
-        except (BuildError, Refused, OSError) as error:
-            print(f"mix: {error}", file=sys.stderr)
-            return 2
+
+    def measure(programs):
+        start = lambda side: MixCluster(programs[side], options.nodes, options.dir or options.cache)
+        return [play_round(number, start, options) for number in range(options.rounds)]
+
+    if not (rounds := gate.measured("mix", options, measure)):
+        return 2
     report(rounds)
     return 0
 

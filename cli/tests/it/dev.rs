@@ -127,7 +127,9 @@ fn a_local_cluster_keeps_what_it_was_told() {
     assert_eq!(hits(&dev.says(&search)), hits(&found));
     let session = dev.says(&["recall", "--session", "s", "--collection", "ways"]);
     assert!(["north", "east", "north-east"].iter().all(|text| session.contains(&format!("\n{text}\n"))), "{session}");
-    assert!(dev.says(&["status"]).contains("is ok"));
+    eventually_blocking("every replica has caught up", Duration::from_secs(30), || {
+        dev.says(&["status"]).contains("is ok")
+    });
     dev.stop();
 }
 
