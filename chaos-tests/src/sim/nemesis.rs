@@ -61,7 +61,7 @@ impl Nemesis {
     }
 
     /// Cuts a node's power: what was not synced is gone, or some of it.
-    async fn crash(&self, node: NodeId) {
+    pub async fn crash(&self, node: NodeId) {
         let mut machine = self.machines[&node].lock().await;
         let Some(process) = self.processes.get(node) else { return };
         self.processes.remove(node);

@@ -128,6 +128,8 @@ pub struct Plan {
     pub log_kept: u64,
     /// Bytes of a snapshot's chunk.
     pub chunk_bytes: usize,
+    /// Whether all clients pause now and then, long enough for groups to rest while faults go on.
+    pub pauses: bool,
     /// The mistake put in, if any.
     pub bug: Option<Bug>,
 }
@@ -156,6 +158,7 @@ impl Plan {
             snapshot_every: rng.random_range(5..40),
             log_kept: rng.random_range(1..12),
             chunk_bytes: rng.random_range(200..2_000),
+            pauses: false,
             bug,
         };
         // Drawn last, so that the other seeds are what they were before collections grew.
@@ -168,6 +171,7 @@ impl Plan {
             Plan { partitions: plan.shards, ..plan }
         };
         let drops = rng.random_bool(0.4).then(|| Duration::from_millis(rng.random_range(500..4_000)));
-        Plan { drops_after: drops, ..plan }
+        let pauses = rng.random_bool(0.5);
+        Plan { drops_after: drops, pauses, ..plan }
     }
 }

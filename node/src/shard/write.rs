@@ -183,8 +183,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         let view = self.group.reader().view().map_err(refuse_engine)?;
         let before = versions_before(&view, collection.id, drafts).map_err(refuse_engine)?;
-        // The log's clock may be ahead of this leader's, by what another leader's said.
-        let now_ms = self.shared.clock.now_ms().max(view.clock_ms().unwrap_or_default());
+        let now_ms = self.group.time_ms();
         let mut rng = (self.shared.randomness)();
         let sealed = drafts.iter().zip(before).map(|(draft, before)| {
             let origin = Origin::of(draft, before.as_ref(), now_ms, position);

@@ -172,7 +172,7 @@ impl Memory {
             FoundInShard { hits: Vec::new(), frames: 0, applied: state.applied, taken_over: state.taken_over };
         if let Some(copy) = cached.as_ref().filter(|_| page.unchanged) {
             found.frames = copy.frames.len();
-            found.hits = compare(query, &key, copy.clone()).await?;
+            found.hits = compare(query, &key, copy.clone(), state.time_ms).await?;
             return Ok(found);
         }
         // A copy in the making; given up when it grows too large to be kept.
@@ -184,7 +184,7 @@ impl Memory {
             found.frames += frames.len();
             bytes += frames.iter().map(SealedVectors::size).sum::<usize>();
             let part = Arc::new(VectorCopy { known: 0, frames, bytes: 0 });
-            best.extend(compare(query, &key, part.clone()).await?);
+            best.extend(compare(query, &key, part.clone(), state.time_ms).await?);
             if bytes > limits::PRIVATE_CACHE_BYTES / 2 {
                 kept = None;
             }

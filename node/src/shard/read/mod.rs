@@ -50,7 +50,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let (shown, taken_over) = self.shown(&collection, header)?;
         // Before anything is looked at: what changes from here on is later than the answer says.
         let applied = self.group.reader().applied_index();
-        Ok(ReadView { collection, shown, state: node_v1::ReadState { applied, freshness, taken_over } })
+        let state = node_v1::ReadState { applied, freshness, taken_over, time_ms: self.group.time_ms() };
+        Ok(ReadView { collection, shown, state })
     }
 
     /// Waits until this replica may answer a read of that level; at level `any` also says how old the answer may be.
@@ -67,7 +68,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         if level.at_least > self.group.reader().applied_index() {
             let wait = limits::READ_TRY / 2;
-            self.group.wait_applied(level.at_least, wait).await.map_err(refuse_read)?;
+            let waited = self.group.wait_applied(level.at_least, wait).await;
+            // Only a read at level `any` may be answered elsewhere.
+            let any = level.kind() == node_v1::read_level::Kind::Any;
+            waited.map_err(|error| if any { Refusal::NotReady(error.to_string()) } else { refuse_read(error) })?;
         }
         Ok(freshness)
     }

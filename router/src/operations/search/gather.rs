@@ -7,9 +7,9 @@ use mira_proto::node_v1::{self, ReadHeader, ReadState};
 use mira_proto::{Problem, ShardId};
 use tokio::time::Instant;
 
+use super::micros;
 use super::query::{Recency, ResolvedQuery};
 use super::route::SearchRoute;
-use super::micros;
 use crate::cluster::{CallError, CollectionRoute, ShardAnswer, Staleness, fan_out};
 use crate::operations::field_types::FieldTypes;
 use crate::private::search::{PrivateHits, PrivateQuery};
