@@ -69,6 +69,13 @@ pub fn hits(reply: &SearchReply) -> String {
             style("degraded:").yellow()
         ));
     }
+    for id in &reply.damaged {
+        text.push_str(&format!("{} private memory {id} was left out\n", style("damaged:").yellow()));
+    }
+    if let Some(count) = reply.looked_through {
+        text.push_str(&format!("only the {count} most similar memories were looked at: there may be more\n"));
+    }
+    text.push_str(&more(reply.next_cursor.as_deref()));
     if let Some(found) = &reply.explain {
         text.push_str(&explain(found));
     }
@@ -143,6 +150,13 @@ fn labelled(metadata: &Metadata) -> Vec<String> {
         _ => None,
     };
     metadata.iter().filter_map(scalar).collect()
+}
+
+/// That an answer was cut, and how to go on; nothing for one that is whole.
+pub fn more(next_cursor: Option<&str>) -> String {
+    next_cursor.map_or_else(String::new, |cursor| {
+        format!("{} the same with --cursor {cursor} goes on\n", style("there is more:").yellow())
+    })
 }
 
 /// Frames in full.

@@ -13,7 +13,6 @@
 //! (`metadata.author.name`). A list in metadata has several values, and a test holds if it holds for one of them. Values
 //! are compared with values of their own type: text, number, or true and false.
 
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_with::skip_serializing_none;
@@ -79,10 +78,4 @@ impl<'de> Deserialize<'de> for Scalar {
             PlainValue::Text(text) => Scalar::Text(text),
         })
     }
-}
-
-/// An RFC 3339 time as milliseconds since 1970; `None` for what is none, or before.
-pub fn milliseconds(text: &str) -> Option<u64> {
-    let time: Timestamp = text.parse().ok()?;
-    u64::try_from(time.as_millisecond()).ok()
 }

@@ -456,8 +456,8 @@ impl Worker {
         loop {
             let page = self.memory.sessions(&self.context(), NAME, request.clone()).await.expect("listed");
             counts.extend(page.sessions.into_iter().filter(|found| found.session == self.session));
-            match page.next {
-                Some(next) => request.after = Some(next),
+            match page.next_cursor {
+                Some(next) => request.cursor = Some(next),
                 None => break,
             }
         }
@@ -467,7 +467,7 @@ impl Worker {
 
     /// Every frame of its own is on one page, once; others come and go meanwhile.
     pub async fn scan(&self) {
-        let mut request = ScanRequest { limit: Some(170), after: None };
+        let mut request = ScanRequest { limit: Some(170), cursor: None };
         let mut found = Vec::new();
         loop {
             let page = self.memory.scan(&self.context(), NAME, request.clone()).await.expect("scanned");
@@ -478,8 +478,8 @@ impl Worker {
                 assert_eq!(scanned.vectors.get(STATE), state(scanned.frame.id).as_ref());
                 found.push(scanned.frame.id);
             }
-            match page.next {
-                Some(next) => request.after = Some(next),
+            match page.next_cursor {
+                Some(next) => request.cursor = Some(next),
                 None => break,
             }
         }

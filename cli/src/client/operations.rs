@@ -83,7 +83,7 @@ impl Client {
         key: Option<&str>,
     ) -> Result<UploadReply, CliError> {
         let key = key.map_or_else(idempotency_key, str::to_owned);
-        let url = self.url(&["collections", collection, "uploads"]);
+        let url = self.url(&["collections", collection, "uploads"])?;
         self.answer(|| self.http.post(url.clone()).json(request).header("idempotency-key", &key)).await
     }
 
@@ -100,7 +100,7 @@ impl Client {
         offset: u64,
         bytes: Bytes,
     ) -> Result<UploadReply, CliError> {
-        let url = self.url(&["collections", collection, "uploads", &upload.to_string()]);
+        let url = self.url(&["collections", collection, "uploads", &upload.to_string()])?;
         self.answer(|| self.http.patch(url.clone()).header("upload-offset", offset).body(bytes.clone())).await
     }
 
@@ -112,7 +112,8 @@ impl Client {
 
     /// A memory's content behind what was received of it; all of it if it is of another version by now.
     pub async fn content(&self, collection: &str, id: Uuid, received: Received<'_>) -> Result<Content, CliError> {
-        let mut request = self.http.get(self.url(&["collections", collection, "frames", &id.to_string(), "content"]));
+        let mut request =
+            self.http.get(self.url(&["collections", collection, "frames", &id.to_string(), "content"])?);
         if let Some(etag) = received.etag {
             request = request.header(RANGE, format!("bytes={}-", received.bytes)).header(IF_RANGE, etag);
         }
@@ -132,7 +133,7 @@ impl Client {
 
     /// The state of the cluster.
     pub async fn status(&self, request: &StatusRequest) -> Result<StatusReply, CliError> {
-        let url = self.url(&["mcp", "status"]);
+        let url = self.url(&["mcp", "status"])?;
         self.answer(|| self.http.get(url.clone()).query(&[("detailed", request.detailed)])).await
     }
 
@@ -149,13 +150,13 @@ impl Client {
 
     /// A page of the sessions of a collection.
     pub async fn sessions(&self, name: &str, request: &SessionsRequest) -> Result<SessionsReply, CliError> {
-        let url = self.url(&["collections", name, "sessions"]);
+        let url = self.url(&["collections", name, "sessions"])?;
         self.answer(|| self.http.get(url.clone()).query(request)).await
     }
 
     /// A page of everything in a collection.
     pub async fn scan(&self, name: &str, request: &ScanRequest) -> Result<ScanReply, CliError> {
-        let url = self.url(&["collections", name, "frames"]);
+        let url = self.url(&["collections", name, "frames"])?;
         self.answer(|| self.http.get(url.clone()).query(request)).await
     }
 
@@ -177,7 +178,7 @@ impl Client {
     /// Removes a collection with everything in it.
     pub async fn delete_collection(&self, name: &str) -> Result<(), CliError> {
         let key = idempotency_key();
-        let url = self.url(&["collections", name]);
+        let url = self.url(&["collections", name])?;
         self.send(|| self.http.delete(url.clone()).header("idempotency-key", &key)).await.map(drop)
     }
 
@@ -201,13 +202,13 @@ impl Client {
         let mut new = HeaderValue::from_str(new)
             .map_err(|_| CliError::Usage("the new passphrase has characters that no header carries".to_owned()))?;
         new.set_sensitive(true);
-        let url = self.url(&["owner", "passphrase"]);
+        let url = self.url(&["owner", "passphrase"])?;
         self.send(|| self.http.post(url.clone()).header("x-mira-new-passphrase", &new)).await.map(drop)
     }
 
     /// Removes the record of the owner's passphrase.
     pub async fn remove_passphrase(&self) -> Result<(), CliError> {
-        let url = self.url(&["owner", "passphrase"]);
+        let url = self.url(&["owner", "passphrase"])?;
         self.send(|| self.http.delete(url.clone())).await.map(drop)
     }
 
@@ -235,7 +236,7 @@ impl Client {
     /// One step of a backup or a restore. Each may be repeated.
     #[cfg(feature = "backup")]
     pub async fn backup_step<Q: Message, A: Message + Default>(&self, step: &str, request: &Q) -> Result<A, CliError> {
-        let url = self.url(&["admin", "backup", step]);
+        let url = self.url(&["admin", "backup", step])?;
         let body = bytes::Bytes::from(request.encode_to_vec());
         let post = || self.http.post(url.clone()).header(CONTENT_TYPE, "application/x-protobuf").body(body.clone());
         let answer = self.send(post).await?;

@@ -12,6 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use mira_proto::model::StoreItem;
+use mira_proto::numbers;
+use mira_proto::time::{self, Moment};
 use parquet::basic::Compression;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, FloatType, Int64Type};
 use parquet::errors::ParquetError;
@@ -162,8 +164,8 @@ fn times(
     field: impl Fn(&StoreItem) -> Option<&str>,
 ) -> Result<(), ParquetError> {
     let parse = |text: &str| {
-        let time = text.parse::<Timestamp>().map_err(|error| ParquetError::General(format!("{text}: {error}")));
-        time.map(Timestamp::as_millisecond)
+        let moment = Moment::parse(text).ok_or_else(|| ParquetError::General(format!("{text} is no time")));
+        moment.map(|moment| moment.millisecond())
     };
     let times: Vec<Option<i64>> = rows.iter().map(|row| field(row).map(parse).transpose()).collect::<Result<_, _>>()?;
     numbers(out, times)
@@ -270,8 +272,11 @@ fn item_of(row: Row, lenient: bool) -> Result<Parsed, RecordError> {
     }
     for name in ["metadata", "vectors"] {
         if let Some(Value::String(text)) = fields.get(name) {
-            let parsed = serde_json::from_str(text);
-            let parsed = parsed.map_err(|error| RecordError::Json(format!("column `{name}`: {error}")))?;
+            let wrong = |what: String| RecordError::Json(format!("column `{name}`: {what}"));
+            if let Some(number) = numbers::unkept(text) {
+                return Err(wrong(numbers::refusal(number)));
+            }
+            let parsed = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
             fields.insert(name.to_owned(), parsed);
         }
     }
@@ -282,9 +287,11 @@ fn item_of(row: Row, lenient: bool) -> Result<Parsed, RecordError> {
 fn json(field: &Field) -> Result<Value, String> {
     let number =
         |number: f64| serde_json::Number::from_f64(number).map(Value::Number).ok_or(format!("{number} is no number"));
-    let time = |time: Result<Timestamp, jiff::Error>| {
-        time.map(|time| Value::String(format!("{time:.3}"))).map_err(|error| error.to_string())
+    let millis = |at: i64| match u64::try_from(at) {
+        Ok(at @ 0..=time::MAX_MS) => Ok(time::format(at)),
+        _ => Timestamp::from_millisecond(at).map(|at| format!("{at:.3}")).map_err(|error| error.to_string()),
     };
+    let micros = |at: i64| Timestamp::from_microsecond(at).map(|at| format!("{at:.6}"));
     Ok(match field {
         Field::Null => Value::Null,
         Field::Bool(value) => (*value).into(),
@@ -300,8 +307,8 @@ fn json(field: &Field) -> Result<Value, String> {
         Field::Double(value) => number(*value)?,
         Field::Str(text) => text.as_str().into(),
         Field::Bytes(bytes) => STANDARD.encode(bytes.data()).into(),
-        Field::TimestampMillis(at) => time(Timestamp::from_millisecond(*at))?,
-        Field::TimestampMicros(at) => time(Timestamp::from_microsecond(*at))?,
+        Field::TimestampMillis(at) => millis(*at)?.into(),
+        Field::TimestampMicros(at) => micros(*at).map_err(|error| error.to_string())?.into(),
         Field::ListInternal(list) => list.elements().iter().map(json).collect::<Result<Value, _>>()?,
         Field::Group(row) => {
             let fields = row.get_column_iter().map(|(name, field)| Ok((name.clone(), json(field)?)));
@@ -348,11 +355,11 @@ mod tests {
             number in any::<i64>(),
             position in proptest::option::of(0..i64::MAX as u64),
             id in any::<u128>(),
-            at in proptest::option::of(0i64..4_000_000_000_000),
+            at in proptest::option::of(0u64..=time::MAX_MS),
+            double in any::<f64>().prop_filter("a number", |double| double.is_finite()),
             private in any::<bool>(),
         ) -> StoreItem {
-            let time = |at: i64| format!("{:.3}", Timestamp::from_millisecond(at).unwrap());
-            let fields = serde_json::json!({ "n": number, "deep": { "list": [1.5, null, "x"] } });
+            let fields = serde_json::json!({ "n": number, "deep": { "list": [double, null, "x"] } });
             StoreItem {
                 bytes: text.is_none().then(|| STANDARD.encode(&bytes)),
                 content: text,
@@ -363,8 +370,8 @@ mod tests {
                 vector,
                 vectors,
                 id: Some(uuid::Uuid::from_u128(id)),
-                created_at: at.map(time),
-                expires_at: at.filter(|at| at % 2 == 0).map(time),
+                created_at: at.map(time::format),
+                expires_at: at.filter(|at| at % 2 == 0).map(time::format),
                 private,
                 position,
                 ..StoreItem::default()
@@ -449,6 +456,25 @@ mod tests {
         assert_eq!(first.metadata.as_ref().unwrap()["score"], 0.5);
         assert_eq!(found[1].as_ref().unwrap_err(), "column `embedding`: NaN is no number");
         assert!(open(false)[0].as_ref().unwrap_err().contains("unknown field `score`"));
+    }
+
+    #[test]
+    fn a_number_that_would_change_refuses_its_row_alone() {
+        let schema = "message t { required binary content (STRING); required binary metadata (JSON); }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let mut out = SerializedFileWriter::new(tempfile::tempfile().unwrap(), schema, Arc::default()).unwrap();
+        let mut group = out.next_row_group().unwrap();
+        let columns = [["a", "b"], [r#"{"n": 18446744073709551616}"#, r#"{"n": 0.1}"#]];
+        for cells in columns {
+            let mut column = group.next_column().unwrap().unwrap();
+            let cells = cells.map(ByteArray::from);
+            column.typed::<ByteArrayType>().write_batch(&cells, None, None).unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        let found = items(out.into_inner().unwrap());
+        assert!(found[0].as_ref().unwrap_err().contains("18446744073709551616"), "{found:?}");
+        assert_eq!(found[1].as_ref().unwrap().metadata.as_ref().unwrap()["n"], 0.1);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::import::checkpoint::Checkpoint;
 use crate::import::progress::Progress;
 use crate::import::reader::{Batch, ReadOptions, read_all};
 use crate::import::record::Position;
-use crate::import::source::Source;
+use crate::import::source::{Skipped, Source, Sources};
 use crate::import::writer::{Outcome, Writer};
 
 /// Between two writes of the state file.
@@ -36,12 +36,14 @@ pub struct Options {
 pub struct Summary {
     /// Stored by this run.
     pub added: u64,
-    /// There before, or repeated in the sources.
+    /// There before this run.
     pub already_there: u64,
+    /// In the sources more than once.
+    pub repeated: u64,
     /// Unreadable or refused.
     pub refused: u64,
-    /// Files in folders whose format nothing tells.
-    pub skipped_files: u64,
+    /// Left out of folders.
+    pub skipped: Skipped,
     /// Wall time.
     pub seconds: f64,
     /// Records handled in a second.
@@ -51,21 +53,27 @@ pub struct Summary {
 impl Summary {
     /// Records seen.
     pub fn seen(&self) -> u64 {
-        self.added + self.already_there + self.refused
+        self.added + self.already_there + self.repeated + self.refused
     }
 }
 
 /// Reads and stores everything. Ends early, with the state saved, on Ctrl-C, on a cluster that takes no more, and with
 /// `strict` on the first refusal. The summary counts what was done even when the end is an error.
 pub async fn run(
-    sources: Vec<Arc<Source>>,
+    found: Sources,
     writer: Writer,
     checkpoint: Checkpoint,
     options: Options,
 ) -> (Summary, Result<(), CliError>) {
+    let Sources { sources, unreadable, skipped } = found;
     let progress = Progress::new(sources.iter().map(|source| source.length).sum());
-    let batches = spawn_reader(sources, checkpoint.clone(), &options);
-    let mut ledger = Ledger::new(checkpoint, progress);
+    let mut ledger = Ledger::new(checkpoint.clone(), progress);
+    ledger.summary.skipped = skipped;
+    ledger.tell_of_folders(&unreadable);
+    if options.strict && !unreadable.is_empty() {
+        return (ledger.finish(), Err(stopped_by_refusal()));
+    }
+    let batches = spawn_reader(sources, checkpoint, &options);
     let ended = work(batches, &writer, &options, &mut ledger).await;
     let saved = ledger.save();
     (ledger.finish(), ended.and(saved))
@@ -99,9 +107,13 @@ async fn work(
         let refused = !outcome.refused.is_empty();
         ledger.settle(number, reached, outcome)?;
         if refused && options.strict {
-            return Err(CliError::Stopped("stopped at the first refusal, as --strict says".to_owned()));
+            return Err(stopped_by_refusal());
         }
     }
+}
+
+fn stopped_by_refusal() -> CliError {
+    CliError::Stopped("stopped at the first refusal, as --strict says".to_owned())
 }
 
 fn spawn_reader(sources: Vec<Arc<Source>>, checkpoint: Checkpoint, options: &Options) -> mpsc::Receiver<Batch> {
@@ -147,13 +159,30 @@ impl Ledger {
         }
     }
 
-    fn settle(&mut self, number: usize, reached: Reached, outcome: Outcome) -> Result<(), CliError> {
-        for (place, reason) in &outcome.refused {
+    /// Says what of the folders is not read.
+    fn tell_of_folders(&mut self, unreadable: &[(String, String)]) {
+        self.refused(unreadable);
+        let Skipped { links, special, .. } = &self.summary.skipped;
+        let skipped = |name: &String, what| {
+            self.progress.report(&format!("{} {name}: {what}", console::style("skipped").yellow().for_stderr()))
+        };
+        links.iter().for_each(|name| skipped(name, "a link, which is not followed"));
+        special.iter().for_each(|name| skipped(name, "no file: a pipe, a socket or a device"));
+    }
+
+    /// Names what was refused, and counts it.
+    fn refused(&mut self, refused: &[(String, String)]) {
+        for (place, reason) in refused {
             self.progress.report(&format!("{} {place}: {reason}", console::style("refused").red().for_stderr()));
         }
+        self.summary.refused += refused.len() as u64;
+    }
+
+    fn settle(&mut self, number: usize, reached: Reached, outcome: Outcome) -> Result<(), CliError> {
+        self.refused(&outcome.refused);
         self.summary.added += outcome.added;
         self.summary.already_there += outcome.present;
-        self.summary.refused += outcome.refused.len() as u64;
+        self.summary.repeated += outcome.repeated;
         self.ahead.insert(number, reached);
         while let Some(reached) = self.ahead.remove(&self.next) {
             self.next += 1;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use mira_proto::limits::{MAX_DEADLINE, embedding_time};
 use mira_proto::model::{
     AttachmentInfo, Consistency, DEFAULT_COLLECTION, DEFAULT_TYPE, Frame, ItemResult, RecallRequest, StoreItem,
     StoreRequest, UploadRequest,
@@ -29,8 +30,10 @@ const FIRST_REQUEST: usize = 16;
 pub struct Outcome {
     /// Stored now.
     pub added: u64,
-    /// There already, from an earlier import or from earlier in this one.
+    /// There already.
     pub present: u64,
+    /// Earlier in this import already.
+    pub repeated: u64,
     /// Refused, with the place and the reason.
     pub refused: Vec<(String, String)>,
 }
@@ -53,7 +56,7 @@ impl Writer {
 
     /// Stores a batch. An error means that the cluster took no more; what it had taken is safe.
     pub async fn write(&self, batch: Batch) -> Result<Outcome, CliError> {
-        let mut outcome = Outcome { present: batch.repeated, ..Outcome::default() };
+        let mut outcome = Outcome { repeated: batch.repeated, ..Outcome::default() };
         outcome.refused =
             batch.unreadable.iter().map(|(place, error)| (place.to_string(), error.to_string())).collect();
         let (with_files, items): (Vec<_>, Vec<_>) =
@@ -89,11 +92,14 @@ impl Writer {
         }
         let request = UploadRequest { frame: item, content_type: Some(found.content_type), size: Some(found.size) };
         let key = upload_key(&collection, &request, &found.blake3)?;
-        let upload = Upload { client: &self.client, collection: &collection, path: &found.path, is_quiet: true };
+        let client = self.client.within(self.time_for(std::slice::from_ref(&request.frame)));
+        let upload = Upload { client: &client, collection: &collection, path: &found.path, is_quiet: true };
         match upload.begin_or_go_on(request, &key).await {
             Ok(stored) if stored.unchanged => Ok(Settled::Present),
             Ok(_) => Ok(Settled::Added),
-            Err(CliError::Problem(problem)) if !is_passing(problem.code) => Ok(Settled::Refused(problem.to_string())),
+            Err(CliError::Problem(problem)) if !is_passing(problem.code) || problem.code == Code::DeadlineExceeded => {
+                Ok(Settled::Refused(problem.to_string()))
+            }
             Err(error @ CliError::BadFile { .. }) => Ok(Settled::Refused(error.to_string())),
             Err(error) => Err(error),
         }
@@ -122,31 +128,48 @@ impl Writer {
         Ok(Some(theirs.blake3 == found.blake3))
     }
 
-    /// Stores in requests of a size that the cluster answers in good time.
+    /// Stores in requests of a size that the cluster answers in good time. A record that cannot be stored is refused by
+    /// itself, whatever of a request it spoils; a long text gets the time that it needs.
     async fn store_all(&self, mut waiting: Vec<Prepared>, outcome: &mut Outcome) -> Result<(), CliError> {
         let mut deadline = Instant::now() + self.timeout;
         let mut attempt = 0;
+        let mut patience = Duration::ZERO;
         while !waiting.is_empty() {
             let size = self.request_items.load(Ordering::Relaxed).min(waiting.len());
             let items: Vec<StoreItem> = waiting[..size].iter().map(|prepared| prepared.item.clone()).collect();
+            let time = self.time_for(&items).max(patience);
             let started = Instant::now();
-            let answered = self.client.store(&StoreRequest { item: StoreItem::default(), items: Some(items) }).await;
-            self.adapt(size, started.elapsed(), &answered);
+            let request = StoreRequest { item: StoreItem::default(), items: Some(items.into()) };
+            let answered = self.client.within(time).store(&request).await;
             let results = match answered {
                 Ok(reply) => reply.items.unwrap_or_default(),
-                Err(CliError::Problem(problem)) if problem.code == Code::DeadlineExceeded && size > 1 => continue,
-                Err(error) => return Err(error),
+                Err(error) => match refusal(&error) {
+                    // One of them may be to blame: smaller requests tell which.
+                    Some(_) if size > 1 => {
+                        self.shrink(size);
+                        continue;
+                    }
+                    Some(problem) => vec![ItemResult::Refused { error: problem }],
+                    None => return Err(error),
+                },
             };
             if results.len() != size {
                 let detail = format!("{} answers for {size} items", results.len());
                 return Err(Problem::internal(detail).into());
             }
+            self.adapt(size, started.elapsed());
             let rest = waiting.split_off(size);
             let sent = std::mem::replace(&mut waiting, rest);
             let again = settle(sent, results, outcome);
             if again.len() < size {
                 (deadline, attempt) = (Instant::now() + self.timeout, 0);
             }
+            if again.iter().any(|(_, problem)| problem.code == Code::DeadlineExceeded) {
+                (deadline, attempt) = (Instant::now() + self.timeout, 0);
+                patience = self.more_patience((size, time), again, &mut waiting, outcome);
+                continue;
+            }
+            patience = Duration::ZERO;
             if let Some((_, problem)) = again.first() {
                 let pause = backoff(attempt, rand::random());
                 attempt += 1;
@@ -160,13 +183,69 @@ impl Writer {
         Ok(())
     }
 
-    fn adapt(&self, size: usize, took: Duration, answered: &Result<impl Sized, CliError>) {
-        let in_time = !matches!(answered, Err(CliError::Problem(problem)) if problem.code == Code::DeadlineExceeded);
-        let next = next_size(size, in_time.then_some(took), self.max_items);
+    /// How long a request with these records may take.
+    fn time_for(&self, items: &[StoreItem]) -> Duration {
+        let texts = items.iter().filter(|item| item.vector.is_none()).filter_map(|item| item.content.as_ref());
+        let time = self.timeout + embedding_time(texts.map(String::len).sum());
+        time.min(MAX_DEADLINE.max(self.timeout))
+    }
+
+    /// After a request that was too long for its time: a smaller one, or for a single record more time, up to what a cluster
+    /// gives at all. How long the next one may take at least.
+    fn more_patience(
+        &self,
+        (size, time): (usize, Duration),
+        again: Vec<(Prepared, Problem)>,
+        waiting: &mut Vec<Prepared>,
+        outcome: &mut Outcome,
+    ) -> Duration {
+        if size == 1 && time >= MAX_DEADLINE {
+            outcome.refused.extend(again.into_iter().map(|(prepared, problem)| {
+                (prepared.place.to_string(), format!("{problem}, within {} s", time.as_secs()))
+            }));
+            return Duration::ZERO;
+        }
+        if size > 1 {
+            self.shrink(size);
+        }
+        waiting.splice(..0, again.into_iter().map(|(prepared, _)| prepared));
+        if size > 1 { Duration::ZERO } else { (2 * time).min(MAX_DEADLINE) }
+    }
+
+    /// The next request has half as many.
+    fn shrink(&self, size: usize) {
+        self.request_items.store((size / 2).max(1), Ordering::Relaxed);
+    }
+
+    fn adapt(&self, size: usize, took: Duration) {
+        let next = next_size(size, took, self.max_items);
         // A small last request of a batch says nothing against larger ones.
         if next > size || size >= self.request_items.load(Ordering::Relaxed) {
             self.request_items.store(next.max(1), Ordering::Relaxed);
         }
+    }
+}
+
+/// What is said of the records of a request by a refusal of the whole; none if it says nothing of them, and others would
+/// fare no better.
+fn refusal(error: &CliError) -> Option<Problem> {
+    match error {
+        CliError::Problem(problem) => {
+            let of_records = matches!(
+                problem.code,
+                Code::InvalidArgument
+                    | Code::DimensionMismatch
+                    | Code::TooLarge
+                    | Code::NotFound
+                    | Code::Conflict
+                    | Code::AlreadyExists
+                    | Code::DeadlineExceeded
+            );
+            of_records.then(|| problem.clone())
+        }
+        // Of a proxy in between, which takes less than a router.
+        CliError::NotMira { status: 413, .. } => Some(Problem::new(Code::TooLarge, error.to_string())),
+        _ => None,
     }
 }
 
@@ -202,13 +281,12 @@ fn is_passing(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::DeadlineExceeded)
 }
 
-/// Items of the next request after one of `size` items took `took`, or ran into its deadline (none).
-fn next_size(size: usize, took: Option<Duration>, max: usize) -> usize {
+/// Items of the next request after one of `size` items took `took`.
+fn next_size(size: usize, took: Duration, max: usize) -> usize {
     let next = match took {
-        None => size / 2,
-        Some(took) if took > REQUEST_TIME => size * 3 / 4,
-        Some(took) if took < REQUEST_TIME / 4 => size * 2,
-        Some(_) => size,
+        took if took > REQUEST_TIME => size * 3 / 4,
+        took if took < REQUEST_TIME / 4 => size * 2,
+        _ => size,
     };
     next.clamp(1, max)
 }
@@ -237,16 +315,8 @@ mod tests {
 
     #[test]
     fn requests_shrink_when_slow_and_grow_when_quick() {
-        let seconds = |seconds: f64| Some(Duration::from_secs_f64(seconds));
-        for (size, took, expected) in [
-            (16, seconds(0.2), 32),
-            (64, seconds(0.2), 100),
-            (16, seconds(2.0), 16),
-            (16, seconds(9.0), 12),
-            (16, None, 8),
-            (1, None, 1),
-            (1, seconds(9.0), 1),
-        ] {
+        for (size, seconds, expected) in [(16, 0.2, 32), (64, 0.2, 100), (16, 2.0, 16), (16, 9.0, 12), (1, 9.0, 1)] {
+            let took = Duration::from_secs_f64(seconds);
             assert_eq!(next_size(size, took, 100), expected, "{size} items in {took:?}");
         }
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use mira_proto::model::{DEFAULT_COLLECTION, Filter, ForgetReply, ForgetRequest};
 use uuid::Uuid;
 
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -39,7 +39,7 @@ pub struct Forget {
     #[arg(long)]
     shred: bool,
     /// The collection they are in
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     /// Do not ask; needed for --session, --filter and --all where nobody can answer
     #[arg(short, long)]

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use mira_proto::limits::MAX_BATCH_ITEMS;
 
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::checkpoint::Checkpoint;
 use crate::import::pipeline::{self, Options, Summary};
 use crate::import::reader::ReadOptions;
-use crate::import::source::{self, Format};
+use crate::import::source::{self, Format, Skipped};
 use crate::import::writer::Writer;
 use crate::output;
 
@@ -39,7 +39,7 @@ pub struct Import {
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Collection of records that name none
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     /// Type of records that name none
     #[arg(long = "type", value_name = "TYPE")]
@@ -87,8 +87,7 @@ impl Import {
             writers: self.writers.into(),
             strict: self.strict,
         };
-        let (mut summary, ended) = pipeline::run(found.sources, writer, checkpoint, options).await;
-        summary.skipped_files = found.skipped;
+        let (summary, ended) = pipeline::run(found, writer, checkpoint, options).await;
         output::print_answer(&summary, self.remote.json, render)?;
         ended?;
         match summary.refused {
@@ -105,15 +104,23 @@ impl Import {
 }
 
 fn render(summary: &Summary) -> String {
+    let repeated = match summary.repeated {
+        0 => String::new(),
+        repeated => format!(", repeated in what was read {repeated}"),
+    };
     let mut text = format!(
-        "added {}, already there {}, refused {} in {:.1} s ({:.0} documents/s)\n",
+        "added {}, already there {}{repeated}, refused {} in {:.1} s ({:.0} documents/s)\n",
         summary.added, summary.already_there, summary.refused, summary.seconds, summary.docs_per_second
     );
-    if summary.skipped_files > 0 {
-        text.push_str(&format!(
-            "skipped {} files of other kinds; --format text takes them too\n",
-            summary.skipped_files
-        ));
+    let Skipped { files, hidden, links, special } = &summary.skipped;
+    if *files > 0 {
+        text.push_str(&format!("skipped {files} files of other kinds; --format text takes them too\n"));
+    }
+    if *hidden > 0 {
+        text.push_str(&format!("skipped {hidden} hidden files and folders; named themselves, they are read\n"));
+    }
+    if links.len() + special.len() > 0 {
+        text.push_str(&format!("skipped {} links and {} special files\n", links.len(), special.len()));
     }
     text
 }

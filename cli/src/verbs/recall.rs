@@ -7,7 +7,7 @@ use console::style;
 use mira_proto::model::{DEFAULT_COLLECTION, RecallReply, RecallRequest};
 use uuid::Uuid;
 
-use crate::args::{Freshness, Remote};
+use crate::args::{Freshness, Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -40,11 +40,14 @@ pub struct Recall {
     /// Only those made before this RFC 3339 time
     #[arg(long, value_name = "TIME", requires = "session")]
     created_to: Option<String>,
+    /// Go on where an answer was cut: what it named, with the same request
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
     /// Write the content of the one memory to this file, whatever it is and however large
     #[arg(long, value_name = "PATH", conflicts_with = "session")]
     output: Option<PathBuf>,
     /// The collection they are in
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     #[command(flatten)]
     freshness: Freshness,
@@ -75,6 +78,7 @@ impl Recall {
             created_to: self.created_to,
             limit: self.last.or(self.limit),
             last: self.last.is_some(),
+            cursor: self.cursor,
             collection: self.collection,
             consistency: self.freshness.consistency(),
         };
@@ -92,6 +96,7 @@ fn render(reply: &RecallReply) -> String {
     for id in &reply.missing {
         text.push_str(&format!("{} {id}\n", style("not found:").yellow()));
     }
+    text.push_str(&output::more(reply.next_cursor.as_deref()));
     text.push_str(&output::staleness(reply.staleness_ms, reply.lagging));
     text
 }

@@ -35,11 +35,11 @@ impl Import {
         self.server.mira(self.folder.path(), &all)
     }
 
-    /// Added, already there, refused of a run that must have printed them.
+    /// Added, already there or repeated, refused of a run that must have printed them.
     fn counts(output: &Output) -> (u64, u64, u64) {
         let summary: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
         let count = |name: &str| summary[name].as_u64().unwrap();
-        (count("added"), count("already_there"), count("refused"))
+        (count("added"), count("already_there") + count("repeated"), count("refused"))
     }
 
     fn contents(&self) -> Vec<String> {
@@ -65,9 +65,12 @@ fn a_second_run_adds_nothing() {
     assert!(first.status.success(), "{first:?}");
     assert_eq!(Import::counts(&first), (500, 20, 0));
     assert_eq!(import.contents(), sorted(500));
+    let said = |output: &Output, name: &str| serde_json::from_slice::<Value>(&output.stdout).unwrap()[name].clone();
+    assert_eq!((said(&first, "already_there"), said(&first, "repeated")), (json!(0), json!(20)));
 
     let second = import.run(&["a.jsonl"]);
     assert_eq!(Import::counts(&second), (0, 520, 0));
+    assert_eq!((said(&second, "already_there"), said(&second, "repeated")), (json!(500), json!(20)));
     assert_eq!(import.server.embedded_texts(), 500, "nothing was embedded again");
 }
 
@@ -222,6 +225,58 @@ fn requests_shrink_until_a_slow_cluster_can_answer_them() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(import.contents(), sorted(200));
     assert!(import.server.conduct().store_sizes.iter().all(|size| *size <= 7));
+}
+
+#[test]
+fn a_text_that_never_embeds_is_named_counted_and_passed_over() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(30) + "{\"content\": \"endless\"}\n" + &lines(60));
+    import.server.conduct().never_in_time = Some("endless".into());
+    let output = import.run(&["a.jsonl", "--writers", "2"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(Import::counts(&output), (60, 30, 1));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("refused a.jsonl:31: deadline_exceeded: "), "{errors}");
+    // As long as a cluster gives at all.
+    assert!(import.server.conduct().times_given.iter().max().unwrap() > &590_000);
+}
+
+#[test]
+fn a_long_text_gets_the_time_that_it_needs() {
+    let import = Import::new();
+    import.write("long.txt", "some words that go on and on\n".repeat(30_000));
+    assert!(import.run(&["long.txt"]).status.success());
+    let longest = import.server.conduct().times_given.iter().max().copied().unwrap();
+    assert!((100_000..200_000).contains(&longest), "{longest} ms for 870 KB");
+}
+
+#[test]
+fn a_record_that_spoils_its_request_is_refused_alone() {
+    let import = Import::new();
+    import.write("a.jsonl", lines(20) + "{\"content\": \"spoiled\"}\n" + &lines(41));
+    import.server.conduct().spoils_its_request = Some("spoiled".into());
+    let output = import.run(&["a.jsonl"]);
+    assert_eq!(Import::counts(&output), (41, 20, 1), "{output:?}");
+    assert!(text(&output.stderr).contains("refused a.jsonl:21: invalid_argument: told to refuse"), "{output:?}");
+}
+
+#[test]
+fn what_is_left_out_of_a_folder_is_counted_and_named() {
+    let import = Import::new();
+    import.write("notes/a.md", "# One\nfirst\n");
+    import.write("notes/.hidden.md", "x");
+    import.write("notes/picture.png", "x");
+    let notes = import.folder.path().join("notes");
+    std::os::unix::fs::symlink(notes.join("a.md"), notes.join("link.md")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(notes.join("socket.md")).unwrap();
+    let output = import.run(&["notes"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(Import::counts(&output), (1, 0, 0));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let skipped = json!({ "files": 1, "hidden": 1, "links": ["notes/link.md"], "special": ["notes/socket.md"] });
+    assert_eq!(summary["skipped"], skipped);
+    let said = text(&output.stderr);
+    assert!(said.contains("skipped notes/link.md: a link") && said.contains("skipped notes/socket.md: "), "{said}");
 }
 
 #[test]

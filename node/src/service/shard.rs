@@ -69,7 +69,7 @@ impl node_v1::shard_service_server::ShardService for NodeService {
         self.timed("sessions", shard.sessions(request)).await
     }
 
-    async fn session(&self, request: Request<node_v1::SessionRequest>) -> Answer<node_v1::FetchReply> {
+    async fn session(&self, request: Request<node_v1::SessionRequest>) -> Answer<node_v1::SessionReply> {
         let request = request.into_inner();
         let shard = self.0.shard(header_shard(&request.header)?)?;
         self.timed("session", shard.session(request)).await

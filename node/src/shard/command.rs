@@ -32,6 +32,8 @@ pub enum ShardCommand {
         frames: Vec<FrameId>,
         /// Who asks.
         asker: Asker,
+        /// Whether the request that it is a step of goes on: the answer says so to who asks again.
+        more: bool,
     },
     /// Removes everything of a collection.
     Purge {
@@ -144,6 +146,8 @@ pub enum OwnershipStep {
         frames: Vec<MigratedFrame>,
         /// Frames that the target has of that range, and the source does not.
         gone: Vec<FrameId>,
+        /// The greatest version that a frame had which the source has removed.
+        ended_version: u64,
     },
     /// A source hears that every target has opened what it got.
     Finalize {
@@ -267,6 +271,8 @@ pub enum ShardAnswer {
         removed: Vec<FrameId>,
         /// Those that another shard decides about.
         moved: Vec<FrameId>,
+        /// As in the command.
+        more: bool,
     },
     /// Everything of the collection is gone.
     Purge,
@@ -349,7 +355,7 @@ mod tests {
         assert_eq!(ShardCommand::decode(&later).expect("readable"), verify);
         for other in [
             ShardCommand::Store(Vec::new()),
-            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone },
+            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone, more: false },
             ShardCommand::Purge { collection: 3 },
             ShardCommand::Expire { collection: 3, frames: vec![1] },
         ] {

@@ -4,8 +4,7 @@
 
 use bytes::Bytes;
 use mira_crypto::CollectionKey;
-use mira_proto::model::Metric;
-use mira_proto::vectors::{FrameVectors, OWN_SPACE, SpaceSet};
+use mira_proto::vectors::{self, FrameVectors, OWN_SPACE, SpaceSet, VectorFault};
 use mira_proto::{Code, Extensions, FrameId, Position, Problem, limits, node_v1};
 
 use crate::meta::{CollectionRecord, Space};
@@ -204,18 +203,13 @@ fn check_sizes(frame: &node_v1::FrameWrite) -> Result<(), Problem> {
 
 /// Checks one vector against its space.
 pub fn check_vector(vector: &[f32], space: &Space<'_>) -> Result<(), Problem> {
-    if vector.len() != space.dim {
-        let (have, want) = (vector.len(), space.dim);
-        let detail = format!("the vector has {have} components, those of {space} have {want}");
-        return Err(Problem::new(Code::DimensionMismatch, detail));
-    }
-    if let Some(at) = vector.iter().position(|component| !component.is_finite()) {
-        return Err(Problem::invalid(format!("component {at} of the vector is not a finite number")));
-    }
-    if space.metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
-        return Err(Problem::invalid("the zero vector has no direction to compare by cosine"));
-    }
-    Ok(())
+    vectors::check(vector, space.dim, space.metric).map_err(|fault| match fault {
+        VectorFault::Dimension { have, want } => {
+            let detail = format!("the vector has {have} components, those of {space} have {want}");
+            Problem::new(Code::DimensionMismatch, detail)
+        }
+        fault => Problem::invalid(format!("a vector of {space}: {fault}")),
+    })
 }
 
 /// A keyed digest of what the caller said: equal for a retry, whatever was made from it.

@@ -49,27 +49,29 @@ impl<R: mira_raft::Runtime> Shard<R> {
         must_have_opened(ownership.as_ref(), &request.taken_over_from)?;
         must_know_growth(ownership.as_ref(), header.epoch, &request)?;
         let step = self.next_step(&collection, &request, asker, ownership.as_ref())?;
-        if step.frames.is_empty() {
+        if step.frames.is_empty() && !request.may_be_retry {
             let index = self.group.read_index().await.map_err(refuse_read)?;
             let next = step.next.map(wire).unwrap_or_default();
             let frozen_for = self.released(collection.id)?;
             return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
         }
         let frames = step.frames.clone();
-        let payload = ShardCommand::Forget { collection: collection.id, frames, asker }.encode();
-        let fingerprint = fingerprint(&request, &tags);
+        let command = ShardCommand::Forget { collection: collection.id, frames, asker, more: step.more };
+        let (payload, fingerprint) = (command.encode(), fingerprint(&request, &tags));
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
-        let (removed, moved) = match command::decode(&proposed.response).map_err(refuse_engine)? {
-            ShardAnswer::Forget { removed, moved } => (removed, moved),
+        let (removed, moved, more) = match command::decode(&proposed.response).map_err(refuse_engine)? {
+            ShardAnswer::Forget { removed, moved, more } => (removed, moved, more),
             other => return Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
         };
-        // Answered from what an earlier try did, or others removed some: what was found now may still be there.
-        let is_again = !request.filter_json.is_empty() && removed != step.frames;
+        // Answered with what an earlier try did, which may have been cut off behind it: what was found now is for a later step.
+        let next = if proposed.replayed { request.after } else { step.next.map(wire).unwrap_or_default() };
+        // What was found and is not the asker's stays, and every step would find it again.
+        let goes_on = proposed.replayed || step.next.is_some() || !removed.is_empty();
         Ok(node_v1::ForgetReply {
             removed: removed.into_iter().map(wire).collect(),
             index: proposed.index,
-            more: is_again || step.more,
-            next: if is_again { request.after } else { step.next.map(wire).unwrap_or_default() },
+            more: more && goes_on,
+            next,
             moved: moved.into_iter().map(wire).collect(),
             frozen_for: self.released(collection.id)?,
         })
@@ -169,12 +171,13 @@ fn must_have_opened(ownership: Option<&Ownership>, sources: &[ShardId]) -> Resul
     Err(Refusal::NotReady("frames of the collection are still on their way to this shard".into()))
 }
 
-/// What tells a retry of a request from another request: keyed, because it is kept on disks.
+/// What tells a retry of a request from another request: keyed, because it is kept on disks. Not where its steps stand, for
+/// one that is sent again begins anew.
 fn fingerprint(request: &node_v1::ForgetRequest, tags: &CollectionKey) -> [u8; 32] {
     let (ids, all) = (request.ids.concat(), [u8::from(request.all)]);
     let (session, filter) = (request.session.as_bytes(), request.filter_json.as_bytes());
     let mut hasher = tags.content_hasher();
-    for part in [&ids[..], &all, session, filter, &request.after, &request.private_session] {
+    for part in [&ids[..], &all, session, filter, &request.private_session] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }

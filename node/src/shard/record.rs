@@ -12,6 +12,7 @@
 //! | `r` collection 8, frame 16 | ids of the chunks that the frame refers to, 16 bytes each |
 //! | `c` collection 8, frame 16 | when the chunk was last said to be needed, 8 bytes: frames that are chunks |
 //! | `n` collection 8 | number of frames, 8 bytes; of those that callers stored |
+//! | `e` collection 8 | the greatest version that a removed frame had, 8 bytes |
 //! | `k` collection 8 | [`KeyFloor`]: the oldest key that frames are still taken under |
 //! | `w` | greatest position of a call that has stored here, microseconds, 8 bytes |
 //! | `g` collection 8 | [`super::migration::ownership::Ownership`]: the shard's part in the last growth of the collection |
@@ -57,7 +58,7 @@ pub struct FrameRecord {
 /// What the state machine decides by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameFields {
-    /// 1 for a new frame, one more with every replacement.
+    /// One more with every replacement; of a new frame, one more than any removed frame of the collection had.
     pub version: u64,
     /// Its place in its session ([`mira_proto::Position`]), that of version 1.
     pub position: u64,
@@ -133,8 +134,7 @@ impl FrameFields {
 /// What the vector index must know of a frame; every frame has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameHead {
-    /// Log position of the change that made it what it is. A frame that was forgotten and stored anew has another, though
-    /// its version may be the same.
+    /// Log position of the change that made it what it is.
     pub changed: u64,
     /// As in [`FrameFields`].
     pub created_ms: u64,
@@ -382,10 +382,12 @@ pub enum Table {
     References = b'r',
     /// Frames that are chunks.
     Chunks = b'c',
+    /// Greatest versions that removed frames had.
+    EndedVersions = b'e',
 }
 
 /// All tables.
-pub const TABLES: [Table; 12] = [
+pub const TABLES: [Table; 13] = [
     Table::Records,
     Table::Heads,
     Table::Vectors,
@@ -398,6 +400,7 @@ pub const TABLES: [Table; 12] = [
     Table::KeyFloors,
     Table::References,
     Table::Chunks,
+    Table::EndedVersions,
 ];
 
 impl From<Table> for u8 {
@@ -452,6 +455,12 @@ pub fn count_key(collection: CollectionId) -> [u8; 9] {
 
 /// Key of the greatest position of a call, microseconds.
 pub const LAST_POSITION_KEY: &[u8] = b"w";
+
+/// Key of the greatest version that a removed frame of a collection had. A frame that is stored anew gets a greater one, so
+/// that no version of an id is given twice; what was removed need not be remembered by itself for that.
+pub fn ended_version_key(collection: CollectionId) -> [u8; 9] {
+    collection_prefix(Table::EndedVersions, collection)
+}
 
 /// Start of the keys of one session's frames.
 pub fn session_prefix(collection: CollectionId, session: &[u8; 16]) -> [u8; 25] {
@@ -589,6 +598,6 @@ mod tests {
     /// They lie on disks: a byte once given stays.
     #[test]
     fn the_bytes_of_tables_stay_as_they_are() {
-        assert_eq!(TABLES.map(u8::from), *b"fhvsoqxngkrc");
+        assert_eq!(TABLES.map(u8::from), *b"fhvsoqxngkrce");
     }
 }

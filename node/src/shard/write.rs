@@ -27,7 +27,7 @@ use crate::shard::{
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
     draft::{Content, Draft},
     machine,
-    migration::ownership::FrameOwnership,
+    migration::{ownership::FrameOwnership, transfer::ended_version},
     read::private,
     record::{self, Class, FrameFields, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
@@ -162,7 +162,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let sealed = self.seal(newest.as_ref().unwrap_or(collection), drafts, position)?;
         let payload = ShardCommand::Store(sealed).encode();
         // Sealing twice gives different bytes, so what tells a retry from another request is what the caller said.
-        let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| draft.digest).collect();
+        let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| fingerprint(draft)).collect();
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(refuse_engine)? {
             ShardAnswer::Store(outcomes) if outcomes.len() == drafts.len() => Ok((outcomes, proposed.index)),
@@ -183,11 +183,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         let view = self.group.reader().view().map_err(refuse_engine)?;
         let before = versions_before(&view, collection.id, drafts).map_err(refuse_engine)?;
+        let ended = ended_version(&view, collection.id).map_err(refuse_engine)?;
         let now_ms = self.group.time_ms();
         let mut rng = (self.shared.randomness)();
         let sealed = drafts.iter().zip(before).map(|(draft, before)| {
             let origin = Origin::of(draft, before.as_ref(), now_ms, position);
-            let version = before.map_or(0, |before| before.version) + 1;
+            let version = before.map_or(ended, |before| before.version) + 1;
             let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };
             let fields = FrameFields {
                 version,
@@ -216,6 +217,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         });
         Ok(sealed.collect())
     }
+}
+
+/// What a draft's caller said.
+fn fingerprint(draft: &Draft) -> impl Iterator<Item = u8> {
+    let position = draft.position.map_or(0, Position::packed);
+    draft.digest.into_iter().chain(draft.created_ms.to_le_bytes()).chain(position.to_le_bytes())
 }
 
 /// What is there of drafts' frames, also of those that are over their time: their versions are not given again.

@@ -9,6 +9,7 @@ mod load;
 mod membership;
 mod modes;
 mod node;
+mod pages;
 mod placement;
 mod private;
 mod samples;

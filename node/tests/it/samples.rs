@@ -75,7 +75,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
         vectors: "sealed vectors".into(),
         key_version: 2,
     };
-    let forget = |asker| ShardCommand::Forget { collection: 7, frames: vec![FRAME], asker };
+    let forget = |asker| ShardCommand::Forget { collection: 7, frames: vec![FRAME], asker, more: true };
     let grow = |step| ShardCommand::Grow { collection: 7, shard: 3, span: Span { from: 2, to: 4, shards: 16 }, step };
     let frames = vec![MigratedFrame { frame: FRAME, record: frame_record(), vectors: "sealed vectors".into() }];
     let resealed =
@@ -99,6 +99,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
                 upto: Some(FRAME),
                 frames: frames.clone(),
                 gone: vec![FRAME - 2],
+                ended_version: 5,
             }),
         ),
         ("command_reseal", ShardCommand::Reseal { collection: 7, to: 2, frames: vec![resealed], complete: true }),
@@ -114,7 +115,7 @@ fn answers() -> Vec<(&'static str, ShardAnswer)> {
     use StoreOutcome::{Conflict, Foreign, Moved, Raced, Same, Stored};
     vec![
         ("answer_store", ShardAnswer::Store(vec![Stored(1), Same(2), Conflict(3), Raced(4), Moved, Foreign])),
-        ("answer_forget", ShardAnswer::Forget { removed: vec![FRAME], moved: vec![FRAME + 1] }),
+        ("answer_forget", ShardAnswer::Forget { removed: vec![FRAME], moved: vec![FRAME + 1], more: true }),
         ("answer_purge", ShardAnswer::Purge),
         ("answer_expire", ShardAnswer::Expire(2)),
         ("answer_verify", ShardAnswer::Verify),

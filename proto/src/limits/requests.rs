@@ -35,6 +35,13 @@ pub const STATUS_TRY: Duration = Duration::from_secs(1);
 pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
 /// How long a request for a newer map is held open: less than proxies keep an idle connection.
 pub const MAP_WAIT: Duration = Duration::from_secs(20);
+/// Text that a busy router of two slow cores embeds in a second at least, bytes (SPEC section 5 has its own goals).
+const EMBEDDED_BYTES_PER_SECOND: usize = 8 << 10;
+
+/// How long embedding a text may take: 1 MiB gets two minutes beside what every request gets.
+pub const fn embedding_time(text_bytes: usize) -> Duration {
+    Duration::from_millis((text_bytes as u64).saturating_mul(1_000) / EMBEDDED_BYTES_PER_SECOND as u64)
+}
 /// Bytes of request bodies that a router reads and works on at once: their contents are in memory a few times over on their
 /// way to the shards, and a router stays under 500 MB (SPEC section 2). Two of the largest fit.
 pub const BODY_BYTES: usize = 64 << 20;

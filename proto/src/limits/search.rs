@@ -4,9 +4,10 @@
 pub const MAX_K: u32 = 1_000;
 /// `k` when a search names none: what a model reads with ease.
 pub const DEFAULT_K: u32 = 10;
-/// Most similar frames that a shard looks through for a search that ranks by more than similarity, and the deepest place
-/// that paging reaches.
-pub const MAX_POOL: usize = 10_000;
+/// Most similar frames that a shard looks through for a search that ranks by more than similarity to one vector, and the
+/// deepest place that its pages reach; a collection of so many vectors in a shard is looked through whole. Pages by
+/// similarity alone have no such end.
+pub const MAX_POOL: usize = 100_000;
 /// As [`MAX_POOL`], where the group of each frame of the pool is looked up; frames with attributes that are not indexed are
 /// opened for it.
 pub const MAX_GROUP_POOL: usize = 2_048;

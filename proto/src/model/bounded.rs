@@ -15,7 +15,6 @@ use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
 use super::frame::Metadata;
-use super::search::SearchRequest;
 use crate::limits;
 
 /// Begins the message of an error that is one of size.
@@ -101,26 +100,6 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for List<T, M
     }
 }
 
-/// Reads the searches of a batch. What they hold of further searches is passed over: whoever checks them refuses each that
-/// has any.
-pub(crate) fn searches<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<SearchRequest>>, D::Error> {
-    thread_local! {
-        static INSIDE: Cell<bool> = const { Cell::new(false) };
-    }
-    struct Outside;
-    impl Drop for Outside {
-        fn drop(&mut self) {
-            INSIDE.set(false);
-        }
-    }
-    if INSIDE.get() {
-        return Ok(Option::<de::IgnoredAny>::deserialize(deserializer)?.map(|_| Vec::new()));
-    }
-    INSIDE.set(true);
-    let _outside = Outside;
-    list::<D, SearchRequest, { limits::MAX_BATCH_SEARCHES + 1 }>(deserializer)
-}
-
 /// Reads the named vectors of a frame.
 pub(crate) fn named_vectors<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -174,8 +153,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
     }
 }
 
-/// Reads metadata.
-pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Metadata>, D::Error> {
+/// Reads the JSON object that a text is.
+pub(super) fn metadata(json: &str) -> serde_json::Result<Metadata> {
     struct Object;
     impl<'de> Visitor<'de> for Object {
         type Value = Metadata;
@@ -188,27 +167,10 @@ pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
             object(entries)
         }
     }
-    struct Maybe;
-    impl<'de> Visitor<'de> for Maybe {
-        type Value = Option<Metadata>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a map")
-        }
-
-        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-            deserializer.deserialize_map(Object).map(Some)
-        }
-    }
-    deserializer.deserialize_option(Maybe)
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let metadata = deserializer.deserialize_map(Object)?;
+    deserializer.end()?;
+    Ok(metadata)
 }
 
 /// The entries of an object.
@@ -370,8 +332,9 @@ impl<'de, A: MapAccess<'de>, T: Deserialize<'de>> MapAccess<'de> for Without<'_,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Code;
     use crate::filter::Filter;
-    use crate::model::{StoreItem, StoreRequest};
+    use crate::model::{SearchRequest, StoreItem, StoreRequest};
 
     /// Reads a request as a router does.
     fn read<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, String> {
@@ -393,11 +356,6 @@ mod tests {
     #[test]
     fn lists_of_a_request_end_at_their_bound() {
         let zeros = listed("0", 5_000);
-        too_large::<StoreRequest>(&format!(r#"{{"items":{}}}"#, listed("{}", 1_001)));
-        assert_eq!(
-            read::<StoreRequest>(&format!(r#"{{"items":{}}}"#, listed("{}", 1_000))).unwrap().items.unwrap().len(),
-            1_000
-        );
         too_large::<StoreItem>(&format!(r#"{{"vector":{zeros}}}"#));
         too_large::<StoreItem>(&format!(r#"{{"vectors":{{"a":{zeros}}}}}"#));
         let names: Vec<String> = (0..100).map(|name| format!(r#""{name}":[]"#)).collect();
@@ -405,7 +363,6 @@ mod tests {
         too_large::<SearchRequest>(&format!(r#"{{"queries":{}}}"#, listed(r#""a""#, 50)));
         too_large::<SearchRequest>(&format!(r#"{{"vectors":[{zeros}]}}"#));
         too_large::<SearchRequest>(&format!(r#"{{"vectors":{}}}"#, listed("[]", 50)));
-        too_large::<SearchRequest>(&format!(r#"{{"searches":{}}}"#, listed("{}", 200)));
         too_large::<Filter>(&format!(r#"{{"and":{}}}"#, listed("{}", 2_000)));
         too_large::<Filter>(&format!(r#"{{"field":"role","in":{}}}"#, listed("0", 5_000)));
     }
@@ -425,12 +382,14 @@ mod tests {
     }
 
     #[test]
-    fn searches_in_searches_are_seen_and_not_kept() {
-        let text = format!(r#"{{"searches":[{{"searches":{}}},{{"query":"a"}}]}}"#, listed("{}", 5_000));
-        let searches = read::<SearchRequest>(&text).unwrap().searches.unwrap();
-        assert_eq!(searches[0].searches, Some(Vec::new()));
-        assert_eq!((&searches[1].searches, searches[1].query.as_deref()), (&None, Some("a")));
-        assert_eq!(read::<SearchRequest>(r#"{"searches":[{}]}"#).unwrap().searches.unwrap().len(), 1, "and again");
+    fn entries_of_a_batch_share_the_bytes_of_its_scope() {
+        let entry = format!(r#"{{"metadata":{{"a":{}}}}}"#, listed("0", 10_000));
+        let request = format!(r#"{{"items":{}}}"#, listed(&entry, 3));
+        let read = read::<StoreRequest>(&request).unwrap().items.unwrap().read().unwrap();
+        let refused = read[2].as_ref().unwrap_err();
+        assert!(read[0].is_ok(), "{read:?}");
+        assert_eq!(refused.code, Code::TooLarge, "{refused}");
+        assert!(!refused.detail.contains(TOO_LARGE.trim_end()), "{refused}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub struct ForgetRequest {
 pub struct ForgetReply {
     /// How many frames were removed; those of a collection that is shredded whole are not counted.
     pub removed: u64,
-    /// Which, up to 1,000 of them.
+    /// Which; of more than 1,000 the first, so that fewer than `removed` are named.
     pub ids: Vec<Uuid>,
     /// With shred: the number under which the end of the key is followed.
     pub shred: Option<u64>,

@@ -4,6 +4,7 @@
 //! errors, so that a misspelt option is not silently dropped. A field that has nothing to say is left out.
 
 mod backup;
+mod batch;
 pub mod bounded;
 mod collections;
 mod consistency;
@@ -25,6 +26,7 @@ mod verify;
 
 pub use crate::filter::{Filter, Scalar};
 pub use backup::{BackupRepository, RepositoriesReply};
+pub use batch::{Batch, BatchEntry, check_count};
 pub use collections::{
     Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, NamedVectors, Quantization,
 };
@@ -32,7 +34,7 @@ pub use consistency::Consistency;
 pub use erasure::{Erasure, ErasuresReply, SignedReceipt};
 pub use explain::{SearchExplain, ShardExplain};
 pub use forget::{ForgetReply, ForgetRequest};
-pub use frame::{AttachmentInfo, Frame, Metadata};
+pub use frame::{AttachmentInfo, Frame, Metadata, parse_metadata};
 pub use keys::{CollectionKeys, KeyInfo, KeysReply, NodeKeys, RotateReply, RotateRequest, RotationStatus};
 pub use nodes::{MovesSetting, NodeAction, NodeChange, NodeChangeReply, ReplicaMove};
 pub use recall::{RecallReply, RecallRequest};

@@ -28,6 +28,8 @@ pub struct RecallRequest {
     /// With `session`: the newest `limit` instead of the oldest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,
+    /// `next_cursor` of an answer that was cut: what follows it, for the same request.
+    pub cursor: Option<String>,
     /// The collection; `default` when absent.
     pub collection: Option<String>,
     /// linearizable (default), leader or any.
@@ -43,6 +45,11 @@ pub struct RecallReply {
     /// Ids that name no frame, when several were asked for; a single unknown id is a `not_found` problem.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Uuid>,
+    /// There is more of what was asked for: of a session, of ids whose frames are too large for one answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// With `more`: send it as `cursor` with the same request.
+    pub next_cursor: Option<String>,
     /// At consistency `any`: everything acknowledged this many milliseconds ago, and earlier, was seen.
     pub staleness_ms: Option<u64>,
     /// At consistency `any`: no up-to-date replica of some shard answered, so one that lags did.

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
+use uuid::Uuid;
 
+use super::batch::Batch;
 use super::bounded;
 use super::consistency::Consistency;
 use super::explain::SearchExplain;
@@ -57,6 +59,8 @@ pub struct SearchRequest {
     /// Compare with every vector instead of walking the index: slower, never misses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exact: bool,
+    /// How wide a beam the index is walked with, 1 to 2,048; when absent it widens by itself.
+    pub ef: Option<u32>,
     /// Only frames that this filter means, such as {"field": "type", "eq": "insight"}.
     pub filter: Option<Filter>,
     /// Say how the answer came about: plan, candidates and times of each shard.
@@ -83,8 +87,8 @@ pub struct SearchRequest {
     /// 0 to 1: how much hits that differ from those before them are preferred to more of the same.
     pub diversity: Option<f32>,
     /// Several searches instead, up to 100, each answered or refused by itself; stands alone.
-    #[serde(default, deserialize_with = "bounded::searches")]
-    pub searches: Option<Vec<SearchRequest>>,
+    #[schemars(with = "Option<Vec<SearchRequest>>")]
+    pub searches: Option<Batch<SearchRequest>>,
     /// Also look among the private memories of the owner whose key the request carries in a header.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_private: bool,
@@ -200,6 +204,11 @@ pub struct SearchReply {
     pub answers: Option<Vec<SearchResult>>,
     /// There may be more hits: send it as `cursor` with the same question.
     pub next_cursor: Option<String>,
+    /// There may be more hits, but only so many of the most similar memories were looked at.
+    pub looked_through: Option<u64>,
+    /// Private memories that could not be opened, and are no part of the answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Uuid>,
     /// With `explain`: how the answer came about.
     pub explain: Option<SearchExplain>,
 }

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
+use super::batch::Batch;
 use super::bounded;
-use super::frame::Metadata;
+use super::frame::{self, Metadata};
 use crate::{Problem, limits};
 
 /// One thing to remember.
@@ -29,8 +30,8 @@ pub struct StoreItem {
     pub session: Option<String>,
     /// Who said it: user, assistant, tool, system, or a word of your own.
     pub role: Option<String>,
-    /// Any JSON object, at most 64 KiB.
-    #[serde(default, deserialize_with = "bounded::metadata")]
+    /// Any JSON object, at most 64 KiB. Whole numbers beyond 64 bits are refused: send them as texts.
+    #[serde(default, deserialize_with = "frame::given_metadata")]
     pub metadata: Option<Metadata>,
     /// An embedding of your own, as long as the collection's dimension; otherwise the router embeds the text.
     #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_DIM as usize }>")]
@@ -70,7 +71,8 @@ pub struct StoreRequest {
     #[serde(flatten)]
     pub item: StoreItem,
     /// Several items instead, each stored or refused by itself.
-    pub items: Option<Vec<StoreItem>>,
+    #[schemars(with = "Option<Vec<StoreItem>>")]
+    pub items: Option<Batch<StoreItem>>,
 }
 
 impl<'de> Deserialize<'de> for StoreRequest {
@@ -85,10 +87,10 @@ impl<'de> Deserialize<'de> for StoreRequest {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<StoreRequest, A::Error> {
-                let mut items: Option<Option<bounded::List<StoreItem, { limits::MAX_BATCH_ITEMS }>>> = None;
+                let mut items: Option<Option<Batch<StoreItem>>> = None;
                 let item = bounded::Without { fields, name: "items", value: &mut items };
                 let item = StoreItem::deserialize(item.into_deserializer())?;
-                Ok(StoreRequest { item, items: items.flatten().map(|items| items.0) })
+                Ok(StoreRequest { item, items: items.flatten() })
             }
         }
         deserializer.deserialize_map(Fields)
@@ -100,7 +102,7 @@ impl<'de> Deserialize<'de> for StoreRequest {
 pub struct Stored {
     /// The frame's id.
     pub id: Uuid,
-    /// Its version: 1 for a new frame.
+    /// Its version: 1 for a new frame; where frames were forgotten, one that none of them had.
     pub version: u64,
     /// The same content was there already: nothing was stored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -146,10 +148,15 @@ mod tests {
         let one: StoreRequest = serde_json::from_str(r#"{"content": "tea", "type": "insight"}"#).unwrap();
         assert_eq!(one.item.content.as_deref(), Some("tea"));
         let many: StoreRequest = serde_json::from_str(r#"{"items": [{"content": "a"}, {"content": "b"}]}"#).unwrap();
-        assert_eq!(many.items.unwrap().len(), 2);
-        for bad in [r#"{"contents": "tea"}"#, r#"{"items": [{"contents": "a"}]}"#, r#"{"items": [{"items": []}]}"#] {
-            let error = serde_json::from_str::<StoreRequest>(bad).unwrap_err().to_string();
-            assert!(error.contains("unknown field"), "{error}");
+        assert_eq!(many.items.unwrap().read().unwrap().len(), 2);
+        let error = serde_json::from_str::<StoreRequest>(r#"{"contents": "tea"}"#).unwrap_err().to_string();
+        assert!(error.contains("unknown field"), "{error}");
+        for bad in [r#"{"items": [{"contents": "a"}]}"#, r#"{"items": [{"items": []}]}"#] {
+            let request: StoreRequest = serde_json::from_str(bad).unwrap();
+            let item = request.items.unwrap().read().unwrap().remove(0);
+            assert!(item.unwrap_err().detail.contains("unknown field"), "{bad}");
         }
+        let twice = serde_json::from_str::<StoreRequest>(r#"{"items": [], "items": []}"#).unwrap_err().to_string();
+        assert!(twice.contains("duplicate field `items`"), "{twice}");
     }
 }

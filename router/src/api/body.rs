@@ -213,8 +213,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_told_from_what_is_wrong() {
-        let items = format!(r#"{{"items":[{}]}}"#, vec!["{}"; 1_001].join(","));
-        assert_eq!(parse_here::<StoreRequest>(items.as_bytes(), "wrong").unwrap_err().code, Code::TooLarge);
+        let long = format!(r#"{{"vector":[{}]}}"#, vec!["0"; 5_000].join(","));
+        assert_eq!(parse_here::<StoreRequest>(long.as_bytes(), "wrong").unwrap_err().code, Code::TooLarge);
         let error = parse_here::<StoreRequest>(br#"{"contents":"a"}"#, "the request is wrong").unwrap_err();
         assert_eq!(error.code, Code::InvalidArgument);
         assert!(error.detail.starts_with("the request is wrong: unknown field `contents`"), "{error}");

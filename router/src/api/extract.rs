@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::operation::Media;
 use super::{Api, body};
 use crate::RequestContext;
+use crate::operations::validate::collection_name;
 
 /// Who sent a request, for the handlers behind the gate.
 #[derive(Clone)]
@@ -35,7 +36,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
     }
 }
 
-/// A collection's name in the path.
+/// A collection's name in the path, as it is kept; a slash in it comes as `%2F`.
 pub(super) struct Name(pub(super) String);
 
 impl FromRequestParts<Arc<Api>> for Name {
@@ -43,7 +44,7 @@ impl FromRequestParts<Arc<Api>> for Name {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         match Path::<String>::from_request_parts(parts, api).await {
-            Ok(Path(name)) => Ok(Name(name)),
+            Ok(Path(name)) => Ok(Name(collection_name(&name)?)),
             Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
         }
     }
@@ -57,7 +58,10 @@ impl FromRequestParts<Arc<Api>> for NameAndId {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         match Path::from_request_parts(parts, api).await {
-            Ok(Path((collection, id))) => Ok(NameAndId(collection, id)),
+            Ok(Path((collection, id))) => {
+                let collection: String = collection;
+                Ok(NameAndId(collection_name(&collection)?, id))
+            }
             Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
         }
     }

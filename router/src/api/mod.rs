@@ -89,12 +89,13 @@ impl Api {
 
     /// The circumstances of a request that was let in, from its headers (gRPC: its metadata).
     pub(crate) fn context(&self, principal: Arc<str>, headers: &HeaderMap) -> Result<RequestContext, Problem> {
-        let timeout = match (text(headers, TIMEOUT_MS)?, text(headers, GRPC_TIMEOUT)?) {
-            (Some(ms), _) => milliseconds(ms)?,
-            (None, Some(timeout)) => grpc_timeout(timeout)?,
-            (None, None) => self.default_deadline,
+        let named = match (text(headers, TIMEOUT_MS)?, text(headers, GRPC_TIMEOUT)?) {
+            (Some(ms), _) => Some(milliseconds(ms)?),
+            (None, Some(timeout)) => Some(grpc_timeout(timeout)?),
+            (None, None) => None,
         };
-        let mut context = RequestContext::new(principal, timeout.min(limits::MAX_DEADLINE));
+        let timeout = named.unwrap_or(self.default_deadline).min(limits::MAX_DEADLINE);
+        let mut context = RequestContext { names_deadline: named.is_some(), ..RequestContext::new(principal, timeout) };
         if let Some(token) = text(headers, CONSISTENCY_TOKEN)? {
             context.token = token.parse().map_err(Problem::from)?;
         }

@@ -67,7 +67,7 @@ const SEARCH: About = About {
 /// What models are told about `recall`.
 const RECALL: About = About {
     description: "Read memories by id or ids, or the memories of a session in the order they were stored (with \
-        last, the newest ones).",
+        last, the newest ones). `more` means that the answer was cut: send next_cursor as cursor with the same request.",
     is_read_only: true,
     is_destructive: false,
     is_idempotent: true,
@@ -162,7 +162,7 @@ fn of_collections() -> Vec<Operation> {
             async move { memory.scan(context, &name, request).await }.boxed()
         })
         .summary("Everything in a collection, page by page")
-        .query("after", string_of("uuid"))
+        .query("cursor", string_of("uuid"))
         .query("limit", page_size())
         .row(),
         Typed::get("sessions", "/collections/{name}/sessions", |memory, context, (Name(name), Parameters(request))| {
@@ -171,7 +171,7 @@ fn of_collections() -> Vec<Operation> {
         .summary("The sessions of a collection, page by page")
         .query("agent", string())
         .query("active_since", string_of("date-time"))
-        .query("after", string())
+        .query("cursor", string())
         .query("limit", page_size())
         .row(),
         Typed::post(

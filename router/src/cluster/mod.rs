@@ -45,7 +45,7 @@ pub use bundle::size_of_frame;
 use clients::Connections;
 pub use clients::NodeClients;
 use decide::Step;
-pub use fan_out::{FanOut, fan_out};
+pub use fan_out::{FanOut, WantedFrames, fan_out};
 use hedge::Hedges;
 pub use readiness::GroupHealth;
 pub use route::{CollectionRoute, Leftover, Place, RemovalPart, RouteConstraint, Selected};

@@ -8,7 +8,7 @@ use mira_proto::model::{
 };
 use mira_proto::node_v1::{self, MigrationStep};
 use mira_proto::vectors::{OWN_SPACE, SpaceNumber};
-use mira_proto::{Code, Problem};
+use mira_proto::{Code, Problem, time};
 use uuid::Uuid;
 
 /// This router's clock, milliseconds since 1970.
@@ -18,8 +18,7 @@ pub fn now_ms() -> u64 {
 
 /// A time of the wire as RFC 3339, to the millisecond.
 pub fn rfc3339(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    format!("{:.3}", time.unwrap_or(Timestamp::MAX))
+    time::format(ms)
 }
 
 /// A frame as callers see it. Fails with `damaged` when it is not what a node should give out.

@@ -1,7 +1,8 @@
 //! `forget`: remove frames by id, a session, what a filter means, or everything in a collection.
 //!
-//! Large sets go in steps, each a write of its own; a caller that is cut off in between asks again and the rest goes.
-//! What does not exist is not removed and no problem, so that a repeated `forget` is one.
+//! Large sets go in steps, each a write of its own; a caller that is cut off in between asks again and the rest goes. With
+//! an `Idempotency-Key` it is told of all that went, whichever try removed it: shards remember what each step of the
+//! request did. What does not exist is not removed and no problem, so that a repeated `forget` is one.
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
@@ -78,7 +79,7 @@ impl Removed {
     fn add(&mut self, other: Removed) {
         self.count += other.count;
         self.ids.extend(other.ids);
-        self.ids.truncate(limits::MAX_FORGET_STEP);
+        self.ids.truncate(limits::MAX_FORGET_IDS);
         self.seen.merge(&other.seen);
         self.leftover.add(other.leftover);
     }
@@ -289,8 +290,8 @@ pub fn removal(request: ForgetRequest) -> Result<(String, Removal), Problem> {
     let collection = validate::collection(request.collection)?;
     let removal = match (request.id, request.ids, request.session, request.filter, request.all) {
         (Some(id), None, None, None, false) => Removal::Ids(vec![id]),
-        (None, Some(ids), None, None, false) => Removal::Ids(id_list(ids, limits::MAX_FORGET_STEP)?),
-        (None, None, Some(session), None, false) => Removal::Session(checked_name("session", session)?),
+        (None, Some(ids), None, None, false) => Removal::Ids(id_list(ids, limits::MAX_FORGET_IDS)?),
+        (None, None, Some(session), None, false) => Removal::Session(checked_name("session", &session)?),
         (None, None, None, Some(filter), false) => Removal::Filtered(meaningful(&filter)?),
         (None, None, None, None, true) => Removal::All,
         (None, None, None, None, false) => {
@@ -322,12 +323,17 @@ fn requests(
     let blank = node_v1::ForgetRequest {
         header: Some(route.write_header(context, part.shard)),
         taken_over_from: part.taken_over_from.clone(),
+        may_be_retry: context.idempotency_key.is_some(),
         owner: owner.map(|owner| seal::owner_name(owner, route.info.id)).unwrap_or_default(),
         ..Default::default()
     };
     match removal {
         Removal::Ids(_) => {
-            vec![node_v1::ForgetRequest { ids: part.ids.iter().map(|&id| ids::id_bytes(id)).collect(), ..blank }]
+            let step = |ids: &[Uuid]| node_v1::ForgetRequest {
+                ids: ids.iter().map(|&id| ids::id_bytes(id)).collect(),
+                ..blank.clone()
+            };
+            part.ids.chunks(limits::MAX_FORGET_STEP).map(step).collect()
         }
         Removal::Session(session) => {
             // Two sessions may have one name: the plain one, and the owner's.

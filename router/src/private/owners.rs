@@ -101,13 +101,13 @@ impl Memory {
         }
     }
 
-    /// The owner of what is stored, who must be there if any of it is private.
+    /// The owner of what is stored, who must be there if any of it is private (`is_private`).
     pub(crate) async fn storing_owner(
         &self,
         context: &RequestContext,
-        needed: bool,
+        is_private: bool,
     ) -> Result<RequestContext, Problem> {
-        match (needed, &context.owner) {
+        match (is_private, &context.owner) {
             (false, _) => Ok(context.clone()),
             (true, None) => Err(keyless("private")),
             (true, Some(_)) => self.resolve(context, true).await,

@@ -65,6 +65,8 @@ struct Judged {
     staleness: Staleness,
     /// Shards that did not answer.
     missing: BTreeMap<ShardId, Problem>,
+    /// Those that do not open.
+    damaged: Vec<FrameId>,
 }
 
 impl Judged {
@@ -73,6 +75,7 @@ impl Judged {
         self.types.merge(other.types);
         self.staleness.merge(other.staleness);
         self.missing.extend(other.missing);
+        self.damaged.extend(other.damaged);
     }
 }
 
@@ -92,8 +95,16 @@ impl PrivateFilter {
     fn judge_page(&self, frames: &[node_v1::Frame], judged: &mut Judged) -> Result<(), Problem> {
         // A plain frame took the place of a private one that was found: that is gone.
         for frame in frames.iter().filter(|frame| !frame.private.is_empty()) {
-            let meant = self.judge(frame, &mut judged.types)?;
-            judged.meant.extend(meant);
+            match self.judge(frame, &mut judged.types) {
+                Ok(meant) => judged.meant.extend(meant),
+                // One that is damaged does not take the others away.
+                Err(problem) => {
+                    let code = problem.code;
+                    let id = ids::id_from_bytes(&frame.id).ok_or(problem)?;
+                    tracing::error!(frame = %Uuid::from_u128(id), ?code, "private frame is damaged");
+                    judged.damaged.push(id);
+                }
+            }
         }
         Ok(())
     }
@@ -126,6 +137,8 @@ pub(crate) struct Candidates {
     pub(crate) types: FieldTypes,
     pub(crate) staleness: Staleness,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
+    /// Private candidates that do not open.
+    pub(crate) damaged: Vec<FrameId>,
 }
 
 impl Candidates {
@@ -152,7 +165,13 @@ impl Candidates {
             types: FieldTypes::default(),
             staleness,
             missing,
+            damaged: Vec::new(),
         }
+    }
+
+    /// Whether candidates are left that nobody has taken.
+    pub(crate) fn is_left(&mut self) -> bool {
+        !self.ready.is_empty() || self.waiting.peek().is_some()
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.
@@ -209,6 +228,7 @@ impl Candidates {
         self.staleness.merge(judged.staleness);
         self.types.merge(judged.types);
         self.missing.extend(judged.missing);
+        self.damaged.extend(judged.damaged);
         let mut meant: HashMap<FrameId, Verdict> = judged.meant.into_iter().collect();
         self.ready.extend(step.into_iter().filter_map(|candidate| {
             if !candidate.is_private {

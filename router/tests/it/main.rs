@@ -1,5 +1,6 @@
 //! The router against a cluster in memory, over real sockets.
 
+mod batches;
 mod client;
 mod content;
 mod doors;
@@ -12,5 +13,7 @@ mod mcp;
 mod migration;
 mod named;
 mod operations;
+mod pages;
 mod private;
 mod strangers;
+mod values;

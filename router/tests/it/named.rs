@@ -95,10 +95,15 @@ async fn names_and_components_are_checked() {
         refused(with(json!({ "state": [1.0] })).await, "dimension_mismatch", "named \"state\" have 3").await;
         refused(with(json!({ "place": [0.0, 0.0] })).await, "invalid_argument", "all zeros").await;
         refused(with(json!({ "state": [] })).await, "invalid_argument", "state: vector is empty").await;
+        // What could not be compared by dot is not acknowledged; a direction may be as long as it likes.
+        let long = json!({ "state": [2e15, 1.0, 1.0] });
+        refused(with(long).await, "invalid_argument", "named \"state\": component 0 is beyond ±1e15").await;
     }
     assert_eq!(world.fake.frame_count(), 0, "nothing of them was stored");
     refused(search(&world, json!({ "using": "mood", "vector": [1.0] })).await, "invalid_argument", "mood").await;
     refused(search(&world, json!({ "using": "state", "vector": [1.0] })).await, "dimension_mismatch", "state").await;
+    let long = search(&world, json!({ "using": "state", "vector": [1.0, -2e15, 1.0] })).await;
+    refused(long, "invalid_argument", "component 1 is beyond").await;
     refused(search(&world, json!({ "using": "state", "query": "calm" })).await, "invalid_argument", "words").await;
     refused(search(&world, json!({ "using": "", "vector": [1.0] })).await, "invalid_argument", "using is empty").await;
     let page = search(&world, json!({ "using": "state", "vector": [1, 0, 0], "k": 1 })).await.ok();

@@ -58,7 +58,15 @@ impl FakeNode {
 
     pub(super) fn answer_forget(&self, request: wire::ForgetRequest) -> Result<wire::ForgetReply, Status> {
         let mut state = self.state.lock();
-        let wire::WriteHeader { shard, collection, .. } = self.begin_write(&mut state, "forget", request.header)?;
+        let wire::WriteHeader { shard, collection, request_id, .. } =
+            self.begin_write(&mut state, "forget", request.header)?;
+        if let Some(reply) = state.forgotten.get(&request_id) {
+            return Ok(reply.clone());
+        }
+        let left = state.forgets_left.as_mut();
+        if left.is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
+            return Err(Refusal::NotReady("told to forget no more".into()).into());
+        }
         let matches = |kept: &Kept| {
             request.all
                 || (!request.session.is_empty() && kept.frame.session == request.session)
@@ -80,7 +88,9 @@ impl FakeNode {
         *index += 1;
         let index = *index;
         state.gone.insert(shard, index);
-        Ok(wire::ForgetReply { removed, index, more, moved, frozen_for, ..Default::default() })
+        let reply = wire::ForgetReply { removed, index, more, moved, frozen_for, ..Default::default() };
+        state.forgotten.insert(request_id, reply.clone());
+        Ok(reply)
     }
 
     pub(super) fn answer_fetch(&self, request: wire::FetchRequest) -> Result<wire::FetchReply, Status> {
@@ -97,10 +107,15 @@ impl FakeNode {
         Ok(wire::FetchReply { frames, state: read, looked_at: if paged { ids.len() as u32 } else { 0 } })
     }
 
-    pub(super) fn answer_session(&self, request: wire::SessionRequest) -> Result<wire::FetchReply, Status> {
+    pub(super) fn answer_session(&self, request: wire::SessionRequest) -> Result<wire::SessionReply, Status> {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
         let read = self.begin_read(&mut state, "session", &header)?;
+        let place = |frame: &wire::Frame| [&frame.position.to_be_bytes()[..], &frame.id].concat();
+        let is_left = |frame: &wire::Frame| {
+            let is_behind = request.after.is_empty() || (place(frame) > request.after) != request.last;
+            is_behind && place(frame) != request.after && frame.created_ms >= request.created_from_ms
+        };
         let mut frames: Vec<wire::Frame> = state
             .shown(&header)
             .filter(|kept| {
@@ -111,14 +126,15 @@ impl FakeNode {
                 }
             })
             .map(|kept| kept.frame.clone())
-            .filter(|frame| frame.created_ms >= request.created_from_ms)
+            .filter(is_left)
             .collect();
-        frames.sort_by_key(|frame| frame.position);
+        frames.sort_by_key(place);
+        let (limit, count) = (request.limit as usize, frames.len());
         if request.last {
-            frames.drain(..frames.len().saturating_sub(request.limit as usize));
+            frames.drain(..count.saturating_sub(limit));
         }
-        frames.truncate(request.limit as usize);
-        Ok(wire::FetchReply { frames, state: read, looked_at: 0 })
+        frames.truncate(limit);
+        Ok(wire::SessionReply { more: frames.len() < count, frames, state: read })
     }
 
     pub(super) fn answer_scan(&self, request: wire::ScanRequest) -> Result<wire::ScanReply, Status> {

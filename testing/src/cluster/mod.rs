@@ -160,6 +160,11 @@ impl FakeCluster {
         self.state.lock().refused_once = Some(nth);
     }
 
+    /// Does so many more steps of removals, and then none; without a number, all.
+    pub fn forget_no_more_than(&self, steps: Option<usize>) {
+        self.state.lock().forgets_left = steps;
+    }
+
     /// Moves the map on, as a change of nodes or placement does.
     pub fn bump_epoch(&self) {
         self.state.lock().epoch += 1;

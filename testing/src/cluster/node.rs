@@ -177,7 +177,7 @@ impl ShardService for FakeNode {
         Err(Status::unimplemented("a fake has no tags of sessions"))
     }
 
-    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::FetchReply>, Status> {
+    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::SessionReply>, Status> {
         self.enter().await?;
         self.answer_session(request.into_inner()).map(Response::new)
     }

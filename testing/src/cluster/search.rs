@@ -43,13 +43,15 @@ impl FakeNode {
                 group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
             }
         });
-        let hits = hits.collect();
+        let hits: Vec<wire::Hit> = hits.collect();
+        let more = hits.len() >= ranking.k;
         let explain =
             request.explain.then(|| wire::SearchExplain { plan: wire::SearchPlan::Scan.into(), ..Default::default() });
         let indexed: Vec<&Kept> = state.shown(&header).filter(|kept| !kept.vectors.is_empty()).collect();
         let says_no_types = state.faults.get(&self.id).is_some_and(|faults| faults.says_no_types);
         let field_types = (!says_no_types).then(|| types_of(&request.filter_json, &indexed));
-        Ok(wire::SearchReply { state: read, hits, explain, field_types, ..Default::default() })
+        let reply = wire::SearchReply { state: read, hits, explain, field_types, more, ..Default::default() };
+        Ok(wire::SearchReply { whole: true, ..reply })
     }
 
     pub(super) fn answer_field_types(&self, request: wire::FieldTypesRequest) -> Result<wire::FieldTypesReply, Status> {

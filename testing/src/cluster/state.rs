@@ -23,6 +23,9 @@ pub(super) struct State {
     /// The greatest position of a call in each shard, microseconds.
     pub(super) positions: BTreeMap<ShardId, u64>,
     pub(super) remembered: HashMap<Bytes, wire::WriteReply>,
+    pub(super) forgotten: HashMap<Bytes, wire::ForgetReply>,
+    /// Steps of removals that are done before the others are refused.
+    pub(super) forgets_left: Option<usize>,
     pub(super) faults: BTreeMap<NodeId, Faults>,
     pub(super) seen: Vec<Seen>,
     pub(super) clock_ms: u64,

@@ -19,6 +19,8 @@ pub struct ShardRules {
     frames: BTreeMap<(GroupId, FrameId), Changes>,
     applied: BTreeMap<GroupId, u64>,
     ownerships: BTreeMap<GroupId, Ownership>,
+    /// The greatest version of a collection's frames that were removed from a group for good.
+    ended: BTreeMap<(GroupId, CollectionId), u64>,
     /// What the newest command of a client changed in each group: frame, before, after.
     changed: BTreeMap<GroupId, (u64, Vec<Changed>)>,
 }
@@ -96,8 +98,9 @@ impl ShardRules {
                 if !self.owns(group, new.frame) {
                     return Ok((ShardAnswer::Store(vec![StoreOutcome::Moved]), Effect::Moved));
                 }
+                let ended = self.ended.get(&(group, collection_of(new.frame))).copied().unwrap_or_default();
                 let history = self.frames.entry((group, new.frame)).or_default();
-                let outcome = store(history.last().and_then(|(_, frame)| *frame), new);
+                let outcome = store(history.last().and_then(|(_, frame)| *frame), ended, new);
                 let FrameFields { created_ms: operation, version, digest, .. } = new.record.fields;
                 let stored = matches!(outcome, StoreOutcome::Stored(_));
                 let raced = matches!(outcome, StoreOutcome::Raced(_));
@@ -110,18 +113,19 @@ impl ShardRules {
                 }
                 Ok((ShardAnswer::Store(vec![outcome]), Effect::Store { operation, stored, raced }))
             }
-            ShardCommand::Forget { frames, .. } => {
+            ShardCommand::Forget { frames, more, .. } => {
                 let (frames, moved): (Vec<FrameId>, Vec<FrameId>) =
                     frames.into_iter().partition(|&frame| self.owns(group, frame));
                 let mut changes = Vec::new();
                 for frame in frames {
                     if let Some(before) = self.remove(group, index, frame) {
+                        self.has_ended((group, collection_of(frame)), before.version);
                         changes.push((frame, Some(before.state()), None));
                     }
                 }
                 let removed = changes.iter().map(|(frame, ..)| *frame).collect();
                 self.changed.insert(group, (index, changes));
-                Ok((ShardAnswer::Forget { removed, moved }, Effect::Forget))
+                Ok((ShardAnswer::Forget { removed, moved, more }, Effect::Forget))
             }
             ShardCommand::Grow { shard, span, step, .. } => {
                 self.grow((group, index), shard, span, step);
@@ -145,6 +149,7 @@ impl ShardRules {
         if collection == COLLECTION {
             self.ownerships.remove(&group);
         }
+        self.ended.remove(&(group, collection));
         let frames = self.frames.keys().filter(|(of, frame)| *of == group && collection_of(*frame) == collection);
         let frames: Vec<FrameId> = frames.map(|(_, frame)| *frame).collect();
         let removed = frames.into_iter().filter_map(|frame| {
@@ -152,6 +157,11 @@ impl ShardRules {
             Some((frame, Some(before.state()), None))
         });
         removed.collect()
+    }
+
+    fn has_ended(&mut self, collection: (GroupId, CollectionId), version: u64) {
+        let ended = self.ended.entry(collection).or_default();
+        *ended = version.max(*ended);
     }
 
     fn remove(&mut self, group: GroupId, index: u64, frame: FrameId) -> Option<Frame> {
@@ -184,7 +194,7 @@ impl ShardRules {
             }
             return;
         }
-        if let OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone } = step {
+        if let OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone, ended_version } = step {
             let Some(ownership) = self.ownerships.get_mut(&group) else { return };
             let fits = |backfill: &&mut Backfill| backfill.pass == pass && backfill.at == Progress::Running(after);
             let Some(backfill) = ownership.backfills.get_mut(&source).filter(fits) else { return };
@@ -202,6 +212,7 @@ impl ShardRules {
                 let frame = Frame { version, operation: adopted.record.fields.created_ms, digest };
                 self.frames.entry((group, adopted.frame)).or_default().push((index, Some(frame)));
             }
+            self.has_ended((group, COLLECTION), ended_version);
             return;
         }
         let ownership = self.ownerships.entry(group).or_insert_with(|| Ownership::new(shard, span));
@@ -255,20 +266,27 @@ fn homes(span: Span, frame: FrameId) -> (ShardId, ShardId) {
     (home(span.from), home(span.to))
 }
 
-fn store(current: Option<Frame>, new: &StoreFrame) -> StoreOutcome {
-    let (version, same) = current.map_or((0, false), |frame| (frame.version, frame.digest == new.record.fields.digest));
+/// Every operation names a time of its own, long ago.
+fn store(current: Option<Frame>, ended: u64, new: &StoreFrame) -> StoreOutcome {
+    let fields = &new.record.fields;
+    let (version, same) = current.map_or((0, false), |frame| (frame.version, frame.digest == fields.digest));
+    let again = same && current.is_some_and(|frame| frame.operation == fields.created_ms);
     let may = match new.condition {
         Condition::Create => version == 0,
-        Condition::Replace => !same,
+        Condition::Replace => !again,
         Condition::Expect(expected) => version == expected,
     };
     let repeated = match new.condition {
-        Condition::Create | Condition::Replace => same,
-        Condition::Expect(expected) => same && version == expected + 1,
+        Condition::Create => same,
+        Condition::Replace => again,
+        Condition::Expect(expected) => again && version == expected + 1,
     };
+    let follows = if version == 0 { ended } else { version };
     match (may, repeated) {
-        (true, _) if new.record.fields.version == version + 1 => StoreOutcome::Stored(version + 1),
-        (true, _) => StoreOutcome::Raced(version),
+        (true, _) if fields.version == follows + 1 || version == 0 && fields.version > ended => {
+            StoreOutcome::Stored(fields.version)
+        }
+        (true, _) => StoreOutcome::Raced(follows),
         (false, true) => StoreOutcome::Same(version),
         (false, false) => StoreOutcome::Conflict(version),
     }

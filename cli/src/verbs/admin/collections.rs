@@ -9,7 +9,7 @@ use mira_proto::model::{
     StatusRequest,
 };
 
-use crate::args::{Remote, duration};
+use crate::args::{Remote, collection_name, duration};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -35,6 +35,7 @@ enum CollectionsAction {
     #[command(after_help = "Examples:\n  mira admin collections show manuals --json")]
     Show {
         /// Its name
+        #[arg(value_parser = collection_name)]
         name: String,
         #[command(flatten)]
         remote: Remote,
@@ -69,6 +70,7 @@ rests half of the time, so large collections need a long --timeout.")]
     #[command(after_help = "Examples:\n  mira admin collections delete drafts --yes")]
     Delete {
         /// Its name
+        #[arg(value_parser = collection_name)]
         name: String,
         /// Everything in it is lost; say so
         #[arg(short, long, required = true)]
@@ -81,6 +83,7 @@ rests half of the time, so large collections need a long --timeout.")]
 #[derive(Debug, Args)]
 struct Create {
     /// Its name
+    #[arg(value_parser = collection_name)]
     name: String,
     /// Components of its vectors; those of the router's embedding model when absent
     #[arg(long)]
@@ -107,6 +110,7 @@ struct Create {
 #[derive(Debug, Args)]
 struct Grow {
     /// Its name
+    #[arg(value_parser = collection_name)]
     name: String,
     /// Shards it is to be spread over: more than now
     #[arg(long, value_name = "N")]

@@ -170,7 +170,9 @@ impl Live {
                     key_version,
                 }])
             }
-            Said::Forget(asker) => ShardCommand::Forget { collection, frames: vec![frame, frame + 1], asker },
+            Said::Forget(asker) => {
+                ShardCommand::Forget { collection, frames: vec![frame, frame + 1], asker, more: false }
+            }
             Said::Expire => ShardCommand::Expire { collection, frames: (0..4).collect() },
             Said::Renew => ShardCommand::Renew { collection, chunks: (0..4).collect() },
             Said::Collect(back) => {

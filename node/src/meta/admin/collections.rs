@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use mira_proto::{Code, CollectionId, Problem, Refusal, limits, node_v1};
+use mira_proto::{
+    Code, CollectionId, Problem, Refusal, limits,
+    names::{self, NameError},
+    node_v1,
+};
 
 use super::{must_lead, newest};
 use crate::{
@@ -63,7 +67,7 @@ pub async fn list(
 /// The record that a request describes, without number and keys, in a cluster of so many shards.
 fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<CollectionRecord, Problem> {
     let (metric, quantization) = (request.metric().try_into()?, request.quantization().try_into()?);
-    check_name(&request.name)?;
+    check_name("a collection's name", &request.name, names::collection)?;
     check_dim(request.dim)?;
     let spaces = request.spaces.into_iter().map(NamedSpace::try_from).collect::<Result<Vec<_>, _>>()?;
     check_spaces(&spaces)?;
@@ -88,14 +92,13 @@ fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<Col
     })
 }
 
-fn check_name(name: &str) -> Result<(), Problem> {
-    if name.is_empty() || name.len() > limits::MAX_NAME_BYTES || name.chars().any(|c| c.is_control() || c == '/') {
-        return Err(Problem::invalid(format!(
-            "a collection's name has 1 to {} bytes, no slash and no control character",
-            limits::MAX_NAME_BYTES
-        )));
+/// Refuses a name that breaks its rule, or is not as it would be kept: routers bring names into that form.
+fn check_name(what: &str, name: &str, rule: fn(&str) -> Result<String, NameError>) -> Result<(), Problem> {
+    match rule(name) {
+        Ok(kept) if kept == name => Ok(()),
+        Ok(_) => Err(Problem::invalid(format!("{what} is not in Unicode's form NFC"))),
+        Err(error) => Err(Problem::invalid(format!("{what} {error}"))),
     }
-    Ok(())
 }
 
 /// Refuses vectors of a length that no index could have.
@@ -112,9 +115,7 @@ fn check_spaces(spaces: &[NamedSpace]) -> Result<(), Problem> {
         return Err(Problem::new(Code::TooLarge, detail));
     }
     for (at, space) in spaces.iter().enumerate() {
-        if space.name.is_empty() {
-            return Err(Problem::invalid("named vectors without a name"));
-        }
+        check_name("the name of named vectors", &space.name, names::label)?;
         if spaces[..at].iter().any(|before| before.name == space.name) {
             return Err(Problem::invalid(format!("two of the named vectors are called {:?}", space.name)));
         }
@@ -291,8 +292,10 @@ mod tests {
         assert_eq!(checked(request(), SHARDS).expect("it can be made").partitions, 2);
         let refused = [
             node_v1::CreateCollectionRequest { name: String::new(), ..request() },
-            node_v1::CreateCollectionRequest { name: "a/b".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "a//b".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "..".into(), ..request() },
             node_v1::CreateCollectionRequest { name: "a\nb".into(), ..request() },
+            node_v1::CreateCollectionRequest { name: "cafe\u{301}".into(), ..request() },
             node_v1::CreateCollectionRequest { name: "n".repeat(limits::MAX_NAME_BYTES + 1), ..request() },
             node_v1::CreateCollectionRequest { dim: 0, ..request() },
             node_v1::CreateCollectionRequest { dim: limits::MAX_DIM + 1, ..request() },

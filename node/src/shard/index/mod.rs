@@ -22,6 +22,7 @@
 //! Changes come in by `queue`, wait in the `tail`, are found by `search`, and end up in the `space` they belong to.
 
 mod build;
+mod effort;
 mod field_types;
 pub mod image;
 mod maintenance;
@@ -183,6 +184,11 @@ impl ShardIndex {
     /// What `look` sees in the index of a space, without the tail; none if nothing of it is indexed.
     pub(super) fn look_into<T>(&self, space: SpaceId, look: impl FnOnce(&VectorIndex) -> T) -> Option<T> {
         self.index_of(space).and_then(|index| index.vectors.get().map(look))
+    }
+
+    /// Takes note of how right an answer was that named no beam.
+    pub(in crate::shard) fn note_recall(&self, space: SpaceId, recall: f64) {
+        self.index_of(space).into_iter().for_each(|index| index.effort.note(recall));
     }
 
     fn index_of(&self, space: SpaceId) -> Option<Arc<SpaceIndex>> {

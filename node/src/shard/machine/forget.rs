@@ -10,13 +10,18 @@ use crate::shard::{
     record::{self, Class},
 };
 
+/// Which frames a step of a request removes.
+pub(super) struct Removal {
+    pub(super) collection: CollectionId,
+    pub(super) frames: Vec<FrameId>,
+    pub(super) asker: Asker,
+    /// Whether the request goes on.
+    pub(super) more: bool,
+}
+
 /// Removes frames by id; those that another shard decides about are named.
-pub(super) fn forget(
-    collection: CollectionId,
-    frames: Vec<FrameId>,
-    asker: Asker,
-    state: &mut Transition<'_, '_>,
-) -> Result<ShardAnswer, EngineError> {
+pub(super) fn forget(removal: Removal, state: &mut Transition<'_, '_>) -> Result<ShardAnswer, EngineError> {
+    let Removal { collection, frames, asker, more } = removal;
     let (mut mine, mut moved) = (Vec::with_capacity(frames.len()), Vec::new());
     for frame in frames {
         match state.claim(collection, frame)? {
@@ -24,7 +29,7 @@ pub(super) fn forget(
             FrameOwnership::MovedAway | FrameOwnership::Pending => moved.push(frame),
         }
     }
-    Ok(ShardAnswer::Forget { removed: remove(collection, mine, asker, state)?, moved })
+    Ok(ShardAnswer::Forget { removed: end(collection, mine, asker, state)?, moved, more })
 }
 
 /// Removes those of these frames whose time is over.
@@ -40,7 +45,7 @@ pub(super) fn expire(
             over.push(frame);
         }
     }
-    Ok(ShardAnswer::Expire(remove(collection, over, Asker::Operator, state)?.len() as u32))
+    Ok(ShardAnswer::Expire(end(collection, over, Asker::Operator, state)?.len() as u32))
 }
 
 /// Removes everything of a collection.
@@ -52,13 +57,25 @@ pub(super) fn purge(collection: CollectionId, state: &mut Transition<'_, '_>) ->
     ShardAnswer::Purge
 }
 
-/// Removes those of these frames that are there and the asker's to remove; names them.
-pub(super) fn remove(
+/// Removes frames for good: their versions are not given again.
+fn end(
     collection: CollectionId,
     frames: Vec<FrameId>,
     asker: Asker,
     state: &mut Transition<'_, '_>,
 ) -> Result<Vec<FrameId>, EngineError> {
+    let removed = remove(collection, frames, asker, state)?;
+    state.note_ended(collection, removed.iter().map(|(_, version)| *version).max().unwrap_or_default())?;
+    Ok(removed.into_iter().map(|(frame, _)| frame).collect())
+}
+
+/// Removes those of these frames that are there and the asker's to remove; names them and their versions.
+pub(super) fn remove(
+    collection: CollectionId,
+    frames: Vec<FrameId>,
+    asker: Asker,
+    state: &mut Transition<'_, '_>,
+) -> Result<Vec<(FrameId, u64)>, EngineError> {
     let (mut removed, mut memories) = (Vec::new(), 0);
     for frame in frames {
         let Some(old) = state.record(collection, frame)? else { continue };
@@ -68,7 +85,8 @@ pub(super) fn remove(
         }
         memories += counted(Some(old.fields.class));
         state.remove_frame(collection, frame, &old);
-        removed.push(frame);
+        // Of what is hidden nobody names a version.
+        removed.push((frame, if is_hidden { 0 } else { old.fields.version }));
     }
     state.add_to_count(collection, -memories)?;
     Ok(removed)

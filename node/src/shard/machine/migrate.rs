@@ -32,6 +32,7 @@ struct BackfillPage {
     upto: Option<FrameId>,
     frames: Vec<MigratedFrame>,
     gone: Vec<FrameId>,
+    ended_version: u64,
 }
 
 /// Takes a step, if it is the next one; answers how the shard stands then.
@@ -63,8 +64,8 @@ pub(super) fn take_step(
         OwnershipStep::BeginPass { source, pass, start, last } => {
             begin_pass(&mut ownership, NextPass { source, pass, start, last });
         }
-        OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone } => {
-            let page = BackfillPage { source, pass, after, upto, frames, gone };
+        OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone, ended_version } => {
+            let page = BackfillPage { source, pass, after, upto, frames, gone, ended_version };
             if !apply_page(collection, &mut ownership, page, state)? {
                 return Ok(ShardAnswer::Grow(Some(ownership)));
             }
@@ -116,6 +117,7 @@ fn apply_page(
     // They lie elsewhere, whoever they belong to.
     forget::remove(collection, page.gone, Asker::Operator, state)?;
     page.frames.into_iter().try_for_each(|frame| ingest(collection, frame, state))?;
+    state.note_ended(collection, page.ended_version)?;
     Ok(true)
 }
 

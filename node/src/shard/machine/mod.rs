@@ -160,7 +160,9 @@ impl ShardMachine {
     fn apply_to(&self, state: &mut Transition<'_, '_>, command: ShardCommand) -> Result<ShardAnswer, EngineError> {
         match command {
             ShardCommand::Store(frames) => store::store(frames, state),
-            ShardCommand::Forget { collection, frames, asker } => forget::forget(collection, frames, asker, state),
+            ShardCommand::Forget { collection, frames, asker, more } => {
+                forget::forget(forget::Removal { collection, frames, asker, more }, state)
+            }
             ShardCommand::Purge { collection } => Ok(forget::purge(collection, state)),
             ShardCommand::Expire { collection, frames } => forget::expire(collection, frames, state),
             ShardCommand::Reseal { collection, to, frames, complete } => {

@@ -50,21 +50,26 @@ fn store_frame(new: StoreFrame, state: &mut Transition<'_, '_>) -> Result<StoreO
     if let Some(outcome) = refuse_other(&record.fields, old.as_ref(), lives) {
         return Ok(outcome);
     }
-    let same = lives.is_some_and(|old| old.digest == record.fields.digest);
+    let same = lives.is_some_and(|old| says_the_same(condition, &record.fields, old));
     if let Err(outcome) = decide(condition, same, lives.map_or(0, |old| old.version)) {
         if record.fields.class == Class::Chunk {
             chunks::renew_chunk(collection, frame, state)?;
         }
         return Ok(outcome);
     }
-    let current = old.as_ref().map_or(0, |old| old.fields.version);
-    let is_next = current.checked_add(1) == Some(record.fields.version);
-    let origin = |of: &FrameFields| (of.position, of.created_ms);
+    let version = record.fields.version;
+    let (current, is_next) = match &old {
+        Some(old) => (old.fields.version, old.fields.version.checked_add(1) == Some(version)),
+        // A new life of an id begins above all that has ended: none of its versions is given again.
+        None => {
+            let ended = state.ended_version(collection)?;
+            (ended, version > ended)
+        }
+    };
     let follows = !keeps_origin || lives.is_some_and(|old| origin(old) == origin(&record.fields));
     if !is_next || !follows {
         return Ok(StoreOutcome::Raced(current));
     }
-    let version = record.fields.version;
     state.put_frame(collection, old.as_ref(), MigratedFrame { frame, record, vectors })?;
     Ok(StoreOutcome::Stored(version))
 }
@@ -76,6 +81,28 @@ fn refuse_other(new: &FrameFields, old: Option<&FrameRecord>, lives: Option<&Fra
     }
     // Ids of hidden frames are drawn at random or keyed: nobody comes upon one.
     lives.filter(|old| old.class != new.class).map(|old| StoreOutcome::Conflict(old.version))
+}
+
+/// Where and when a frame began.
+fn origin(fields: &FrameFields) -> (u64, u64) {
+    (fields.position, fields.created_ms)
+}
+
+/// Whether a frame says what is there: as far as its caller can tell, storing it would change nothing.
+fn says_the_same(condition: Condition, new: &FrameFields, old: &FrameFields) -> bool {
+    if old.digest != new.digest {
+        return false;
+    }
+    match condition {
+        // Where and when it began is no part of its content.
+        Condition::Create => true,
+        Condition::Replace => origin(new) == origin(old),
+        // A time that lay ahead has become that of the first try.
+        Condition::Expect(_) => {
+            let was_ahead = old.created_ms == old.updated_ms && new.created_ms > old.created_ms;
+            new.position == old.position && (new.created_ms == old.created_ms || was_ahead)
+        }
+    }
 }
 
 /// What is to happen with a frame, given what is there. A pure table, so that the rule reads in one place.
@@ -96,6 +123,44 @@ fn decide(condition: Condition, same: bool, current: u64) -> Result<(), StoreOut
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_place_or_time_is_another_thing_to_put_in_the_place_of_what_is_there() {
+        use Condition::{Create, Expect, Replace};
+        let fields = |(position, created_ms), updated_ms| FrameFields {
+            version: 3,
+            position,
+            created_ms,
+            updated_ms,
+            expires_ms: 0,
+            owner: None,
+            session: None,
+            digest: [7; 32],
+            spaces: Default::default(),
+            class: Class::Memory,
+            chunks: Vec::new(),
+            extensions: Default::default(),
+        };
+        // place and time of the frame, when it was changed, what is asked, place and time that are named, whether it is the same
+        let table = [
+            ((1, 500), 600, Create, (2, 300), true),
+            ((1, 500), 600, Replace, (1, 500), true),
+            ((1, 500), 600, Replace, (1, 300), false),
+            ((1, 500), 600, Replace, (2, 500), false),
+            ((1, 900), 900, Replace, (1, 950), false),
+            ((1, 500), 600, Expect(2), (1, 300), false),
+            ((1, 500), 600, Expect(2), (1, 500), true),
+            ((1, 900), 900, Expect(2), (1, 905), true),
+            ((1, 900), 900, Expect(2), (2, 905), false),
+            ((1, 900), 900, Expect(2), (1, 300), false),
+        ];
+        for (began, changed, condition, named, expected) in table {
+            let same = says_the_same(condition, &fields(named, 1_000), &fields(began, changed));
+            assert_eq!(same, expected, "began {began:?}, changed {changed}, {condition:?} with {named:?}");
+        }
+        let other = FrameFields { digest: [8; 32], ..fields((1, 500), 600) };
+        assert!(!says_the_same(Create, &other, &fields((1, 500), 600)));
+    }
 
     #[test]
     fn the_rules_of_replacing() {

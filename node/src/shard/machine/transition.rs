@@ -6,6 +6,7 @@ use mira_raft::{EngineError, Txn};
 use super::{
     Change,
     claims::{self, Claims},
+    tables::decode_count,
 };
 use crate::shard::{
     migration::ownership::{FrameOwnership, Ownership, PlacementCache},
@@ -67,6 +68,19 @@ impl<'a, 't> Transition<'a, 't> {
     pub(super) fn head(&self, collection: CollectionId, frame: FrameId) -> Result<Option<FrameHead>, EngineError> {
         let stored = self.txn.get(&record::head_key(collection, frame))?;
         stored.map(|stored| FrameHead::decode(&stored)).transpose()
+    }
+
+    /// The greatest version that a removed frame of a collection had.
+    pub(super) fn ended_version(&self, collection: CollectionId) -> Result<u64, EngineError> {
+        decode_count(self.txn.get(&record::ended_version_key(collection))?.as_deref())
+    }
+
+    /// Notes that a frame of this version was removed from a collection.
+    pub(super) fn note_ended(&mut self, collection: CollectionId, version: u64) -> Result<(), EngineError> {
+        if version > self.ended_version(collection)? {
+            self.txn.put(&record::ended_version_key(collection), version.to_be_bytes().to_vec());
+        }
+        Ok(())
     }
 
     /// How far a collection's rotation to another key has come.

@@ -16,6 +16,7 @@ use crate::meta::CollectionRecord;
 use crate::shard::{
     Shard,
     command::{self, MigratedFrame, OwnershipStep, ShardAnswer, ShardCommand},
+    machine::decode_count,
     migration::ownership::{Backfill, FrameOwnership, FramePlacement, Ownership, Shown, Span},
     record::{self, FrameHead},
     refuse_proposal,
@@ -237,6 +238,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             ids: listed.ids.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<u8>>().into(),
             frames,
             upto: listed.upto.map(|upto| upto.to_be_bytes().to_vec()).unwrap_or_default().into(),
+            ended_version: ended_version(&view, collection.id).map_err(|error| self.unreadable(error))?,
         })
     }
 
@@ -267,7 +269,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let listed = Listed { ids, changed: Vec::new(), upto };
         let gone = list_gone(&self.group.reader(), collection, &placement, source, (after, &listed))
             .map_err(|error| self.unreadable(error))?;
-        let step = OwnershipStep::ApplyPage { source, pass: backfill.pass, after, upto, frames, gone };
+        let ended_version = page.ended_version;
+        let step = OwnershipStep::ApplyPage { source, pass: backfill.pass, after, upto, frames, gone, ended_version };
         self.grow(collection, span, step).await.map(drop)
     }
 
@@ -302,6 +305,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         Err(Refusal::NotReady("this node does not know of that growth".into()))
     }
+}
+
+/// The greatest version that a frame had which was removed from a collection.
+pub(in crate::shard) fn ended_version(reader: &StateReader, collection: CollectionId) -> Result<u64, EngineError> {
+    decode_count(reader.get(&record::ended_version_key(collection))?.as_deref())
 }
 
 /// A shard's part in the last growth of a collection.

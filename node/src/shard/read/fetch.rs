@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Frames of a page that are read at once: no more than a message holds, were all as large as may be.
-const FETCH_STEP: usize = 16;
+pub(super) const FETCH_STEP: usize = 16;
 
 /// Frames to be read until they have so many bytes.
 struct FetchPage<'a> {
@@ -64,6 +64,6 @@ fn shown_of(shown: &Shown, ids: &[FrameId]) -> Vec<FrameId> {
 }
 
 /// What makes a frame large.
-fn bytes_of(frame: &node_v1::Frame) -> u64 {
+pub(super) fn bytes_of(frame: &node_v1::Frame) -> u64 {
     (frame.content.len() + frame.metadata_json.len() + frame.private.len()) as u64
 }

@@ -13,7 +13,7 @@ use super::refuse_index;
 use crate::{
     meta::CollectionRecord,
     shard::{
-        index::{Found, Query, ShardIndex},
+        index::{Found, Query, ShardIndex, SpaceId},
         record::{self, FrameHead},
         refuse_engine,
     },
@@ -30,19 +30,59 @@ pub(super) struct Pools {
     pub(super) is_mean: bool,
 }
 
+/// A settled answer.
+pub(super) struct Answer {
+    /// Best first.
+    pub(super) hits: Vec<Candidate>,
+    /// What else the index said; its hits are taken out.
+    pub(super) found: Found,
+    /// Whether more frames may rank after these.
+    pub(super) more: bool,
+    /// The last pool, if a frame outside of it may belong to the answer.
+    pub(super) looked_through: Option<usize>,
+}
+
 impl Pools {
     /// Draws larger and larger pools until the answer is settled.
-    pub(super) fn rank(&self, ranking: &Ranking, mut query: Query) -> Result<(Vec<Candidate>, Found), Refusal> {
+    pub(super) fn rank(&self, ranking: &Ranking, mut query: Query) -> Result<Answer, Refusal> {
+        query.exact |= !ranking.may_miss() && self.is_searched_whole(ranking, &query);
+        if ranking.is_by_similarity() && self.vectors.len() == 1 {
+            return self.rank_by_similarity(ranking, query);
+        }
+        if self.is_mean && !ranking.may_miss() {
+            // The mean of a frame that no pool holds may be better than that of one which some do.
+            query.k = limits::MAX_POOL;
+        }
         loop {
             let mut found = self.nearest(&query)?;
             let is_all = found.hits.len() < query.k;
             let least = found.hits.last().map_or(f32::NEG_INFINITY, |hit| hit.score);
-            let answer = ranking.cut(self.candidates(ranking, query.space, std::mem::take(&mut found.hits))?);
+            let hits = ranking.cut(self.candidates(ranking, query.space, std::mem::take(&mut found.hits))?);
+            let is_settled = is_all || ranking.is_settled(&hits, least);
             match ranking.next_pool(query.k) {
-                Some(larger) if !is_all && !ranking.is_settled(&answer, least) => query.k = larger,
-                _ => return Ok((answer, found)),
+                Some(larger) if !is_settled => query.k = larger,
+                _ => {
+                    let more = hits.len() >= ranking.k;
+                    return Ok(Answer { hits, found, more, looked_through: (!is_settled).then_some(query.k) });
+                }
             }
         }
+    }
+
+    /// Whether a search that is not to miss anything looks at all vectors: pages do, and the first of them as long as that
+    /// takes milliseconds.
+    fn is_searched_whole(&self, ranking: &Ranking, query: &Query) -> bool {
+        let space = SpaceId { collection: self.collection.id, number: query.space };
+        ranking.after.is_some() || self.index.vectors(space) <= limits::MAX_POOL
+    }
+
+    /// What ranks by its similarity to one vector needs no pool: the index knows the place where the last page ended.
+    fn rank_by_similarity(&self, ranking: &Ranking, query: Query) -> Result<Answer, Refusal> {
+        let query = Query { k: ranking.k, after: ranking.after.clone(), ..query };
+        let mut found = self.nearest(&query)?;
+        let hits = ranking.cut(self.candidates(ranking, query.space, std::mem::take(&mut found.hits))?);
+        let more = hits.len() >= ranking.k;
+        Ok(Answer { hits, found, more, looked_through: None })
     }
 
     /// The most similar frames, by all vectors of the query.
@@ -58,7 +98,9 @@ impl Pools {
         }
         let mut lists = vec![std::mem::take(&mut found.hits)];
         for vector in more {
-            lists.push(ask(vector)?.hits);
+            let other = ask(vector)?;
+            found.is_exact &= other.is_exact;
+            lists.push(other.hits);
         }
         if !self.is_mean {
             found.hits = merge_top_k(lists, query.k);
@@ -77,7 +119,7 @@ impl Pools {
         for vector in &self.vectors {
             for ids in ids.chunks(limits::MAX_POOL) {
                 let query = Query { k: ids.len(), ..query.clone() };
-                let query = Query { vector: vector.clone(), among: Some(ids.to_vec()), ..query };
+                let query = Query { vector: vector.clone(), among: Some(ids.to_vec()), after: None, ..query };
                 hits.extend(self.index.search(&self.collection, &query).map_err(refuse_index)?.hits);
             }
         }

@@ -9,7 +9,7 @@ use crate::meta::{CollectionRecord, Space};
 use crate::shard::{
     Shard, frame_id,
     migration::ownership::Shown,
-    read::{ReadView, private},
+    read::{ReadView, fetch::bytes_of, private},
     record::{self, Class, FramePlace, FrameRecord},
 };
 
@@ -59,8 +59,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             match scanned {
                 Ok(None) => ControlFlow::Continue(()),
                 Ok(Some(scanned)) => {
-                    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
-                    bytes += stored.len() + 4 * (scanned.vector.len() + named) + scanned.private_vectors.len();
+                    bytes += bytes_sent(&scanned);
                     page.frames.push(scanned);
                     ControlFlow::Continue(())
                 }
@@ -116,4 +115,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         scanned.named = named.map(vector).collect();
         Ok(scanned)
     }
+}
+
+/// What a frame takes in a page: as it is sent, opened, which may be many times what lies in the state.
+fn bytes_sent(scanned: &node_v1::ScannedFrame) -> usize {
+    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
+    let frame = scanned.frame.as_ref().map_or(0, bytes_of) as usize;
+    frame + 4 * (scanned.vector.len() + named) + scanned.private_vectors.len()
 }

@@ -11,14 +11,17 @@ use mira_index::{
 };
 use mira_proto::{Code, Problem, Refusal, limits, node_v1, vectors::SpaceNumber};
 
-use super::{Caller, ReadView, field_types, pools::Pools};
+use super::{
+    Caller, ReadView, field_types,
+    pools::{Answer, Pools},
+};
 use crate::{
     meta::{CollectionRecord, Space},
     shard::{
         Shard,
         admission::SearchPermit,
         draft::check_vector,
-        index::{Found, Query, recall_sampler},
+        index::{Found, Query, SpaceId, recall::check_ef, recall_sampler},
         migration::ownership::Shown,
         record::{self, Class},
     },
@@ -41,10 +44,7 @@ struct RankedSearch {
     pools: Pools,
     query: Query,
     ranking: Ranking,
-    /// Best first.
-    hits: Vec<Candidate>,
-    /// What else the index said; its hits are taken out.
-    found: Found,
+    answer: Answer,
 }
 
 impl<R: mira_raft::Runtime> Shard<R> {
@@ -60,7 +60,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let prepared = self.prepare(&request, &space, shown, &caller)?;
         let permit = self.shared.admission.admit(self.memory_of(&request, &space, prepared.query.k)).await?;
         let started = Instant::now();
-        let RankedSearch { pools, query, ranking, hits, mut found } = self.rank(prepared, &collection, permit).await?;
+        let RankedSearch { pools, query, ranking, answer } = self.rank(prepared, &collection, permit).await?;
+        let Answer { hits, mut found, more, looked_through } = answer;
         if !request.exact && ranking.is_plain() && self.shared.recall_sampler.wants() {
             self.repeat_exactly(pools, query, state.applied, hits.iter().map(|hit| hit.similarity).collect());
         }
@@ -73,6 +74,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             tail: found.tail,
             explain,
             field_types: found.field_types.map(field_types::to_wire),
+            more,
+            whole: found.is_exact,
+            looked_through: looked_through.unwrap_or_default() as u64,
         })
     }
 
@@ -91,8 +95,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let query = Query {
             space: space.number,
             vector: Vec::new(),
-            k: ranking.first_pool(),
+            k: if ranking.is_by_similarity() && vectors.len() == 1 { ranking.k } else { ranking.first_pool() },
             ef: [request.ef, space.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
+            after: None,
             exact: request.exact,
             explain: request.explain,
             created_ms: wanted.created_ms,
@@ -137,8 +142,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         })
         .await
         .map_err(|_| Problem::internal("the search failed: the node's log says why"))?;
-        let (hits, found) = ranked?;
-        Ok(RankedSearch { pools, query, ranking, hits, found })
+        Ok(RankedSearch { pools, query, ranking, answer: ranked? })
     }
 
     /// Repeats a search in the background to learn how right its answer was: the scores, as of a log position.
@@ -151,6 +155,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let exact = pools.nearest(&query);
             let is_same = pools.index.is_unchanged_since(pools.collection.id, applied);
             let recall = exact.ok().filter(|_| is_same).map(|exact| recall_sampler::recall(&scores, &exact.hits));
+            if let Some(recall) = recall.filter(|_| query.ef.is_none()) {
+                pools.index.note_recall(SpaceId { collection: pools.collection.id, number: query.space }, recall);
+            }
             sampler.done(&name_of(&pools.collection, query.space), started.elapsed(), recall);
         });
     }
@@ -173,8 +180,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             .into_iter()
             .zip(frames)
             .zip(vectors)
-            // A frame that was forgotten since the index was asked is no hit any more.
-            .filter(|((_, frame), _)| !request.with_frames || frame.is_some())
+            // One that was forgotten since the index was asked has no frame; its place is where a page may end.
             .map(|((hit, frame), vector)| node_v1::Hit {
                 id: hit.id.to_be_bytes().to_vec().into(),
                 score: hit.score,
@@ -206,14 +212,14 @@ fn check_request(request: &node_v1::SearchRequest, space: &Space<'_>) -> Result<
     if request.k == 0 || request.k > limits::MAX_K {
         return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)));
     }
-    Ok(())
+    if request.ef > 0 { check_ef(request.ef) } else { Ok(()) }
 }
 
 /// The answer of a shard that shows no frame of the collection to this reader.
 fn nothing_shown(mut state: node_v1::ReadState) -> node_v1::SearchReply {
     state.taken_over.clear();
     let field_types = Some(node_v1::KnownFieldTypes::default());
-    node_v1::SearchReply { state: Some(state), field_types, ..Default::default() }
+    node_v1::SearchReply { state: Some(state), field_types, whole: true, ..Default::default() }
 }
 
 /// All vectors of a query, checked.

@@ -8,7 +8,7 @@ use mira_proto::{Code, Problem, limits, model, v1};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::operations::convert;
+use crate::operations::{convert, validate};
 
 pub(super) fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Problem> {
     let metadata = match item.metadata_json.as_str() {
@@ -18,8 +18,8 @@ pub(super) fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Proble
             return Err(Problem::new(Code::TooLarge, format!("metadata has {have} bytes, the limit is {limit}")));
         }
         json => Some(
-            serde_json::from_str(json)
-                .map_err(|error| Problem::invalid(format!("metadata_json is not a JSON object: {error}")))?,
+            model::parse_metadata(json)
+                .map_err(|error| Problem::invalid(format!("metadata_json is not a JSON object to keep: {error}")))?,
         ),
     };
     Ok(model::StoreItem {
@@ -56,6 +56,7 @@ pub(super) fn search_of(request: v1::SearchRequest) -> Result<model::SearchReque
         created_to: present(request.created_to),
         strict: request.strict,
         exact: request.exact,
+        ef: (request.ef != 0).then_some(request.ef),
         filter: filter_of(&request.filter_json)?,
         explain: request.explain,
         queries: (!request.queries.is_empty()).then_some(request.queries),
@@ -106,6 +107,8 @@ pub(super) fn search_to(reply: model::SearchReply) -> Result<v1::SearchReply, Pr
         explain_json: reply.explain.map(|explain| json_of(&explain)).transpose()?.unwrap_or_default(),
         staleness_ms: reply.staleness_ms,
         lagging: reply.lagging,
+        looked_through: reply.looked_through,
+        damaged: reply.damaged.iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -119,6 +122,7 @@ pub(super) fn recall_of(request: v1::RecallRequest) -> Result<model::RecallReque
         created_to: present(request.created_to),
         limit: (request.limit != 0).then_some(request.limit),
         last: request.last,
+        cursor: present(request.cursor),
         collection: present(request.collection),
         consistency: word("consistency", &request.consistency)?,
     })
@@ -172,12 +176,12 @@ pub(super) fn hit_to(hit: model::Hit) -> Result<v1::Hit, Problem> {
 }
 
 /// The collection that a request names, or the default one.
-pub(super) fn collection_of(name: String) -> String {
-    present(name).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned())
+pub(super) fn collection_of(name: String) -> Result<String, Problem> {
+    validate::collection(present(name))
 }
 
 pub(super) fn upload_of(name: v1::UploadName) -> Result<(String, Uuid), Problem> {
-    let collection = collection_of(name.collection);
+    let collection = collection_of(name.collection)?;
     Ok((collection, uuid(&name.upload)?))
 }
 

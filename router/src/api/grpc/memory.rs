@@ -66,9 +66,8 @@ impl MemoryService for Grpc {
         request: Request<v1::SearchBatchRequest>,
     ) -> Result<Response<v1::SearchBatchReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let searches = request.searches.into_iter().map(search_of).collect::<Result<_, _>>()?;
-        let batch = model::SearchRequest { searches: Some(searches), ..Default::default() };
-        let reply = self.api.memory.search(&context, batch).await?;
+        let searches = request.searches.into_iter().map(search_of).collect();
+        let reply = self.api.memory.search_batch(&context, searches).await?;
         let answer = |result| match result {
             model::SearchResult::Answered(reply) => {
                 Ok(v1::SearchResult { reply: Some(search_to(*reply)?), problem: None })
@@ -85,6 +84,8 @@ impl MemoryService for Grpc {
         Ok(Response::new(v1::RecallReply {
             frames: reply.frames.into_iter().map(frame_to).collect::<Result<_, _>>()?,
             missing: reply.missing.iter().map(Uuid::to_string).collect(),
+            more: reply.more,
+            next_cursor: reply.next_cursor.unwrap_or_default(),
             staleness_ms: reply.staleness_ms,
             lagging: reply.lagging,
         }))
@@ -92,11 +93,11 @@ impl MemoryService for Grpc {
 
     async fn sessions(&self, request: Request<v1::SessionsRequest>) -> Result<Response<v1::SessionsReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = collection_of(request.collection);
+        let collection = collection_of(request.collection)?;
         let page = model::SessionsRequest {
             agent: present(request.agent),
             active_since: present(request.active_since),
-            after: present(request.after),
+            cursor: present(request.cursor),
             limit: (request.limit != 0).then_some(request.limit),
         };
         let reply = self.api.memory.sessions(&context, &collection, page).await?;
@@ -110,14 +111,15 @@ impl MemoryService for Grpc {
             private: session.private,
         };
         let sessions = reply.sessions.into_iter().map(session).collect();
-        Ok(Response::new(v1::SessionsReply { sessions, next: reply.next.unwrap_or_default() }))
+        let next_cursor = reply.next_cursor.unwrap_or_default();
+        Ok(Response::new(v1::SessionsReply { sessions, more: reply.more, next_cursor }))
     }
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = collection_of(request.collection);
+        let collection = collection_of(request.collection)?;
         let page = model::ScanRequest {
-            after: present(request.after).map(|id| uuid(&id)).transpose()?,
+            cursor: present(request.cursor).map(|id| uuid(&id)).transpose()?,
             limit: (request.limit != 0).then_some(request.limit),
         };
         let reply = self.api.memory.scan(&context, &collection, page).await?;
@@ -131,7 +133,8 @@ impl MemoryService for Grpc {
         };
         Ok(Response::new(v1::ScanReply {
             frames: reply.frames.into_iter().map(frame).collect::<Result<_, _>>()?,
-            next: reply.next.map(|id| id.to_string()).unwrap_or_default(),
+            more: reply.more,
+            next_cursor: reply.next_cursor.map(|id| id.to_string()).unwrap_or_default(),
             private_left_out: reply.private_left_out,
         }))
     }
@@ -158,7 +161,7 @@ impl MemoryService for Grpc {
     ) -> Result<Response<v1::UploadState>, Status> {
         let (context, request) = self.enter(request)?;
         let frame = request.frame.unwrap_or_default();
-        let (collection, frame) = (collection_of(frame.collection.clone()), item_of(frame)?);
+        let (collection, frame) = (collection_of(frame.collection.clone())?, item_of(frame)?);
         let request = model::UploadRequest { frame, content_type: present(request.content_type), size: request.size };
         Ok(Response::new(upload_to(self.api.memory.begin_upload(&context, &collection, request).await?)))
     }
@@ -205,7 +208,7 @@ impl MemoryService for Grpc {
         request: Request<v1::ReadContentRequest>,
     ) -> Result<Response<Self::ReadContentStream>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = collection_of(request.collection);
+        let collection = collection_of(request.collection)?;
         let permit = self.api.stream()?;
         let content = self
             .api

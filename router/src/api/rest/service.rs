@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use mira_proto::Problem;
 
 use crate::api::body::WholeBody;
-use crate::api::extract::{Caller, Name};
+use crate::api::extract::Caller;
 use crate::api::failure::Failure;
 use crate::api::{Api, new_passphrase};
 use crate::metrics;
@@ -50,7 +50,7 @@ pub(in crate::api) async fn remove_passphrase(
 pub(in crate::api) async fn backup_step(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,
-    Name(step): Name,
+    Path(step): Path<String>,
     WholeBody(body): WholeBody,
 ) -> Result<Response, Failure> {
     let answer = api.memory.backup_step(&context, &step, body).await?;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::{CallError, CollectionRoute};
 use crate::memory::no_collection;
 use crate::operations::convert;
-use crate::operations::validate::{checked_name, too_large};
+use crate::operations::validate::{checked_name, collection_name, too_large};
 use crate::{Memory, RequestContext};
 
 impl Memory {
@@ -51,7 +51,7 @@ impl Memory {
         name: &str,
         settings: CollectionSettings,
     ) -> Result<Collection, Problem> {
-        let name = checked_name("collection", name.to_owned())?;
+        let name = collection_name(name)?;
         let view = self.cluster.view_by(context.deadline).await?;
         collection_settings(&settings, view.shard_count())?;
         let dim = match (settings.dim, self.embedding.model()) {
@@ -72,7 +72,7 @@ impl Memory {
             partitions: settings.partitions.unwrap_or(1),
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
-            spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect(),
+            spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect::<Result<_, _>>()?,
         };
         let is_new = view.collection(&create.name).is_none();
         if is_new {
@@ -185,7 +185,7 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
         return Err(too_large(format!("vectors has {have} entries, the limit is {limit}")));
     }
     for (name, vectors) in &settings.vectors {
-        checked_name("a name in vectors", name.clone())?;
+        checked_name("a name in vectors", name)?;
         if vectors.dim == 0 || vectors.dim > limits::MAX_DIM {
             let (dim, limit) = (vectors.dim, limits::MAX_DIM);
             return Err(Problem::invalid(format!(
@@ -202,12 +202,12 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
     Ok(())
 }
 
-fn space_to(name: &str, vectors: &NamedVectors) -> VectorSpace {
-    VectorSpace {
-        name: name.to_owned(),
+fn space_to(name: &str, vectors: &NamedVectors) -> Result<VectorSpace, Problem> {
+    Ok(VectorSpace {
+        name: checked_name("a name in vectors", name)?,
         dim: vectors.dim,
         metric: node_v1::Metric::from(vectors.metric).into(),
         quantization: node_v1::Quantization::from(vectors.quantization).into(),
         ef: 0,
-    }
+    })
 }

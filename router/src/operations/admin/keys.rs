@@ -11,6 +11,7 @@ use crate::cluster::CallError;
 use crate::ids::{self, WriteIdentity};
 use crate::memory::no_collection;
 use crate::operations::convert;
+use crate::operations::validate::collection_name;
 use crate::{Memory, RequestContext};
 
 impl Memory {
@@ -31,7 +32,7 @@ impl Memory {
     /// Puts another key in the place of the cluster's or of a collection's.
     pub async fn rotate_key(&self, context: &RequestContext, request: RotateRequest) -> Result<RotateReply, Problem> {
         self.bounded("rotate_key", context, async {
-            let collection = request.collection.unwrap_or_default();
+            let collection = request.collection.map(|name| collection_name(&name)).transpose()?.unwrap_or_default();
             self.put_key(context, collection, false).await
         })
         .await

@@ -15,7 +15,7 @@ use mira_proto::{Position, Problem, limits};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::operations::validate::{self, optional_name, time, too_large};
+use crate::operations::validate::{self, kept_time, optional_name, time, too_large};
 
 /// An item of `store` that is worth sending to its shard.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -125,7 +125,7 @@ impl Draft {
             role: optional_name("role", item.role)?.unwrap_or_default(),
             metadata_json: item.metadata.as_ref().map(metadata).transpose()?.unwrap_or_default(),
             vector: item.vector,
-            vectors: item.vectors,
+            vectors: named(item.vectors)?,
             replace: item.replace,
             expected_version: item.expected_version,
             expires_ms: item.expires_at.as_deref().map(|text| expiry(text, now_ms)).transpose()?.unwrap_or_default(),
@@ -152,6 +152,19 @@ fn source_key(key: String) -> Result<String, Problem> {
         }
         _ => Ok(key),
     }
+}
+
+/// Named vectors under their names as they are kept.
+fn named(vectors: BTreeMap<String, Vec<f32>>) -> Result<BTreeMap<String, Vec<f32>>, Problem> {
+    let mut named = BTreeMap::new();
+    for (name, vector) in vectors {
+        let name = validate::checked_name("a name in vectors", &name)?;
+        if named.contains_key(&name) {
+            return Err(Problem::invalid(format!("vectors has two entries named {name:?}")));
+        }
+        named.insert(name, vector);
+    }
+    Ok(named)
 }
 
 fn content(content: Option<String>, bytes: Option<String>) -> Result<(Bytes, bool), Problem> {
@@ -201,16 +214,17 @@ fn depth(value: &Value) -> usize {
 }
 
 fn expiry(text: &str, now_ms: u64) -> Result<u64, Problem> {
-    match time("expires_at", text)? {
-        past if past <= now_ms => Err(Problem::invalid("expires_at lies in the past")),
-        expires_ms => Ok(expires_ms),
+    if time("expires_at", text)?.first_from() <= now_ms {
+        return Err(Problem::invalid("expires_at lies in the past"));
     }
+    kept_time("expires_at", text)
 }
 
+/// A time a little ahead is taken, and the shard makes its own of it: clocks differ.
 fn creation(text: &str, now_ms: u64) -> Result<u64, Problem> {
-    match time("created_at", text)? {
-        0 => Err(Problem::invalid("created_at is not after 1970")),
-        future if future > now_ms => Err(Problem::invalid("created_at lies in the future")),
+    let skew_ms = limits::MAX_CLOCK_SKEW.as_millis() as u64;
+    match kept_time("created_at", text)? {
+        future if future > now_ms.saturating_add(skew_ms) => Err(Problem::invalid("created_at lies in the future")),
         created_ms => Ok(created_ms),
     }
 }
@@ -220,6 +234,7 @@ mod tests {
     use super::*;
     use mira_proto::Code;
 
+    use crate::operations::convert;
     use crate::operations::validate::tests::refused;
 
     const NOW_MS: u64 = 1_800_000_000_000;
@@ -266,6 +281,17 @@ mod tests {
     }
 
     #[test]
+    fn named_vectors_have_one_name_each() {
+        let item = |names: &[&str]| StoreItem {
+            vectors: names.iter().map(|name| ((*name).to_owned(), vec![1.0])).collect(),
+            ..text("a")
+        };
+        let draft = Draft::of(item(&["e\u{301}"]), NOW_MS).unwrap();
+        assert_eq!(draft.vectors.into_keys().collect::<Vec<_>>(), ["\u{e9}"]);
+        refused(Draft::of(item(&["e\u{301}", "\u{e9}"]), NOW_MS), Code::InvalidArgument, "two entries");
+    }
+
+    #[test]
     fn content_is_measured_after_decoding() {
         let opaque = |bytes: usize| StoreItem { bytes: Some(STANDARD.encode(vec![7; bytes])), ..Default::default() };
         assert_eq!(
@@ -305,9 +331,27 @@ mod tests {
         assert_eq!(Draft::of(expires("2027-01-15T08:00:00.001Z"), NOW_MS).unwrap().expires_ms, NOW_MS + 1);
         assert_eq!(Draft::of(expires("2027-01-15T09:00:01+01:00"), NOW_MS).unwrap().expires_ms, NOW_MS + 1_000);
         for (bad, word) in
-            [("2027-01-15T08:00:00Z", "past"), ("2027-01-15", "RFC 3339"), ("1960-01-01T00:00:00Z", "1970")]
+            [("2027-01-15T08:00:00Z", "past"), ("2027-01-15", "RFC 3339"), ("1960-01-01T00:00:00Z", "past")]
         {
             refused(Draft::of(expires(bad), NOW_MS), Code::InvalidArgument, word);
+        }
+        let end = Draft::of(expires("9999-12-31T23:59:59Z"), NOW_MS).unwrap();
+        assert_eq!(convert::rfc3339(end.expires_ms), "9999-12-31T23:59:59.000Z");
+        refused(Draft::of(expires("9999-12-31T23:59:59-01:00"), NOW_MS), Code::InvalidArgument, "9999");
+    }
+
+    #[test]
+    fn a_clock_that_is_a_little_ahead_is_no_reason_to_refuse() {
+        let created = |text_: &str| StoreItem { created_at: Some(text_.to_owned()), ..text("a") };
+        assert_eq!(Draft::of(created("2027-01-15T08:00:05Z"), NOW_MS).unwrap().created_ms, NOW_MS + 5_000);
+        assert_eq!(Draft::of(created("1970-01-01T00:00:00.001Z"), NOW_MS).unwrap().created_ms, 1);
+        for (bad, word) in [
+            ("2027-01-15T08:05:00Z", "future"),
+            ("1969-07-20T20:17:40Z", "1970"),
+            ("9999-12-31T23:59:59Z", "future"),
+            ("yesterday", "RFC 3339"),
+        ] {
+            refused(Draft::of(created(bad), NOW_MS), Code::InvalidArgument, word);
         }
     }
 }

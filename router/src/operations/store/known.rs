@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use super::draft::Draft;
 use super::{Identified, Outcomes, needs_embedding};
-use crate::cluster::CollectionRoute;
+use crate::cluster::{CollectionRoute, WantedFrames};
+use crate::operations::recall;
 use crate::private::seal;
 use crate::{Memory, RequestContext, ids};
 
@@ -25,34 +26,37 @@ impl Memory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        drafts: Vec<Identified>,
+        mut drafts: Vec<Identified>,
         outcomes: &mut Outcomes,
     ) -> Vec<Identified> {
-        let asked: Vec<Uuid> = drafts.iter().filter(|found| may_be_known(&found.draft)).map(|found| found.id).collect();
-        if asked.is_empty() || !route.is_settled() {
+        let mut left: Vec<Uuid> =
+            drafts.iter().filter(|found| may_be_known(&found.draft)).map(|found| found.id).collect();
+        if !route.is_settled() {
             return drafts;
         }
         let reading = context.reading(Consistency::Linearizable).for_first_phase();
-        // A shard that does not answer this is asked again by the write, whose failure the caller is told.
-        let Ok(replies) = self.cluster.fetch(&reading, route, FrameClass::Memory, &asked).await else { return drafts };
-        let mut known: HashMap<FrameId, Known> = HashMap::new();
-        for node_v1::FetchReply { state, frames, .. } in replies {
-            let applied = state.map_or(0, |state| state.applied);
-            let opened = frames.into_iter().filter_map(|frame| opened(context, route, frame));
-            known.extend(opened.map(|(id, frame)| (id, Known { applied, frame })));
-        }
-        let mut others = Vec::with_capacity(drafts.len());
-        for draft in drafts {
-            let id = draft.id.as_u128();
-            match known.get(&id).filter(|_| may_be_known(&draft.draft)) {
-                Some(Known { applied, frame }) => {
-                    outcomes.token.note(route.partitioning().shard_of(id), *applied);
-                    outcomes.settle(draft.at, outcome(frame, &draft));
-                }
-                None => others.push(draft),
+        while !left.is_empty() {
+            let wanted = WantedFrames { class: FrameClass::Memory, ids: &left, max_bytes: recall::share(route) };
+            // A shard that does not answer this is asked again by the write, whose failure the caller is told.
+            let Ok(fetched) = self.cluster.fetch(&reading, route, wanted).await else { break };
+            let mut known: HashMap<FrameId, Known> = HashMap::new();
+            for (_, node_v1::FetchReply { state, frames, .. }) in fetched.replies {
+                let applied = state.map_or(0, |state| state.applied);
+                let opened = frames.into_iter().filter_map(|frame| opened(context, route, frame));
+                known.extend(opened.map(|(id, frame)| (id, Known { applied, frame })));
             }
+            drafts.retain(|draft| {
+                let id = draft.id.as_u128();
+                let Some(Known { applied, frame }) = known.get(&id).filter(|_| may_be_known(&draft.draft)) else {
+                    return true;
+                };
+                outcomes.token.note(route.partitioning().shard_of(id), *applied);
+                outcomes.settle(draft.at, outcome(frame, draft));
+                false
+            });
+            left = fetched.left;
         }
-        others
+        drafts
     }
 }
 

@@ -1,10 +1,10 @@
 //! `store`: from items to frames on a majority of their shards' replicas.
 //!
 //! Each item of a batch is answered by itself: refused by validation, by its collection, by the embedder or by its
-//! shard, it leaves the others alone. The way of a batch: validate every item, look up or make the collections, give each
-//! frame its id, leave out what is known to be there, embed all texts at once, group by shard, send each shard its chunks,
-//! and put the outcomes in the order of the items. Shards work side by side; the chunks of one shard go one after the
-//! other, so that items with the same id take effect in their order.
+//! shard, it leaves the others alone. The way of a batch: validate every item, look up the collections, leave out what is
+//! known to be there, embed all texts at once, make the collections that are new, group by shard, send each shard its
+//! chunks, and put the outcomes in the order of the items. Shards work side by side; the chunks of one shard go one after
+//! the other, so that items with the same id take effect in their order.
 //!
 //! Which shard a write goes to, [`CollectionRoute::place_of`] says.
 
@@ -16,9 +16,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored};
-use mira_proto::node_v1::{FrameWrite, NamedVector, Passage, WriteHeader, WriteRequest};
-use mira_proto::{Code, Position, Problem, ShardId, limits};
+use mira_proto::model::{CollectionSettings, ItemResult, StoreItem, StoreReply, StoreRequest, Stored, check_count};
+use mira_proto::node_v1::{FrameClass, FrameWrite, NamedVector, Passage, WriteHeader, WriteRequest};
+use mira_proto::{Code, Position, Problem, ShardId, limits, node_v1};
+use prost::Message;
 use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Place, size_of_frame};
@@ -52,6 +53,18 @@ impl Outcomes {
     fn settle(&mut self, at: usize, outcome: Result<Stored, Problem>) {
         self.items[at] = Some(outcome);
     }
+
+    /// Refuses an item of which nothing is known yet.
+    fn settle_open(&mut self, at: usize, problem: &Problem) {
+        self.items[at].get_or_insert_with(|| Err(problem.clone()));
+    }
+}
+
+/// A draft with all that it is found by, whose collection may have to be made yet.
+struct Prepared {
+    draft: Draft,
+    passages: Vec<Passage>,
+    named: Named,
 }
 
 /// An item that is worth storing, with the id that its frame gets.
@@ -82,25 +95,26 @@ impl Pending {
 impl Memory {
     /// Remembers one item or many.
     pub async fn store(&self, context: &RequestContext, request: StoreRequest) -> Result<StoreReply, Problem> {
-        self.bounded("store", context, async {
-            let StoreRequest { item, items } = request;
-            let Some(items) = items else {
-                let (mut outcomes, token) = self.store_items(context, vec![Ok(item)]).await;
-                let Stored { id, version, unchanged } = outcomes.swap_remove(0)?;
-                let (id, version, consistency_token) = (Some(id), Some(version), token.to_string());
-                return Ok(StoreReply { id, version, unchanged, items: None, consistency_token });
-            };
+        let StoreRequest { item, items } = request;
+        if let Some(items) = items {
             if item != StoreItem::default() {
                 return Err(Problem::invalid("items stands alone: put every other field into the items"));
             }
-            let (outcomes, token) = self.store_some(context, items.into_iter().map(Ok).collect()).await?;
+            let (outcomes, token) = self.store_batch(context, items.read()?).await?;
             let answer = |outcome| match outcome {
                 Ok(stored) => ItemResult::Stored(stored),
                 Err(error) => ItemResult::Refused { error },
             };
             let items = Some(outcomes.into_iter().map(answer).collect());
             let consistency_token = token.to_string();
-            Ok(StoreReply { id: None, version: None, unchanged: false, items, consistency_token })
+            return Ok(StoreReply { id: None, version: None, unchanged: false, items, consistency_token });
+        }
+        let context = &context.with_time_for(text_bytes(&item));
+        self.bounded("store", context, async {
+            let (mut outcomes, token) = self.store_items(context, vec![Ok(item)]).await;
+            let Stored { id, version, unchanged } = outcomes.swap_remove(0)?;
+            let (id, version, consistency_token) = (Some(id), Some(version), token.to_string());
+            Ok(StoreReply { id, version, unchanged, items: None, consistency_token })
         })
         .await
     }
@@ -111,23 +125,9 @@ impl Memory {
         context: &RequestContext,
         items: Vec<Result<StoreItem, Problem>>,
     ) -> Result<(Vec<Result<Stored, Problem>>, ConsistencyToken), Problem> {
-        self.bounded("store", context, self.store_some(context, items)).await
-    }
-
-    async fn store_some(
-        &self,
-        context: &RequestContext,
-        items: Vec<Result<StoreItem, Problem>>,
-    ) -> Result<(Vec<Result<Stored, Problem>>, ConsistencyToken), Problem> {
-        match items.len() {
-            0 => Err(Problem::invalid("items is empty")),
-            have if have > limits::MAX_BATCH_ITEMS => {
-                let detail =
-                    format!("items has {have} entries, the limit is {}: send several", limits::MAX_BATCH_ITEMS);
-                Err(Problem::new(Code::TooLarge, detail))
-            }
-            _ => Ok(self.store_items(context, items).await),
-        }
+        check_count::<StoreItem>(items.len())?;
+        let context = &context.with_time_for(items.iter().flatten().map(text_bytes).sum());
+        self.bounded("store", context, async { Ok(self.store_items(context, items).await) }).await
     }
 
     async fn store_items(
@@ -145,12 +145,10 @@ impl Memory {
         let mut outcomes = Outcomes::of(items.len(), context.token.clone());
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
-            match item.and_then(|item| Draft::of(item, now_ms)) {
-                Ok(draft) if draft.private && keyless.is_some() => {
-                    outcomes.settle(at, Err(keyless.clone().expect("is some")))
-                }
-                Ok(draft) => by_collection.entry(draft.collection.clone()).or_default().push((at, draft)),
-                Err(problem) => outcomes.settle(at, Err(problem)),
+            match (item.and_then(|item| Draft::of(item, now_ms)), &keyless) {
+                (Ok(draft), Some(problem)) if draft.private => outcomes.settle(at, Err(problem.clone())),
+                (Ok(draft), _) => by_collection.entry(draft.collection.clone()).or_default().push((at, draft)),
+                (Err(problem), _) => outcomes.settle(at, Err(problem)),
             }
         }
         for (collection, drafts) in by_collection {
@@ -160,6 +158,8 @@ impl Memory {
     }
 
     /// Stores the drafts of one collection, notes their outcomes and what shards have applied.
+    ///
+    /// A collection is made on first use only when something is to be put into it: what can be refused without it is.
     pub(crate) async fn store_in(
         &self,
         context: &RequestContext,
@@ -167,19 +167,45 @@ impl Memory {
         drafts: Vec<(usize, Draft)>,
         outcomes: &mut Outcomes,
     ) {
-        let route = match self.collection_for(context, name, &drafts).await {
-            Ok(route) => route,
-            Err(problem) => return drafts.iter().for_each(|(at, _)| outcomes.settle(*at, Err(problem.clone()))),
+        let places: Vec<usize> = drafts.iter().map(|(at, _)| *at).collect();
+        let refuse_all = |outcomes: &mut Outcomes, problem: Problem| {
+            places.iter().for_each(|at| outcomes.settle_open(*at, &problem));
         };
-        let mut identified = Vec::with_capacity(drafts.len());
-        for (at, draft) in drafts {
-            match id_of(context, &route, at, &draft) {
-                Ok(id) => identified.push(Identified { at, id, draft }),
+        let there = match self.find_collection(context, name).await {
+            Ok(there) => there,
+            Err(problem) => return refuse_all(outcomes, problem),
+        };
+        let info = match there.as_ref().map_or_else(|| self.first_use(name, &drafts), |there| Ok(there.info.clone())) {
+            Ok(info) => info,
+            Err(problem) => return refuse_all(outcomes, problem),
+        };
+        let drafts = match &there {
+            Some(route) => {
+                let identified = identified(context, route, drafts, outcomes);
+                let others = self.settle_known(context, route, identified, outcomes).await;
+                others.into_iter().map(|Identified { at, id, draft }| (at, Draft { id: Some(id), ..draft })).collect()
+            }
+            None => without_version(drafts, outcomes),
+        };
+        let prepared = self.embed_drafts(context, &info, drafts, outcomes).await;
+        if prepared.is_empty() {
+            return;
+        }
+        let route = match there {
+            Some(route) => Ok(route),
+            None => self.make_on_first_use(context, &info).await,
+        };
+        let route = match route {
+            Ok(route) => route,
+            Err(problem) => return refuse_all(outcomes, problem),
+        };
+        let mut pending = Vec::with_capacity(prepared.len());
+        for (at, prepared) in prepared {
+            match to_write(context, &route, at, prepared) {
+                Ok(item) => pending.push(item),
                 Err(problem) => outcomes.settle(at, Err(problem)),
             }
         }
-        let identified = self.settle_known(context, &route, identified, outcomes).await;
-        let pending = self.embed_drafts(context, &route, identified, outcomes).await;
         self.write_frames(context, route, pending, outcomes).await;
     }
 
@@ -235,81 +261,81 @@ impl Memory {
         pending.iter().for_each(|item| outcomes.settle(item.at, Err(moved.clone())));
     }
 
-    /// The collection, made on first use: with the model's dimension, or without a model that of the first vector.
-    pub(crate) async fn collection_for(
-        &self,
-        context: &RequestContext,
-        name: &str,
-        drafts: &[(usize, Draft)],
-    ) -> Result<Arc<CollectionRoute>, Problem> {
-        if let Some(route) = self.find_collection(context, name).await? {
-            return Ok(route);
-        }
+    /// What a collection is that is made on first use: with the model's dimension, or without a model that of the first
+    /// vector.
+    pub(crate) fn first_use(&self, name: &str, drafts: &[(usize, Draft)]) -> Result<node_v1::Collection, Problem> {
         let first_vector = drafts.iter().find_map(|(_, draft)| draft.vector.as_ref());
-        let dim = match (self.embedding.model(), first_vector) {
-            (Some(_), _) => None,
-            (None, Some(vector)) => Some(vector.len() as u32),
+        let (dim, model) = match (self.embedding.model(), first_vector) {
+            (Some(model), _) => (model.dim as u32, model.name.clone()),
+            (None, Some(vector)) => (vector.len() as u32, String::new()),
             (None, None) => return Err(self.embedding.missing()),
         };
-        match self.create_collection(context, name, CollectionSettings { dim, ..Default::default() }).await {
-            // Somebody else has made it meanwhile, with settings of its own.
+        let metric = node_v1::Metric::from(CollectionSettings::default().metric).into();
+        Ok(node_v1::Collection { name: name.to_owned(), dim, model, metric, ..Default::default() })
+    }
+
+    /// Makes a collection on its first use.
+    pub(crate) async fn make_on_first_use(
+        &self,
+        context: &RequestContext,
+        wanted: &node_v1::Collection,
+    ) -> Result<Arc<CollectionRoute>, Problem> {
+        let name = &wanted.name;
+        let settings = CollectionSettings { dim: Some(wanted.dim), ..Default::default() };
+        match self.create_collection(context, name, settings).await {
+            // Somebody else has made it meanwhile.
             Err(problem) if problem.code != Code::AlreadyExists => return Err(problem),
             _ => {}
         }
-        self.find_collection(context, name).await?.ok_or_else(|| crate::memory::no_collection(name))
+        let route = self.find_collection(context, name).await?.ok_or_else(|| crate::memory::no_collection(name))?;
+        let made = &route.info;
+        if (made.dim, &made.model, made.metric) == (wanted.dim, &wanted.model, wanted.metric) {
+            return Ok(route);
+        }
+        let detail = format!("collection {name:?} was made with other settings at this moment: try again");
+        Err(Problem::new(Code::Unavailable, detail))
     }
 
     /// Gives every draft its vectors; notes the ones that cannot have any.
     async fn embed_drafts(
         &self,
         context: &RequestContext,
-        route: &CollectionRoute,
-        drafts: Vec<Identified>,
+        collection: &node_v1::Collection,
+        drafts: Vec<(usize, Draft)>,
         outcomes: &mut Outcomes,
-    ) -> Vec<Pending> {
-        let with_named = |found: Identified| match named_vectors(&found.draft, route) {
-            Ok(named) => Some((found, named)),
+    ) -> Vec<(usize, Prepared)> {
+        let with_named = |(at, draft): (usize, Draft)| match named_vectors(&draft, collection) {
+            Ok(named) => Some(((at, draft), named)),
             Err(problem) => {
-                outcomes.settle(found.at, Err(problem));
+                outcomes.settle(at, Err(problem));
                 None
             }
         };
-        let drafts: Vec<(Identified, Named)> = drafts.into_iter().filter_map(with_named).collect();
+        let drafts: Vec<((usize, Draft), Named)> = drafts.into_iter().filter_map(with_named).collect();
         let texts: Vec<String> = drafts
             .iter()
-            .filter(|(found, _)| needs_embedding(&found.draft))
-            .map(|(found, _)| String::from_utf8_lossy(&found.draft.content).into_owned())
+            .filter(|((_, draft), _)| needs_embedding(draft))
+            .map(|((_, draft), _)| String::from_utf8_lossy(&draft.content).into_owned())
             .collect();
-        let embedded = match self.model_fits(route) {
+        let embedded = match self.model_fits(collection) {
             Ok(()) if !texts.is_empty() => self.embedding.documents(context, texts).await,
             Ok(()) => Ok(Vec::new()),
             Err(problem) => Err(problem),
         };
         let mut embedded = embedded.map(Vec::into_iter);
-        let mut pending = Vec::with_capacity(drafts.len());
-        for (Identified { at, id, draft }, named) in drafts {
+        let mut prepared = Vec::with_capacity(drafts.len());
+        for ((at, draft), named) in drafts {
             let passages = match &mut embedded {
-                _ if !needs_embedding(&draft) => given_passages(&draft, route),
+                _ if !needs_embedding(&draft) => given_passages(&draft, collection),
                 Ok(embedded) => embedded.next().unwrap_or_else(|| Err(Problem::internal("a text was not embedded"))),
                 Err(problem) => Err(problem.clone()),
             };
             match passages {
-                Ok(passages) => {
-                    let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
-                    let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
-                    let position = draft.position.map_or(0, Position::packed);
-                    let embedded = Embedded { id, draft, passages, named };
-                    let frame = match context.owner_key() {
-                        Some(owner) if embedded.draft.private => seal::seal(owner, route.info.id, embedded),
-                        _ => frame_write(embedded),
-                    };
-                    let frame = FrameWrite { chunks, index: at as u32, position, ..frame };
-                    pending.push(Pending::new(at, id, frame));
-                }
+                Ok(passages) => prepared.push((at, Prepared { draft, passages, named })),
                 Err(problem) => outcomes.settle(at, Err(problem)),
             }
         }
-        pending
+        prepared
     }
 
     /// Sends one shard its items, chunk after chunk.
@@ -362,8 +388,7 @@ impl Memory {
     }
 
     /// Whether the router's model makes vectors for this collection.
-    pub(crate) fn model_fits(&self, route: &CollectionRoute) -> Result<(), Problem> {
-        let info = &route.info;
+    pub(crate) fn model_fits(&self, info: &node_v1::Collection) -> Result<(), Problem> {
         let model = self.embedding.model().ok_or_else(|| self.embedding.missing())?;
         if info.dim as usize != model.dim {
             let detail = format!(
@@ -423,34 +448,115 @@ pub(crate) fn id_of(
 
 /// The request id of a write of some frames.
 fn request_id(context: &RequestContext, route: &CollectionRoute, shard: ShardId, frames: &[FrameWrite]) -> Bytes {
-    let parts = frames.iter().flat_map(|frame| {
-        // A private frame is sealed again by every try of its caller: its digest says what is in it.
-        let sealed = frame.private.as_ref().map_or(&[][..], |private| &private.digest[..]);
-        [&frame.id[..], &frame.content[..], frame.metadata_json.as_bytes(), sealed]
-    });
-    let parts: Vec<&[u8]> = parts.collect();
+    let said: Vec<Vec<u8>> = match &context.idempotency_key {
+        Some(_) => frames.iter().map(said).collect(),
+        None => Vec::new(),
+    };
+    let parts: Vec<&[u8]> = said.iter().map(Vec::as_slice).collect();
     ids::request_id(context, &WriteIdentity { operation: "store", collection: route.info.id, shard, parts: &parts })
+}
+
+/// What a caller said of a frame, every field of it; not what was made of that, which differs from try to try.
+fn said(frame: &FrameWrite) -> Vec<u8> {
+    let is_memory = frame.class() == FrameClass::Memory;
+    let said = FrameWrite {
+        passages: if frame.vector_given { frame.passages.clone() } else { Vec::new() },
+        // A private frame is sealed again by every try of its caller: its digest says what is in it.
+        private: frame
+            .private
+            .as_ref()
+            .map(|private| node_v1::PrivateWrite { digest: private.digest.clone(), ..Default::default() }),
+        // In a stream it is the place in a batch that happened to form.
+        index: 0,
+        // What is hidden is kept for a while from now on.
+        expires_ms: if is_memory { frame.expires_ms } else { 0 },
+        ..frame.clone()
+    };
+    said.encode_to_vec()
 }
 
 pub(crate) fn needs_embedding(draft: &Draft) -> bool {
     draft.text && draft.vector.is_none()
 }
 
+/// Text that has to be embedded, bytes.
+fn text_bytes(item: &StoreItem) -> usize {
+    item.content.as_ref().filter(|_| item.vector.is_none()).map_or(0, String::len)
+}
+
+/// Refuses what expects a version, where nothing is.
+fn without_version(drafts: Vec<(usize, Draft)>, outcomes: &mut Outcomes) -> Vec<(usize, Draft)> {
+    let mut others = Vec::with_capacity(drafts.len());
+    for (at, draft) in drafts {
+        match draft.expected_version {
+            None | Some(0) => others.push((at, draft)),
+            Some(expected) => {
+                let detail = format!("expected_version is {expected}, and the id does not exist");
+                outcomes.settle(at, Err(Problem::new(Code::Conflict, detail)));
+            }
+        }
+    }
+    others
+}
+
 /// The caller's own vector, or none: opaque bytes are then found by id only.
-fn given_passages(draft: &Draft, route: &CollectionRoute) -> Result<Vec<Passage>, Problem> {
+fn given_passages(draft: &Draft, collection: &node_v1::Collection) -> Result<Vec<Passage>, Problem> {
     let Some(vector) = &draft.vector else { return Ok(Vec::new()) };
-    validate::vector_fits(vector, convert::space(&route.info, "")?, &route.info.name, "")?;
+    validate::vector_fits(vector, convert::space(collection, "")?, &collection.name, "")?;
     Ok(vec![Passage { start: 0, end: 0, vector: vector.clone() }])
 }
 
 /// The caller's vectors in named spaces.
-fn named_vectors(draft: &Draft, route: &CollectionRoute) -> Result<Named, Problem> {
+fn named_vectors(draft: &Draft, collection: &node_v1::Collection) -> Result<Named, Problem> {
     let named = |(name, vector): (&String, &Vec<f32>)| {
-        let space = convert::space(&route.info, name)?;
-        validate::vector_fits(vector, space, &route.info.name, name)?;
+        let space = convert::space(collection, name)?;
+        validate::vector_fits(vector, space, &collection.name, name)?;
         Ok((space.number, NamedVector { space: name.clone(), vector: vector.clone() }))
     };
     draft.vectors.iter().map(named).collect()
+}
+
+/// Whether the vectors that a draft brings fit a collection.
+pub(crate) fn vectors_fit(draft: &Draft, collection: &node_v1::Collection) -> Result<(), Problem> {
+    named_vectors(draft, collection)?;
+    given_passages(draft, collection).map(drop)
+}
+
+/// Drafts with the ids that their frames get.
+fn identified(
+    context: &RequestContext,
+    route: &CollectionRoute,
+    drafts: Vec<(usize, Draft)>,
+    outcomes: &mut Outcomes,
+) -> Vec<Identified> {
+    let mut identified = Vec::with_capacity(drafts.len());
+    for (at, draft) in drafts {
+        match id_of(context, route, at, &draft) {
+            Ok(id) => identified.push(Identified { at, id, draft }),
+            Err(problem) => outcomes.settle(at, Err(problem)),
+        }
+    }
+    identified
+}
+
+/// A draft with its id, as its shard takes it.
+fn to_write(
+    context: &RequestContext,
+    route: &CollectionRoute,
+    at: usize,
+    prepared: Prepared,
+) -> Result<Pending, Problem> {
+    let Prepared { draft, passages, named } = prepared;
+    let id = id_of(context, route, at, &draft)?;
+    let chunks = draft.attachment.iter().flat_map(|attachment| &attachment.chunks);
+    let chunks = chunks.map(|chunk| chunk.id.clone()).collect();
+    let position = draft.position.map_or(0, Position::packed);
+    let embedded = Embedded { id, draft, passages, named };
+    let frame = match context.owner_key() {
+        Some(owner) if embedded.draft.private => seal::seal(owner, route.info.id, embedded),
+        _ => frame_write(embedded),
+    };
+    Ok(Pending::new(at, id, FrameWrite { chunks, index: at as u32, position, ..frame }))
 }
 
 /// A plain frame as its shard takes it.
@@ -502,6 +608,38 @@ mod tests {
     fn pending(at: usize, bytes: usize) -> Pending {
         let frame = FrameWrite { content: vec![b'x'; bytes].into(), ..Default::default() };
         Pending::new(at, Uuid::nil(), frame)
+    }
+
+    #[test]
+    fn a_request_id_covers_every_field_that_a_caller_sets_and_nothing_that_is_made_of_them() {
+        let frame = FrameWrite { content: "tea".into(), vector_given: true, ..Default::default() };
+        let passage = |component| Passage { start: 0, end: 0, vector: vec![component] };
+        let others = [
+            FrameWrite { content: "coffee".into(), ..frame.clone() },
+            FrameWrite { r#type: "insight".into(), ..frame.clone() },
+            FrameWrite { session: "s".into(), ..frame.clone() },
+            FrameWrite { role: "user".into(), ..frame.clone() },
+            FrameWrite { metadata_json: "{}".into(), ..frame.clone() },
+            FrameWrite { created_ms: 1, ..frame.clone() },
+            FrameWrite { expires_ms: 1, ..frame.clone() },
+            FrameWrite { replace: true, ..frame.clone() },
+            FrameWrite { expected_version: Some(0), ..frame.clone() },
+            FrameWrite { passages: vec![passage(1.0)], ..frame.clone() },
+            FrameWrite { named: vec![NamedVector { space: "s".into(), vector: vec![1.0] }], ..frame.clone() },
+            FrameWrite { attachment: Some(node_v1::Attachment::default()), ..frame.clone() },
+        ];
+        for (at, other) in others.iter().enumerate() {
+            assert!(said(other) != said(&frame) && others[..at].iter().all(|one| said(one) != said(other)), "{at}");
+        }
+        let embedded =
+            |component| FrameWrite { vector_given: false, passages: vec![passage(component)], ..frame.clone() };
+        assert_eq!(said(&embedded(1.0)), said(&embedded(1.1)));
+        let sealed = |body: &str, digest: &str| {
+            let (body, digest) = (body.to_owned().into(), digest.to_owned().into());
+            FrameWrite { private: Some(node_v1::PrivateWrite { body, digest, ..Default::default() }), ..frame.clone() }
+        };
+        assert_eq!(said(&sealed("once", "d")), said(&sealed("twice", "d")));
+        assert_ne!(said(&sealed("once", "d")), said(&sealed("once", "e")));
     }
 
     #[test]

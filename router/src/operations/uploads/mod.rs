@@ -17,7 +17,8 @@ use uuid::Uuid;
 use crate::operations::content::OPAQUE;
 use crate::operations::convert;
 use crate::operations::store::draft::Draft;
-use crate::operations::store::{Outcomes, id_of, needs_embedding};
+use crate::operations::store::{Outcomes, id_of, needs_embedding, vectors_fit};
+use crate::operations::validate::collection_name;
 use crate::{Memory, RequestContext, ids};
 use chunks::within_limit;
 use progress::{FORMAT, Progress, Upload};
@@ -41,7 +42,8 @@ impl Memory {
     ) -> Result<UploadReply, Problem> {
         self.bounded("begin_upload", context, async {
             let UploadRequest { mut frame, content_type, size } = request;
-            if frame.collection.as_deref().is_some_and(|named| named != collection) {
+            let named = frame.collection.as_deref().map(collection_name).transpose()?;
+            if named.is_some_and(|named| named != collection) {
                 return Err(Problem::invalid("the frame names another collection than the path"));
             }
             frame.collection = Some(collection.to_owned());
@@ -52,13 +54,20 @@ impl Memory {
             }
             let draft = Draft::with_attachment(frame.clone(), Some(node_v1::Attachment::default()), convert::now_ms())?;
             let context = &self.storing_owner(context, frame.private).await?;
-            let needs_embedding = needs_embedding(&draft);
+            // What can be refused is now, rather than after all of it was sent, and before a collection is made for it.
+            let there = self.find_collection(context, collection).await?;
             let drafts = [(0, draft)];
-            let route = self.collection_for(context, collection, &drafts).await?;
-            // Rather now than after all of it was sent.
-            if needs_embedding {
-                self.model_fits(&route)?;
+            let info =
+                there.as_ref().map_or_else(|| self.first_use(collection, &drafts), |there| Ok(there.info.clone()))?;
+            let [(_, draft)] = &drafts;
+            vectors_fit(draft, &info)?;
+            if needs_embedding(draft) {
+                self.model_fits(&info)?;
             }
+            let route = match there {
+                Some(route) => route,
+                None => self.make_on_first_use(context, &info).await?,
+            };
             // Made now, so that finishing twice stores once.
             frame.id = Some(id_of(context, &route, 0, &drafts[0].1)?);
             frame.source_key = None;
