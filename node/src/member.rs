@@ -156,11 +156,16 @@ impl<R: Runtime> Member<R> {
         Ok(())
     }
 
-    /// Closes a shard and removes all this node has of it.
-    pub(crate) async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
+    /// Closes a shard; what this node has of it stays.
+    pub(crate) async fn close_shard(&self, id: ShardId) {
         if let Some(shard) = self.replicas.remove(id) {
             shard.index().discard();
         }
+        self.host.close_group(id + 1).await;
+    }
+
+    /// Removes all this node has of a shard, which is closed.
+    pub(crate) async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
         self.host.destroy_group(id + 1).await.map_err(|error| error.to_string())?;
         // Also those of a shard that was not opened since the start.
         ImageFolder::new(&self.data, id).delete_all().map_err(|error| error.to_string())?;

@@ -1,6 +1,7 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
 //! - [`model`]: requests and answers of the operations, as JSON callers (MCP, REST) and the router see them;
+//! - [`clients`]: what routers and nodes ask a node with;
 //! - [`codec`]: how the public gRPC is decoded, within bounds;
 //! - [`extensions`]: fields that a format does not name yet, kept by whoever does not know them;
 //! - [`filter`]: which frames a caller means;
@@ -18,6 +19,7 @@
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
+pub mod clients;
 pub mod codec;
 pub mod extensions;
 pub mod filter;

@@ -93,7 +93,8 @@ impl Applier {
         {
             return Ok(answer);
         }
-        let command = Command { index, time_ms, payload: &proposal.payload };
+        let request = proposal.request.map(|request| request.id);
+        let command = Command { index, time_ms, request, payload: &proposal.payload };
         let mark = overlay.mark();
         let applied =
             panic::catch_unwind(AssertUnwindSafe(|| app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))));

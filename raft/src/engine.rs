@@ -182,8 +182,14 @@ pub trait Engine: Read {
     /// Returns once every batch written before the call survives a power cut.
     fn sync(&self) -> Result<(), EngineError>;
 
-    /// A view of this moment, cheap to take and to keep for minutes.
+    /// A view of this moment, cheap to take and to keep for minutes. What its scans read is not kept in any cache: they
+    /// are for reading everything, which must not drive out what is read again and again.
     fn view(&self) -> std::sync::Arc<dyn Read>;
+
+    /// A view of this moment for a request, whose scans leave what they read in the cache as those of the engine do.
+    fn cached_view(&self) -> std::sync::Arc<dyn Read> {
+        self.view()
+    }
 
     /// Rewrites the files that hold keys in `from..to`, so that what was deleted or replaced there is on no disk any more.
     fn compact(&self, _from: &[u8], _to: &[u8]) -> Result<(), EngineError> {

@@ -82,6 +82,11 @@ pub(crate) fn vote_of(key: &[u8]) -> Option<GroupId> {
     group_of(KeyKind::Vote, key)
 }
 
+/// The group that `key` notes to be removed, if it does.
+pub(crate) fn removal_of(key: &[u8]) -> Option<GroupId> {
+    group_of(KeyKind::Removing, key)
+}
+
 fn group_of(kind: KeyKind, key: &[u8]) -> Option<GroupId> {
     let group = key.strip_prefix(&[kind as u8])?.get(..4)?;
     Some(GroupId::from_be_bytes(group.try_into().ok()?))

@@ -326,14 +326,27 @@ impl StateReader {
         }
     }
 
-    /// A reader of this moment, which later writes do not change. Cheap to take and to keep for minutes.
+    /// A reader of this moment, which later writes do not change. Cheap to take and to keep for minutes. It is for reading
+    /// much of the state once: what it scans is kept in no cache.
     ///
     /// # Errors
     /// When the record of the applied position cannot be read.
     pub fn view(&self) -> Result<StateReader, EngineError> {
+        self.view_of(|engine| engine.view())
+    }
+
+    /// The same for a request, which reads little, and what others read too.
+    ///
+    /// # Errors
+    /// When the record of the applied position cannot be read.
+    pub fn cached_view(&self) -> Result<StateReader, EngineError> {
+        self.view_of(|engine| engine.cached_view())
+    }
+
+    fn view_of(&self, view: impl FnOnce(&dyn Engine) -> Arc<dyn Read>) -> Result<StateReader, EngineError> {
         let Source::Live(state) = &self.0 else { return Ok(self.clone()) };
         let live = state.live.read_recursive();
-        let read = state.engine.view();
+        let read = view(state.engine.as_ref());
         // The record, not the number in memory: it is part of what the view holds.
         let applied = Applied::load(read.as_ref(), state.group, *live)?;
         Ok(Self(Source::View {

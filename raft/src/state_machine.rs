@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::engine::EngineError;
 use crate::state::{StateReader, Txn};
+use crate::types::RequestId;
 
 /// One committed command on its way into the state.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +19,9 @@ pub struct Command<'a> {
     /// use. Within a group it runs backwards only to come down to a leader's clock again after that of another one was
     /// far ahead.
     pub time_ms: u64,
+    /// Under which id it was proposed, if under any. It is applied once at most; what tells one from another is no business
+    /// of the application, but may be of whoever watches it.
+    pub request: Option<RequestId>,
     /// The payload as proposed.
     pub payload: &'a [u8],
 }

@@ -212,6 +212,14 @@ impl Scenario {
             self.world.spawn("client", client.run(running.clone()));
         }
         self.world.spawn("nemesis", self.nemesis.clone().run(running.clone()));
+        if let Some(after) = self.world.plan.rebuilds_after {
+            let (world, nemesis, running) = (self.world.clone(), self.nemesis.clone(), running.clone());
+            self.world.spawn("rebuild", async move {
+                runtime::sleep(after).await;
+                let done = nemesis.rebuild_and_forget(running).await.is_some();
+                world.note(format_args!("rebuilt and forgotten: {done}"));
+            });
+        }
         let begun = runtime::now();
         let plan = &self.world.plan;
         let mut orders = Vec::new();
@@ -339,7 +347,7 @@ impl Scenario {
         let Some(leader) = self.leader(group) else { return };
         self.world.note(format_args!("n{} leads group {group} at rest, and dies", leader.node));
         let since = runtime::now();
-        self.nemesis.crash(leader.node).await;
+        self.nemesis.crash(leader.node, true).await;
         let replaced = || async { self.leader(group).is_some() };
         if self.until(REPLACED_WITHIN, "replacing a leader whose group rested", replaced).await {
             let took = runtime::now() - since;

@@ -202,7 +202,7 @@ impl Machine {
         let watched = Watched { world: watching, network: seen, node, life, host: host.clone(), disks };
         let watcher = watched.watcher();
         let meta = host.open_group(META_GROUP, watcher(META_GROUP, machine)).await?;
-        let links = Links { world: world.clone(), network: network.clone(), node, life };
+        let links = Links { world: world.clone(), network: network.clone(), node, life, cluster: cluster.clone() };
         let index = IndexParts {
             keyring: keyring.clone(),
             cluster: cluster.clone(),
@@ -325,7 +325,10 @@ impl Process {
                 if self.world.has(Bug::RetriesNotRecognised)
                     && let Some(header) = request.header.as_mut()
                 {
-                    header.request_id = self.world.draw(|rng| rng.random::<u128>()).to_be_bytes().to_vec().into();
+                    // The four bytes that a name has no use for.
+                    let (drawn, mut id) = (self.world.draw(|rng| rng.random::<u32>()), header.request_id.to_vec());
+                    id[8..12].copy_from_slice(&drawn.to_be_bytes());
+                    header.request_id = id.into();
                 }
                 member
                     .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use mira_chaos_tests::cluster::{Cluster, Shape};
 use mira_chaos_tests::process::Program;
 use mira_crypto::ClusterKey;
+use mira_testing::eventually;
 use serde_json::{Value, json};
 
 const OWNER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -110,14 +111,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 async fn kill_half_way(cluster: &mut Cluster, restore: &[&str]) {
     let mut running = command(cluster, restore);
     let mut running = running.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
-    let started = Instant::now();
-    loop {
+    eventually("something comes back", PATIENCE, async || {
         let status = cluster.client(0).call("status", &json!({})).await.expect("a status");
-        if status["frames"].as_u64().unwrap() > 0 {
-            break;
-        }
-        assert!(started.elapsed() < PATIENCE, "nothing comes back");
-    }
+        status["frames"].as_u64().unwrap() > 0
+    })
+    .await;
     running.kill().expect("killed");
     running.wait().expect("ended");
     cluster.kill_node(0).await;
@@ -224,17 +222,12 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
 
 /// Waits until no node has the keys of an erasure any more, but a place of backups still does.
 async fn until_only_places_are_waited_for(cluster: &Cluster, number: &str, place: &str) {
-    let started = Instant::now();
-    loop {
+    let status = eventually("no node has the keys", PATIENCE, async || {
         let status = answer(cluster, &["admin", "shred-status", number]).await;
-        if status["state"] == "purging" && status.get("waits_for_nodes").is_none() {
-            assert_eq!(status["waits_for_repositories"], json!([place]));
-            return;
-        }
         assert_ne!(status["state"], "done");
-        assert!(started.elapsed() < PATIENCE, "{status}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        (status["state"] == "purging" && status.get("waits_for_nodes").is_none()).then_some(status)
+    });
+    assert_eq!(status.await["waits_for_repositories"], json!([place]));
 }
 
 /// A verb that asks no cluster.
@@ -313,10 +306,10 @@ async fn a_rotated_key_ends_the_backups_before_it_and_no_others() {
     answer(&cluster, &["admin", "nodes", "pause"]).await;
     let rotation = answer(&cluster, &["admin", "keys", "rotate", "--collection", "rotates", "--no-wait"]).await;
     let number = rotation["id"].to_string();
-    let started = Instant::now();
-    while answer(&cluster, &["admin", "shred-status", &number]).await["state"] != "resealing" {
-        assert!(started.elapsed() < PATIENCE, "it does not begin");
-    }
+    eventually("the rotation begins", PATIENCE, async || {
+        answer(&cluster, &["admin", "shred-status", &number]).await["state"] == "resealing"
+    })
+    .await;
     assert!(refusal(&cluster, &["admin", "backup", "create", place]).await.contains("being rotated"));
     answer(&cluster, &["admin", "nodes", "resume"]).await;
     // The old key is still in the place of backups, and its end waits for that.
@@ -576,18 +569,17 @@ async fn a_moment_that_the_logs_do_not_reach_is_refused() {
     // Over a growth nothing is recovered forward, but from behind it.
     answer(&cluster, &["admin", "backup", "create", place]).await;
     client.grow("grows", 2).await.expect("it grows");
-    let started = Instant::now();
-    while client.collection("grows").await.expect("a collection")["growth"]["step"] != "remembering" {
-        assert!(started.elapsed() < PATIENCE, "it does not end");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the growth ends", PATIENCE, async || {
+        client.collection("grows").await.expect("a collection")["growth"]["step"] == "remembering"
+    })
+    .await;
     let grown = moment().await;
     // Without it the next backup would show that moment too.
     fill(&cluster, "kept", 0..1, "after").await;
-    let started = Instant::now();
-    while !mira(&cluster, &["admin", "backup", "create", place, "--timeout", "20s"]).await.status.success() {
-        assert!(started.elapsed() < PATIENCE, "the growth does not end");
-    }
+    eventually("a backup after the growth", PATIENCE, async || {
+        mira(&cluster, &["admin", "backup", "create", place, "--timeout", "20s"]).await.status.success()
+    })
+    .await;
     let refused = refusal(&other, &["admin", "restore", place, "--at", &grown]).await;
     assert!(refused.contains("grew") && refused.contains("conflict"), "{refused}");
 

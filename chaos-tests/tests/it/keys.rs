@@ -1,7 +1,6 @@
 //! Keys change and end while what they seal is written, read and searched, and while nodes go and come back.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use mira_crypto::ReceiptKey;
 use mira_node::meta::RotationStep;
@@ -12,6 +11,7 @@ use mira_proto::model::{
     CollectionSettings, Erasure, ForgetRequest, KeysReply, RecallRequest, RotateRequest, SearchRequest, StoreItem,
     StoreRequest,
 };
+use mira_testing::eventually;
 use uuid::Uuid;
 
 use crate::support::{Cluster, DIM, KEY, NAME, PATIENCE, SHARDS, Work, context, holds};
@@ -35,25 +35,22 @@ impl Cluster {
 
     /// Waits for the end of keys, which must be signed by the cluster.
     async fn until_gone(&self, id: u64) -> Erasure {
-        let started = Instant::now();
-        loop {
-            let erasure = self.erasure(id).await.expect("it has begun");
-            if let Some(receipt) = &erasure.receipt {
-                let bytes = |hex: &str| -> Vec<u8> {
-                    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
-                };
-                let (key, signature) = (bytes(&receipt.public_key), bytes(&receipt.signature));
-                assert!(ReceiptKey::verifies(&key, receipt.statement.as_bytes(), &signature), "{receipt:?}");
-                assert!(
-                    !ReceiptKey::verifies(&key, receipt.statement.replace("done", "").as_bytes(), &signature)
-                        || !receipt.statement.contains("done")
-                );
-                assert_eq!(erasure.state, "done");
-                return erasure;
-            }
-            assert!(started.elapsed() < PATIENCE, "not over in time: {erasure:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let erasure = eventually("the keys are gone", PATIENCE, async || {
+            self.erasure(id).await.filter(|erasure| erasure.receipt.is_some())
+        });
+        let erasure = erasure.await;
+        let receipt = erasure.receipt.as_ref().expect("it is signed");
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
+        };
+        let (key, signature) = (bytes(&receipt.public_key), bytes(&receipt.signature));
+        assert!(ReceiptKey::verifies(&key, receipt.statement.as_bytes(), &signature), "{receipt:?}");
+        assert!(
+            !ReceiptKey::verifies(&key, receipt.statement.replace("done", "").as_bytes(), &signature)
+                || !receipt.statement.contains("done")
+        );
+        assert_eq!(erasure.state, "done");
+        erasure
     }
 
     fn step(&self) -> Option<RotationStep> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use mira_crypto::ClusterKey;
@@ -20,6 +20,7 @@ use mira_router::embedding::Embedding;
 use mira_router::metrics::Metrics;
 use mira_router::private::credential::Credential;
 use mira_router::{Memory, RequestContext};
+use mira_testing::eventually;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -163,11 +164,7 @@ impl Cluster {
 
     /// Waits for a moment.
     pub async fn until(&self, what: &str, is_there: impl Fn(&Cluster) -> bool) {
-        let started = Instant::now();
-        while !is_there(self) {
-            assert!(started.elapsed() < PATIENCE, "not in time: {what}");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually(what, PATIENCE, async || is_there(self)).await;
     }
 
     /// The node that leads a shard, as far as it knows itself.
@@ -181,8 +178,7 @@ impl Cluster {
         let node = self.nodes.remove(&at).expect("a node");
         let (listen, http_listen) = (node.grpc_address(), node.http_address());
         node.shutdown().await;
-        let started = Instant::now();
-        let node = loop {
+        let node = eventually("the node starts at its old address", PATIENCE, async || {
             let settings = Settings {
                 folder: &self.folders[at],
                 keys: &self.keys,
@@ -190,12 +186,9 @@ impl Cluster {
                 chunks_kept_for: self.chunks_kept_for,
             };
             let config = NodeConfig { listen, http_listen, ..settings.config() };
-            match RunningNode::start(config).await {
-                Ok(node) => break node,
-                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+            RunningNode::start(config).await.ok()
+        });
+        let node = node.await;
         self.nodes.insert(at, node);
     }
 
@@ -547,12 +540,12 @@ impl Work {
 
     /// Lets them do a few more things.
     pub async fn some_more(&self) {
-        let (before, started) = (self.done.load(Ordering::Relaxed), Instant::now());
-        while self.done.load(Ordering::Relaxed) < before + 60 {
+        let before = self.done.load(Ordering::Relaxed);
+        eventually("the workers do more", PATIENCE, async || {
             assert!(self.workers.iter().all(|worker| !worker.is_finished()), "a worker has failed");
-            assert!(started.elapsed() < PATIENCE, "the workers hang");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            self.done.load(Ordering::Relaxed) >= before + 60
+        })
+        .await;
     }
 
     pub async fn end(self) -> Vec<Worker> {

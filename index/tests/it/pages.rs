@@ -48,7 +48,7 @@ fn pages(index: &VectorIndex, params: SearchParams<'_>) -> Vec<Hit> {
 
 #[test]
 fn pages_hold_every_document_once_in_order() {
-    let even = |document: &Document| document.id % 2 == 0;
+    let even = |document: &Document| document.id.is_multiple_of(2);
     for metric in METRICS {
         for quantization in [Quantization::None, Quantization::Int8, Quantization::Binary] {
             for is_elsewhere in [false, true] {

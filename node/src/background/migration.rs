@@ -22,7 +22,10 @@ use crate::{
     shard::{
         Shard,
         command::OwnershipStep,
-        migration::ownership::{Backfill, Ownership, Progress, Span},
+        migration::{
+            ownership::{Backfill, Ownership, Progress, Span},
+            transfer::SentPage,
+        },
     },
 };
 
@@ -231,9 +234,10 @@ impl<R: Runtime> Driver<'_, R> {
                 tracing::info!(collection = self.collection, target = self.id, source, pass, last, "pass begins");
             }
             Task::ApplyPage { source, backfill, after } => {
-                let page = self.export(source, &backfill, after).await?;
-                bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
-                self.shard.adopt(self.collection, self.span(), (source, &backfill, after), page).await?;
+                let sent = self.export(source, &backfill, after).await?;
+                bytes = sent.frames.iter().map(bytes::Bytes::len).sum::<usize>() + sent.ids.len();
+                let page = SentPage { source, backfill: &backfill, after, sent };
+                self.shard.apply_page(self.collection, self.span(), page).await?;
             }
             Task::Finalize => self.take_step(OwnershipStep::Finalize { min_epoch: self.growth.epoch }).await?,
             Task::Cleanup => self.cleanup().await?,

@@ -122,12 +122,20 @@ impl<R: Runtime> Executor<R> {
         self.member.propose_meta(command).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Removes this node's replica, once it is confirmed that it is to hold none.
+    /// Removes this node's replica, once it is confirmed that it is to hold none. The answer may be late, and the replica may
+    /// have come back to its group since: so it is closed then, and asked about once more.
     async fn destroy(&self, shard: ShardId) -> Result<(), String> {
+        self.must_hold_none(shard).await?;
+        self.member.close_shard(shard).await;
+        self.must_hold_none(shard).await?;
+        self.member.destroy_shard(shard).await
+    }
+
+    async fn must_hold_none(&self, shard: ShardId) -> Result<(), String> {
         if self.is_confirmed_holder(shard).await.map_err(|error| error.to_string())? {
             return Err("the cluster gives this node a replica: its own map is behind".into());
         }
-        self.member.destroy_shard(shard).await
+        Ok(())
     }
 
     /// Whether the cluster, as a quorum of the meta group knows it, gives this node a replica of the shard.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use mira_crypto::CollectionKey;
 use mira_index::filter;
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
+use mira_raft::StateReader;
 
 use crate::meta::CollectionRecord;
 
@@ -13,11 +14,21 @@ use crate::shard::{
     Shard,
     command::{self, Asker, ShardAnswer, ShardCommand},
     frame_id,
-    migration::ownership::{FrameOwnership, Ownership},
+    migration::{
+        ownership::{FrameOwnership, Ownership},
+        transfer::ownership_of,
+    },
     read::{self, private},
     refuse_engine, refuse_proposal, refuse_read,
     write::{keyed_request_id, write_header},
 };
+
+/// Where a request looks for what it means.
+struct LookedAt {
+    view: StateReader,
+    collection: CollectionRecord,
+    ownership: Option<Ownership>,
+}
 
 /// Frames that one step of a request removes.
 struct ForgetStep {
@@ -45,12 +56,19 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let tags = self.shared.keyring.tags(&collection)?;
         let request_id = keyed_request_id(&tags, &header.request_id)?;
         let asker = private::asker(&self.shared.keyring, &collection, &request)?;
-        let ownership = self.ownership(collection.id)?;
+        if request.ids.is_empty() {
+            // A leader that has just been elected may not have applied what its predecessor acknowledged, and would miss it.
+            self.group.read_index().await.map_err(refuse_read)?;
+        }
+        let view = self.group.reader().cached_view().map_err(|error| self.unreadable(error))?;
+        let ownership = ownership_of(&view, collection.id).map_err(|error| self.unreadable(error))?;
         must_have_opened(ownership.as_ref(), &request.taken_over_from)?;
         must_know_growth(ownership.as_ref(), header.epoch, &request)?;
-        let step = self.next_step(&collection, &request, asker, ownership.as_ref())?;
+        let looked_at = LookedAt { view, collection, ownership };
+        let step = self.next_step(&looked_at, &request, asker)?;
+        let LookedAt { view, collection, .. } = looked_at;
         if step.frames.is_empty() && !request.may_be_retry {
-            let index = self.group.read_index().await.map_err(refuse_read)?;
+            let index = view.applied_index();
             let next = step.next.map(wire).unwrap_or_default();
             let frozen_for = self.released(collection.id)?;
             return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
@@ -80,28 +98,31 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// The frames that a request means, as many as one step removes.
     fn next_step(
         &self,
-        collection: &CollectionRecord,
+        looked_at: &LookedAt,
         request: &node_v1::ForgetRequest,
         asker: Asker,
-        ownership: Option<&Ownership>,
     ) -> Result<ForgetStep, Refusal> {
+        let LookedAt { view, collection, ownership } = looked_at;
         // What another shard decides about is not removed here, and would be found again by every step.
         let mine = |frame: FrameId| {
             let claim = |ownership: &Ownership| ownership.claim(&self.placement(collection.id, ownership.span), frame);
-            ownership.is_none_or(|ownership| claim(ownership) == FrameOwnership::Owned)
+            ownership.as_ref().is_none_or(|ownership| claim(ownership) == FrameOwnership::Owned)
         };
         if !request.filter_json.is_empty() {
-            let (frames, next) = self.filtered(collection, request)?;
+            let (frames, next) = self.filtered(looked_at, request)?;
             let frames = frames.into_iter().filter(|&frame| mine(frame)).collect();
             return Ok(ForgetStep { frames, more: next.is_some(), next });
         }
-        let (reader, most) = (self.group.reader(), limits::MAX_FORGET_STEP);
+        let most = limits::MAX_FORGET_STEP;
         if request.all {
-            let frames = read::frames_of_collection(&reader, collection.id, most, mine).map_err(refuse_engine)?;
+            let frames = read::frames_of_collection(view, collection.id, most, mine);
+            let frames = frames.map_err(|error| self.unreadable(error))?;
             return Ok(ForgetStep::of_scan(frames));
         }
         if let Some(tag) = self.session_to_forget(collection, request)? {
-            let frames = read::frames_of_session(&reader, collection.id, (&tag, most), mine).map_err(refuse_engine)?;
+            let session = read::SessionOf { collection: collection.id, tag };
+            let frames = read::frames_of_session(view, &session, most, mine);
+            let frames = frames.map_err(|error| self.unreadable(error))?;
             return Ok(ForgetStep::of_scan(frames));
         }
         let frames: Vec<FrameId> = request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?;
@@ -135,12 +156,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// tasks go.
     fn filtered(
         &self,
-        collection: &CollectionRecord,
+        LookedAt { view, collection, .. }: &LookedAt,
         request: &node_v1::ForgetRequest,
     ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
         let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
-        tokio::task::block_in_place(|| self.matching_frames(collection, &condition, after))
+        tokio::task::block_in_place(|| self.matching_frames(view, collection, &condition, after))
     }
 
     /// Removes what a dropped collection left.

@@ -10,12 +10,12 @@ use mira_proto::{Code, node_v1};
 use mira_raft::Clock;
 use mira_testing::eventually;
 
-use crate::common::{ALONE, DIM, EAST, NodeClient, Shard, config, frame, start};
+use crate::common::{ALONE, DIM, EAST, NodeClients, Shard, config, frame, start};
 
 const LIFETIME: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn short_lived(client: NodeClient) -> Shard {
+async fn short_lived(client: NodeClients) -> Shard {
     let request = node_v1::CreateCollectionRequest {
         name: "short".into(),
         dim: DIM,

@@ -4,6 +4,7 @@ mod collections;
 mod common;
 mod expiry;
 mod filters;
+mod headers;
 mod images;
 mod load;
 mod membership;

@@ -6,7 +6,7 @@ use mira_proto::{Code, Problem, Refusal, node_v1, placement::shards_of_collectio
 use mira_testing::eventually;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::common::{DIM, EAST, NodeClient, Shard, frame, start};
+use crate::common::{DIM, EAST, NodeClients, Shard, frame, start};
 
 const FRAMES: u128 = 4_000;
 const WANTED: f64 = 0.95;
@@ -18,7 +18,7 @@ fn random_vector(random: &mut StdRng, dim: usize) -> Vec<f32> {
 }
 
 /// A collection of vectors of [`WIDE`] components, on the node's first shard.
-async fn wide(client: NodeClient) -> Shard {
+async fn wide(client: NodeClients) -> Shard {
     let request = node_v1::CreateCollectionRequest {
         name: "wide".into(),
         dim: WIDE as u32,

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::{Either, select};
+use mira_proto::clients::NodeClients;
 use mira_proto::node_v1::{GetMapRequest, WriteReply, WriteRequest};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use parking_lot::Mutex;
@@ -43,7 +44,6 @@ use crate::metrics::Metrics;
 use bundle::Bundler;
 pub use bundle::size_of_frame;
 use clients::Connections;
-pub use clients::NodeClients;
 use decide::Step;
 pub use fan_out::{FanOut, WantedFrames, fan_out};
 use hedge::Hedges;

@@ -33,6 +33,7 @@ use crate::private::seal;
 use crate::private::search::PrivateQuery;
 use crate::private::text::{Words, fuse, rank_by_words};
 use crate::ranking::merge::{Candidate, WordCounts};
+use crate::token::ConsistencyToken;
 use crate::{Memory, RequestContext, ids};
 
 /// How many times more are opened next.
@@ -63,6 +64,7 @@ struct Judged {
     /// What the fields of the filter hold in all of them.
     types: FieldTypes,
     staleness: Staleness,
+    seen: ConsistencyToken,
     /// Shards that did not answer.
     missing: BTreeMap<ShardId, Problem>,
     /// Those that do not open.
@@ -74,6 +76,7 @@ impl Judged {
         self.meant.extend(other.meant);
         self.types.merge(other.types);
         self.staleness.merge(other.staleness);
+        self.seen.merge(&other.seen);
         self.missing.extend(other.missing);
         self.damaged.extend(other.damaged);
     }
@@ -136,6 +139,8 @@ pub(crate) struct Candidates {
     /// What the fields of the filter hold in them.
     pub(crate) types: FieldTypes,
     pub(crate) staleness: Staleness,
+    /// The positions that cover what was shown of them since they were found.
+    pub(crate) seen: ConsistencyToken,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
     /// Private candidates that do not open.
     pub(crate) damaged: Vec<FrameId>,
@@ -164,6 +169,7 @@ impl Candidates {
             opened: 0,
             types: FieldTypes::default(),
             staleness,
+            seen: ConsistencyToken::default(),
             missing,
             damaged: Vec::new(),
         }
@@ -226,6 +232,7 @@ impl Candidates {
     /// Of a step, plain candidates and those that are meant are ready.
     fn note(&mut self, step: Vec<Candidate>, judged: Judged) {
         self.staleness.merge(judged.staleness);
+        self.seen.merge(&judged.seen);
         self.types.merge(judged.types);
         self.missing.extend(judged.missing);
         self.damaged.extend(judged.damaged);
@@ -324,9 +331,11 @@ impl Memory {
         mut request: FetchRequest,
     ) -> Result<Judged, CallError> {
         let mut judged = Judged::default();
+        let shard = request.header.as_ref().map_or(0, |header| header.shard);
         while !request.ids.is_empty() {
             let reply = self.cluster.read(context, route, request.clone()).await?;
             judged.staleness.note(reply.state.as_ref());
+            judged.seen.note(shard, reply.state.as_ref().map_or(0, |state| state.applied));
             let count = request.ids.len();
             // A node that does not know of pages gives everything.
             let looked_at = if reply.looked_at == 0 { count } else { count.min(reply.looked_at as usize) };

@@ -112,7 +112,7 @@ struct FoundInShard {
     hits: Vec<Candidate>,
     /// How many frames were compared or passed over.
     frames: usize,
-    /// The log index that the answer is as new as.
+    /// The log index that covers all that the answer shows.
     applied: u64,
     taken_over: Vec<ShardId>,
     damaged: Vec<FrameId>,
@@ -174,6 +174,8 @@ impl Memory {
         let mut request = ListPrivateVectorsRequest { header: Some(header), owner, known, after };
         let mut page = self.cluster.read(context, route, request.clone()).await?;
         let state = page.state.take().unwrap_or_default();
+        // What is kept is as old as its oldest page: what one page shows of a frame, another may have been too early for.
+        let mut as_of = state.applied;
         let (applied, taken_over) = (state.applied, state.taken_over);
         let mut found = FoundInShard { hits: Vec::new(), frames: 0, applied, taken_over, damaged: Vec::new() };
         if let Some(copy) = cached.as_ref().filter(|_| page.unchanged) {
@@ -202,10 +204,12 @@ impl Memory {
             let Some(after) = more else { break };
             request.after = after;
             page = self.cluster.read(context, route, request.clone()).await?;
+            let applied = page.state.as_ref().map_or(0, |state| state.applied);
+            (as_of, found.applied) = (as_of.min(applied), found.applied.max(applied));
         }
         match kept {
             Some(frames) => {
-                self.private_vectors.put(key, Arc::new(VectorCopy { known: found.applied, frames, bytes }));
+                self.private_vectors.put(key, Arc::new(VectorCopy { known: as_of, frames, bytes }));
             }
             None => self.private_vectors.remove(&key),
         }

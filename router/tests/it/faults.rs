@@ -521,3 +521,15 @@ async fn a_winner_that_vanishes_before_it_is_fetched_makes_room_for_the_next() {
         after["hits"].as_array().unwrap().iter().map(|hit| hit["why"]["vector"]["rank"].as_u64().unwrap()).collect();
     assert_eq!(ranks, [1, 2, 3]);
 }
+
+#[tokio::test]
+async fn the_token_of_a_search_covers_the_state_that_its_frames_were_fetched_from() {
+    let world = wide().await;
+    let ask = json!({ "query": "frame number 3", "k": 3, "collection": "wide" });
+    let before = world.post("/mcp/search", ask.clone()).await.ok();
+    let again = world.post("/mcp/search", ask.clone()).await.ok();
+    assert_eq!(again["consistency_token"], before["consistency_token"], "nothing has changed");
+    world.fake.vanish_at_fetch(before["hits"][0]["id"].as_str().expect("a hit"));
+    let after = world.post("/mcp/search", ask).await.ok();
+    assert_ne!(after["consistency_token"], before["consistency_token"], "a frame went after the shards were searched");
+}

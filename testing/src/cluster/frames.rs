@@ -96,10 +96,11 @@ impl FakeNode {
     pub(super) fn answer_fetch(&self, request: wire::FetchRequest) -> Result<wire::FetchReply, Status> {
         let mut state = self.state.lock();
         let header = request.header.unwrap_or_default();
-        let read = self.begin_read(&mut state, "fetch", &header)?;
         if let Some(gone) = state.vanishing.take() {
             state.frames.retain(|(_, _, id), _| *id != gone);
+            *state.indexes.entry(header.shard).or_default() += 1;
         }
+        let read = self.begin_read(&mut state, "fetch", &header)?;
         let paged = request.max_bytes > 0;
         let ids = &request.ids[..if paged { request.ids.len().min(FETCHED_PAGE) } else { request.ids.len() }];
         let shown: HashMap<&Bytes, &Kept> = state.shown(&header).map(|kept| (&kept.frame.id, kept)).collect();

@@ -247,12 +247,6 @@ impl ShardRules {
         changed.map(|(_, changes)| changes.clone()).unwrap_or_default()
     }
 
-    /// A frame in the state as of `index`, and what it became after that.
-    pub fn frame_since(&self, group: GroupId, frame: FrameId, index: u64) -> impl Iterator<Item = Option<Frame>> {
-        let later = self.frames.get(&(group, frame)).into_iter().flatten().filter(move |(at, _)| *at > index);
-        std::iter::once(self.frame_at(group, frame, index)).chain(later.map(|(_, frame)| *frame))
-    }
-
     /// A frame in the state as of `index`.
     pub fn frame_at(&self, group: GroupId, frame: FrameId, index: u64) -> Option<Frame> {
         let history = self.frames.get(&(group, frame))?;

@@ -169,7 +169,7 @@ impl ClusterState {
     /// The replicas of a shard once its move is done.
     pub fn replicas_after_move(&self, shard: ShardId) -> Vec<NodeId> {
         let mut replicas = self.replicas(shard).to_vec();
-        match self.moves.get(&shard) {
+        match self.moves.get(&shard).filter(|found| !found.is_given_up()) {
             Some(Move { from: Some(from), to, .. }) => {
                 replicas.iter_mut().filter(|node| **node == *from).for_each(|node| *node = *to);
             }

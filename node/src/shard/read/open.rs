@@ -6,6 +6,7 @@ use mira_crypto::CollectionKey;
 use mira_proto::{Code, FrameId, Problem, Refusal, node_v1};
 use mira_raft::EngineError;
 
+use super::ReadView;
 use crate::{
     meta::CollectionRecord,
     shard::{
@@ -18,12 +19,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// Reads and opens frames; `None` for those that do not exist, are of another class or over their time.
     pub(super) fn open_frames(
         &self,
-        collection: &CollectionRecord,
+        ReadView { collection, view, .. }: &ReadView,
         class: Class,
         ids: &[FrameId],
     ) -> Result<Vec<Option<node_v1::Frame>>, Refusal> {
         let keys: Vec<_> = ids.iter().map(|&id| record::frame_key(collection.id, id)).collect();
-        let stored = self.group.reader().multi_get(&keys).map_err(|error| self.unreadable(error))?;
+        let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
         let now_ms = self.group.time_ms();
         let mut frames = Vec::with_capacity(ids.len());
         for (&id, stored) in ids.iter().zip(stored) {

@@ -172,9 +172,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         &self,
         request: node_v1::ListPrivateVectorsRequest,
     ) -> Result<node_v1::ListPrivateVectorsReply, Refusal> {
-        // The state is noted first: what changes while the page is read counts as unknown to the caller, and is sent again.
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
-        let reader = self.group.reader();
+        let ReadView { collection, shown, view, state } = self.begin_read(request.header.as_ref()).await?;
         let page = PrivatePage {
             owner: keyed(&self.shared.keyring, &collection, record::OWNER_TAG, &request.owner)?,
             after: if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) },
@@ -183,7 +181,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             cluster: self.shared.cluster.borrow().clone(),
             keyring: self.shared.keyring.clone(),
             collection,
-            reader,
+            view,
             shown,
         };
         // Opening layers is work of milliseconds: not on the threads that carry heartbeats.
@@ -197,7 +195,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
 /// A page of private frames to be read.
 struct PrivatePage {
-    reader: StateReader,
+    view: StateReader,
     keyring: Arc<Keyring>,
     cluster: Arc<ClusterState>,
     collection: CollectionRecord,
@@ -242,7 +240,7 @@ impl PrivatePage {
 
     /// Log position of the last change to the owner's frames.
     fn changed(&self) -> Result<u64, EngineError> {
-        match self.reader.get(&record::owner_changed_key(self.collection.id, &self.owner))? {
+        match self.view.get(&record::owner_changed_key(self.collection.id, &self.owner))? {
             Some(stored) => {
                 let stored = stored.as_ref().try_into();
                 stored.map(u64::from_be_bytes).map_err(|_| EngineError::Damaged("position of wrong size".into()))
@@ -258,7 +256,7 @@ impl PrivatePage {
         let from = from.as_ref().map_or(ops::Bound::Included(&prefix[..]), |key| ops::Bound::Excluded(&key[..]));
         let end = record::owned_key(self.collection.id, &self.owner, FrameId::MAX);
         let (mut entries, mut bytes, mut failed) = (Vec::new(), 0, None);
-        self.reader.scan(from, ops::Bound::Included(&end), false, &mut |key, stored| {
+        self.view.scan(from, ops::Bound::Included(&end), false, &mut |key, stored| {
             let Some(frame) = record::parse_owned_key(key) else { return ControlFlow::Continue(()) };
             match OwnedFrame::decode(stored) {
                 Ok(owned) => {
@@ -275,9 +273,9 @@ impl PrivatePage {
         failed.map_or(Ok(entries), Err)
     }
 
-    /// The vectors of a frame as its owner sealed them; none when it has changed or gone since the page began.
+    /// The vectors of a frame as its owner sealed them; none when it has none.
     fn vectors(&self, frame: FrameId) -> Result<Vec<u8>, EngineError> {
-        let Some(stored) = self.reader.get(&record::vectors_key(self.collection.id, frame))? else {
+        let Some(stored) = self.view.get(&record::vectors_key(self.collection.id, frame))? else {
             return Ok(Vec::new());
         };
         let (version, sealed) = record::decode_vectors(&stored)?;

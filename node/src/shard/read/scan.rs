@@ -8,7 +8,6 @@ use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
     Shard, frame_id,
-    migration::ownership::Shown,
     read::{ReadView, fetch::bytes_of, private},
     record::{self, Class, FramePlace, FrameRecord},
 };
@@ -16,25 +15,23 @@ use crate::shard::{
 impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of a collection's frames, with the vectors that callers gave.
     pub async fn scan(&self, request: node_v1::ScanRequest) -> Result<node_v1::ScanReply, Refusal> {
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
+        let read = self.begin_scan(request.header.as_ref()).await?;
         if request.limit == 0 || request.limit > limits::MAX_SCAN {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
         }
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
         // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
-        let page = tokio::task::block_in_place(|| self.page(&collection, &shown, after, request.limit as usize))?;
-        Ok(node_v1::ScanReply { state: Some(state), ..page })
+        let page = tokio::task::block_in_place(|| self.page(&read, after, request.limit as usize))?;
+        Ok(node_v1::ScanReply { state: Some(read.state), ..page })
     }
 
     fn page(
         &self,
-        collection: &CollectionRecord,
-        shown: &Shown,
+        ReadView { collection, shown, view, .. }: &ReadView,
         after: Option<FrameId>,
         limit: usize,
     ) -> Result<node_v1::ScanReply, Refusal> {
-        let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let prefix = record::collection_prefix(record::Table::Records, collection.id);
         let from = after.map(|frame| record::frame_key(collection.id, frame));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
@@ -55,7 +52,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 .map(|record| {
                     (!record.fields.expired(now_ms) && record.fields.class == Class::Memory).then_some(record)
                 })
-                .and_then(|record| record.map(|record| self.scanned(collection, &view, frame, record)).transpose());
+                .and_then(|record| record.map(|record| self.scanned(collection, view, frame, record)).transpose());
             match scanned {
                 Ok(None) => ControlFlow::Continue(()),
                 Ok(Some(scanned)) => {

@@ -50,25 +50,29 @@ struct RankedSearch {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// Ids and scores of the nearest frames of this shard, best first; with their frames if asked.
     pub async fn search(&self, request: node_v1::SearchRequest) -> Result<node_v1::SearchReply, Refusal> {
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
+        let read = self.begin_read(request.header.as_ref()).await?;
+        let collection = read.collection.clone();
         let space = collection.space_named(&request.space)?;
         check_request(&request, &space)?;
-        if shown.is_none() {
-            return Ok(nothing_shown(state));
+        // What the index has heard of before it is asked: the newest view may have what it has not.
+        let indexed = self.group.reader().applied_index();
+        if read.shown.is_none() {
+            return Ok(nothing_shown(read.state));
         }
         let caller = Caller::default();
-        let prepared = self.prepare(&request, &space, shown, &caller)?;
+        let prepared = self.prepare(&request, &space, read.shown.clone(), &caller)?;
         let permit = self.shared.admission.admit(self.memory_of(&request, &space, prepared.query.k)).await?;
         let started = Instant::now();
         let RankedSearch { pools, query, ranking, answer } = self.rank(prepared, &collection, permit).await?;
         let Answer { hits, mut found, more, looked_through } = answer;
         if !request.exact && ranking.is_plain() && self.shared.recall_sampler.wants() {
-            self.repeat_exactly(pools, query, state.applied, hits.iter().map(|hit| hit.similarity).collect());
+            self.repeat_exactly(pools, query, indexed, hits.iter().map(|hit| hit.similarity).collect());
         }
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
-        let hits = self.fill_hits(&request, &space, hits)?;
+        let read = self.look_again(request.header.as_ref(), read)?;
+        let hits = self.fill_hits(&request, &read, &space, hits)?;
         Ok(node_v1::SearchReply {
-            state: Some(state),
+            state: Some(read.state),
             hits,
             searched: found.searched,
             tail: found.tail,
@@ -166,13 +170,15 @@ impl<R: mira_raft::Runtime> Shard<R> {
     fn fill_hits(
         &self,
         request: &node_v1::SearchRequest,
+        read: &ReadView,
         space: &Space<'_>,
         hits: Vec<Candidate>,
     ) -> Result<Vec<node_v1::Hit>, Refusal> {
-        let vectors = if request.with_vectors { self.vectors_of(space, &hits)? } else { vec![Vec::new(); hits.len()] };
+        let vectors =
+            if request.with_vectors { self.vectors_of(read, space, &hits)? } else { vec![Vec::new(); hits.len()] };
         let frames = if request.with_frames {
             let ids: Vec<_> = hits.iter().map(|hit| hit.id).collect();
-            self.open_frames(space.collection, Class::Memory, &ids)?
+            self.open_frames(read, Class::Memory, &ids)?
         } else {
             vec![None; hits.len()]
         };
@@ -194,10 +200,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 
     /// The vectors of the passages that matched; empty for frames that are gone.
-    fn vectors_of(&self, space: &Space<'_>, hits: &[Candidate]) -> Result<Vec<Vec<f32>>, Refusal> {
-        let collection = space.collection;
+    fn vectors_of(
+        &self,
+        ReadView { collection, view, .. }: &ReadView,
+        space: &Space<'_>,
+        hits: &[Candidate],
+    ) -> Result<Vec<Vec<f32>>, Refusal> {
         let keys: Vec<_> = hits.iter().map(|hit| record::vectors_key(collection.id, hit.id)).collect();
-        let stored = self.group.reader().multi_get(&keys).map_err(|error| self.unreadable(error))?;
+        let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
         let passage = |(hit, stored): (&Candidate, Option<bytes::Bytes>)| {
             let opened = self.index.opener().open_stored(collection, hit.id, &stored?)?;
             Some(opened.in_space(space.number).chunks_exact(space.dim).nth(hit.passage as usize)?.to_vec())

@@ -94,38 +94,37 @@ impl Rest {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of a session's frames in its order, the first ones; with `last`, the last of them.
     pub async fn session(&self, request: node_v1::SessionRequest) -> Result<node_v1::SessionReply, Refusal> {
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
+        let read = self.begin_read(request.header.as_ref()).await?;
+        let collection = &read.collection;
         let tag = if request.private_session.is_empty() {
-            self.session_tag(&collection, &request.session)?
+            self.session_tag(collection, &request.session)?
         } else {
-            private::session_tag(&self.shared.keyring, &collection, &request.private_session)?
+            private::session_tag(&self.shared.keyring, collection, &request.private_session)?
         };
         let mut rest = Rest::of(collection.id, &tag, &request)?;
         // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
-        let page = tokio::task::block_in_place(|| self.session_page(&collection, &shown, &mut rest, &request))?;
-        Ok(node_v1::SessionReply { state: Some(state), ..page })
+        let page = tokio::task::block_in_place(|| self.session_page(&read, &mut rest, &request))?;
+        Ok(node_v1::SessionReply { state: Some(read.state), ..page })
     }
 
     fn session_page(
         &self,
-        collection: &CollectionRecord,
-        shown: &Shown,
+        read: &ReadView,
         rest: &mut Rest,
         request: &node_v1::SessionRequest,
     ) -> Result<node_v1::SessionReply, Refusal> {
         let limit = request.limit.clamp(1, limits::MAX_RECALL) as usize;
         let room = if request.max_bytes == 0 { limits::RECALL_BYTES as u64 } else { request.max_bytes };
-        let reader = self.group.reader();
         let (mut page, mut bytes) = (node_v1::SessionReply::default(), 0);
         'page: loop {
             // One more than there is room for says whether there are others; those whose time is over do not count.
-            let ids =
-                rest.next(&reader, shown, limit + 1 - page.frames.len()).map_err(|error| self.unreadable(error))?;
+            let ids = rest.next(&read.view, &read.shown, limit + 1 - page.frames.len());
+            let ids = ids.map_err(|error| self.unreadable(error))?;
             if ids.is_empty() {
                 break;
             }
             for step in ids.chunks(FETCH_STEP) {
-                for frame in self.open_frames(collection, Class::Memory, step)?.into_iter().flatten() {
+                for frame in self.open_frames(read, Class::Memory, step)?.into_iter().flatten() {
                     if page.frames.len() == limit || bytes >= room {
                         page.more = true;
                         break 'page;

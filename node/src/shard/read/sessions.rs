@@ -30,7 +30,7 @@ struct SessionSummary {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of the sessions that this shard has frames of.
     pub async fn sessions(&self, request: node_v1::SessionsRequest) -> Result<node_v1::SessionsReply, Refusal> {
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
+        let ReadView { collection, shown, view, state } = self.begin_scan(request.header.as_ref()).await?;
         if request.limit == 0 || request.limit > limits::MAX_SCAN {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
@@ -41,7 +41,6 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let tag = request.after[..].try_into();
             Some(tag.map_err(|_| Problem::invalid("a session's tag has 16 bytes"))?)
         };
-        let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let read = || {
             let (parts, more) = list(&view, collection.id, &shown, after, request.limit as usize)
                 .map_err(|error| self.unreadable(error))?;

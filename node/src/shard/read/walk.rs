@@ -18,6 +18,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// The next frames of a collection that meet a condition, and where to go on if not all were looked at.
     pub(in crate::shard) fn matching_frames(
         &self,
+        view: &StateReader,
         collection: &CollectionRecord,
         condition: &Condition,
         after: Option<FrameId>,
@@ -26,7 +27,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let is_full = |matching: &Vec<FrameId>, looked_at| {
             matching.len() == limits::MAX_FORGET_STEP || looked_at == limits::MAX_FILTER_STEP
         };
-        self.walk_plain(collection, after, &mut |frame, read| {
+        self.walk_plain(view, collection, after, &mut |frame, read| {
             looked_at += 1;
             last = Some(frame);
             if read.is_some_and(|(attributes, times)| condition.matches(&attributes, &times)) {
@@ -42,6 +43,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// owner can read, and for what is hidden.
     pub(super) fn walk_plain(
         &self,
+        view: &StateReader,
         collection: &CollectionRecord,
         after: Option<FrameId>,
         visit: &mut dyn FnMut(FrameId, Option<(Attributes, Times)>) -> bool,
@@ -62,8 +64,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 }
             }
         };
-        let reader = self.group.reader();
-        reader.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
+        view.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -83,39 +84,45 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 }
 
+/// The keyed tag of a session in a collection.
+pub(in crate::shard) struct SessionOf {
+    pub(in crate::shard) collection: CollectionId,
+    pub(in crate::shard) tag: [u8; 16],
+}
+
 /// The first `limit` of those frames of a session that are wanted, oldest first.
 pub(in crate::shard) fn frames_of_session(
-    reader: &StateReader,
-    collection: CollectionId,
-    (tag, limit): (&[u8; 16], usize),
+    view: &StateReader,
+    session: &SessionOf,
+    limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(reader, &record::session_prefix(collection, tag), limit, |key, _| {
+    collect(view, &record::session_prefix(session.collection, &session.tag), limit, |key, _| {
         Ok(record::parse_session_key(key).filter(|&frame| wanted(frame)))
     })
 }
 
 /// The first `limit` of those frames of a collection that are wanted, by id.
 pub(in crate::shard) fn frames_of_collection(
-    reader: &StateReader,
+    view: &StateReader,
     collection: CollectionId,
     limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(reader, &record::collection_prefix(record::Table::Heads, collection), limit, |key, head| {
+    collect(view, &record::collection_prefix(record::Table::Heads, collection), limit, |key, head| {
         let is_memory = FrameHead::decode(head)?.class == Class::Memory;
         Ok(record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| is_memory && wanted(frame)))
     })
 }
 
 fn collect(
-    reader: &StateReader,
+    view: &StateReader,
     prefix: &[u8],
     limit: usize,
     parse: impl Fn(&[u8], &[u8]) -> Result<Option<FrameId>, EngineError>,
 ) -> Result<Vec<FrameId>, EngineError> {
     let (mut frames, mut failed) = (Vec::new(), None);
-    reader.scan_prefix(prefix, false, &mut |key, value| {
+    view.scan_prefix(prefix, false, &mut |key, value| {
         match parse(key, value) {
             Ok(frame) => frames.extend(frame),
             Err(error) => failed = Some(error),

@@ -15,7 +15,7 @@ use mira_proto::{
 use mira_testing::eventually;
 use tempfile::TempDir;
 
-use super::{NodeClient, config, start_with};
+use super::{NodeClients, config, connect, start_with};
 
 pub const SHARDS: u32 = 4;
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,10 +120,10 @@ impl Cluster {
         self.nodes[&at].node().id()
     }
 
-    pub async fn clients(&self) -> Vec<NodeClient> {
+    pub async fn clients(&self) -> Vec<NodeClients> {
         let mut clients = Vec::new();
         for node in self.nodes.values() {
-            clients.extend(NodeClient::connect(format!("http://{}", node.grpc_address())).await);
+            clients.extend(connect(node.grpc_address()).await);
         }
         clients
     }
@@ -132,7 +132,7 @@ impl Cluster {
     pub async fn ask<T, F: Future<Output = Result<T, tonic::Status>>>(
         &self,
         what: &str,
-        ask: impl Fn(NodeClient) -> F,
+        ask: impl Fn(NodeClients) -> F,
     ) -> T {
         let asked = eventually(what, PATIENCE, async || {
             for client in self.clients().await {
@@ -292,7 +292,7 @@ impl Cluster {
         let strayed = shards.filter_map(|(shard, open)| {
             let status = open.group().status();
             let planned: BTreeSet<NodeId> = map.shards[shard as usize].replicas.iter().copied().collect();
-            let right = status.voters == planned && status.learners.is_empty() && !status.joint;
+            let right = status.voters == planned && status.learners.is_empty() && !status.is_changing;
             (!right).then_some(status)
         });
         strayed.collect()

@@ -2,34 +2,18 @@
 
 pub mod cluster;
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use mira_crypto::ClusterKey;
 use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError};
+pub use mira_proto::clients::NodeClients;
 use mira_proto::{Refusal, node_v1};
 use mira_testing::{eventually, keys::KEY};
-use tonic::transport::Channel;
+use tonic::transport::Endpoint;
 
-/// Clients of a node's services, over one connection.
-#[derive(Clone)]
-pub struct NodeClient(Channel);
-
-impl NodeClient {
-    pub async fn connect(address: String) -> Result<Self, tonic::transport::Error> {
-        Ok(NodeClient(tonic::transport::Endpoint::from_shared(address)?.connect().await?))
-    }
-
-    pub fn shards(&self) -> node_v1::shard_service_client::ShardServiceClient<Channel> {
-        node_v1::shard_service_client::ShardServiceClient::new(self.0.clone())
-    }
-
-    pub fn cluster(&self) -> node_v1::cluster_service_client::ClusterServiceClient<Channel> {
-        node_v1::cluster_service_client::ClusterServiceClient::new(self.0.clone())
-    }
-
-    pub fn keys(&self) -> node_v1::key_service_client::KeyServiceClient<Channel> {
-        node_v1::key_service_client::KeyServiceClient::new(self.0.clone())
-    }
+/// Clients of a node at an address.
+pub async fn connect(address: SocketAddr) -> Result<NodeClients, tonic::transport::Error> {
+    Ok(NodeClients::new(Endpoint::from_shared(format!("http://{address}"))?.connect().await?))
 }
 
 /// For a stopped node to let its folder go.
@@ -53,27 +37,27 @@ pub async fn start_with(config: impl Fn() -> NodeConfig) -> Result<RunningNode, 
     .await
 }
 
-pub async fn start(folder: &Path) -> (RunningNode, NodeClient) {
+pub async fn start(folder: &Path) -> (RunningNode, NodeClients) {
     let node = RunningNode::start(config(folder, Formation::Bootstrap(ALONE))).await.expect("the node starts");
     assert!(node.wait_ready(Duration::from_secs(30)).await, "the node is not ready");
-    let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.expect("a connection");
+    let client = connect(node.grpc_address()).await.expect("a connection");
     (node, client)
 }
 
 /// A collection on shard `shard`, as its leader.
 pub struct Shard {
-    pub client: NodeClient,
+    pub client: NodeClients,
     pub collection: u64,
     pub shard: u32,
     pub epoch: u64,
 }
 
 impl Shard {
-    pub async fn new(client: NodeClient, name: &str) -> Shard {
+    pub async fn new(client: NodeClients, name: &str) -> Shard {
         Shard::quantised(client, name, node_v1::Quantization::Int8).await
     }
 
-    pub async fn quantised(client: NodeClient, name: &str, quantization: node_v1::Quantization) -> Shard {
+    pub async fn quantised(client: NodeClients, name: &str, quantization: node_v1::Quantization) -> Shard {
         let request = node_v1::CreateCollectionRequest {
             name: name.into(),
             dim: DIM,
@@ -85,7 +69,7 @@ impl Shard {
         Shard::created(client, request).await
     }
 
-    pub async fn created(client: NodeClient, request: node_v1::CreateCollectionRequest) -> Shard {
+    pub async fn created(client: NodeClients, request: node_v1::CreateCollectionRequest) -> Shard {
         let collection = client.cluster().create_collection(request).await.expect("a collection").into_inner();
         let map = client.cluster().get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
         Shard { client, collection: collection.id, shard: 0, epoch: map.epoch }

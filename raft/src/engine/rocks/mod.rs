@@ -150,6 +150,13 @@ impl RocksEngine {
         }
     }
 
+    fn view_of(&self, fills_cache: bool) -> Arc<dyn Read> {
+        match self.db() {
+            Ok(db) => Arc::new(RocksView::new(db, fills_cache)),
+            Err(_) => Arc::new(ClosedView),
+        }
+    }
+
     /// Fails if the disk has no room for what the memtables hold.
     fn check_room(&self) -> Result<(), EngineError> {
         let disk = rustix::fs::statvfs(&self.path).map_err(|error| EngineError::Io(error.to_string()))?;
@@ -202,10 +209,11 @@ impl Engine for RocksEngine {
     }
 
     fn view(&self) -> Arc<dyn Read> {
-        match self.db() {
-            Ok(db) => Arc::new(RocksView::new(db)),
-            Err(_) => Arc::new(ClosedView),
-        }
+        self.view_of(false)
+    }
+
+    fn cached_view(&self) -> Arc<dyn Read> {
+        self.view_of(true)
     }
 
     fn is_out_of_service(&self) -> bool {

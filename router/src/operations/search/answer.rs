@@ -70,7 +70,7 @@ impl Memory {
             looked_through.get_or_insert(limits::MAX_POOL as u64);
         }
         let next = next.filter(|next| !is_last(next));
-        let Candidates { staleness, missing, damaged: unreadable, .. } = ranked;
+        let Candidates { staleness, missing, seen, damaged: unreadable, .. } = ranked;
         damaged.extend(unreadable);
         let all_missing = missing.len() == route.shards().len();
         if let Some((shard, problem)) = missing.first_key_value().filter(|_| all_missing || query.strict) {
@@ -85,7 +85,7 @@ impl Memory {
             missing_shards: missing.into_keys().collect(),
             staleness_ms: staleness.milliseconds(),
             lagging: staleness.lagging,
-            consistency_token: context.token.to_string(),
+            consistency_token: context.having_seen(&seen).token.to_string(),
             looked_through: looked_through.filter(|_| next.is_none()),
             next_cursor: next.map(|next| next.cursor(query, route, resolved.now_ms).encode()),
             damaged: damaged.into_iter().map(Uuid::from_u128).collect(),
@@ -113,6 +113,7 @@ impl Memory {
         let privates: Vec<FrameId> = pool.iter().filter(|hit| hit.is_private).map(|hit| hit.id).collect();
         if let Some(private) = ranked.private.as_ref().filter(|_| !privates.is_empty()) {
             let found = self.private_search(context, route, &private.among(privates)).await?;
+            ranked.seen.merge(&found.seen);
             let vectors = found.best.into_ranked().into_iter().map(|hit| (hit.id, hit.vector));
             let mut vectors: HashMap<_, _> = vectors.collect();
             for hit in pool.iter_mut().filter(|hit| hit.is_private) {
@@ -179,6 +180,7 @@ impl Memory {
             match answer {
                 Ok(reply) => {
                     ranked.staleness.note(reply.state.as_ref());
+                    ranked.seen.note(shard, reply.state.as_ref().map_or(0, |state| state.applied));
                     frames.extend(
                         reply.frames.into_iter().filter_map(|frame| Some((ids::id_from_bytes(&frame.id)?, frame))),
                     );
