@@ -4,7 +4,7 @@
 //! wrong, the limit, and never the content. What depends on the collection (its dimension, whether it exists) is
 //! checked where the collection is known, by `vector_fits`.
 
-use mira_proto::filter::{self, Filter};
+use mira_proto::filter::Filter;
 use mira_proto::model::DEFAULT_COLLECTION;
 use mira_proto::names::{self, NameError};
 use mira_proto::time::{self, Moment};
