@@ -10,7 +10,7 @@ use mira_proto::{Code, node_v1};
 use mira_raft::Clock;
 use mira_testing::eventually;
 
-use crate::common::{ALONE, DIM, EAST, NodeClients, Shard, config, frame, start};
+use crate::common::{ALONE, DIM, EAST, NodeClients, Shard, config, connect, frame, start};
 
 const LIFETIME: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -160,7 +160,7 @@ async fn a_clock_that_was_a_day_ahead_leaves_nothing_behind_when_it_is_right_aga
     let node = RunningNode::start(NodeConfig { clock: own, ..config(folder.path(), Formation::Bootstrap(ALONE)) });
     let node = node.await.unwrap();
     assert!(node.wait_ready(PATIENCE).await);
-    let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
+    let client = connect(node.grpc_address()).await.unwrap();
     let shard = short_lived(client).await;
     shard.one(frame(1, "made tomorrow", EAST)).await.unwrap();
     assert_eq!(shard.fetch(&[1]).await[0].created_ms, NOON_MS + DAY_MS);

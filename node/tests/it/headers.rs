@@ -106,7 +106,8 @@ async fn of_several_writes_in_a_message_each_is_refused_for_its_own_header() {
     let (node, client) = start(folder.path()).await;
     let shard = Shard::new(client.clone(), "c").await;
     let headers = [None, Some(write(&shard, HEADER_VERSION + 1)), Some(write(&shard, HEADER_VERSION))];
-    let writes = headers.map(|header| node_v1::WriteRequest { header, frames: Vec::new() }).into();
+    let writes =
+        headers.map(|header| node_v1::WriteRequest { header, frames: Vec::new(), ..Default::default() }).into();
     let reply = client.shards().write_many(node_v1::WriteManyRequest { writes }).await.expect("an answer").into_inner();
     let problem = |result: node_v1::WriteResult| result.problem.map(|refusal| code(refusal.into()));
     let refused: Vec<_> = reply.results.into_iter().map(problem).collect();
