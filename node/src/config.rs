@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use mira_net::{ServerSettings, descriptors};
 use mira_proto::limits;
-use mira_raft::{Limits, RequestWindow, Timing};
+use mira_raft::{Clock, Limits, RequestWindow, SystemClock, Timing};
 
 use crate::keys::provider::KeyProvider;
 
@@ -83,6 +83,8 @@ pub struct NodeConfig {
     pub keys: Arc<dyn KeyProvider>,
     /// How to come to a cluster.
     pub formation: Formation,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
     /// Elections and calls.
     pub timing: Timing,
     /// Bounds of each Raft group.
@@ -133,6 +135,7 @@ impl NodeConfig {
             zone: String::new(),
             keys,
             formation,
+            clock: Arc::new(SystemClock),
             timing: Timing::default(),
             limits: Limits { requests, ..Limits::default() },
             index_threads: 1,

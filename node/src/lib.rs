@@ -23,6 +23,7 @@ mod data;
 pub mod error;
 pub mod identity;
 pub mod keys;
+mod leftovers;
 pub mod member;
 pub mod meta;
 mod metrics;

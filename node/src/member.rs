@@ -14,9 +14,10 @@ use std::{
 use bytes::Bytes;
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{Group, GroupId, HostError, RaftHost, RequestId, Role, Runtime, StateMachine, TokioRuntime};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
+    leftovers::Leftovers,
     meta::{ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, command::MAX_AGE_ENTRIES},
     peers::{Peer, within},
     replicas::Replicas,
@@ -60,6 +61,7 @@ pub struct Member<R: Runtime = TokioRuntime> {
     data: PathBuf,
     watcher: Option<Watcher>,
     replicas: Replicas<R>,
+    leftovers: Mutex<Leftovers<R::Instant>>,
     /// It gives its leaderships away and wants none back.
     leaving: AtomicBool,
 }
@@ -73,7 +75,8 @@ impl<R: Runtime> Member<R> {
         let MemberParts { host, meta, shared, index, peers, data, watcher } = parts;
         let present = host.existing_groups()?.into_iter().filter_map(|group| group.checked_sub(META_GROUP + 1));
         let (replicas, leaving) = (Replicas::new(present), AtomicBool::new(false));
-        Ok(Member { host, meta: RwLock::new(meta), shared, index, peers, data, watcher, replicas, leaving })
+        let (meta, leftovers) = (RwLock::new(meta), Mutex::default());
+        Ok(Member { host, meta, shared, index, peers, data, watcher, replicas, leftovers, leaving })
     }
 
     /// This node's id.
@@ -173,38 +176,49 @@ impl<R: Runtime> Member<R> {
 
     /// Dropped collections that still have frames in shards that this node leads.
     pub fn leftovers(&self, cluster: &ClusterState) -> Vec<(ShardId, CollectionId)> {
+        let leads = |(id, shard): (ShardId, Arc<Shard<R>>)| {
+            let status = shard.group().status();
+            status.is_leader().then_some((id, status.term, shard))
+        };
+        let led: Vec<_> = self.replicas.open().into_iter().filter_map(leads).collect();
+        let mut leftovers = self.leftovers.lock();
+        let terms = led.iter().map(|(id, term, _)| (*id, *term)).collect();
+        let looks = leftovers.looks(cluster, terms, R::now());
         let mut found = Vec::new();
-        for (id, shard) in self.replicas.open() {
-            if !shard.group().status().is_leader() {
-                continue;
-            }
+        for (id, _, shard) in &led {
             let reader = shard.group().reader();
             let full = |collection: &&CollectionId| {
                 let keys = [record::count_key(**collection), Ownership::key(**collection)];
                 reader.multi_get(&keys).is_ok_and(|found| found.iter().any(Option::is_some))
             };
-            found.extend(cluster.dropped.iter().filter(full).map(|&collection| (id, collection)));
+            let at = looks.get(id).into_iter().flatten();
+            found.extend(at.filter(full).map(|&collection| (*id, collection)));
         }
+        leftovers.found(found.iter().map(|(_, collection)| *collection), R::now());
         found
     }
 
-    /// The map as routers get it.
-    pub fn map(&self) -> node_v1::ClusterMap {
-        let keyring = &self.shared.keyring;
-        // A node that has not been given every cluster key may lack some. The rest of the map is right all the same.
-        let placement_key = |record: &CollectionRecord| {
-            keyring.placement_key(record).unwrap_or_else(|error| {
-                tracing::warn!(collection = record.id, %error, "no placement key for routers");
-                Bytes::new()
-            })
-        };
-        self.cluster().to_map(|shard| self.host.group(shard + 1)?.status().leader, placement_key)
+    /// The map as a router gets it that has the one of epoch `known`.
+    pub fn map(&self, known: u64) -> node_v1::ClusterMap {
+        let placement_key = |record: &CollectionRecord| self.placement_key(record);
+        self.cluster().to_map(known, |shard| self.host.group(shard + 1)?.status().leader, placement_key)
+    }
+
+    /// What routers make the ids of a collection's frames with.
+    pub fn placement_key(&self, record: &CollectionRecord) -> Bytes {
+        // A node that has not been given every cluster key may lack some. The rest is right all the same.
+        self.shared.keyring.placement_key(record).unwrap_or_else(|error| {
+            tracing::warn!(collection = record.id, %error, "no placement key for routers");
+            Bytes::new()
+        })
     }
 
     /// The map as a quorum of the meta group knows it; on its leader only.
     pub async fn confirmed_map(&self) -> Result<node_v1::ClusterMap, Refusal> {
         self.meta().read_index().await.map_err(refuse_read)?;
-        Ok(self.map())
+        // Whoever asks wants to know where replicas are.
+        let known = self.cluster().header.epoch;
+        Ok(self.map(known))
     }
 
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.

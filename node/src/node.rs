@@ -15,7 +15,7 @@ use mira_crypto::{CryptoError, os_rng};
 use mira_index::RowCache;
 use mira_proto::{FORMAT_LEVEL, NodeId, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
-    Group, GroupId, GroupStatus, HostConfig, RaftHost, Role, SystemClock,
+    Group, GroupId, GroupStatus, HostConfig, RaftHost, Role,
     engine::Closing,
     transport::grpc::{GrpcOptions, GrpcTransport},
 };
@@ -82,6 +82,7 @@ impl Node {
         let metrics = NodeMetrics::new();
         let transport = GrpcTransport::new(peers.clone(), GrpcOptions::default());
         let mut host_config = HostConfig::new(node_id, Arc::new(log), Arc::new(state), transport);
+        host_config.clock = config.clock.clone();
         host_config.timing = config.timing;
         host_config.limits = config.limits;
         host_config.observer = metrics.clone();
@@ -108,7 +109,7 @@ impl Node {
             node_id,
             keyring,
             cluster,
-            clock: Arc::new(SystemClock),
+            clock: config.clock.clone(),
             page_frames: limits::GROWTH_PAGE_FRAMES,
             randomness: Arc::new(StdRng::from_os_rng),
             admission: Admission::new(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -339,9 +340,9 @@ impl Node {
         if opened == proof_text(joiner, challenge) { Ok(()) } else { Err(CryptoError::Damaged) }
     }
 
-    /// The map as routers get it.
-    pub fn map(&self) -> node_v1::ClusterMap {
-        self.member.map()
+    /// The map as a router gets it that has the one of epoch `known`.
+    pub fn map(&self, known: u64) -> node_v1::ClusterMap {
+        self.member.map(known)
     }
 
     /// Whether a node of the cluster answers, under its own id.

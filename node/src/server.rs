@@ -112,6 +112,8 @@ impl RunningNode {
     }
 
     async fn stop(&mut self) {
+        // What waits for a full disk holds up everything that is waited for here.
+        self.node.host().stop_waiting_for_room();
         let moved = self.node.hand_over().await;
         tracing::info!(moved, "leadership handed over");
         self.stop.send_replace(true);

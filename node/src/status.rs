@@ -1,5 +1,7 @@
 //! What a node says of itself when someone asks for its status.
 
+use std::ops::ControlFlow;
+
 use mira_proto::node_v1;
 use mira_raft::{Group, Role};
 
@@ -66,12 +68,16 @@ fn group_status(node: &Node, cluster: &ClusterState, group: &Group) -> node_v1::
 
 /// Frames of all collections in a shard.
 fn frames(cluster: &ClusterState, group: &Group) -> u64 {
-    let reader = group.reader();
-    let count = |&collection: &u64| {
-        let stored = reader.get(&record::count_key(collection)).ok().flatten();
-        machine::decode_count(stored.as_deref()).unwrap_or_default()
-    };
-    cluster.collections.keys().map(count).sum()
+    let mut frames = 0;
+    // The shard has few of the cluster's collections, and they lie together.
+    let counted = group.reader().scan_prefix(&[record::Table::Counts.into()], false, &mut |key, stored| {
+        let collection = key.get(1..9).and_then(|id| Some(u64::from_be_bytes(id.try_into().ok()?)));
+        if collection.is_some_and(|collection| cluster.collections.contains_key(&collection)) {
+            frames += machine::decode_count(Some(stored)).unwrap_or_default();
+        }
+        ControlFlow::Continue(())
+    });
+    counted.map_or(0, |()| frames)
 }
 
 /// A role as the wire has it.

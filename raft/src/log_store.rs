@@ -34,9 +34,12 @@ use crate::threads::Threads;
 use crate::types::{Entry, GroupId, LogId, Runtime, Types, Vote, index_of};
 
 mod limits;
+mod tail;
+mod weight;
 mod writer;
 
 pub(crate) use limits::LogLimits;
+use tail::Tail;
 use writer::{Done, Request, Writer};
 pub use writer::{LogObserver, NoObserver};
 
@@ -98,6 +101,7 @@ pub(crate) struct LogStore<R: Runtime> {
     limits: LogLimits,
     committed: Arc<Mutex<BTreeMap<GroupId, LogId>>>,
     disk_full: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
     failures: Arc<Failures>,
 }
 
@@ -111,23 +115,29 @@ impl<R: Runtime> LogStore<R> {
     ) -> Arc<Self> {
         let (queue, requests) = <R::Mpsc as Mpsc>::channel(limits.queue);
         let committed = Arc::new(Mutex::new(BTreeMap::new()));
-        let (disk_full, failures) = (Arc::new(AtomicBool::new(false)), Arc::new(Failures::default()));
+        let (disk_full, closing, failures): (Arc<AtomicBool>, Arc<AtomicBool>, Arc<Failures>) = Default::default();
         let writer = Writer::<R> {
             engine: engine.clone(),
             requests,
             committed: committed.clone(),
             disk_full: disk_full.clone(),
+            closing: closing.clone(),
             failures: failures.clone(),
             observer,
             batch_bytes: limits.batch_bytes,
         };
         threads.dedicated("log-writer".into(), Box::pin(writer.run()));
-        Arc::new(Self { engine, queue, limits, committed, disk_full, failures })
+        Arc::new(Self { engine, queue, limits, committed, disk_full, closing, failures })
     }
 
     /// Whether the last write found no room on the disk.
     pub(crate) fn disk_full(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// What says that the host is closing; from then on nothing waits for room.
+    pub(crate) fn closing(&self) -> &Arc<AtomicBool> {
+        &self.closing
     }
 
     /// What became of the groups of this node.
@@ -150,7 +160,7 @@ impl<R: Runtime> LogStore<R> {
     pub(crate) async fn group(self: &Arc<Self>, group: GroupId) -> Result<GroupLog<R>, EngineError> {
         // What the group's last life here appended may still be on its way to the disk.
         self.enqueue_and_wait(Vec::new()).await?;
-        let tail = Tail::load(self.engine.as_ref(), group)?;
+        let tail = Tail::load(self.engine.as_ref(), group, self.limits.piece_bytes)?;
         let log = GroupLog { store: self.clone(), group, tail: Arc::new(Mutex::new(tail)) };
         let exists = key(KeyKind::Exists, group, 0);
         if self.engine.get(&exists)?.is_none() {
@@ -223,120 +233,6 @@ fn stopped() -> EngineError {
     EngineError::Io("the log writer has stopped".into())
 }
 
-/// One group's end of the log, in memory.
-struct Tail {
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-    /// Index of the first entry there is, if any. Not always the one after `purged`: a log may begin anywhere.
-    first: Option<u64>,
-    /// The newest entries, without holes up to `last`.
-    recent: VecDeque<Entry>,
-    recent_bytes: usize,
-    /// First index of each append that is not yet on disk, oldest first.
-    pending: VecDeque<u64>,
-    /// Counts truncations, so that a read from disk that raced with one is seen and repeated.
-    truncations: u64,
-}
-
-impl Tail {
-    fn load(engine: &dyn Engine, group: GroupId) -> Result<Self, EngineError> {
-        let record = |kind| engine.get(&key(kind, group, 0));
-        let vote = record(KeyKind::Vote)?.map(|bytes| decode(&bytes, "vote")).transpose()?;
-        let committed = record(KeyKind::Committed)?.map(|bytes| decode(&bytes, "committed position")).transpose()?;
-        let purged: Option<LogId> =
-            record(KeyKind::Purged)?.map(|bytes| decode(&bytes, "purged position")).transpose()?;
-        let oldest = Self::end(engine, group, false)?;
-        let newest = Self::end(engine, group, true)?;
-        Ok(Self {
-            vote,
-            committed,
-            first: oldest.map(|id| id.index),
-            last: newest.max(purged.clone()),
-            purged,
-            recent: VecDeque::new(),
-            recent_bytes: 0,
-            pending: VecDeque::new(),
-            truncations: 0,
-        })
-    }
-
-    /// The first or the last entry on disk.
-    fn end(engine: &dyn Engine, group: GroupId, last: bool) -> Result<Option<LogId>, EngineError> {
-        let (from, to) = (key(KeyKind::Entry, group, 0), key(KeyKind::Entry, group, u64::MAX));
-        let mut found = None;
-        engine.scan(Bound::Included(&from), Bound::Included(&to), last, &mut |_, value| {
-            found = Some(Bytes::copy_from_slice(value));
-            ControlFlow::Break(())
-        })?;
-        found.map(|bytes| Ok(checked_entry(bytes, group)?.log_id)).transpose()
-    }
-
-    fn first_index(&self) -> u64 {
-        self.first.unwrap_or(self.next_index())
-    }
-
-    fn next_index(&self) -> u64 {
-        self.last.as_ref().map_or(0, |id| id.index + 1)
-    }
-
-    fn first_recent(&self) -> u64 {
-        self.recent.front().map_or(self.next_index(), |entry| entry.log_id.index)
-    }
-
-    fn append(&mut self, entry: Entry) {
-        debug_assert!(
-            self.last.is_none() || entry.log_id.index == self.next_index(),
-            "no holes: {} after {:?}",
-            entry.log_id,
-            self.last
-        );
-        self.first.get_or_insert(entry.log_id.index);
-        self.last = Some(entry.log_id.clone());
-        self.recent_bytes += payload_len(&entry);
-        self.recent.push_back(entry);
-    }
-
-    /// Drops old entries beyond the budget; those not yet on disk stay.
-    fn trim(&mut self, budget: usize) {
-        let unflushed = self.pending.iter().min().copied().unwrap_or(u64::MAX);
-        while self.recent_bytes > budget
-            && let Some(entry) = self.recent.front()
-            && entry.log_id.index < unflushed
-        {
-            self.recent_bytes -= payload_len(entry);
-            self.recent.pop_front();
-        }
-    }
-
-    fn truncate_after(&mut self, keep: Option<LogId>) {
-        let keep_index = keep.as_ref().map(|id| id.index);
-        while let Some(entry) = self.recent.back()
-            && Some(entry.log_id.index) > keep_index
-        {
-            self.recent_bytes -= payload_len(entry);
-            self.recent.pop_back();
-        }
-        self.first = self.first.filter(|first| Some(*first) <= keep_index);
-        self.last = keep.min(self.last.take()).max(self.purged.clone());
-        self.truncations += 1;
-    }
-
-    fn purge(&mut self, upto: LogId) {
-        while let Some(entry) = self.recent.front()
-            && entry.log_id.index <= upto.index
-        {
-            self.recent_bytes -= payload_len(entry);
-            self.recent.pop_front();
-        }
-        self.last = self.last.take().max(Some(upto.clone()));
-        let last = self.last.as_ref().map(|id| id.index);
-        self.first = self.first.map(|first| first.max(upto.index + 1)).filter(|first| Some(*first) <= last);
-        self.purged = Some(upto);
-    }
-}
-
 /// One group's log: the library's log storage, and its readers (clones share everything).
 pub(crate) struct GroupLog<R: Runtime> {
     store: Arc<LogStore<R>>,
@@ -363,6 +259,21 @@ impl<R: Runtime> GroupLog<R> {
     /// The index of the last entry removed from the front.
     pub(crate) fn purged_index(&self) -> u64 {
         index_of(self.tail.lock().purged.as_ref())
+    }
+
+    /// The index of the last entry.
+    pub(crate) fn last_index(&self) -> u64 {
+        index_of(self.tail.lock().last.as_ref())
+    }
+
+    /// Bytes of all entries.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tail.lock().weight.total()
+    }
+
+    /// The last entry that must go for at most so many bytes to be left; `None` if nothing must.
+    pub(crate) fn cut(&self, keep_bytes: u64) -> Option<u64> {
+        self.tail.lock().weight.cut(keep_bytes)
     }
 
     /// Whether the log has every entry since the group began, and each can be read.
@@ -586,7 +497,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
         {
             let mut tail = self.tail.lock();
             tail.pending.push_back(first);
-            entries.into_iter().for_each(|entry| tail.append(entry));
+            entries.into_iter().zip(&ops).for_each(|(entry, op)| tail.append(entry, op.bytes() as u64));
         }
         let (tail, budget) = (self.tail.clone(), self.store.limits.recent_bytes);
         let flushed = Box::new(move || {

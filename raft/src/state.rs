@@ -77,7 +77,7 @@ pub(crate) fn successor(mut prefix: Vec<u8>) -> Vec<u8> {
 pub(crate) struct Applied {
     pub last: Option<LogId>,
     pub membership: Membership,
-    /// The log-carried clock, never running backwards.
+    /// The log-carried clock.
     pub clock_ms: u64,
 }
 
@@ -116,6 +116,8 @@ pub(crate) struct GroupState {
     live: RwLock<u32>,
     /// Apart from the lock: applying must not wait for a long scan.
     applied_index: AtomicU64,
+    /// The log-carried clock as of that entry.
+    clock_ms: AtomicU64,
     /// Whether the group was closed. Held shared by every write, so that none ends after [`Self::close`] returned.
     closed: RwLock<bool>,
 }
@@ -138,8 +140,8 @@ impl GroupState {
         engine.write(&batch, Durability::Buffered)?;
         let applied = Applied::load(engine.as_ref(), group, generation)?;
         let applied_index = AtomicU64::new(index_of(applied.last.as_ref()));
-        let live = RwLock::new(generation);
-        Ok(Arc::new(Self { engine, group, live, applied_index, closed: RwLock::new(false) }))
+        let (live, clock_ms) = (RwLock::new(generation), AtomicU64::new(applied.clock_ms));
+        Ok(Arc::new(Self { engine, group, live, applied_index, clock_ms, closed: RwLock::new(false) }))
     }
 
     /// The groups with a state in `engine`, in order.
@@ -207,10 +209,16 @@ impl GroupState {
         self.write(batch, Durability::Buffered)
     }
 
-    /// Lets readers that wait for `applied_index` go on. What is derived from the state must know of the change before:
+    /// Lets readers that wait for what was applied go on. What is derived from the state must know of the change before:
     /// a search that waits for an index expects to find what was stored there.
-    pub(crate) fn advance(&self, applied_index: u64) {
-        self.applied_index.store(applied_index, Ordering::Release);
+    pub(crate) fn advance(&self, applied: &Applied) {
+        self.clock_ms.store(applied.clock_ms, Ordering::Relaxed);
+        self.applied_index.store(index_of(applied.last.as_ref()), Ordering::Release);
+    }
+
+    /// The log-carried clock as of what is applied.
+    pub(crate) fn clock_ms(&self) -> u64 {
+        self.clock_ms.load(Ordering::Relaxed)
     }
 
     /// Makes `generation` the live one, durably, and drops every other. Waits for reads under way, so that none of them

@@ -15,8 +15,9 @@ use crate::types::RequestId;
 pub struct Command<'a> {
     /// Its position in the group's log.
     pub index: u64,
-    /// Milliseconds since the Unix epoch, stamped by the proposing leader and never running backwards within a group.
-    /// The only clock that replicated decisions may use.
+    /// Milliseconds since the Unix epoch, stamped by the proposing leader. The only clock that replicated decisions may
+    /// use. Within a group it runs backwards only to come down to a leader's clock again after that of another one was
+    /// far ahead.
     pub time_ms: u64,
     /// Under which id it was proposed, if under any. It is applied once at most; what tells one from another is no business
     /// of the application, but may be of whoever watches it.

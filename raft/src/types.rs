@@ -129,7 +129,7 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; 16] {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
     pub(crate) request: Option<Fingerprint>,
-    /// The proposing leader's wall clock; applying makes it monotonic.
+    /// The proposing leader's wall clock; what it becomes is in `applier::time_after`.
     pub(crate) time_ms: u64,
     pub(crate) payload: Bytes,
 }

@@ -74,18 +74,14 @@ impl Memory {
         result
     }
 
-    /// The collection of that name as the newest map has it; asks for a newer map before saying that there is none,
-    /// because another router may have made it just now.
+    /// The collection of that name as the newest map has it; asks every node before saying that there is none, because
+    /// another router may have made it just now.
     pub(crate) async fn find_collection(
         &self,
         context: &RequestContext,
         name: &str,
     ) -> Result<Option<Arc<CollectionRoute>>, Problem> {
-        if let Some(route) = self.cluster.view_by(context.deadline).await?.collection(name) {
-            return Ok(Some(route.clone()));
-        }
-        self.cluster.refresh(0).await;
-        Ok(self.cluster.view_by(context.deadline).await?.collection(name).cloned())
+        self.cluster.collection(name, context.deadline).await
     }
 }
 

@@ -25,6 +25,8 @@ use super::protocol::{
 use super::runtime;
 use super::world::World;
 
+/// Clients that pause do so in the second half of each such time, all at once.
+const PAUSE_EVERY: Duration = Duration::from_secs(3);
 /// How long a client tries.
 const DEADLINE: Duration = Duration::from_secs(4);
 
@@ -103,6 +105,10 @@ impl Client {
             self.operate().await;
             let think = self.world.draw(|rng| rng.random_range(1..60));
             runtime::sleep(Duration::from_millis(think)).await;
+            let at = Duration::from_millis((runtime::now().as_millis() % PAUSE_EVERY.as_millis()) as u64);
+            if self.world.plan.pauses && at >= PAUSE_EVERY / 2 {
+                runtime::sleep(PAUSE_EVERY - at).await;
+            }
         }
     }
 

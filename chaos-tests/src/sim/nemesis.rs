@@ -64,7 +64,7 @@ impl Nemesis {
     }
 
     /// Cuts a node's power: what was not synced is gone, or, with luck, some of it.
-    async fn crash(&self, node: NodeId, luck: bool) {
+    pub async fn crash(&self, node: NodeId, luck: bool) {
         let mut machine = self.machines[&node].lock().await;
         let Some(process) = self.processes.get(node) else { return };
         self.processes.remove(node);

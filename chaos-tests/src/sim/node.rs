@@ -158,6 +158,9 @@ fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) ->
         timing: Timing {
             propose: Duration::from_secs(2),
             snapshot_message: Duration::from_secs(2),
+            // So short that groups rest between the calls of clients that pause.
+            quiet: Duration::from_millis(400),
+            log_rest: Duration::from_millis(600),
             ..Timing::default()
         },
         limits: Limits {
@@ -167,6 +170,10 @@ fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) ->
             requests,
             // Small enough that old entries are read back from the disk.
             recent_log_bytes: 600,
+            // A few entries.
+            log_bytes: 4 * plan.chunk_bytes as u64,
+            node_log_bytes: 10 * plan.chunk_bytes as u64,
+            log_bytes_at_rest: 400,
             ..Limits::default()
         },
     }

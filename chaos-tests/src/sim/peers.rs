@@ -52,7 +52,7 @@ impl Peer for Links {
 
     async fn confirmed_map(&self, leader: NodeId) -> Result<node_v1::ClusterMap, Refusal> {
         if self.world.has(Bug::DestroysUnconfirmed) {
-            return Ok(self.cluster.borrow().to_map(|_| None, |_| Bytes::new()));
+            return Ok(self.cluster.borrow().to_map(0, |_| None, |_| Bytes::new()));
         }
         match self.ask(leader, Ask::ConfirmedMap).await? {
             Answer::ConfirmedMap(map) => Ok(map),

@@ -133,6 +133,8 @@ pub struct Plan {
     pub log_kept: u64,
     /// Bytes of a snapshot's chunk.
     pub chunk_bytes: usize,
+    /// Whether all clients pause now and then, long enough for groups to rest while faults go on.
+    pub pauses: bool,
     /// The mistake put in, if any.
     pub bug: Option<Bug>,
 }
@@ -162,6 +164,7 @@ impl Plan {
             snapshot_every: rng.random_range(5..40),
             log_kept: rng.random_range(1..12),
             chunk_bytes: rng.random_range(200..2_000),
+            pauses: false,
             bug,
         };
         // Drawn last, so that the other seeds are what they were before collections grew.
@@ -176,6 +179,7 @@ impl Plan {
         let drops = rng.random_bool(0.4).then(|| Duration::from_millis(rng.random_range(500..4_000)));
         let rebuilds = rng.random_bool(0.4) || bug == Some(Bug::DestroysUnconfirmed);
         let rebuilds = rebuilds.then(|| Duration::from_millis(rng.random_range(100..2_000)));
-        Plan { drops_after: drops, rebuilds_after: rebuilds, ..plan }
+        let pauses = rng.random_bool(0.5);
+        Plan { drops_after: drops, rebuilds_after: rebuilds, pauses, ..plan }
     }
 }

@@ -7,6 +7,7 @@ mod attachments;
 mod backup;
 mod chaos;
 mod faults;
+mod full_disk;
 mod growth;
 mod keys;
 mod plaintext;

@@ -190,7 +190,7 @@ impl<R: Runtime> Migration<R> {
     async fn end_if_over(&self, collection: CollectionId, growth: &Growth) {
         let member = &self.member;
         let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
-        let is_over = growth.step == GrowthStep::Remembering && member.shared().clock.now_ms() >= over;
+        let is_over = growth.step == GrowthStep::Remembering && member.meta().time_ms() >= over;
         if is_over && member.meta().status().is_leader() {
             let ended = member.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
             tracing::info!(collection, ?ended, "growth forgotten");

@@ -407,7 +407,7 @@ mod tests {
         let ring = Keyring::new(vec![cluster_key()]);
         let there = collection(ring.new_collection_keys(ID));
         assert!(ring.placement_key(&there).is_ok());
-        ring.retain(&ClusterState { collections: [(ID, there)].into(), ..ClusterState::default() });
+        ring.retain(&ClusterState { collections: [there].into_iter().collect(), ..ClusterState::default() });
         assert_eq!(ring.placement.read().len(), 1);
         ring.retain(&ClusterState::default());
         assert!(ring.placement.read().is_empty());

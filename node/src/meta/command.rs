@@ -10,8 +10,8 @@ use mira_proto::{CollectionId, Extensions, NodeId, ShardId, extensions::Tag, vec
 use serde::{Deserialize, Serialize};
 
 use super::state::{
-    CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord, OwnerName, Receipt, Repository, RestoredCluster,
-    Rewrapped, RotationStep,
+    CollectionRecord, GrowthStep, MoveStep, NameKey, NodePhase, NodeRecord, OwnerName, Receipt, Repository,
+    RestoredCluster, Rewrapped, RotationStep,
 };
 
 /// Version 1 had no extensions.
@@ -40,6 +40,8 @@ pub enum MetaCommand {
         expect: u32,
         /// The first key of private frames' outermost layer, wrapped with the cluster key.
         layer_key: Vec<u8>,
+        /// Keys the names that records lie under.
+        name_key: NameKey,
     },
     /// Adds a node, or renews its addresses.
     PutNode(NodeRecord),

@@ -7,7 +7,7 @@ use mira_crypto::{ClusterKey, os_rng};
 use mira_raft::{HostConfig, ProposeError, RaftHost, engine::MemEngine, transport::local::LocalNetwork};
 use mira_testing::extremes;
 
-use super::{MetaCommand, MetaMachine};
+use super::{MetaCommand, MetaMachine, NameKey};
 use crate::keys::keyring::Keyring;
 
 #[tokio::test]
@@ -22,7 +22,8 @@ async fn no_command_at_any_extreme_of_its_fields_stops_the_meta_group() {
     group.initialize([1].into()).await.unwrap();
     group.watch().wait_for(Duration::from_secs(60), |status| status.is_leader()).await.unwrap();
     let layer_key = keyring.new_layer_key();
-    let form = MetaCommand::Form { cluster_id: 1, shards: 16, replication: 3, expect: 3, layer_key };
+    let name_key = NameKey([3; 32]);
+    let form = MetaCommand::Form { cluster_id: 1, shards: 16, replication: 3, expect: 3, layer_key, name_key };
     let mut commands: Vec<(u64, MetaCommand)> = vec![(0, form)];
     commands.extend((1..3_000).filter_map(|seed| Some((seed, extremes::draw(seed)?))));
     assert!(commands.len() > 2_000, "{} were drawn", commands.len());

@@ -17,6 +17,7 @@ pub const META_GROUP: GroupId = 0;
 pub use command::{MetaAnswer, MetaCommand};
 pub use machine::MetaMachine;
 pub use state::{
-    ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, Move, MoveStep, NamedSpace, NodePhase, NodeRecord,
-    OwnerName, Receipt, Repository, Rewrapped, Rotation, RotationStep, Space,
+    ClusterState, CollectionChanges, CollectionRecord, Collections, Erasure, Growth, GrowthStep, KeyedName, Move,
+    MoveStep, NameKey, NamedSpace, NodePhase, NodeRecord, OwnerName, Receipt, Repository, Rewrapped, Rotation,
+    RotationStep, Space,
 };

@@ -16,7 +16,7 @@ use mira_proto::{CollectionId, NodeId, ShardId};
 use mira_raft::{EngineError, Txn};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::state::{ClusterHeader, Move, NodePhase, NodeRecord, OwnerName};
+use super::state::{ClusterHeader, KeyedName, Move, NodePhase, NodeRecord, OwnerName};
 use crate::keys::keyring::{KeyError, Keyring};
 
 const VERSION: u8 = 1;
@@ -37,6 +37,8 @@ const MAX_RECORD_BYTES: usize = 4 << 20;
 /// | `MovesPaused` | `b` | | whether moves are paused |
 /// | `Growth` | `g` | collection number (8) | [`super::Growth`]: a collection on its way to more partitions |
 /// | `Owner` | `o` | owner's name (16) | the owner's passphrase record |
+/// | `NameKey` | `x` | | the key of keyed names |
+/// | `CollectionName` | `i` | keyed name of the collection (16) | its number |
 /// | `Rotation` | `k` | collection number (8) | [`super::Rotation`]: a collection on its way to another key |
 /// | `Erasure` | `e` | epoch (8) | [`super::Erasure`]: keys that were destroyed |
 /// | `ReceiptKey` | `w` | | the key of receipts, wrapped |
@@ -67,6 +69,10 @@ pub enum RecordKind {
     Growth = b'g',
     /// An owner's passphrase record.
     Owner = b'o',
+    /// The key of names.
+    NameKey = b'x',
+    /// The number of the collection of a name.
+    CollectionName = b'i',
     /// A collection on its way to another key.
     Rotation = b'k',
     /// Keys that were destroyed.
@@ -80,7 +86,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
-    const ALL: [RecordKind; 16] = [
+    const ALL: [RecordKind; 18] = [
         RecordKind::Header,
         RecordKind::Node,
         RecordKind::Placement,
@@ -92,6 +98,8 @@ impl RecordKind {
         RecordKind::MovesPaused,
         RecordKind::Growth,
         RecordKind::Owner,
+        RecordKind::NameKey,
+        RecordKind::CollectionName,
         RecordKind::Rotation,
         RecordKind::Erasure,
         RecordKind::ReceiptKey,
@@ -129,6 +137,10 @@ pub enum RecordKey {
     Growth(CollectionId),
     /// An owner's passphrase record.
     Owner(OwnerName),
+    /// The key of names.
+    NameKey,
+    /// The number of the collection of a name.
+    CollectionName(KeyedName),
     /// A collection on its way to another key.
     Rotation(CollectionId),
     /// Keys that were destroyed, by the map's epoch that it began with.
@@ -159,11 +171,24 @@ impl RecordKey {
             RecordKey::MovesPaused => alone(RecordKind::MovesPaused),
             RecordKey::Growth(collection) => numbered(RecordKind::Growth, collection),
             RecordKey::Owner(name) => named(RecordKind::Owner, name),
+            RecordKey::NameKey => alone(RecordKind::NameKey),
+            RecordKey::CollectionName(name) => named(RecordKind::CollectionName, name),
             RecordKey::Rotation(collection) => numbered(RecordKind::Rotation, collection),
             RecordKey::Erasure(epoch) => numbered(RecordKind::Erasure, epoch),
             RecordKey::ReceiptKey => alone(RecordKind::ReceiptKey),
             RecordKey::Repository(id) => named(RecordKind::Repository, id.to_be_bytes()),
             RecordKey::Restoring => alone(RecordKind::Restoring),
+        }
+    }
+
+    /// The collection that a change of the record changes for routers.
+    pub fn collection(self) -> Option<CollectionId> {
+        match self {
+            RecordKey::Collection(collection)
+            | RecordKey::Dropped(collection)
+            | RecordKey::Growth(collection)
+            | RecordKey::Rotation(collection) => Some(collection),
+            _ => None,
         }
     }
 
@@ -189,6 +214,8 @@ impl RecordKey {
             RecordKind::MovesPaused => RecordKey::MovesPaused,
             RecordKind::Growth => RecordKey::Growth(number()?),
             RecordKind::Owner => RecordKey::Owner(name()?),
+            RecordKind::NameKey => RecordKey::NameKey,
+            RecordKind::CollectionName => RecordKey::CollectionName(name()?),
             RecordKind::Rotation => RecordKey::Rotation(number()?),
             RecordKind::Erasure => RecordKey::Erasure(number()?),
             RecordKind::ReceiptKey => RecordKey::ReceiptKey,
@@ -205,6 +232,8 @@ pub struct Records<'a, 'b> {
     sealer: &'a MetaSealer,
     txn: &'a mut Txn<'b>,
     ordinal: u32,
+    /// Keys of the records that were written or removed.
+    touched: Vec<Vec<u8>>,
     /// The command's position in the log.
     pub index: u64,
     /// Log-carried time of the command.
@@ -227,7 +256,8 @@ impl<'a, 'b> Records<'a, 'b> {
     /// For one command's transaction.
     pub fn open(keyring: &'a Keyring, command: &CommandContext<'a>, txn: &'a mut Txn<'b>) -> Result<Self, EngineError> {
         let CommandContext { sealer, index, now_ms } = *command;
-        let mut records = Records { keyring, sealer, txn, ordinal: 0, index, now_ms, header: ClusterHeader::default() };
+        let (touched, header) = (Vec::new(), ClusterHeader::default());
+        let mut records = Records { keyring, sealer, txn, ordinal: 0, touched, index, now_ms, header };
         records.header = records.get(RecordKey::Header)?.unwrap_or_default();
         Ok(records)
     }
@@ -266,6 +296,11 @@ impl<'a, 'b> Records<'a, 'b> {
             ControlFlow::Continue(())
         })?;
         Ok(count)
+    }
+
+    /// The keys of the records that were written or removed.
+    pub fn into_touched(self) -> Vec<Vec<u8>> {
+        self.touched
     }
 
     /// The replicas of every shard; none before they are placed.
@@ -339,13 +374,16 @@ impl<'a, 'b> Records<'a, 'b> {
 
     /// Removes a record, if there is one.
     pub fn delete(&mut self, key: RecordKey) {
-        self.txn.delete(&key.key());
+        let key = key.key();
+        self.txn.delete(&key);
+        self.touched.push(key);
     }
 
     fn put_plain(&mut self, key: &[u8], plain: &[u8]) {
         let nonce = position_nonce(self.index, self.ordinal);
         self.ordinal += 1;
         self.txn.put(key, self.sealer.seal(&nonce, key, plain));
+        self.touched.push(key.to_vec());
     }
 }
 
@@ -406,6 +444,8 @@ mod tests {
             (RecordKey::MovesPaused, "b"),
             (RecordKey::Growth(7), "g\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x07"),
             (RecordKey::Owner(*b"0123456789abcdef"), "o0123456789abcdef"),
+            (RecordKey::NameKey, "x"),
+            (RecordKey::CollectionName(*b"0123456789abcdef"), "i0123456789abcdef"),
             (RecordKey::Rotation(8), "k\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x08"),
             (RecordKey::Erasure(11), "e\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x0b"),
             (RecordKey::ReceiptKey, "w"),

@@ -11,7 +11,7 @@ use mira_proto::{PROTOCOL_VERSION, Refusal, node_v1};
 
 use crate::{
     config::{Formation, Shape},
-    meta::{MetaAnswer, MetaCommand, NodeRecord},
+    meta::{MetaAnswer, MetaCommand, NameKey, NodeRecord},
     node::Node,
 };
 
@@ -41,7 +41,8 @@ async fn bootstrap(node: &Arc<Node>, shape: Shape, me: &NodeRecord) {
         }
         let Shape { shards, replication, expect } = shape;
         let layer_key = node.keyring().new_layer_key();
-        let form = MetaCommand::Form { cluster_id, shards, replication, expect, layer_key };
+        let name_key = NameKey(rand::random());
+        let form = MetaCommand::Form { cluster_id, shards, replication, expect, layer_key, name_key };
         let commands = [form, MetaCommand::PutNode(me.clone())];
         match propose_all(node, &commands).await {
             Ok(()) => break,

@@ -25,7 +25,7 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
             // The same map after the wait is an answer too.
             let _ = tokio::time::timeout(limits::MAP_WAIT, newer).await;
         }
-        Ok(Response::new(self.0.map()))
+        Ok(Response::new(self.0.map(request.newer_than)))
     }
 
     async fn join(&self, request: Request<node_v1::JoinRequest>) -> Answer<node_v1::JoinReply> {
@@ -73,6 +73,20 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
         request: Request<node_v1::CreateCollectionRequest>,
     ) -> Answer<node_v1::Collection> {
         Ok(Response::new(collections::create(&self.0, request.into_inner()).await?))
+    }
+
+    async fn get_collection(
+        &self,
+        request: Request<node_v1::GetCollectionRequest>,
+    ) -> Answer<node_v1::GetCollectionReply> {
+        Ok(Response::new(collections::get(&self.0, &request.into_inner())))
+    }
+
+    async fn list_collections(
+        &self,
+        request: Request<node_v1::ListCollectionsRequest>,
+    ) -> Answer<node_v1::ListCollectionsReply> {
+        Ok(Response::new(collections::list(&self.0, &request.into_inner()).await?))
     }
 
     async fn drop_collection(

@@ -148,13 +148,32 @@ impl<R: mira_raft::Runtime> Shard<R> {
         Ok(node_v1::ListReferencesReply { chunks: chunks.into(), upto: upto.into() })
     }
 
+    /// The collections that have chunks in this shard, by number.
+    pub(crate) fn collections_with_chunks(&self) -> Result<Vec<CollectionId>, Refusal> {
+        let (reader, mut found) = (self.group.reader(), Vec::new());
+        let end = [u8::from(record::Table::Chunks) + 1];
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let from = record::collection_prefix(record::Table::Chunks, from);
+            let mut first = None;
+            let scanned = reader.scan(Bound::Included(&from), Bound::Excluded(&end), false, &mut |key, _| {
+                first = record::parse_pair_key(key).map(|(collection, _)| collection);
+                ControlFlow::Break(())
+            });
+            scanned.map_err(|error| self.unreadable(error))?;
+            found.extend(first);
+            next = first.and_then(|collection| collection.checked_add(1));
+        }
+        Ok(found)
+    }
+
     /// Chunks of a collection that were last stored so long ago, with the log position of that.
     pub(crate) fn idle_chunks(
         &self,
         collection: CollectionId,
         for_time: Duration,
     ) -> Result<Vec<(FrameId, u64)>, Refusal> {
-        let before_ms = self.shared.clock.now_ms().saturating_sub(for_time.as_millis() as u64);
+        let before_ms = self.group.time_ms().saturating_sub(for_time.as_millis() as u64);
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let mut chunks = Vec::new();
         view.scan_prefix(&record::collection_prefix(record::Table::Chunks, collection), false, &mut |key, needed| {

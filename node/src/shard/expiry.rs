@@ -1,8 +1,8 @@
 //! Frames whose time is over, on the shard's leader: found by the table of times, removed by a command of the log.
 //!
 //! Reads leave a frame out from the moment its time is over. This is how it also goes from the disk and the indexes: the
-//! leader names frames that are over by its own clock, and each replica removes those of them that are over by the clock
-//! that the log carries. A leader whose clock runs ahead removes nothing too early, because it stamps the very entry.
+//! leader names frames that are over by the group's clock, and each replica removes those of them that are over by the clock
+//! of the very entry that names them.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -19,7 +19,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// Removes some frames that are over, if this node leads: how many, and whether there may be more.
     pub async fn sweep(&self) -> Result<(u64, bool), Refusal> {
         self.must_lead()?;
-        let due = list_due(&self.group.reader(), self.shared.clock.now_ms(), limits::MAX_FORGET_STEP)
+        let due = list_due(&self.group.reader(), self.group.time_ms(), limits::MAX_FORGET_STEP)
             .map_err(|error| self.unreadable(error))?;
         let (mut removed, named) = (0, due.iter().map(|(_, frames)| frames.len()).sum::<usize>());
         for (collection, frames) in due {

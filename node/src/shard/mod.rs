@@ -147,17 +147,21 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
         }
         ProposeError::AppliedBefore { .. } => problem(Code::Conflict, error.to_string()),
         ProposeError::TooLarge { .. } => problem(Code::TooLarge, error.to_string()),
-        ProposeError::DiskFull => problem(
-            Code::Overloaded,
-            "the disk of a storage node is full; writes go on by themselves once there is room".into(),
-        ),
+        ProposeError::DiskFull => disk_full("writes go on"),
     }
+}
+
+/// Trying elsewhere, or again at once, does not help.
+fn disk_full(what_then: &str) -> Refusal {
+    let detail = format!("the disk of a storage node is full; {what_then} by themselves once there is room");
+    Problem::new(Code::Overloaded, detail).into()
 }
 
 /// What a router is told when a read could not be confirmed.
 pub fn refuse_read(error: ReadError) -> Refusal {
     match error {
         ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
+        ReadError::DiskFull => disk_full("reads that must see what is not applied yet go on"),
         other => Refusal::NotReady(other.to_string()),
     }
 }

@@ -119,7 +119,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     fn give_position(&self, call: CallPosition) -> Result<u64, Refusal> {
         let view = self.group.reader().view().map_err(refuse_engine)?;
         let stored = view.get(record::LAST_POSITION_KEY).and_then(machine::last_position).map_err(refuse_engine)?;
-        let now_ms = self.shared.clock.now_ms().max(view.clock_ms().unwrap_or_default());
+        let now_ms = self.group.time_ms();
         Ok(self.positions.give(call, stored, now_ms))
     }
 
@@ -184,8 +184,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let view = self.group.reader().view().map_err(refuse_engine)?;
         let before = versions_before(&view, collection.id, drafts).map_err(refuse_engine)?;
         let ended = ended_version(&view, collection.id).map_err(refuse_engine)?;
-        // The log's clock may be ahead of this leader's, by what another leader's said.
-        let now_ms = self.shared.clock.now_ms().max(view.clock_ms().unwrap_or_default());
+        let now_ms = self.group.time_ms();
         let mut rng = (self.shared.randomness)();
         let sealed = drafts.iter().zip(before).map(|(draft, before)| {
             let origin = Origin::of(draft, before.as_ref(), now_ms, position);

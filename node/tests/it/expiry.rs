@@ -1,13 +1,16 @@
 //! Frames with an end: hidden when it has come, gone from disk and index soon after, and their ids free.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mira_node::shard::{machine::decode_count, record};
-use mira_node::{Formation, RunningNode};
+use mira_node::{Formation, NodeConfig, RunningNode};
 use mira_proto::{Code, node_v1};
+use mira_raft::Clock;
 use mira_testing::eventually;
 
-use crate::common::{ALONE, DIM, EAST, NodeClients, Shard, config, frame, start};
+use crate::common::{ALONE, DIM, EAST, NodeClients, Shard, config, connect, frame, start};
 
 const LIFETIME: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -131,5 +134,57 @@ async fn a_node_that_was_down_when_the_end_came_removes_it_when_it_is_back() {
         left == 0
     })
     .await;
+    node.shutdown().await;
+}
+
+/// A clock that goes when it is told to.
+#[derive(Clone)]
+struct SetClock(Arc<AtomicU64>);
+
+impl Clock for SetClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What time it is in the tests of clocks; and how far one may be ahead after it was set right.
+const NOON_MS: u64 = 1_800_000_000_000;
+const DAY_MS: u64 = 86_400_000;
+const LEAD_MS: u64 = 1_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_a_day_ahead_leaves_nothing_behind_when_it_is_right_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = SetClock(Arc::new(AtomicU64::new(NOON_MS + DAY_MS)));
+    let own = Arc::new(clock.clone());
+    let node = RunningNode::start(NodeConfig { clock: own, ..config(folder.path(), Formation::Bootstrap(ALONE)) });
+    let node = node.await.unwrap();
+    assert!(node.wait_ready(PATIENCE).await);
+    let client = connect(node.grpc_address()).await.unwrap();
+    let shard = short_lived(client).await;
+    shard.one(frame(1, "made tomorrow", EAST)).await.unwrap();
+    assert_eq!(shard.fetch(&[1]).await[0].created_ms, NOON_MS + DAY_MS);
+
+    clock.0.store(NOON_MS, Ordering::Relaxed);
+    let ending = |id, content, expires_ms| node_v1::FrameWrite { expires_ms, ..frame(id, content, EAST) };
+    shard.one(ending(2, "until two seconds after noon", NOON_MS + 2_000)).await.unwrap();
+    shard.one(frame(3, "for a second", EAST)).await.unwrap();
+    let made = shard.fetch(&[2, 3]).await;
+    let right = NOON_MS..=NOON_MS + LEAD_MS;
+    assert!(made.iter().all(|frame| right.contains(&frame.created_ms)), "{made:?}");
+    assert!((NOON_MS + 1_000..=NOON_MS + 1_000 + LEAD_MS).contains(&made[1].expires_ms), "{made:?}");
+    // It lives, for readers, for searches and for writers alike.
+    let found: Vec<u128> = shard.search(EAST, 10).await.unwrap().into_iter().map(|(id, _)| id).collect();
+    assert!(found.contains(&2) && found.contains(&3), "{found:?}");
+    let taken = shard.one(frame(2, "another", EAST)).await.unwrap_err();
+    assert_eq!(taken.code, Code::Conflict);
+
+    // And it ends for all of them at once.
+    clock.0.store(NOON_MS + 2_000, Ordering::Relaxed);
+    assert!(shard.fetch(&[2, 3]).await.is_empty());
+    let found: Vec<u128> = shard.search(EAST, 10).await.unwrap().into_iter().map(|(id, _)| id).collect();
+    assert!(!found.contains(&2) && !found.contains(&3), "{found:?}");
+    until_gone(&node, &shard, 3, made[1].expires_ms).await;
+    shard.one(frame(2, "another", EAST)).await.expect("the id is free");
     node.shutdown().await;
 }

@@ -1,5 +1,6 @@
 //! A node as others see it: over gRPC, on real disks.
 
+mod collections;
 mod common;
 mod expiry;
 mod filters;

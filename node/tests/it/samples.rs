@@ -6,8 +6,8 @@ use mira_crypto::{ClusterKey, MetaSealer, meta::position_nonce};
 use mira_node::identity::Identity;
 use mira_node::meta::state::RestoredCluster;
 use mira_node::meta::{
-    CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NamedSpace, NodePhase,
-    NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
+    CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NameKey, NamedSpace,
+    NodePhase, NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
 };
 use mira_node::shard::command::{
     self, Asker, Condition, MigratedFrame, OwnershipStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
@@ -279,7 +279,14 @@ fn meta(samples: &mut Samples) {
     let commands = [
         (
             "meta_form",
-            MetaCommand::Form { cluster_id: 5, shards: 16, replication: 3, expect: 3, layer_key: vec![7, 8] },
+            MetaCommand::Form {
+                cluster_id: 5,
+                shards: 16,
+                replication: 3,
+                expect: 3,
+                layer_key: vec![7, 8],
+                name_key: NameKey([9; 32]),
+            },
         ),
         ("meta_put_node", MetaCommand::PutNode(node.clone())),
         ("meta_place_shards", MetaCommand::PlaceShards(vec![vec![1, 2, 3]])),

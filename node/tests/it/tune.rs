@@ -79,10 +79,11 @@ async fn tune(shard: &Shard, collection: u64, ef: u32) -> Result<node_v1::TuneCo
     Ok(shard.client.clone().cluster().tune_collection(request).await?.into_inner())
 }
 
-/// The beam that the map names.
+/// The beam that the node tells routers.
 async fn mapped(shard: &Shard) -> u32 {
-    let map = shard.client.clone().cluster().get_map(node_v1::GetMapRequest::default()).await.unwrap().into_inner();
-    map.collections.iter().find(|collection| collection.id == shard.collection).unwrap().ef
+    let list = shard.client.clone().cluster().list_collections(node_v1::ListCollectionsRequest::default()).await;
+    let list = list.unwrap().into_inner().collections;
+    list.iter().find(|collection| collection.id == shard.collection).unwrap().ef
 }
 
 async fn search(shard: &Shard, vector: Vec<f32>, exact: bool, ef: u32) -> node_v1::SearchReply {

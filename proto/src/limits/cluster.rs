@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-/// Collections of a cluster that the map carries to every router in one message.
-pub const MAX_COLLECTIONS: usize = 10_000;
+/// Collections of a cluster: every node keeps all of their records in memory, half a kilobyte each.
+pub const MAX_COLLECTIONS: usize = 200_000;
+/// Collections whose records a router keeps at hand; it asks for others when they are named.
+pub const ROUTED_COLLECTIONS: usize = 10_000;
+/// Changes of collections that a node remembers, for routers that have an older map: more than happen between two looks.
+pub const REMEMBERED_CHANGES: usize = 4_096;
+/// Collections in one page of a list of them.
+pub const LISTED_COLLECTIONS: usize = 1_000;
 /// Named vectors of a collection: each is an index of its own, and a bit in what is known of a frame.
 pub const MAX_NAMED_VECTORS: usize = 8;
-/// Shards of a cluster: each is a Raft group with heartbeats of its own (DESIGN 3.2).
+/// Shards of a cluster: each is a Raft group of its own (DESIGN 3.2).
 pub const MAX_SHARDS: u32 = 1_024;
 /// Nodes of a cluster: every router asks all of them for `status`.
 pub const MAX_NODES: usize = 1_000;

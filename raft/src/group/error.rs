@@ -77,6 +77,9 @@ pub enum ReadError {
     /// Confirmed, but not applied here in time.
     #[error("not applied within {0:?}")]
     Timeout(Duration),
+    /// This node's state has no room to apply what the read must see; it goes on by itself once there is some.
+    #[error("the disk is full")]
+    DiskFull,
     /// This replica has stopped.
     #[error("the group has stopped here: {0}")]
     Stopped(String),

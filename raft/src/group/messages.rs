@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::Group;
 use crate::codec::{CodecError, to_postcard};
 use crate::freshness;
+use crate::quiescence::Standing;
 use crate::snapshot::SnapshotData;
 use crate::snapshot::receive::Finished;
 use crate::threads::run_blocking;
@@ -26,24 +27,32 @@ impl<R: Runtime> Group<R> {
             Kind::Vote => {
                 let request: VoteRequest<Types<R>> = parse(&body)?;
                 self.check_sender(&request.vote)?;
-                raft.vote(request).await.map(|reply| to_postcard(&reply)).map_err(stopped)
+                self.confirm_lease().await;
+                let reply = raft.vote(request).await;
+                self.end_rest();
+                reply.map(|reply| to_postcard(&reply)).map_err(stopped)
             }
             Kind::PreVote => {
                 let request: VoteRequest<Types<R>> = parse(&body)?;
                 self.check_sender(&request.vote)?;
+                self.confirm_lease().await;
+                self.postpone_waking();
                 raft.pre_vote(request).await.map(|reply| to_postcard(&reply)).map_err(stopped)
             }
             Kind::TransferLeader => {
                 let request: TransferLeaderRequest<Types<R>> = parse(&body)?;
                 self.check_sender(request.from_leader())?;
+                self.end_rest();
                 let reply = raft.handle_transfer_leader(request).await;
                 reply.map(|reply| to_postcard(&reply)).map_err(stopped)
             }
             Kind::SnapshotOffer | Kind::SnapshotChunk | Kind::SnapshotFinish => {
+                self.end_rest();
                 let _turn = self.inner.receiving.lock().await;
                 let reply = self.handle_snapshot(kind, body).await?;
                 Ok(to_postcard(&reply))
             }
+            Kind::NodeHeartbeat => Err(Refusal::new(Status::Malformed, "it is for a node, not for a group")),
         }
     }
 
@@ -53,14 +62,18 @@ impl<R: Runtime> Group<R> {
         let (quorum_age, committed) = (append.quorum_age, append.commit.clone());
         // A new leader does not know how far its predecessor had got until an entry of its own is committed.
         let knows = committed.as_ref().is_some_and(|at| at.leader_id.term == append.vote.leader_id.term);
-        let received = openraft::Instant::elapsed(&self.inner.opened);
+        let received = self.since_opened();
+        let heartbeat = heartbeat_of(&append);
         let rpc = AppendEntriesRequest {
             vote: append.vote,
             prev_log_id: append.prev,
             leader_commit: append.commit,
             entries: append.entries,
         };
-        let reply = self.raft().append_entries(rpc).await.map_err(stopped)?;
+        let reply = self.raft().append_entries(rpc).await;
+        // After it, so that timers that run again find the leader heard.
+        self.hear_append(heartbeat.as_ref());
+        let reply = reply.map_err(stopped)?;
         if knows && !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
             let as_of = freshness::as_of(received, quorum_age, self.config().timing.election_max);
             let applied = self.reader().applied_index();
@@ -103,6 +116,12 @@ impl<R: Runtime> Group<R> {
     fn vote(&self) -> Vote {
         self.raft().metrics().borrow_watched().vote
     }
+}
+
+/// What a heartbeat says of its group; `None` of a message that brings entries, or that asks for what is missing.
+fn heartbeat_of(append: &wire::Append) -> Option<Standing> {
+    let log = append.commit.clone().filter(|_| append.entries.is_empty())?;
+    append.prev.as_ref().is_none_or(|prev| *prev == log).then_some(Standing { vote: append.vote, log })
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

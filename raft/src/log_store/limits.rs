@@ -11,10 +11,12 @@ pub(crate) struct LogLimits {
     pub recent_bytes: usize,
     /// Bytes read at once for replication or applying.
     pub read_bytes: usize,
+    /// Bytes of entries that are counted together.
+    pub piece_bytes: u64,
 }
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { queue: 4096, batch_bytes: 8 << 20, recent_bytes: 4 << 20, read_bytes: 1 << 20 }
+        Self { queue: 4096, batch_bytes: 8 << 20, recent_bytes: 4 << 20, read_bytes: 1 << 20, piece_bytes: 64 << 10 }
     }
 }

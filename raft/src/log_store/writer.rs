@@ -15,10 +15,8 @@ use super::{KeyKind, key};
 use crate::codec::encode_record;
 use crate::engine::{Batch, Durability, Engine, EngineError, Op};
 use crate::failures::{Failures, io_error};
+use crate::room;
 use crate::types::{GroupId, LogId, Runtime, Types};
-
-/// How long to wait before trying a full disk again.
-const DISK_FULL_RETRY: Duration = Duration::from_millis(500);
 
 type Reply<R, T> = <<R as openraft::AsyncRuntime>::Oneshot as Oneshot>::Sender<T>;
 
@@ -87,6 +85,8 @@ pub(super) struct Writer<R: Runtime> {
     pub requests: <R::Mpsc as Mpsc>::Receiver<Request<R>>,
     pub committed: Arc<Mutex<BTreeMap<GroupId, LogId>>>,
     pub disk_full: Arc<AtomicBool>,
+    /// The host is closing: nobody waits for room any more.
+    pub closing: Arc<AtomicBool>,
     pub failures: Arc<Failures>,
     pub observer: Arc<dyn LogObserver>,
     pub batch_bytes: usize,
@@ -138,8 +138,8 @@ impl<R: Runtime> Writer<R> {
         (batch, waiting, summary)
     }
 
-    /// Writes the batch, waiting for room as long as the disk is full: its waiters then simply wait, and go on by
-    /// themselves.
+    /// Writes the batch, waiting for room as long as the disk is full and the host is not closing: its waiters then simply
+    /// wait, and go on by themselves.
     async fn write(&mut self, batch: &Batch, summary: &Summary) -> Result<(), EngineError> {
         if batch.is_empty() {
             return Ok(());
@@ -155,11 +155,11 @@ impl<R: Runtime> Writer<R> {
                     }
                     return Ok(());
                 }
-                Err(EngineError::DiskFull(cause)) => {
+                Err(EngineError::DiskFull(cause)) if !self.closing.load(Ordering::Relaxed) => {
                     if !self.disk_full.swap(true, Ordering::Relaxed) {
                         warn!(cause, "log device is full, waiting for room");
                     }
-                    R::sleep(DISK_FULL_RETRY).await;
+                    R::sleep(room::RETRY).await;
                 }
                 Err(error) => return Err(error),
             }

@@ -13,6 +13,7 @@ use crate::engine::{Batch, Durability, Engine, EngineError, MemEngine};
 use crate::log_store::{GroupLog, LogLimits, LogStore, NoObserver};
 use crate::replica::{Replica, ReplicaParts};
 use crate::requests::RequestWindow;
+use crate::room::Room;
 use crate::snapshot::SnapshotKeeper;
 use crate::state::{GroupState, StateReader, Txn};
 use crate::state_machine::{Command, StateMachine};
@@ -51,7 +52,7 @@ async fn stores(log: Arc<dyn Engine>, state: Arc<dyn Engine>) -> (GroupLog<Tokio
         threads,
         window: RequestWindow::default(),
         applied: parking_lot::Mutex::new(applied),
-        disk_full: Arc::default(),
+        room: Room::new(GROUP, Arc::default(), Arc::default()),
     });
     (log, replica.unwrap())
 }

@@ -95,16 +95,22 @@ pub struct Cluster {
     pub network: LocalNetwork,
     pub clock: Arc<AtomicU64>,
     limits: Limits,
+    timing: Timing,
     nodes: BTreeMap<NodeId, Node>,
     requests: AtomicU64,
 }
 
 impl Cluster {
     pub async fn start(size: u64, limits: Limits) -> Self {
+        Self::start_with(size, limits, Timing { propose: Duration::from_secs(3), ..Timing::default() }).await
+    }
+
+    pub async fn start_with(size: u64, limits: Limits, timing: Timing) -> Self {
         let mut cluster = Self {
             network: LocalNetwork::new(),
             clock: Arc::new(AtomicU64::new(1_000_000)),
             limits,
+            timing,
             nodes: BTreeMap::new(),
             requests: AtomicU64::new(1 << 32),
         };
@@ -124,7 +130,7 @@ impl Cluster {
         let [log, state] = engines.clone().map(Arc::new);
         let config = HostConfig {
             clock: Arc::new(TestClock(self.clock.clone())),
-            timing: Timing { propose: Duration::from_secs(3), ..Timing::default() },
+            timing: self.timing,
             limits: self.limits,
             ..HostConfig::new(id, log, state, self.network.transport(id))
         };

@@ -364,8 +364,9 @@ mod tests {
         let (name, first_partitions) = ("notes".to_owned(), 4);
         let info = Collection { id: 7, name, partitions, first_partitions, migration, ..Default::default() };
         let shards = (0..6).map(|shard| ShardInfo { shard, replicas: vec![1], leader: 1 }).collect();
-        let map = ClusterMap { epoch: 1, shards, collections: vec![info], ..Default::default() };
-        View::new(map, None).collection("notes").expect("it was just made").clone()
+        let map = ClusterMap { epoch: 1, shards, ..Default::default() };
+        let view = View::new(map, None).with(info, 1).expect("as of this version");
+        view.collection("notes").expect("it was just made").clone()
     }
 
     fn context() -> RequestContext {

@@ -13,6 +13,7 @@
 
 mod bundle;
 mod clients;
+mod collections;
 pub mod decide;
 mod fan_out;
 mod hedge;
@@ -182,6 +183,8 @@ pub struct Cluster {
     bundler: Bundler,
     hedges: Hedges,
     refreshing: tokio::sync::Mutex<()>,
+    /// Versions of the map are made one after the other, each from the one before.
+    installing: Mutex<()>,
     /// What the nodes said of their groups, and when they were asked.
     health: tokio::sync::Mutex<Option<(Instant, Arc<GroupHealth>)>>,
     metrics: Arc<Metrics>,
@@ -198,6 +201,7 @@ impl Cluster {
             bundler: Bundler::default(),
             hedges: Hedges::default(),
             refreshing: tokio::sync::Mutex::default(),
+            installing: Mutex::default(),
             health: tokio::sync::Mutex::default(),
             metrics,
         }
@@ -262,7 +266,8 @@ impl Cluster {
             return true;
         }
         for address in self.addresses() {
-            let request = GetMapRequest::default();
+            let newer_than = self.view().map_or(0, |view| view.epoch);
+            let request = GetMapRequest { newer_than, ..GetMapRequest::default() };
             if self.fetch_map(&address, request).await.is_ok_and(|epoch| epoch >= at_least) {
                 return true;
             }
@@ -293,6 +298,7 @@ impl Cluster {
 
     /// Takes a map over, unless it is older than ours or not of our cluster.
     fn install(&self, map: node_v1::ClusterMap) {
+        let _alone = self.installing.lock();
         let old = self.view();
         if let Some(old) = old.as_ref().filter(|old| old.cluster_id != map.cluster_id) {
             return warn!(ours = old.cluster_id, other = map.cluster_id, "a node of another cluster answered");
@@ -301,7 +307,7 @@ impl Cluster {
         if old.as_ref().is_some_and(|old| old.epoch >= map.epoch) {
             return;
         }
-        info!(epoch = map.epoch, nodes = map.nodes.len(), collections = map.collections.len(), "new cluster map");
+        info!(epoch = map.epoch, nodes = map.nodes.len(), changed = map.changed.len(), "new cluster map");
         let view = View::new(map, old.as_deref());
         self.connections.keep_only(self.seeds.iter().chain(view.addresses()));
         self.view.store(Some(Arc::new(view)));

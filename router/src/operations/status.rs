@@ -36,8 +36,10 @@ impl Memory {
             let mut reply = StatusReply { model, ..summary(&view, &answers) };
             if request.detailed {
                 reply.groups = groups(&view, &answers);
-                reply.collections =
-                    view.collections().map(|route| convert::collection(&route.info)).collect::<Result<_, _>>()?;
+                match self.cluster.all_collections(&context.within(limits::STATUS_TRY)).await {
+                    Ok(all) => reply.collections = all.iter().map(convert::collection).collect::<Result<_, _>>()?,
+                    Err(error) => reply.missing.push(format!("collections: {}", Problem::from(error).detail)),
+                }
             }
             Ok(reply)
         })

@@ -17,7 +17,6 @@ use super::cache::{CopyKey, SealedVectors, VectorCopy};
 use super::seal::{self, SealedPiece};
 use super::search::PrivateQuery;
 use crate::cluster::CallError;
-use crate::operations::convert;
 use crate::ranking::merge::{Best, Candidate};
 
 /// Frames whose vectors are opened and compared at once, then wiped: what 400 KB hold at 384 components.
@@ -34,13 +33,17 @@ pub(super) struct Compared {
     pub(super) damaged: Vec<FrameId>,
 }
 
-/// Opens and compares, on as many threads as are worth it.
-pub(super) async fn compare(query: &PrivateQuery, key: &CopyKey, copy: Arc<VectorCopy>) -> Result<Compared, CallError> {
+/// Opens and compares, on as many threads as are worth it. What is over by the shard's clock is left out.
+pub(super) async fn compare(
+    query: &PrivateQuery,
+    key: &CopyKey,
+    copy: Arc<VectorCopy>,
+    now_ms: u64,
+) -> Result<Compared, CallError> {
     let metric = query.space.metric;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tasks = copy.frames.len().div_ceil(FRAMES_PER_TASK).clamp(1, cores);
     let length = copy.frames.len().div_ceil(tasks).max(1);
-    let now_ms = convert::now_ms();
     let work = (0..tasks).map(|task| {
         let comparison =
             Comparison { query: query.clone(), key: key.clone(), now_ms, metric, dim: query.space.dim as usize };
@@ -175,6 +178,7 @@ mod tests {
     use mira_proto::vectors::{FrameVectors, OWN_SPACE};
 
     use super::*;
+    use crate::operations::convert;
 
     const COLLECTION: u64 = 7;
 

@@ -180,7 +180,7 @@ impl Memory {
         let mut found = FoundInShard { hits: Vec::new(), frames: 0, applied, taken_over, damaged: Vec::new() };
         if let Some(copy) = cached.as_ref().filter(|_| page.unchanged) {
             found.frames = copy.frames.len();
-            let Compared { hits, damaged } = compare(query, &key, copy.clone()).await?;
+            let Compared { hits, damaged } = compare(query, &key, copy.clone(), state.time_ms).await?;
             return Ok(FoundInShard { hits, damaged, ..found });
         }
         // A copy in the making; given up when it grows too large to be kept.
@@ -192,7 +192,7 @@ impl Memory {
             found.frames += frames.len();
             bytes += frames.iter().map(SealedVectors::size).sum::<usize>();
             let part = Arc::new(VectorCopy { known: 0, frames, bytes: 0 });
-            let compared = compare(query, &key, part.clone()).await?;
+            let compared = compare(query, &key, part.clone(), state.time_ms).await?;
             best.extend(compared.hits);
             found.damaged.extend(compared.damaged);
             if bytes > limits::PRIVATE_CACHE_BYTES / 2 {

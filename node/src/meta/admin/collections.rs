@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use mira_proto::{
     Code, CollectionId, Problem, Refusal, limits,
     names::{self, NameError},
@@ -37,6 +38,30 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
         // Dropped by someone else in the same moment.
         _ => Err(Refusal::NotReady("the collection vanished while it was made".into())),
     }
+}
+
+/// The collection of a name as this node knows it, with the epoch of the map as of which that is so.
+pub fn get(node: &Node, request: &node_v1::GetCollectionRequest) -> node_v1::GetCollectionReply {
+    let cluster = node.cluster();
+    let found = cluster.collection_named(&request.name);
+    node_v1::GetCollectionReply {
+        epoch: cluster.header.epoch,
+        collection: found.map(|record| cluster.collection_to_wire(record, node.member().placement_key(record))),
+    }
+}
+
+/// A page of all collections by name, as a quorum knows them.
+pub async fn list(
+    node: &Node,
+    request: &node_v1::ListCollectionsRequest,
+) -> Result<node_v1::ListCollectionsReply, Refusal> {
+    let cluster = newest(node).await?;
+    let mut page: Vec<_> = cluster.collections.after(&request.after).take(limits::LISTED_COLLECTIONS + 1).collect();
+    let more = page.len() > limits::LISTED_COLLECTIONS;
+    page.truncate(limits::LISTED_COLLECTIONS);
+    // Who makes ids asks for the collection by its name.
+    let collections = page.into_iter().map(|record| cluster.collection_to_wire(record, Bytes::new())).collect();
+    Ok(node_v1::ListCollectionsReply { collections, more })
 }
 
 /// The record that a request describes, without number and keys, in a cluster of so many shards.
@@ -310,7 +335,7 @@ mod tests {
     fn a_collection_grows_to_more_partitions_if_nothing_else_happens_to_it() {
         let record = CollectionRecord { id: 7, ..checked(request(), SHARDS).expect("settings") };
         let header = ClusterHeader { cluster_id: 1, epoch: 5, shards: SHARDS, ..ClusterHeader::default() };
-        let still = ClusterState { header, collections: [(7, record)].into(), ..ClusterState::default() };
+        let still = ClusterState { header, collections: [record].into_iter().collect(), ..ClusterState::default() };
         let planned = plan_growth(&still, "notes", 4).expect("it may grow");
         assert!(!planned.is_under_way);
         assert_eq!((planned.reply.sources.len(), planned.reply.targets.len()), (2, 2));

@@ -155,7 +155,7 @@ async fn rotate_cluster(node: &Node) -> Result<node_v1::RotateKeyReply, Refusal>
 fn rewrapped(node: &Node, to: KeyId) -> Result<Option<Rewrapped>, Refusal> {
     let (cluster, keyring) = (node.cluster(), node.keyring());
     let mut collections = BTreeMap::new();
-    for (&id, record) in &cluster.collections {
+    for (&id, record) in cluster.collections.iter() {
         if record.wrapped_keys.values().any(|wrapped| is_wrapped_by_another(wrapped, to)) {
             collections.insert(id, keyring.rewrap_collection(id, &record.wrapped_keys, to)?);
         }

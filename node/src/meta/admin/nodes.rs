@@ -26,7 +26,7 @@ pub async fn join(node: &Node, request: node_v1::JoinRequest) -> Result<node_v1:
             format!("node {id:016x} was removed from this cluster: empty its data folder, and it joins as a new one");
         return Err(Problem::new(Code::PermissionDenied, detail).into());
     }
-    Ok(node_v1::JoinReply { cluster_id: cluster_id_text(cluster.header.cluster_id), map: Some(node.map()) })
+    Ok(node_v1::JoinReply { cluster_id: cluster_id_text(cluster.header.cluster_id), map: Some(node.map(0)) })
 }
 
 /// The joiner, if it may come to this cluster as far as its request says.

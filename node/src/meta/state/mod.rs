@@ -4,6 +4,7 @@
 //! object is a record of its own, sealed with the cluster key (`super::records`).
 
 mod collections;
+mod directory;
 mod keys;
 mod nodes;
 
@@ -11,9 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mira_proto::{CollectionId, NodeId, ShardId, node_v1, placement::shards_of_collection};
+use rpds::RedBlackTreeSetSync;
 use serde::{Deserialize, Serialize};
 
 pub use collections::{CollectionRecord, Growth, GrowthStep, NamedSpace, Space};
+pub use directory::{CollectionChanges, Collections};
 pub use keys::{Erasure, Receipt, Repository, Rewrapped, Rotation, RotationStep};
 pub use nodes::{Move, MoveStep, NodePhase, NodeRecord};
 
@@ -34,10 +37,28 @@ pub struct ClusterHeader {
     pub format: u32,
     /// Keys of private frames' outermost layer by version, each wrapped with the cluster key; the newest seals.
     pub layer_keys: BTreeMap<u32, Vec<u8>>,
+    /// How many collections there are.
+    pub collections: u32,
 }
 
 /// Names an owner: a hash that routers make.
 pub type OwnerName = [u8; 16];
+
+/// What a record of something named lies under: of it no guess at the name can be confirmed.
+pub type KeyedName = [u8; 16];
+
+/// Makes keyed names. Drawn once in a cluster's life, and sealed like every record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameKey(pub [u8; 32]);
+
+impl NameKey {
+    /// The keyed name of something of that domain (such as `collection`).
+    pub fn keyed(&self, domain: &str, name: &[u8]) -> KeyedName {
+        let mut hash = blake3::Hasher::new_keyed(&self.0);
+        hash.update(&(domain.len() as u64).to_le_bytes()).update(domain.as_bytes()).update(name);
+        *hash.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes")
+    }
+}
 
 /// Everything the meta group knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,10 +69,12 @@ pub struct ClusterState {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// Replicas of every shard, the preferred leader first; empty until placed.
     pub placement: Vec<Vec<NodeId>>,
-    /// Collections by number.
-    pub collections: BTreeMap<CollectionId, CollectionRecord>,
+    /// Collections.
+    pub collections: Collections,
+    /// Which of them changed of late.
+    pub changes: CollectionChanges,
     /// Numbers of collections that were dropped; their frames are being purged or gone.
-    pub dropped: BTreeSet<CollectionId>,
+    pub dropped: RedBlackTreeSetSync<CollectionId>,
     /// What nodes are to the placement, where that was ever said.
     pub phases: BTreeMap<NodeId, NodePhase>,
     /// Moves under way, by shard.
@@ -64,6 +87,8 @@ pub struct ClusterState {
     pub growths: BTreeMap<CollectionId, Growth>,
     /// Passphrase records of owners.
     pub owners: BTreeMap<OwnerName, String>,
+    /// What keys names; none before the cluster is formed.
+    pub name_key: Option<NameKey>,
     /// Collections on their way to another key.
     pub rotations: BTreeMap<CollectionId, Rotation>,
     /// Keys that were destroyed, by the map's epoch that it began with.
@@ -94,7 +119,7 @@ pub struct RestoredCluster {
 impl ClusterState {
     /// The collection of a name.
     pub fn collection_named(&self, name: &str) -> Option<&CollectionRecord> {
-        self.collections.values().find(|collection| collection.name == name)
+        self.collections.named(name)
     }
 
     /// Nodes that are not lost.
@@ -159,14 +184,20 @@ impl ClusterState {
         self.placement.get(shard as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The map as routers get it; `leader` tells who leads a shard, as far as this node knows, `placement_key` what the ids of
-    /// a collection's frames are made with.
+    /// The map as a router gets it that has the one of epoch `known`, with the collections that changed since; `leader` tells
+    /// who leads a shard, as far as this node knows, `placement_key` what the ids of a collection's frames are made with.
     pub fn to_map(
         &self,
+        known: u64,
         leader: impl Fn(ShardId) -> Option<NodeId>,
         placement_key: impl Fn(&CollectionRecord) -> Bytes,
     ) -> node_v1::ClusterMap {
-        let collection = |record: &CollectionRecord| self.collection_to_wire(record, placement_key(record));
+        let changed = self.changes.after(known);
+        let now = |record: &CollectionRecord| self.collection_to_wire(record, placement_key(record));
+        let change = |collection: CollectionId| node_v1::CollectionChange {
+            collection,
+            now: self.collections.get(&collection).map(now),
+        };
         node_v1::ClusterMap {
             cluster_id: cluster_id_text(self.header.cluster_id),
             epoch: self.header.epoch,
@@ -180,7 +211,8 @@ impl ClusterState {
                     leader: leader(shard).unwrap_or_default(),
                 })
                 .collect(),
-            collections: self.collections.values().map(collection).collect(),
+            all_changed: changed.is_none(),
+            changed: changed.into_iter().flatten().map(change).collect(),
             moves: self.moves.iter().map(|(&shard, found)| found.to_wire(shard)).collect(),
             moves_paused: self.moves_paused,
             format: self.header.format,
@@ -188,7 +220,7 @@ impl ClusterState {
     }
 
     /// A collection as routers see it.
-    fn collection_to_wire(&self, record: &CollectionRecord, placement_key: Bytes) -> node_v1::Collection {
+    pub fn collection_to_wire(&self, record: &CollectionRecord, placement_key: Bytes) -> node_v1::Collection {
         let (rotation, migration) = (self.rotation_to_wire(record), self.growths.get(&record.id).map(Growth::to_wire));
         node_v1::Collection { migration, rotation, ..record.to_wire(placement_key) }
     }

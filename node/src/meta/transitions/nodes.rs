@@ -8,7 +8,7 @@ use crate::{
     meta::{
         command::MetaAnswer,
         records::{RecordKey, Records},
-        state::{ClusterHeader, NodePhase, NodeRecord},
+        state::{ClusterHeader, NameKey, NodePhase, NodeRecord},
     },
 };
 
@@ -24,6 +24,8 @@ pub struct NewCluster {
     pub expect: u32,
     /// The first key of private frames' outermost layer, wrapped.
     pub layer_key: Vec<u8>,
+    /// Keys the names that records lie under.
+    pub name_key: NameKey,
 }
 
 /// Gives the cluster its identity, once.
@@ -31,10 +33,19 @@ pub fn form(new: NewCluster, records: &mut Records<'_, '_>) -> MetaAnswer {
     if records.header.cluster_id != 0 {
         return MetaAnswer::Exists;
     }
-    let NewCluster { cluster_id, shards, replication, expect, layer_key } = new;
+    let NewCluster { cluster_id, shards, replication, expect, layer_key, name_key } = new;
     let layer_keys = [(FIRST_KEY, layer_key)].into();
-    records.header =
-        ClusterHeader { cluster_id, epoch: 0, shards, replication, expect, format: FORMAT_LEVEL, layer_keys };
+    records.put(RecordKey::NameKey, &name_key);
+    records.header = ClusterHeader {
+        cluster_id,
+        epoch: 0,
+        shards,
+        replication,
+        expect,
+        format: FORMAT_LEVEL,
+        layer_keys,
+        collections: 0,
+    };
     MetaAnswer::Done
 }
 

@@ -99,7 +99,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         let view = view.map_err(|error| self.unreadable(error))?;
         let (shown, taken_over) = self.shown(&view, &collection, header)?;
-        let state = node_v1::ReadState { applied: view.applied_index(), freshness, taken_over };
+        let time_ms = self.group.time_ms();
+        let state = node_v1::ReadState { applied: view.applied_index(), freshness, taken_over, time_ms };
         Ok(ReadView { collection, shown, view, state })
     }
 
@@ -117,7 +118,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         if level.at_least > self.group.reader().applied_index() {
             let wait = limits::READ_TRY / 2;
-            self.group.wait_applied(level.at_least, wait).await.map_err(refuse_read)?;
+            let waited = self.group.wait_applied(level.at_least, wait).await;
+            // Only a read at level `any` may be answered elsewhere.
+            let any = level.kind() == node_v1::read_level::Kind::Any;
+            waited.map_err(|error| if any { Refusal::NotReady(error.to_string()) } else { refuse_read(error) })?;
         }
         Ok(freshness)
     }

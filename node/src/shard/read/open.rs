@@ -25,7 +25,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<Vec<Option<node_v1::Frame>>, Refusal> {
         let keys: Vec<_> = ids.iter().map(|&id| record::frame_key(collection.id, id)).collect();
         let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.group.time_ms();
         let mut frames = Vec::with_capacity(ids.len());
         for (&id, stored) in ids.iter().zip(stored) {
             let Some(stored) = stored else {

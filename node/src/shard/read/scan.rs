@@ -37,7 +37,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
         let end = record::frame_key(collection.id, FrameId::MAX);
         let (mut page, mut bytes, mut failed) = (node_v1::ScanReply::default(), 0, None);
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.group.time_ms();
         let mut look = |key: &[u8], stored: &[u8]| {
             let Some(frame) = record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| shown.shows(frame))
             else {

@@ -108,7 +108,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             created_ms: wanted.created_ms,
             condition: wanted.condition,
             among: None,
-            now_ms: self.shared.clock.now_ms(),
+            now_ms: self.group.time_ms(),
             stopped: caller.gone.clone(),
             shown,
         };

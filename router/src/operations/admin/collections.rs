@@ -20,9 +20,7 @@ impl Memory {
     pub async fn list_collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem> {
         self.bounded("list_collections", context, async {
             // Another router may have made one a moment ago; a list is rare enough to ask.
-            self.cluster.refresh(0).await;
-            let view = self.cluster.view_by(context.deadline).await?;
-            view.collections().map(|route| convert::collection(&route.info)).collect()
+            self.cluster.all_collections(context).await?.iter().map(convert::collection).collect()
         })
         .await
     }
@@ -153,16 +151,16 @@ impl Memory {
         shown: impl Fn(Option<&Arc<CollectionRoute>>) -> bool,
     ) -> Result<(), Problem> {
         loop {
-            let view = self.cluster.view_by(context.deadline).await?;
-            if shown(view.collection(name)) {
+            let known = self.cluster.collection(name, context.deadline).await?;
+            if shown(known.as_ref()) {
                 return Ok(());
             }
-            self.cluster.refresh(view.epoch + 1).await;
+            self.cluster.newer_map().await;
             if context.remaining() < limits::RETRY_PAUSE {
                 let detail = "the change was made, but this router has not learned of it yet: try again";
                 return Err(Problem::new(Code::DeadlineExceeded, detail));
             }
-            if !shown(self.cluster.view_by(context.deadline).await?.collection(name)) {
+            if !shown(self.cluster.collection(name, context.deadline).await?.as_ref()) {
                 sleep(limits::RETRY_PAUSE / 5).await;
             }
         }
