@@ -252,7 +252,7 @@ impl Node {
             version: String::new(),
             format: FORMAT_LEVEL,
         };
-        let form = MetaCommand::Form { cluster_id: 1, shards, replication: 1, expect: 1, layer_key: layer_key() };
+        let form = MetaCommand::Form { cluster_id: 1, shards, replication: 1, expect: 1, layer_key: layer_key(), name_key: NameKey([3; 32]) };
         let placement = vec![vec![ME]; shards as usize];
         let created = MetaCommand::CreateCollection(collection(partitions));
         for command in [form, MetaCommand::PutNode(me), MetaCommand::PlaceShards(placement), created] {
