@@ -82,8 +82,9 @@ fn what_was_deleted_is_in_no_file_after_a_compaction_whoever_reads_meanwhile() {
     rocks.compact(&[], &[]).unwrap();
     reader.join().unwrap();
     for entry in fs::read_dir(folder.path()).unwrap() {
-        let bytes = fs::read(entry.unwrap().path()).unwrap();
-        assert!(!bytes.windows(8).any(|window| window == b"a secret"));
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        assert!(!bytes.windows(8).any(|window| window == b"a secret"), "{}", path.display());
     }
 }
 
