@@ -1,7 +1,7 @@
 //! The production engine: RocksDB.
 //!
-//! A synced write is one append to the write-ahead log and one `fdatasync`; log files are recycled, so that the sync
-//! does not have to record a new file size each time. Few background threads: nodes share small machines.
+//! A synced write is one append to the write-ahead log and one `fdatasync`; the Raft log's files are recycled, so that the
+//! sync does not have to record a new file size each time. Few background threads: nodes share small machines.
 //!
 //! A full disk makes writes fail with [`EngineError::DiskFull`]; RocksDB watches for room and takes writes again by
 //! itself once there is some, so the caller only has to try again.
@@ -39,10 +39,12 @@ mod tests;
 use error::{engine_error, io_error};
 use folder::Folder;
 use opening::{OpenTimes, open_within};
-use options::database_options;
 pub use options::{EngineOptions, EngineRole};
+use options::{database_options, recycled_logs};
 use read::{RocksView, get, multi_get, read_options, scan};
 
+/// More than any batch has.
+const LARGEST_BATCH: usize = 16 << 20;
 /// For the last readers of a database that is opened again to end.
 const LAST_READERS: Duration = Duration::from_secs(2);
 
@@ -167,6 +169,23 @@ impl RocksEngine {
         Ok(())
     }
 
+    /// Writes over the write-ahead logs that are kept to be used again, each from end to end: the log is as long as its memtable
+    /// and the largest batch at most.
+    fn overwrite_recycled_logs(&self, db: &DB) -> Result<(), EngineError> {
+        let recycled = recycled_logs(self.options.role);
+        let nothing = vec![0; self.options.memtable_bytes + LARGEST_BATCH];
+        // The one that is in use becomes one of them.
+        for _ in 0..if recycled > 0 { recycled + 1 } else { 0 } {
+            let mut batch = WriteBatch::default();
+            batch.put_log_data(&nothing);
+            // A memtable that holds nothing is not flushed, and its log goes on. No key is empty.
+            batch.delete(b"");
+            db.write(batch).map_err(engine_error)?;
+            db.flush().map_err(engine_error)?;
+        }
+        Ok(())
+    }
+
     /// A figure RocksDB keeps about itself, such as `rocksdb.total-sst-files-size`.
     pub fn figure(&self, name: &str) -> Option<u64> {
         self.db().ok()?.property_int_value(name).ok().flatten()
@@ -183,7 +202,7 @@ impl Engine for RocksEngine {
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         let to = (!to.is_empty()).then_some(to);
         db.compact_range_opt(Some(from), to, &options);
-        Ok(())
+        self.overwrite_recycled_logs(&db)
     }
 
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError> {

@@ -41,6 +41,14 @@ const BLOCK_BYTES: usize = 8 << 10;
 /// Bytes of a piece of an index or filter.
 const METADATA_BLOCK_BYTES: usize = 4 << 10;
 
+/// Write-ahead logs that are kept to be used again, with what was in them. Only the Raft log is synced with each write.
+pub(super) fn recycled_logs(role: EngineRole) -> usize {
+    match role {
+        EngineRole::Log => 2,
+        EngineRole::State => 0,
+    }
+}
+
 /// As RocksDB takes them.
 pub(super) fn database_options(options: EngineOptions) -> Options {
     let mut db = Options::default();
@@ -50,7 +58,7 @@ pub(super) fn database_options(options: EngineOptions) -> Options {
     db.set_write_buffer_size(options.memtable_bytes);
     db.set_max_write_buffer_number(3);
     db.set_max_open_files(options.open_files as i32);
-    db.set_recycle_log_file_num(4);
+    db.set_recycle_log_file_num(recycled_logs(options.role));
     // All but keys is ciphertext: compressing it gains nothing.
     db.set_compression_type(DBCompressionType::None);
     db.set_level_compaction_dynamic_level_bytes(true);
