@@ -150,7 +150,7 @@ async fn a_hundred_thousand_collections_are_made_found_and_dropped() {
 /// Every kind of record is followed as it is read as a whole, whatever the order of changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_followed_change_by_change_is_what_is_read_as_a_whole() {
-    use mira_node::meta::{NodePhase, NodeRecord, Repository};
+    use mira_node::meta::{MoveStep, NodePhase, NodeRecord, Repository};
 
     let meta = Meta::formed().await;
     let node = |id| NodeRecord {
@@ -183,6 +183,7 @@ async fn what_is_followed_change_by_change_is_what_is_read_as_a_whole() {
         MetaCommand::PauseMoves(false),
         MetaCommand::StartMove { shard: 3, from: Some(1), to: 2 },
         MetaCommand::CancelMove { shard: 3, to: 2 },
+        MetaCommand::StepMove { shard: 3, to: 2, step: MoveStep::Leaving },
         MetaCommand::SetReceiptKey(vec![7]),
         MetaCommand::PutRepository { id: 5, repository },
         MetaCommand::Shred { name: "other".into(), id: 8, names: [(1, [3; 8])].into() },
