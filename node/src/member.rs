@@ -18,7 +18,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     leftovers::Leftovers,
-    meta::{ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, command::MAX_AGE_ENTRIES},
+    meta::{
+        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand,
+        command::{MAX_AGE_ENTRIES, OpenedCommand, RequestOutcome},
+    },
     peers::{Peer, within},
     replicas::Replicas,
     shard::{
@@ -223,9 +226,18 @@ impl<R: Runtime> Member<R> {
 
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
+        self.propose_meta_for(None, command).await
+    }
+
+    /// As [`Member::propose_meta`], for a request that is to be remembered.
+    pub async fn propose_meta_for(
+        &self,
+        request: Option<&RequestOutcome>,
+        command: &MetaCommand,
+    ) -> Result<MetaAnswer, Refusal> {
         let position = self.meta().reader().applied_index();
         let sealer = self.shared.keyring.meta_sealer();
-        let sealed: Bytes = command.seal(position, &sealer, &mut (self.shared.randomness)()).into();
+        let sealed: Bytes = command.seal_for(request, position, &sealer, &mut (self.shared.randomness)()).into();
         let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
                 let asked = self.peers.propose_meta(leader, sealed);
@@ -241,7 +253,7 @@ impl<R: Runtime> Member<R> {
     pub async fn propose_sealed(&self, sealed: Bytes) -> Result<Bytes, Refusal> {
         let refused = |error: String| Problem::new(Code::PermissionDenied, format!("meta command: {error}"));
         let sealer = self.shared.keyring.sealer_of(&sealed).map_err(|error| refused(error.to_string()))?;
-        let (_, position) = MetaCommand::open_with_position(&sealer, &sealed).map_err(refused)?;
+        let position = OpenedCommand::open(&sealer, &sealed).map_err(refused)?.position;
         let applied = self.meta().reader().applied_index();
         if position.is_some_and(|position| applied.saturating_sub(position) > MAX_AGE_ENTRIES / 2) {
             return Err(Refusal::NotReady(

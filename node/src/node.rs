@@ -33,7 +33,7 @@ use crate::{
     keys::{keyring::Keyring, provider::KeyProvider},
     member::{Member, MemberParts},
     meta::{
-        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord,
+        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, RequestOutcome,
         state::ClusterHeader,
     },
     metrics::{NodeFigures, NodeMetrics},
@@ -312,6 +312,15 @@ impl Node {
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
         self.member.propose_meta(command).await
+    }
+
+    /// As [`Node::propose_meta`], for a request that is to be remembered.
+    pub async fn propose_meta_for(
+        &self,
+        request: Option<&RequestOutcome>,
+        command: &MetaCommand,
+    ) -> Result<MetaAnswer, Refusal> {
+        self.member.propose_meta_for(request, command).await
     }
 
     /// Has a sealed meta command applied; on the meta leader only.

@@ -11,6 +11,7 @@ use crate::output;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  MIRA_OWNER_PASSPHRASE=… mira owner create-passphrase
   MIRA_OWNER_PASSPHRASE=… MIRA_NEW_PASSPHRASE=… mira owner change-passphrase")]
 pub struct Owner {
     #[command(subcommand)]
@@ -19,6 +20,11 @@ pub struct Owner {
 
 #[derive(Debug, Subcommand)]
 enum OwnerAction {
+    /// Make a key for your private memories, behind your passphrase (MIRA_OWNER_PASSPHRASE)
+    ///
+    /// Private memories can be stored by it from then on. Who forgets the passphrase has lost them: there is no other copy
+    /// of the key.
+    CreatePassphrase(#[command(flatten)] Remote),
     /// Put another passphrase (MIRA_NEW_PASSPHRASE) in the place of yours (MIRA_OWNER_PASSPHRASE)
     ///
     /// The key behind it stays, and with it everything that is private. Routers that have just seen the old passphrase may
@@ -37,9 +43,14 @@ enum OwnerAction {
 }
 
 impl Owner {
-    /// Changes it, and says so.
+    /// Does it, and says so.
     pub async fn run(self) -> Result<(), CliError> {
         let remote = match self.action {
+            OwnerAction::CreatePassphrase(remote) => {
+                Client::new(&remote)?.create_passphrase().await?;
+                let done = serde_json::json!({ "created": true });
+                return output::print_answer(&done, remote.json, |_| "the passphrase is set\n".to_owned());
+            }
             OwnerAction::ChangePassphrase(remote) => remote,
             OwnerAction::RemovePassphrase { lose_memories: false, .. } => {
                 let detail =

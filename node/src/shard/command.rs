@@ -80,6 +80,8 @@ pub enum ShardCommand {
         collection: CollectionId,
         /// The frames.
         frames: Vec<MigratedFrame>,
+        /// The greatest version of a frame of the collection that had ended by then.
+        ended_version: u64,
     },
     /// Notes that chunks are needed again.
     Renew {

@@ -24,7 +24,7 @@ use mira_node::{
     background::migration::{Migration, Step, Task},
     keys::keyring::{FIRST_KEY, Keyring, TAG_KEY},
     member::{Member, MemberParts},
-    meta::{ClusterState, CollectionRecord, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord},
+    meta::{ClusterState, CollectionRecord, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NameKey, NodeRecord},
     peers::Peer,
     shard::{
         Shard, Shared,

@@ -103,7 +103,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
             }),
         ),
         ("command_reseal", ShardCommand::Reseal { collection: 7, to: 2, frames: vec![resealed], complete: true }),
-        ("command_restore", ShardCommand::Restore { collection: 7, frames }),
+        ("command_restore", ShardCommand::Restore { collection: 7, frames, ended_version: 4 }),
         ("command_renew", ShardCommand::Renew { collection: 7, chunks: vec![FRAME] }),
         ("command_collect", ShardCommand::Collect { collection: 7, chunks: vec![(FRAME, 70)] }),
         ("command_grow_settle", grow(OwnershipStep::Finalize { min_epoch: 9 })),

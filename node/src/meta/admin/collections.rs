@@ -9,7 +9,10 @@ use mira_proto::{
     node_v1,
 };
 
-use super::{must_lead, newest};
+use super::{
+    must_lead, newest,
+    requests::{Answered, AskedOnce},
+};
 use crate::{
     keys::keyring::{FIRST_KEY, Keyring},
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
@@ -20,14 +23,25 @@ use crate::{
 /// Makes a collection; one of that name with the same settings is as good.
 pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
     must_lead(node)?;
+    let asked = AskedOnce::new(&node.cluster(), &request.request_id)?;
+    if !request.request_id.is_empty() {
+        newest(node).await?;
+    }
     let mut wanted = checked(request, node.cluster().header.shards)?;
+    if let Some(answered) = asked.answered(&node.cluster())? {
+        return made_before(node, answered);
+    }
     if let Some(existing) = node.cluster().collection_named(&wanted.name) {
         return existing_collection(node.keyring(), existing, &wanted);
     }
     wanted.id = rand::random_range(1..u64::MAX);
     wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
-    let answer = node.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
+    let reply = wanted.to_wire(Bytes::new());
+    let answer = asked.propose(node, &MetaCommand::CreateCollection(wanted.clone()), &reply).await?;
     let cluster = node.cluster();
+    if let Some(answered) = asked.answered(&cluster)? {
+        return made_before(node, answered);
+    }
     match (answer, cluster.collection_named(&wanted.name)) {
         (MetaAnswer::Done, Some(made)) => Ok(made.to_wire(node.keyring().placement_key(made)?)),
         (MetaAnswer::Exists, Some(existing)) => existing_collection(node.keyring(), existing, &wanted),
@@ -38,6 +52,17 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
         // Dropped by someone else in the same moment.
         _ => Err(Refusal::NotReady("the collection vanished while it was made".into())),
     }
+}
+
+/// The answer to a request that has made a collection, which may be gone since.
+fn made_before(node: &Node, answered: Answered<node_v1::Collection>) -> Result<node_v1::Collection, Refusal> {
+    let Answered { reply, at_ms, .. } = answered;
+    let cluster = node.cluster();
+    let placement_key = match cluster.collections.get(&reply.id) {
+        Some(record) => node.keyring().placement_key(record)?,
+        None => Bytes::new(),
+    };
+    Ok(node_v1::Collection { created_ms: at_ms, placement_key, ..reply })
 }
 
 /// The collection of a name as this node knows it, with the epoch of the map as of which that is so.
@@ -142,9 +167,12 @@ pub async fn drop_collection(
     node: &Node,
     request: node_v1::DropCollectionRequest,
 ) -> Result<node_v1::DropCollectionReply, Refusal> {
-    must_lead(node)?;
-    let node_v1::DropCollectionRequest { name, shred } = request;
-    let cluster = node.cluster();
+    let cluster = newest(node).await?;
+    let node_v1::DropCollectionRequest { name, shred, request_id } = request;
+    let asked = AskedOnce::new(&cluster, &request_id)?;
+    if let Some(answered) = asked.answered(&cluster)? {
+        return Ok(dropped(answered, shred));
+    }
     let record = named(&cluster, &name)?;
     let id = record.id;
     let command = if shred {
@@ -152,13 +180,24 @@ pub async fn drop_collection(
     } else {
         MetaCommand::DropCollection { name: name.clone(), id }
     };
-    if node.propose_meta(&command).await? == MetaAnswer::Missing {
+    let reply = node_v1::DropCollectionReply { collection: id, ..Default::default() };
+    let answer = asked.propose(node, &command, &reply).await?;
+    let cluster = node.cluster();
+    if let Some(answered) = asked.answered(&cluster)? {
+        return Ok(dropped(answered, shred));
+    }
+    if answer == MetaAnswer::Missing {
         return Err(missing(&name).into());
     }
-    let cluster = node.cluster();
     let erasure = cluster.erasures.iter().find(|(_, erasure)| erasure.whole && erasure.collection == id);
     let erasure = erasure.map(|(&erasure, _)| erasure).unwrap_or_default();
-    Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure })
+    Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure, ..reply })
+}
+
+/// The answer to a request that has removed a collection. The end of its keys is named by the epoch that it made.
+fn dropped(answered: Answered<node_v1::DropCollectionReply>, shred: bool) -> node_v1::DropCollectionReply {
+    let Answered { reply, epoch, .. } = answered;
+    node_v1::DropCollectionReply { epoch, erasure: if shred { epoch } else { 0 }, ..reply }
 }
 
 /// Sets the beam of a space's searches.
@@ -186,12 +225,17 @@ pub async fn grow(
     request: node_v1::GrowCollectionRequest,
 ) -> Result<node_v1::GrowCollectionReply, Refusal> {
     let cluster = newest(node).await?;
-    let node_v1::GrowCollectionRequest { name, partitions: to, dry_run } = request;
+    let node_v1::GrowCollectionRequest { name, partitions: to, dry_run, request_id } = request;
+    let asked = AskedOnce::new(&cluster, &request_id)?;
+    if let Some(Answered { reply, epoch, .. }) = asked.answered(&cluster)? {
+        return Ok(node_v1::GrowCollectionReply { epoch, ..reply });
+    }
     let planned = plan_growth(&cluster, &name, to)?;
     if planned.is_under_way || dry_run {
         return Ok(planned.reply);
     }
-    match node.propose_meta(&MetaCommand::StartGrowth { collection: planned.collection, to }).await? {
+    let command = MetaCommand::StartGrowth { collection: planned.collection, to };
+    match asked.propose(node, &command, &planned.reply).await? {
         MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: node.cluster().header.epoch, ..planned.reply }),
         MetaAnswer::Full => {
             Err(conflict(format!("{} collections grow already: wait for one", limits::MAX_GROWTHS)).into())

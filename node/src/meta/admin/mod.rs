@@ -8,6 +8,7 @@ pub mod collections;
 pub mod keys;
 pub mod nodes;
 pub mod owners;
+mod requests;
 
 use std::sync::Arc;
 

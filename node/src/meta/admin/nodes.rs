@@ -2,7 +2,10 @@
 
 use mira_proto::{Code, PROTOCOL_VERSION, Problem, Refusal, limits, node_v1};
 
-use super::{must_lead, newest};
+use super::{
+    must_lead, newest,
+    requests::{Answered, AskedOnce},
+};
 use crate::{
     meta::{ClusterState, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text},
     node::Node,
@@ -58,6 +61,10 @@ fn checked_joiner(cluster: &ClusterState, request: &node_v1::JoinRequest) -> Res
 /// Gives a node its share of the replicas, takes them away, or forgets it; a dry run only says what would move.
 pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<node_v1::ChangeNodeReply, Refusal> {
     let cluster = newest(node).await?;
+    let asked = AskedOnce::new(&cluster, &request.request_id)?;
+    if let Some(Answered { reply, epoch, .. }) = asked.answered(&cluster)? {
+        return Ok(node_v1::ChangeNodeReply { epoch, ..reply });
+    }
     let change = node_change(&request)?;
     let (command, planned) = plan_change(&cluster, change)?;
     if let NodeChange::Replace { dead, .. } = change
@@ -66,11 +73,12 @@ pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<
         let detail = format!("node {dead:016x} answers: drain it instead of replacing it");
         return Err(Problem::new(Code::Conflict, detail).into());
     }
-    if !request.dry_run && node.propose_meta(&command).await? == MetaAnswer::Refused {
+    let moves = planned.into_iter().map(planned_move).collect();
+    let reply = node_v1::ChangeNodeReply { moves, epoch: 0 };
+    if !request.dry_run && asked.propose(node, &command, &reply).await? == MetaAnswer::Refused {
         return Err(Problem::new(Code::Conflict, "the cluster changed meanwhile: ask again").into());
     }
-    let moves = planned.into_iter().map(planned_move).collect();
-    Ok(node_v1::ChangeNodeReply { moves, epoch: node.cluster().header.epoch })
+    Ok(node_v1::ChangeNodeReply { epoch: node.cluster().header.epoch, ..reply })
 }
 
 /// The command that makes a change, and the moves that follow from it.
