@@ -4,6 +4,7 @@
 //! bound to sockets, files or threads, so that a simulator drives its nodes by the same code.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -214,6 +215,12 @@ impl<R: Runtime> Member<R> {
             tracing::warn!(collection = record.id, %error, "no placement key for routers");
             Bytes::new()
         })
+    }
+
+    /// The names of a collection's keys by version.
+    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
+        let names = self.shared.keyring.key_names(record)?;
+        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
     }
 
     /// The map as a quorum of the meta group knows it; on its leader only.

@@ -5,7 +5,6 @@
 //! [`crate::server`] puts them together.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -33,7 +32,7 @@ use crate::{
     keys::{keyring::Keyring, provider::KeyProvider},
     member::{Member, MemberParts},
     meta::{
-        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, RequestOutcome,
+        ClusterState, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord,
         state::ClusterHeader,
     },
     metrics::{NodeFigures, NodeMetrics},
@@ -211,12 +210,6 @@ impl Node {
         Ok(self.keyring().cluster_key_ids().iter().map(ToString::to_string).collect())
     }
 
-    /// The names of a collection's keys by version.
-    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
-        let names = self.keyring().key_names(record)?;
-        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
-    }
-
     /// What its shards share.
     pub fn shared(&self) -> &Shared {
         self.member.shared()
@@ -312,15 +305,6 @@ impl Node {
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
         self.member.propose_meta(command).await
-    }
-
-    /// As [`Node::propose_meta`], for a request that is to be remembered.
-    pub async fn propose_meta_for(
-        &self,
-        request: Option<&RequestOutcome>,
-        command: &MetaCommand,
-    ) -> Result<MetaAnswer, Refusal> {
-        self.member.propose_meta_for(request, command).await
     }
 
     /// Has a sealed meta command applied; on the meta leader only.

@@ -22,12 +22,12 @@ const REWRAPS: usize = 8;
 
 /// What there is to know of keys; never a key itself.
 pub async fn get(node: &Node, request: &node_v1::GetKeysRequest) -> Result<node_v1::KeysReply, Refusal> {
-    let cluster = newest(node).await?;
+    let cluster = newest(node.member()).await?;
     let mut collections = Vec::new();
     for record in cluster.collections.values() {
         collections.push(node_v1::CollectionKeys {
             name: record.name.clone(),
-            keys: key_infos(&node.key_names(record)?),
+            keys: key_infos(&node.member().key_names(record)?),
             rotation: cluster.rotation_to_wire(record),
         });
     }
@@ -82,7 +82,7 @@ fn repository_info(id: u128, repository: &Repository) -> node_v1::RepositoryInfo
 
 /// Puts another key in the place of a collection's, or of the cluster's if none is named.
 pub async fn rotate(node: &Node, request: node_v1::RotateKeyRequest) -> Result<node_v1::RotateKeyReply, Refusal> {
-    let cluster = newest(node).await?;
+    let cluster = newest(node.member()).await?;
     let asked = AskedOnce::new(&cluster, &request.request_id)?;
     let answered = asked.answered(&cluster)?.map(rotated);
     match (request.collection.is_empty(), answered) {
@@ -113,7 +113,7 @@ async fn rotate_collection(
         let wrapped = node.keyring().new_collection_key(collection, to);
         let command = MetaCommand::StartRotation { collection, to, wrapped, request: asked.number() };
         let reply = node_v1::RotateKeyReply { to: to.to_string(), ..Default::default() };
-        let answer = asked.propose(node, &command, &reply).await?;
+        let answer = asked.propose(node.member(), &command, &reply).await?;
         if let Some(answered) = asked.answered(&node.cluster())? {
             return Ok(rotated(answered));
         }

@@ -9,8 +9,8 @@ use mira_proto::{Problem, Refusal};
 use prost::Message;
 
 use crate::{
+    member::Member,
     meta::{ClusterState, KeyedName, MetaAnswer, MetaCommand, RequestOutcome},
-    node::Node,
 };
 
 /// Domain of the keyed names of requests.
@@ -58,11 +58,11 @@ impl AskedOnce {
     /// Has a command applied for it, which answers it with `reply`.
     pub async fn propose(
         &self,
-        node: &Node,
+        member: &Member,
         command: &MetaCommand,
         reply: &impl Message,
     ) -> Result<MetaAnswer, Refusal> {
-        node.propose_meta_for(self.outcome(reply).as_ref(), command).await
+        member.propose_meta_for(self.outcome(reply).as_ref(), command).await
     }
 
     /// What a command is to carry, so that the request is remembered.

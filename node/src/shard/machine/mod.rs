@@ -4,12 +4,12 @@
 //! one function over a `Transition` of the state; after each batch the indexer is told which frames changed.
 
 mod chunks;
-mod claims;
 #[cfg(test)]
 mod extremes;
 mod forget;
 mod ingest;
 mod migrate;
+mod ownership_lookup;
 mod reseal;
 mod store;
 mod tables;
