@@ -106,13 +106,13 @@ impl Memory {
                 clients.cluster().create_collection(create).await
             })
             .await;
-        let made = made.inspect_err(|_| {
-            if is_new {
-                self.collections_made.give_back(&context.principal);
-            }
-        })?;
-        // A request that comes again may have made one that is gone since.
-        if !made.placement_key.is_empty() {
+        // A request that came again may have made one that is gone, and then it made no other.
+        let is_there = made.as_ref().is_ok_and(|made| !made.placement_key.is_empty());
+        if is_new && !is_there {
+            self.collections_made.give_back(&context.principal);
+        }
+        let made = made?;
+        if is_there {
             self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
         }
         convert::collection(&made)
