@@ -429,7 +429,7 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn versions_that_had_ended_are_told_by_a_recovery_and_taken_by_a_restore() {
     let key = RepositoryKey::generate(&mut os_rng());
     let mut live = Live::start().await;
