@@ -31,10 +31,7 @@ use crate::{
     identity::Identity,
     keys::{keyring::Keyring, provider::KeyProvider},
     member::{Member, MemberParts},
-    meta::{
-        ClusterState, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord,
-        state::ClusterHeader,
-    },
+    meta::{ClusterState, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, state::ClusterHeader},
     metrics::{NodeFigures, NodeMetrics},
     peers::AddressBook,
     placement::repair,

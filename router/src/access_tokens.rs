@@ -37,7 +37,8 @@ pub enum TokenFileError {
     /// The name is none.
     #[error(
         "line {line}: the name before the token breaks the rule of names: letters, digits and _ - . : @, with / between \
-         parts, {} bytes at most", limits::MAX_NAME_BYTES
+         parts, {} bytes at most",
+        limits::MAX_NAME_BYTES
     )]
     Name {
         /// The line, from 1.
@@ -46,7 +47,8 @@ pub enum TokenFileError {
     /// Short enough to be guessed, or a name in the place of the token.
     #[error(
         "line {line}: the token has {bytes} bytes, allowed are {} to {}: a line is NAME TOKEN",
-        limits::MIN_ACCESS_TOKEN_BYTES, limits::MAX_ACCESS_TOKEN_BYTES
+        limits::MIN_ACCESS_TOKEN_BYTES,
+        limits::MAX_ACCESS_TOKEN_BYTES
     )]
     Length {
         /// The line, from 1.
@@ -168,7 +170,8 @@ mod tests {
             assert_eq!(error, expected, "{text:?}");
             assert!(!error.to_string().contains("mira_"), "{error}");
         }
-        let many: String = (0..=limits::MAX_ACCESS_TOKENS).map(|number| format!("token-number-{number:08}\n")).collect();
+        let many: String =
+            (0..=limits::MAX_ACCESS_TOKENS).map(|number| format!("token-number-{number:08}\n")).collect();
         let error = AccessToken::parse_all(&many).unwrap_err();
         assert_eq!(error, TokenFileError::TooMany { count: limits::MAX_ACCESS_TOKENS + 1 });
         assert!(!format!("{:?}", AccessToken::new("ada", FIRST)).contains(FIRST));

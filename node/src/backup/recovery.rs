@@ -364,11 +364,7 @@ impl Recoveries {
         drop(all);
     }
 
-    fn begin(
-        &self,
-        key: &RepositoryKey,
-        begin: &node_v1::ReplayBegin,
-    ) -> Result<(u64, Arc<Mutex<Recovery>>), Refusal> {
+    fn begin(&self, key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Result<(u64, Arc<Mutex<Recovery>>), Refusal> {
         let token = rand::random_range(1..u64::MAX);
         // Held while the database is made, so that their number is right.
         let mut open = self.open.lock();

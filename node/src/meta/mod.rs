@@ -17,7 +17,7 @@ pub const META_GROUP: GroupId = 0;
 pub use command::{MetaAnswer, MetaCommand, RequestOutcome};
 pub use machine::MetaMachine;
 pub use state::{
-    AnsweredRequest, ClusterState, CollectionChanges, CollectionRecord, Collections, Erasure, Growth, GrowthStep, KeyedName, Move,
-    MoveStep, NameKey, NamedSpace, NodePhase, NodeRecord, OwnerName, Receipt, Repository, Rewrapped, Rotation,
-    RotationStep, Space,
+    AnsweredRequest, ClusterState, CollectionChanges, CollectionRecord, Collections, Erasure, Growth, GrowthStep,
+    KeyedName, Move, MoveStep, NameKey, NamedSpace, NodePhase, NodeRecord, OwnerName, Receipt, Repository, Rewrapped,
+    Rotation, RotationStep, Space,
 };

@@ -105,7 +105,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let LookedAt { view, collection, ownership } = looked_at;
         // What another shard decides about is not removed here, and would be found again by every step.
         let mine = |frame: FrameId| {
-            let judge = |ownership: &Ownership| ownership.of_frame(&self.placement(collection.id, ownership.span), frame);
+            let judge =
+                |ownership: &Ownership| ownership.of_frame(&self.placement(collection.id, ownership.span), frame);
             ownership.as_ref().is_none_or(|ownership| judge(ownership) == FrameOwnership::Owned)
         };
         if !request.filter_json.is_empty() {

@@ -249,11 +249,7 @@ pub(crate) struct PageRange {
 }
 
 /// A page of a part, as far as a page may be large.
-pub(crate) fn read_page(
-    view: &StateReader,
-    collection: CollectionId,
-    range: PageRange,
-) -> Result<Page, EngineError> {
+pub(crate) fn read_page(view: &StateReader, collection: CollectionId, range: PageRange) -> Result<Page, EngineError> {
     let PageRange { after, since } = range;
     let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = after.map(|after| record::head_key(collection, after));

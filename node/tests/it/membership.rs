@@ -96,8 +96,7 @@ async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
     let refused = cluster.change(request(Action::Drain, id)).await.expect_err("three replicas need three nodes");
     assert_eq!(refused.code, Code::Conflict);
 
-    let remove =
-        node_v1::ChangeNodeRequest { request_id: vec![7; 16].into(), ..request(Action::Remove, first) };
+    let remove = node_v1::ChangeNodeRequest { request_id: vec![7; 16].into(), ..request(Action::Remove, first) };
     let removed = cluster.change(remove.clone()).await.expect("removed");
     cluster.wait("forgotten", |map| map.nodes.iter().all(|node| node.id != first)).await;
     assert_eq!(cluster.change(remove.clone()).await.expect("its answer was lost"), removed);
@@ -127,7 +126,8 @@ async fn a_dead_node_is_replaced_by_one_that_has_just_joined() {
 
     cluster.nodes.remove(&2).expect("a node").shutdown().await;
     cluster.store_some().await;
-    let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..replace.clone() }).await.expect("a plan");
+    let planned =
+        cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..replace.clone() }).await.expect("a plan");
     assert_eq!(planned.len(), SHARDS as usize);
     cluster.change(replace).await.expect("replaced");
     cluster.settled_on(&[0, 1, target]).await;

@@ -6,8 +6,8 @@ use mira_crypto::{ClusterKey, MetaSealer, meta::position_nonce};
 use mira_node::identity::Identity;
 use mira_node::meta::state::RestoredCluster;
 use mira_node::meta::{
-    AnsweredRequest, CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NameKey, NamedSpace,
-    NodePhase, NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
+    AnsweredRequest, CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NameKey,
+    NamedSpace, NodePhase, NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
 };
 use mira_node::shard::command::{
     self, Asker, Condition, MigratedFrame, OwnershipStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,

@@ -175,8 +175,9 @@ impl Memory {
                     return Ok(());
                 }
             }
-            let opened =
-                self.guess(context, passphrase, move |secret| OwnerKey::from_passphrase(secret, &record).map(drop)).await;
+            let opened = self
+                .guess(context, passphrase, move |secret| OwnerKey::from_passphrase(secret, &record).map(drop))
+                .await;
             opened.map_err(|problem| match problem.code {
                 Code::WrongOwnerKey => {
                     let detail = "this owner has another passphrase: change it with POST /owner/passphrase \
@@ -263,9 +264,9 @@ impl Memory {
     }
 
     async fn ask_record(&self, context: &RequestContext, ask: GetOwnerRequest) -> Result<OwnerReply, Problem> {
-        let asked = self.cluster.ask_meta(context, "get_owner", ask, |clients, ask| async move {
-            clients.keys().get_owner(ask).await
-        });
+        let asked = self
+            .cluster
+            .ask_meta(context, "get_owner", ask, |clients, ask| async move { clients.keys().get_owner(ask).await });
         Ok(asked.await?)
     }
 

@@ -112,7 +112,10 @@ async fn only_the_call_that_says_so_makes_a_passphrase_record() {
     }
     let batch = (Method::POST, "/mcp/store", json!({ "items": [item, { "content": "plain" }] }));
     let reply = ask(&world, OLD, batch, &[PASSPHRASE]).await.ok();
-    assert_eq!((&reply["items"][0]["error"]["code"], &reply["items"][1]["version"]), (&json!("wrong_owner_key"), &json!(1)));
+    assert_eq!(
+        (&reply["items"][0]["error"]["code"], &reply["items"][1]["version"]),
+        (&json!("wrong_owner_key"), &json!(1))
+    );
     assert!(world.fake.owner_records().is_empty());
 
     // With a key there is nothing to make.

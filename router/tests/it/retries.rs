@@ -65,7 +65,8 @@ async fn a_rotation_and_a_growth_begin_once() {
     let first = twice(&world, Method::POST, "/collections/notes/grow", grow.clone()).await;
     let first: Value = serde_json::from_str(&first).unwrap();
     assert_eq!((&first["from"], &first["to"]), (&json!(1), &json!(2)));
-    let dry = world.post_with("/collections/notes/grow", json!({ "partitions": 4, "dry_run": true }), &[KEY]).await.ok();
+    let dry =
+        world.post_with("/collections/notes/grow", json!({ "partitions": 4, "dry_run": true }), &[KEY]).await.ok();
     assert_eq!(dry["to"], 4, "a dry run is another request, and is not remembered");
 }
 

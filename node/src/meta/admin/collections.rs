@@ -21,7 +21,10 @@ use crate::{
 };
 
 /// Makes a collection; one of that name with the same settings is as good.
-pub async fn create(member: &Member, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
+pub async fn create(
+    member: &Member,
+    request: node_v1::CreateCollectionRequest,
+) -> Result<node_v1::Collection, Refusal> {
     must_lead(member)?;
     let asked = AskedOnce::new(&member.cluster(), &request.request_id)?;
     if !request.request_id.is_empty() {

@@ -40,11 +40,22 @@ pub(crate) struct Transition<'a, 't> {
 impl<'a, 't> Transition<'a, 't> {
     /// Of the command that stands there in the log.
     pub(crate) fn new(at: LogStamp, placement: &'a PlacementCache, txn: &'a mut Txn<'t>) -> Self {
-        Transition { at, txn, changes: Vec::new(), placement, last_position: None, lookup: OwnershipLookup::new(placement) }
+        Transition {
+            at,
+            txn,
+            changes: Vec::new(),
+            placement,
+            last_position: None,
+            lookup: OwnershipLookup::new(placement),
+        }
     }
 
     /// What the shard is to a frame.
-    pub(super) fn frame_ownership(&mut self, collection: CollectionId, frame: FrameId) -> Result<FrameOwnership, EngineError> {
+    pub(super) fn frame_ownership(
+        &mut self,
+        collection: CollectionId,
+        frame: FrameId,
+    ) -> Result<FrameOwnership, EngineError> {
         self.lookup.of_frame(collection, frame, self.txn)
     }
 

@@ -147,10 +147,8 @@ impl Memory {
 
     /// Removes a collection with all its frames.
     pub async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
-        self.bounded("delete_collection", context, async {
-            self.drop_collection(context, name, false).await.map(drop)
-        })
-        .await
+        self.bounded("delete_collection", context, async { self.drop_collection(context, name, false).await.map(drop) })
+            .await
     }
 
     /// Removes a collection, and with `shred` its keys; the number of their end. The nodes say whether it is there: one that
@@ -171,7 +169,8 @@ impl Memory {
             })
             .await?;
         self.cluster.refresh(dropped.epoch).await;
-        let is_gone = |route: Option<&Arc<CollectionRoute>>| route.is_none_or(|route| route.info.id != dropped.collection);
+        let is_gone =
+            |route: Option<&Arc<CollectionRoute>>| route.is_none_or(|route| route.info.id != dropped.collection);
         self.map_with(context, name, is_gone).await?;
         Ok(dropped.erasure)
     }

@@ -39,8 +39,7 @@ impl Memory {
             let said = serde_json::to_vec(&change).map_err(|error| Problem::internal(format!("a change: {error}")))?;
             let request_id =
                 if change.dry_run { Bytes::new() } else { ids::admin_request_id(context, "change_node", &[&said]) };
-            let request =
-                ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run, request_id };
+            let request = ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run, request_id };
             let reply = self
                 .cluster
                 .ask_meta(context, "change_node", request, |clients, request| async move {
