@@ -24,16 +24,19 @@ enum OwnerAction {
     ///
     /// Private memories can be stored by it from then on. Who forgets the passphrase has lost them: there is no other copy
     /// of the key.
-    CreatePassphrase(#[command(flatten)] Remote),
+    #[command(name = "create-passphrase")]
+    Create(#[command(flatten)] Remote),
     /// Put another passphrase (MIRA_NEW_PASSPHRASE) in the place of yours (MIRA_OWNER_PASSPHRASE)
     ///
     /// The key behind it stays, and with it everything that is private. Routers that have just seen the old passphrase may
     /// take it for a minute more.
-    ChangePassphrase(#[command(flatten)] Remote),
+    #[command(name = "change-passphrase")]
+    Change(#[command(flatten)] Remote),
     /// Remove what the cluster keeps of your passphrase (MIRA_OWNER_PASSPHRASE)
     ///
     /// The key behind it goes too: private memories that were stored by this passphrase cannot be opened any more, by anyone.
-    RemovePassphrase {
+    #[command(name = "remove-passphrase")]
+    Remove {
         /// Yes, my private memories may be lost
         #[arg(long)]
         lose_memories: bool,
@@ -46,18 +49,18 @@ impl Owner {
     /// Does it, and says so.
     pub async fn run(self) -> Result<(), CliError> {
         let remote = match self.action {
-            OwnerAction::CreatePassphrase(remote) => {
+            OwnerAction::Create(remote) => {
                 Client::new(&remote)?.create_passphrase().await?;
                 let done = serde_json::json!({ "created": true });
                 return output::print_answer(&done, remote.json, |_| "the passphrase is set\n".to_owned());
             }
-            OwnerAction::ChangePassphrase(remote) => remote,
-            OwnerAction::RemovePassphrase { lose_memories: false, .. } => {
+            OwnerAction::Change(remote) => remote,
+            OwnerAction::Remove { lose_memories: false, .. } => {
                 let detail =
                     "private memories stored by this passphrase cannot be opened after this: say --lose-memories";
                 return Err(CliError::Usage(detail.to_owned()));
             }
-            OwnerAction::RemovePassphrase { remote, .. } => {
+            OwnerAction::Remove { remote, .. } => {
                 Client::new(&remote)?.remove_passphrase().await?;
                 let done = serde_json::json!({ "removed": true });
                 return output::print_answer(&done, remote.json, |_| "the passphrase is removed\n".to_owned());
