@@ -4,6 +4,7 @@
 //! bound to sockets, files or threads, so that a simulator drives its nodes by the same code.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -18,7 +19,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     leftovers::Leftovers,
-    meta::{ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, command::MAX_AGE_ENTRIES},
+    meta::{
+        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand,
+        command::{MAX_AGE_ENTRIES, OpenedCommand, RequestOutcome},
+    },
     peers::{Peer, within},
     replicas::Replicas,
     shard::{
@@ -213,6 +217,12 @@ impl<R: Runtime> Member<R> {
         })
     }
 
+    /// The names of a collection's keys by version.
+    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
+        let names = self.shared.keyring.key_names(record)?;
+        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
+    }
+
     /// The map as a quorum of the meta group knows it; on its leader only.
     pub async fn confirmed_map(&self) -> Result<node_v1::ClusterMap, Refusal> {
         self.meta().read_index().await.map_err(refuse_read)?;
@@ -223,9 +233,18 @@ impl<R: Runtime> Member<R> {
 
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
+        self.propose_meta_for(None, command).await
+    }
+
+    /// As [`Member::propose_meta`], for a request that is to be remembered.
+    pub async fn propose_meta_for(
+        &self,
+        request: Option<&RequestOutcome>,
+        command: &MetaCommand,
+    ) -> Result<MetaAnswer, Refusal> {
         let position = self.meta().reader().applied_index();
         let sealer = self.shared.keyring.meta_sealer();
-        let sealed: Bytes = command.seal(position, &sealer, &mut (self.shared.randomness)()).into();
+        let sealed: Bytes = command.seal_for(request, position, &sealer, &mut (self.shared.randomness)()).into();
         let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
                 let asked = self.peers.propose_meta(leader, sealed);
@@ -241,7 +260,7 @@ impl<R: Runtime> Member<R> {
     pub async fn propose_sealed(&self, sealed: Bytes) -> Result<Bytes, Refusal> {
         let refused = |error: String| Problem::new(Code::PermissionDenied, format!("meta command: {error}"));
         let sealer = self.shared.keyring.sealer_of(&sealed).map_err(|error| refused(error.to_string()))?;
-        let (_, position) = MetaCommand::open_with_position(&sealer, &sealed).map_err(refused)?;
+        let position = OpenedCommand::open(&sealer, &sealed).map_err(refused)?.position;
         let applied = self.meta().reader().applied_index();
         if position.is_some_and(|position| applied.saturating_sub(position) > MAX_AGE_ENTRIES / 2) {
             return Err(Refusal::NotReady(

@@ -5,7 +5,6 @@
 //! [`crate::server`] puts them together.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -32,10 +31,7 @@ use crate::{
     identity::Identity,
     keys::{keyring::Keyring, provider::KeyProvider},
     member::{Member, MemberParts},
-    meta::{
-        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord,
-        state::ClusterHeader,
-    },
+    meta::{ClusterState, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, state::ClusterHeader},
     metrics::{NodeFigures, NodeMetrics},
     peers::AddressBook,
     placement::repair,
@@ -209,12 +205,6 @@ impl Node {
         let keys = loaded.map_err(|error| Refusal::NotReady(format!("its cluster keys cannot be had: {error}")))?;
         self.keyring().hold(keys);
         Ok(self.keyring().cluster_key_ids().iter().map(ToString::to_string).collect())
-    }
-
-    /// The names of a collection's keys by version.
-    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
-        let names = self.keyring().key_names(record)?;
-        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
     }
 
     /// What its shards share.

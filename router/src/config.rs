@@ -9,7 +9,7 @@ use mira_embed::Embedder;
 use mira_net::descriptors;
 use mira_proto::limits;
 
-use crate::server;
+use crate::{AccessToken, server};
 
 /// Settings of one router.
 #[derive(Clone)]
@@ -20,10 +20,13 @@ pub struct RouterConfig {
     pub http: SocketAddr,
     /// Where gRPC is served; port 0 picks a free one.
     pub grpc: SocketAddr,
-    /// Bearer tokens that are let in. Empty only together with `insecure_without_tokens`.
-    pub tokens: Vec<String>,
+    /// Bearer tokens that are let in, each of a principal. Empty only together with `insecure_without_tokens`.
+    pub tokens: Vec<AccessToken>,
     /// Serve without any token: for tests, and behind something else that checks callers.
     pub insecure_without_tokens: bool,
+    /// Let every principal name any owner of private memories (`X-Mira-Owner`), and not itself alone: for one caller that
+    /// acts for many people.
+    pub any_owner: bool,
     /// Serve `/metrics` without a token, as scrapers expect.
     pub open_metrics: bool,
     /// Turns texts into vectors. Without one, callers must give vectors.
@@ -49,6 +52,7 @@ impl Default for RouterConfig {
             grpc: (Ipv4Addr::LOCALHOST, 7891).into(),
             tokens: Vec::new(),
             insecure_without_tokens: false,
+            any_owner: false,
             open_metrics: true,
             embedder: None,
             allowed_hosts: Vec::new(),

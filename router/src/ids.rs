@@ -116,6 +116,11 @@ pub fn request_id(context: &RequestContext, write: &WriteIdentity<'_>) -> Bytes 
     Bytes::copy_from_slice(&id)
 }
 
+/// The request id of a change of the cluster itself, made of all that it says.
+pub fn admin_request_id(context: &RequestContext, operation: &'static str, parts: &[&[u8]]) -> Bytes {
+    request_id(context, &WriteIdentity { operation, collection: 0, shard: 0, parts })
+}
+
 /// The id as the wire carries it.
 pub fn id_bytes(id: Uuid) -> Bytes {
     Bytes::copy_from_slice(id.as_bytes())

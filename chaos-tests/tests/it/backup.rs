@@ -212,6 +212,10 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
         answer(&other, &["recall", "--collection", "more", &file_id, "--output", &output]).await;
         assert!(std::fs::read(&output).expect("it is there") == bytes, "the file is another one");
         fill(&other, "notes", 0..10, "zebra-goes-on").await;
+        // It had two versions when it was forgotten.
+        let again = json!({ "id": gone[1], "content": "zebra-again", "collection": "notes", "vector": vector(110) });
+        let stored = other.client(0).call("store", &again).await.expect("stored");
+        assert!(stored["version"].as_u64() > Some(2), "{stored}");
     }
     // An older state is there too.
     let other = start(1, 4, &key).await;

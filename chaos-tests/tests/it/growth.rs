@@ -109,7 +109,7 @@ async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_eac
         (
             "frames are frozen",
             Box::new(|cluster| {
-                let frozen = |ownership: &Ownership| ownership.released.contains_key(&target);
+                let frozen = |ownership: &Ownership| ownership.frozen.contains_key(&target);
                 cluster.ownerships(collection, source).iter().any(frozen) || cluster.has_step(GrowthStep::Clearing)
             }),
             target,

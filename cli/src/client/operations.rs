@@ -197,6 +197,12 @@ impl Client {
         self.read(Method::POST, &["admin", "shards", "verify"], Some(request)).await
     }
 
+    /// Makes the record of the owner's passphrase.
+    pub async fn create_passphrase(&self) -> Result<(), CliError> {
+        let url = self.url(&["owner", "passphrase"])?;
+        self.send(|| self.http.put(url.clone())).await.map(drop)
+    }
+
     /// Puts another passphrase in the place of the owner's.
     pub async fn change_passphrase(&self, new: &str) -> Result<(), CliError> {
         let mut new = HeaderValue::from_str(new)
@@ -208,8 +214,9 @@ impl Client {
 
     /// Removes the record of the owner's passphrase.
     pub async fn remove_passphrase(&self) -> Result<(), CliError> {
+        let key = idempotency_key();
         let url = self.url(&["owner", "passphrase"])?;
-        self.send(|| self.http.delete(url.clone())).await.map(drop)
+        self.send(|| self.http.delete(url.clone()).header("idempotency-key", &key)).await.map(drop)
     }
 
     /// The cluster's keys, by name.

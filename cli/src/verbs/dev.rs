@@ -115,7 +115,7 @@ impl LocalCluster {
             nodes: home.nodes.iter().map(|node| node.grpc.to_string()).collect(),
             http,
             grpc: (http.ip(), grpc_port).into(),
-            tokens: vec![home.token.clone()],
+            tokens: vec![home.token.as_str().into()],
             embedder,
             ..router
         };

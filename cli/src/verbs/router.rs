@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mira_net::descriptors;
-use mira_router::RouterConfig;
+use mira_router::{AccessToken, RouterConfig};
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -40,12 +40,19 @@ struct RouterSettings {
     /// Where gRPC is served [default: 127.0.0.1:7891]
     #[arg(long, env = "MIRA_GRPC", hide_env_values = true, value_name = "ADDR")]
     grpc: Option<SocketAddr>,
-    /// File with the tokens that are let in, one a line (mode 0600). The variable MIRA_TOKEN may hold one
+    /// File with the tokens that are let in, a line NAME TOKEN for each (mode 0600). The variable MIRA_TOKEN may hold one
+    ///
+    /// Private memories behind passphrases, and idempotency keys, belong to the name. To replace a token, add the new one
+    /// under the same name, restart the routers, and take the old one out later. A line with a token alone is of the name
+    /// `default`.
     #[arg(long, env = "MIRA_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Serve without any token: only behind something else that checks callers
     #[arg(long, env = "MIRA_INSECURE_WITHOUT_TOKENS", hide_env_values = true)]
     insecure_without_tokens: bool,
+    /// Let every caller name any owner of private memories (X-Mira-Owner), for one that acts for many people
+    #[arg(long, env = "MIRA_ANY_OWNER", hide_env_values = true)]
+    any_owner: bool,
     /// Folder of the embedding model [default: where `make model` puts it]
     #[arg(long, env = "MIRA_MODEL_DIR", hide_env_values = true, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -71,6 +78,7 @@ impl Layer for RouterSettings {
             grpc: self.grpc.or(below.grpc),
             token_file: self.token_file.or(below.token_file),
             insecure_without_tokens: self.insecure_without_tokens || below.insecure_without_tokens,
+            any_owner: self.any_owner || below.any_owner,
             model: self.model.or(below.model),
             allowed_hosts: list(self.allowed_hosts, below.allowed_hosts),
             allowed_origins: list(self.allowed_origins, below.allowed_origins),
@@ -109,6 +117,7 @@ impl RouterSettings {
             grpc: self.grpc.unwrap_or(usual.grpc),
             tokens,
             insecure_without_tokens: self.insecure_without_tokens,
+            any_owner: self.any_owner,
             embedder,
             allowed_hosts: self.allowed_hosts,
             allowed_origins: self.allowed_origins,
@@ -117,11 +126,13 @@ impl RouterSettings {
         })
     }
 
-    fn tokens(&self) -> Result<Vec<String>, CliError> {
-        let text = match &self.token_file {
-            Some(file) => secrets::read(file)?,
-            None => std::env::var("MIRA_TOKEN").unwrap_or_default(),
+    fn tokens(&self) -> Result<Vec<AccessToken>, CliError> {
+        let Some(file) = &self.token_file else {
+            let text = std::env::var("MIRA_TOKEN").unwrap_or_default();
+            return AccessToken::parse_all(&text).map_err(|error| CliError::Usage(format!("MIRA_TOKEN: {error}")));
         };
-        Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        let text = secrets::read(file)?;
+        AccessToken::parse_all(&text)
+            .map_err(|error| CliError::BadFile { path: file.clone(), detail: error.to_string() })
     }
 }

@@ -89,7 +89,7 @@ pub fn next(
         _ if growth.done.contains(&shard) => None,
         GrowthStep::Copying if targets.contains(&shard) => copy(&sources, ownership, paused),
         GrowthStep::Clearing if sources.contains(&shard) => {
-            if ownership.is_some_and(|ownership| ownership.settled) {
+            if ownership.is_some_and(|ownership| ownership.finalized) {
                 (!paused).then_some(Task::Cleanup)
             } else {
                 Some(Task::Finalize)
@@ -382,15 +382,15 @@ mod tests {
         let (sources, targets) = clearing.shards(COLLECTION, SHARDS);
         let span = Span { from: 2, to: 4, shards: SHARDS };
         let of = |growth: &Growth, shard, ownership: Option<&Ownership>| next(growing(growth), shard, ownership, false);
-        let released = Ownership { min_epoch: 5, ..Ownership::new(sources[0], span) };
-        let settled = Ownership { settled: true, ..released.clone() };
-        assert_eq!(of(&clearing, sources[0], Some(&released)), Some(Task::Finalize));
-        assert_eq!(of(&clearing, sources[0], Some(&settled)), Some(Task::Cleanup));
-        assert_eq!(next(growing(&clearing), sources[0], Some(&settled), true), None);
+        let frozen = Ownership { min_epoch: 5, ..Ownership::new(sources[0], span) };
+        let finalized = Ownership { finalized: true, ..frozen.clone() };
+        assert_eq!(of(&clearing, sources[0], Some(&frozen)), Some(Task::Finalize));
+        assert_eq!(of(&clearing, sources[0], Some(&finalized)), Some(Task::Cleanup));
+        assert_eq!(next(growing(&clearing), sources[0], Some(&finalized), true), None);
         assert_eq!(of(&clearing, targets[0], None), None);
         assert_eq!(of(&growth(GrowthStep::Copying), sources[0], None), None);
-        assert_eq!(of(&growth(GrowthStep::Remembering), sources[0], Some(&settled)), None);
+        assert_eq!(of(&growth(GrowthStep::Remembering), sources[0], Some(&finalized)), None);
         clearing.done.insert(sources[0]);
-        assert_eq!(of(&clearing, sources[0], Some(&settled)), None);
+        assert_eq!(of(&clearing, sources[0], Some(&finalized)), None);
     }
 }

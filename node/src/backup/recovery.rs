@@ -35,7 +35,7 @@ use crate::shard::{
     log_archive::{LogPlace, start_place},
     machine::{Change, Follower, LogStamp, ShardMachine, Transition, ingest},
     migration::ownership::{Ownership, PlacementCache},
-    pages::{PageBody, PagePlace, read_ids, read_page, write_ids},
+    pages::{PageBody, PagePlace, PageRange, Standing, read_ids, read_page, write_ids},
     record::{self, KeyFloor},
 };
 
@@ -178,7 +178,8 @@ impl Recovery {
     pub fn begin(
         engine: Arc<dyn Engine>,
         window: RequestWindow,
-        (key, begin): (&RepositoryKey, &node_v1::ReplayBegin),
+        key: &RepositoryKey,
+        begin: &node_v1::ReplayBegin,
     ) -> Result<Self, Refusal> {
         let place = start_place(&begin.backup, begin.shard);
         let start = key.open(&place, &begin.start, limits::MAX_MESSAGE_BYTES);
@@ -269,7 +270,10 @@ impl Recovery {
     fn page(&mut self, key: &RepositoryKey, page: &node_v1::ReplayPage) -> Result<node_v1::ReplayReply, Refusal> {
         let after = if page.after.is_empty() { None } else { Some(frame_id(&page.after)?) };
         let view = self.replay.reader().map_err(refuse)?;
-        let found = read_page(&view, page.collection, (after, 0)).map_err(refuse)?;
+        let mut found = read_page(&view, page.collection, PageRange { after, since: 0 }).map_err(refuse)?;
+        if page.number == 0 {
+            found.body.standing = Some(Standing::read(&view, page.collection).map_err(refuse)?);
+        }
         let ids = write_ids(&found.ids);
         let place = PagePlace {
             backup: &page.backup,
@@ -341,9 +345,9 @@ impl Recoveries {
     ///
     /// # Errors
     /// When there are too many, or this node does not know the recovery, and as the steps do.
-    pub fn step(&self, key: &RepositoryKey, (token, step): (u64, &Step)) -> Result<node_v1::ReplayReply, Refusal> {
+    pub fn step(&self, key: &RepositoryKey, token: u64, step: &Step) -> Result<node_v1::ReplayReply, Refusal> {
         let (token, recovery) = match step {
-            Step::Begin(begin) => self.begin((key, begin))?,
+            Step::Begin(begin) => self.begin(key, begin)?,
             Step::End(_) => {
                 self.open.lock().remove(&token);
                 return Ok(node_v1::ReplayReply::default());
@@ -360,11 +364,11 @@ impl Recoveries {
         drop(all);
     }
 
-    fn begin(&self, begin: (&RepositoryKey, &node_v1::ReplayBegin)) -> Result<(u64, Arc<Mutex<Recovery>>), Refusal> {
+    fn begin(&self, key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Result<(u64, Arc<Mutex<Recovery>>), Refusal> {
         let token = rand::random_range(1..u64::MAX);
         // Held while the database is made, so that their number is right.
         let mut open = self.open.lock();
-        let name = (begin.1.backup.clone(), begin.1.shard, begin.1.until_ms);
+        let name = (begin.backup.clone(), begin.shard, begin.until_ms);
         open.retain(|_, open| open.used.elapsed() < limits::RECOVERY_IDLE && open.name != name);
         if open.len() >= limits::MAX_RECOVERIES {
             let most = limits::MAX_RECOVERIES;
@@ -375,7 +379,7 @@ impl Recoveries {
         std::fs::create_dir_all(&folder).map_err(failed)?;
         let scratch = Scratch(folder.clone());
         let engine = Arc::new(RocksEngine::open(&folder, OPTIONS).map_err(refuse)?);
-        let recovery = Recovery { _scratch: Some(scratch), ..Recovery::begin(engine, self.window, begin)? };
+        let recovery = Recovery { _scratch: Some(scratch), ..Recovery::begin(engine, self.window, key, begin)? };
         let recovery = Arc::new(Mutex::new(recovery));
         open.insert(token, Open { name, recovery: recovery.clone(), used: Instant::now() });
         Ok((token, recovery))

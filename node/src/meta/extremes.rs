@@ -7,7 +7,7 @@ use mira_crypto::{ClusterKey, os_rng};
 use mira_raft::{HostConfig, ProposeError, RaftHost, engine::MemEngine, transport::local::LocalNetwork};
 use mira_testing::extremes;
 
-use super::{MetaCommand, MetaMachine, NameKey};
+use super::{MetaCommand, MetaMachine, NameKey, RequestOutcome};
 use crate::keys::keyring::Keyring;
 
 #[tokio::test]
@@ -29,7 +29,8 @@ async fn no_command_at_any_extreme_of_its_fields_stops_the_meta_group() {
     assert!(commands.len() > 2_000, "{} were drawn", commands.len());
     for (seed, command) in commands {
         let position = group.reader().applied_index();
-        let sealed = command.seal(position, &keyring.meta_sealer(), &mut os_rng());
+        let outcome = RequestOutcome { name: [seed as u8; 16], reply: vec![seed as u8; seed as usize] };
+        let sealed = command.seal_for(Some(&outcome), position, &keyring.meta_sealer(), &mut os_rng());
         match group.propose(None, sealed.into()).await {
             Ok(_) | Err(ProposeError::TooLarge { .. }) => {}
             Err(error) => panic!("seed {seed}: {error}: {command:?}"),

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    command::{MAX_AGE_ENTRIES, MetaAnswer, MetaCommand},
+    command::{MAX_AGE_ENTRIES, MetaAnswer, MetaCommand, OpenedCommand},
     records::{self, CommandContext, RecordKey, Records},
     state::{ClusterState, CollectionChanges, CollectionRecord, NodeRecord},
-    transitions::{collections, erasure, keys, migration, moves, nodes, owners, repositories, restore},
+    transitions::{collections, erasure, keys, migration, moves, nodes, owners, repositories, requests, restore},
 };
 use crate::keys::keyring::Keyring;
 
@@ -70,8 +70,8 @@ impl MetaMachine {
 impl StateMachine for MetaMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let sealer = records::sealer_of(&self.keyring, command.payload)?;
-        let opened = MetaCommand::open_with_position(&sealer, command.payload);
-        let (change, position) = opened.map_err(EngineError::Damaged)?;
+        let opened = OpenedCommand::open(&sealer, command.payload).map_err(EngineError::Damaged)?;
+        let OpenedCommand { command: change, position, request } = opened;
         if position.is_some_and(|position| command.index.saturating_sub(position) > MAX_AGE_ENTRIES) {
             return Ok(encoded(MetaAnswer::Refused));
         }
@@ -84,6 +84,9 @@ impl StateMachine for MetaMachine {
             records.header.epoch += 1;
             let header = records.header.clone();
             records.put(RecordKey::Header, &header);
+        }
+        if let Some(request) = request.filter(|_| answer == MetaAnswer::Done) {
+            requests::remember(request, &mut records);
         }
         self.behind.lock().touched.extend(records.into_touched());
         Ok(encoded(answer))
@@ -216,6 +219,7 @@ fn take(state: &mut ClusterState, keyring: &Keyring, key: &[u8], sealed: &[u8]) 
         RecordKey::ReceiptKey => state.receipt_key = records::open(keyring, key, sealed)?,
         RecordKey::Repository(id) => drop(state.repositories.insert(id, records::open(keyring, key, sealed)?)),
         RecordKey::Restoring => state.restoring = Some(records::open(keyring, key, sealed)?),
+        RecordKey::Request(place) => state.requests.insert_mut(place, records::open(keyring, key, sealed)?),
     }
     Ok(())
 }
@@ -241,5 +245,6 @@ fn forget(state: &mut ClusterState, key: RecordKey) {
         RecordKey::ReceiptKey => state.receipt_key.clear(),
         RecordKey::Repository(id) => drop(state.repositories.remove(&id)),
         RecordKey::Restoring => state.restoring = None,
+        RecordKey::Request(place) => drop(state.requests.remove_mut(&place)),
     }
 }

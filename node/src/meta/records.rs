@@ -44,6 +44,7 @@ const MAX_RECORD_BYTES: usize = 4 << 20;
 /// | `ReceiptKey` | `w` | | the key of receipts, wrapped |
 /// | `Repository` | `u` | repository id (16) | [`super::Repository`]: a place of backups |
 /// | `Restoring` | `v` | | the backup that is being restored |
+/// | `Request` | `q` | place (8): index modulo [`REMEMBERED_REQUESTS`](mira_proto::limits::REMEMBERED_REQUESTS) | [`super::AnsweredRequest`]: a request that was carried out |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
@@ -83,10 +84,12 @@ pub enum RecordKind {
     Repository = b'u',
     /// The backup that is being restored.
     Restoring = b'v',
+    /// A request that was carried out.
+    Request = b'q',
 }
 
 impl RecordKind {
-    const ALL: [RecordKind; 18] = [
+    const ALL: [RecordKind; 19] = [
         RecordKind::Header,
         RecordKind::Node,
         RecordKind::Placement,
@@ -105,6 +108,7 @@ impl RecordKind {
         RecordKind::ReceiptKey,
         RecordKind::Repository,
         RecordKind::Restoring,
+        RecordKind::Request,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -151,6 +155,8 @@ pub enum RecordKey {
     Repository(u128),
     /// The backup that is being restored.
     Restoring,
+    /// A request that was carried out, by its place among them.
+    Request(u64),
 }
 
 impl RecordKey {
@@ -178,6 +184,7 @@ impl RecordKey {
             RecordKey::ReceiptKey => alone(RecordKind::ReceiptKey),
             RecordKey::Repository(id) => named(RecordKind::Repository, id.to_be_bytes()),
             RecordKey::Restoring => alone(RecordKind::Restoring),
+            RecordKey::Request(place) => numbered(RecordKind::Request, place),
         }
     }
 
@@ -221,6 +228,7 @@ impl RecordKey {
             RecordKind::ReceiptKey => RecordKey::ReceiptKey,
             RecordKind::Repository => RecordKey::Repository(u128::from_be_bytes(name()?)),
             RecordKind::Restoring => RecordKey::Restoring,
+            RecordKind::Request => RecordKey::Request(number()?),
         })
     }
 }
@@ -451,6 +459,7 @@ mod tests {
             (RecordKey::ReceiptKey, "w"),
             (RecordKey::Repository(u128::from_be_bytes(*b"0123456789abcdef")), "u0123456789abcdef"),
             (RecordKey::Restoring, "v"),
+            (RecordKey::Request(9), "q\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x09"),
         ];
         for (key, bytes) in table {
             assert_eq!(key.key().escape_ascii().to_string(), bytes);

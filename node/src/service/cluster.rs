@@ -17,7 +17,7 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
     async fn get_map(&self, request: Request<node_v1::GetMapRequest>) -> Answer<node_v1::ClusterMap> {
         let request = request.into_inner();
         if request.linearizable {
-            admin::newest(&self.0).await?;
+            admin::newest(self.0.member()).await?;
         }
         if request.wait {
             let mut cluster = self.0.watch_cluster();
@@ -58,53 +58,53 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
     }
 
     async fn pause_moves(&self, request: Request<node_v1::PauseMovesRequest>) -> Answer<node_v1::PauseMovesReply> {
-        Ok(Response::new(nodes::pause_moves(&self.0, request.into_inner()).await?))
+        Ok(Response::new(nodes::pause_moves(self.0.member(), request.into_inner()).await?))
     }
 
     async fn repair_replica(
         &self,
         request: Request<node_v1::RepairReplicaRequest>,
     ) -> Answer<node_v1::RepairReplicaReply> {
-        Ok(Response::new(nodes::repair_replica(&self.0, request.into_inner()).await?))
+        Ok(Response::new(nodes::repair_replica(self.0.member(), request.into_inner()).await?))
     }
 
     async fn create_collection(
         &self,
         request: Request<node_v1::CreateCollectionRequest>,
     ) -> Answer<node_v1::Collection> {
-        Ok(Response::new(collections::create(&self.0, request.into_inner()).await?))
+        Ok(Response::new(collections::create(self.0.member(), request.into_inner()).await?))
     }
 
     async fn get_collection(
         &self,
         request: Request<node_v1::GetCollectionRequest>,
     ) -> Answer<node_v1::GetCollectionReply> {
-        Ok(Response::new(collections::get(&self.0, &request.into_inner())))
+        Ok(Response::new(collections::get(self.0.member(), &request.into_inner())))
     }
 
     async fn list_collections(
         &self,
         request: Request<node_v1::ListCollectionsRequest>,
     ) -> Answer<node_v1::ListCollectionsReply> {
-        Ok(Response::new(collections::list(&self.0, &request.into_inner()).await?))
+        Ok(Response::new(collections::list(self.0.member(), &request.into_inner()).await?))
     }
 
     async fn drop_collection(
         &self,
         request: Request<node_v1::DropCollectionRequest>,
     ) -> Answer<node_v1::DropCollectionReply> {
-        Ok(Response::new(collections::drop_collection(&self.0, request.into_inner()).await?))
+        Ok(Response::new(collections::drop_collection(self.0.member(), request.into_inner()).await?))
     }
 
     async fn tune_collection(
         &self,
         request: Request<node_v1::TuneCollectionRequest>,
     ) -> Answer<node_v1::TuneCollectionReply> {
-        Ok(Response::new(collections::tune(&self.0, request.into_inner()).await?))
+        Ok(Response::new(collections::tune(self.0.member(), request.into_inner()).await?))
     }
 
     async fn propose_meta(&self, request: Request<node_v1::ProposeMetaRequest>) -> Answer<node_v1::ProposeMetaReply> {
-        admin::must_lead(&self.0)?;
+        admin::must_lead(self.0.member())?;
         let answer = self.0.propose_sealed(request.into_inner().sealed).await?;
         Ok(Response::new(node_v1::ProposeMetaReply { answer }))
     }

@@ -80,6 +80,8 @@ pub enum ShardCommand {
         collection: CollectionId,
         /// The frames.
         frames: Vec<MigratedFrame>,
+        /// The greatest version of a frame of the collection that had ended by then.
+        ended_version: u64,
     },
     /// Notes that chunks are needed again.
     Renew {
@@ -129,7 +131,7 @@ pub enum OwnershipStep {
         pass: u32,
         /// The source's log position now; of the last pass, that of its release.
         start: u64,
-        /// Whether the source has released them.
+        /// Whether the source has frozen them.
         last: bool,
     },
     /// A target takes one page of a pass.
@@ -154,7 +156,7 @@ pub enum OwnershipStep {
         /// A reader's map must be at least this new from here on.
         min_epoch: u64,
     },
-    /// A settled source removes frames that moved.
+    /// A finalized source removes frames that moved.
     Cleanup {
         /// Which.
         frames: Vec<FrameId>,

@@ -70,7 +70,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         if step.frames.is_empty() && !request.may_be_retry {
             let index = view.applied_index();
             let next = step.next.map(wire).unwrap_or_default();
-            let frozen_for = self.released(collection.id)?;
+            let frozen_for = self.frozen_for(collection.id)?;
             return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
         }
         let frames = step.frames.clone();
@@ -91,7 +91,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             more: more && goes_on,
             next,
             moved: moved.into_iter().map(wire).collect(),
-            frozen_for: self.released(collection.id)?,
+            frozen_for: self.frozen_for(collection.id)?,
         })
     }
 
@@ -105,8 +105,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let LookedAt { view, collection, ownership } = looked_at;
         // What another shard decides about is not removed here, and would be found again by every step.
         let mine = |frame: FrameId| {
-            let claim = |ownership: &Ownership| ownership.claim(&self.placement(collection.id, ownership.span), frame);
-            ownership.as_ref().is_none_or(|ownership| claim(ownership) == FrameOwnership::Owned)
+            let judge =
+                |ownership: &Ownership| ownership.of_frame(&self.placement(collection.id, ownership.span), frame);
+            ownership.as_ref().is_none_or(|ownership| judge(ownership) == FrameOwnership::Owned)
         };
         if !request.filter_json.is_empty() {
             let (frames, next) = self.filtered(looked_at, request)?;
@@ -147,9 +148,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
     }
 
-    /// The targets to which this shard has released frames, in a growth that is not known to be over.
-    fn released(&self, collection: CollectionId) -> Result<Vec<ShardId>, Refusal> {
-        Ok(self.ownership(collection)?.map(|ownership| ownership.released.into_keys().collect()).unwrap_or_default())
+    /// The targets for which this shard has frozen frames, in a growth that is not known to be over.
+    fn frozen_for(&self, collection: CollectionId) -> Result<Vec<ShardId>, Refusal> {
+        Ok(self.ownership(collection)?.map(|ownership| ownership.frozen.into_keys().collect()).unwrap_or_default())
     }
 
     /// The next frames that a filter means. Opening them is work of up to a second, for which this thread lets its other
@@ -184,7 +185,7 @@ fn must_know_growth(
     }
 }
 
-/// Whether a target has opened what these sources have released to it.
+/// Whether a target has opened what these sources have frozen for it.
 fn must_have_opened(ownership: Option<&Ownership>, sources: &[ShardId]) -> Result<(), Refusal> {
     if sources.iter().all(|&source| ownership.is_some_and(|ownership| ownership.is_open(source))) {
         return Ok(());

@@ -72,7 +72,9 @@ pub fn touched(command: &ShardCommand) -> Vec<(CollectionId, FrameId)> {
             of(*collection, &mut frames.iter().copied())
         }
         ShardCommand::Reseal { collection, frames, .. } => of(*collection, &mut frames.iter().map(|frame| frame.frame)),
-        ShardCommand::Restore { collection, frames } => of(*collection, &mut frames.iter().map(|frame| frame.frame)),
+        ShardCommand::Restore { collection, frames, .. } => {
+            of(*collection, &mut frames.iter().map(|frame| frame.frame))
+        }
         ShardCommand::Renew { collection, chunks } => of(*collection, &mut chunks.iter().copied()),
         ShardCommand::Collect { collection, chunks } => of(*collection, &mut chunks.iter().map(|&(chunk, _)| chunk)),
         ShardCommand::Grow { collection, step: OwnershipStep::ApplyPage { frames, gone, .. }, .. } => {

@@ -190,7 +190,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let after = if request.after.is_empty() { None } else { Some(super::frame_id(&request.after)?) };
         let (page, standing) = tokio::task::block_in_place(|| {
             let standing = (request.number == 0).then(|| Standing::read(&view, request.collection)).transpose()?;
-            Ok((read_page(&view, request.collection, (after, request.since))?, standing))
+            let range = PageRange { after, since: request.since };
+            Ok((read_page(&view, request.collection, range)?, standing))
         })
         .map_err(|error: EngineError| self.unreadable(error))?;
         let (ids, changed) = (write_ids(&page.ids), write_ids(&page.changed()));
@@ -218,7 +219,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         })
     }
 
-    /// Puts frames of a backup, sealed for this shard, in the place of what is there; on the leader.
+    /// Puts frames of a backup, sealed for this shard, in the place of what is there, and lets no version be given again that
+    /// had ended by then; on the leader.
     pub async fn restore(&self, request: node_v1::RestoreFramesRequest) -> Result<(), Refusal> {
         self.must_lead()?;
         if self.shared.cluster.borrow().restoring.is_none() {
@@ -227,7 +229,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let odd = |error: EngineError| Refusal::from(Problem::invalid(error.to_string()));
         let frames: Vec<MigratedFrame> =
             request.frames.iter().map(|frame| MigratedFrame::decode(frame).map_err(odd)).collect::<Result<_, _>>()?;
-        let payload = ShardCommand::Restore { collection: request.collection, frames }.encode();
+        let node_v1::RestoreFramesRequest { collection, ended_version, .. } = request;
+        let payload = ShardCommand::Restore { collection, frames, ended_version }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Restore => Ok(()),
@@ -236,12 +239,18 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 }
 
-/// A page of a part: the frames behind `after`, and of those that have changed after the log position `since` all there is.
-pub(crate) fn read_page(
-    view: &StateReader,
-    collection: CollectionId,
-    (after, since): (Option<FrameId>, u64),
-) -> Result<Page, EngineError> {
+/// Which frames of a part a page is made of.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PageRange {
+    /// It begins behind this frame; at the first one if there is none.
+    pub(crate) after: Option<FrameId>,
+    /// Frames that have changed after this log position come whole, others by name only; 0 = all come whole.
+    pub(crate) since: u64,
+}
+
+/// A page of a part, as far as a page may be large.
+pub(crate) fn read_page(view: &StateReader, collection: CollectionId, range: PageRange) -> Result<Page, EngineError> {
+    let PageRange { after, since } = range;
     let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = after.map(|after| record::head_key(collection, after));
     let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));

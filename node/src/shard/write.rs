@@ -109,7 +109,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<(), Refusal> {
         let Some(ownership) = self.ownership(collection)? else { return Ok(()) };
         let placement = self.placement(collection, ownership.span);
-        if frames.any(|frame| ownership.claim(&placement, frame) == FrameOwnership::Pending) {
+        if frames.any(|frame| ownership.of_frame(&placement, frame) == FrameOwnership::Pending) {
             return Err(Refusal::NotReady("the frame is still on its way to this shard".into()));
         }
         Ok(())

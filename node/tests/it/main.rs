@@ -14,6 +14,7 @@ mod node;
 mod pages;
 mod placement;
 mod private;
+mod requests;
 mod samples;
 mod spaces;
 mod tune;

@@ -65,7 +65,7 @@ async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
     assert_eq!(map.nodes.iter().find(|node| node.id == id).expect("known").phase(), node_v1::NodePhase::Standby);
 
     let add = request(Action::Add, id);
-    let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..add }).await.expect("a plan");
+    let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..add.clone() }).await.expect("a plan");
     assert!(!planned.is_empty() && planned.iter().all(|found| found.to == id), "{planned:?}");
     assert_eq!(
         cluster.map().await.nodes.iter().find(|node| node.id == id).expect("known").phase(),
@@ -97,8 +97,12 @@ async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
     let refused = cluster.change(request(Action::Drain, id)).await.expect_err("three replicas need three nodes");
     assert_eq!(refused.code, Code::Conflict);
 
-    cluster.change(request(Action::Remove, first)).await.expect("removed");
+    let remove = node_v1::ChangeNodeRequest { request_id: vec![7; 16].into(), ..request(Action::Remove, first) };
+    let removed = cluster.change(remove.clone()).await.expect("removed");
     cluster.wait("forgotten", |map| map.nodes.iter().all(|node| node.id != first)).await;
+    assert_eq!(cluster.change(remove.clone()).await.expect("its answer was lost"), removed);
+    let without = node_v1::ChangeNodeRequest { request_id: Vec::new().into(), ..remove };
+    assert_eq!(cluster.change(without).await.expect_err("there is none").code, Code::NotFound);
     let gone = cluster.nodes.remove(&0).expect("the first node");
     assert!(gone.node().shards().is_empty(), "its replicas were removed from its disk");
     gone.shutdown().await;
@@ -115,15 +119,16 @@ async fn a_dead_node_is_replaced_by_one_that_has_just_joined() {
     let target = cluster.grow().await;
     let by = cluster.id(target);
     let replace = node_v1::ChangeNodeRequest { by, ..request(Action::Replace, dead) };
-    let refused = cluster.change(replace).await.expect_err("it is alive");
+    let refused = cluster.change(replace.clone()).await.expect_err("it is alive");
     assert_eq!(refused.code, Code::Conflict);
     assert!(refused.detail.contains("drain"), "{}", refused.detail);
-    let taken = node_v1::ChangeNodeRequest { by: alive, ..replace };
+    let taken = node_v1::ChangeNodeRequest { by: alive, ..replace.clone() };
     assert_eq!(cluster.change(taken).await.expect_err("it has its own replicas").code, Code::Conflict);
 
     cluster.nodes.remove(&2).expect("a node").shutdown().await;
     cluster.store_some().await;
-    let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..replace }).await.expect("a plan");
+    let planned =
+        cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..replace.clone() }).await.expect("a plan");
     assert_eq!(planned.len(), SHARDS as usize);
     cluster.change(replace).await.expect("replaced");
     cluster.settled_on(&[0, 1, target]).await;

@@ -454,11 +454,11 @@ impl Node {
 /// What a shard knows of a growth.
 fn known(ownership: &Ownership) -> String {
     let mut text = String::new();
-    for target in ownership.released.keys() {
+    for target in ownership.frozen.keys() {
         text += &format!(", frozen for {target}");
     }
-    if ownership.settled {
-        text += ", settled";
+    if ownership.finalized {
+        text += ", finalized";
     }
     for (source, backfill) in &ownership.backfills {
         let at = match backfill.at {

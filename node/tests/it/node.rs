@@ -176,7 +176,7 @@ async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
     shard
         .client
         .cluster()
-        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false })
+        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), ..Default::default() })
         .await
         .unwrap();
     let refusal = shard.write(vec![frame(1, "late", EAST)]).await.unwrap_err();

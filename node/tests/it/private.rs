@@ -176,12 +176,13 @@ async fn a_passphrase_record_is_kept_and_replaced_by_who_saw_it() {
     let mut record = || mira_crypto::OwnerKey::generate(&mut rng).protect("open sesame", cost, &mut rng).unwrap();
     let (first, second) = (record(), record());
     let owner = Bytes::from_static(&ADA);
-    let get = node_v1::GetOwnerRequest { owner: owner.clone() };
+    let get = node_v1::GetOwnerRequest { owner: owner.clone(), ..Default::default() };
     assert_eq!(client.keys().get_owner(get.clone()).await.unwrap().into_inner().record, "");
     let put = |record: &str, replaces: &str| node_v1::PutOwnerRequest {
         owner: owner.clone(),
         record: record.into(),
         replaces: replaces.into(),
+        ..Default::default()
     };
     assert_eq!(client.keys().put_owner(put(&first, "")).await.unwrap().into_inner().record, first);
     assert_eq!(

@@ -6,8 +6,8 @@ use mira_crypto::{ClusterKey, MetaSealer, meta::position_nonce};
 use mira_node::identity::Identity;
 use mira_node::meta::state::RestoredCluster;
 use mira_node::meta::{
-    CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NameKey, NamedSpace,
-    NodePhase, NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
+    AnsweredRequest, CollectionRecord, Erasure, Growth, GrowthStep, MetaAnswer, MetaCommand, Move, MoveStep, NameKey,
+    NamedSpace, NodePhase, NodeRecord, Receipt, Repository, Rewrapped, Rotation, RotationStep,
 };
 use mira_node::shard::command::{
     self, Asker, Condition, MigratedFrame, OwnershipStep, ResealedFrame, ShardAnswer, ShardCommand, StoreFrame,
@@ -59,7 +59,7 @@ fn later() -> Extensions {
 fn ownership() -> Ownership {
     let mut ownership = Ownership::new(3, Span { from: 2, to: 4, shards: 16 });
     ownership.min_epoch = 9;
-    ownership.released.insert(5, 77);
+    ownership.frozen.insert(5, 77);
     let at = Progress::Running(Some(FRAME));
     ownership.backfills.insert(1, Backfill { pass: 2, start: 80, since: 40, last: true, brought: 6, at });
     ownership
@@ -103,7 +103,7 @@ fn commands() -> Vec<(&'static str, ShardCommand)> {
             }),
         ),
         ("command_reseal", ShardCommand::Reseal { collection: 7, to: 2, frames: vec![resealed], complete: true }),
-        ("command_restore", ShardCommand::Restore { collection: 7, frames }),
+        ("command_restore", ShardCommand::Restore { collection: 7, frames, ended_version: 4 }),
         ("command_renew", ShardCommand::Renew { collection: 7, chunks: vec![FRAME] }),
         ("command_collect", ShardCommand::Collect { collection: 7, chunks: vec![(FRAME, 70)] }),
         ("command_grow_settle", grow(OwnershipStep::Finalize { min_epoch: 9 })),
@@ -331,6 +331,8 @@ fn meta(samples: &mut Samples) {
     read_plain(samples, "record_rotation", &rotation);
     read_plain(samples, "record_erasure", &erasure);
     read_plain(samples, "record_repository", &repository);
+    let answered = AnsweredRequest { name: [5; 16], epoch: 12, at_ms: TIME, reply: vec![8, 7] };
+    read_plain(samples, "record_request", &answered);
     read_plain(samples, "record_move", &Move { from: None, to: 2, step: MoveStep::Clearing });
     read_plain(samples, "record_phase", &NodePhase::Draining);
     read_plain(samples, "meta_answer", &MetaAnswer::Refused);

@@ -26,3 +26,6 @@ pub const MAX_ERASURES: usize = 1_000;
 pub const COLLECTIONS_AT_ONCE: u32 = 2_000;
 /// For one more collection of a caller.
 pub const COLLECTION_EVERY: Duration = Duration::from_secs(1);
+/// Commands of the meta group for which it remembers a request that it carried out, so that the same request is answered alike:
+/// far more than are made while a caller tries again. Each takes some hundred bytes on every node.
+pub const REMEMBERED_REQUESTS: u64 = 4_096;

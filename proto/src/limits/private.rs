@@ -15,7 +15,7 @@ pub const PRIVATE_CACHE_BYTES: usize = 80 << 20;
 pub const MAX_PRIVATE_OPENED: usize = 50_000;
 /// A private frame's sealed pieces, bytes, beside its content and metadata: names, layers, ranges of passages.
 pub const PRIVATE_ROOM_BYTES: usize = 64 << 10;
-/// A passphrase or the name of an owner, bytes: a long sentence.
+/// A passphrase, bytes: a long sentence.
 pub const MAX_PASSPHRASE_BYTES: usize = 1 << 10;
 /// Owners with a passphrase record: the meta group keeps all of them in memory.
 pub const MAX_OWNERS: usize = 10_000;

@@ -6,6 +6,15 @@ use std::time::Duration;
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 /// Requests a router works on at once; more wait in the accept queue of the kernel or are told `overloaded`.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 1_024;
+/// Access tokens of a router: each is compared for each request, which takes some 30 ns.
+pub const MAX_ACCESS_TOKENS: usize = 1_000;
+/// An access token, bytes: 16 random characters are beyond guessing; most names are shorter, so that a line of a token file
+/// written the wrong way round is found.
+pub const MIN_ACCESS_TOKEN_BYTES: usize = 16;
+/// An access token, bytes: many times what a random one has.
+pub const MAX_ACCESS_TOKEN_BYTES: usize = 1 << 10;
+/// A file of secrets, bytes: the most access tokens with the longest names fit.
+pub const MAX_SECRET_FILE_BYTES: usize = 2 << 20;
 /// The deadline of a request that names none: longer than an election with a retry after it.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest deadline that a caller may ask for; what takes longer should be asked for in parts.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use mira_proto::{Problem, limits};
+use mira_proto::{Code, Problem, limits, names};
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
@@ -44,7 +44,8 @@ pub const OWNER_KEY: &str = "x-mira-owner-key";
 pub const OWNER_PASSPHRASE: &str = "x-mira-owner-passphrase";
 /// The passphrase that is to take its place.
 pub const NEW_PASSPHRASE: &str = "x-mira-new-passphrase";
-/// The header that says whose passphrase it is; without it, the caller's.
+/// The header that says whose private memories a request is about: the caller's own, which it is without it, or any owner's
+/// where the router allows it.
 pub const OWNER: &str = "x-mira-owner";
 /// gRPC's own header for a request's time.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
@@ -54,6 +55,7 @@ pub struct Api {
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gate: Gate,
+    any_owner: bool,
     pub(crate) open_metrics: bool,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) allowed_origins: Vec<String>,
@@ -80,6 +82,7 @@ impl Api {
             memory,
             metrics,
             gate: Gate::new(&config.tokens),
+            any_owner: config.any_owner,
             open_metrics: config.open_metrics,
             allowed_hosts: config.allowed_hosts.clone(),
             allowed_origins: config.allowed_origins.clone(),
@@ -100,8 +103,23 @@ impl Api {
             context.token = token.parse().map_err(Problem::from)?;
         }
         context.idempotency_key = text(headers, IDEMPOTENCY_KEY)?.map(idempotency_key).transpose()?;
-        context.owner = credential(&context.principal, headers)?;
+        let owner = self.owner_name(&context.principal, headers)?;
+        context.owner = credential(&owner, headers)?;
         Ok(context)
+    }
+
+    /// Whose private memories a request is about: the caller's own, unless the router lets it name others.
+    fn owner_name(&self, principal: &Arc<str>, headers: &HeaderMap) -> Result<Arc<str>, Problem> {
+        let Some(value) = headers.get(OWNER) else { return Ok(principal.clone()) };
+        // Letters of all scripts may stand in a name.
+        let named = std::str::from_utf8(value.as_bytes())
+            .map_err(|_| Problem::invalid(format!("header {OWNER} is not UTF-8")))?;
+        let named = names::collection(named).map_err(|error| Problem::invalid(format!("header {OWNER} {error}")))?;
+        if *named == **principal || self.any_owner {
+            return Ok(named.into());
+        }
+        let detail = format!("header {OWNER} names another owner than the caller, who is {principal:?}: leave it out");
+        Err(Problem::new(Code::PermissionDenied, detail))
     }
 
     /// Whether this router can serve, and what stands against it.
@@ -128,13 +146,13 @@ impl Api {
     }
 }
 
-fn credential(principal: &str, headers: &HeaderMap) -> Result<Option<Credential>, Problem> {
+fn credential(owner: &str, headers: &HeaderMap) -> Result<Option<Credential>, Problem> {
     match (text(headers, OWNER_KEY)?, text(headers, OWNER_PASSPHRASE)?) {
         (Some(_), Some(_)) => Err(Problem::invalid(format!(
             "headers {OWNER_KEY} and {OWNER_PASSPHRASE} are both given: send one of them"
         ))),
         (Some(key), None) => Credential::key(key).map(Some),
-        (None, Some(passphrase)) => Credential::passphrase(principal, text(headers, OWNER)?, passphrase).map(Some),
+        (None, Some(passphrase)) => Credential::passphrase(owner, passphrase).map(Some),
         (None, None) => Ok(None),
     }
 }

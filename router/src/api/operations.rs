@@ -253,6 +253,10 @@ fn of_administration() -> Vec<Operation> {
         })
         .summary("Compare what the replicas of shards hold")
         .row(),
+        Operation::handled(Method::PUT, "create_passphrase", "/owner/passphrase", service::create_passphrase)
+            .summary("Make the record of the caller's passphrase, with a fresh owner key in it")
+            .header(OWNER_PASSPHRASE, true, string())
+            .gives_nothing("Made"),
         Operation::handled(Method::POST, "set_passphrase", "/owner/passphrase", service::set_passphrase)
             .summary("Protect the caller's owner key by another passphrase")
             .header(OWNER_PASSPHRASE, true, string())

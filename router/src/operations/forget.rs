@@ -92,7 +92,7 @@ impl Memory {
             let shred = request.shred;
             let (collection, removal) = self::removal(request)?;
             if shred && matches!(removal, Removal::All) {
-                let shred = Some(self.shred_collection(context, &collection).await?);
+                let shred = Some(self.drop_collection(context, &collection, true).await?);
                 return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
             }
             let reply = self.forget_named(context, &collection, removal).await?;

@@ -7,6 +7,7 @@ use axum::http::Method;
 use mira_proto::placement::Partitioning;
 use mira_proto::v1;
 use mira_proto::v1::memory_client::MemoryClient;
+use mira_router::AccessToken;
 use mira_testing::eventually;
 use serde_json::{Value, json};
 use tonic::metadata::MetadataMap;
@@ -210,7 +211,7 @@ async fn any_router_makes_the_same_ids_of_what_is_sent_again() {
 
 #[tokio::test]
 async fn another_collection_session_or_owner_gives_another_id() {
-    let world = World::with(|config| config.tokens.push("another token".into())).await;
+    let world = World::with(|config| config.tokens.push(AccessToken::new("bob", "another token"))).await;
     world.collection("wide", 1).await;
     world.collection("other", 1).await;
     let bob = ("authorization", "Bearer another token");

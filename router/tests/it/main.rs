@@ -14,6 +14,8 @@ mod migration;
 mod named;
 mod operations;
 mod pages;
+mod principals;
 mod private;
+mod retries;
 mod strangers;
 mod values;

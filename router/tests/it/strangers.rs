@@ -135,9 +135,11 @@ async fn grpc_bounds_lists_before_they_are_made_and_streams_in_number_and_size()
 #[tokio::test]
 async fn guesses_at_a_passphrase_wait_and_nobody_else_does() {
     let cheap = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
-    let world = World::with(|config| config.passphrase_cost = cheap).await;
+    let world = World::with(|config| (config.passphrase_cost, config.any_owner) = (cheap, true)).await;
     let item = json!({ "content": "a treasure", "private": true });
     let owner = |name, passphrase| [("x-mira-owner", name), ("x-mira-owner-passphrase", passphrase)];
+    world.create_passphrase(&owner("ada", "open sesame")).await;
+    world.create_passphrase(&owner("bob", "open barley")).await;
     let id = world.post_with("/mcp/store", item.clone(), &owner("ada", "open sesame")).await.ok()["id"].clone();
     let bobs = world.post_with("/mcp/store", item, &owner("bob", "open barley")).await.ok()["id"].clone();
     let guess =
@@ -168,6 +170,7 @@ async fn a_passphrase_record_is_removed_by_whoever_has_the_passphrase() {
         world.request(axum::http::Method::DELETE, "/owner/passphrase", "", headers).await
     };
     assert_eq!(remove(&[right]).await.code(), "wrong_owner_key", "there is none yet");
+    world.create_passphrase(&[right]).await;
     let item = json!({ "content": "a treasure", "private": true });
     world.post_with("/mcp/store", item, &[right]).await.ok();
     assert_eq!(remove(&[wrong]).await.code(), "wrong_owner_key");
@@ -181,19 +184,19 @@ async fn a_passphrase_record_is_removed_by_whoever_has_the_passphrase() {
 #[tokio::test]
 async fn an_owner_that_makes_many_owners_is_slowed_down() {
     let cheap = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
-    let world = World::with(|config| config.passphrase_cost = cheap).await;
-    let store = async |number: u32| {
+    let world = World::with(|config| (config.passphrase_cost, config.any_owner) = (cheap, true)).await;
+    let make = async |number: u32| {
         let name = format!("owner-{number}");
-        let item = json!({ "content": "a treasure", "private": true });
-        world.post_with("/mcp/store", item, &[("x-mira-owner", &name), ("x-mira-owner-passphrase", "open")]).await
+        let headers = [("x-mira-owner", &*name), ("x-mira-owner-passphrase", "open")];
+        world.request(axum::http::Method::PUT, "/owner/passphrase", "", &headers).await
     };
     for number in 0..mira_proto::limits::OWNERS_AT_ONCE {
-        store(number).await.ok();
+        assert_eq!(make(number).await.status, StatusCode::NO_CONTENT, "{number}");
     }
-    let refused = store(1_000).await;
+    let refused = make(1_000).await;
     assert_eq!(refused.code(), "rate_limited");
     assert!(refused.headers["retry-after"].to_str().unwrap().parse::<u32>().unwrap() > 100, "{refused:?}");
-    store(3).await.ok();
+    assert_eq!(make(3).await.status, StatusCode::NO_CONTENT, "what is there is not made");
 }
 
 /// Sends requests of a type with every field at its extremes.

@@ -18,6 +18,11 @@ impl FakeNode {
         request: wire::CreateCollectionRequest,
     ) -> Result<wire::Collection, Status> {
         let mut state = self.state.lock();
+        if let Some(made) = state.answered::<wire::Collection>(&request.request_id) {
+            let is_there = state.collections.get(&made.name).is_some_and(|there| there.id == made.id);
+            let placement_key = if is_there { made.placement_key } else { Bytes::new() };
+            return Ok(wire::Collection { placement_key, ..made });
+        }
         let mut wanted = wire::Collection {
             id: state.next_collection,
             name: request.name.clone(),
@@ -47,6 +52,7 @@ impl FakeNode {
         state.next_collection += 1;
         state.epoch += 1;
         state.collections.insert(request.name, wanted.clone());
+        state.answer(request.request_id, &wanted);
         Ok(wanted)
     }
 
@@ -55,17 +61,22 @@ impl FakeNode {
         request: wire::DropCollectionRequest,
     ) -> Result<wire::DropCollectionReply, Status> {
         let mut state = self.state.lock();
+        if let Some(reply) = state.answered(&request.request_id) {
+            return Ok(reply);
+        }
         let Some(gone) = state.collections.remove(&request.name) else {
             return Err(Refusal::from(Problem::new(Code::NotFound, "there is no such collection")).into());
         };
         state.frames.retain(|(collection, ..), _| *collection != gone.id);
         state.epoch += 1;
+        let reply = wire::DropCollectionReply { epoch: state.epoch, erasure: state.epoch, collection: gone.id };
+        state.answer(request.request_id, &reply);
         let faults = state.faults.entry(self.id).or_default();
         if faults.lost_answers > 0 {
             faults.lost_answers -= 1;
             return Err(Status::unavailable("connection reset"));
         }
-        Ok(wire::DropCollectionReply { epoch: state.epoch, erasure: state.epoch })
+        Ok(reply)
     }
 
     /// Grows at once: all frames are where they belong, and only retries of earlier writes are still remembered.
@@ -74,6 +85,9 @@ impl FakeNode {
         request: wire::GrowCollectionRequest,
     ) -> Result<wire::GrowCollectionReply, Status> {
         let mut state = self.state.lock();
+        if let Some(reply) = state.answered(&request.request_id) {
+            return Ok(reply);
+        }
         let epoch = state.epoch + u64::from(!request.dry_run);
         let Some(found) = state.collections.get_mut(&request.name) else {
             return Err(Refusal::from(Problem::new(Code::NotFound, "there is no such collection")).into());
@@ -88,7 +102,9 @@ impl FakeNode {
             found.migration = Some(wire::Migration { from, to, step, done: Vec::new(), epoch });
             state.epoch = epoch;
         }
-        Ok(wire::GrowCollectionReply { from, to, sources, targets: added, epoch })
+        let reply = wire::GrowCollectionReply { from, to, sources, targets: added, epoch };
+        state.answer(request.request_id, &reply);
+        Ok(reply)
     }
 
     pub(super) fn answer_tune_collection(
@@ -113,10 +129,15 @@ impl FakeNode {
 
     pub(super) fn answer_rotate_key(&self, request: wire::RotateKeyRequest) -> Result<wire::RotateKeyReply, Status> {
         let mut state = self.state.lock();
+        if let Some(reply) = state.answered(&request.request_id) {
+            return Ok(reply);
+        }
         if request.own && state.rotating {
             return Err(Refusal::from(Problem::new(Code::Conflict, "the key is being rotated already")).into());
         }
         state.epoch += 1;
-        Ok(wire::RotateKeyReply { id: state.epoch, to: "2".into(), epoch: state.epoch })
+        let reply = wire::RotateKeyReply { id: state.epoch, to: "2".into(), epoch: state.epoch };
+        state.answer(request.request_id, &reply);
+        Ok(reply)
     }
 }

@@ -7,6 +7,7 @@ use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::node_v1 as wire;
 use mira_proto::{Code, FrameId, NodeId, Position, Problem, ShardId};
+use prost::Message;
 
 use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
@@ -24,6 +25,8 @@ pub(super) struct State {
     pub(super) positions: BTreeMap<ShardId, u64>,
     pub(super) remembered: HashMap<Bytes, wire::WriteReply>,
     pub(super) forgotten: HashMap<Bytes, wire::ForgetReply>,
+    /// Replies to changes of the cluster itself, by their request ids.
+    pub(super) answered: HashMap<Bytes, Bytes>,
     /// Steps of removals that are done before the others are refused.
     pub(super) forgets_left: Option<usize>,
     pub(super) faults: BTreeMap<NodeId, Faults>,
@@ -88,6 +91,19 @@ pub(super) fn attributes(frame: &wire::Frame) -> Attributes {
 }
 
 impl State {
+    /// What a change of the cluster itself was answered, if it comes again.
+    pub(super) fn answered<T: Message + Default>(&self, request_id: &Bytes) -> Option<T> {
+        let reply = self.answered.get(request_id)?;
+        Some(T::decode(reply.clone()).expect("it was encoded here"))
+    }
+
+    /// Remembers what a change of the cluster itself is answered.
+    pub(super) fn answer(&mut self, request_id: Bytes, reply: &impl Message) {
+        if !request_id.is_empty() {
+            self.answered.insert(request_id, reply.encode_to_vec().into());
+        }
+    }
+
     /// The place of a call in a shard, microseconds.
     pub(super) fn give_position(&mut self, shard: ShardId, request: &wire::WriteRequest) -> u64 {
         let last = self.positions.entry(shard).or_default();

@@ -180,15 +180,15 @@ impl ShardRules {
         let (source, home) = homes(ownership.span, frame);
         let shard = group - 1;
         if source == shard {
-            return home == shard || !(ownership.released.contains_key(&home) || ownership.settled);
+            return home == shard || !(ownership.frozen.contains_key(&home) || ownership.finalized);
         }
         home == shard && ownership.backfills.get(&source).is_some_and(|backfill| backfill.at == Progress::Open)
     }
 
     fn grow(&mut self, (group, index): (GroupId, u64), shard: ShardId, span: Span, step: OwnershipStep) {
         if let OwnershipStep::Cleanup { frames } = step {
-            let settled = self.ownerships.get(&group).is_some_and(|ownership| ownership.settled);
-            let moved = frames.into_iter().filter(|&frame| settled && !self.owns(group, frame)).collect::<Vec<_>>();
+            let finalized = self.ownerships.get(&group).is_some_and(|ownership| ownership.finalized);
+            let moved = frames.into_iter().filter(|&frame| finalized && !self.owns(group, frame)).collect::<Vec<_>>();
             for frame in moved {
                 self.remove(group, index, frame);
             }
@@ -218,11 +218,11 @@ impl ShardRules {
         let ownership = self.ownerships.entry(group).or_insert_with(|| Ownership::new(shard, span));
         match step {
             OwnershipStep::Freeze { target, min_epoch } => {
-                ownership.released.entry(target).or_insert(index);
+                ownership.frozen.entry(target).or_insert(index);
                 ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
             OwnershipStep::Finalize { min_epoch } => {
-                ownership.settled = true;
+                ownership.finalized = true;
                 ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
             OwnershipStep::BeginPass { source, pass, start, last } => {

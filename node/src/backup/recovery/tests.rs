@@ -192,7 +192,7 @@ impl Live {
 type Frames = BTreeMap<FrameId, (MigratedFrame, u64)>;
 
 fn frames(view: &StateReader, collection: CollectionId) -> Frames {
-    let page = read_page(view, collection, (None, 0)).expect("readable");
+    let page = read_page(view, collection, PageRange::default()).expect("readable");
     assert!(page.upto.is_none(), "they fit one page");
     let frames = page.body.frames.into_iter().zip(page.body.changed);
     frames.map(|(frame, changed)| (frame.frame, (frame, changed))).collect()
@@ -235,7 +235,7 @@ fn base(
     view: &StateReader,
     named: &BTreeSet<(CollectionId, FrameId)>,
 ) -> node_v1::ReplayBase {
-    let body = read_page(view, collection, (None, 0)).expect("readable");
+    let body = read_page(view, collection, PageRange::default()).expect("readable");
     let (ids, changed) = (write_ids(&body.ids), write_ids(&body.changed()));
     let wanted: Vec<FrameId> = body.ids.iter().copied().filter(|&frame| named.contains(&(collection, frame))).collect();
     let place = PagePlace { backup: BACKUP, shard: 3, collection, number: 0, ids: &ids, changed: &changed };
@@ -257,7 +257,7 @@ fn begin(key: &RepositoryKey, start: &[u8], until_ms: u64, positions: &[(Collect
 }
 
 fn recovery(key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Recovery {
-    Recovery::begin(Arc::new(MemEngine::new()), WINDOW, (key, begin)).expect("it begins")
+    Recovery::begin(Arc::new(MemEngine::new()), WINDOW, key, begin).expect("it begins")
 }
 
 async fn recovered_is_what_it_was(turns: &[Turn], [started, first, second, wanted]: [usize; 4]) {
@@ -399,7 +399,7 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     assert_eq!(log(&mut hole, &pages[0]), Ok(false), "what it has already changes nothing");
     let mut altered = begun(u64::MAX);
     altered.shard = 4;
-    let other = Recovery::begin(Arc::new(MemEngine::new()), WINDOW, (&key, &altered)).map(drop);
+    let other = Recovery::begin(Arc::new(MemEngine::new()), WINDOW, &key, &altered).map(drop);
     assert_eq!(other.map_err(code), Err(Code::Damaged));
 
     // What changes a collection's shape, unless it is of one that does not come back, or later than what is wanted.
@@ -429,6 +429,46 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_had_ended_are_told_by_a_recovery_and_taken_by_a_restore() {
+    let key = RepositoryKey::generate(&mut os_rng());
+    let mut live = Live::start().await;
+    let start = live.group.archive_start().expect("readable");
+    let propose = async |live: &Live, command: ShardCommand| {
+        live.group.propose(None, command.encode()).await.expect("proposed");
+        ended_version(&live.group.reader(), 1).expect("readable")
+    };
+    let store = Said::Store {
+        condition: Condition::Replace,
+        owner: None,
+        session: None,
+        lives_ms: None,
+        class: Class::Memory,
+        chunks: Vec::new(),
+        content: 1,
+        key_version: 1,
+    };
+    live.take(&Turn { collection: 1, frame: 9, said: store, ticks: 1 }).await;
+    let forget = ShardCommand::Forget { collection: 1, frames: vec![9], asker: Asker::Operator, more: false };
+    let ended = propose(&live, forget).await;
+    assert!(ended > 0);
+
+    let mut recovery = recovery(&key, &begin(&key, &start.encoded, u64::MAX, &[(1, start.index)]));
+    for page in archived(&key, &live.group, start.index).0 {
+        recovery.log(&key, &page).expect("a page of the log");
+    }
+    let page = node_v1::ReplayPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() };
+    let reply = recovery.step(&key, &Step::Page(page)).expect("a page");
+    assert!(reply.ids.is_empty(), "no frame is left");
+    let place = PagePlace { backup: BACKUP, shard: 3, collection: 1, number: 0, ids: &[], changed: &[] };
+    let body = place.open(&key, &reply.page).expect("it opens");
+    assert_eq!(body.standing.map(|standing| standing.ended_version), Some(ended));
+
+    let restore = |ended_version| ShardCommand::Restore { collection: 1, frames: Vec::new(), ended_version };
+    assert_eq!(propose(&live, restore(ended + 4)).await, ended + 4);
+    assert_eq!(propose(&live, restore(ended)).await, ended + 4, "it never goes back");
+}
+
 #[test]
 fn recoveries_are_bounded_and_leave_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -439,25 +479,25 @@ fn recoveries_are_bounded_and_leave_nothing_behind() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let start = runtime.block_on(async { Live::start().await.group.archive_start().expect("readable") });
     let first = |until_ms| Step::Begin(begin(&key, &start.encoded, until_ms, &[]));
-    let begin = |until_ms| recoveries.step(&key, (0, &first(until_ms)));
+    let begin = |until_ms| recoveries.step(&key, 0, &first(until_ms));
     let begun: Vec<u64> =
         (0..limits::MAX_RECOVERIES as u64).map(|until_ms| begin(until_ms).expect("it begins").replay).collect();
     assert!(matches!(begin(1_000), Err(Refusal::NotReady(_))));
     // Whoever begins the same again has given up the one before.
     let again = begin(2).expect("it begins").replay;
     let hold = Step::Hold(node_v1::ReplayHold {});
-    assert_eq!(code(recoveries.step(&key, (begun[2], &hold)).expect_err("it is gone")), Code::NotFound);
-    recoveries.step(&key, (again, &hold)).expect("it is there");
+    assert_eq!(code(recoveries.step(&key, begun[2], &hold).expect_err("it is gone")), Code::NotFound);
+    recoveries.step(&key, again, &hold).expect("it is there");
     let end = Step::End(node_v1::ReplayEnd {});
-    recoveries.step(&key, (begun[0], &end)).expect("it ends");
+    recoveries.step(&key, begun[0], &end).expect("it ends");
     assert_eq!(
         std::fs::read_dir(folder.path().join("recoveries")).expect("a folder").count(),
         limits::MAX_RECOVERIES - 1
     );
     let page =
         Step::Page(node_v1::ReplayPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() });
-    assert_eq!(code(recoveries.step(&key, (begun[0], &page)).expect_err("it is gone")), Code::NotFound);
-    assert!(recoveries.step(&key, (begun[1], &page)).expect("there").ids.is_empty());
+    assert_eq!(code(recoveries.step(&key, begun[0], &page).expect_err("it is gone")), Code::NotFound);
+    assert!(recoveries.step(&key, begun[1], &page).expect("there").ids.is_empty());
     recoveries.clear();
     assert_eq!(std::fs::read_dir(folder.path().join("recoveries")).expect("a folder").count(), 0);
 }

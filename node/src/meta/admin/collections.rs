@@ -9,28 +9,45 @@ use mira_proto::{
     node_v1,
 };
 
-use super::{must_lead, newest};
+use super::{
+    must_lead, newest,
+    requests::{Answered, AskedOnce},
+};
 use crate::{
     keys::keyring::{FIRST_KEY, Keyring},
+    member::Member,
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
-    node::Node,
     shard::index::recall::check_ef,
 };
 
 /// Makes a collection; one of that name with the same settings is as good.
-pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
-    must_lead(node)?;
-    let mut wanted = checked(request, node.cluster().header.shards)?;
-    if let Some(existing) = node.cluster().collection_named(&wanted.name) {
-        return existing_collection(node.keyring(), existing, &wanted);
+pub async fn create(
+    member: &Member,
+    request: node_v1::CreateCollectionRequest,
+) -> Result<node_v1::Collection, Refusal> {
+    must_lead(member)?;
+    let asked = AskedOnce::new(&member.cluster(), &request.request_id)?;
+    if !request.request_id.is_empty() {
+        newest(member).await?;
+    }
+    let mut wanted = checked(request, member.cluster().header.shards)?;
+    if let Some(answered) = asked.answered(&member.cluster())? {
+        return made_before(member, answered);
+    }
+    if let Some(existing) = member.cluster().collection_named(&wanted.name) {
+        return existing_collection(&member.shared().keyring, existing, &wanted);
     }
     wanted.id = rand::random_range(1..u64::MAX);
-    wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
-    let answer = node.propose_meta(&MetaCommand::CreateCollection(wanted.clone())).await?;
-    let cluster = node.cluster();
+    wanted.wrapped_keys = member.shared().keyring.new_collection_keys(wanted.id);
+    let reply = wanted.to_wire(Bytes::new());
+    let answer = asked.propose(member, &MetaCommand::CreateCollection(wanted.clone()), &reply).await?;
+    let cluster = member.cluster();
+    if let Some(answered) = asked.answered(&cluster)? {
+        return made_before(member, answered);
+    }
     match (answer, cluster.collection_named(&wanted.name)) {
-        (MetaAnswer::Done, Some(made)) => Ok(made.to_wire(node.keyring().placement_key(made)?)),
-        (MetaAnswer::Exists, Some(existing)) => existing_collection(node.keyring(), existing, &wanted),
+        (MetaAnswer::Done, Some(made)) => Ok(made.to_wire(member.shared().keyring.placement_key(made)?)),
+        (MetaAnswer::Exists, Some(existing)) => existing_collection(&member.shared().keyring, existing, &wanted),
         (MetaAnswer::Full, _) => {
             let detail = format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS);
             Err(Problem::new(Code::TooLarge, detail).into())
@@ -40,22 +57,33 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
     }
 }
 
+/// The answer to a request that has made a collection, which may be gone since.
+fn made_before(member: &Member, answered: Answered<node_v1::Collection>) -> Result<node_v1::Collection, Refusal> {
+    let Answered { reply, at_ms, .. } = answered;
+    let cluster = member.cluster();
+    let placement_key = match cluster.collections.get(&reply.id) {
+        Some(record) => member.shared().keyring.placement_key(record)?,
+        None => Bytes::new(),
+    };
+    Ok(node_v1::Collection { created_ms: at_ms, placement_key, ..reply })
+}
+
 /// The collection of a name as this node knows it, with the epoch of the map as of which that is so.
-pub fn get(node: &Node, request: &node_v1::GetCollectionRequest) -> node_v1::GetCollectionReply {
-    let cluster = node.cluster();
+pub fn get(member: &Member, request: &node_v1::GetCollectionRequest) -> node_v1::GetCollectionReply {
+    let cluster = member.cluster();
     let found = cluster.collection_named(&request.name);
     node_v1::GetCollectionReply {
         epoch: cluster.header.epoch,
-        collection: found.map(|record| cluster.collection_to_wire(record, node.member().placement_key(record))),
+        collection: found.map(|record| cluster.collection_to_wire(record, member.placement_key(record))),
     }
 }
 
 /// A page of all collections by name, as a quorum knows them.
 pub async fn list(
-    node: &Node,
+    member: &Member,
     request: &node_v1::ListCollectionsRequest,
 ) -> Result<node_v1::ListCollectionsReply, Refusal> {
-    let cluster = newest(node).await?;
+    let cluster = newest(member).await?;
     let mut page: Vec<_> = cluster.collections.after(&request.after).take(limits::LISTED_COLLECTIONS + 1).collect();
     let more = page.len() > limits::LISTED_COLLECTIONS;
     page.truncate(limits::LISTED_COLLECTIONS);
@@ -139,60 +167,79 @@ fn existing_collection(
 
 /// Removes a collection, and with `shred` its keys.
 pub async fn drop_collection(
-    node: &Node,
+    member: &Member,
     request: node_v1::DropCollectionRequest,
 ) -> Result<node_v1::DropCollectionReply, Refusal> {
-    must_lead(node)?;
-    let node_v1::DropCollectionRequest { name, shred } = request;
-    let cluster = node.cluster();
+    let cluster = newest(member).await?;
+    let node_v1::DropCollectionRequest { name, shred, request_id } = request;
+    let asked = AskedOnce::new(&cluster, &request_id)?;
+    if let Some(answered) = asked.answered(&cluster)? {
+        return Ok(dropped(answered, shred));
+    }
     let record = named(&cluster, &name)?;
     let id = record.id;
     let command = if shred {
-        MetaCommand::Shred { names: node.key_names(record)?, name: name.clone(), id }
+        MetaCommand::Shred { names: member.key_names(record)?, name: name.clone(), id }
     } else {
         MetaCommand::DropCollection { name: name.clone(), id }
     };
-    if node.propose_meta(&command).await? == MetaAnswer::Missing {
+    let reply = node_v1::DropCollectionReply { collection: id, ..Default::default() };
+    let answer = asked.propose(member, &command, &reply).await?;
+    let cluster = member.cluster();
+    if let Some(answered) = asked.answered(&cluster)? {
+        return Ok(dropped(answered, shred));
+    }
+    if answer == MetaAnswer::Missing {
         return Err(missing(&name).into());
     }
-    let cluster = node.cluster();
     let erasure = cluster.erasures.iter().find(|(_, erasure)| erasure.whole && erasure.collection == id);
     let erasure = erasure.map(|(&erasure, _)| erasure).unwrap_or_default();
-    Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure })
+    Ok(node_v1::DropCollectionReply { epoch: cluster.header.epoch, erasure, ..reply })
+}
+
+/// The answer to a request that has removed a collection. The end of its keys is named by the epoch that it made.
+fn dropped(answered: Answered<node_v1::DropCollectionReply>, shred: bool) -> node_v1::DropCollectionReply {
+    let Answered { reply, epoch, .. } = answered;
+    node_v1::DropCollectionReply { epoch, erasure: if shred { epoch } else { 0 }, ..reply }
 }
 
 /// Sets the beam of a space's searches.
 pub async fn tune(
-    node: &Node,
+    member: &Member,
     request: node_v1::TuneCollectionRequest,
 ) -> Result<node_v1::TuneCollectionReply, Refusal> {
-    must_lead(node)?;
+    must_lead(member)?;
     let node_v1::TuneCollectionRequest { collection, ef, space } = request;
     if ef != 0 {
         check_ef(ef)?;
     }
     let gone = || Problem::new(Code::NotFound, "the collection is gone");
-    let cluster = node.cluster();
+    let cluster = member.cluster();
     let space = cluster.collections.get(&collection).ok_or_else(gone)?.space_named(&space)?.number;
-    match node.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
+    match member.propose_meta(&MetaCommand::TuneCollection { collection, space, ef }).await? {
         MetaAnswer::Missing => Err(gone().into()),
-        _ => Ok(node_v1::TuneCollectionReply { epoch: node.cluster().header.epoch }),
+        _ => Ok(node_v1::TuneCollectionReply { epoch: member.cluster().header.epoch }),
     }
 }
 
 /// Begins to spread a collection over more shards; a dry run only says over which.
 pub async fn grow(
-    node: &Node,
+    member: &Member,
     request: node_v1::GrowCollectionRequest,
 ) -> Result<node_v1::GrowCollectionReply, Refusal> {
-    let cluster = newest(node).await?;
-    let node_v1::GrowCollectionRequest { name, partitions: to, dry_run } = request;
+    let cluster = newest(member).await?;
+    let node_v1::GrowCollectionRequest { name, partitions: to, dry_run, request_id } = request;
+    let asked = AskedOnce::new(&cluster, &request_id)?;
+    if let Some(Answered { reply, epoch, .. }) = asked.answered(&cluster)? {
+        return Ok(node_v1::GrowCollectionReply { epoch, ..reply });
+    }
     let planned = plan_growth(&cluster, &name, to)?;
     if planned.is_under_way || dry_run {
         return Ok(planned.reply);
     }
-    match node.propose_meta(&MetaCommand::StartGrowth { collection: planned.collection, to }).await? {
-        MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: node.cluster().header.epoch, ..planned.reply }),
+    let command = MetaCommand::StartGrowth { collection: planned.collection, to };
+    match asked.propose(member, &command, &planned.reply).await? {
+        MetaAnswer::Done => Ok(node_v1::GrowCollectionReply { epoch: member.cluster().header.epoch, ..planned.reply }),
         MetaAnswer::Full => {
             Err(conflict(format!("{} collections grow already: wait for one", limits::MAX_GROWTHS)).into())
         }

@@ -2,8 +2,12 @@
 
 use mira_proto::{Code, PROTOCOL_VERSION, Problem, Refusal, limits, node_v1};
 
-use super::{must_lead, newest};
+use super::{
+    must_lead, newest,
+    requests::{Answered, AskedOnce},
+};
 use crate::{
+    member::Member,
     meta::{ClusterState, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text},
     node::Node,
     placement::rebalance::{self, NodeChange, Planned},
@@ -57,7 +61,12 @@ fn checked_joiner(cluster: &ClusterState, request: &node_v1::JoinRequest) -> Res
 
 /// Gives a node its share of the replicas, takes them away, or forgets it; a dry run only says what would move.
 pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<node_v1::ChangeNodeReply, Refusal> {
-    let cluster = newest(node).await?;
+    let member = node.member();
+    let cluster = newest(member).await?;
+    let asked = AskedOnce::new(&cluster, &request.request_id)?;
+    if let Some(Answered { reply, epoch, .. }) = asked.answered(&cluster)? {
+        return Ok(node_v1::ChangeNodeReply { epoch, ..reply });
+    }
     let change = node_change(&request)?;
     let (command, planned) = plan_change(&cluster, change)?;
     if let NodeChange::Replace { dead, .. } = change
@@ -66,11 +75,12 @@ pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<
         let detail = format!("node {dead:016x} answers: drain it instead of replacing it");
         return Err(Problem::new(Code::Conflict, detail).into());
     }
-    if !request.dry_run && node.propose_meta(&command).await? == MetaAnswer::Refused {
+    let moves = planned.into_iter().map(planned_move).collect();
+    let reply = node_v1::ChangeNodeReply { moves, epoch: 0 };
+    if !request.dry_run && asked.propose(member, &command, &reply).await? == MetaAnswer::Refused {
         return Err(Problem::new(Code::Conflict, "the cluster changed meanwhile: ask again").into());
     }
-    let moves = planned.into_iter().map(planned_move).collect();
-    Ok(node_v1::ChangeNodeReply { moves, epoch: node.cluster().header.epoch })
+    Ok(node_v1::ChangeNodeReply { epoch: member.cluster().header.epoch, ..reply })
 }
 
 /// The command that makes a change, and the moves that follow from it.
@@ -99,24 +109,24 @@ fn node_change(request: &node_v1::ChangeNodeRequest) -> Result<NodeChange, Probl
 
 /// Forbids or allows moves other than those that repair damage.
 pub async fn pause_moves(
-    node: &Node,
+    member: &Member,
     request: node_v1::PauseMovesRequest,
 ) -> Result<node_v1::PauseMovesReply, Refusal> {
-    must_lead(node)?;
-    node.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
-    Ok(node_v1::PauseMovesReply { epoch: node.cluster().header.epoch })
+    must_lead(member)?;
+    member.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
+    Ok(node_v1::PauseMovesReply { epoch: member.cluster().header.epoch })
 }
 
 /// Has a replica rebuilt from the others.
 pub async fn repair_replica(
-    node: &Node,
+    member: &Member,
     request: node_v1::RepairReplicaRequest,
 ) -> Result<node_v1::RepairReplicaReply, Refusal> {
-    must_lead(node)?;
+    must_lead(member)?;
     let node_v1::RepairReplicaRequest { shard, node: replica } = request;
     let command = MetaCommand::StartMove { shard, from: Some(replica), to: replica };
-    let refused = match node.propose_meta(&command).await? {
-        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: node.cluster().header.epoch }),
+    let refused = match member.propose_meta(&command).await? {
+        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: member.cluster().header.epoch }),
         MetaAnswer::Exists => format!("a replica of shard {shard} is moving already: wait until it is done"),
         _ => format!("node {replica:016x} has no replica of shard {shard}"),
     };

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mira_proto::{CollectionId, NodeId, ShardId, node_v1, placement::shards_of_collection};
-use rpds::RedBlackTreeSetSync;
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::{Deserialize, Serialize};
 
 pub use collections::{CollectionRecord, Growth, GrowthStep, NamedSpace, Space};
@@ -99,6 +99,21 @@ pub struct ClusterState {
     pub repositories: BTreeMap<u128, Repository>,
     /// The backup that is being restored.
     pub restoring: Option<u128>,
+    /// Requests that were carried out of late, by their place in the memory of them.
+    pub requests: RedBlackTreeMapSync<u64, AnsweredRequest>,
+}
+
+/// A request that was carried out, so that it is answered alike when it comes again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredRequest {
+    /// The keyed name of its id.
+    pub name: KeyedName,
+    /// The map's epoch with what it changed.
+    pub epoch: u64,
+    /// Log-carried time of that.
+    pub at_ms: u64,
+    /// The reply in the form of the wire, without what only the log decided.
+    pub reply: Vec<u8>,
 }
 
 /// What a backup says a cluster is.

@@ -24,7 +24,7 @@ pub(super) fn forget(removal: Removal, state: &mut Transition<'_, '_>) -> Result
     let Removal { collection, frames, asker, more } = removal;
     let (mut mine, mut moved) = (Vec::with_capacity(frames.len()), Vec::new());
     for frame in frames {
-        match state.claim(collection, frame)? {
+        match state.frame_ownership(collection, frame)? {
             FrameOwnership::Owned => mine.push(frame),
             FrameOwnership::MovedAway | FrameOwnership::Pending => moved.push(frame),
         }

@@ -6,13 +6,16 @@ use mira_raft::EngineError;
 use super::Transition;
 use crate::shard::command::{MigratedFrame, ShardAnswer};
 
-/// Puts frames of a backup in the place of what is there of them.
+/// Puts frames of a backup in the place of what is there of them. Versions up to `ended_version` were given before: none of
+/// them is given again.
 pub(super) fn restore(
     collection: CollectionId,
     frames: Vec<MigratedFrame>,
+    ended_version: u64,
     state: &mut Transition<'_, '_>,
 ) -> Result<ShardAnswer, EngineError> {
     frames.into_iter().try_for_each(|frame| ingest(collection, frame, state))?;
+    state.note_ended(collection, ended_version)?;
     Ok(ShardAnswer::Restore)
 }
 

@@ -54,11 +54,11 @@ pub(super) fn take_step(
     };
     match step {
         OwnershipStep::Freeze { target, min_epoch } => {
-            ownership.released.entry(target).or_insert(state.at.index);
+            ownership.frozen.entry(target).or_insert(state.at.index);
             ownership.min_epoch = ownership.min_epoch.max(min_epoch);
         }
         OwnershipStep::Finalize { min_epoch } => {
-            ownership.settled = true;
+            ownership.finalized = true;
             ownership.min_epoch = ownership.min_epoch.max(min_epoch);
         }
         OwnershipStep::BeginPass { source, pass, start, last } => {
@@ -121,7 +121,7 @@ fn apply_page(
     Ok(true)
 }
 
-/// Removes frames of a settled source that have moved away.
+/// Removes frames of a finalized source that have moved away.
 fn clean_up(
     collection: CollectionId,
     ownership: &Ownership,
@@ -129,6 +129,6 @@ fn clean_up(
     state: &mut Transition<'_, '_>,
 ) -> Result<(), EngineError> {
     let placement = state.placement.get(collection, ownership.span);
-    frames.retain(|frame| ownership.settled && ownership.claim(&placement, *frame) == FrameOwnership::MovedAway);
+    frames.retain(|frame| ownership.finalized && ownership.of_frame(&placement, *frame) == FrameOwnership::MovedAway);
     forget::remove(collection, frames, Asker::Operator, state).map(drop)
 }

@@ -4,12 +4,12 @@
 //! one function over a `Transition` of the state; after each batch the indexer is told which frames changed.
 
 mod chunks;
-mod claims;
 #[cfg(test)]
 mod extremes;
 mod forget;
 mod ingest;
 mod migrate;
+mod ownership_lookup;
 mod reseal;
 mod store;
 mod tables;
@@ -169,7 +169,9 @@ impl ShardMachine {
                 let complete_at = if complete { state.at.index } else { 0 };
                 reseal::reseal(collection, KeyFloor { version: to, complete_at }, frames, state)
             }
-            ShardCommand::Restore { collection, frames } => ingest::restore(collection, frames, state),
+            ShardCommand::Restore { collection, frames, ended_version } => {
+                ingest::restore(collection, frames, ended_version, state)
+            }
             ShardCommand::Renew { collection, chunks } => chunks::renew(collection, chunks, state),
             ShardCommand::Collect { collection, chunks } => chunks::collect(collection, chunks, state),
             ShardCommand::Verify { nonce } => {

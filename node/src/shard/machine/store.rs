@@ -15,7 +15,7 @@ pub(super) fn store(frames: Vec<StoreFrame>, state: &mut Transition<'_, '_>) -> 
     let mut floors = Floors::default();
     let mut outcomes = Vec::with_capacity(frames.len());
     for frame in frames {
-        outcomes.push(match state.claim(frame.collection, frame.frame)? {
+        outcomes.push(match state.frame_ownership(frame.collection, frame.frame)? {
             // The caller seals it again, with the newer key.
             FrameOwnership::Owned if frame.key_version < floors.of(frame.collection, state)? => {
                 StoreOutcome::Raced(frame.record.fields.version.saturating_sub(1))

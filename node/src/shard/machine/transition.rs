@@ -5,7 +5,7 @@ use mira_raft::{EngineError, Txn};
 
 use super::{
     Change,
-    claims::{self, Claims},
+    ownership_lookup::{self, OwnershipLookup},
     tables::decode_count,
 };
 use crate::shard::{
@@ -34,28 +34,39 @@ pub(crate) struct Transition<'a, 't> {
     pub(super) placement: &'a PlacementCache,
     /// The greatest position of a call, once it was looked up.
     pub(super) last_position: Option<u64>,
-    claims: Claims<'a>,
+    lookup: OwnershipLookup<'a>,
 }
 
 impl<'a, 't> Transition<'a, 't> {
     /// Of the command that stands there in the log.
     pub(crate) fn new(at: LogStamp, placement: &'a PlacementCache, txn: &'a mut Txn<'t>) -> Self {
-        Transition { at, txn, changes: Vec::new(), placement, last_position: None, claims: Claims::new(placement) }
+        Transition {
+            at,
+            txn,
+            changes: Vec::new(),
+            placement,
+            last_position: None,
+            lookup: OwnershipLookup::new(placement),
+        }
     }
 
     /// What the shard is to a frame.
-    pub(super) fn claim(&mut self, collection: CollectionId, frame: FrameId) -> Result<FrameOwnership, EngineError> {
-        self.claims.claim(collection, frame, self.txn)
+    pub(super) fn frame_ownership(
+        &mut self,
+        collection: CollectionId,
+        frame: FrameId,
+    ) -> Result<FrameOwnership, EngineError> {
+        self.lookup.of_frame(collection, frame, self.txn)
     }
 
     /// Whether the shard decides about a frame.
     pub(super) fn owns(&mut self, collection: CollectionId, frame: FrameId) -> Result<bool, EngineError> {
-        Ok(self.claim(collection, frame)? == FrameOwnership::Owned)
+        Ok(self.frame_ownership(collection, frame)? == FrameOwnership::Owned)
     }
 
     /// The shard's part in the last growth of a collection.
     pub(super) fn ownership(&self, collection: CollectionId) -> Result<Option<Ownership>, EngineError> {
-        claims::ownership_of(collection, self.txn)
+        ownership_lookup::ownership_of(collection, self.txn)
     }
 
     /// A frame's record.

@@ -114,7 +114,7 @@ impl MovingFrames<'_> {
                 moved.upto = Some(frame - 1);
                 return ControlFlow::Break(());
             }
-            if ownership.claim(self.placement, frame) == FrameOwnership::MovedAway {
+            if ownership.of_frame(self.placement, frame) == FrameOwnership::MovedAway {
                 moved.frames.push(frame);
             }
             looked += 1;

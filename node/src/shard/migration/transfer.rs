@@ -99,7 +99,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
     }
 
-    /// Where a pass over this source's frames begins: now, or at the release of the target's frames, which it does if asked.
+    /// Where a pass over this source's frames begins: now, or where the target's frames are frozen, which it does if asked.
     pub async fn begin_pass(&self, request: &node_v1::BeginPassRequest) -> Result<u64, Refusal> {
         self.must_lead()?;
         let span = self.agreed_span(request)?;
@@ -108,10 +108,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         let step = OwnershipStep::Freeze { target: request.target, min_epoch: request.epoch };
         let (ownership, _) = self.grow(request.collection, span, step).await?;
-        let released = ownership
+        let frozen_at = ownership
             .filter(|ownership| ownership.span == span)
-            .and_then(|ownership| ownership.released.get(&request.target).copied());
-        released.ok_or_else(|| Refusal::NotReady("the collection grows otherwise here".into()))
+            .and_then(|ownership| ownership.frozen.get(&request.target).copied());
+        frozen_at.ok_or_else(|| Refusal::NotReady("the collection grows otherwise here".into()))
     }
 
     /// One page of a pass over this source's frames.
@@ -187,9 +187,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<Option<FrameId>, Refusal> {
         self.must_lead()?;
         let Some(ownership) =
-            self.ownership(collection)?.filter(|ownership| ownership.span == span && ownership.settled)
+            self.ownership(collection)?.filter(|ownership| ownership.span == span && ownership.finalized)
         else {
-            return Err(Refusal::NotReady("the source has not settled".into()));
+            return Err(Refusal::NotReady("the source is not finalized".into()));
         };
         let placement = self.placement(collection, span);
         let moving = MovingFrames { reader: &self.group.reader(), collection, placement: &placement };

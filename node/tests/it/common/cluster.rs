@@ -168,7 +168,7 @@ impl Cluster {
         let what = format!("an answer to {request:?}");
         eventually(&what, PATIENCE, async || {
             for client in self.clients().await {
-                match client.cluster().change_node(request).await.map_err(Refusal::from) {
+                match client.cluster().change_node(request.clone()).await.map_err(Refusal::from) {
                     Ok(reply) => return Some(Ok(reply.into_inner().moves)),
                     Err(Refusal::Problem(problem)) => return Some(Err(problem)),
                     Err(_) => {}
@@ -273,7 +273,7 @@ impl Cluster {
         // Adding a node that is active changes nothing: its dry run says what is still to move.
         let ask = node_v1::ChangeNodeRequest { dry_run: true, ..request(Action::Add, self.id(nodes[1])) };
         eventually(&format!("settled on {nodes:?}"), PATIENCE, async || {
-            let planned = self.change(ask).await.expect("a plan");
+            let planned = self.change(ask.clone()).await.expect("a plan");
             let map = self.map().await;
             let placed = map.shards.iter().all(|shard| {
                 let replicas: BTreeSet<NodeId> = shard.replicas.iter().copied().collect();
@@ -301,5 +301,5 @@ impl Cluster {
 
 /// A request to change a node.
 pub fn request(action: Action, node: NodeId) -> node_v1::ChangeNodeRequest {
-    node_v1::ChangeNodeRequest { action: action.into(), node, by: 0, dry_run: false }
+    node_v1::ChangeNodeRequest { action: action.into(), node, ..Default::default() }
 }

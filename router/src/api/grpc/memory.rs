@@ -235,6 +235,15 @@ impl MemoryService for Grpc {
         Ok(Response::new(futures::stream::iter([Ok(first)]).chain(rest).boxed()))
     }
 
+    async fn create_passphrase(
+        &self,
+        request: Request<v1::CreatePassphraseRequest>,
+    ) -> Result<Response<v1::CreatePassphraseReply>, Status> {
+        let (context, _) = self.enter(request)?;
+        self.api.memory.create_passphrase(&context).await?;
+        Ok(Response::new(v1::CreatePassphraseReply {}))
+    }
+
     async fn set_passphrase(
         &self,
         request: Request<v1::SetPassphraseRequest>,

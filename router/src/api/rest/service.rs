@@ -29,6 +29,14 @@ pub(in crate::api) async fn metrics(State(api): State<Arc<Api>>) -> Result<Respo
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
+pub(in crate::api) async fn create_passphrase(
+    State(api): State<Arc<Api>>,
+    Caller(context): Caller,
+) -> Result<StatusCode, Failure> {
+    api.memory.create_passphrase(&context).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(in crate::api) async fn set_passphrase(
     State(api): State<Arc<Api>>,
     Caller(context): Caller,

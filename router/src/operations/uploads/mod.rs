@@ -171,7 +171,11 @@ impl Memory {
     pub async fn cancel_upload(&self, context: &RequestContext, upload: UploadRef<'_>) -> Result<(), Problem> {
         self.bounded("cancel_upload", context, async {
             let context = &self.with_owner(context).await?;
-            let upload = self.find_upload(context, upload).await?;
+            let upload = match self.find_upload(context, upload).await {
+                // A request that comes again has given it up already.
+                Err(gone) if gone.code == Code::NotFound && context.idempotency_key.is_some() => return Ok(()),
+                found => found?,
+            };
             match upload.progress.stored {
                 Some(_) => Err(Problem::new(Code::Conflict, "the upload is finished: forget the frame that it made")),
                 None => self.put_upload_for(context, &upload, Duration::from_millis(1)).await,
