@@ -151,7 +151,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (state, data) = (folder.path().join("state"), folder.path().join("data.jsonl"));
         std::fs::write(&data, content).unwrap();
-        let source = Source { name: "data.jsonl".into(), path: Some(data.clone()), format: Format::Jsonl, length: 0 };
+        let source = Source {
+            name: "data.jsonl".into(),
+            path: Some(data.clone()),
+            format: Format::Jsonl,
+            length: 0,
+            full_path: None,
+        };
         Fixture { _folder: folder, state, data, source }
     }
 

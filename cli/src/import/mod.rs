@@ -17,6 +17,9 @@ pub mod files;
 pub mod foreign;
 pub mod identity;
 pub mod jsonl;
+pub mod known;
+pub mod manifest;
+pub mod manifests;
 pub mod markdown;
 #[cfg(feature = "parquet")]
 pub mod parquet;
@@ -24,6 +27,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod reader;
 pub mod record;
+pub mod sightings;
 pub mod source;
 pub mod text;
 pub mod writer;
