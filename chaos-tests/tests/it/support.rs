@@ -272,6 +272,8 @@ pub struct Worker {
     rng: StdRng,
     ids: Vec<Uuid>,
     pub frames: BTreeMap<Uuid, Expected>,
+    /// The last versions of those that were forgotten: the next is above.
+    forgotten: BTreeMap<Uuid, u64>,
     done: Arc<AtomicU64>,
 }
 
@@ -287,6 +289,7 @@ impl Worker {
             rng,
             ids,
             frames: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             done: done.clone(),
         }
     }
@@ -354,6 +357,10 @@ impl Worker {
         self.frames.get(&id).map_or(0, |frame| frame.version)
     }
 
+    fn next_version(&self, id: Uuid) -> u64 {
+        self.version(id).max(self.forgotten.get(&id).copied().unwrap_or_default()) + 1
+    }
+
     pub fn content(&mut self) -> String {
         format!("content {:016x}", self.rng.random::<u64>())
     }
@@ -362,7 +369,7 @@ impl Worker {
         let content = self.content();
         let item = StoreItem { replace: true, ..self.item(id, &content) };
         let version = self.store(&self.context(), item).await.expect("replaced");
-        assert_eq!(version, self.version(id) + 1, "{id} was replaced once");
+        assert_eq!(version, self.next_version(id), "{id} was replaced once");
         self.frames.insert(id, Expected { version, content });
     }
 
@@ -373,14 +380,16 @@ impl Worker {
         assert_eq!(refused.code, Code::Conflict, "{refused}");
         let right = StoreItem { expected_version: Some(current), ..self.item(id, &content) };
         let version = self.store(&self.context(), right).await.expect("the version is current");
-        assert_eq!(version, current + 1);
+        assert_eq!(version, self.next_version(id));
         self.frames.insert(id, Expected { version, content });
     }
 
     pub async fn forget(&mut self, id: Uuid) {
         let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
         let reply = self.memory.forget(&self.context(), request).await.expect("forgotten");
-        assert_eq!(reply.removed, u64::from(self.frames.remove(&id).is_some()), "{id} is forgotten once");
+        let was = self.frames.remove(&id);
+        assert_eq!(reply.removed, u64::from(was.is_some()), "{id} is forgotten once");
+        self.forgotten.extend(was.map(|frame| (id, frame.version)));
         self.recall(id).await;
     }
 
@@ -391,7 +400,7 @@ impl Worker {
         let keyed = RequestContext { idempotency_key: Some(first.as_str().into()), ..self.context() };
         let item = StoreItem { replace: true, ..self.item(id, &first) };
         let told = self.store(&keyed, item.clone()).await.expect("replaced");
-        assert_eq!(told, self.version(id) + 1);
+        assert_eq!(told, self.next_version(id));
         self.frames.insert(id, Expected { version: told, content: first });
         let replaced = StoreItem { replace: true, ..self.item(id, &second) };
         let version = self.store(&self.context(), replaced).await.expect("replaced");
