@@ -112,21 +112,21 @@ struct Sent {
 }
 
 impl Sent {
-    /// After something else was found under the name: another way to store it, or none if the record is there or is refused.
-    fn after_conflict(mut self, keep_old: bool) -> Result<Sent, Prepared> {
+    /// After something else was found under the name: whether there is another way to store it, which it takes from now on.
+    fn turns_after_conflict(&mut self, keep_old: bool) -> bool {
         let prepared = &mut self.prepared;
         let Match { identity, part, .. } = &prepared.found;
         let (identity, part) = (*identity, *part);
         let is_ours = !prepared.contradicts && (!identity.is_own || part.is_some());
         let says_how = prepared.item.replace || prepared.item.expected_version.is_some();
         if self.attempt != Attempt::Create || !is_ours || says_how || (keep_old && identity.is_own) {
-            return Err(self.prepared);
+            return false;
         }
         if keep_old {
             self.attempt = Attempt::Beside;
             let key = own_key(&prepared.place.source, &identity::name_beside(&identity));
             prepared.item.source_key = Some(identity::hex(&key));
-            return Ok(self);
+            return true;
         }
         self.attempt = Attempt::Replace;
         prepared.item.replace = true;
@@ -134,7 +134,7 @@ impl Sent {
         if !prepared.says_position {
             prepared.item.position = None;
         }
-        Ok(self)
+        true
     }
 
     /// Whether an import has stored what the record says: what is different since then was changed in the collection,
@@ -210,13 +210,11 @@ impl Writer {
                     outcome.stay(sent);
                     return Ok(());
                 }
-                Kept::Other => match sent.after_conflict(self.keep_old) {
-                    Ok(again) => sent = again,
-                    Err(_) => {
-                        outcome.refuse(&place, "conflict: this id has another content".to_owned());
-                        return Ok(());
-                    }
-                },
+                Kept::Other if sent.turns_after_conflict(self.keep_old) => {}
+                Kept::Other => {
+                    outcome.refuse(&place, "conflict: this id has another content".to_owned());
+                    return Ok(());
+                }
             }
         }
         let request = UploadRequest {
@@ -427,16 +425,13 @@ fn settle(
     keep_old: bool,
 ) -> (Vec<(Sent, Problem)>, Vec<Sent>) {
     let (mut again, mut otherwise) = (Vec::new(), Vec::new());
-    for (sent, result) in sent.into_iter().zip(results) {
+    for (mut sent, result) in sent.into_iter().zip(results) {
         match result {
             ItemResult::Stored(stored) => outcome.land(sent, stored),
             ItemResult::Refused { error } => match error.code {
                 code if is_passing(code) => again.push((sent, error)),
                 Code::Conflict if sent.said_so_before() => outcome.stay(sent),
-                Code::Conflict => match sent.after_conflict(keep_old) {
-                    Ok(sent) => otherwise.push(sent),
-                    Err(prepared) => outcome.refuse(&prepared.place, error.to_string()),
-                },
+                Code::Conflict if sent.turns_after_conflict(keep_old) => otherwise.push(sent),
                 _ => outcome.refuse(&sent.prepared.place, error.to_string()),
             },
         }

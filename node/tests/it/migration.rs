@@ -24,7 +24,10 @@ use mira_node::{
     background::migration::{Migration, Step, Task},
     keys::keyring::{FIRST_KEY, Keyring, TAG_KEY},
     member::{Member, MemberParts},
-    meta::{ClusterState, CollectionRecord, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord},
+    meta::{
+        ClusterState, CollectionRecord, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NameKey,
+        NodeRecord,
+    },
     peers::Peer,
     shard::{
         Shard, Shared,
@@ -252,7 +255,14 @@ impl Node {
             version: String::new(),
             format: FORMAT_LEVEL,
         };
-        let form = MetaCommand::Form { cluster_id: 1, shards, replication: 1, expect: 1, layer_key: layer_key(), name_key: NameKey([3; 32]) };
+        let form = MetaCommand::Form {
+            cluster_id: 1,
+            shards,
+            replication: 1,
+            expect: 1,
+            layer_key: layer_key(),
+            name_key: NameKey([3; 32]),
+        };
         let placement = vec![vec![ME]; shards as usize];
         let created = MetaCommand::CreateCollection(collection(partitions));
         for command in [form, MetaCommand::PutNode(me), MetaCommand::PlaceShards(placement), created] {
