@@ -274,7 +274,14 @@ mod tests {
         let record = r#"{"content": "tea", "session": "s", "metadata": {"b": [1, "x", null], "a": true}}"#;
         let (identity, _) = Names::default().next(Format::Jsonl, &item(record), None);
         let found = [&identity.said, &identity.name, &source_key("/a/b.jsonl", &identity.name)].map(hex);
-        assert_eq!(found, ["SAID", "NAME", "KEY"]);
+        assert_eq!(
+            found,
+            [
+                "ab7c74c9eb1ed92630bdafa32c06f76d",
+                "d7fcdfa3fd071b432c48a1a558c1c235",
+                "29cd68a62f62aecdebbc5a72f66669da"
+            ]
+        );
     }
 
     #[test]

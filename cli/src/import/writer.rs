@@ -189,6 +189,7 @@ impl Writer {
     async fn store_with_file(&self, mut sent: Sent, outcome: &mut Outcome) -> Result<(), CliError> {
         let place = sent.prepared.place.clone();
         let Some(attached) = sent.prepared.attached.clone() else { return Ok(()) };
+        let says_hash = attached.file.blake3.is_some();
         let found = tokio::task::spawn_blocking(move || attached.check()).await;
         let found = match found.map_err(|error| Problem::internal(format!("reading a file: {error}")))? {
             Ok(found) => found,
@@ -206,7 +207,8 @@ impl Writer {
                     outcome.land(sent, stored);
                     return Ok(());
                 }
-                Kept::Other if sent.said_so_before() => {
+                // Without a hash in the record, the file may be what has changed.
+                Kept::Other if says_hash && sent.said_so_before() => {
                     outcome.stay(sent);
                     return Ok(());
                 }

