@@ -1,6 +1,6 @@
-//! How far each file is done, so that an import that was stopped skips what it has stored without reading it.
+//! How far each file is done, so that an import that was stopped skips what it has stored without sending it.
 //!
-//! Names make a repeated import correct without this file; it makes it quick, and has what comes later stand where it would
+//! Names and manifests make a repeated import correct without this file; it makes it quick, and has what comes later stand where it would
 //! have stood. It is JSON, replaced as a whole, and holds no content: when the import began, and for each file the bytes and lines done, and a hash of the last [`TAIL_BYTES`] before that point,
 //! by which a file that was rewritten is recognised and read from its start. A file that only grew goes on where it
 //! was.
@@ -151,7 +151,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (state, data) = (folder.path().join("state"), folder.path().join("data.jsonl"));
         std::fs::write(&data, content).unwrap();
-        let source = Source { name: "data.jsonl".into(), path: Some(data.clone()), format: Format::Jsonl, length: 0 };
+        let source = Source {
+            name: "data.jsonl".into(),
+            path: Some(data.clone()),
+            format: Format::Jsonl,
+            length: 0,
+            full_path: None,
+        };
         Fixture { _folder: folder, state, data, source }
     }
 

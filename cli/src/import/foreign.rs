@@ -70,8 +70,8 @@ fn metadata(value: Value) -> Metadata {
 }
 
 /// The records of mem0's answer.
-pub fn mem0(input: impl Read, source: Arc<Source>, done: u64) -> Records {
-    document(input, source, done, |text| {
+pub fn mem0(input: impl Read, source: Arc<Source>) -> Records {
+    document(input, source, |text| {
         let not_mem0 = |what: &str| RecordError::Json(format!("{what}: not what mem0 exports"));
         let found = match text.trim_start().as_bytes().first() {
             Some(b'[') => {
@@ -155,8 +155,8 @@ fn mem0_relation(found: Value) -> Result<StoreItem, RecordError> {
 }
 
 /// The chunks of a memvid index.
-pub fn memvid(input: impl Read, source: Arc<Source>, done: u64) -> Records {
-    document(input, source, done, |text| {
+pub fn memvid(input: impl Read, source: Arc<Source>) -> Records {
+    document(input, source, |text| {
         let index: Memvid<'_> = serde_json::from_str(text).map_err(|error| match error.is_data() {
             true => RecordError::Json("it has no list `metadata`: not the index of a memvid video".into()),
             false => RecordError::Json(error.to_string()),
@@ -186,11 +186,10 @@ fn memvid_chunk(found: Value) -> Result<StoreItem, RecordError> {
 /// What is read from a document.
 pub type Records = Box<dyn Iterator<Item = Record> + Send>;
 
-/// The records of a file that is one JSON value, without the first `done` of them. Places are numbers of records.
+/// The records of a file that is one JSON value. Places are numbers of records.
 fn document(
     mut input: impl Read,
     source: Arc<Source>,
-    done: u64,
     records: impl FnOnce(&str) -> Result<Vec<Result<StoreItem, RecordError>>, RecordError>,
 ) -> Records {
     let mut bytes = Vec::new();
@@ -208,8 +207,7 @@ fn document(
         Err(error) => vec![Err(error)],
     };
     let count = items.len() as u64;
-    let numbered = items.into_iter().zip(1..).skip(usize::try_from(done).unwrap_or(usize::MAX));
-    Box::new(numbered.map(move |(item, number)| {
+    Box::new(items.into_iter().zip(1..).map(move |(item, number)| {
         // As far into the file as into its records; the number of these is what says where to go on.
         let bytes = (u128::from(length) * u128::from(number) / u128::from(count)) as u64;
         let place = Place { source: source.clone(), line: number };
@@ -223,7 +221,7 @@ mod tests {
     use crate::import::source::Format;
 
     fn source(format: Format) -> Arc<Source> {
-        Arc::new(Source { name: "in.json".into(), path: None, format, length: 0 })
+        Arc::new(Source { name: "in.json".into(), path: None, format, length: 0, full_path: None })
     }
 
     fn items(records: Records) -> Vec<Result<StoreItem, String>> {
@@ -254,7 +252,7 @@ mod tests {
             { "id": "18" },
             { "memory": "x", "user_id": "a", "metadata": {"user_id": "b"} },
         ], "relations": [{ "source": "ada", "relationship": "likes", "target": "tea" }] });
-        let found = items(mem0(export.to_string().as_bytes(), source(Format::Mem0), 0));
+        let found = items(mem0(export.to_string().as_bytes(), source(Format::Mem0)));
         let first = found[0].as_ref().unwrap();
         assert_eq!((first.id, first.session.as_deref()), (Some(id.parse().unwrap()), Some("talk")));
         assert!(first.created_at.is_some());
@@ -265,29 +263,27 @@ mod tests {
         assert!(found[3].as_ref().unwrap_err().contains("user_id"));
         assert_eq!(found[4].as_ref().unwrap().content.as_deref(), Some("ada likes tea"));
         let long = r#"[{"memory": "a", "n": 18446744073709551616}, {"memory": "b"}]"#;
-        let long = items(mem0(long.as_bytes(), source(Format::Mem0), 0));
+        let long = items(mem0(long.as_bytes(), source(Format::Mem0)));
         assert!(long[0].as_ref().unwrap_err().contains("18446744073709551616") && long[1].is_ok(), "{long:?}");
-        let bare = items(mem0(&br#"[{"memory": "a"}]"#[..], source(Format::Mem0), 0));
+        let bare = items(mem0(&br#"[{"memory": "a"}]"#[..], source(Format::Mem0)));
         assert_eq!(bare[0].as_ref().unwrap().content.as_deref(), Some("a"));
         for wrong in ["{}", "3", "{\"results\": 1}", "[", ""] {
-            assert!(items(mem0(wrong.as_bytes(), source(Format::Mem0), 0))[0].is_err(), "{wrong}");
+            assert!(items(mem0(wrong.as_bytes(), source(Format::Mem0)))[0].is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn a_memvid_index_gives_its_texts_and_a_document_goes_on_where_it_was_left() {
+    fn a_memvid_index_gives_its_texts() {
         let index = json!({
             "metadata": [{"id": 0, "text": "one", "frame": 0, "length": 3}, {"id": 1, "text": "two", "frame": 1}, {}],
             "chunk_to_frame": {"0": 0}, "frame_to_chunks": {"0": [0]}, "config": {},
         });
         let text = index.to_string();
-        let found: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid), 0).collect();
+        let found: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid)).collect();
         let first = found[0].item.as_ref().unwrap();
         assert_eq!(first.content.as_deref(), Some("one"));
         assert_eq!(Value::Object(first.metadata.clone().unwrap()), json!({ "memvid_id": 0, "memvid_frame": 0 }));
         assert!(found[2].item.is_err());
-        let rest: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid), found[0].next.lines).collect();
-        assert_eq!((rest.len(), rest[0].place.line), (2, 2));
-        assert_eq!(memvid(text.as_bytes(), source(Format::Memvid), found[2].next.lines).count(), 0);
+        assert_eq!((found.len(), found[1].place.line, found[2].next.bytes), (3, 2, text.len() as u64));
     }
 }

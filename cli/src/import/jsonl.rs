@@ -55,9 +55,9 @@ pub struct JsonLines<R> {
 }
 
 impl<R: BufRead> JsonLines<R> {
-    /// Reads `input`, which stands at `position` of `source`.
-    pub fn new(input: R, source: Arc<Source>, position: Position, parse: Parse) -> Self {
-        JsonLines { input, source, position, parse, line: Vec::new(), ended: false }
+    /// Reads `source` from its start.
+    pub fn new(input: R, source: Arc<Source>, parse: Parse) -> Self {
+        JsonLines { input, source, position: Position::default(), parse, line: Vec::new(), ended: false }
     }
 
     /// Reads the next line into `self.line`; none at the end.
@@ -212,8 +212,8 @@ mod tests {
     use crate::import::source::Format;
 
     fn read(bytes: &[u8], parse: Parse) -> Vec<(u64, u64, Result<StoreItem, String>)> {
-        let source = Source { name: "in.jsonl".into(), path: None, format: Format::Jsonl, length: 0 };
-        JsonLines::new(bytes, Arc::new(source), Position::default(), parse)
+        let source = Source { name: "in.jsonl".into(), path: None, format: Format::Jsonl, length: 0, full_path: None };
+        JsonLines::new(bytes, Arc::new(source), parse)
             .map(|record| (record.place.line, record.next.bytes, record.item.map_err(|error| error.to_string())))
             .collect()
     }

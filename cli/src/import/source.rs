@@ -1,5 +1,6 @@
 //! What to import: from paths to a sorted list of files with their formats.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,11 +31,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether the file is read as a whole, so that its reader itself leaves out what is done.
-    pub fn is_document(self) -> bool {
-        matches!(self, Format::Markdown | Format::Mem0 | Format::Memvid | Format::Parquet)
-    }
-
     /// Who wrote the metadata of its records.
     pub fn origin(self) -> Origin {
         match self {
@@ -76,13 +72,26 @@ pub struct Source {
     pub format: Format,
     /// Bytes; 0 where that cannot be known.
     pub length: u64,
+    /// Its path from the root of the file system, by which what was made of it is found again; none of standard input.
+    pub full_path: Option<String>,
+}
+
+/// A folder named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// Its path from the root of the file system.
+    pub full_path: String,
+    /// All of it could be looked at, and something of it is imported.
+    pub is_whole: bool,
 }
 
 /// What was found under the paths.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// To import, in the order named, folders sorted by name.
+    /// To import, in the order named, folders sorted by name; each once.
     pub sources: Vec<Arc<Source>>,
+    /// The folders that they were found in.
+    pub folders: Vec<Folder>,
     /// What could not be looked at, and why.
     pub unreadable: Vec<(String, String)>,
     /// What is left out of folders.
@@ -108,16 +117,31 @@ pub fn find(paths: &[PathBuf], format: Option<Format>) -> Result<Sources, CliErr
     for path in paths {
         if path.as_os_str() == "-" {
             let format = format.unwrap_or(Format::Jsonl);
-            found.sources.push(Arc::new(Source { name: "-".to_owned(), path: None, format, length: 0 }));
+            found.sources.push(Arc::new(Source {
+                name: "-".to_owned(),
+                path: None,
+                format,
+                length: 0,
+                full_path: None,
+            }));
         } else if std::fs::metadata(path).map_err(CliError::io(path))?.is_dir() {
+            let (files, unreadable) = (found.sources.len(), found.unreadable.len());
             found.walk(path, format)?;
+            let is_whole = found.sources.len() > files && found.unreadable.len() == unreadable;
+            found.folders.push(Folder { full_path: full_path(path).map_err(CliError::io(path))?, is_whole });
         } else {
             let format = format.or_else(|| Format::of(path)).ok_or_else(|| unknown_format(path))?;
             format.check()?;
             found.sources.push(Arc::new(source(path, format).map_err(CliError::io(path))?));
         }
     }
+    let mut seen = HashSet::new();
+    found.sources.retain(|source| source.full_path.as_ref().is_none_or(|path| seen.insert(path.clone())));
     Ok(found)
+}
+
+fn full_path(path: &Path) -> std::io::Result<String> {
+    Ok(path.canonicalize()?.to_string_lossy().into_owned())
 }
 
 impl Sources {
@@ -176,7 +200,8 @@ fn unreadable(folder: &Path, error: walkdir::Error) -> (String, String) {
 
 fn source(path: &Path, format: Format) -> std::io::Result<Source> {
     let length = std::fs::metadata(path)?.len();
-    Ok(Source { name: path.display().to_string(), path: Some(path.to_owned()), format, length })
+    let full_path = Some(full_path(path)?);
+    Ok(Source { name: path.display().to_string(), path: Some(path.to_owned()), format, length, full_path })
 }
 
 fn unknown_format(path: &Path) -> CliError {

@@ -1,21 +1,27 @@
 //! One batch into the cluster: stored unless it is there, refusals reported.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mira_proto::limits::{MAX_DEADLINE, embedding_time};
 use mira_proto::model::{
     AttachmentInfo, Consistency, DEFAULT_COLLECTION, DEFAULT_TYPE, Frame, ItemResult, RecallRequest, StoreItem,
-    StoreRequest, UploadRequest,
+    StoreRequest, Stored, UploadRequest,
 };
 use mira_proto::{Code, Problem};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::backoff::backoff;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::files::CheckedFile;
-use crate::import::reader::{Batch, Prepared};
+use crate::import::identity;
+use crate::import::known::{Match, own_key};
+use crate::import::reader::{Batch, Landed, Prepared, key_of};
+use crate::import::record::Place;
+use crate::import::source::Source;
 use crate::transfer::{self, MemoryPlace, Upload};
 
 /// A request should take about this long: short enough to stay far from deadlines while others queue for the same
@@ -30,12 +36,115 @@ const FIRST_REQUEST: usize = 16;
 pub struct Outcome {
     /// Stored now.
     pub added: u64,
+    /// Stored now, in the place of what was there under their names.
+    pub replaced: u64,
     /// There already.
     pub present: u64,
-    /// Earlier in this import already.
+    /// Earlier in their file already.
     pub repeated: u64,
     /// Refused, with the place and the reason.
     pub refused: Vec<(String, String)>,
+    /// What is in the collection now.
+    pub landed: Vec<Landed>,
+    /// Sources that were not taken whole.
+    pub spoiled: Vec<Arc<Source>>,
+}
+
+impl Outcome {
+    /// Counts a record whose memory is left as it is.
+    fn stay(&mut self, Sent { prepared, attempt }: Sent) {
+        self.present += 1;
+        let id = prepared.found.part.map(|part| part.id);
+        self.landed.push(landed(prepared, attempt, id));
+    }
+
+    fn refuse(&mut self, place: &Place, reason: String) {
+        self.refused.push((place.to_string(), reason));
+        self.spoiled.push(place.source.clone());
+    }
+
+    /// Counts a record that is in the collection now, and notes where. One that its source names, and that was there before this
+    /// importer came, is not its own to end.
+    fn land(&mut self, Sent { prepared, attempt }: Sent, Stored { id, version, unchanged }: Stored) {
+        let is_ours = !unchanged || !prepared.found.identity.is_own || prepared.found.part.is_some();
+        match unchanged {
+            true => self.present += 1,
+            false if attempt == Attempt::Replace || (prepared.item.replace && version > 1) => self.replaced += 1,
+            false => self.added += 1,
+        }
+        self.landed.push(landed(prepared, attempt, is_ours.then_some(id)));
+    }
+}
+
+fn landed(prepared: Prepared, attempt: Attempt, id: Option<Uuid>) -> Landed {
+    let Prepared { place, item, mut found, order, .. } = prepared;
+    if attempt == Attempt::Beside {
+        found.identity.name = identity::name_beside(&found.identity);
+        (found.part, found.moved_from) = (None, None);
+    }
+    Landed { source: place.source, key: key_of(&item), found, order, id }
+}
+
+/// What there is of the id of a record with a file.
+enum Kept {
+    Nothing,
+    /// The record, file and all.
+    Same(Stored),
+    Other,
+}
+
+/// How a record is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// Under its name, if nothing else is there.
+    Create,
+    /// In the place of what is there under its name.
+    Replace,
+    /// Under a name that it shares with nothing else.
+    Beside,
+}
+
+/// A record on its way.
+#[derive(Debug)]
+struct Sent {
+    prepared: Prepared,
+    attempt: Attempt,
+}
+
+impl Sent {
+    /// After something else was found under the name: whether there is another way to store it, which it takes from now on.
+    fn turns_after_conflict(&mut self, keep_old: bool) -> bool {
+        let prepared = &mut self.prepared;
+        let Match { identity, part, .. } = &prepared.found;
+        let (identity, part) = (*identity, *part);
+        let is_ours = !prepared.contradicts && (!identity.is_own || part.is_some());
+        let says_how = prepared.item.replace || prepared.item.expected_version.is_some();
+        if self.attempt != Attempt::Create || !is_ours || says_how || (keep_old && identity.is_own) {
+            return false;
+        }
+        if keep_old {
+            self.attempt = Attempt::Beside;
+            let key = own_key(&prepared.place.source, &identity::name_beside(&identity));
+            prepared.item.source_key = Some(identity::hex(&key));
+            return true;
+        }
+        self.attempt = Attempt::Replace;
+        prepared.item.replace = true;
+        // A new version stands where the old one stood, unless its source says where.
+        if !prepared.says_position {
+            prepared.item.position = None;
+        }
+        true
+    }
+
+    /// Whether an import has stored what the record says: what is different since then was changed in the collection,
+    /// or is a note of the importer's, such as the line.
+    fn said_so_before(&self) -> bool {
+        let Match { identity, part, .. } = &self.prepared.found;
+        self.attempt == Attempt::Create
+            && !self.prepared.contradicts
+            && (identity.is_said || part.is_some_and(|part| part.said == identity.said))
+    }
 }
 
 /// Stores batches; shared by all that are under way.
@@ -46,68 +155,92 @@ pub struct Writer {
     request_items: AtomicUsize,
     max_items: usize,
     timeout: Duration,
+    keep_old: bool,
 }
 
 impl Writer {
     /// A writer that puts at most `max_items` into a request and tries each for `timeout`.
     pub fn new(client: Client, max_items: usize, timeout: Duration) -> Self {
-        Writer { client, request_items: AtomicUsize::new(FIRST_REQUEST.min(max_items)), max_items, timeout }
+        let request_items = AtomicUsize::new(FIRST_REQUEST.min(max_items));
+        Writer { client, request_items, max_items, timeout, keep_old: false }
+    }
+
+    /// The same; what sources said before stays beside what they say now.
+    pub fn keeping_old(self, keep_old: bool) -> Self {
+        Writer { keep_old, ..self }
     }
 
     /// Stores a batch. An error means that the cluster took no more; what it had taken is safe.
     pub async fn write(&self, batch: Batch) -> Result<Outcome, CliError> {
-        let mut outcome = Outcome { repeated: batch.repeated, ..Outcome::default() };
-        outcome.refused =
-            batch.unreadable.iter().map(|(place, error)| (place.to_string(), error.to_string())).collect();
-        let (with_files, items): (Vec<_>, Vec<_>) =
-            batch.items.into_iter().partition(|prepared| prepared.attached.is_some());
-        self.store_all(items, &mut outcome).await?;
+        let Batch { items, unreadable, repeated, landed, spoiled, .. } = batch;
+        let mut outcome = Outcome { repeated, landed, spoiled, ..Outcome::default() };
+        unreadable.into_iter().for_each(|(place, error)| outcome.refuse(&place, error.to_string()));
+        let (with_files, items): (Vec<_>, Vec<_>) = items.into_iter().partition(|prepared| prepared.attached.is_some());
+        let items = items.into_iter().map(|prepared| Sent { prepared, attempt: Attempt::Create });
+        self.store_all(items.collect(), &mut outcome).await?;
         for prepared in with_files {
-            let place = prepared.place.to_string();
-            match self.store_with_file(prepared).await? {
-                Settled::Added => outcome.added += 1,
-                Settled::Present => outcome.present += 1,
-                Settled::Refused(reason) => outcome.refused.push((place, reason)),
-            }
+            self.store_with_file(Sent { prepared, attempt: Attempt::Create }, &mut outcome).await?;
         }
         Ok(outcome)
     }
 
     /// Uploads a record's file and makes the memory of both. What was sent before a stop is not sent again: the upload's
     /// key is made of the record and its file. A memory that is there is compared, file and all.
-    async fn store_with_file(&self, Prepared { item, attached, .. }: Prepared) -> Result<Settled, CliError> {
-        let Some(attached) = attached else { return Ok(Settled::Refused("it names no file".to_owned())) };
+    async fn store_with_file(&self, mut sent: Sent, outcome: &mut Outcome) -> Result<(), CliError> {
+        let place = sent.prepared.place.clone();
+        let Some(attached) = sent.prepared.attached.clone() else { return Ok(()) };
+        let says_hash = attached.file.blake3.is_some();
         let found = tokio::task::spawn_blocking(move || attached.check()).await;
         let found = match found.map_err(|error| Problem::internal(format!("reading a file: {error}")))? {
             Ok(found) => found,
-            Err(fault) => return Ok(Settled::Refused(fault.to_string())),
+            Err(fault) => {
+                outcome.refuse(&place, fault.to_string());
+                return Ok(());
+            }
         };
+        let item = &sent.prepared.item;
         let collection = item.collection.clone().unwrap_or_else(|| DEFAULT_COLLECTION.to_owned());
         if !item.replace && item.expected_version.is_none() {
-            match self.kept(&collection, &item, &found).await? {
-                None => {}
-                Some(true) => return Ok(Settled::Present),
-                Some(false) => return Ok(Settled::Refused("conflict: this id has another content".to_owned())),
+            match self.kept(&collection, item, &found).await? {
+                Kept::Nothing => {}
+                Kept::Same(stored) => {
+                    outcome.land(sent, stored);
+                    return Ok(());
+                }
+                // Without a hash in the record, the file may be what has changed.
+                Kept::Other if says_hash && sent.said_so_before() => {
+                    outcome.stay(sent);
+                    return Ok(());
+                }
+                Kept::Other if sent.turns_after_conflict(self.keep_old) => {}
+                Kept::Other => {
+                    outcome.refuse(&place, "conflict: this id has another content".to_owned());
+                    return Ok(());
+                }
             }
         }
-        let request = UploadRequest { frame: item, content_type: Some(found.content_type), size: Some(found.size) };
+        let request = UploadRequest {
+            frame: sent.prepared.item.clone(),
+            content_type: Some(found.content_type),
+            size: Some(found.size),
+        };
         let key = upload_key(&collection, &request, &found.blake3)?;
         let client = self.client.within(self.time_for(std::slice::from_ref(&request.frame)));
         let upload = Upload { client: &client, collection: &collection, path: &found.path, is_quiet: true };
         match upload.begin_or_go_on(request, &key).await {
-            Ok(stored) if stored.unchanged => Ok(Settled::Present),
-            Ok(_) => Ok(Settled::Added),
+            Ok(stored) => outcome.land(sent, stored),
             Err(CliError::Problem(problem)) if !is_passing(problem.code) || problem.code == Code::DeadlineExceeded => {
-                Ok(Settled::Refused(problem.to_string()))
+                outcome.refuse(&place, problem.to_string());
             }
-            Err(error @ CliError::BadFile { .. }) => Ok(Settled::Refused(error.to_string())),
-            Err(error) => Err(error),
+            Err(error @ CliError::BadFile { .. }) => outcome.refuse(&place, error.to_string()),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
-    /// Whether there is a memory of this id, and it is this one.
-    async fn kept(&self, collection: &str, item: &StoreItem, found: &CheckedFile) -> Result<Option<bool>, CliError> {
-        let Some(id) = item.id else { return Ok(None) };
+    /// What there is of this id.
+    async fn kept(&self, collection: &str, item: &StoreItem, found: &CheckedFile) -> Result<Kept, CliError> {
+        let Some(id) = item.id else { return Ok(Kept::Nothing) };
         let request = RecallRequest {
             ids: Some(vec![id]),
             collection: Some(collection.to_owned()),
@@ -119,24 +252,25 @@ impl Writer {
             Err(CliError::Problem(problem)) if problem.code == Code::NotFound => None,
             Err(error) => return Err(error),
         };
-        let Some(frame) = frame else { return Ok(None) };
+        let Some(frame) = frame else { return Ok(Kept::Nothing) };
         let info = AttachmentInfo { content_type: found.content_type.clone(), size: found.size };
         if !says_the_same(&frame, item) || frame.attachment != Some(info) {
-            return Ok(Some(false));
+            return Ok(Kept::Other);
         }
         let theirs = transfer::digest(&self.client, MemoryPlace { collection, id }).await?;
-        Ok(Some(theirs.blake3 == found.blake3))
+        let stored = Stored { id, version: frame.version, unchanged: true };
+        Ok(if theirs.blake3 == found.blake3 { Kept::Same(stored) } else { Kept::Other })
     }
 
     /// Stores in requests of a size that the cluster answers in good time. A record that cannot be stored is refused by
     /// itself, whatever of a request it spoils; a long text gets the time that it needs.
-    async fn store_all(&self, mut waiting: Vec<Prepared>, outcome: &mut Outcome) -> Result<(), CliError> {
+    async fn store_all(&self, mut waiting: Vec<Sent>, outcome: &mut Outcome) -> Result<(), CliError> {
         let mut deadline = Instant::now() + self.timeout;
         let mut attempt = 0;
         let mut patience = Duration::ZERO;
         while !waiting.is_empty() {
             let size = self.request_items.load(Ordering::Relaxed).min(waiting.len());
-            let items: Vec<StoreItem> = waiting[..size].iter().map(|prepared| prepared.item.clone()).collect();
+            let items: Vec<StoreItem> = waiting[..size].iter().map(|sent| sent.prepared.item.clone()).collect();
             let time = self.time_for(&items).max(patience);
             let started = Instant::now();
             let request = StoreRequest { item: StoreItem::default(), items: Some(items.into()) };
@@ -160,7 +294,8 @@ impl Writer {
             self.adapt(size, started.elapsed());
             let rest = waiting.split_off(size);
             let sent = std::mem::replace(&mut waiting, rest);
-            let again = settle(sent, results, outcome);
+            let (again, otherwise) = settle(sent, results, outcome, self.keep_old);
+            waiting.extend(otherwise);
             if again.len() < size {
                 (deadline, attempt) = (Instant::now() + self.timeout, 0);
             }
@@ -178,7 +313,7 @@ impl Writer {
                 }
                 tokio::time::sleep(pause).await;
             }
-            waiting.extend(again.into_iter().map(|(prepared, _)| prepared));
+            waiting.extend(again.into_iter().map(|(sent, _)| sent));
         }
         Ok(())
     }
@@ -195,20 +330,20 @@ impl Writer {
     fn more_patience(
         &self,
         (size, time): (usize, Duration),
-        again: Vec<(Prepared, Problem)>,
-        waiting: &mut Vec<Prepared>,
+        again: Vec<(Sent, Problem)>,
+        waiting: &mut Vec<Sent>,
         outcome: &mut Outcome,
     ) -> Duration {
         if size == 1 && time >= MAX_DEADLINE {
-            outcome.refused.extend(again.into_iter().map(|(prepared, problem)| {
-                (prepared.place.to_string(), format!("{problem}, within {} s", time.as_secs()))
-            }));
+            for (sent, problem) in again {
+                outcome.refuse(&sent.prepared.place, format!("{problem}, within {} s", time.as_secs()));
+            }
             return Duration::ZERO;
         }
         if size > 1 {
             self.shrink(size);
         }
-        waiting.splice(..0, again.into_iter().map(|(prepared, _)| prepared));
+        waiting.splice(..0, again.into_iter().map(|(sent, _)| sent));
         if size > 1 { Duration::ZERO } else { (2 * time).min(MAX_DEADLINE) }
     }
 
@@ -249,13 +384,6 @@ fn refusal(error: &CliError) -> Option<Problem> {
     }
 }
 
-/// What became of one record.
-enum Settled {
-    Added,
-    Present,
-    Refused(String),
-}
-
 /// Whether a memory is what a record says, beside its file.
 fn says_the_same(frame: &Frame, item: &StoreItem) -> bool {
     frame.content == item.content
@@ -277,7 +405,7 @@ fn upload_key(collection: &str, request: &UploadRequest, file: &blake3::Hash) ->
 }
 
 /// Whether it may pass by itself.
-fn is_passing(code: Code) -> bool {
+pub fn is_passing(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Overloaded | Code::RateLimited | Code::DeadlineExceeded)
 }
 
@@ -291,22 +419,26 @@ fn next_size(size: usize, took: Duration, max: usize) -> usize {
     next.clamp(1, max)
 }
 
-/// Counts what is settled; gives back what another try may store.
-fn settle(sent: Vec<Prepared>, results: Vec<ItemResult>, outcome: &mut Outcome) -> Vec<(Prepared, Problem)> {
-    let mut again = Vec::new();
-    for (prepared, result) in sent.into_iter().zip(results) {
+/// Counts what is settled; gives back what the same try again may store, and what is to be stored otherwise.
+fn settle(
+    sent: Vec<Sent>,
+    results: Vec<ItemResult>,
+    outcome: &mut Outcome,
+    keep_old: bool,
+) -> (Vec<(Sent, Problem)>, Vec<Sent>) {
+    let (mut again, mut otherwise) = (Vec::new(), Vec::new());
+    for (mut sent, result) in sent.into_iter().zip(results) {
         match result {
-            ItemResult::Stored(stored) if stored.unchanged => outcome.present += 1,
-            ItemResult::Stored(_) => outcome.added += 1,
+            ItemResult::Stored(stored) => outcome.land(sent, stored),
             ItemResult::Refused { error } => match error.code {
-                code if is_passing(code) => again.push((prepared, error)),
-                // Its name was made from the content, so the memory is there; only notes such as its path differ.
-                Code::Conflict if prepared.derived => outcome.present += 1,
-                _ => outcome.refused.push((prepared.place.to_string(), error.to_string())),
+                code if is_passing(code) => again.push((sent, error)),
+                Code::Conflict if sent.said_so_before() => outcome.stay(sent),
+                Code::Conflict if sent.turns_after_conflict(keep_old) => otherwise.push(sent),
+                _ => outcome.refuse(&sent.prepared.place, error.to_string()),
             },
         }
     }
-    again
+    (again, otherwise)
 }
 
 #[cfg(test)]

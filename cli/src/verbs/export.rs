@@ -17,6 +17,7 @@ use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::files::{self, FileRef};
+use crate::import::manifests;
 use crate::import::progress::Progress;
 #[cfg(not(feature = "parquet"))]
 use crate::import::source;
@@ -210,6 +211,10 @@ impl Export {
         mut scanned: ScannedFrame,
         summary: &mut ExportSummary,
     ) -> Result<Option<Written>, CliError> {
+        // What imports have noted means nothing elsewhere, where ids are others.
+        if scanned.frame.kind == manifests::KIND {
+            return Ok(None);
+        }
         let folder = self.files_folder();
         for _ in 0..MOST_REPLACED {
             let (Some(info), Some(folder)) = (&scanned.frame.attachment, &folder) else {
@@ -321,6 +326,9 @@ impl Export {
         mut frame: Frame,
         summary: &mut ExportSummary,
     ) -> Result<Option<(Frame, Option<String>)>, CliError> {
+        if frame.kind == manifests::KIND {
+            return Ok(None);
+        }
         let folder = self.files_folder();
         for _ in 0..MOST_REPLACED {
             let (Some(info), Some(folder)) = (&frame.attachment, &folder) else {
