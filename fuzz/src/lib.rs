@@ -61,7 +61,7 @@ pub fn shard_records(data: &[u8]) {
         4 => drop(decode_count(Some(rest))),
         5 => drop(OwnedFrame::decode(rest).map(|read| assert_eq!(OwnedFrame::decode(&read.encode()).ok(), Some(read)))),
         6 => drop((record::parse_session_key(rest), record::parse_pair_key(rest))),
-        _ => drop((record::parse_owned_key(rest), record::parse_expiry_key(rest))),
+        _ => drop((record::parse_owned_key(rest), record::parse_time_key(rest))),
     }
 }
 

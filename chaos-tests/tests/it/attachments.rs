@@ -70,7 +70,7 @@ impl Cluster {
     /// Ends the time for which an upload is remembered.
     async fn end_memory_of(&self, upload: Uuid) {
         let (frames, collection, asker) = (vec![upload.as_u128()], self.collection(), Asker::Operator);
-        let payload = ShardCommand::Forget { collection, frames, asker, more: false }.encode();
+        let payload = ShardCommand::Forget { collection, frames, asker, into_bin: false, more: false }.encode();
         for shard in 0..SHARDS {
             let leader = self.leader_of(shard).expect("a leader");
             let open = self.nodes[&leader].node().shard(shard).expect("open");

@@ -13,6 +13,7 @@ use super::state::{
     CollectionRecord, GrowthStep, MoveStep, NameKey, NodePhase, NodeRecord, OwnerName, Receipt, Repository,
     RestoredCluster, Rewrapped, RotationStep,
 };
+use crate::shard::history::Retention;
 
 /// Version 1 had no extensions.
 const VERSION: u8 = 2;
@@ -215,6 +216,13 @@ pub enum MetaCommand {
     },
     /// Switches a format level on that every node knows.
     RaiseFormat(u32),
+    /// Sets how much of the past of a collection's frames is kept.
+    SetRetention {
+        /// The collection.
+        collection: CollectionId,
+        /// What is kept from now on.
+        retention: Retention,
+    },
 }
 
 /// What every replica of the meta group answers to a command.

@@ -23,6 +23,7 @@ async fn short_lived(client: NodeClients) -> Shard {
         quantization: node_v1::Quantization::Int8.into(),
         partitions: 1,
         ttl_seconds: LIFETIME.as_secs(),
+        retention: Default::default(),
         ..Default::default()
     };
     Shard::created(client, request).await

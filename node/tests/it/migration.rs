@@ -24,7 +24,10 @@ use mira_node::{
     background::migration::{Migration, Step, Task},
     keys::keyring::{FIRST_KEY, Keyring, TAG_KEY},
     member::{Member, MemberParts},
-    meta::{ClusterState, CollectionRecord, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord},
+    meta::{
+        ClusterState, CollectionRecord, GrowthStep, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NameKey,
+        NodeRecord,
+    },
     peers::Peer,
     shard::{
         Shard, Shared,
@@ -178,6 +181,7 @@ fn collection(partitions: u32) -> CollectionRecord {
         partitions,
         first_partitions: partitions,
         ttl_seconds: 0,
+        retention: Default::default(),
         created_ms: 0,
         model: String::new(),
         ef: 0,
@@ -252,7 +256,14 @@ impl Node {
             version: String::new(),
             format: FORMAT_LEVEL,
         };
-        let form = MetaCommand::Form { cluster_id: 1, shards, replication: 1, expect: 1, layer_key: layer_key(), name_key: NameKey([3; 32]) };
+        let form = MetaCommand::Form {
+            cluster_id: 1,
+            shards,
+            replication: 1,
+            expect: 1,
+            layer_key: layer_key(),
+            name_key: NameKey([3; 32]),
+        };
         let placement = vec![vec![ME]; shards as usize];
         let created = MetaCommand::CreateCollection(collection(partitions));
         for command in [form, MetaCommand::PutNode(me), MetaCommand::PlaceShards(placement), created] {

@@ -45,7 +45,7 @@ use bundle::Bundler;
 pub use bundle::size_of_frame;
 use clients::Connections;
 use decide::Step;
-pub use fan_out::{FanOut, WantedFrames, fan_out};
+pub use fan_out::{FanOut, WantedFrames, WantedVersion, fan_out};
 use hedge::Hedges;
 pub use readiness::GroupHealth;
 pub use route::{CollectionRoute, Leftover, Place, RemovalPart, RouteConstraint, Selected};

@@ -1,4 +1,4 @@
-//! Collections as an operator sees them: they are made, tuned, grown and dropped.
+//! Collections as an operator sees them: they are made, told what to keep, tuned, grown and dropped.
 
 use std::collections::BTreeSet;
 
@@ -14,15 +14,21 @@ use crate::{
     keys::keyring::{FIRST_KEY, Keyring},
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
     node::Node,
-    shard::index::recall::check_ef,
+    shard::{history::Retention, index::recall::check_ef},
 };
 
-/// Makes a collection; one of that name with the same settings is as good.
+/// Makes a collection; one of that name with the same settings is as good, and keeps as much of the past as is said from then on.
 pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> Result<node_v1::Collection, Refusal> {
     must_lead(node)?;
+    let said = request.retention.unwrap_or_default();
     let mut wanted = checked(request, node.cluster().header.shards)?;
     if let Some(existing) = node.cluster().collection_named(&wanted.name) {
-        return existing_collection(node.keyring(), existing, &wanted);
+        let found = existing_collection(node.keyring(), existing, &wanted)?;
+        let retention = retention(&said, existing.retention)?;
+        if retention == existing.retention {
+            return Ok(found);
+        }
+        return set_retention(node, existing.id, retention).await;
     }
     wanted.id = rand::random_range(1..u64::MAX);
     wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
@@ -38,6 +44,32 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
         // Dropped by someone else in the same moment.
         _ => Err(Refusal::NotReady("the collection vanished while it was made".into())),
     }
+}
+
+async fn set_retention(
+    node: &Node,
+    collection: CollectionId,
+    retention: Retention,
+) -> Result<node_v1::Collection, Refusal> {
+    let answer = node.propose_meta(&MetaCommand::SetRetention { collection, retention }).await?;
+    let cluster = node.cluster();
+    match (answer, cluster.collections.get(&collection)) {
+        (MetaAnswer::Done | MetaAnswer::Exists, Some(there)) => Ok(there.to_wire(node.keyring().placement_key(there)?)),
+        _ => Err(Refusal::NotReady("the collection vanished while it was changed".into())),
+    }
+}
+
+/// What is kept from now on, where `there` is what was kept before; checked.
+fn retention(said: &node_v1::Retention, there: Retention) -> Result<Retention, Problem> {
+    let within = |field: &str, said: Option<u32>, there: u32, most: u32| match said {
+        Some(said) if said > most => Err(Problem::invalid(format!("{field} is {said}, allowed are 0 to {most}"))),
+        said => Ok(said.unwrap_or(there)),
+    };
+    Ok(Retention {
+        last: within("versions.last", said.last, there.last, limits::MAX_VERSIONS)?,
+        days: within("versions.days", said.days, there.days, limits::MAX_DAYS)?,
+        bin_days: within("bin_days", said.bin_days, there.bin_days, limits::MAX_DAYS)?,
+    })
 }
 
 /// The collection of a name as this node knows it, with the epoch of the map as of which that is so.
@@ -83,6 +115,7 @@ fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<Col
         partitions: request.partitions,
         first_partitions: request.partitions,
         ttl_seconds: request.ttl_seconds,
+        retention: retention(&request.retention.unwrap_or_default(), Retention::default())?,
         created_ms: 0,
         model: request.model,
         ef: 0,

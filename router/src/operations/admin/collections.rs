@@ -34,7 +34,7 @@ impl Memory {
         .await
     }
 
-    /// Makes a collection; the same settings again change nothing.
+    /// Makes a collection; the same settings again change nothing, but how much of the past is kept.
     pub async fn put_collection(
         &self,
         context: &RequestContext,
@@ -73,6 +73,11 @@ impl Memory {
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
             spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect::<Result<_, _>>()?,
+            retention: Some(node_v1::Retention {
+                last: settings.versions.and_then(|versions| versions.last),
+                days: settings.versions.and_then(|versions| versions.days),
+                bin_days: settings.bin_days,
+            }),
         };
         let is_new = view.collection(&create.name).is_none();
         if is_new {
@@ -89,7 +94,8 @@ impl Memory {
                 self.collections_made.give_back(&context.principal);
             }
         })?;
-        self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
+        let is_made = |route: &Arc<CollectionRoute>| (route.info.id, route.info.retention) == (made.id, made.retention);
+        self.map_with(context, &made.name, |route| route.is_some_and(is_made)).await?;
         convert::collection(&made)
     }
 
@@ -194,6 +200,16 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
         }
         if vectors.ef.is_some() {
             return Err(Problem::invalid(format!("ef of the vectors named {name:?} is no setting: tune finds it")));
+        }
+    }
+    let kept = settings.versions.unwrap_or_default();
+    for (field, said, most) in [
+        ("versions.last", kept.last, limits::MAX_VERSIONS),
+        ("versions.days", kept.days, limits::MAX_DAYS),
+        ("bin_days", settings.bin_days, limits::MAX_DAYS),
+    ] {
+        if let Some(said) = said.filter(|&said| said > most) {
+            return Err(Problem::invalid(format!("{field} is {said}, it must be 0 to {most}")));
         }
     }
     if settings.ttl_seconds == Some(0) {
