@@ -234,7 +234,7 @@ async fn equal_contents_lie_there_once_and_go_when_nobody_needs_them() {
     }
     cluster.until("equal pieces are one", |cluster| cluster.chunks() == 4).await;
     let forget = async |id| {
-        let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
+        let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), now: true, ..Default::default() };
         assert_eq!(cluster.memory.forget(&context(), request).await.expect("forgotten").removed, 1);
     };
     forget(first).await;

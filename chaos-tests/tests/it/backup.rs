@@ -145,17 +145,17 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
 
     let first = answer(&cluster, &["admin", "backup", "create", place]).await;
     assert_eq!((&first["base"], &first["frames"]), (&Value::Null, &json!(1_551)));
-    // What has changed, gone and come since is in the second, and nothing else.
+    // What has changed, gone and come since is in the second, and nothing else; what has gone rests in the bin.
     fill(&cluster, "notes", 100..120, "zebra-anew").await;
     fill(&cluster, "notes", 5_000..5_010, "zebra-new").await;
     let gone = ["01999999-0000-7000-8000-000000000007", "01999999-0000-7000-8000-000000000110"];
     client.call("forget", &json!({ "ids": gone, "collection": "notes" })).await.expect("forgotten");
     let second = answer(&cluster, &["admin", "backup", "create", place]).await;
-    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(1_559)));
+    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(1_561)));
     let size = |created: &Value| created["bytes"].as_u64().unwrap();
     assert!(size(&second) * 5 < size(&first), "{second} {first}");
     let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
-    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(1_559), &json!(0)));
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(1_561), &json!(0)));
 
     // A third one, while a node dies.
     fill(&cluster, "notes", 6_000..7_000, "zebra-late").await;
@@ -166,7 +166,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     let made = tokio::task::spawn_blocking(|| making.wait_with_output().expect("it ends")).await.expect("ended");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let third: Value = serde_json::from_slice(&made.stdout).expect("JSON");
-    assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_559)));
+    assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_561)));
     fill(&cluster, "more", 100..110, "zebra-after").await;
     // A file too: its memory, four chunks, and the upload, which is remembered for a while.
     let file = Path::new(place).with_file_name("recording.bin");
@@ -198,7 +198,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     for (nodes, shards) in [(1, 2), (3, 8)] {
         let other = start(nodes, shards, &key).await;
         let restored = answer(&other, &["admin", "restore", place]).await;
-        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_575), &json!(["more", "notes"])));
+        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_577), &json!(["more", "notes"])));
         assert_eq!(contents(&other, "notes").await, expected.0, "{nodes} nodes");
         assert_eq!(contents(&other, "more").await, expected.1);
         let search = json!({ "vector": vector(105), "k": 1, "collection": "notes" });
@@ -211,12 +211,23 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
         let output = format!("{file_name}.{nodes}");
         answer(&other, &["recall", "--collection", "more", &file_id, "--output", &output]).await;
         assert!(std::fs::read(&output).expect("it is there") == bytes, "the file is another one");
+        // So does what was replaced, and what was forgotten can be brought back.
+        let earlier = json!({ "id": "01999999-0000-7000-8000-000000000105", "version": 1, "collection": "notes" });
+        let earlier = other.client(0).call("recall", &earlier).await.expect("recalled");
+        assert_eq!(earlier["frames"][0]["content"], "zebra-notes 105");
+        for (id, content) in gone.iter().zip(["zebra-notes 7", "zebra-anew 110"]) {
+            let restore = json!({ "action": "restore", "id": id, "collection": "notes" });
+            other.client(0).call("change", &restore).await.expect("brought back");
+            let recall = json!({ "id": id, "collection": "notes" });
+            let back = other.client(0).call("recall", &recall).await.expect("recalled");
+            assert_eq!(back["frames"][0]["content"], content);
+        }
         fill(&other, "notes", 0..10, "zebra-goes-on").await;
     }
     // An older state is there too.
     let other = start(1, 4, &key).await;
     let earlier = answer(&other, &["admin", "restore", place, "--backup", second["backup"].as_str().unwrap()]).await;
-    assert_eq!(earlier["frames"], 1_559);
+    assert_eq!(earlier["frames"], 1_561);
     assert_eq!(contents(&other, "notes").await.len(), 1_508);
 }
 

@@ -244,6 +244,6 @@ impl FakeNode {
             wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors, named }
         };
         let frames = kept.into_iter().take(request.limit as usize).map(scanned).collect();
-        Ok(wire::ScanReply { state: read, frames, more })
+        Ok(wire::ScanReply { state: read, frames, more, has_bin: false })
     }
 }
