@@ -11,6 +11,9 @@ use mira_proto::{Code, FrameId, NodeId, Position, Problem, ShardId};
 use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
 
+/// Where a frame lies: its collection, its shard, its id.
+type Place = (u64, ShardId, Vec<u8>);
+
 /// The state of all nodes.
 #[derive(Default)]
 pub(super) struct State {
@@ -18,11 +21,11 @@ pub(super) struct State {
     pub(super) collections: BTreeMap<String, wire::Collection>,
     pub(super) next_collection: u64,
     pub(super) leaders: BTreeMap<ShardId, NodeId>,
-    pub(super) frames: BTreeMap<(u64, ShardId, Vec<u8>), Kept>,
+    pub(super) frames: BTreeMap<Place, Kept>,
     /// Past versions of frames, and when each ended.
-    pub(super) past: BTreeMap<(u64, ShardId, Vec<u8>), Vec<(Kept, u64)>>,
+    pub(super) past: BTreeMap<Place, Vec<(Kept, u64)>>,
     /// Forgotten frames that may be brought back.
-    pub(super) bin: BTreeMap<(u64, ShardId, Vec<u8>), Kept>,
+    pub(super) bin: BTreeMap<Place, Kept>,
     pub(super) undeleted: HashMap<Bytes, wire::UndeleteReply>,
     pub(super) indexes: BTreeMap<ShardId, u64>,
     /// The greatest position of a call in each shard, microseconds.

@@ -94,7 +94,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         after: Option<FrameId>,
         wanted: &mut dyn FnMut(FrameId, &FrameRecord) -> Result<bool, Refusal>,
     ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
-        let (binned, upto) = list_binned(view, collection, after).map_err(|error| self.unreadable(error))?;
+        let Binned { frames: binned, upto } =
+            list_binned(view, collection, after).map_err(|error| self.unreadable(error))?;
         let mut frames = Vec::new();
         for (frame, head) in binned {
             let version = history::read_version(view, collection, (frame, &head));
@@ -106,28 +107,34 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 }
 
-/// Frames that rest in the bin, with what is known of the version that does, and where to go on.
-fn list_binned(
-    view: &StateReader,
-    collection: CollectionId,
-    after: Option<FrameId>,
-) -> Result<(Vec<(FrameId, PastHead)>, Option<FrameId>), EngineError> {
+/// Frames that rest in the bin.
+#[derive(Default)]
+struct Binned {
+    /// Each with what is known of the version that rests there.
+    frames: Vec<(FrameId, PastHead)>,
+    /// The last frame looked at, if there may be more.
+    upto: Option<FrameId>,
+}
+
+fn list_binned(view: &StateReader, collection: CollectionId, after: Option<FrameId>) -> Result<Binned, EngineError> {
     let prefix = record::collection_prefix(Table::Histories, collection);
     let from = after.map(|frame| history::history_key(collection, frame));
     let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
     let end = history::history_key(collection, FrameId::MAX);
-    let (mut binned, mut looked_at, mut upto, mut failed) = (Vec::new(), 0, None, None);
+    let (mut binned, mut looked_at, mut failed) = (Binned::default(), 0, None);
     view.scan(from, Bound::Included(&end), false, &mut |key, stored| {
         let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
         match History::decode(stored) {
-            Ok(history) => binned.extend(history.binned().map(|head| (frame, *head))),
+            Ok(history) => binned.frames.extend(history.binned().map(|head| (frame, *head))),
             Err(error) => failed = Some(error),
         }
         looked_at += 1;
-        upto = (looked_at == limits::MAX_FILTER_STEP || binned.len() == limits::MAX_FORGET_STEP).then_some(frame);
-        if failed.is_some() || upto.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if looked_at == limits::MAX_FILTER_STEP || binned.frames.len() == limits::MAX_FORGET_STEP {
+            binned.upto = Some(frame);
+        }
+        if failed.is_some() || binned.upto.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    failed.map_or(Ok((binned, upto)), Err)
+    failed.map_or(Ok(binned), Err)
 }
 
 /// The keyed tag of a session in a collection.
