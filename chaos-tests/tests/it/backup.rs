@@ -212,16 +212,12 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
         answer(&other, &["recall", "--collection", "more", &file_id, "--output", &output]).await;
         assert!(std::fs::read(&output).expect("it is there") == bytes, "the file is another one");
         // So does what was replaced, and what was forgotten can be brought back.
-        let earlier = json!({ "id": "01999999-0000-7000-8000-000000000105", "version": 1, "collection": "notes" });
-        let earlier = other.client(0).call("recall", &earlier).await.expect("recalled");
-        assert_eq!(earlier["frames"][0]["content"], "zebra-notes 105");
-        for (id, content) in gone.iter().zip(["zebra-notes 7", "zebra-anew 110"]) {
-            let restore = json!({ "action": "restore", "id": id, "collection": "notes" });
-            other.client(0).call("change", &restore).await.expect("brought back");
-            let recall = json!({ "id": id, "collection": "notes" });
-            let back = other.client(0).call("recall", &recall).await.expect("recalled");
-            assert_eq!(back["frames"][0]["content"], content);
-        }
+        answer(&other, &["restore-memory", "--collection", "notes", gone[0], gone[1]]).await;
+        let back = answer(&other, &["recall", "--collection", "notes", gone[0], gone[1]]).await;
+        assert_eq!(back["frames"][0]["content"], "zebra-notes 7");
+        assert_eq!(back["frames"][1]["content"], "zebra-anew 110");
+        let earlier = ["recall", "--collection", "notes", "01999999-0000-7000-8000-000000000105", "--version", "1"];
+        assert_eq!(answer(&other, &earlier).await["frames"][0]["content"], "zebra-notes 105");
         fill(&other, "notes", 0..10, "zebra-goes-on").await;
     }
     // An older state is there too.

@@ -14,6 +14,7 @@ use crate::shard::{
     command::{self, Asker, SealedAnew, ShardAnswer, ShardCommand, UndeleteOutcome, UndeletedFrame},
     frame_id, history,
     migration::transfer::ended_version,
+    pages::write_ids,
     read::private,
     record::{FrameFields, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
@@ -75,12 +76,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let keep_versions = collection.retention.versions();
             let command =
                 ShardCommand::Undelete { collection: collection.id, frames, asker: wanted.asker, keep_versions };
-            let fingerprint: Vec<u8> = [&b"undelete"[..]]
-                .into_iter()
-                .map(<[u8]>::to_vec)
-                .chain(ids.iter().map(|id| id.to_be_bytes().to_vec()))
-                .flatten()
-                .collect();
+            let fingerprint = [&b"undelete"[..], &write_ids(&ids)].concat();
             let request_id = round_id(wanted.request_id, round);
             let proposed = self.group.propose_content(request_id, &fingerprint, command.encode()).await;
             let proposed = proposed.map_err(refuse_proposal)?;

@@ -21,11 +21,6 @@ impl Transition<'_, '_> {
         Ok(stored.map(|stored| History::decode(&stored)).transpose()?.unwrap_or_default())
     }
 
-    /// The history of a frame that has no record. It has none where nothing was ever forgotten, and most frames are new.
-    pub(super) fn history_without_record(&self, place: Place) -> Result<History, EngineError> {
-        if self.ended_version(place.0)? == 0 { Ok(History::default()) } else { self.history(place) }
-    }
-
     /// The sealed vectors of a frame that has a record; empty when there are none.
     pub(super) fn vectors(&self, (collection, frame): Place) -> Result<Bytes, EngineError> {
         match self.txn.get(&record::vectors_key(collection, frame))? {

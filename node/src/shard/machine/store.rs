@@ -47,14 +47,16 @@ fn store_frame(new: StoreFrame, state: &mut Transition<'_, '_>) -> Result<StoreO
     let StoreFrame { collection, frame, condition, keeps_origin, record, vectors, keep_versions, .. } = new;
     let place = (collection, frame);
     let old = state.record(collection, frame)?;
-    let past = if old.is_some() { state.history(place)? } else { state.history_without_record(place)? };
+    let ended = if old.is_none() { state.ended_version(collection)? } else { 0 };
+    // Where nothing was ever forgotten, nothing rests in the bin: most frames are new.
+    let binned = if ended > 0 { state.history(place)? } else { History::default() };
     // One that is over is as good as gone, but its versions are not given again.
     let lives = old.as_ref().map(|old| &old.fields).filter(|old| !old.expired(state.at.time_ms));
     if let Some(outcome) = refuse_other(&record.fields, old.as_ref(), lives) {
         return Ok(outcome);
     }
     // What rests in the bin is its owner's too.
-    if past.is_binned() && past.owner.is_some() && past.owner != record.fields.owner {
+    if binned.is_binned() && binned.owner.is_some() && binned.owner != record.fields.owner {
         return Ok(StoreOutcome::Foreign);
     }
     let same = lives.is_some_and(|old| says_the_same(condition, &record.fields, old));
@@ -68,16 +70,14 @@ fn store_frame(new: StoreFrame, state: &mut Transition<'_, '_>) -> Result<StoreO
     let (current, is_next) = match &old {
         Some(old) => (old.fields.version, old.fields.version.checked_add(1) == Some(version)),
         // A new life of an id begins above all that has ended: none of its versions is given again.
-        None => {
-            let ended = state.ended_version(collection)?;
-            (ended, version > ended)
-        }
+        None => (ended, version > ended),
     };
     let follows = !keeps_origin || lives.is_some_and(|old| origin(old) == origin(&record.fields));
     if !is_next || !follows {
         return Ok(StoreOutcome::Raced(current));
     }
     let new = NewVersion { frame, record, vectors };
+    let past = if old.is_some() { state.history(place)? } else { binned };
     if old.is_none() && past.versions.is_empty() {
         state.put_frame(collection, None, new)?;
     } else {

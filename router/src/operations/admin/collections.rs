@@ -94,7 +94,10 @@ impl Memory {
                 self.collections_made.give_back(&context.principal);
             }
         })?;
-        let is_made = |route: &Arc<CollectionRoute>| (route.info.id, route.info.retention) == (made.id, made.retention);
+        let says_what_is_kept = settings.versions.is_some() || settings.bin_days.is_some();
+        let is_made = |route: &Arc<CollectionRoute>| {
+            route.info.id == made.id && (!says_what_is_kept || route.info.retention == made.retention)
+        };
         self.map_with(context, &made.name, |route| route.is_some_and(is_made)).await?;
         convert::collection(&made)
     }
