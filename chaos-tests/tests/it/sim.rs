@@ -76,11 +76,6 @@ fn frames_taken_over_before_they_were_frozen_are_noticed() {
 }
 
 #[test]
-fn replicas_destroyed_by_an_old_map_are_noticed() {
-    found(Bug::DestroysUnconfirmed, 200, &["votes kept"]);
-}
-
-#[test]
 fn writes_called_undone_because_a_replica_stopped_are_noticed() {
     found(Bug::StoppedMeansUndone, 600, &["acknowledged"]);
 }

@@ -272,6 +272,8 @@ pub struct Worker {
     rng: StdRng,
     ids: Vec<Uuid>,
     pub frames: BTreeMap<Uuid, Expected>,
+    /// The last versions of those that were forgotten: the next is above.
+    forgotten: BTreeMap<Uuid, u64>,
     done: Arc<AtomicU64>,
 }
 
@@ -287,6 +289,7 @@ impl Worker {
             rng,
             ids,
             frames: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             done: done.clone(),
         }
     }
@@ -354,6 +357,14 @@ impl Worker {
         self.frames.get(&id).map_or(0, |frame| frame.version)
     }
 
+    /// A frame gets the next version; one that was forgotten begins anew somewhere above its last.
+    fn check_next(&self, id: Uuid, version: u64) {
+        match self.frames.get(&id) {
+            Some(frame) => assert_eq!(version, frame.version + 1, "{id} was replaced once"),
+            None => assert!(version > self.forgotten.get(&id).copied().unwrap_or_default(), "{id} went back"),
+        }
+    }
+
     pub fn content(&mut self) -> String {
         format!("content {:016x}", self.rng.random::<u64>())
     }
@@ -362,7 +373,7 @@ impl Worker {
         let content = self.content();
         let item = StoreItem { replace: true, ..self.item(id, &content) };
         let version = self.store(&self.context(), item).await.expect("replaced");
-        assert_eq!(version, self.version(id) + 1, "{id} was replaced once");
+        self.check_next(id, version);
         self.frames.insert(id, Expected { version, content });
     }
 
@@ -373,14 +384,16 @@ impl Worker {
         assert_eq!(refused.code, Code::Conflict, "{refused}");
         let right = StoreItem { expected_version: Some(current), ..self.item(id, &content) };
         let version = self.store(&self.context(), right).await.expect("the version is current");
-        assert_eq!(version, current + 1);
+        self.check_next(id, version);
         self.frames.insert(id, Expected { version, content });
     }
 
     pub async fn forget(&mut self, id: Uuid) {
         let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
         let reply = self.memory.forget(&self.context(), request).await.expect("forgotten");
-        assert_eq!(reply.removed, u64::from(self.frames.remove(&id).is_some()), "{id} is forgotten once");
+        let was = self.frames.remove(&id);
+        assert_eq!(reply.removed, u64::from(was.is_some()), "{id} is forgotten once");
+        self.forgotten.extend(was.map(|frame| (id, frame.version)));
         self.recall(id).await;
     }
 
@@ -391,7 +404,7 @@ impl Worker {
         let keyed = RequestContext { idempotency_key: Some(first.as_str().into()), ..self.context() };
         let item = StoreItem { replace: true, ..self.item(id, &first) };
         let told = self.store(&keyed, item.clone()).await.expect("replaced");
-        assert_eq!(told, self.version(id) + 1);
+        self.check_next(id, told);
         self.frames.insert(id, Expected { version: told, content: first });
         let replaced = StoreItem { replace: true, ..self.item(id, &second) };
         let version = self.store(&self.context(), replaced).await.expect("replaced");

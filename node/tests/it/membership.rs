@@ -52,6 +52,7 @@ async fn a_format_level_is_switched_on_when_every_node_knows_it_and_keeps_older_
     let is_refused =
         matches!(again, Err(StartError::Format { written, known }) if written == next && known == next - 1);
     assert!(is_refused, "{again:?}");
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

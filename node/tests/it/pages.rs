@@ -25,7 +25,7 @@ async fn session_pages(shard: &Shard, mut request: node_v1::SessionRequest) -> V
         }
         let end = if request.last { page.frames.first() } else { page.frames.last() };
         let end = end.expect("a page with more has a frame");
-        request.after = [&end.created_ms.to_be_bytes()[..], &end.id].concat().into();
+        request.after = [&end.position.to_be_bytes()[..], &end.id].concat().into();
     }
 }
 

@@ -219,6 +219,7 @@ fn recall_of(input: &Value) -> v1::RecallRequest {
         ids: input["id"].as_str().map(Into::into).into_iter().collect(),
         session: text(input, "session"),
         limit: input["limit"].as_u64().unwrap_or_default() as u32,
+        cursor: text(input, "cursor"),
         ..Default::default()
     }
 }

@@ -102,7 +102,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             k: if ranking.is_by_similarity() && vectors.len() == 1 { ranking.k } else { ranking.first_pool() },
             ef: [request.ef, space.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
             after: None,
-            // The best by their mean may be among the best of none of the vectors.
+            // The best by their mean may be among the best of none of the vectors: what is outside must be bounded.
             exact: request.exact || request.mean,
             explain: request.explain,
             created_ms: wanted.created_ms,

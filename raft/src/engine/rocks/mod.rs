@@ -176,6 +176,7 @@ impl RocksEngine {
 impl Engine for RocksEngine {
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), EngineError> {
         let db = self.db()?;
+        wait_for_older_views(&db)?;
         db.flush().map_err(engine_error)?;
         let mut options = CompactOptions::default();
         // Also the lowest level: what is overwritten there is what must go.
@@ -282,6 +283,22 @@ impl Read for ClosedView {
 
 fn closed() -> EngineError {
     EngineError::NoFile("the database is being opened again".into())
+}
+
+/// Waits until nobody reads a view from before this call: compactions keep what such a view shows.
+fn wait_for_older_views(db: &DB) -> Result<(), EngineError> {
+    let (now, until) = (db.latest_sequence_number(), Instant::now() + LAST_READERS);
+    loop {
+        let figure = |name| db.property_int_value(name).map_err(engine_error);
+        let oldest = figure("rocksdb.oldest-snapshot-sequence")?.unwrap_or_default();
+        if figure("rocksdb.num-snapshots")? == Some(0) || oldest >= now {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(EngineError::Io("a view of what is to go is still read".into()));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A batch as RocksDB takes it.

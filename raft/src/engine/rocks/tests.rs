@@ -60,6 +60,35 @@ fn a_database_that_is_opened_again_has_all_that_it_had() {
 }
 
 #[test]
+fn what_was_deleted_is_in_no_file_after_a_compaction_whoever_reads_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let rocks = RocksEngine::open(folder.path(), EngineOptions::new(EngineRole::State)).unwrap();
+    let (mut stored, mut deleted) = (Batch::default(), Batch::default());
+    stored.put(b"a", "a secret that is to go");
+    rocks.write(&stored, Durability::Synced).unwrap();
+    rocks.compact(&[], &[]).unwrap();
+    let before = rocks.view();
+    deleted.delete(b"a");
+    rocks.write(&deleted, Durability::Synced).unwrap();
+    let _after = rocks.view();
+
+    let kept = rocks.compact(&[], &[]).unwrap_err();
+    assert!(matches!(kept, EngineError::Io(_)), "it is still read: {kept}");
+    assert!(before.get(b"a").unwrap().is_some());
+    let reader = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        drop(before);
+    });
+    rocks.compact(&[], &[]).unwrap();
+    reader.join().unwrap();
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        assert!(!bytes.windows(8).any(|window| window == b"a secret"), "{}", path.display());
+    }
+}
+
+#[test]
 fn want_of_files_is_told_from_other_failures() {
     for text in [
         "IO error: While open a file for appending: /x/000012.log: Too many open files",
