@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use futures::StreamExt;
 use mira_crypto::PassphraseCost;
 use mira_proto::model::{
-    ChangeRequest, CollectionSettings, ForgetRequest, GrowRequest, RecallRequest, SearchRequest, StoreItem, TuneRequest, UploadRequest,
+    ChangeRequest, CollectionSettings, ForgetRequest, GrowRequest, RecallRequest, SearchRequest, StoreItem,
+    TuneRequest, UploadRequest,
 };
 use mira_proto::v1;
 use mira_proto::v1::memory_client::MemoryClient;
