@@ -438,15 +438,15 @@ async fn the_past_of_a_private_frame_is_its_owners_and_what_was_open_does_not_li
     let back = world.shard.fetch(&[1]).await;
     assert_eq!((&back[0].private[..], back[0].version), (&b"sealed better"[..], 3));
 
-    world.says(2, "said in the open").await;
-    world.says(2, "and once more").await;
-    assert_eq!(world.versions(2, 2).await.len(), 2);
-    world.shard.one(replacing(private(2, ADA, "private now"))).await.expect("stored");
+    let first = world.says(2, "said in the open").await;
+    let second = world.says(2, "and once more").await;
+    assert_eq!(world.versions(2, second).await.len(), 2);
+    let private_now = world.shard.one(replacing(private(2, ADA, "private now"))).await.expect("stored");
     let request = |version| node_v1::FetchRequest { version, ..Default::default() };
-    for version in [1, 2] {
+    for version in [first, second] {
         assert!(world.shard.fetch_as(&[2], request(version)).await.is_empty(), "{version}");
     }
-    assert_eq!(world.shard.fetch_as(&[2], request(3)).await.len(), 1);
+    assert_eq!(world.shard.fetch_as(&[2], request(private_now)).await.len(), 1);
     world.node.shutdown().await;
 }
 
