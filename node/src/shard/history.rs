@@ -16,7 +16,8 @@
 //! until when it is kept. A past version goes with the oldest first when there are more than `last`, or more bytes than
 //! [`limits::MAX_FRAME_BYTES`]; when it ended longer ago than `days`; and with its own time of expiry. A frame in the bin
 //! goes, with all its versions, when it was forgotten longer ago than `bin_days`. One that is stored again meanwhile leaves
-//! the bin; what was forgotten of it is among its past versions, and goes no later than it would have gone in the bin.
+//! the bin; what was forgotten of it is among its past versions, and goes no later than it would have gone in the bin. Why
+//! so: ADR 22.
 
 use bytes::Bytes;
 use mira_proto::{CollectionId, Extensions, FrameId, limits, node_v1};
