@@ -120,7 +120,8 @@ fn render(reply: &ForgetReply) -> String {
         ),
         (count, None) => match reply.restorable_until.as_ref().filter(|_| count > 0) {
             Some(until) => {
-                format!("forgot {count} {noun}; mira restore-memory brings back what you name until {until}\n")
+                let what = if count == 1 { "it" } else { "them" };
+                format!("forgot {count} {noun}; until {until} mira restore-memory brings {what} back\n")
             }
             None => format!("forgot {count} {noun}\n"),
         },

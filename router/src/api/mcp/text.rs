@@ -90,9 +90,8 @@ pub(in crate::api) fn of_forget(reply: &ForgetReply) -> String {
     };
     let unnamed = (reply.removed as usize).saturating_sub(reply.ids.len());
     let unnamed = (unnamed > 0 && !reply.ids.is_empty()).then(|| format!(" {unnamed} of them are not named here."));
-    let restorable = reply.restorable_until.as_ref().filter(|_| reply.removed > 0);
-    let restorable =
-        restorable.map(|until| format!(" Until {until} change with the action restore brings back what has an id."));
+    let until = reply.restorable_until.as_ref().filter(|_| reply.removed > 0);
+    let restorable = until.map(|until| format!(" Until {until} each can be brought back: change, action restore."));
     [removed, unnamed.unwrap_or_default(), restorable.unwrap_or_default(), shredded.unwrap_or_default()].concat()
 }
 
