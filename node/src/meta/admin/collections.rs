@@ -23,12 +23,7 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
     let said = request.retention.unwrap_or_default();
     let mut wanted = checked(request, node.cluster().header.shards)?;
     if let Some(existing) = node.cluster().collection_named(&wanted.name) {
-        let found = existing_collection(node.keyring(), existing, &wanted)?;
-        let retention = retention(&said, existing.retention)?;
-        if retention == existing.retention {
-            return Ok(found);
-        }
-        return set_retention(node, existing.id, retention).await;
+        return keep_as_said(node, existing, (&wanted, &said)).await;
     }
     wanted.id = rand::random_range(1..u64::MAX);
     wanted.wrapped_keys = node.keyring().new_collection_keys(wanted.id);
@@ -36,7 +31,7 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
     let cluster = node.cluster();
     match (answer, cluster.collection_named(&wanted.name)) {
         (MetaAnswer::Done, Some(made)) => Ok(made.to_wire(node.keyring().placement_key(made)?)),
-        (MetaAnswer::Exists, Some(existing)) => existing_collection(node.keyring(), existing, &wanted),
+        (MetaAnswer::Exists, Some(existing)) => keep_as_said(node, existing, (&wanted, &said)).await,
         (MetaAnswer::Full, _) => {
             let detail = format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS);
             Err(Problem::new(Code::TooLarge, detail).into())
@@ -46,11 +41,17 @@ pub async fn create(node: &Node, request: node_v1::CreateCollectionRequest) -> R
     }
 }
 
-async fn set_retention(
+/// A collection that is there, if it has the settings that are wanted; it keeps as much of the past as is said.
+async fn keep_as_said(
     node: &Node,
-    collection: CollectionId,
-    retention: Retention,
+    existing: &CollectionRecord,
+    (wanted, said): (&CollectionRecord, &node_v1::Retention),
 ) -> Result<node_v1::Collection, Refusal> {
+    let found = existing_collection(node.keyring(), existing, wanted)?;
+    let (collection, retention) = (existing.id, retention(said, existing.retention)?);
+    if retention == existing.retention {
+        return Ok(found);
+    }
     let answer = node.propose_meta(&MetaCommand::SetRetention { collection, retention }).await?;
     let cluster = node.cluster();
     match (answer, cluster.collections.get(&collection)) {
@@ -323,6 +324,7 @@ mod tests {
     #[test]
     fn settings_that_no_collection_can_have_are_refused() {
         assert_eq!(checked(request(), SHARDS).expect("it can be made").partitions, 2);
+        let keeping = |retention| node_v1::CreateCollectionRequest { retention: Some(retention), ..request() };
         let refused = [
             node_v1::CreateCollectionRequest { name: String::new(), ..request() },
             node_v1::CreateCollectionRequest { name: "a//b".into(), ..request() },
@@ -339,6 +341,9 @@ mod tests {
             node_v1::CreateCollectionRequest { spaces: vec![space("", 4)], ..request() },
             node_v1::CreateCollectionRequest { spaces: vec![space("title", 4), space("title", 8)], ..request() },
             node_v1::CreateCollectionRequest { spaces: vec![space("title", 0)], ..request() },
+            keeping(node_v1::Retention { last: Some(limits::MAX_VERSIONS + 1), ..Default::default() }),
+            keeping(node_v1::Retention { days: Some(limits::MAX_DAYS + 1), ..Default::default() }),
+            keeping(node_v1::Retention { bin_days: Some(u32::MAX), ..Default::default() }),
         ];
         for request in refused {
             let problem = checked(request.clone(), SHARDS).expect_err("it cannot be made");
