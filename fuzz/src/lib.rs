@@ -18,6 +18,7 @@ use mira_node::{
         log_archive,
         command::{self, ShardAnswer, ShardCommand},
         filter,
+        history::{History, HistoryBounds, PastVersion, VersionBound},
         machine::decode_count,
         record::{self, FrameFields, FrameHead, FramePlace, FrameRecord, OwnedFrame},
         pages::PageBody,
@@ -51,7 +52,7 @@ pub fn replication(data: &[u8]) {
 /// Records of frames in a shard's state.
 pub fn shard_records(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
-    match which % 8 {
+    match which % 11 {
         0 => drop(FrameRecord::decode(rest).map(|read| assert_eq!(FrameRecord::decode(&read.encode()).ok(), Some(read)))),
         1 => drop(FrameHead::decode(rest).map(|read| assert_eq!(FrameHead::decode(&read.encode()).ok(), Some(read)))),
         2 => drop(Ownership::decode(rest).map(|read| assert_eq!(Ownership::decode(&read.encode()).ok(), Some(read)))),
@@ -61,7 +62,17 @@ pub fn shard_records(data: &[u8]) {
         4 => drop(decode_count(Some(rest))),
         5 => drop(OwnedFrame::decode(rest).map(|read| assert_eq!(OwnedFrame::decode(&read.encode()).ok(), Some(read)))),
         6 => drop((record::parse_session_key(rest), record::parse_pair_key(rest))),
-        _ => drop((record::parse_owned_key(rest), record::parse_expiry_key(rest))),
+        7 => drop(History::decode(rest).map(|read| {
+            // Whatever it says, none of its rules fails.
+            let mut cut = read.clone();
+            cut.cut(&HistoryBounds { last: 2, ended_ms: 5, forgotten_ms: 5 }, 1_000);
+            assert_eq!(History::decode(&read.encode()).ok(), Some(read));
+        })),
+        8 => drop(PastVersion::decode(rest).map(|(record, vectors)| {
+            assert_eq!(PastVersion::decode(&PastVersion::encode(&record, &vectors)).ok(), Some((record, vectors)));
+        })),
+        9 => drop(VersionBound::decode(rest).map(|read| assert_eq!(VersionBound::decode(&read.encode()).ok(), Some(read)))),
+        _ => drop((record::parse_owned_key(rest), record::parse_time_key(rest))),
     }
 }
 

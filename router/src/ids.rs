@@ -89,7 +89,7 @@ fn derived(key: &PlacementKey, source: IdSource<'_>) -> Uuid {
 
 /// What one write to one shard is made of, for its request id.
 pub struct WriteIdentity<'a> {
-    /// `store` or `forget`.
+    /// `store`, `forget` or `change`.
     pub operation: &'static str,
     /// The collection's number.
     pub collection: u64,

@@ -70,7 +70,7 @@ impl Cluster {
     /// Ends the time for which an upload is remembered.
     async fn end_memory_of(&self, upload: Uuid) {
         let (frames, collection, asker) = (vec![upload.as_u128()], self.collection(), Asker::Operator);
-        let payload = ShardCommand::Forget { collection, frames, asker, more: false }.encode();
+        let payload = ShardCommand::Forget { collection, frames, asker, into_bin: false, more: false }.encode();
         for shard in 0..SHARDS {
             let leader = self.leader_of(shard).expect("a leader");
             let open = self.nodes[&leader].node().shard(shard).expect("open");
@@ -234,7 +234,7 @@ async fn equal_contents_lie_there_once_and_go_when_nobody_needs_them() {
     }
     cluster.until("equal pieces are one", |cluster| cluster.chunks() == 4).await;
     let forget = async |id| {
-        let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
+        let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), now: true, ..Default::default() };
         assert_eq!(cluster.memory.forget(&context(), request).await.expect("forgotten").removed, 1);
     };
     forget(first).await;

@@ -145,17 +145,17 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
 
     let first = answer(&cluster, &["admin", "backup", "create", place]).await;
     assert_eq!((&first["base"], &first["frames"]), (&Value::Null, &json!(1_551)));
-    // What has changed, gone and come since is in the second, and nothing else.
+    // What has changed, gone and come since is in the second, and nothing else; what has gone rests in the bin.
     fill(&cluster, "notes", 100..120, "zebra-anew").await;
     fill(&cluster, "notes", 5_000..5_010, "zebra-new").await;
     let gone = ["01999999-0000-7000-8000-000000000007", "01999999-0000-7000-8000-000000000110"];
     client.call("forget", &json!({ "ids": gone, "collection": "notes" })).await.expect("forgotten");
     let second = answer(&cluster, &["admin", "backup", "create", place]).await;
-    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(1_559)));
+    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(1_561)));
     let size = |created: &Value| created["bytes"].as_u64().unwrap();
     assert!(size(&second) * 5 < size(&first), "{second} {first}");
     let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
-    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(1_559), &json!(0)));
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(1_561), &json!(0)));
 
     // A third one, while a node dies.
     fill(&cluster, "notes", 6_000..7_000, "zebra-late").await;
@@ -166,7 +166,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     let made = tokio::task::spawn_blocking(|| making.wait_with_output().expect("it ends")).await.expect("ended");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let third: Value = serde_json::from_slice(&made.stdout).expect("JSON");
-    assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_559)));
+    assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_561)));
     fill(&cluster, "more", 100..110, "zebra-after").await;
     // A file too: its memory, four chunks, and the upload, which is remembered for a while.
     let file = Path::new(place).with_file_name("recording.bin");
@@ -198,7 +198,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     for (nodes, shards) in [(1, 2), (3, 8)] {
         let other = start(nodes, shards, &key).await;
         let restored = answer(&other, &["admin", "restore", place]).await;
-        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_575), &json!(["more", "notes"])));
+        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_577), &json!(["more", "notes"])));
         assert_eq!(contents(&other, "notes").await, expected.0, "{nodes} nodes");
         assert_eq!(contents(&other, "more").await, expected.1);
         let search = json!({ "vector": vector(105), "k": 1, "collection": "notes" });
@@ -211,6 +211,13 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
         let output = format!("{file_name}.{nodes}");
         answer(&other, &["recall", "--collection", "more", &file_id, "--output", &output]).await;
         assert!(std::fs::read(&output).expect("it is there") == bytes, "the file is another one");
+        // So does what was replaced, and what was forgotten can be brought back.
+        answer(&other, &["restore-memory", "--collection", "notes", gone[0], gone[1]]).await;
+        let back = answer(&other, &["recall", "--collection", "notes", gone[0], gone[1]]).await;
+        assert_eq!(back["frames"][0]["content"], "zebra-notes 7");
+        assert_eq!(back["frames"][1]["content"], "zebra-anew 110");
+        let earlier = ["recall", "--collection", "notes", "01999999-0000-7000-8000-000000000105", "--version", "1"];
+        assert_eq!(answer(&other, &earlier).await["frames"][0]["content"], "zebra-notes 105");
         fill(&other, "notes", 0..10, "zebra-goes-on").await;
         // It had two versions when it was forgotten.
         let again = json!({ "id": gone[1], "content": "zebra-again", "collection": "notes", "vector": vector(110) });
@@ -220,7 +227,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     // An older state is there too.
     let other = start(1, 4, &key).await;
     let earlier = answer(&other, &["admin", "restore", place, "--backup", second["backup"].as_str().unwrap()]).await;
-    assert_eq!(earlier["frames"], 1_559);
+    assert_eq!(earlier["frames"], 1_561);
     assert_eq!(contents(&other, "notes").await.len(), 1_508);
 }
 

@@ -64,6 +64,7 @@ async fn a_collection_grows_while_it_is_used_and_nothing_is_lost_doubled_or_hidd
     work.some_more().await;
     let (named, _) = cluster.store_named("a").await;
     let mut session = vec![named, cluster.store_beside_named().await];
+    cluster.make_a_past().await;
     assert_eq!(cluster.grow(5, false).await.expect("it begins"), planned);
     assert_eq!(cluster.grow(4, false).await.expect_err("it grows already").code, Code::Conflict);
     assert_eq!(cluster.grow(5, false).await.expect("asking again does no harm"), planned);
@@ -74,6 +75,7 @@ async fn a_collection_grows_while_it_is_used_and_nothing_is_lost_doubled_or_hidd
     assert_eq!(cluster.grow(6, false).await.expect_err("retries still go the old way").code, Code::Conflict);
     session.push(cluster.store_beside_named().await);
     assert_eq!(cluster.store_named("a").await, (named, true));
+    cluster.has_its_past().await;
     let collection = cluster.growth().expect("it is remembered").0;
     for partitions in [2, 5] {
         let places = Partitioning::new(shards_of_collection(collection, partitions, SHARDS));
@@ -94,6 +96,7 @@ async fn a_collection_grows_while_it_is_used_and_nothing_is_lost_doubled_or_hidd
 async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_each_of_its_steps() {
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 250).await;
+    cluster.make_a_past().await;
     let planned = cluster.grow(4, false).await.expect("it begins");
     let (source, target) = (planned.shards[1], planned.added_shards[0]);
     let collection = cluster.growth().expect("it has begun").0;
@@ -129,6 +132,7 @@ async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_eac
     for at in 0..3 {
         cluster.restart(at).await;
     }
+    cluster.has_its_past().await;
     settled(&cluster, &workers).await;
     cluster.stop().await;
 }

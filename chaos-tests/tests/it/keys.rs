@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mira_crypto::ReceiptKey;
 use mira_node::meta::RotationStep;
-use mira_node::shard::record;
+use mira_node::shard::{Shard, history, record};
 use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, StartError};
 use mira_proto::Code;
 use mira_proto::model::{
@@ -63,6 +63,7 @@ impl Cluster {
         let mut versions = BTreeSet::new();
         for node in self.nodes.values() {
             for shard in (0..SHARDS).filter_map(|shard| node.node().shard(shard).ok()) {
+                versions.extend(past_sealed_with(&shard, collection));
                 let prefix = record::collection_prefix(record::Table::Records, collection);
                 let end = record::frame_key(collection, u128::MAX);
                 let view = shard.group().reader().view().expect("a view");
@@ -85,12 +86,27 @@ impl Cluster {
     }
 }
 
+/// The versions of the keys that past versions of plain frames are sealed with.
+fn past_sealed_with(shard: &Shard, collection: u64) -> BTreeSet<u32> {
+    let (mut versions, view) = (BTreeSet::new(), shard.group().reader().view().expect("a view"));
+    let mut look = |_: &[u8], stored: &[u8]| {
+        let (found, _) = history::PastVersion::decode(stored).expect("readable");
+        if found.fields.owner.is_none() {
+            versions.insert(mira_crypto::frame::key_version(&found.body).expect("sealed"));
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    view.scan_prefix(&record::collection_prefix(record::Table::Past, collection), false, &mut look).expect("readable");
+    versions
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     let cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 4, 250).await;
     let collection = cluster.collection_id(NAME);
     let (named, _) = cluster.store_named("a").await;
+    cluster.make_a_past().await;
     assert_eq!(cluster.sealed_with(collection), [1].into());
     work.some_more().await;
     let id = cluster.rotate(Some(NAME)).await.expect("it begins");
@@ -102,6 +118,7 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     }
     assert_eq!(cluster.store_named("a").await, (named, true), "ids are made with a key that stays");
     assert_eq!(cluster.sealed_with(collection), [2].into());
+    cluster.has_its_past().await;
     let keys = cluster.keys().await;
     let of_collection = &keys.collections.iter().find(|found| found.name == NAME).expect("it is listed").keys;
     assert_eq!(of_collection.iter().map(|key| key.version).collect::<Vec<_>>(), [0, 2]);
@@ -116,6 +133,7 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
 async fn a_rotation_goes_on_after_every_node_was_restarted_at_each_of_its_steps() {
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 250).await;
+    cluster.make_a_past().await;
     let collection = cluster.collection_id(NAME);
     let id = cluster.rotate(Some(NAME)).await.expect("it begins");
     for (at, step) in [RotationStep::Preparing, RotationStep::Resealing, RotationStep::Retiring].into_iter().enumerate()
@@ -129,6 +147,7 @@ async fn a_rotation_goes_on_after_every_node_was_restarted_at_each_of_its_steps(
         worker.check_all().await;
     }
     assert_eq!(cluster.sealed_with(collection), [2].into());
+    cluster.has_its_past().await;
     cluster.stop().await;
 }
 

@@ -10,6 +10,7 @@ mod faults;
 mod full_disk;
 mod growth;
 mod keys;
+mod past;
 mod plaintext;
 mod sim;
 mod support;

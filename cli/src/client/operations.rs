@@ -4,10 +4,11 @@ use bytes::Bytes;
 #[cfg(feature = "backup")]
 use mira_proto::model::RepositoriesReply;
 use mira_proto::model::{
-    Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
-    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RotateReply, RotateRequest, ScanReply,
-    ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
+    ChangeReply, ChangeRequest, Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply,
+    GrowRequest, KeysReply, MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RotateReply,
+    RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
+    StatusRequest, StoreReply, StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply,
+    VerifyRequest,
 };
 #[cfg(feature = "backup")]
 use prost::Message;
@@ -73,6 +74,11 @@ impl Client {
     /// Forgets.
     pub async fn forget(&self, request: &ForgetRequest) -> Result<ForgetReply, CliError> {
         self.write(Method::POST, &["mcp", "forget"], Some(request)).await
+    }
+
+    /// Does something to one memory.
+    pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReply, CliError> {
+        self.write(Method::POST, &["mcp", "change"], Some(request)).await
     }
 
     /// Begins an upload. The same key with the same request goes on with the upload that it began before.

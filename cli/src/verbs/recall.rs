@@ -15,16 +15,27 @@ use crate::transfer::{self, MemoryPlace};
 
 /// Read memories by id, or a session in order
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    disable_version_flag = true,
+    after_help = "\
 Examples:
   mira recall 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11
   mira recall 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11 --output minutes.pdf
+  mira recall 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11 --version 2
+  mira recall 0198c1f2-7c1a-7bb0-9d3e-0d4b6f1f8a11 --known-at 2026-11-01T00:00:00Z
   mira recall --session release-7
-  mira recall --session release-7 --last 5 --json")]
+  mira recall --session release-7 --last 5 --json"
+)]
 pub struct Recall {
     /// Ids of memories
     #[arg(required_unless_present = "session", value_name = "ID")]
     ids: Vec<Uuid>,
+    /// This version of the one memory, current or past
+    #[arg(long, value_name = "N", conflicts_with_all = ["session", "known_at", "output"])]
+    version: Option<u64>,
+    /// What was known at this RFC 3339 time
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["session", "output"])]
+    known_at: Option<String>,
     /// The memories of this session, oldest first
     #[arg(long, conflicts_with = "ids")]
     session: Option<String>,
@@ -73,6 +84,8 @@ impl Recall {
             // A single unknown id is a `not_found` problem, which is what a person who names one wants to hear.
             id: if let [id] = self.ids[..] { Some(id) } else { None },
             ids: (self.ids.len() > 1).then(|| self.ids.clone()),
+            version: self.version,
+            known_at: self.known_at,
             session: self.session,
             created_from: self.created_from,
             created_to: self.created_to,

@@ -328,7 +328,8 @@ impl Node {
                 let request = request.clone();
                 async move { client.shards().scan(request).await }
             });
-            if !reply.await?.frames.is_empty() {
+            let reply = reply.await?;
+            if !reply.frames.is_empty() || reply.has_bin {
                 return Ok(false);
             }
         }
@@ -370,7 +371,13 @@ impl Node {
         let mut resealer = Resealer::new(shared, &record);
         for frame in wanted {
             let (id, to) = (frame.frame, homes.shard_of(frame.frame));
-            match resealer.moved(frame, request.shard, to) {
+            let current = MigratedFrame { past: Vec::new(), ..frame.clone() };
+            let moved = match resealer.moved(frame, request.shard, to) {
+                // What is left of it, if only its past was erased.
+                Err(KeyError::Unknown { .. }) => resealer.moved(current, request.shard, to),
+                moved => moved,
+            };
+            match moved {
                 Ok(moved) => by_shard.entry(to).or_default().push(moved.encode()),
                 Err(KeyError::Unknown { .. }) => reply.erased += 1,
                 Err(error) => {
@@ -411,6 +418,7 @@ impl Node {
             partitions: 1,
             first_partitions: 1,
             ttl_seconds: 0,
+            retention: Default::default(),
             created_ms: 0,
             model: String::new(),
             ef: 0,

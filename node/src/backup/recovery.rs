@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 use crate::shard::{
     command::ShardCommand,
     frame_id,
+    history::{self, VersionBound},
     log_archive::{LogPlace, start_place},
     machine::{Change, Follower, LogStamp, ShardMachine, Transition, ingest},
     migration::ownership::{Ownership, PlacementCache},
@@ -81,7 +82,9 @@ impl Recovering {
             | ShardCommand::Reseal { collection, .. }
             | ShardCommand::Restore { collection, .. }
             | ShardCommand::Renew { collection, .. }
-            | ShardCommand::Collect { collection, .. } => is_new(&collection).then_some(command),
+            | ShardCommand::Collect { collection, .. }
+            | ShardCommand::CutHistory { collection, .. }
+            | ShardCommand::Undelete { collection, .. } => is_new(&collection).then_some(command),
         }
     }
 
@@ -228,6 +231,8 @@ impl Recovery {
                     .for_each(|ownership| txn.put(&Ownership::key(base.collection), ownership.encode()));
                 let floor = |floor: &KeyFloor| txn.put(&record::key_floor_key(base.collection), floor.encode());
                 standing.floor.iter().for_each(floor);
+                let bound = |bound: &VersionBound| txn.put(&history::bound_key(base.collection), bound.encode());
+                standing.version_bound.iter().for_each(bound);
                 if standing.ended_version > 0 {
                     let ended = standing.ended_version.to_be_bytes().to_vec();
                     txn.put(&record::ended_version_key(base.collection), ended);

@@ -13,6 +13,7 @@ use super::state::{
     CollectionRecord, GrowthStep, KeyedName, MoveStep, NameKey, NodePhase, NodeRecord, OwnerName, Receipt, Repository,
     RestoredCluster, Rewrapped, RotationStep,
 };
+use crate::shard::history::Retention;
 
 /// Version 1 had no extensions.
 const VERSION: u8 = 2;
@@ -217,6 +218,13 @@ pub enum MetaCommand {
     },
     /// Switches a format level on that every node knows.
     RaiseFormat(u32),
+    /// Sets how much of the past of a collection's frames is kept.
+    SetRetention {
+        /// The collection.
+        collection: CollectionId,
+        /// What is kept from now on.
+        retention: Retention,
+    },
 }
 
 /// A request of a caller, and what it is answered once the command that is made for it has taken effect.

@@ -127,6 +127,9 @@ fn apply(change: MetaCommand, records: &mut Records<'_, '_>) -> Result<MetaAnswe
         MetaCommand::CreateCollection(collection) => collections::create(collection, records),
         MetaCommand::DropCollection { name, id } => collections::drop_collection(&name, id, records),
         MetaCommand::TuneCollection { collection, space, ef } => collections::tune(collection, space, ef, records),
+        MetaCommand::SetRetention { collection, retention } => {
+            collections::set_retention(collection, retention, records)
+        }
         MetaCommand::PutOwner { owner, record, replaces } => owners::put(owner, &record, &replaces, records),
         MetaCommand::BeginRestore(restored) => restore::begin(restored, records),
         MetaCommand::EndRestore { backup } => restore::end(backup, records),

@@ -4,8 +4,8 @@
 //! have one id, one home, and are stored once. It moves, is sealed anew, backed up and destroyed with its key as every
 //! frame is.
 //!
-//! Whatever needs chunks (a memory with an attachment, an upload under way) names them in its record, in clear, and table
-//! `r` says which frames do. A chunk that none names goes: the leader of its shard finds those that have been there for a
+//! Whatever needs chunks (a memory with an attachment, a past version of one, an upload under way) names them in its record, in
+//! clear, and table `r` says which versions of frames do. A chunk that none names goes: the leader of its shard finds those that have been there for a
 //! while (`Shard::idle_chunks`), [`crate::background::chunk_gc`] asks every shard of the collection what its frames refer to, and a
 //! command removes the rest, unless one was stored again meanwhile.
 //!
@@ -27,10 +27,12 @@ use crate::shard::{
     Shard,
     command::{self, ShardAnswer, ShardCommand, StoreOutcome},
     draft::Draft,
-    frame_id,
     record::{self, Attachment, Class, FrameHead, FrameRecord},
     refuse_engine, refuse_proposal,
 };
+
+/// Frame and version.
+const REFERENCE_PLACE_BYTES: usize = 24;
 
 /// What a frame on the wire is for.
 pub fn class(wire: i32) -> Result<Class, Problem> {
@@ -126,11 +128,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         request: &node_v1::ListReferencesRequest,
     ) -> Result<node_v1::ListReferencesReply, Refusal> {
         self.group.read_index().await.map_err(super::refuse_read)?;
-        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
+        // A place among references is the part of a key behind the collection.
         let prefix = record::collection_prefix(record::Table::References, request.collection);
-        let from = after.map(|after| record::references_key(request.collection, after));
-        let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
-        let end = record::references_key(request.collection, FrameId::MAX);
+        if !matches!(request.after.len(), 0 | REFERENCE_PLACE_BYTES) {
+            return Err(Problem::invalid(format!("a place among references has {REFERENCE_PLACE_BYTES} bytes")).into());
+        }
+        let from = [&prefix[..], &request.after].concat();
+        let from = if request.after.is_empty() { Bound::Included(&from[..]) } else { Bound::Excluded(&from[..]) };
+        let end = record::references_key(request.collection, FrameId::MAX, u64::MAX);
         let (mut chunks, mut last, mut is_full) = (Vec::new(), None, false);
         self.group
             .reader()
@@ -139,12 +144,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
                     is_full = true;
                     return ControlFlow::Break(());
                 }
-                last = record::parse_pair_key(key).map(|(_, frame)| frame);
+                last = key.get(prefix.len()..).map(<[u8]>::to_vec);
                 chunks.extend_from_slice(value);
                 ControlFlow::Continue(())
             })
             .map_err(|error| self.unreadable(error))?;
-        let upto = last.filter(|_| is_full).map(|frame| frame.to_be_bytes().to_vec()).unwrap_or_default();
+        let upto = last.filter(|_| is_full).unwrap_or_default();
         Ok(node_v1::ListReferencesReply { chunks: chunks.into(), upto: upto.into() })
     }
 

@@ -10,6 +10,7 @@ use mira_raft::EngineError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::shard::{
+    history::{Ending, HistoryBounds, PastVersion, bytes_of},
     migration::ownership::{Ownership, Span},
     record::FrameRecord,
 };
@@ -17,14 +18,15 @@ use crate::shard::{
 const VERSION: u8 = 1;
 /// Version 1 of commands had no extensions.
 const COMMAND_VERSION: u8 = 2;
-const MIGRATED_VERSION: u8 = 2;
+/// Version 2 had one version of a frame only.
+const MIGRATED_VERSION: u8 = 3;
 
 /// One change of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShardCommand {
     /// Stores frames, each for itself.
     Store(Vec<StoreFrame>),
-    /// Removes frames by id.
+    /// Removes frames by id, with all their versions.
     Forget {
         /// Their collection.
         collection: CollectionId,
@@ -32,6 +34,8 @@ pub enum ShardCommand {
         frames: Vec<FrameId>,
         /// Who asks.
         asker: Asker,
+        /// Whether they rest in the bin for a while; what rests there already is passed over then.
+        into_bin: bool,
         /// Whether the request that it is a step of goes on: the answer says so to who asks again.
         more: bool,
     },
@@ -69,8 +73,8 @@ pub enum ShardCommand {
         collection: CollectionId,
         /// Version of the key.
         to: u32,
-        /// The frames.
-        frames: Vec<ResealedFrame>,
+        /// Their versions, current and past.
+        versions: Vec<ResealedVersion>,
         /// Whether these were the last ones.
         complete: bool,
     },
@@ -97,19 +101,65 @@ pub enum ShardCommand {
         /// Which, with the log position of their last change: one that was stored again since stays.
         chunks: Vec<(FrameId, u64)>,
     },
+    /// Removes what is over of the past of frames, and frames that rested in the bin for long enough.
+    CutHistory {
+        /// Their collection.
+        collection: CollectionId,
+        /// Which; unknown ones are passed over.
+        frames: Vec<FrameId>,
+        /// What is over.
+        bounds: HistoryBounds,
+        /// Whether no other frame has more past versions than that.
+        complete: bool,
+    },
+    /// Brings frames back from the bin, each as a new version.
+    Undelete {
+        /// Their collection.
+        collection: CollectionId,
+        /// Which.
+        frames: Vec<UndeletedFrame>,
+        /// Who asks.
+        asker: Asker,
+        /// Past versions of each that stay.
+        keep_versions: u32,
+    },
 }
 
-/// A frame sealed with another key, if it is still what it was.
+/// A version of a frame sealed with another key, if it is still there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResealedFrame {
-    /// Its id.
+pub struct ResealedVersion {
+    /// The frame's id.
     pub frame: FrameId,
-    /// Log position of its last change.
-    pub changed: u64,
+    /// The version's number.
+    pub version: u64,
+    /// Digest of the fields that it is bound to ([`crate::shard::record::FrameFields::fingerprint`]).
+    pub fields: [u8; 16],
     /// Its sealed body.
     pub body: Bytes,
     /// Its sealed vectors; empty when there are none.
     pub vectors: Bytes,
+}
+
+/// A frame that is to come back from the bin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndeletedFrame {
+    /// Its id.
+    pub frame: FrameId,
+    /// What rested there, sealed as another version; none if the leader found nothing.
+    pub anew: Option<SealedAnew>,
+}
+
+/// What rested in the bin, sealed as the version that it becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedAnew {
+    /// The version that rests in the bin.
+    pub from: u64,
+    /// As in [`StoreFrame`].
+    pub record: FrameRecord,
+    /// As in [`StoreFrame`].
+    pub vectors: Bytes,
+    /// As in [`StoreFrame`].
+    pub key_version: u32,
 }
 
 /// What a shard does for a collection that grows ([`super::migration::ownership`]). Every step may be repeated: what has been done, or
@@ -168,13 +218,23 @@ pub enum OwnershipStep {
 pub struct MigratedFrame {
     /// Its id.
     pub frame: FrameId,
-    /// All that is kept of it, times and version as they were.
+    /// All that is kept of its newest version, times and number as they were.
     pub record: FrameRecord,
     /// Sealed vectors; empty when there are none.
     pub vectors: Bytes,
+    /// Of one that rests in the bin: when the newest version ended.
+    pub binned: Option<Ending>,
+    /// The versions before that, the oldest first.
+    pub past: Vec<PastVersion>,
 }
 
 impl MigratedFrame {
+    /// What it takes with all its versions.
+    pub fn bytes(&self) -> usize {
+        let past = self.past.iter().map(|past| bytes_of(&past.record, &past.vectors));
+        bytes_of(&self.record, &self.vectors) + past.sum::<usize>()
+    }
+
     /// As it travels between shards: a version byte and postcard.
     pub fn encode(&self) -> Bytes {
         postcard::to_extend(self, vec![MIGRATED_VERSION]).expect("plain data").into()
@@ -242,6 +302,8 @@ pub struct StoreFrame {
     pub vectors: Bytes,
     /// Version of the collection's key that sealed them.
     pub key_version: u32,
+    /// Past versions of the frame that stay, the one that it replaces among them.
+    pub keep_versions: u32,
 }
 
 /// What became of one [`StoreFrame`].
@@ -275,6 +337,8 @@ pub enum ShardAnswer {
         moved: Vec<FrameId>,
         /// As in the command.
         more: bool,
+        /// When those that rest in the bin were put there, by the log's clock; 0 = they are gone for good.
+        binned_ms: u64,
     },
     /// Everything of the collection is gone.
     Purge,
@@ -284,7 +348,7 @@ pub enum ShardAnswer {
     Expire(u32),
     /// How the shard stands in the growth now; none if it has no part in it.
     Grow(Option<Ownership>),
-    /// So many frames took the place of what was there.
+    /// So many versions took the place of what was there.
     Reseal(u32),
     /// The frames of the backup are there.
     Restore,
@@ -292,6 +356,27 @@ pub enum ShardAnswer {
     Renew(Vec<bool>),
     /// So many chunks are gone.
     Collect(u32),
+    /// So many versions are gone.
+    CutHistory(u32),
+    /// One outcome for each frame, in order.
+    Undelete(Vec<UndeleteOutcome>),
+}
+
+/// What became of one [`UndeletedFrame`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UndeleteOutcome {
+    /// It is there again, as this version.
+    Restored(u64),
+    /// It was not forgotten: this version is current.
+    Current(u64),
+    /// There is nothing of it.
+    Missing,
+    /// It is not what its leader found; the leader seals again.
+    Raced,
+    /// As in [`StoreOutcome`].
+    Moved,
+    /// As in [`StoreOutcome`].
+    Foreign,
 }
 
 /// Whether a payload is a [`ShardCommand::Verify`], read off its first bytes: asked of every entry that is applied.
@@ -357,7 +442,7 @@ mod tests {
         assert_eq!(ShardCommand::decode(&later).expect("readable"), verify);
         for other in [
             ShardCommand::Store(Vec::new()),
-            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone, more: false },
+            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone, into_bin: true, more: false },
             ShardCommand::Purge { collection: 3 },
             ShardCommand::Expire { collection: 3, frames: vec![1] },
         ] {

@@ -1,12 +1,14 @@
 //! Removing frames, on the shard's leader: find what a request means, propose, answer.
 //!
-//! A request may mean more frames than one command should remove: each step finds some, and says whether there are more.
+//! A request may mean more frames than one command should remove: each step finds some, and says whether there are more. What
+//! goes into the bin is written once more, so such a step is bounded in bytes too.
 
 use bytes::Bytes;
 use mira_crypto::CollectionKey;
 use mira_index::filter;
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
-use mira_raft::StateReader;
+use mira_raft::{EngineError, StateReader};
+use node_v1::forget_request::Scope as ForgetScope;
 
 use crate::meta::CollectionRecord;
 
@@ -19,9 +21,12 @@ use crate::shard::{
         transfer::ownership_of,
     },
     read::{self, private},
-    refuse_engine, refuse_proposal, refuse_read,
+    record, refuse_engine, refuse_proposal, refuse_read,
     write::{keyed_request_id, write_header},
 };
+
+/// Frames whose sizes are looked up at once: their contents are read for that.
+const FITTED_AT_ONCE: usize = 16;
 
 /// Where a request looks for what it means.
 struct LookedAt {
@@ -35,7 +40,7 @@ struct ForgetStep {
     frames: Vec<FrameId>,
     /// Whether there may be more.
     more: bool,
-    /// Where a filter goes on.
+    /// Where a request goes on that does not find what it looks for by asking again.
     next: Option<FrameId>,
 }
 
@@ -44,11 +49,25 @@ impl ForgetStep {
     fn of_scan(frames: Vec<FrameId>) -> Self {
         ForgetStep { more: frames.len() == limits::MAX_FORGET_STEP, frames, next: None }
     }
+
+    /// Of a walk: the frames that it found, and where it ended, unless it was at the end.
+    fn of_walk((frames, next): (Vec<FrameId>, Option<FrameId>)) -> Self {
+        ForgetStep { frames, more: next.is_some(), next }
+    }
+
+    /// The first frames of it.
+    fn truncate(&mut self, most: usize, goes_on_behind: bool) {
+        if self.frames.len() > most {
+            self.frames.truncate(most);
+            self.more = true;
+            self.next = self.frames.last().copied().filter(|_| goes_on_behind);
+        }
+    }
 }
 
 impl<R: mira_raft::Runtime> Shard<R> {
-    /// Removes frames by id, of a session, by filter, or all of a collection; at most [`limits::MAX_FORGET_STEP`] of them,
-    /// and says whether there are more.
+    /// Removes frames by id, of a session, by filter, or all of a collection, into the bin or for good; at most
+    /// [`limits::MAX_FORGET_STEP`] of them, and says whether there are more.
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Result<node_v1::ForgetReply, Refusal> {
         self.must_lead()?;
         let header = write_header(request.header.as_ref())?;
@@ -64,9 +83,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let ownership = ownership_of(&view, collection.id).map_err(|error| self.unreadable(error))?;
         must_have_opened(ownership.as_ref(), &request.taken_over_from)?;
         must_know_growth(ownership.as_ref(), header.epoch, &request)?;
+        let bin_ms = collection.retention.bin_ms().filter(|_| request.scope() == ForgetScope::IntoBin);
         let looked_at = LookedAt { view, collection, ownership };
-        let step = self.next_step(&looked_at, &request, asker)?;
+        let mut step = self.next_step(&looked_at, &request, asker)?;
         let LookedAt { view, collection, .. } = looked_at;
+        if bin_ms.is_some() {
+            let fitting = fitting(&view, collection.id, &step.frames).map_err(|error| self.unreadable(error))?;
+            step.truncate(fitting, !request.ids.is_empty() || !request.filter_json.is_empty());
+        }
         if step.frames.is_empty() && !request.may_be_retry {
             let index = view.applied_index();
             let next = step.next.map(wire).unwrap_or_default();
@@ -74,17 +98,20 @@ impl<R: mira_raft::Runtime> Shard<R> {
             return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
         }
         let frames = step.frames.clone();
-        let command = ShardCommand::Forget { collection: collection.id, frames, asker, more: step.more };
+        let (into_bin, more) = (bin_ms.is_some(), step.more);
+        let command = ShardCommand::Forget { collection: collection.id, frames, asker, into_bin, more };
         let (payload, fingerprint) = (command.encode(), fingerprint(&request, &tags));
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
-        let (removed, moved, more) = match command::decode(&proposed.response).map_err(refuse_engine)? {
-            ShardAnswer::Forget { removed, moved, more } => (removed, moved, more),
+        let (removed, moved, more, binned_ms) = match command::decode(&proposed.response).map_err(refuse_engine)? {
+            ShardAnswer::Forget { removed, moved, more, binned_ms } => (removed, moved, more, binned_ms),
             other => return Err(Problem::internal(format!("a forget was answered with {other:?}")).into()),
         };
         // Answered with what an earlier try did, which may have been cut off behind it: what was found now is for a later step.
         let next = if proposed.replayed { request.after } else { step.next.map(wire).unwrap_or_default() };
         // What was found and is not the asker's stays, and every step would find it again.
         let goes_on = proposed.replayed || step.next.is_some() || !removed.is_empty();
+        let is_binned = binned_ms != 0 && !removed.is_empty();
+        let bin_ms = collection.retention.bin_ms().filter(|_| is_binned).unwrap_or_default();
         Ok(node_v1::ForgetReply {
             removed: removed.into_iter().map(wire).collect(),
             index: proposed.index,
@@ -92,6 +119,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             next,
             moved: moved.into_iter().map(wire).collect(),
             frozen_for: self.frozen_for(collection.id)?,
+            restorable_until_ms: if bin_ms > 0 { binned_ms.saturating_add(bin_ms) } else { 0 },
         })
     }
 
@@ -109,10 +137,15 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 |ownership: &Ownership| ownership.of_frame(&self.placement(collection.id, ownership.span), frame);
             ownership.as_ref().is_none_or(|ownership| judge(ownership) == FrameOwnership::Owned)
         };
+        if request.scope() == ForgetScope::FromBin && request.ids.is_empty() {
+            let mut step = ForgetStep::of_walk(self.found_in_bin(looked_at, request)?);
+            step.frames.retain(|&frame| mine(frame));
+            return Ok(step);
+        }
         if !request.filter_json.is_empty() {
-            let (frames, next) = self.filtered(looked_at, request)?;
-            let frames = frames.into_iter().filter(|&frame| mine(frame)).collect();
-            return Ok(ForgetStep { frames, more: next.is_some(), next });
+            let mut step = ForgetStep::of_walk(self.filtered(looked_at, request)?);
+            step.frames.retain(|&frame| mine(frame));
+            return Ok(step);
         }
         let most = limits::MAX_FORGET_STEP;
         if request.all {
@@ -126,11 +159,37 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let frames = frames.map_err(|error| self.unreadable(error))?;
             return Ok(ForgetStep::of_scan(frames));
         }
-        let frames: Vec<FrameId> = request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?;
+        let mut frames: Vec<FrameId> = request.ids.iter().map(|id| frame_id(id)).collect::<Result<_, _>>()?;
         self.must_have_arrived(collection.id, frames.iter().copied())?;
         let decided: Vec<FrameId> = frames.iter().copied().filter(|&frame| mine(frame)).collect();
         self.must_be_askers(collection, &decided, asker)?;
+        if let Some(after) = after(request)? {
+            let done = frames.iter().position(|&frame| frame == after).map_or(0, |at| at + 1);
+            frames.drain(..done);
+        }
         Ok(ForgetStep { frames, more: false, next: None })
+    }
+
+    /// The next frames in the bin that a request means, and where to go on if not all were looked at.
+    fn found_in_bin(
+        &self,
+        LookedAt { view, collection, .. }: &LookedAt,
+        request: &node_v1::ForgetRequest,
+    ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
+        let condition = filter::parse(&request.filter_json)?;
+        let session = self.session_to_forget(collection, request)?;
+        let walk = || {
+            self.walk_bin(view, collection.id, after(request)?, &mut |frame, record| {
+                Ok(match (&condition, session) {
+                    _ if request.all => true,
+                    (Some(condition), _) => self
+                        .read_plain(collection, frame, record)?
+                        .is_some_and(|(attributes, times)| condition.matches(&attributes, &times)),
+                    (None, session) => session.is_some() && record.fields.session == session,
+                })
+            })
+        };
+        tokio::task::block_in_place(walk)
     }
 
     /// The tag of the session that a request means, if it means one.
@@ -161,7 +220,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         request: &node_v1::ForgetRequest,
     ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
         let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
-        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
+        let after = after(request)?;
         tokio::task::block_in_place(|| self.matching_frames(view, collection, &condition, after))
     }
 
@@ -171,6 +230,31 @@ impl<R: mira_raft::Runtime> Shard<R> {
         self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         Ok(())
     }
+}
+
+/// Where the step before ended.
+fn after(request: &node_v1::ForgetRequest) -> Result<Option<FrameId>, Refusal> {
+    if request.after.is_empty() { Ok(None) } else { frame_id(&request.after).map(Some) }
+}
+
+/// How many of these frames may go into the bin in one step, one at least.
+fn fitting(view: &StateReader, collection: CollectionId, frames: &[FrameId]) -> Result<usize, EngineError> {
+    let (mut bytes, mut fitting) = (0, 0);
+    for some in frames.chunks(FITTED_AT_ONCE) {
+        let keys: Vec<_> = some
+            .iter()
+            .flat_map(|&frame| [record::frame_key(collection, frame), record::vectors_key(collection, frame)])
+            .collect();
+        let sizes: Vec<usize> = view.multi_get(&keys)?.iter().map(|part| part.as_ref().map_or(0, Bytes::len)).collect();
+        for parts in sizes.chunks(2) {
+            bytes += parts.iter().sum::<usize>();
+            if bytes > limits::BIN_STEP_BYTES && fitting > 0 {
+                return Ok(fitting);
+            }
+            fitting += 1;
+        }
+    }
+    Ok(fitting)
 }
 
 /// Refuses a request after a map so old that its sender does not know that others have to be asked too.
@@ -196,7 +280,7 @@ fn must_have_opened(ownership: Option<&Ownership>, sources: &[ShardId]) -> Resul
 /// What tells a retry of a request from another request: keyed, because it is kept on disks. Not where its steps stand, for
 /// one that is sent again begins anew.
 fn fingerprint(request: &node_v1::ForgetRequest, tags: &CollectionKey) -> [u8; 32] {
-    let (ids, all) = (request.ids.concat(), [u8::from(request.all)]);
+    let (ids, all) = (request.ids.concat(), [u8::from(request.all), request.scope as u8]);
     let (session, filter) = (request.session.as_bytes(), request.filter_json.as_bytes());
     let mut hasher = tags.content_hasher();
     for part in [&ids[..], &all, session, filter, &request.private_session] {

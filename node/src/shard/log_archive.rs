@@ -68,10 +68,15 @@ pub fn touched(command: &ShardCommand) -> Vec<(CollectionId, FrameId)> {
     };
     match command {
         ShardCommand::Store(frames) => frames.iter().map(|frame| (frame.collection, frame.frame)).collect(),
-        ShardCommand::Forget { collection, frames, .. } | ShardCommand::Expire { collection, frames } => {
-            of(*collection, &mut frames.iter().copied())
+        ShardCommand::Forget { collection, frames, .. }
+        | ShardCommand::Expire { collection, frames }
+        | ShardCommand::CutHistory { collection, frames, .. } => of(*collection, &mut frames.iter().copied()),
+        ShardCommand::Undelete { collection, frames, .. } => {
+            of(*collection, &mut frames.iter().map(|frame| frame.frame))
         }
-        ShardCommand::Reseal { collection, frames, .. } => of(*collection, &mut frames.iter().map(|frame| frame.frame)),
+        ShardCommand::Reseal { collection, versions, .. } => {
+            of(*collection, &mut versions.iter().map(|version| version.frame))
+        }
         ShardCommand::Restore { collection, frames, .. } => {
             of(*collection, &mut frames.iter().map(|frame| frame.frame))
         }

@@ -9,6 +9,7 @@ pub mod command;
 pub mod draft;
 pub mod expiry;
 pub mod forget;
+pub mod history;
 pub mod index;
 pub mod log_archive;
 pub mod machine;
@@ -17,6 +18,7 @@ pub mod pages;
 pub mod read;
 pub mod record;
 pub mod reseal;
+pub mod undelete;
 pub mod verify;
 pub mod write;
 
@@ -69,13 +71,14 @@ pub struct Shard<R: Runtime = TokioRuntime> {
     positions: write::Positions,
     placement: PlacementCache,
     views: pages::BackupViews,
+    swept: tokio::sync::Mutex<expiry::Swept>,
 }
 
 impl<R: Runtime> Shard<R> {
     /// Over a running group and the index that follows it.
     pub fn new(id: ShardId, group: Group<R>, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
-        let (locks, positions, placement, views) = Default::default();
-        Shard { id, group, index, verifier, shared, locks, positions, placement, views }
+        let (locks, positions, placement, views, swept) = Default::default();
+        Shard { id, group, index, verifier, shared, locks, positions, placement, views, swept }
     }
 
     /// Its Raft group.

@@ -22,13 +22,14 @@ use serde::{Deserialize, Serialize};
 use crate::shard::{
     Shard,
     command::{self, MigratedFrame, ShardAnswer, ShardCommand},
+    history::{self, VersionBound},
     migration::{ownership::Ownership, transfer::ended_version},
     record::{self, FrameHead, KeyFloor},
-    refuse_proposal, reseal,
+    refuse_proposal,
 };
 
 /// Of what a page holds.
-const BODY_VERSION: u8 = 3;
+const BODY_VERSION: u8 = 4;
 
 /// Views of a shard's state that backups read.
 #[derive(Default)]
@@ -131,6 +132,8 @@ pub struct Standing {
     pub floor: Option<KeyFloor>,
     /// The greatest version of a frame that has ended: new ones begin above it.
     pub ended_version: u64,
+    /// How many past versions frames have at most.
+    pub version_bound: Option<VersionBound>,
 }
 
 impl Standing {
@@ -138,7 +141,9 @@ impl Standing {
         let ownership = view.get(&Ownership::key(collection))?.map(|stored| Ownership::decode(&stored)).transpose()?;
         let floor = view.get(&record::key_floor_key(collection))?;
         let floor = floor.map(|stored| KeyFloor::decode(&stored)).transpose()?;
-        Ok(Standing { ownership, floor, ended_version: ended_version(view, collection)? })
+        let bound = view.get(&history::bound_key(collection))?;
+        let version_bound = bound.map(|stored| VersionBound::decode(&stored)).transpose()?;
+        Ok(Standing { ownership, floor, ended_version: ended_version(view, collection)?, version_bound })
     }
 }
 
@@ -266,13 +271,13 @@ pub(crate) fn read_page(view: &StateReader, collection: CollectionId, range: Pag
             if head.changed <= since {
                 return Ok(None);
             }
-            reseal::read_stored(view, collection, frame).map(|stored| Some((stored, head.changed)))
+            history::read_frame(view, collection, frame).map(|stored| Some((stored, head.changed)))
         });
         page.ids.push(frame);
         match wanted {
             Ok(None) => ControlFlow::Continue(()),
             Ok(Some((stored, changed))) => {
-                bytes += stored.record.body.len() + stored.vectors.len();
+                bytes += stored.bytes();
                 page.body.frames.push(stored);
                 page.body.changed.push(changed);
                 ControlFlow::Continue(())

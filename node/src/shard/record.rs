@@ -9,13 +9,15 @@
 //! | `o` collection 8, owner tag 16, frame 16 | [`OwnedFrame`]: the private frames of an owner |
 //! | `q` collection 8, owner tag 16 | log position of the last change to an owner's private frames, 8 bytes |
 //! | `x` collection 8, expiry 8, frame 16 | empty: frames by the time at which they are over |
-//! | `r` collection 8, frame 16 | ids of the chunks that the frame refers to, 16 bytes each |
+//! | `r` collection 8, frame 16, version 8 | ids of the chunks that the version refers to, 16 bytes each |
 //! | `c` collection 8, frame 16 | when the chunk was last said to be needed, 8 bytes: frames that are chunks |
 //! | `n` collection 8 | number of frames, 8 bytes; of those that callers stored |
 //! | `e` collection 8 | the greatest version that a removed frame had, 8 bytes |
 //! | `k` collection 8 | [`KeyFloor`]: the oldest key that frames are still taken under |
 //! | `w` | greatest position of a call that has stored here, microseconds, 8 bytes |
 //! | `g` collection 8 | [`super::migration::ownership::Ownership`]: the shard's part in the last growth of the collection |
+//!
+//! Past versions of frames and the bin have tables of their own: [`super::history`].
 //!
 //! In clear are numbers, times, sizes and keyed digests; text, metadata, names and vectors are sealed: those of a private
 //! frame in the three layers of [`mira_crypto::private`], around what its owner's router sealed. Each value but counts
@@ -95,6 +97,8 @@ pub enum Class {
     Chunk,
     /// How far the upload of a large content has come.
     Upload,
+    /// Of heads only: a memory that was forgotten and rests in the bin ([`super::history`]).
+    Binned,
 }
 
 impl FrameRecord {
@@ -123,6 +127,12 @@ impl FrameFields {
     /// As they stand at the head of a record, and as a body is bound to them.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![RECORD_VERSION]).expect("fields are plain data")
+    }
+
+    /// Tells them from all others.
+    pub fn fingerprint(&self) -> [u8; 16] {
+        let digest = blake3::hash(&self.encode());
+        digest.as_bytes()[..16].try_into().expect("sixteen bytes")
     }
 
     /// Whether the frame is over its time.
@@ -384,10 +394,20 @@ pub enum Table {
     Chunks = b'c',
     /// Greatest versions that removed frames had.
     EndedVersions = b'e',
+    /// Past versions of frames.
+    Past = b'p',
+    /// What is to be known of the past versions of each frame.
+    Histories = b'l',
+    /// Frames by the time at which their oldest past version ended.
+    Ended = b'd',
+    /// Frames by the time at which they were forgotten.
+    Forgotten = b'b',
+    /// How many past versions frames have at most.
+    VersionBounds = b'm',
 }
 
 /// All tables.
-pub const TABLES: [Table; 13] = [
+pub const TABLES: [Table; 18] = [
     Table::Records,
     Table::Heads,
     Table::Vectors,
@@ -401,6 +421,11 @@ pub const TABLES: [Table; 13] = [
     Table::References,
     Table::Chunks,
     Table::EndedVersions,
+    Table::Past,
+    Table::Histories,
+    Table::Ended,
+    Table::Forgotten,
+    Table::VersionBounds,
 ];
 
 impl From<Table> for u8 {
@@ -424,16 +449,23 @@ pub fn vectors_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
     pair_key(Table::Vectors, collection, frame)
 }
 
-fn pair_key(table: Table, collection: CollectionId, frame: FrameId) -> [u8; 25] {
+pub(super) fn pair_key(table: Table, collection: CollectionId, frame: FrameId) -> [u8; 25] {
     let mut key = [table as u8; 25];
     key[1..9].copy_from_slice(&collection.to_be_bytes());
     key[9..].copy_from_slice(&frame.to_be_bytes());
     key
 }
 
-/// Key of what a frame refers to.
-pub fn references_key(collection: CollectionId, frame: FrameId) -> [u8; 25] {
-    pair_key(Table::References, collection, frame)
+pub(super) fn version_key(table: Table, collection: CollectionId, frame: FrameId, version: u64) -> [u8; 33] {
+    let mut key = [0; 33];
+    key[..25].copy_from_slice(&pair_key(table, collection, frame));
+    key[25..].copy_from_slice(&version.to_be_bytes());
+    key
+}
+
+/// Key of what a version of a frame refers to, current or past.
+pub fn references_key(collection: CollectionId, frame: FrameId, version: u64) -> [u8; 33] {
+    version_key(Table::References, collection, frame, version)
 }
 
 /// Key of a chunk among the chunks.
@@ -509,15 +541,20 @@ pub fn owner_changed_key(collection: CollectionId, owner: &[u8; 16]) -> [u8; 25]
 
 /// Key of a frame among those that will be over some day.
 pub fn expiry_key(collection: CollectionId, expires_ms: u64, frame: FrameId) -> [u8; 33] {
+    time_key(Table::Expiry, collection, expires_ms, frame)
+}
+
+/// Key of a frame in a table that is in order of times.
+pub fn time_key(table: Table, collection: CollectionId, time_ms: u64, frame: FrameId) -> [u8; 33] {
     let mut key = [0; 33];
-    key[..9].copy_from_slice(&collection_prefix(Table::Expiry, collection));
-    key[9..17].copy_from_slice(&expires_ms.to_be_bytes());
+    key[..9].copy_from_slice(&collection_prefix(table, collection));
+    key[9..17].copy_from_slice(&time_ms.to_be_bytes());
     key[17..].copy_from_slice(&frame.to_be_bytes());
     key
 }
 
-/// Collection, time and frame of an [`expiry_key`].
-pub fn parse_expiry_key(key: &[u8]) -> Option<(CollectionId, u64, FrameId)> {
+/// Collection, time and frame of a [`time_key`].
+pub fn parse_time_key(key: &[u8]) -> Option<(CollectionId, u64, FrameId)> {
     let collection = key.get(1..9)?.try_into().ok()?;
     let expires = key.get(9..17)?.try_into().ok()?;
     let frame = key.get(17..33)?.try_into().ok()?;
@@ -535,7 +572,7 @@ pub fn parse_number(stored: &[u8]) -> Result<u64, EngineError> {
     stored.try_into().map(u64::from_be_bytes).map_err(damaged)
 }
 
-/// Collection and frame of a [`frame_key`], [`head_key`], [`vectors_key`] or [`references_key`].
+/// Collection and frame of a [`frame_key`], [`head_key`], [`vectors_key`] or [`references_key`], and of a key of a history.
 pub fn parse_pair_key(key: &[u8]) -> Option<(CollectionId, FrameId)> {
     let collection = key.get(1..9)?.try_into().ok()?;
     let frame = key.get(9..25)?.try_into().ok()?;
@@ -598,6 +635,6 @@ mod tests {
     /// They lie on disks: a byte once given stays.
     #[test]
     fn the_bytes_of_tables_stay_as_they_are() {
-        assert_eq!(TABLES.map(u8::from), *b"fhvsoqxngkrce");
+        assert_eq!(TABLES.map(u8::from), *b"fhvsoqxngkrcepldbm");
     }
 }

@@ -50,7 +50,7 @@ impl Default for FrameLocks {
 
 impl FrameLocks {
     /// Locks the stripes of these frames, in order, so that two batches never wait for each other in a circle.
-    async fn lock(&self, frames: impl Iterator<Item = FrameId>) -> Vec<MutexGuard<'_, ()>> {
+    pub(super) async fn lock(&self, frames: impl Iterator<Item = FrameId>) -> Vec<MutexGuard<'_, ()>> {
         let stripes: BTreeSet<usize> = frames.map(|frame| (frame % STRIPES as u128) as usize).collect();
         let mut guards = Vec::with_capacity(stripes.len());
         for stripe in stripes {
@@ -213,6 +213,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 record: FrameRecord { fields, body },
                 vectors,
                 key_version: keys.key.version(),
+                keep_versions: collection.retention.versions(),
             }
         });
         Ok(sealed.collect())
@@ -345,7 +346,7 @@ impl DraftKeys {
 fn ttl_ms(class: Class, collection: &CollectionRecord) -> u64 {
     match class {
         Class::Memory => collection.ttl_seconds.saturating_mul(1_000),
-        Class::Chunk | Class::Upload => 0,
+        Class::Chunk | Class::Upload | Class::Binned => 0,
     }
 }
 

@@ -11,6 +11,7 @@ use mira_node::keys::keyring::Keyring;
 use mira_node::meta::{
     ClusterState, CollectionChanges, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NameKey,
 };
+use mira_node::shard::history::Retention;
 use mira_proto::model::{Metric, Quantization};
 use mira_proto::{CollectionId, limits};
 use mira_raft::engine::MemEngine;
@@ -100,6 +101,7 @@ fn record(id: CollectionId, name: &str) -> CollectionRecord {
         partitions: 1,
         first_partitions: 1,
         ttl_seconds: 0,
+        retention: Default::default(),
         created_ms: 0,
         model: String::new(),
         ef: 0,
@@ -175,6 +177,7 @@ async fn what_is_followed_change_by_change_is_what_is_read_as_a_whole() {
         MetaCommand::CreateCollection(record(7, "notes")),
         MetaCommand::CreateCollection(record(8, "other")),
         MetaCommand::TuneCollection { collection: 7, space: 0, ef: 80 },
+        MetaCommand::SetRetention { collection: 7, retention: Retention { last: 1, days: 2, bin_days: 3 } },
         MetaCommand::StartGrowth { collection: 7, to: 4 },
         MetaCommand::StartRotation { collection: 8, to: 2, wrapped: vec![4], request: 3 },
         owner("first", ""),

@@ -7,10 +7,9 @@ use std::time::Duration;
 use mira_node::shard::{machine::decode_count, record};
 use mira_node::{Formation, NodeConfig, RunningNode};
 use mira_proto::{Code, node_v1};
-use mira_raft::Clock;
 use mira_testing::eventually;
 
-use crate::common::{ALONE, DIM, EAST, NodeClients, Shard, config, connect, frame, start};
+use crate::common::{ALONE, DAY_MS, DIM, EAST, NOON_MS, NodeClients, SetClock, Shard, config, connect, frame, start};
 
 const LIFETIME: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -137,19 +136,7 @@ async fn a_node_that_was_down_when_the_end_came_removes_it_when_it_is_back() {
     node.shutdown().await;
 }
 
-/// A clock that goes when it is told to.
-#[derive(Clone)]
-struct SetClock(Arc<AtomicU64>);
-
-impl Clock for SetClock {
-    fn now_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// What time it is in the tests of clocks; and how far one may be ahead after it was set right.
-const NOON_MS: u64 = 1_800_000_000_000;
-const DAY_MS: u64 = 86_400_000;
+/// How far a clock may be ahead after it was set right.
 const LEAD_MS: u64 = 1_000;
 
 #[tokio::test(flavor = "multi_thread")]

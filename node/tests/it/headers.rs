@@ -51,6 +51,7 @@ async fn refusals(
     ask_all! { client, read.clone(), write.clone();
         writes WriteRequest by write;
         writes ForgetRequest by forget;
+        writes UndeleteRequest by undelete;
         reads SearchRequest by search;
         reads FieldTypesRequest by field_types;
         reads FetchRequest by fetch;

@@ -5,6 +5,7 @@ mod common;
 mod expiry;
 mod filters;
 mod headers;
+mod history;
 mod images;
 mod load;
 mod membership;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use mira_node::meta::{MetaAnswer, MetaCommand, NodeRecord};
+use mira_node::shard::history::{self, History};
 use mira_node::{Formation, RunningNode, Shape, StartError, VerificationSettings};
 use mira_proto::{
     Code, PROTOCOL_VERSION, Problem, Refusal,
@@ -185,7 +186,8 @@ async fn a_node_that_lost_its_log_never_votes_again_under_its_id() {
 async fn replicas_are_compared_and_one_that_is_rebuilt_holds_the_same_again() {
     let mut cluster = Cluster::of(3).await;
     cluster.store_some().await;
-    let (sick, shard) = (cluster.id(1), 2);
+    let (sick, shard, frame) = (cluster.id(1), 2, 3);
+    cluster.replace_and_forget(shard, frame).await;
     let before = cluster.digests(shard).await;
     assert_eq!(before.len(), 3);
     assert!(before.values().all(|reply| reply.digest == before[&sick].digest && reply.index == before[&sick].index));
@@ -202,6 +204,12 @@ async fn replicas_are_compared_and_one_that_is_rebuilt_holds_the_same_again() {
     cluster.store_some().await;
     let after = cluster.digests(shard).await;
     assert!(after.values().all(|reply| reply.digest == after[&sick].digest && reply.pairs > before[&sick].pairs));
+    // The past came along in the snapshot, and what rests in the bin.
+    let rebuilt = cluster.nodes[&1].node().shard(shard).expect("a replica");
+    let stored = rebuilt.group().reader().get(&history::history_key(cluster.collection, frame)).expect("readable");
+    let past = History::decode(&stored.expect("it has a past")).expect("a history");
+    assert_eq!((past.is_binned(), past.versions.len()), (true, 2));
+    assert_eq!(cluster.undelete(shard, frame).await, 3);
     cluster.assert_all_there().await;
     cluster.stop().await;
 }

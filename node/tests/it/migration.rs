@@ -181,6 +181,7 @@ fn collection(partitions: u32) -> CollectionRecord {
         partitions,
         first_partitions: partitions,
         ttl_seconds: 0,
+        retention: Default::default(),
         created_ms: 0,
         model: String::new(),
         ef: 0,

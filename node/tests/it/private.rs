@@ -229,6 +229,7 @@ mod layers {
             partitions: 1,
             first_partitions: 1,
             ttl_seconds: 0,
+            retention: Default::default(),
             created_ms: 0,
             model: String::new(),
             ef: 0,

@@ -6,6 +6,7 @@
 mod backup;
 mod batch;
 pub mod bounded;
+mod change;
 mod collections;
 mod consistency;
 mod erasure;
@@ -27,8 +28,10 @@ mod verify;
 pub use crate::filter::{Filter, Scalar};
 pub use backup::{BackupRepository, RepositoriesReply};
 pub use batch::{Batch, BatchEntry, check_count};
+pub use change::{ChangeAction, ChangeReply, ChangeRequest};
 pub use collections::{
     Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, NamedVectors, Quantization,
+    VersionsKept,
 };
 pub use consistency::Consistency;
 pub use erasure::{Erasure, ErasuresReply, SignedReceipt};

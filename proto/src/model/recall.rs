@@ -17,6 +17,10 @@ pub struct RecallRequest {
     pub id: Option<Uuid>,
     /// Several ids, up to 1,000.
     pub ids: Option<Vec<Uuid>>,
+    /// With `id`: this version of it, current or past, as long as the collection's `versions` keeps it.
+    pub version: Option<u64>,
+    /// With `id` or `ids`: what was known at this RFC 3339 time, as far as the collection's `versions` keeps it.
+    pub known_at: Option<String>,
     /// Instead of ids: the frames of this session in order of creation.
     pub session: Option<String>,
     /// With `session`: at or after this RFC 3339 time.

@@ -98,7 +98,7 @@ mod tests {
     fn small_entries_share_a_piece_and_large_ones_have_their_own() {
         let mut log = weight((1..=40).map(|index| (index, 10)).chain([(41, 5_000), (42, 10)]));
         assert_eq!(log.pieces.len(), 6);
-        assert_eq!(log.cut(5_100), Some(30), "between two pieces");
+        assert_eq!((log.cut(5_110), log.cut(5_109)), (Some(30), Some(40)), "between two pieces");
         log.purge(15);
         assert_eq!(log.total(), 5_310, "half of a piece stays");
         log.purge(41);

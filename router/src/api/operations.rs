@@ -10,7 +10,8 @@ use axum::http::{Method, StatusCode};
 use futures::FutureExt;
 use mira_proto::limits;
 use mira_proto::model::{
-    Collection, ForgetRequest, MovesSetting, RecallRequest, SearchRequest, StatusRequest, StoreRequest, UploadReply,
+    ChangeRequest, Collection, ForgetRequest, MovesSetting, RecallRequest, SearchRequest, StatusRequest, StoreRequest,
+    UploadReply,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -67,7 +68,7 @@ const SEARCH: About = About {
 /// What models are told about `recall`.
 const RECALL: About = About {
     description: "Read memories by id or ids, or the memories of a session in the order they were stored (with \
-        last, the newest ones). `more` means that the answer was cut: send next_cursor as cursor with the same request.",
+        last, the newest ones). With version an earlier version of one, with known_at what was known at a time. `more` means that the answer was cut: send next_cursor as cursor with the same request.",
     is_read_only: true,
     is_destructive: false,
     is_idempotent: true,
@@ -75,11 +76,21 @@ const RECALL: About = About {
 
 /// What models are told about `forget`.
 const FORGET: About = About {
-    description: "Remove memories for good: by id or ids, a whole session, by filter (as in search), or with \
-        all: true everything in a collection. With shred: true the key is destroyed too, so that no copy anywhere can \
-        be read any more. Returns how many were removed; what does not exist is not counted.",
+    description: "Remove memories: by id or ids, a whole session, by filter (as in search), or with \
+        all: true everything in a collection. They rest in a bin for some days (until restorable_until), where change \
+        with the action restore brings them back; with now: true they are gone at once. With shred: true the key is destroyed \
+        too, so that no copy anywhere can be read any more. Returns how many were removed; what does not exist is not counted.",
     is_read_only: false,
     is_destructive: true,
+    is_idempotent: true,
+};
+
+/// What models are told about `change`.
+const CHANGE: About = About {
+    description: "Do something to one memory: action restore brings a forgotten one back from the bin, as a new \
+        version. Returns that version.",
+    is_read_only: false,
+    is_destructive: false,
     is_idempotent: true,
 };
 
@@ -120,6 +131,13 @@ fn tools() -> Vec<Operation> {
         .summary("Remove memories")
         .seen(|reply| &reply.consistency_token)
         .tool(FORGET, text::of_forget)
+        .row(),
+        Typed::post("change", "/mcp/change", |memory, context, Document(request): Document<ChangeRequest>| {
+            memory.change(context, request).boxed()
+        })
+        .summary("Bring a memory back")
+        .seen(|reply| &reply.consistency_token)
+        .tool(CHANGE, text::of_change)
         .row(),
         Typed::post("status", "/mcp/status", |memory, context, Document(request): Document<StatusRequest>| {
             memory.status(context, request).boxed()

@@ -293,14 +293,15 @@ impl Cluster {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        &WantedFrames { class, max_bytes, .. }: &WantedFrames<'_>,
+        &WantedFrames { class, max_bytes, version, .. }: &WantedFrames<'_>,
         places: BTreeMap<ShardId, Vec<Uuid>>,
     ) -> Result<Fetched, CallError> {
         let view = if route.is_copying() { route.migration_view([]) } else { None };
         let asked = places.into_iter().map(|(shard, ids)| {
             let header = Some(header(context, route, shard, view.clone()));
             let wire_ids = ids.iter().copied().map(ids::id_bytes).collect();
-            let request = FetchRequest { header, ids: wire_ids, class: class.into(), max_bytes };
+            let (version, known_at_ms) = version.to_wire();
+            let request = FetchRequest { header, ids: wire_ids, class: class.into(), max_bytes, version, known_at_ms };
             async move { self.read(context, route, request).await.map(|reply| (shard, ids, reply)) }
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
@@ -334,6 +335,30 @@ pub struct WantedFrames<'a> {
     pub ids: &'a [Uuid],
     /// So many bytes of them from each shard; 0 = all.
     pub max_bytes: u64,
+    /// Which version of each.
+    pub version: WantedVersion,
+}
+
+/// Which version of a frame is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedVersion {
+    /// What is current.
+    Current,
+    /// The one of this number, current or past.
+    Number(u64),
+    /// The one that was current then, milliseconds since 1970.
+    KnownAt(u64),
+}
+
+impl WantedVersion {
+    /// Number and time as nodes read them.
+    fn to_wire(self) -> (u64, u64) {
+        match self {
+            WantedVersion::Current => (0, 0),
+            WantedVersion::Number(version) => (version, 0),
+            WantedVersion::KnownAt(known_at_ms) => (0, known_at_ms),
+        }
+    }
 }
 
 fn by_shard(ids: &[Uuid], shard_of: impl Fn(&Uuid) -> ShardId) -> BTreeMap<ShardId, Vec<Uuid>> {

@@ -45,7 +45,7 @@ use bundle::Bundler;
 pub use bundle::size_of_frame;
 use clients::Connections;
 use decide::Step;
-pub use fan_out::{FanOut, WantedFrames, fan_out};
+pub use fan_out::{FanOut, WantedFrames, WantedVersion, fan_out};
 use hedge::Hedges;
 pub use readiness::GroupHealth;
 pub use route::{CollectionRoute, Leftover, Place, RemovalPart, RouteConstraint, Selected};
@@ -350,7 +350,12 @@ impl Cluster {
         let send = &send;
         let mut tries = decide::Tries::default();
         loop {
-            let view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
+            let mut view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
+            if let Some(route) = call.route.filter(|route| view.collection(&route.info.name).is_none()) {
+                // A map of which not all changes are told says nothing of it.
+                self.collection(&route.info.name, call.deadline).await.map_err(CallError::Unreached)?;
+                view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
+            }
             if call.route.is_some_and(|route| !view.still_at(route, call.constraint)) {
                 return Err(if tries.unknown_outcome { tries.unreached(call.group) } else { CallError::Moved });
             }

@@ -12,7 +12,7 @@ use mira_proto::node_v1::{self, FrameClass};
 use mira_proto::{Code, Problem};
 use uuid::Uuid;
 
-use crate::cluster::{CallError, CollectionRoute, WantedFrames};
+use crate::cluster::{CallError, CollectionRoute, WantedFrames, WantedVersion};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::private::seal;
 use crate::{Memory, RequestContext, ids};
@@ -144,7 +144,7 @@ impl Memory {
     ) -> Result<(Arc<CollectionRoute>, Option<node_v1::Frame>), Problem> {
         for _ in 0..MAX_REROUTES {
             let route = self.find_collection(context, collection).await?.ok_or_else(|| no_collection(collection))?;
-            let wanted = WantedFrames { class, ids: &[id], max_bytes: 0 };
+            let wanted = WantedFrames { class, ids: &[id], max_bytes: 0, version: WantedVersion::Current };
             let found = match self.cluster.fetch(context, &route, wanted).await {
                 Err(CallError::Moved) => continue,
                 found => found?,

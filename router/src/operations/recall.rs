@@ -15,7 +15,7 @@ use mira_proto::node_v1::FrameClass;
 use mira_proto::{Code, FrameId, Problem, limits, node_v1};
 use uuid::Uuid;
 
-use crate::cluster::{CallError, CollectionRoute, Staleness, WantedFrames, fan_out};
+use crate::cluster::{CallError, CollectionRoute, Staleness, WantedFrames, WantedVersion, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::validate::{self, checked_name, id_list, range};
 use crate::private::seal;
@@ -87,6 +87,7 @@ impl Memory {
     pub async fn recall(&self, context: &RequestContext, request: RecallRequest) -> Result<RecallReply, Problem> {
         self.bounded("recall", context, async {
             let context = context.reading(request.consistency.unwrap_or(Consistency::Linearizable));
+            let version = self::version(&request)?;
             let (collection, wanted) = self::wanted(request)?;
             let context = self.with_owner(&context).await?;
             for _ in 0..MAX_REROUTES {
@@ -94,13 +95,13 @@ impl Memory {
                     return nothing_in(&collection, wanted);
                 };
                 let reply = match &wanted {
-                    Wanted::One(id) => self.recall_ids(&context, &route, (std::slice::from_ref(id), 0)).await,
-                    Wanted::Many(ids, from) => self.recall_ids(&context, &route, (ids, *from)).await,
+                    Wanted::One(id) => self.recall_ids(&context, &route, (std::slice::from_ref(id), 0), version).await,
+                    Wanted::Many(ids, from) => self.recall_ids(&context, &route, (ids, *from), version).await,
                     Wanted::Session { .. } => self.recall_session(&context, &route, &wanted).await,
                 };
                 return match (reply, &wanted) {
                     (Err(CallError::Moved), _) => continue,
-                    (Ok(reply), Wanted::One(id)) if reply.frames.is_empty() => Err(no_frame(*id)),
+                    (Ok(reply), Wanted::One(id)) if reply.frames.is_empty() => Err(no_version(*id, version)),
                     (reply, _) => Ok(reply?),
                 };
             }
@@ -114,11 +115,12 @@ impl Memory {
         context: &RequestContext,
         route: &CollectionRoute,
         (ids, from): (&[Uuid], usize),
+        version: WantedVersion,
     ) -> Result<RecallReply, CallError> {
         let mut found: HashMap<FrameId, node_v1::Frame> = HashMap::new();
         let (mut staleness, mut bytes, mut left) = (Staleness::default(), 0, ids[from..].to_vec());
         while !left.is_empty() && bytes < limits::RECALL_BYTES {
-            let wanted = WantedFrames { class: FrameClass::Memory, ids: &left, max_bytes: share(route) };
+            let wanted = WantedFrames { class: FrameClass::Memory, ids: &left, max_bytes: share(route), version };
             let fetched = self.cluster.fetch(context, route, wanted).await?;
             for (_, reply) in fetched.replies {
                 staleness.note(reply.state.as_ref());
@@ -263,6 +265,23 @@ pub fn wanted(request: RecallRequest) -> Result<(String, Wanted), Problem> {
     Ok((collection, wanted))
 }
 
+/// Which versions a recall is after.
+fn version(request: &RecallRequest) -> Result<WantedVersion, Problem> {
+    match (request.version, request.known_at.as_deref()) {
+        (None, None) => Ok(WantedVersion::Current),
+        (Some(_), Some(_)) => Err(Problem::invalid("version and known_at exclude each other: send one of them")),
+        (Some(0), None) => Err(Problem::invalid("version is 0, the first one is 1")),
+        (Some(_), None) if request.id.is_none() => Err(Problem::invalid("version goes with id only")),
+        (Some(version), None) => Ok(WantedVersion::Number(version)),
+        (None, Some(_)) if request.session.is_some() => Err(Problem::invalid("known_at goes with id or ids only")),
+        (None, Some(text)) => {
+            // Nothing was known in the first millisecond of 1970, nor before.
+            let known_at_ms = u64::try_from(validate::time("known_at", text)?.millisecond()).unwrap_or_default();
+            Ok(WantedVersion::KnownAt(known_at_ms.max(1)))
+        }
+    }
+}
+
 /// How much of a session one answer has.
 struct SessionPage {
     limit: usize,
@@ -327,6 +346,21 @@ fn nothing_in(collection: &str, wanted: Wanted) -> Result<RecallReply, Problem> 
 
 fn no_frame(id: Uuid) -> Problem {
     Problem::new(Code::NotFound, format!("there is no frame {id}"))
+}
+
+fn no_version(id: Uuid, version: WantedVersion) -> Problem {
+    match version {
+        WantedVersion::Current => no_frame(id),
+        WantedVersion::Number(number) => {
+            let detail =
+                format!("there is no version {number} of frame {id}: it was never given, or is not kept any more");
+            Problem::new(Code::NotFound, detail)
+        }
+        WantedVersion::KnownAt(_) => {
+            let detail = format!("nothing of frame {id} was known at that time, or it is not kept any more");
+            Problem::new(Code::NotFound, detail)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -405,6 +439,32 @@ mod tests {
         {
             refused(wanted(bad), Code::InvalidArgument, "cursor");
         }
+    }
+
+    #[test]
+    fn a_version_is_one_of_an_id_and_a_time_is_one_of_ids() {
+        let id = Some(Uuid::from_u128(7));
+        let by = |request: RecallRequest| version(&request);
+        let by_number = |number| RecallRequest { id, version: Some(number), ..Default::default() };
+        let by_time = |time: &str| RecallRequest { id, known_at: Some(time.into()), ..Default::default() };
+        assert_eq!(by(RecallRequest { id, ..Default::default() }), Ok(WantedVersion::Current));
+        assert_eq!(by(by_number(3)), Ok(WantedVersion::Number(3)));
+        refused(by(by_number(0)), Code::InvalidArgument, "version is 0");
+        refused(by(RecallRequest { id: None, ..by_number(3) }), Code::InvalidArgument, "version goes with id");
+        assert_eq!(by(by_time("1970-01-01T00:00:02.0009Z")), Ok(WantedVersion::KnownAt(2_000)));
+        assert_eq!(by(by_time("1960-01-01T00:00:00Z")), Ok(WantedVersion::KnownAt(1)));
+        assert_eq!(
+            by(RecallRequest { id: None, ids: Some(vec![]), ..by_time("1970-01-01T00:00:02Z") }),
+            Ok(WantedVersion::KnownAt(2_000))
+        );
+        refused(by(by_time("yesterday")), Code::InvalidArgument, "known_at");
+        let session = RecallRequest { id: None, session: Some("s".into()), ..by_time("1970-01-01T00:00:02Z") };
+        refused(by(session), Code::InvalidArgument, "known_at goes with");
+        refused(
+            by(RecallRequest { version: Some(1), ..by_time("1970-01-01T00:00:02Z") }),
+            Code::InvalidArgument,
+            "exclude",
+        );
     }
 
     #[test]

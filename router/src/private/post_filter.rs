@@ -307,7 +307,8 @@ impl Memory {
         }
         let asked = by_shard.into_iter().map(|(shard, ids)| {
             let (header, class) = (Some(route.read_header(context, shard)), FrameClass::Memory.into());
-            let request = FetchRequest { header, ids, class, max_bytes: limits::PRIVATE_PAGE_BYTES as u64 };
+            let max_bytes = limits::PRIVATE_PAGE_BYTES as u64;
+            let request = FetchRequest { header, ids, class, max_bytes, ..Default::default() };
             async move { (shard, self.judge_shard(context, route, filter, request).await) }
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::PRIVATE_FAN_OUT);

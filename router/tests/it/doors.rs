@@ -71,6 +71,7 @@ impl Furnished {
             ("POST", "/mcp/store") => json!({ "content": "green tea" }),
             ("POST", "/mcp/search") => json!({ "query": "tea" }),
             ("POST", "/mcp/recall" | "/mcp/forget") => json!({ "session": "talk" }),
+            ("POST", "/mcp/change") => json!({ "action": "restore", "id": self.frame, "collection": "notes" }),
             ("POST", "/collections/notes/grow") => json!({ "partitions": 4 }),
             ("POST", "/collections/notes/uploads") => json!({ "frame": { "content": "about it" } }),
             ("POST", "/admin/nodes") => json!({ "action": "drain", "node": self.node, "dry_run": true }),

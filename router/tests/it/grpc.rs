@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use crate::client::World;
 use crate::errors::authorized;
 
-async fn client(world: &World) -> MemoryClient<Channel> {
+pub async fn client(world: &World) -> MemoryClient<Channel> {
     MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap()
 }
 

@@ -8,6 +8,7 @@ mod errors;
 mod faults;
 mod field_types;
 mod grpc;
+mod history;
 mod ids;
 mod mcp;
 mod migration;

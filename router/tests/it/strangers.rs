@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use futures::StreamExt;
 use mira_crypto::PassphraseCost;
 use mira_proto::model::{
-    CollectionSettings, ForgetRequest, GrowRequest, RecallRequest, SearchRequest, StoreItem, TuneRequest, UploadRequest,
+    ChangeRequest, CollectionSettings, ForgetRequest, GrowRequest, RecallRequest, SearchRequest, StoreItem,
+    TuneRequest, UploadRequest,
 };
 use mira_proto::v1;
 use mira_proto::v1::memory_client::MemoryClient;
@@ -222,6 +223,7 @@ async fn no_request_at_any_extreme_of_its_fields_is_an_error_of_the_router() {
     at_extremes::<SearchRequest>(&world, "/mcp/search").await;
     at_extremes::<RecallRequest>(&world, "/mcp/recall").await;
     at_extremes::<ForgetRequest>(&world, "/mcp/forget").await;
+    at_extremes::<ChangeRequest>(&world, "/mcp/change").await;
     at_extremes::<CollectionSettings>(&world, "/collections/extreme").await;
     at_extremes::<GrowRequest>(&world, "/collections/default/grow").await;
     at_extremes::<TuneRequest>(&world, "/collections/default/tune").await;

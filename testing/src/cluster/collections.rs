@@ -12,6 +12,17 @@ fn placement_key(collection: u64) -> Bytes {
     Bytes::from(collection.to_be_bytes().repeat(4))
 }
 
+/// What is kept from now on; what was kept before stays where nothing is said.
+fn retention(said: wire::Retention, there: Option<wire::Retention>) -> wire::Retention {
+    let usual = wire::Retention { last: Some(10), days: Some(90), bin_days: Some(7) };
+    let there = there.unwrap_or(usual);
+    wire::Retention {
+        last: said.last.or(there.last),
+        days: said.days.or(there.days),
+        bin_days: said.bin_days.or(there.bin_days),
+    }
+}
+
 impl FakeNode {
     pub(super) fn answer_create_collection(
         &self,
@@ -31,6 +42,7 @@ impl FakeNode {
             quantization: request.quantization,
             partitions: request.partitions,
             ttl_seconds: request.ttl_seconds,
+            retention: Some(retention(request.retention.unwrap_or_default(), None)),
             created_ms: 1_800_000_000_000,
             key_version: 1,
             model: request.model,
@@ -43,11 +55,15 @@ impl FakeNode {
         };
         if let Some(there) = state.collections.get(&request.name) {
             (wanted.id, wanted.placement_key) = (there.id, there.placement_key.clone());
-            return if *there == wanted {
-                Ok(there.clone())
-            } else {
-                Err(Problem::new(Code::AlreadyExists, "the collection has other settings").into())
-            };
+            let kept = retention(request.retention.unwrap_or_default(), there.retention);
+            let is_same = wire::Collection { retention: there.retention, ..wanted } == *there;
+            let changed = wire::Collection { retention: Some(kept), ..there.clone() };
+            if !is_same {
+                return Err(Problem::new(Code::AlreadyExists, "the collection has other settings").into());
+            }
+            state.epoch += u64::from(changed != *there);
+            state.collections.insert(request.name, changed.clone());
+            return Ok(changed);
         }
         state.next_collection += 1;
         state.epoch += 1;

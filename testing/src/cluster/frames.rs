@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use mira_proto::Refusal;
 use mira_proto::node_v1 as wire;
+use mira_proto::{Code, Problem, Refusal};
 use tonic::Status;
+use wire::forget_request::Scope;
 
 use super::node::FakeNode;
 use super::search::is_meant;
@@ -13,6 +14,10 @@ use super::state::Kept;
 
 /// Frames of one page of a fetch that asks for pages.
 const FETCHED_PAGE: usize = 5;
+/// When everything was forgotten, milliseconds since 1970.
+const FORGOTTEN_MS: u64 = 1_800_000_000_000;
+/// How long forgotten frames rest where nothing is said.
+const BIN_DAYS: u32 = 7;
 
 impl FakeNode {
     pub(super) fn answer_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Status> {
@@ -59,7 +64,7 @@ impl FakeNode {
     pub(super) fn answer_forget(&self, request: wire::ForgetRequest) -> Result<wire::ForgetReply, Status> {
         let mut state = self.state.lock();
         let wire::WriteHeader { shard, collection, request_id, .. } =
-            self.begin_write(&mut state, "forget", request.header)?;
+            self.begin_write(&mut state, "forget", request.header.clone())?;
         if let Some(reply) = state.forgotten.get(&request_id) {
             return Ok(reply.clone());
         }
@@ -75,21 +80,90 @@ impl FakeNode {
                 || request.ids.contains(&kept.frame.id)
         };
         let is_here = |kept: &Kept| !state.has_moved(collection, shard, &kept.frame.id);
-        let matching = state.of_shard(collection, shard).filter(|kept| matches(kept) && is_here(kept));
+        let scope = request.scope();
+        let bin_days = state.collections.values().find(|found| found.id == collection);
+        let bin_days = bin_days.and_then(|found| found.retention?.bin_days).unwrap_or(BIN_DAYS);
+        let binned = state.bin.iter().filter(|((c, s, _), _)| (*c, *s) == (collection, shard)).map(|(_, kept)| kept);
+        let (of_frames, of_bin) = match scope {
+            Scope::IntoBin => (true, false),
+            Scope::ForGood => (true, !request.ids.is_empty()),
+            Scope::FromBin => (false, true),
+        };
+        let there = state.of_shard(collection, shard).filter(|_| of_frames).chain(binned.filter(|_| of_bin));
+        let matching = there.filter(|kept| matches(kept) && is_here(kept));
         let mut removed: Vec<Bytes> = matching.map(|kept| kept.frame.id.clone()).collect();
         let moved = request.ids.iter().filter(|id| state.has_moved(collection, shard, id)).cloned().collect();
         let frozen_for = state.frozen_for(collection, shard);
         let more = removed.len() > state.forget_step;
         removed.truncate(state.forget_step);
+        let rests = scope == Scope::IntoBin && bin_days > 0;
         for id in &removed {
-            state.frames.remove(&(collection, shard, id.to_vec()));
+            let key = (collection, shard, id.to_vec());
+            match state.frames.remove(&key) {
+                Some(kept) if rests => drop(state.bin.insert(key, kept)),
+                _ => {
+                    state.bin.remove(&key);
+                    state.past.remove(&key);
+                }
+            }
         }
+        let restorable_until_ms =
+            if rests && !removed.is_empty() { FORGOTTEN_MS + u64::from(bin_days) * 86_400_000 } else { 0 };
         let index = state.indexes.entry(shard).or_default();
         *index += 1;
         let index = *index;
         state.gone.insert(shard, index);
-        let reply = wire::ForgetReply { removed, index, more, moved, frozen_for, ..Default::default() };
+        let reply =
+            wire::ForgetReply { removed, index, more, moved, frozen_for, restorable_until_ms, ..Default::default() };
         state.forgotten.insert(request_id, reply.clone());
+        Ok(reply)
+    }
+
+    pub(super) fn answer_undelete(&self, request: wire::UndeleteRequest) -> Result<wire::UndeleteReply, Status> {
+        let mut state = self.state.lock();
+        let wire::WriteHeader { shard, collection, request_id, .. } =
+            self.begin_write(&mut state, "undelete", request.header)?;
+        if let Some(reply) = state.undeleted.get(&request_id) {
+            return Ok(reply.clone());
+        }
+        let refused = |code, detail: &str| wire::WriteOutcome {
+            problem: Some(Problem::new(code, detail).into()),
+            ..Default::default()
+        };
+        let mut outcomes = Vec::new();
+        for id in &request.ids {
+            let key = (collection, shard, id.to_vec());
+            outcomes.push(if state.has_moved(collection, shard, id) {
+                wire::WriteOutcome { moved: true, ..Default::default() }
+            } else if let Some(there) = state.frames.get(&key) {
+                wire::WriteOutcome { version: there.frame.version, unchanged: true, ..Default::default() }
+            } else {
+                match state.bin.remove(&key) {
+                    None => refused(Code::NotFound, "nothing of that id rests in the bin"),
+                    Some(kept) if !kept.private.owner.is_empty() && kept.private.owner != request.owner => {
+                        state.bin.insert(key, kept);
+                        refused(Code::WrongOwnerKey, "it is another owner's")
+                    }
+                    Some(before) => {
+                        state.clock_ms += 1;
+                        let (version, updated_ms) = (before.frame.version + 1, state.clock_ms);
+                        let frame = wire::Frame { version, updated_ms, ..before.frame.clone() };
+                        state.past.entry(key.clone()).or_default().push((before.clone(), updated_ms));
+                        state.frames.insert(key, Kept { frame, ..before });
+                        wire::WriteOutcome { version, ..Default::default() }
+                    }
+                }
+            });
+        }
+        let index = state.indexes.entry(shard).or_default();
+        *index += 1;
+        let reply = wire::UndeleteReply { outcomes, index: *index };
+        state.undeleted.insert(request_id, reply.clone());
+        let faults = state.faults.entry(self.id).or_default();
+        if faults.lost_answers > 0 {
+            faults.lost_answers -= 1;
+            return Err(Refusal::Unknown("quorum lost on the way".into()).into());
+        }
         Ok(reply)
     }
 
@@ -104,7 +178,24 @@ impl FakeNode {
         let paged = request.max_bytes > 0;
         let ids = &request.ids[..if paged { request.ids.len().min(FETCHED_PAGE) } else { request.ids.len() }];
         let shown: HashMap<&Bytes, &Kept> = state.shown(&header).map(|kept| (&kept.frame.id, kept)).collect();
-        let frames = ids.iter().filter_map(|id| Some(shown.get(id)?.frame.clone())).collect();
+        let (version, known_at_ms) = (request.version, request.known_at_ms);
+        let earlier = |current: &Kept| {
+            let key = (header.collection, header.shard, current.frame.id.to_vec());
+            let past = state.past.get(&key)?.iter().rev();
+            past.map(|(past, ended_ms)| (&past.frame, *ended_ms))
+                .find(|(frame, ended_ms)| match version {
+                    0 => frame.updated_ms <= known_at_ms && known_at_ms < *ended_ms,
+                    number => frame.version == number,
+                })
+                .map(|(frame, _)| frame.clone())
+        };
+        let wanted = |current: &Kept| match (version, known_at_ms) {
+            (0, 0) => Some(current.frame.clone()),
+            (0, time_ms) if current.frame.updated_ms <= time_ms => Some(current.frame.clone()),
+            (number, _) if number == current.frame.version => Some(current.frame.clone()),
+            _ => earlier(current),
+        };
+        let frames = ids.iter().filter_map(|id| wanted(shown.get(id)?)).collect();
         Ok(wire::FetchReply { frames, state: read, looked_at: if paged { ids.len() as u32 } else { 0 } })
     }
 
@@ -153,6 +244,6 @@ impl FakeNode {
             wire::ScannedFrame { frame: Some(kept.frame.clone()), vector, private_vectors, named }
         };
         let frames = kept.into_iter().take(request.limit as usize).map(scanned).collect();
-        Ok(wire::ScanReply { state: read, frames, more })
+        Ok(wire::ScanReply { state: read, frames, more, has_bin: false })
     }
 }

@@ -158,6 +158,11 @@ impl ShardService for FakeNode {
         self.answer_forget(request.into_inner()).map(Response::new)
     }
 
+    async fn undelete(&self, request: Request<wire::UndeleteRequest>) -> Result<Response<wire::UndeleteReply>, Status> {
+        self.enter().await?;
+        self.answer_undelete(request.into_inner()).map(Response::new)
+    }
+
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchReply>, Status> {
         self.enter().await?;
         self.answer_search(request.into_inner()).map(Response::new)

@@ -12,6 +12,9 @@ use prost::Message;
 use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
 
+/// Where a frame lies: its collection, its shard, its id.
+type Place = (u64, ShardId, Vec<u8>);
+
 /// The state of all nodes.
 #[derive(Default)]
 pub(super) struct State {
@@ -19,7 +22,12 @@ pub(super) struct State {
     pub(super) collections: BTreeMap<String, wire::Collection>,
     pub(super) next_collection: u64,
     pub(super) leaders: BTreeMap<ShardId, NodeId>,
-    pub(super) frames: BTreeMap<(u64, ShardId, Vec<u8>), Kept>,
+    pub(super) frames: BTreeMap<Place, Kept>,
+    /// Past versions of frames, and when each ended.
+    pub(super) past: BTreeMap<Place, Vec<(Kept, u64)>>,
+    /// Forgotten frames that may be brought back.
+    pub(super) bin: BTreeMap<Place, Kept>,
+    pub(super) undeleted: HashMap<Bytes, wire::UndeleteReply>,
     pub(super) indexes: BTreeMap<ShardId, u64>,
     /// The greatest position of a call in each shard, microseconds.
     pub(super) positions: BTreeMap<ShardId, u64>,
@@ -135,6 +143,7 @@ impl State {
             return refuse_as(Code::Unavailable, "told to refuse this frame once".to_owned());
         }
         let have = current.as_ref().map_or(0, |(version, ..)| *version);
+        let binned = self.bin.get(&key).map_or(0, |kept| kept.frame.version);
         if let Some(expected) = write.expected_version
             && expected != have
         {
@@ -161,7 +170,7 @@ impl State {
             session: write.session,
             role: write.role,
             metadata_json: write.metadata_json,
-            version: have + 1,
+            version: have.max(binned) + 1,
             position: match (&current, write.position) {
                 (_, said) if said != 0 => said,
                 (Some((.., position)), _) => *position,
@@ -182,8 +191,12 @@ impl State {
         let is_memory = write.class == wire::FrameClass::Memory as i32;
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
         let changed = self.index(shard) + 1;
-        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed, is_memory });
-        wire::WriteOutcome { version: have + 1, ..Default::default() }
+        let version = frame.version;
+        let now = Kept { frame, vectors, named: write.named, private, changed, is_memory };
+        let before = self.frames.insert(key.clone(), now).or_else(|| self.bin.remove(&key));
+        let ended_ms = self.clock_ms;
+        self.past.entry(key).or_default().extend(before.map(|before| (before, ended_ms)));
+        wire::WriteOutcome { version, ..Default::default() }
     }
 
     pub(super) fn of_shard(&self, collection: u64, shard: ShardId) -> impl Iterator<Item = &Kept> {

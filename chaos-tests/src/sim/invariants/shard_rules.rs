@@ -84,7 +84,14 @@ impl ShardRules {
         }
         *newest = index;
         let command: ShardCommand = ShardCommand::decode(payload).map_err(|error| error.to_string())?;
-        let (expected, effect) = self.expect(group, index, command)?;
+        let (mut expected, effect) = self.expect(group, index, command)?;
+        if let ShardAnswer::Forget { binned_ms, .. } = &mut expected
+            && *binned_ms != 0
+            && let Ok(ShardAnswer::Forget { binned_ms: said, .. }) = command::decode(answer)
+        {
+            // The log's time is not the rules' to know, but that there is one.
+            *binned_ms = said.max(1);
+        }
         match command::encode(&expected) == answer {
             true => Ok(Some(effect)),
             false => Err(format!("entry {index} of group {group} should have been answered with {expected:?}")),
@@ -113,7 +120,7 @@ impl ShardRules {
                 }
                 Ok((ShardAnswer::Store(vec![outcome]), Effect::Store { operation, stored, raced }))
             }
-            ShardCommand::Forget { frames, more, .. } => {
+            ShardCommand::Forget { frames, more, into_bin, .. } => {
                 let (frames, moved): (Vec<FrameId>, Vec<FrameId>) =
                     frames.into_iter().partition(|&frame| self.owns(group, frame));
                 let mut changes = Vec::new();
@@ -125,7 +132,8 @@ impl ShardRules {
                 }
                 let removed = changes.iter().map(|(frame, ..)| *frame).collect();
                 self.changed.insert(group, (index, changes));
-                Ok((ShardAnswer::Forget { removed, moved, more }, Effect::Forget))
+                let binned_ms = u64::from(into_bin);
+                Ok((ShardAnswer::Forget { removed, moved, more, binned_ms }, Effect::Forget))
             }
             ShardCommand::Grow { shard, span, step, .. } => {
                 self.grow((group, index), shard, span, step);
@@ -141,6 +149,8 @@ impl ShardRules {
             | ShardCommand::Reseal { .. }
             | ShardCommand::Restore { .. }
             | ShardCommand::Renew { .. }
+            | ShardCommand::CutHistory { .. }
+            | ShardCommand::Undelete { .. }
             | ShardCommand::Collect { .. } => Err("no client asks for this".into()),
         }
     }
@@ -210,7 +220,12 @@ impl ShardRules {
             for adopted in frames {
                 let (version, digest) = (adopted.record.fields.version, adopted.record.fields.digest);
                 let frame = Frame { version, operation: adopted.record.fields.created_ms, digest };
-                self.frames.entry((group, adopted.frame)).or_default().push((index, Some(frame)));
+                // One that rests in the bin moves too, and is seen by nobody.
+                let frame = if adopted.binned.is_some() { None } else { Some(frame) };
+                self.frames.entry((group, adopted.frame)).or_default().push((index, frame));
+                if adopted.binned.is_some() {
+                    self.has_ended((group, COLLECTION), version);
+                }
             }
             self.has_ended((group, COLLECTION), ended_version);
             return;

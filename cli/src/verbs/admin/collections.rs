@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use mira_proto::model::{
     Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, NamedVectors, Quantization,
-    StatusRequest,
+    StatusRequest, VersionsKept,
 };
 
 use crate::args::{Remote, collection_name, duration};
@@ -44,7 +44,8 @@ enum CollectionsAction {
     #[command(after_help = "\
 Examples:
   mira admin collections create manuals
-  mira admin collections create images --dim 512 --metric dot --lifetime 720h")]
+  mira admin collections create images --dim 512 --metric dot --lifetime 720h
+  mira admin collections create decisions --versions last=50,days=365 --bin-days 30")]
     Create(Create),
     /// Spread a collection over more shards while it is in use
     #[command(after_help = "\
@@ -103,6 +104,13 @@ struct Create {
     /// Forget what is stored in it after this long (such as 12h, 30d)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     lifetime: Option<Duration>,
+    /// Past versions of a memory that are kept, such as last=10,days=90; 0 of either keeps none. Of a collection that is there,
+    /// this is changed
+    #[arg(long, value_name = "last=N,days=N", value_parser = versions_kept)]
+    versions: Option<VersionsKept>,
+    /// Days for which forgotten memories rest in the bin; 0: there is none. Of a collection that is there, this is changed
+    #[arg(long, value_name = "DAYS")]
+    bin_days: Option<u32>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -190,6 +198,8 @@ impl Create {
             quantization: self.quantization.into(),
             partitions: self.partitions,
             ttl_seconds: self.lifetime.map(|lifetime| lifetime.as_secs().max(1)),
+            versions: self.versions,
+            bin_days: self.bin_days,
             vectors,
         })
     }
@@ -213,6 +223,24 @@ impl From<QuantizationName> for Quantization {
             QuantizationName::Binary => Quantization::Binary,
         }
     }
+}
+
+/// `last=N,days=N`, or one of them.
+fn versions_kept(text: &str) -> Result<VersionsKept, String> {
+    let mut kept = VersionsKept::default();
+    for part in text.split(',') {
+        let (name, number) = part.split_once('=').ok_or("not of the form last=N,days=N")?;
+        let number = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+        let field = match name {
+            "last" => &mut kept.last,
+            "days" => &mut kept.days,
+            _ => return Err(format!("nothing is known of {name:?}")),
+        };
+        if field.replace(number).is_some() {
+            return Err(format!("{name} is said twice"));
+        }
+    }
+    Ok(kept)
 }
 
 /// `NAME=DIM[:METRIC[:QUANTIZATION]]`.

@@ -1,4 +1,4 @@
-//! Collections as an operator sees them: they are made, tuned, grown and dropped.
+//! Collections as an operator sees them: they are made, told what to keep, tuned, grown and dropped.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ use crate::{
     keys::keyring::{FIRST_KEY, Keyring},
     member::Member,
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
-    shard::index::recall::check_ef,
+    shard::{history::Retention, index::recall::check_ef},
 };
 
-/// Makes a collection; one of that name with the same settings is as good.
+/// Makes a collection; one of that name with the same settings is as good, and keeps as much of the past as is said from then on.
 pub async fn create(
     member: &Member,
     request: node_v1::CreateCollectionRequest,
@@ -30,12 +30,13 @@ pub async fn create(
     if !request.request_id.is_empty() {
         newest(member).await?;
     }
+    let said = request.retention.unwrap_or_default();
     let mut wanted = checked(request, member.cluster().header.shards)?;
     if let Some(answered) = asked.answered(&member.cluster())? {
         return made_before(member, answered);
     }
     if let Some(existing) = member.cluster().collection_named(&wanted.name) {
-        return existing_collection(&member.shared().keyring, existing, &wanted);
+        return keep_as_said(member, existing, &wanted, &said).await;
     }
     wanted.id = rand::random_range(1..u64::MAX);
     wanted.wrapped_keys = member.shared().keyring.new_collection_keys(wanted.id);
@@ -47,7 +48,7 @@ pub async fn create(
     }
     match (answer, cluster.collection_named(&wanted.name)) {
         (MetaAnswer::Done, Some(made)) => Ok(made.to_wire(member.shared().keyring.placement_key(made)?)),
-        (MetaAnswer::Exists, Some(existing)) => existing_collection(&member.shared().keyring, existing, &wanted),
+        (MetaAnswer::Exists, Some(existing)) => keep_as_said(member, existing, &wanted, &said).await,
         (MetaAnswer::Full, _) => {
             let detail = format!("a cluster has at most {} collections", limits::MAX_COLLECTIONS);
             Err(Problem::new(Code::TooLarge, detail).into())
@@ -60,12 +61,47 @@ pub async fn create(
 /// The answer to a request that has made a collection, which may be gone since.
 fn made_before(member: &Member, answered: Answered<node_v1::Collection>) -> Result<node_v1::Collection, Refusal> {
     let Answered { reply, at_ms, .. } = answered;
+    let made = node_v1::Collection { created_ms: at_ms, ..reply };
+    match member.cluster().collections.get(&made.id) {
+        Some(record) => {
+            let there = record.to_wire(member.shared().keyring.placement_key(record)?);
+            Ok(node_v1::Collection { placement_key: there.placement_key, retention: there.retention, ..made })
+        }
+        None => Ok(node_v1::Collection { placement_key: Bytes::new(), ..made }),
+    }
+}
+
+/// A collection that is there, if it has the settings that are wanted; it keeps as much of the past as is said.
+async fn keep_as_said(
+    member: &Member,
+    existing: &CollectionRecord,
+    wanted: &CollectionRecord,
+    said: &node_v1::Retention,
+) -> Result<node_v1::Collection, Refusal> {
+    let found = existing_collection(&member.shared().keyring, existing, wanted)?;
+    let (collection, retention) = (existing.id, retention(said, existing.retention)?);
+    if retention == existing.retention {
+        return Ok(found);
+    }
+    let answer = member.propose_meta(&MetaCommand::SetRetention { collection, retention }).await?;
     let cluster = member.cluster();
-    let placement_key = match cluster.collections.get(&reply.id) {
-        Some(record) => member.shared().keyring.placement_key(record)?,
-        None => Bytes::new(),
+    match (answer, cluster.collections.get(&collection)) {
+        (MetaAnswer::Done | MetaAnswer::Exists, Some(there)) => Ok(there.to_wire(member.shared().keyring.placement_key(there)?)),
+        _ => Err(Refusal::NotReady("the collection vanished while it was changed".into())),
+    }
+}
+
+/// What is kept from now on, where `there` is what was kept before; checked.
+fn retention(said: &node_v1::Retention, there: Retention) -> Result<Retention, Problem> {
+    let within = |field: &str, said: Option<u32>, there: u32, most: u32| match said {
+        Some(said) if said > most => Err(Problem::invalid(format!("{field} is {said}, allowed are 0 to {most}"))),
+        said => Ok(said.unwrap_or(there)),
     };
-    Ok(node_v1::Collection { created_ms: at_ms, placement_key, ..reply })
+    Ok(Retention {
+        last: within("versions.last", said.last, there.last, limits::MAX_VERSIONS)?,
+        days: within("versions.days", said.days, there.days, limits::MAX_DAYS)?,
+        bin_days: within("bin_days", said.bin_days, there.bin_days, limits::MAX_DAYS)?,
+    })
 }
 
 /// The collection of a name as this node knows it, with the epoch of the map as of which that is so.
@@ -111,6 +147,7 @@ fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<Col
         partitions: request.partitions,
         first_partitions: request.partitions,
         ttl_seconds: request.ttl_seconds,
+        retention: retention(&request.retention.unwrap_or_default(), Retention::default())?,
         created_ms: 0,
         model: request.model,
         ef: 0,
@@ -337,6 +374,7 @@ mod tests {
     #[test]
     fn settings_that_no_collection_can_have_are_refused() {
         assert_eq!(checked(request(), SHARDS).expect("it can be made").partitions, 2);
+        let keeping = |retention| node_v1::CreateCollectionRequest { retention: Some(retention), ..request() };
         let refused = [
             node_v1::CreateCollectionRequest { name: String::new(), ..request() },
             node_v1::CreateCollectionRequest { name: "a//b".into(), ..request() },
@@ -353,6 +391,9 @@ mod tests {
             node_v1::CreateCollectionRequest { spaces: vec![space("", 4)], ..request() },
             node_v1::CreateCollectionRequest { spaces: vec![space("title", 4), space("title", 8)], ..request() },
             node_v1::CreateCollectionRequest { spaces: vec![space("title", 0)], ..request() },
+            keeping(node_v1::Retention { last: Some(limits::MAX_VERSIONS + 1), ..Default::default() }),
+            keeping(node_v1::Retention { days: Some(limits::MAX_DAYS + 1), ..Default::default() }),
+            keeping(node_v1::Retention { bin_days: Some(u32::MAX), ..Default::default() }),
         ];
         for request in refused {
             let problem = checked(request.clone(), SHARDS).expect_err("it cannot be made");

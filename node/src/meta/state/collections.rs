@@ -15,6 +15,8 @@ use mira_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::shard::history::Retention;
+
 /// A collection on its way to more partitions. Its frames move as [`crate::shard::migration::ownership`] says; this record says how far
 /// the whole is, and what routers are to take for granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +95,8 @@ pub struct CollectionRecord {
     pub first_partitions: u32,
     /// Lifetime of its frames, 0 = for ever.
     pub ttl_seconds: u64,
+    /// How much of the past of its frames is kept.
+    pub retention: Retention,
     /// Log-carried time of its creation; set when the command is applied.
     pub created_ms: u64,
     /// Embedding model of its texts; empty when callers give all vectors.
@@ -152,7 +156,7 @@ impl fmt::Display for Space<'_> {
 }
 
 impl CollectionRecord {
-    /// Whether a request for the same settings may be answered with this collection.
+    /// Whether a request for the same settings may be answered with this collection; how much of the past is kept may change.
     pub fn same_settings(&self, other: &CollectionRecord) -> bool {
         let untuned = |space: &NamedSpace| NamedSpace { ef: 0, ..space.clone() };
         // It may have grown since.
@@ -223,6 +227,7 @@ impl CollectionRecord {
             partitions: self.partitions,
             first_partitions: self.first_partitions,
             ttl_seconds: self.ttl_seconds,
+            retention: Some(self.retention.to_wire()),
             created_ms: self.created_ms,
             key_version: self.key_version,
             model: self.model.clone(),

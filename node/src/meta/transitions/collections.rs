@@ -1,12 +1,15 @@
-//! Transitions of collections: they are made, tuned and dropped.
+//! Transitions of collections: they are made, tuned, told what to keep, and dropped.
 
 use mira_proto::{CollectionId, limits, vectors::SpaceNumber};
 use mira_raft::EngineError;
 
-use crate::meta::{
-    command::MetaAnswer,
-    records::{RecordKey, Records},
-    state::{CollectionRecord, NameKey},
+use crate::{
+    meta::{
+        command::MetaAnswer,
+        records::{RecordKey, Records},
+        state::{CollectionRecord, NameKey},
+    },
+    shard::history::Retention,
 };
 
 /// Domain of the keyed names of collections.
@@ -82,5 +85,20 @@ pub fn tune(
         return Ok(MetaAnswer::Exists);
     }
     records.put(key, &record);
+    Ok(MetaAnswer::Done)
+}
+
+/// Sets how much of the past of a collection's frames is kept.
+pub fn set_retention(
+    collection: CollectionId,
+    retention: Retention,
+    records: &mut Records<'_, '_>,
+) -> Result<MetaAnswer, EngineError> {
+    let key = RecordKey::Collection(collection);
+    let Some(record) = records.get::<CollectionRecord>(key)? else { return Ok(MetaAnswer::Missing) };
+    if record.retention == retention {
+        return Ok(MetaAnswer::Exists);
+    }
+    records.put(key, &CollectionRecord { retention, ..record.clone() });
     Ok(MetaAnswer::Done)
 }

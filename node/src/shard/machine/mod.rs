@@ -7,6 +7,7 @@ mod chunks;
 #[cfg(test)]
 mod extremes;
 mod forget;
+mod history;
 mod ingest;
 mod migrate;
 mod ownership_lookup;
@@ -14,6 +15,7 @@ mod reseal;
 mod store;
 mod tables;
 mod transition;
+mod undelete;
 
 use std::sync::Arc;
 
@@ -160,20 +162,26 @@ impl ShardMachine {
     fn apply_to(&self, state: &mut Transition<'_, '_>, command: ShardCommand) -> Result<ShardAnswer, EngineError> {
         match command {
             ShardCommand::Store(frames) => store::store(frames, state),
-            ShardCommand::Forget { collection, frames, asker, more } => {
-                forget::forget(forget::Removal { collection, frames, asker, more }, state)
+            ShardCommand::Forget { collection, frames, asker, into_bin, more } => {
+                forget::forget(forget::Removal { collection, frames, asker, into_bin, more }, state)
             }
             ShardCommand::Purge { collection } => Ok(forget::purge(collection, state)),
             ShardCommand::Expire { collection, frames } => forget::expire(collection, frames, state),
-            ShardCommand::Reseal { collection, to, frames, complete } => {
+            ShardCommand::Reseal { collection, to, versions, complete } => {
                 let complete_at = if complete { state.at.index } else { 0 };
-                reseal::reseal(collection, KeyFloor { version: to, complete_at }, frames, state)
+                reseal::reseal(collection, KeyFloor { version: to, complete_at }, versions, state)
             }
             ShardCommand::Restore { collection, frames, ended_version } => {
                 ingest::restore(collection, frames, ended_version, state)
             }
             ShardCommand::Renew { collection, chunks } => chunks::renew(collection, chunks, state),
             ShardCommand::Collect { collection, chunks } => chunks::collect(collection, chunks, state),
+            ShardCommand::CutHistory { collection, frames, bounds, complete } => {
+                history::cut(collection, frames, (bounds, complete), state)
+            }
+            ShardCommand::Undelete { collection, frames, asker, keep_versions } => {
+                undelete::undelete(undelete::Undeletion { collection, frames, asker, keep_versions }, state)
+            }
             ShardCommand::Verify { nonce } => {
                 *self.verification.lock() = Some(nonce);
                 Ok(ShardAnswer::Verify)

@@ -3,9 +3,10 @@
 use mira_proto::CollectionId;
 use mira_raft::EngineError;
 
-use super::{Transition, chunks};
+use super::{Transition, chunks, tables::NewVersion};
 use crate::shard::{
-    command::{Condition, MigratedFrame, ShardAnswer, StoreFrame, StoreOutcome},
+    command::{Condition, ShardAnswer, StoreFrame, StoreOutcome},
+    history::{Ending, History, HistoryBounds, PastHead, bytes_of},
     migration::ownership::FrameOwnership,
     record::{Class, FrameFields, FrameRecord},
 };
@@ -43,12 +44,20 @@ impl Floors {
 }
 
 fn store_frame(new: StoreFrame, state: &mut Transition<'_, '_>) -> Result<StoreOutcome, EngineError> {
-    let StoreFrame { collection, frame, condition, keeps_origin, record, vectors, .. } = new;
+    let StoreFrame { collection, frame, condition, keeps_origin, record, vectors, keep_versions, .. } = new;
+    let place = (collection, frame);
     let old = state.record(collection, frame)?;
+    let ended = if old.is_none() { state.ended_version(collection)? } else { 0 };
+    // Where nothing was ever forgotten, nothing rests in the bin: most frames are new.
+    let binned = if ended > 0 { state.history(place)? } else { History::default() };
     // One that is over is as good as gone, but its versions are not given again.
     let lives = old.as_ref().map(|old| &old.fields).filter(|old| !old.expired(state.at.time_ms));
     if let Some(outcome) = refuse_other(&record.fields, old.as_ref(), lives) {
         return Ok(outcome);
+    }
+    // What rests in the bin is its owner's too.
+    if binned.is_binned() && binned.owner.is_some() && binned.owner != record.fields.owner {
+        return Ok(StoreOutcome::Foreign);
     }
     let same = lives.is_some_and(|old| says_the_same(condition, &record.fields, old));
     if let Err(outcome) = decide(condition, same, lives.map_or(0, |old| old.version)) {
@@ -61,17 +70,62 @@ fn store_frame(new: StoreFrame, state: &mut Transition<'_, '_>) -> Result<StoreO
     let (current, is_next) = match &old {
         Some(old) => (old.fields.version, old.fields.version.checked_add(1) == Some(version)),
         // A new life of an id begins above all that has ended: none of its versions is given again.
-        None => {
-            let ended = state.ended_version(collection)?;
-            (ended, version > ended)
-        }
+        None => (ended, version > ended),
     };
     let follows = !keeps_origin || lives.is_some_and(|old| origin(old) == origin(&record.fields));
     if !is_next || !follows {
         return Ok(StoreOutcome::Raced(current));
     }
-    state.put_frame(collection, old.as_ref(), MigratedFrame { frame, record, vectors })?;
+    let new = NewVersion { frame, record, vectors };
+    let past = if old.is_some() { state.history(place)? } else { binned };
+    if old.is_none() && past.versions.is_empty() {
+        state.put_frame(collection, None, new)?;
+    } else {
+        replace(collection, Before { record: old, past }, (new, keep_versions), state)?;
+    }
     Ok(StoreOutcome::Stored(version))
+}
+
+/// What was there of a frame.
+struct Before {
+    record: Option<FrameRecord>,
+    past: History,
+}
+
+/// Puts a version in the place of what is there of its frame, which becomes a past one.
+fn replace(
+    collection: CollectionId,
+    before: Before,
+    (new, keep_versions): (NewVersion, u32),
+    state: &mut Transition<'_, '_>,
+) -> Result<(), EngineError> {
+    let (place, fields) = ((collection, new.frame), &new.record.fields);
+    let Before { record: old, past } = before;
+    let (owner, expires_ms, since_ms) = (fields.owner, fields.expires_ms, fields.updated_ms);
+    // Of what is over nothing stays; hidden frames have no past; and what was said in the open does not lie beside what its
+    // owner has sealed.
+    let is_gone = |old: &FrameRecord| old.fields.class != Class::Memory || old.fields.expired(state.at.time_ms);
+    let is_over = old.as_ref().is_some_and(is_gone) || fields.class != Class::Memory;
+    let has_past = owner == past.owner.or(old.as_ref().and_then(|old| old.fields.owner));
+    let keep = if is_over { 0 } else { state.versions_kept(collection, keep_versions)? };
+    let bytes = bytes_of(&new.record, &new.vectors);
+    let ended = old.as_ref().filter(|_| has_past && keep > 0);
+    let vectors = if ended.is_some() { state.vectors(place)? } else { Default::default() };
+    let mut after = if has_past && !is_over { past.clone() } else { History::default() };
+    after.owner = owner;
+    // Stored again, it leaves the bin; what was forgotten of it stays forgotten.
+    after.binned_ms = 0;
+    if let Some(old) = ended {
+        let ended_ms = since_ms.max(old.fields.updated_ms);
+        after.push(PastHead::new(old, &vectors, Ending { ended_ms, forgotten_ms: 0 }));
+    }
+    after.cut(&HistoryBounds::of_number(keep), bytes);
+    state.put_frame(collection, old.as_ref(), new)?;
+    if let Some(old) = ended.filter(|old| after.of_version(old.fields.version).is_some()) {
+        state.put_past(place, old, &vectors);
+    }
+    state.put_history(place, &past, &after, expires_ms);
+    Ok(())
 }
 
 /// Refuses an id that holds a frame of another owner or class.

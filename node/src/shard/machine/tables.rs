@@ -4,25 +4,32 @@ use bytes::Bytes;
 use mira_proto::{CollectionId, FrameId, Position};
 use mira_raft::EngineError;
 
-use super::{Change, Transition};
-use crate::shard::{
-    command::MigratedFrame,
-    record::{self, Class, FrameFields, FrameHead, FrameRecord, OwnedFrame},
-};
+use super::{Change, Transition, history::Place};
+use crate::shard::record::{self, Class, FrameFields, FrameHead, FrameRecord, OwnedFrame};
+
+/// A version that becomes current.
+pub(super) struct NewVersion {
+    pub(super) frame: FrameId,
+    pub(super) record: FrameRecord,
+    /// Sealed vectors; empty when there are none.
+    pub(super) vectors: Bytes,
+}
 
 impl Transition<'_, '_> {
-    /// Writes a frame into every table, in the place of what was there of it.
+    /// Writes a frame into every table of what is current, in the place of what was there of it.
     pub(super) fn put_frame(
         &mut self,
         collection: CollectionId,
         old: Option<&FrameRecord>,
-        new: MigratedFrame,
+        new: NewVersion,
     ) -> Result<(), EngineError> {
-        let MigratedFrame { frame, record, vectors } = new;
+        let NewVersion { frame, record, vectors } = new;
         self.note_position(Position::of_packed(record.fields.position))?;
         self.note_session(collection, frame, old, Some(&record));
         self.note_expiry(collection, frame, old.map_or(0, |old| old.fields.expires_ms), record.fields.expires_ms);
-        self.note_chunks(collection, frame, ChunkLinks::of(old), ChunkLinks::of(Some(&record)));
+        self.note_chunk(collection, frame, old, Some(&record));
+        self.drop_references((collection, frame), old);
+        self.put_references((collection, frame), &record);
         // One that is over may have been of another class.
         self.add_to_count(collection, counted(Some(record.fields.class)) - counted(old.map(|old| old.fields.class)))?;
         let vectors_key = record::vectors_key(collection, frame);
@@ -56,7 +63,8 @@ impl Transition<'_, '_> {
         self.changes.push(Change::Stored { collection, frame, version, created_ms, expires_ms, spaces, vectors });
     }
 
-    /// Removes a frame from every table. The number of frames is the caller's to change: it removes many at once.
+    /// Removes a frame from every table of what is current. The number of frames is the caller's to change: it removes many at
+    /// once.
     pub(super) fn remove_frame(&mut self, collection: CollectionId, frame: FrameId, old: &FrameRecord) {
         if let Some(owner) = old.fields.owner.as_ref().filter(|_| old.fields.class == Class::Memory) {
             self.note_owned(collection, owner, frame, None);
@@ -64,7 +72,8 @@ impl Transition<'_, '_> {
         self.txn.delete(&record::frame_key(collection, frame));
         self.txn.delete(&record::head_key(collection, frame));
         self.txn.delete(&record::vectors_key(collection, frame));
-        self.note_chunks(collection, frame, ChunkLinks::of(Some(old)), ChunkLinks::default());
+        self.note_chunk(collection, frame, Some(old), None);
+        self.drop_references((collection, frame), Some(old));
         self.note_expiry(collection, frame, old.fields.expires_ms, 0);
         self.note_session(collection, frame, Some(old), None);
         self.changes.push(Change::Removed { collection, frame });
@@ -114,19 +123,35 @@ impl Transition<'_, '_> {
         }
     }
 
-    /// Notes in the tables of chunks what is new of a frame, in the place of what was.
-    fn note_chunks(&mut self, collection: CollectionId, frame: FrameId, old: ChunkLinks<'_>, new: ChunkLinks<'_>) {
-        let references = record::references_key(collection, frame);
-        if new.is_chunk {
+    /// Notes whether a frame is a chunk.
+    fn note_chunk(
+        &mut self,
+        collection: CollectionId,
+        frame: FrameId,
+        old: Option<&FrameRecord>,
+        new: Option<&FrameRecord>,
+    ) {
+        let is_chunk = |record: Option<&FrameRecord>| record.is_some_and(|record| record.fields.class == Class::Chunk);
+        if is_chunk(new) {
             self.note_needed(collection, frame);
-        } else if old.is_chunk {
+        } else if is_chunk(old) {
             self.txn.delete(&record::chunk_key(collection, frame));
         }
-        if !new.references.is_empty() {
-            let ids: Vec<u8> = new.references.iter().flat_map(|chunk| chunk.to_be_bytes()).collect();
-            self.txn.put(&references, ids);
-        } else if !old.references.is_empty() {
-            self.txn.delete(&references);
+    }
+
+    /// Notes which chunks a version of a frame refers to: they stay as long as it is there, current or past.
+    pub(super) fn put_references(&mut self, (collection, frame): Place, record: &FrameRecord) {
+        let fields = &record.fields;
+        if !fields.chunks.is_empty() {
+            let ids: Vec<u8> = fields.chunks.iter().flat_map(|chunk| chunk.to_be_bytes()).collect();
+            self.txn.put(&record::references_key(collection, frame, fields.version), ids);
+        }
+    }
+
+    /// Notes that a version refers to chunks no more.
+    fn drop_references(&mut self, (collection, frame): Place, old: Option<&FrameRecord>) {
+        if let Some(old) = old.filter(|old| !old.fields.chunks.is_empty()) {
+            self.txn.delete(&record::references_key(collection, frame, old.fields.version));
         }
     }
 
@@ -162,24 +187,6 @@ impl Transition<'_, '_> {
             count.checked_add_signed(change).ok_or_else(|| EngineError::Damaged("frame count below zero".into()))?;
         self.txn.put(&key, count.to_be_bytes().to_vec());
         Ok(())
-    }
-}
-
-/// What a record says of chunks.
-#[derive(Clone, Copy, Default)]
-struct ChunkLinks<'a> {
-    /// Whether the frame is one.
-    is_chunk: bool,
-    /// Those that it refers to.
-    references: &'a [FrameId],
-}
-
-impl<'a> ChunkLinks<'a> {
-    fn of(record: Option<&'a FrameRecord>) -> Self {
-        record.map_or_else(ChunkLinks::default, |record| ChunkLinks {
-            is_chunk: record.fields.class == Class::Chunk,
-            references: &record.fields.chunks,
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use mira_proto::{FrameId, Refusal, node_v1};
 
-use super::ReadView;
+use super::{ReadView, moment::Moment};
 use crate::shard::{Shard, chunks, frame_id, migration::ownership::Shown, record::Class};
 
 /// Frames of a page that are read at once: no more than a message holds, were all as large as may be.
@@ -22,6 +22,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let read = self.begin_read(request.header.as_ref()).await?;
         let ids = request.ids.iter().map(|id| frame_id(id)).collect::<Result<Vec<_>, _>>()?;
         let class = chunks::class(request.class)?;
+        if let Some(moment) = Moment::of(&request)? {
+            let room = if request.max_bytes == 0 { u64::MAX } else { request.max_bytes };
+            let (frames, looked_at) = tokio::task::block_in_place(|| self.open_moment(&read, &ids, (moment, room)))?;
+            return Ok(node_v1::FetchReply { state: Some(read.state), frames, looked_at });
+        }
         let (frames, looked_at) = match request.max_bytes {
             0 => (self.open_frames(&read, class, &shown_of(&read.shown, &ids))?.into_iter().flatten().collect(), 0),
             room => {

@@ -10,6 +10,7 @@
 
 mod fetch;
 pub mod field_types;
+mod moment;
 mod open;
 mod pools;
 pub mod private;

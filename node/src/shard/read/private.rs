@@ -25,6 +25,7 @@ use crate::shard::{
     Shard,
     command::Asker,
     frame_id,
+    history::{self, History},
     migration::ownership::Shown,
     read::ReadView,
     record::{self, FramePlace, FrameRecord, OwnedFrame},
@@ -100,13 +101,15 @@ pub fn asker(
     collection: &CollectionRecord,
     request: &node_v1::ForgetRequest,
 ) -> Result<Asker, Refusal> {
-    if request.all {
-        return Ok(Asker::Operator);
-    }
-    if request.owner.is_empty() {
+    if request.all { Ok(Asker::Operator) } else { asker_named(keyring, collection, &request.owner) }
+}
+
+/// Who asks, by the name of an owner; anyone without.
+pub fn asker_named(keyring: &Keyring, collection: &CollectionRecord, owner: &[u8]) -> Result<Asker, Refusal> {
+    if owner.is_empty() {
         return Ok(Asker::Anyone);
     }
-    Ok(Asker::Owner(keyed(keyring, collection, record::OWNER_TAG, &request.owner)?))
+    Ok(Asker::Owner(keyed(keyring, collection, record::OWNER_TAG, owner)?))
 }
 
 /// The stored tag of an owner's session.
@@ -138,6 +141,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
         for stored in stored.into_iter().flatten() {
             if !asker.may_remove(FrameRecord::decode(&stored).map_err(refuse_engine)?.fields.owner) {
+                return Err(foreign().into());
+            }
+        }
+        let keys: Vec<_> = frames.iter().map(|&frame| history::history_key(collection.id, frame)).collect();
+        let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
+        for stored in stored.into_iter().flatten() {
+            let history = History::decode(&stored).map_err(refuse_engine)?;
+            if history.is_binned() && !asker.may_remove(history.owner) {
                 return Err(foreign().into());
             }
         }

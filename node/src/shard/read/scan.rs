@@ -2,14 +2,15 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE};
+use mira_proto::{CollectionId, FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE};
+use mira_raft::{EngineError, StateReader};
 
 use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
     Shard, frame_id,
     read::{ReadView, fetch::bytes_of, private},
-    record::{self, Class, FramePlace, FrameRecord},
+    record::{self, Class, FramePlace, FrameRecord, Table},
 };
 
 impl<R: mira_raft::Runtime> Shard<R> {
@@ -67,6 +68,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             }
         };
         view.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
+        if after.is_none() {
+            page.has_bin = has_bin(view, collection.id).map_err(|error| self.unreadable(error))?;
+        }
         failed.map_or(Ok(page), Err)
     }
 
@@ -112,6 +116,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
         scanned.named = named.map(vector).collect();
         Ok(scanned)
     }
+}
+
+/// Whether something of a collection that was forgotten can be brought back.
+fn has_bin(view: &StateReader, collection: CollectionId) -> Result<bool, EngineError> {
+    let (mut has_bin, prefix) = (false, record::collection_prefix(Table::Forgotten, collection));
+    view.scan_prefix(&prefix, false, &mut |_, _| {
+        has_bin = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(has_bin)
 }
 
 /// What a frame takes in a page: as it is sent, opened, which may be many times what lies in the state.

@@ -10,7 +10,8 @@ use crate::{
     meta::CollectionRecord,
     shard::{
         Shard,
-        record::{self, Class, FrameHead, FrameRecord},
+        history::{self, History, PastHead},
+        record::{self, Class, FrameHead, FrameRecord, Table},
     },
 };
 
@@ -55,7 +56,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let mut failed = None;
         let mut look = |key: &[u8], stored: &[u8]| {
             let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
-            match self.read_plain(collection, frame, stored).map(|read| visit(frame, read)) {
+            let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error));
+            match record.and_then(|record| self.read_plain(collection, frame, &record)).map(|read| visit(frame, read)) {
                 Ok(true) => ControlFlow::Continue(()),
                 Ok(false) => ControlFlow::Break(()),
                 Err(refusal) => {
@@ -68,20 +70,71 @@ impl<R: mira_raft::Runtime> Shard<R> {
         failed.map_or(Ok(()), Err)
     }
 
-    fn read_plain(
+    /// What a filter compares of a frame; `None` of one that nobody but its owner can read, and of what is hidden.
+    pub(in crate::shard) fn read_plain(
         &self,
         collection: &CollectionRecord,
         frame: FrameId,
-        stored: &[u8],
+        record: &FrameRecord,
     ) -> Result<Option<(Attributes, Times)>, Refusal> {
-        let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
         // What a private frame says, its owner alone can compare; what is hidden, nobody means.
         if record.fields.owner.is_some() || record.fields.class != Class::Memory {
             return Ok(None);
         }
         let times = Times { created_ms: record.fields.created_ms, expires_ms: record.fields.expires_ms };
-        Ok(Some((self.open_body(collection, frame, &record)?.attributes(), times)))
+        Ok(Some((self.open_body(collection, frame, record)?.attributes(), times)))
     }
+
+    /// The next frames in the bin of a collection that are wanted, in order of their ids, and where to go on if not all were
+    /// looked at.
+    pub(in crate::shard) fn walk_bin(
+        &self,
+        view: &StateReader,
+        collection: CollectionId,
+        after: Option<FrameId>,
+        wanted: &mut dyn FnMut(FrameId, &FrameRecord) -> Result<bool, Refusal>,
+    ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
+        let Binned { frames: binned, upto } =
+            list_binned(view, collection, after).map_err(|error| self.unreadable(error))?;
+        let mut frames = Vec::new();
+        for (frame, head) in binned {
+            let version = history::read_version(view, collection, (frame, &head));
+            if wanted(frame, &version.map_err(|error| self.unreadable(error))?.record)? {
+                frames.push(frame);
+            }
+        }
+        Ok((frames, upto))
+    }
+}
+
+/// Frames that rest in the bin.
+#[derive(Default)]
+struct Binned {
+    /// Each with what is known of the version that rests there.
+    frames: Vec<(FrameId, PastHead)>,
+    /// The last frame looked at, if there may be more.
+    upto: Option<FrameId>,
+}
+
+fn list_binned(view: &StateReader, collection: CollectionId, after: Option<FrameId>) -> Result<Binned, EngineError> {
+    let prefix = record::collection_prefix(Table::Histories, collection);
+    let from = after.map(|frame| history::history_key(collection, frame));
+    let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
+    let end = history::history_key(collection, FrameId::MAX);
+    let (mut binned, mut looked_at, mut failed) = (Binned::default(), 0, None);
+    view.scan(from, Bound::Included(&end), false, &mut |key, stored| {
+        let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
+        match History::decode(stored) {
+            Ok(history) => binned.frames.extend(history.binned().map(|head| (frame, *head))),
+            Err(error) => failed = Some(error),
+        }
+        looked_at += 1;
+        if looked_at == limits::MAX_FILTER_STEP || binned.frames.len() == limits::MAX_FORGET_STEP {
+            binned.upto = Some(frame);
+        }
+        if failed.is_some() || binned.upto.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    failed.map_or(Ok(binned), Err)
 }
 
 /// The keyed tag of a session in a collection.

@@ -213,6 +213,48 @@ impl Cluster {
         }
     }
 
+    fn write_header(&self, shard: u32) -> Option<node_v1::WriteHeader> {
+        let request_id = rand::random::<u128>().to_be_bytes().to_vec().into();
+        let collection = self.collection;
+        Some(node_v1::WriteHeader { epoch: u64::MAX, shard, collection, request_id, ..Default::default() })
+    }
+
+    /// Replaces a frame, and puts it into the bin.
+    pub async fn replace_and_forget(&self, shard: u32, frame: u128) {
+        let id: bytes::Bytes = frame.to_be_bytes().to_vec().into();
+        let replace = node_v1::FrameWrite {
+            id: id.clone(),
+            content: "in its place".into(),
+            text: true,
+            replace: true,
+            ..Default::default()
+        };
+        let write =
+            node_v1::WriteRequest { header: self.write_header(shard), frames: vec![replace], ..Default::default() };
+        let reply = self.ask("a write", |client| {
+            let write = write.clone();
+            async move { client.shards().write(write).await.map(tonic::Response::into_inner) }
+        });
+        assert_eq!(reply.await.outcomes[0].version, 2);
+        let forget = node_v1::ForgetRequest { header: self.write_header(shard), ids: vec![id], ..Default::default() };
+        let reply = self.ask("a removal", |client| {
+            let forget = forget.clone();
+            async move { client.shards().forget(forget).await.map(tonic::Response::into_inner) }
+        });
+        assert_eq!(reply.await.removed.len(), 1);
+    }
+
+    /// Brings a frame back from the bin; its version.
+    pub async fn undelete(&self, shard: u32, frame: u128) -> u64 {
+        let ids = vec![frame.to_be_bytes().to_vec().into()];
+        let undelete = node_v1::UndeleteRequest { header: self.write_header(shard), ids, ..Default::default() };
+        let reply = self.ask("an undelete", |client| {
+            let undelete = undelete.clone();
+            async move { client.shards().undelete(undelete).await.map(tonic::Response::into_inner) }
+        });
+        reply.await.outcomes[0].version
+    }
+
     /// Every frame that was ever stored is in its shard, as a linearizable read sees it.
     pub async fn assert_all_there(&self) {
         for shard in 0..SHARDS {

@@ -2,12 +2,21 @@
 
 pub mod cluster;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use mira_crypto::ClusterKey;
 use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError};
 pub use mira_proto::clients::NodeClients;
 use mira_proto::{Refusal, node_v1};
+use mira_raft::Clock;
 use mira_testing::{eventually, keys::KEY};
 use tonic::transport::Endpoint;
 
@@ -126,6 +135,11 @@ impl Shard {
     }
 
     pub async fn fetch(&self, ids: &[u128]) -> Vec<node_v1::Frame> {
+        self.fetch_as(ids, node_v1::FetchRequest::default()).await
+    }
+
+    /// What the request says beside ids and header.
+    pub async fn fetch_as(&self, ids: &[u128], request: node_v1::FetchRequest) -> Vec<node_v1::Frame> {
         let request = node_v1::FetchRequest {
             header: Some(node_v1::ReadHeader {
                 epoch: self.epoch,
@@ -139,12 +153,16 @@ impl Shard {
                 ..Default::default()
             }),
             ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
-            ..Default::default()
+            ..request
         };
         self.client.clone().shards().fetch(request).await.expect("an answer").into_inner().frames
     }
 
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Vec<u128> {
+        self.forgotten(request).await.removed.iter().map(|id| number(id)).collect()
+    }
+
+    pub async fn forgotten(&self, request: node_v1::ForgetRequest) -> node_v1::ForgetReply {
         let request = node_v1::ForgetRequest {
             header: Some(node_v1::WriteHeader {
                 epoch: self.epoch,
@@ -155,8 +173,7 @@ impl Shard {
             }),
             ..request
         };
-        let reply = self.client.clone().shards().forget(request).await.expect("an answer").into_inner();
-        reply.removed.iter().map(|id| number(id)).collect()
+        self.client.clone().shards().forget(request).await.expect("an answer").into_inner()
     }
 
     pub async fn session(&self, limit: u32, last: bool) -> Vec<u128> {
@@ -176,6 +193,20 @@ impl Shard {
         reply.frames.iter().map(|frame| number(&frame.id)).collect()
     }
 }
+
+/// A clock that goes when it is told to.
+#[derive(Clone)]
+pub struct SetClock(pub Arc<AtomicU64>);
+
+impl Clock for SetClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What time it is in the tests of clocks.
+pub const NOON_MS: u64 = 1_800_000_000_000;
+pub const DAY_MS: u64 = 86_400_000;
 
 pub fn number(id: &[u8]) -> u128 {
     u128::from_be_bytes(id.try_into().expect("16 bytes"))

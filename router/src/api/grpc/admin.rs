@@ -42,6 +42,8 @@ impl Admin for Grpc {
             quantization: word("quantization", &request.quantization)?.unwrap_or_default(),
             partitions: (request.partitions != 0).then_some(request.partitions),
             ttl_seconds: request.ttl_seconds,
+            versions: request.versions.map(|kept| model::VersionsKept { last: kept.last, days: kept.days }),
+            bin_days: request.bin_days,
             vectors: request
                 .vectors
                 .into_iter()

@@ -117,6 +117,8 @@ pub(super) fn recall_of(request: v1::RecallRequest) -> Result<model::RecallReque
     Ok(model::RecallRequest {
         id,
         ids,
+        version: request.version,
+        known_at: present(request.known_at),
         session: present(request.session),
         created_from: present(request.created_from),
         created_to: present(request.created_to),
@@ -227,6 +229,8 @@ pub(super) fn collection_to(collection: model::Collection) -> v1::Collection {
         dim: collection.dim,
         partitions: collection.partitions,
         ttl_seconds: collection.ttl_seconds,
+        versions: Some(v1::VersionsKept { last: collection.versions.last, days: collection.versions.days }),
+        bin_days: collection.bin_days,
         created_at: collection.created_at,
         model: collection.model.unwrap_or_default(),
         growth: collection.growth.map(|growth| v1::GrowthStatus {

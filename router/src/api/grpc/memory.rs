@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::convert::{
     by_name, collection_of, filter_of, frame_to, item_of, json_of, one_or_many, present, recall_of, search_of,
-    search_to, upload_of, upload_to, uuid,
+    search_to, upload_of, upload_to, uuid, word,
 };
 use super::server::Grpc;
 use crate::api::content::{Reading, Receiving};
@@ -144,14 +144,28 @@ impl MemoryService for Grpc {
         let (id, ids) = one_or_many(request.ids)?;
         let (session, collection) = (present(request.session), present(request.collection));
         let filter = filter_of(&request.filter_json)?;
-        let request =
-            model::ForgetRequest { id, ids, session, collection, all: request.all, filter, shred: request.shred };
+        let v1::ForgetRequest { all, now, shred, .. } = request;
+        let request = model::ForgetRequest { id, ids, session, collection, all, filter, now, shred };
         let reply = self.api.memory.forget(&context, request).await?;
         Ok(Response::new(v1::ForgetReply {
             removed: reply.removed,
             ids: reply.ids.iter().map(Uuid::to_string).collect(),
             consistency_token: reply.consistency_token,
             shred: reply.shred,
+            restorable_until: reply.restorable_until.unwrap_or_default(),
+        }))
+    }
+
+    async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let action = word("action", &request.action)?.ok_or_else(|| Problem::invalid("action is missing"))?;
+        let (id, collection) = (uuid(&request.id)?, present(request.collection));
+        let reply = self.api.memory.change(&context, model::ChangeRequest { action, id, collection }).await?;
+        Ok(Response::new(v1::ChangeReply {
+            id: reply.id.to_string(),
+            version: reply.version,
+            unchanged: reply.unchanged,
+            consistency_token: reply.consistency_token,
         }))
     }
 

@@ -4,7 +4,7 @@
 //! that no memory can pose as something the server says.
 
 use mira_proto::model::{
-    ForgetReply, Frame, ItemResult, RecallReply, SearchReply, SearchResult, StatusReply, StoreReply,
+    ChangeReply, ForgetReply, Frame, ItemResult, RecallReply, SearchReply, SearchResult, StatusReply, StoreReply,
 };
 use serde_json::Value;
 
@@ -90,7 +90,19 @@ pub(in crate::api) fn of_forget(reply: &ForgetReply) -> String {
     };
     let unnamed = (reply.removed as usize).saturating_sub(reply.ids.len());
     let unnamed = (unnamed > 0 && !reply.ids.is_empty()).then(|| format!(" {unnamed} of them are not named here."));
-    removed + &unnamed.unwrap_or_default() + &shredded.unwrap_or_default()
+    let until = reply.restorable_until.as_ref().filter(|_| reply.removed > 0);
+    let restorable = until.map(|until| format!(" Until {until} each can be brought back: change, action restore."));
+    [removed, unnamed.unwrap_or_default(), restorable.unwrap_or_default(), shredded.unwrap_or_default()].concat()
+}
+
+/// What is read of an answer to `change`.
+pub(in crate::api) fn of_change(reply: &ChangeReply) -> String {
+    let ChangeReply { id, version, .. } = reply;
+    if reply.unchanged {
+        format!("Nothing was to be done: {id} is there, version {version}.")
+    } else {
+        format!("Memory {id} is there again, version {version}.")
+    }
 }
 
 /// What is read of an answer to `status`.

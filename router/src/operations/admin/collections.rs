@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest, NamedVectors};
-use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionRequest, GrowCollectionRequest, VectorSpace};
+use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionRequest, GrowCollectionRequest, Retention, VectorSpace};
 use mira_proto::{Code, Problem, limits, node_v1};
 use prost::Message;
 use tokio::time::{Instant, sleep};
@@ -34,7 +34,7 @@ impl Memory {
         .await
     }
 
-    /// Makes a collection; the same settings again change nothing.
+    /// Makes a collection; the same settings again change nothing, but how much of the past is kept.
     pub async fn put_collection(
         &self,
         context: &RequestContext,
@@ -91,12 +91,19 @@ impl Memory {
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
             spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect::<Result<_, _>>()?,
+            retention: Some(Retention {
+                last: settings.versions.and_then(|versions| versions.last),
+                days: settings.versions.and_then(|versions| versions.days),
+                bin_days: settings.bin_days,
+            }),
             request_id: Bytes::new(),
         })
     }
 
     async fn create(&self, context: &RequestContext, create: CreateCollectionRequest) -> Result<Collection, Problem> {
         let is_new = self.cluster.view_by(context.deadline).await?.collection(&create.name).is_none();
+        let Retention { last, days, bin_days } = create.retention.unwrap_or_default();
+        let says_what_is_kept = last.is_some() || days.is_some() || bin_days.is_some();
         if is_new {
             self.collections_made.take(&context.principal, Instant::now())?;
         }
@@ -113,7 +120,10 @@ impl Memory {
         }
         let made = made?;
         if is_there {
-            self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
+            let is_made = |route: &Arc<CollectionRoute>| {
+                route.info.id == made.id && (!says_what_is_kept || route.info.retention == made.retention)
+            };
+            self.map_with(context, &made.name, |route| route.is_some_and(is_made)).await?;
         }
         convert::collection(&made)
     }
@@ -226,6 +236,16 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
         }
         if vectors.ef.is_some() {
             return Err(Problem::invalid(format!("ef of the vectors named {name:?} is no setting: tune finds it")));
+        }
+    }
+    let kept = settings.versions.unwrap_or_default();
+    for (field, said, most) in [
+        ("versions.last", kept.last, limits::MAX_VERSIONS),
+        ("versions.days", kept.days, limits::MAX_DAYS),
+        ("bin_days", settings.bin_days, limits::MAX_DAYS),
+    ] {
+        if let Some(said) = said.filter(|&said| said > most) {
+            return Err(Problem::invalid(format!("{field} is {said}, it must be 0 to {most}")));
         }
     }
     if settings.ttl_seconds == Some(0) {

@@ -171,7 +171,8 @@ impl Memory {
         let asked = by_shard.into_iter().map(|(shard, ids)| {
             let header = Some(route.read_header(context, shard));
             let ids = ids.into_iter().map(ids::id_bytes).collect();
-            let request = node_v1::FetchRequest { header, ids, class: FrameClass::Memory.into(), max_bytes: 0 };
+            let class = FrameClass::Memory.into();
+            let request = node_v1::FetchRequest { header, ids, class, ..Default::default() };
             async move { (shard, self.cluster.read(context, route, request).await) }
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);

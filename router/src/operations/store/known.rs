@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::draft::Draft;
 use super::{Identified, Outcomes, needs_embedding};
-use crate::cluster::{CollectionRoute, WantedFrames};
+use crate::cluster::{CollectionRoute, WantedFrames, WantedVersion};
 use crate::operations::recall;
 use crate::private::seal;
 use crate::{Memory, RequestContext, ids};
@@ -36,7 +36,8 @@ impl Memory {
         }
         let reading = context.reading(Consistency::Linearizable).for_first_phase();
         while !left.is_empty() {
-            let wanted = WantedFrames { class: FrameClass::Memory, ids: &left, max_bytes: recall::share(route) };
+            let (class, version) = (FrameClass::Memory, WantedVersion::Current);
+            let wanted = WantedFrames { class, ids: &left, max_bytes: recall::share(route), version };
             // A shard that does not answer this is asked again by the write, whose failure the caller is told.
             let Ok(fetched) = self.cluster.fetch(&reading, route, wanted).await else { break };
             let mut known: HashMap<FrameId, Known> = HashMap::new();
