@@ -11,13 +11,12 @@ use mira_crypto::{
     ClusterKey, ClusterLayerKey, CollectionKey, Context, MetaSealer, OwnerContext, OwnerKey, PageSealer, Part,
     PassphraseCost, WrappedKey, frame, meta, page, page::PagePosition, private,
 };
-use mira_index::{Config, Metric, RowStorage, VectorIndex};
+use mira_index::{Config, Metric, RowStorage, VectorIndex, filter};
 use mira_node::{
     meta::MetaCommand,
     shard::{
         log_archive,
         command::{self, ShardAnswer, ShardCommand},
-        filter,
         history::{History, HistoryBounds, PastVersion, VersionBound},
         machine::decode_count,
         record::{self, FrameFields, FrameHead, FramePlace, FrameRecord, OwnedFrame},
