@@ -271,8 +271,7 @@ async fn a_backup_that_is_not_whole_or_not_ours_changes_nothing() {
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         let whole = std::fs::read(&file).expect("readable");
         let mut altered = whole.clone();
-        let middle = whole.len() / 2;
-        altered[middle] ^= 1;
+        altered[whole.len() / 2] ^= 1;
         for wrong in [altered, whole[..whole.len() - 1].to_vec()] {
             // The last line break of a manifest says nothing.
             if name == "manifest" && wrong.len() < whole.len() {
@@ -624,8 +623,7 @@ async fn a_moment_with_a_piece_missing_is_named_and_one_that_was_stopped_goes_on
         let name = piece.file_name().unwrap().to_str().unwrap().to_owned();
         let whole = std::fs::read(&piece).expect("readable");
         let mut altered = whole.clone();
-        let middle = whole.len() / 2;
-        altered[middle] ^= 1;
+        altered[whole.len() / 2] ^= 1;
         std::fs::write(&piece, altered).expect("written");
         let refused = refusal(&other, &["admin", "restore", place_text, "--at", &at]).await;
         assert!(refused.contains(&name) && refused.contains("altered") && refused.contains("damaged"), "{refused}");

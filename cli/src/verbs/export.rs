@@ -326,9 +326,6 @@ impl Export {
         mut frame: Frame,
         summary: &mut ExportSummary,
     ) -> Result<Option<(Frame, Option<String>)>, CliError> {
-        if frame.kind == manifests::KIND {
-            return Ok(None);
-        }
         let folder = self.files_folder();
         for _ in 0..MOST_REPLACED {
             let (Some(info), Some(folder)) = (&frame.attachment, &folder) else {
@@ -364,7 +361,8 @@ impl Export {
         let mut cursor = None;
         loop {
             let page = client.scan(&self.collection, &ScanRequest { cursor, limit: Some(PAGE) }).await?;
-            for ScannedFrame { frame, position, .. } in page.frames {
+            let memories = page.frames.into_iter().filter(|scanned| scanned.frame.kind != manifests::KIND);
+            for ScannedFrame { frame, position, .. } in memories {
                 sessions.entry(frame.session).or_default().push((position, frame.id));
             }
             summary.private_left_out += page.private_left_out;

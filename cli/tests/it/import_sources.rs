@@ -270,11 +270,11 @@ fn what_was_stopped_by_a_refusal_goes_on_with_the_rest_and_ends_in_the_same_stat
     import.write("a.jsonl", lines(&changed));
     assert!(!import.run(&[&state[..], &["--strict"]].concat()).status.success());
     assert!(import.contents().len() >= 50, "a stop ends nothing");
-    let mended = [&good[..20], &good[30..]].concat();
-    import.write("a.jsonl", lines(&mended));
+    let repaired = [&good[..20], &good[30..]].concat();
+    import.write("a.jsonl", lines(&repaired));
     assert_eq!(import.did(&state).ended, 10);
     let whole = Import::new();
-    whole.write("a.jsonl", lines(&mended));
+    whole.write("a.jsonl", lines(&repaired));
     assert_eq!(whole.did(&["a.jsonl"]).added, 50);
     assert_eq!(import.contents(), whole.contents());
 }

@@ -555,7 +555,8 @@ async fn versions_that_had_ended_are_told_by_a_recovery_and_taken_by_a_restore()
         key_version: 1,
     };
     live.take(&Turn { collection: 1, frame: 9, said: store, ticks: 1 }).await;
-    let forget = ShardCommand::Forget { collection: 1, frames: vec![9], asker: Asker::Operator, more: false, into_bin: false };
+    let forget =
+        ShardCommand::Forget { collection: 1, frames: vec![9], asker: Asker::Operator, more: false, into_bin: false };
     let ended = propose(&live, forget).await;
     assert!(ended > 0);
 

@@ -86,7 +86,9 @@ async fn keep_as_said(
     let answer = member.propose_meta(&MetaCommand::SetRetention { collection, retention }).await?;
     let cluster = member.cluster();
     match (answer, cluster.collections.get(&collection)) {
-        (MetaAnswer::Done | MetaAnswer::Exists, Some(there)) => Ok(there.to_wire(member.shared().keyring.placement_key(there)?)),
+        (MetaAnswer::Done | MetaAnswer::Exists, Some(there)) => {
+            Ok(there.to_wire(member.shared().keyring.placement_key(there)?))
+        }
         _ => Err(Refusal::NotReady("the collection vanished while it was changed".into())),
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest, NamedVectors};
-use mira_proto::node_v1::{CreateCollectionRequest, DropCollectionRequest, GrowCollectionRequest, Retention, VectorSpace};
+use mira_proto::node_v1::{
+    CreateCollectionRequest, DropCollectionRequest, GrowCollectionRequest, Retention, VectorSpace,
+};
 use mira_proto::{Code, Problem, limits, node_v1};
 use prost::Message;
 use tokio::time::{Instant, sleep};
