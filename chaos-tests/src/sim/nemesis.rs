@@ -114,6 +114,9 @@ impl Nemesis {
         while *running.lock() {
             let wait = self.world.draw(|rng| self.world.plan.fault_every.mul_f64(rng.random_range(0.1..2.0)));
             runtime::sleep(wait).await;
+            if !*running.lock() {
+                return;
+            }
             let fault = self.world.draw(|rng| *self.world.plan.faults.choose(rng).expect("at least two"));
             let nemesis = self.clone();
             self.world.spawn("nemesis", async move {

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use mira_proto::limits::MAX_FORGET_IDS;
-use mira_proto::model::{ForgetRequest, Frame, RecallRequest, StoreItem, StoreRequest};
+use mira_proto::model::{ForgetRequest, Frame, ItemResult, RecallRequest, StoreItem, StoreRequest};
 use mira_proto::{Code, Problem};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::backoff::backoff;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::manifest::{self, Manifest, Run};
@@ -34,6 +35,8 @@ const VERSION: u8 = 1;
 const PAGES_AT_ONCE: usize = 100;
 /// Times that a manifest is read again because another import has written it meanwhile.
 const MOST_RACES: usize = 8;
+/// Times that a page is sent again because its shard refused it for the moment.
+const TRIES: u32 = 8;
 
 /// Which manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -211,10 +214,21 @@ impl Manifests {
         Ok(Some(Kept { manifest, root: Some(Root { id: root.id, version, pages: now }) }))
     }
 
+    /// Stores what a shard may refuse for a moment: each try is a request of its own, so that it is judged anew.
     async fn store(&self, item: StoreItem) -> Result<(Uuid, u64), CliError> {
-        let reply = self.client.store(&StoreRequest { item, items: None }).await?;
-        let stored = reply.id.zip(reply.version);
-        stored.ok_or_else(|| Problem::internal("a store was answered without an id").into())
+        let request = StoreRequest { items: Some(vec![item].into()), ..StoreRequest::default() };
+        for attempt in 0.. {
+            let stored = self.client.store(&request).await?.items.and_then(|mut items| items.pop());
+            match stored {
+                Some(ItemResult::Stored(stored)) => return Ok((stored.id, stored.version)),
+                Some(ItemResult::Refused { error }) if is_passing(error.code) && attempt < TRIES => {
+                    tokio::time::sleep(backoff(attempt, rand::random())).await;
+                }
+                Some(ItemResult::Refused { error }) => return Err(error.into()),
+                None => break,
+            }
+        }
+        Err(Problem::internal("a store was answered without an id").into())
     }
 
     async fn forget(&self, key: &ManifestKey, ids: &[Uuid]) -> Result<u64, CliError> {

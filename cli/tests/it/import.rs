@@ -134,7 +134,7 @@ fn a_record_that_its_source_names_is_known_by_that_name() {
 }
 
 #[test]
-fn the_same_text_elsewhere_is_another_memory() {
+fn the_same_text_elsewhere_is_another_memory_and_a_file_that_moves_to_a_session_leaves_none_behind() {
     let import = Import::new();
     import.write("a.jsonl", lines(5));
     for (flags, added) in
@@ -142,7 +142,7 @@ fn the_same_text_elsewhere_is_another_memory() {
     {
         assert_eq!(Import::counts(&import.run(flags)).0, added, "{flags:?}");
     }
-    assert_eq!(import.contents().len(), 15);
+    assert_eq!(import.contents().len(), 10);
 }
 
 #[test]

@@ -459,7 +459,7 @@ mod tests {
             (RecordKey::ReceiptKey, "w"),
             (RecordKey::Repository(u128::from_be_bytes(*b"0123456789abcdef")), "u0123456789abcdef"),
             (RecordKey::Restoring, "v"),
-            (RecordKey::Request(9), "q\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x09"),
+            (RecordKey::Request(9), "q\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\t"),
         ];
         for (key, bytes) in table {
             assert_eq!(key.key().escape_ascii().to_string(), bytes);

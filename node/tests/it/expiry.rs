@@ -105,6 +105,8 @@ async fn the_id_of_a_frame_that_is_over_is_free_and_a_later_end_replaces_an_earl
     assert!(frames[0].created_ms >= soon, "it is another frame");
     assert_eq!((&frames[1].content[..], frames[1].expires_ms), (&b"lives on"[..], later));
     let open = node.node().shard(shard.shard).unwrap();
+    // What the second one was before has come to its end too.
+    assert!(matches!(open.sweep().await.unwrap(), (0 | 1, false)));
     assert_eq!(open.sweep().await.unwrap(), (0, false), "no end is left behind");
     assert_eq!(shard.fetch(&[1, 2]).await.len(), 2);
     node.shutdown().await;

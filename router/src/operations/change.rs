@@ -3,7 +3,7 @@
 //! With an `Idempotency-Key` it is answered as the first time, whatever became of the memory since.
 
 use mira_proto::model::{ChangeAction, ChangeReply, ChangeRequest};
-use mira_proto::{Problem, node_v1};
+use mira_proto::{Code, Problem, node_v1};
 use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Leftover, RemovalPart, Selected};
@@ -44,7 +44,7 @@ impl Memory {
         Err(CallError::Moved.into())
     }
 
-    /// Asks the shard where the memory lay first, and then, if it has moved, where it lies.
+    /// Asks the shard where the memory lay first, and then, if it has moved or was never there, where it lies.
     async fn undelete_in(
         &self,
         context: &RequestContext,
@@ -53,14 +53,20 @@ impl Memory {
     ) -> Result<ChangeReply, CallError> {
         let selected = Selected::Ids(std::slice::from_ref(&id));
         let mut parts = route.first_parts(selected);
+        let mut failed = CallError::Moved;
         for _ in 0..2 {
             let Some(part) = parts.pop() else { break };
-            if let Some(reply) = self.undelete(context, route, &part, id).await? {
-                return Ok(reply);
+            match self.undelete(context, route, &part, id).await {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(CallError::Refused { problem, after_unknown_outcome }) if problem.code == Code::NotFound => {
+                    failed = CallError::Refused { problem, after_unknown_outcome };
+                }
+                Err(error) => return Err(error),
             }
             parts = route.second_parts(selected, &mut Leftover { moved: vec![id], ..Leftover::default() });
         }
-        Err(CallError::Moved)
+        Err(failed)
     }
 
     /// Brings a memory back in one shard; none if another shard decides about it.

@@ -118,6 +118,12 @@ fn required(document: &Value, schema: &Value) -> Value {
     if let Some(reference) = schema["$ref"].as_str() {
         return required(document, document.pointer(reference.trim_start_matches('#')).unwrap());
     }
+    if let Some(only) = schema.get("const") {
+        return only.clone();
+    }
+    if let Some(first) = schema["oneOf"].as_array().and_then(|kinds| kinds.first()) {
+        return required(document, first);
+    }
     if let Some(first) = schema["enum"].as_array().and_then(|values| values.first()) {
         return first.clone();
     }

@@ -65,7 +65,7 @@ async fn what_is_forgotten_comes_back_and_what_is_forgotten_now_does_not() {
     assert_eq!((&there["version"], &there["unchanged"]), (&json!(3), &json!(true)), "it was not forgotten");
 
     let gone = world.post("/mcp/forget", forget.clone()).await.ok();
-    assert_eq!((&gone["removed"], &gone["restorable_until"]), (&json!(1), &json!("2027-01-22T08:00:00Z")));
+    assert_eq!((&gone["removed"], &gone["restorable_until"]), (&json!(1), &json!("2027-01-22T08:00:00.000Z")));
     assert_eq!(world.post("/mcp/recall", forget.clone()).await.code(), "not_found");
     let back = world.post("/mcp/change", restore.clone()).await.ok();
     assert_eq!((&back["id"], &back["version"], back.get("unchanged")), (&id, &json!(4), None));
@@ -169,7 +169,7 @@ async fn models_and_programs_bring_memories_back_too() {
     let restore = json!({ "action": "restore", "id": id, "collection": "wide" });
     let forgotten = mcp::call(&world, "forget", forget).await;
     let text = forgotten["content"][0]["text"].as_str().unwrap();
-    assert!(text.contains("Removed 1 memory.") && text.contains("2027-01-22T08:00:00Z"), "{text}");
+    assert!(text.contains("Removed 1 memory.") && text.contains("2027-01-22T08:00:00.000Z"), "{text}");
     let back = mcp::call(&world, "change", restore).await;
     assert_eq!(back["structuredContent"]["version"], 4);
     let text = back["content"][0]["text"].as_str().unwrap();
@@ -179,7 +179,7 @@ async fn models_and_programs_bring_memories_back_too() {
     let id = id.as_str().unwrap().to_owned();
     let forget = v1::ForgetRequest { ids: vec![id.clone()], collection: "wide".into(), ..Default::default() };
     let gone = client.forget(authorized(forget.clone())).await.unwrap().into_inner();
-    assert_eq!((gone.removed, &*gone.restorable_until), (1, "2027-01-22T08:00:00Z"));
+    assert_eq!((gone.removed, &*gone.restorable_until), (1, "2027-01-22T08:00:00.000Z"));
     let change = |action: &str| v1::ChangeRequest { action: action.into(), id: id.clone(), collection: "wide".into() };
     let back = client.change(authorized(change("restore"))).await.unwrap().into_inner();
     assert_eq!((back.id, back.version, back.unchanged), (id.clone(), 5, false));
