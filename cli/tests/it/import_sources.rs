@@ -353,10 +353,11 @@ fn an_unchanged_source_writes_and_embeds_nothing() {
     };
     let other = notes(&import);
     let stores = import.server.conduct().requests.len();
+    import.server.conduct().store_sizes.clear();
     assert_eq!(import.did(&["a.jsonl", "n"]), Did { there: 302, ..Did::default() });
     assert_eq!((import.server.embedded_texts(), notes(&import)), (embedded, other));
     let sent: usize = import.server.conduct().store_sizes.iter().sum();
-    assert_eq!(sent, 604, "each record once a run");
+    assert_eq!(sent, 302, "each record once, and nothing of the list");
     // What the list of parts takes: its root, its pages.
     let recalls =
         import.server.conduct().requests[stores..].iter().filter(|(_, path, _)| path == "/mcp/recall").count();

@@ -118,12 +118,6 @@ fn required(document: &Value, schema: &Value) -> Value {
     if let Some(reference) = schema["$ref"].as_str() {
         return required(document, document.pointer(reference.trim_start_matches('#')).unwrap());
     }
-    if let Some(only) = schema.get("const") {
-        return only.clone();
-    }
-    if let Some(first) = schema["oneOf"].as_array().and_then(|kinds| kinds.first()) {
-        return required(document, first);
-    }
     if let Some(first) = schema["enum"].as_array().and_then(|values| values.first()) {
         return first.clone();
     }
@@ -196,11 +190,13 @@ fn snake_case(name: &str) -> String {
 #[tokio::test]
 async fn every_tool_that_is_listed_can_be_called() {
     let world = World::new().await;
+    let id = world.store_all("default", &["green tea"]).await.remove(0);
     for (name, input) in tools(&world).await {
         let arguments = match name.as_str() {
             "store" => json!({ "content": "green tea" }),
             "search" => json!({ "query": "tea" }),
             "recall" | "forget" => json!({ "session": "talk" }),
+            "change" => json!({ "action": "restore", "id": id }),
             _ => required(&input, &input),
         };
         let result = mcp::call(&world, &name, arguments).await;
