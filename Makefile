@@ -149,6 +149,10 @@ bench-gate: setup ## Fail if this tree is over 5 % slower than BASE=REV: builds 
 	@benches/gate/gate.py --base "$(BASE)" $(if $(FULL),--full) $(if $(PLANT),--plant "$(PLANT)") \
 	    --json "$(call target_dir)/bench/gate.json" $(BENCH_ARGS)
 
+.PHONY: bench-idle
+bench-idle: release ## Measure what a cluster costs that nobody uses, in two minutes (BENCH_ARGS="--collections 1000")
+	@benches/idle.py "$(call target_dir)/release/mira" $(BENCH_ARGS)
+
 .PHONY: bench-peers
 bench-peers: release ## Measure a Chroma server from PyPI beside it, on the same vectors, minutes (BENCH_ARGS="--peer-documents 100000")
 	$(BENCH_CLUSTER) --only peers $(BENCH_ARGS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Targets, and among how many decoders the first byte of their inputs chooses (0: there is no such byte).
-TARGETS = [("raft", "replication", 0), ("node", "shard_records", 8), ("node", "commands", 5), ("node", "sealed", 9)]
+TARGETS = [("raft", "replication", 0), ("node", "shard_records", 11), ("node", "commands", 5), ("node", "sealed", 9)]
 REQUESTS = [
     (1, '{"content":"a text","type":"note","session":"s","role":"user","metadata":{"a":[1,{"b":null}]},"id":'
         '"01999999-0000-7000-8000-000000000001","replace":true,"expires_at":"2099-01-01T00:00:00Z","vector":[0.5,-1e3]}'),
@@ -15,9 +15,11 @@ REQUESTS = [
     (2, '{"vectors":[[1,2],[3,4]],"combine":"mean","cursor":"AAAA","created_from":"2024-01-01T00:00:00Z"}'),
     (3, '{"session":"s","created_from":"2024-01-01T00:00:00Z","limit":5,"last":true}'),
     (3, '{"ids":["01999999-0000-7000-8000-000000000001"],"consistency":"any"}'),
-    (4, '{"session":"s"}'),
+    (3, '{"id":"01999999-0000-7000-8000-000000000001","known_at":"2024-01-01T00:00:00Z"}'),
+    (4, '{"session":"s","now":true}'),
     (4, '{"filter":{"field":"type","eq":"note"}}'),
-    (5, '{"dim":384,"metric":"cosine","quantization":"binary","partitions":2,"ttl_seconds":60}'),
+    (5, '{"dim":384,"metric":"cosine","quantization":"binary","partitions":2,"ttl_seconds":60,'
+        '"versions":{"last":3,"days":30},"bin_days":1}'),
     (6, '{"or":[{"field":"type","prefix":"n"},{"field":"metadata.a","exists":true}]}'),
 ]
 

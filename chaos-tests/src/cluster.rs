@@ -41,13 +41,14 @@ pub struct Shape {
     pub shards: u32,
     /// Whether all connections to nodes go through [`Cluster::network`].
     pub proxied: bool,
-    /// Whether the last node's data lies on a disk of its own that can be filled, if one can be mounted here.
-    pub small_disk: bool,
+    /// What of the last node's data lies on a disk of its own that can be filled, if one can be mounted here: a folder in
+    /// it, or all (an empty name).
+    pub small_disk: Option<&'static str>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { nodes: 3, routers: 1, shards: 4, proxied: false, small_disk: false }
+        Shape { nodes: 3, routers: 1, shards: 4, proxied: false, small_disk: None }
     }
 }
 
@@ -93,8 +94,8 @@ impl Cluster {
             shape,
             folder,
         };
-        if shape.small_disk {
-            match SmallDisk::mount(&cluster.data(shape.nodes - 1)) {
+        if let Some(folder) = shape.small_disk {
+            match SmallDisk::mount(&cluster.data(shape.nodes - 1).join(folder)) {
                 Ok(disk) => cluster.small_disk = Some(disk),
                 Err(why) => cluster.no_small_disk = Some(why),
             }

@@ -117,8 +117,12 @@ struct Histories {
 
 /// Runs a round.
 pub async fn run(settings: &Settings) -> RoundReport {
-    let shape =
-        Shape { routers: 2, proxied: true, small_disk: settings.kinds.contains(&Kind::FullDisk), ..Shape::default() };
+    let shape = Shape {
+        routers: 2,
+        proxied: true,
+        small_disk: settings.kinds.contains(&Kind::FullDisk).then_some(""),
+        ..Shape::default()
+    };
     let mut cluster = Cluster::start(shape).await;
     let client = cluster.client_of_all();
     workload::prepare(&client, shape.shards).await;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use mira_proto::model::Consistency;
+use mira_proto::names;
+use mira_proto::time::Moment;
 
 /// Which router to ask, and how.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +26,8 @@ pub struct Remote {
     #[arg(long, env = "MIRA_OWNER_KEY_FILE", hide_env_values = true, value_name = "FILE")]
     pub owner_key_file: Option<PathBuf>,
 
-    /// Give up after this long; until then busy or unreachable routers are tried again (such as 500ms, 30s, 2m).
+    /// Give up after this long; until then busy or unreachable routers are tried again (such as 500ms, 30s, 2m). Storing
+    /// long texts is given the time they need on top.
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub timeout: Duration,
 
@@ -78,6 +81,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads the name of a collection, as the cluster keeps it.
+pub fn collection_name(text: &str) -> Result<String, String> {
+    names::collection(text).map_err(|error| format!("a collection's name {error}"))
+}
+
+/// Reads an RFC 3339 time.
+pub fn moment(text: &str) -> Result<Moment, String> {
+    Moment::parse(text).ok_or_else(|| "not an RFC 3339 time such as 2026-11-22T10:00:00Z".to_owned())
+}
+
 /// Where `mira dev` keeps its cluster when it is not told: `$XDG_DATA_HOME/mira/dev`, else under `~/.local/share`.
 pub fn default_data_folder() -> Option<PathBuf> {
     let base = match std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()) {
@@ -98,6 +111,14 @@ mod tests {
         assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
         for wrong in ["", "30", "soon", "0s", "-1s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_none_of_a_collection() {
+        assert_eq!(collection_name("team/cafe\u{301}").as_deref(), Ok("team/caf\u{e9}"));
+        for wrong in ["", ".", "..", "a/../b", "a b", "a\u{202e}b"] {
+            assert!(collection_name(wrong).is_err(), "{wrong:?}");
         }
     }
 }

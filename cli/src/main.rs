@@ -16,6 +16,7 @@ mod import;
 mod output;
 #[cfg(feature = "server")]
 mod server;
+mod terminal;
 mod transfer;
 mod verbs;
 
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     match verbs::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", error.render());
+            output::say(&error.render());
             error.exit_code()
         }
     }

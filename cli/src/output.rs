@@ -1,5 +1,6 @@
 //! From answers to text: plain functions, tested by the golden scripts of `tests/`.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -17,17 +18,31 @@ use mira_proto::model::BackupRepository;
 #[cfg(feature = "backup")]
 use crate::backup::Listed;
 use crate::error::CliError;
+use crate::terminal;
 
 /// Width of a text cell where no terminal says how wide it is.
 const PLAIN_WIDTH: usize = 100;
 
-/// Writes to standard output. A reader that has seen enough (`mira search … | head`) is no error.
+/// Writes to standard output. A reader that has seen enough (`mira search … | head`) is no error. On a terminal nothing
+/// but our own colours drives it.
 pub fn print(text: &str) -> Result<(), CliError> {
+    let text = if console::user_attended() { terminal::styled(text) } else { text.into() };
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::io("standard output")(error)),
         _ => Ok(()),
     }
+}
+
+/// Writes a line to standard error, as [`print()`] does.
+pub fn say(line: &str) {
+    let line = if console::user_attended_stderr() { terminal::styled(line) } else { line.into() };
+    eprintln!("{line}");
+}
+
+/// A stored text as it is printed: on a terminal without anything that would drive it, colours included.
+fn shown(text: &str) -> Cow<'_, str> {
+    if console::user_attended() { terminal::spelt_out(text) } else { text.into() }
 }
 
 /// Writes an answer as JSON, or as `text` renders it.
@@ -54,6 +69,13 @@ pub fn hits(reply: &SearchReply) -> String {
             style("degraded:").yellow()
         ));
     }
+    for id in &reply.damaged {
+        text.push_str(&format!("{} private memory {id} was left out\n", style("damaged:").yellow()));
+    }
+    if let Some(count) = reply.looked_through {
+        text.push_str(&format!("only the {count} most similar memories were looked at: there may be more\n"));
+    }
+    text.push_str(&more(reply.next_cursor.as_deref()));
     if let Some(found) = &reply.explain {
         text.push_str(&explain(found));
     }
@@ -130,6 +152,13 @@ fn labelled(metadata: &Metadata) -> Vec<String> {
     metadata.iter().filter_map(scalar).collect()
 }
 
+/// That an answer was cut, and how to go on; nothing for one that is whole.
+pub fn more(next_cursor: Option<&str>) -> String {
+    next_cursor.map_or_else(String::new, |cursor| {
+        format!("{} the same with --cursor {cursor} goes on\n", style("there is more:").yellow())
+    })
+}
+
 /// Frames in full.
 pub fn frames(frames: &[Frame]) -> String {
     frames.iter().map(frame).collect::<Vec<_>>().join("\n")
@@ -137,7 +166,7 @@ pub fn frames(frames: &[Frame]) -> String {
 
 fn frame(frame: &Frame) -> String {
     let mut text = format!("{}\n", style(frame.id).bold());
-    let mut field = |name: &str, value: &str| text.push_str(&format!("  {:<9}{value}\n", name));
+    let mut field = |name: &str, value: &str| text.push_str(&format!("  {:<9}{}\n", name, shown(value)));
     field("type", &frame.kind);
     for (name, value) in [("session", &frame.session), ("role", &frame.role), ("expires", &frame.expires_at)] {
         if let Some(value) = value {
@@ -158,7 +187,7 @@ fn frame(frame: &Frame) -> String {
         field("file", &format!("{}, {} bytes", attachment.content_type, attachment.size));
     }
     match (&frame.content, &frame.bytes) {
-        (Some(content), _) => text.push_str(&format!("{}\n", content.trim_end_matches('\n'))),
+        (Some(content), _) => text.push_str(&format!("{}\n", shown(content.trim_end_matches('\n')))),
         (None, Some(bytes)) => text.push_str(&format!("(base64) {bytes}\n")),
         (None, None) => {}
     }
@@ -307,7 +336,7 @@ pub fn collections(collections: &[Collection]) -> String {
     );
     for collection in collections {
         table.add_row([
-            collection.name.clone(),
+            shown(&collection.name).into_owned(),
             collection.dim.to_string(),
             word(&collection.metric),
             word(&collection.quantization),
@@ -435,11 +464,11 @@ pub fn sessions(sessions: &[Session]) -> String {
     for session in sessions {
         let private = if session.private { " (private)" } else { "" };
         table.add_row([
-            format!("{}{private}", session.session),
+            format!("{}{private}", shown(&session.session)),
             session.frames.to_string(),
             session.first_at.clone(),
             session.last_at.clone(),
-            session.agent.clone().unwrap_or_else(|| "-".to_owned()),
+            session.agent.as_deref().map_or("-".to_owned(), |agent| shown(agent).into_owned()),
         ]);
     }
     finish(&table)

@@ -5,6 +5,9 @@
 //!
 //! Encoded little-endian, every field of fixed length, so that no two contexts share an encoding:
 //!
+//! A piece may also be bound to fields that lie beside it in clear ([`Bound`]); they follow the context, whose length is
+//! fixed.
+//!
 //! | context | bytes |
 //! |---|---|
 //! | [`Context`] | collection 8 · frame 16 · part 1 · chunk 4 · shard 4 · version 8 = 41 |
@@ -69,6 +72,28 @@ impl Context {
         bytes[29..33].copy_from_slice(&self.shard.to_le_bytes());
         bytes[33..].copy_from_slice(&self.version.to_le_bytes());
         bytes
+    }
+}
+
+/// All that a sealed piece is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound<'a> {
+    /// Where it belongs.
+    pub context: Context,
+    /// What lies beside it in clear, as it is stored; may be empty.
+    pub beside: &'a [u8],
+}
+
+impl From<&Context> for Bound<'_> {
+    /// Bound to its place alone.
+    fn from(context: &Context) -> Self {
+        Bound { context: *context, beside: &[] }
+    }
+}
+
+impl Bound<'_> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        [&self.context.encode(), self.beside].concat()
     }
 }
 

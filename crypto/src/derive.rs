@@ -11,7 +11,7 @@
 //! | π | collection key | frames, pages, tags, digests, the placement key |
 //! | e | owner key | innermost layer of private frames, tags, digests, placement |
 //! | φ | collection key | middle layer of private frames |
-//! | γ | cluster key, cluster layer key | key wrapping, meta records; outermost layer of private frames |
+//! | γ | cluster key, cluster layer key | key wrapping, meta records; outermost layer of private frames, names of owners' records |
 //! | γ | repository key | pieces and manifests of backups |
 //!
 //! Extraction runs once per key, so a leaf costs one short HMAC.
@@ -49,6 +49,7 @@ pub(crate) enum Label {
     OwnerPlacement,
     CollectionLayer,
     ClusterLayer,
+    OwnerName,
     PassphraseSeal,
     PassphraseCheck,
     Backup,
@@ -73,6 +74,7 @@ impl Label {
             Self::OwnerPlacement => b"mira/v1/owner-placement\0",
             Self::CollectionLayer => b"mira/v1/collection-layer\0",
             Self::ClusterLayer => b"mira/v1/cluster-layer\0",
+            Self::OwnerName => b"mira/v1/owner-name\0",
             Self::PassphraseSeal => b"mira/v1/passphrase\0",
             Self::PassphraseCheck => b"mira/v1/passphrase-check\0",
             Self::Backup => b"mira/v1/backup\0",

@@ -46,7 +46,7 @@ mod repository;
 mod wrap;
 
 pub use collection::{CollectionKey, ContentHasher};
-pub use context::{Context, OwnerContext, Part};
+pub use context::{Bound, Context, OwnerContext, Part};
 pub use derive::KEY_LEN;
 pub use envelope::MAX_PLAIN_LEN;
 pub use error::{CryptoError, KeyName};

@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | `O` owner, innermost | AES-256-GCM-SIV | HKDF(salt e, owner key) | [`OwnerContext`] |
 //! | `C` collection | XChaCha20-Poly1305 | HKDF(salt φ, collection key) | [`Context`] |
-//! | `L` cluster, outermost | AES-256-GCM | HKDF(salt γ, cluster layer key, frame id) | [`Context`] |
+//! | `L` cluster, outermost | AES-256-GCM | HKDF(salt γ, cluster layer key, frame id) | [`Bound`]: [`Context`] and what lies beside it |
 //!
 //! Three algorithms, so that a break of one leaves two. The three holders: a stolen disk has no key; a collection's key
 //! opens one layer of three; the cluster key, together with the meta group's wrapped keys, opens two, but never the
@@ -32,11 +32,12 @@
 use std::fmt;
 
 use aes_gcm::Aes256Gcm;
+use hmac::Mac;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use crate::{
-    ClusterKey, CollectionKey, Context, CryptoError, KeyId, KeyName, OwnerContext, OwnerKey, WrappedKey,
+    Bound, ClusterKey, CollectionKey, Context, CryptoError, KeyId, KeyName, OwnerContext, OwnerKey, WrappedKey,
     constants::Constant,
     derive::{KeyTree, Label, Secret},
     envelope::{self, Header, Kind, Parsed, Plain},
@@ -91,6 +92,15 @@ impl ClusterLayerKey {
     /// The key's name, for operators and receipts.
     pub const fn id(&self) -> KeyId {
         self.id
+    }
+
+    /// What an owner's passphrase record is kept under, from the owner's name: on a disk, no guess at a name can be
+    /// confirmed. Take it from the first version: names must stay the same while others are added.
+    pub fn owner_record(&self, name: &[u8]) -> [u8; 16] {
+        let mut mac = self.tree.mac(Label::OwnerName);
+        mac.update(name);
+        let full: [u8; 32] = mac.finalize().into_bytes().into();
+        *full.first_chunk().expect("32 bytes hold 16")
     }
 
     fn cipher(&self, frame: u128) -> Aes256Gcm {
@@ -161,13 +171,19 @@ pub fn open_collection(
 ///
 /// # Panics
 /// If what it holds is over [`crate::MAX_PLAIN_LEN`].
-pub fn seal_cluster(key: &ClusterLayerKey, context: &Context, inner: &[u8], rng: &mut dyn CryptoRng) -> Vec<u8> {
+pub fn seal_cluster<'a>(
+    key: &ClusterLayerKey,
+    bound: impl Into<Bound<'a>>,
+    inner: &[u8],
+    rng: &mut dyn CryptoRng,
+) -> Vec<u8> {
+    let bound = bound.into();
     let header = Header {
         kind: &Kind::CLUSTER_LAYER,
         key_ref: &key.version.to_le_bytes(),
         nonce: &envelope::random_nonce::<12>(rng),
     };
-    envelope::seal(&key.cipher(context.frame), &header, &context.encode(), &Plain::raw(inner))
+    envelope::seal(&key.cipher(bound.context.frame), &header, &bound.encode(), &Plain::raw(inner))
 }
 
 /// Opens the outermost layer; what it holds has at most `max_len` bytes.
@@ -175,15 +191,16 @@ pub fn seal_cluster(key: &ClusterLayerKey, context: &Context, inner: &[u8], rng:
 /// # Errors
 /// [`CryptoError::WrongKey`] when another version of the key sealed it ([`cluster_layer_version`] says which);
 /// otherwise as [`open_owner`].
-pub fn open_cluster(
+pub fn open_cluster<'a>(
     key: &ClusterLayerKey,
-    context: &Context,
+    bound: impl Into<Bound<'a>>,
     sealed: &[u8],
     max_len: usize,
 ) -> Result<Vec<u8>, CryptoError> {
+    let bound = bound.into();
     let parsed = Parsed::new(&Kind::CLUSTER_LAYER, sealed)?;
     envelope::check_key(KeyName::Version(parsed.key_version()), KeyName::Version(key.version))?;
-    parsed.open(&key.cipher(context.frame), &context.encode(), max_len)
+    parsed.open(&key.cipher(bound.context.frame), &bound.encode(), max_len)
 }
 
 /// The version of the collection key that a middle layer needs.

@@ -11,15 +11,15 @@ use mira_crypto::{
     ClusterKey, ClusterLayerKey, CollectionKey, Context, MetaSealer, OwnerContext, OwnerKey, PageSealer, Part,
     PassphraseCost, WrappedKey, frame, meta, page, page::PagePosition, private,
 };
-use mira_index::{Config, Metric, RowStorage, VectorIndex};
+use mira_index::{Config, Metric, RowStorage, VectorIndex, filter};
 use mira_node::{
     meta::MetaCommand,
     shard::{
         log_archive,
         command::{self, ShardAnswer, ShardCommand},
-        filter,
+        history::{History, HistoryBounds, PastVersion, VersionBound},
         machine::decode_count,
-        record::{self, FrameHead, FramePlace, FrameRecord, OwnedFrame},
+        record::{self, FrameFields, FrameHead, FramePlace, FrameRecord, OwnedFrame},
         pages::PageBody,
         migration::ownership::Ownership,
     },
@@ -51,7 +51,7 @@ pub fn replication(data: &[u8]) {
 /// Records of frames in a shard's state.
 pub fn shard_records(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
-    match which % 8 {
+    match which % 11 {
         0 => drop(FrameRecord::decode(rest).map(|read| assert_eq!(FrameRecord::decode(&read.encode()).ok(), Some(read)))),
         1 => drop(FrameHead::decode(rest).map(|read| assert_eq!(FrameHead::decode(&read.encode()).ok(), Some(read)))),
         2 => drop(Ownership::decode(rest).map(|read| assert_eq!(Ownership::decode(&read.encode()).ok(), Some(read)))),
@@ -61,7 +61,17 @@ pub fn shard_records(data: &[u8]) {
         4 => drop(decode_count(Some(rest))),
         5 => drop(OwnedFrame::decode(rest).map(|read| assert_eq!(OwnedFrame::decode(&read.encode()).ok(), Some(read)))),
         6 => drop((record::parse_session_key(rest), record::parse_pair_key(rest))),
-        _ => drop((record::parse_owned_key(rest), record::parse_expiry_key(rest))),
+        7 => drop(History::decode(rest).map(|read| {
+            // Whatever it says, none of its rules fails.
+            let mut cut = read.clone();
+            cut.cut(&HistoryBounds { last: 2, ended_ms: 5, forgotten_ms: 5 }, 1_000);
+            assert_eq!(History::decode(&read.encode()).ok(), Some(read));
+        })),
+        8 => drop(PastVersion::decode(rest).map(|(record, vectors)| {
+            assert_eq!(PastVersion::decode(&PastVersion::encode(&record, &vectors)).ok(), Some((record, vectors)));
+        })),
+        9 => drop(VersionBound::decode(rest).map(|read| assert_eq!(VersionBound::decode(&read.encode()).ok(), Some(read)))),
+        _ => drop((record::parse_owned_key(rest), record::parse_time_key(rest))),
     }
 }
 
@@ -69,7 +79,7 @@ pub fn shard_records(data: &[u8]) {
 pub fn commands(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
     match which % 5 {
-        0 => drop(command::decode::<ShardCommand>(rest).map(|read| log_archive::touched(&read))),
+        0 => drop(ShardCommand::decode(rest).map(|read| log_archive::touched(&read))),
         1 => drop(command::decode::<ShardAnswer>(rest)),
         // What is sealed in pages of backups and of their logs.
         2 => drop(PageBody::decode(rest).map(|read| assert_eq!(PageBody::decode(&read.encode()).ok(), Some(read)))),
@@ -84,6 +94,23 @@ pub fn commands(data: &[u8]) {
     }
 }
 
+fn fields() -> FrameFields {
+    FrameFields {
+        version: 1,
+        position: 1,
+        created_ms: 1,
+        updated_ms: 1,
+        expires_ms: 0,
+        owner: None,
+        session: None,
+        digest: [0; 32],
+        spaces: Default::default(),
+        class: Default::default(),
+        chunks: Vec::new(),
+        extensions: Default::default(),
+    }
+}
+
 /// Sealed pieces: bytes that nobody sealed, and plaintexts that somebody did.
 pub fn sealed(data: &[u8]) {
     let Some((&which, rest)) = data.split_first() else { return };
@@ -92,7 +119,13 @@ pub fn sealed(data: &[u8]) {
         |part| Context { collection: PLACE.collection, shard: PLACE.shard, frame: PLACE.frame, version: PLACE.version, part };
     match which % 9 {
         0 => assert!(frame::open(&key, &context(Part::Body), rest, MAX_PLAIN).is_err(), "nobody sealed that"),
-        1 => drop(PLACE.open_body(&key, &frame::seal(&key, &context(Part::Body), rest, &mut rng))),
+        1 => {
+            // As a record that lies on a disk, and as somebody sealed it.
+            let fields = FrameFields { version: PLACE.version, ..fields() };
+            let body = frame::seal(&key, PLACE.body_bound(&fields.encode()), rest, &mut rng);
+            let _ = PLACE.open_body(&key, &FrameRecord { fields, body: body.into() });
+            let _ = FrameRecord::decode(rest).map(|record| PLACE.open_body(&key, &record));
+        }
         2 => drop(PLACE.open_vectors(&key, &frame::seal(&key, &context(Part::Vectors), rest, &mut rng))),
         3 => {
             let position = PagePosition { number: 0, last: true };

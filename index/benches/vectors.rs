@@ -4,12 +4,13 @@
 //!
 //! - `MIRA_BENCH_DATA`: a folder with `*.base.f16` and `*.query.f16` (little-endian half floats, 384 per row); without it
 //!   random vectors in clusters are made, which are harder than real embeddings.
-//! - `MIRA_BENCH_VECTORS` (50,000): rows; beyond those of the file, rows are copied with noise.
+//! - `MIRA_BENCH_VECTORS` (50,000): rows; beyond those of the file, rows are copied with noise. `MIRA_BENCH_ORIGINALS`: how
+//!   many of the file are taken, the fewer the more alike rows are (all).
 //! - `MIRA_BENCH_PEER=0` leaves hnswlib-rs out. `MIRA_BENCH_ROUNDS` (5).
 //! - `MIRA_BENCH_ROWS=disk` keeps full-precision rows in a file, read and opened one by one behind a cache of
 //!   `MIRA_BENCH_ROW_CACHE_MIB` (64), as a node has them.
-//! - `MIRA_BENCH_SERVE=int8|binary|none` builds one index and then answers beam widths on standard input with a line of
-//!   JSON each: `peers/compare.py` compares with engines from PyPI that way.
+//! - `MIRA_BENCH_SERVE=int8|binary|none` builds one index and then answers beam widths on standard input (0: the one that
+//!   widens by itself) with a line of JSON each: `peers/compare.py` compares with engines from PyPI that way.
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -30,7 +31,8 @@ use rand::{Rng, SeedableRng};
 const DIM: usize = 384;
 const K: usize = 10;
 const THREADS: usize = 2;
-const BEAMS: [usize; 14] = [10, 12, 14, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192, 256];
+/// 0 is the beam that widens by itself.
+const BEAMS: [usize; 15] = [0, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192, 256];
 
 /// Vectors end to end, queries end to end, and the true nearest of each query.
 struct Data {
@@ -168,7 +170,7 @@ impl Mira {
 
 impl Engine for Mira {
     fn search(&self, query: &[f32], ef: usize) -> Vec<u128> {
-        let params = SearchParams { ef: Some(ef), ..SearchParams::new(query, K) };
+        let params = SearchParams { ef: (ef > 0).then_some(ef), ..SearchParams::new(query, K) };
         self.0.search(&params).expect("a valid query").iter().map(|hit| hit.id).collect()
     }
 }
@@ -222,7 +224,7 @@ impl<'a> Peer<'a> {
 
 impl Engine for Peer<'_> {
     fn search(&self, query: &[f32], ef: usize) -> Vec<u128> {
-        self.graph.set_ef_search(ef);
+        self.graph.set_ef_search(ef.max(K));
         let hits = self.graph.search(&self.store, query, K, None).expect("a valid query");
         hits.iter().map(|hit| u128::from(hit.key)).collect()
     }
@@ -257,7 +259,7 @@ fn compare(data: &Data, engines: &[(&str, Box<dyn Engine + '_>)]) {
             println!("{ef:5}  {}", show(data, point));
         }
         for goal in [0.95, 0.99] {
-            let reached = sweep.iter().zip(BEAMS).find(|(point, _)| point.recall >= goal);
+            let reached = sweep.iter().zip(BEAMS).find(|(point, ef)| *ef > 0 && point.recall >= goal);
             match reached {
                 Some((point, ef)) => println!("first at recall {goal}: ef {ef}, {}", show(data, point)),
                 None => println!("recall {goal} is not reached"),
@@ -319,6 +321,7 @@ fn load(wanted: usize) -> Data {
     };
     eprintln!("data: {}", folder.as_deref().map_or("made, in clusters", |_| "embeddings from files"));
     let mut random = StdRng::seed_from_u64(1);
+    base.truncate(setting("MIRA_BENCH_ORIGINALS", base.len() / DIM) * DIM);
     let rows = base.len() / DIM;
     base.truncate(wanted * DIM);
     while base.len() / DIM < wanted {

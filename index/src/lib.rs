@@ -34,8 +34,8 @@ pub use filter::field_types::TypeSet;
 pub use filter::value::{Number, Value};
 pub use limits::{MAX_COMPONENT, MAX_DIMENSION, MAX_EF, MAX_K, MAX_PASSAGES};
 pub use mira_proto::model::{Metric, Quantization};
-pub use topk::{Hit, mean_top_k, merge_top_k};
+pub use topk::{Hit, Place, mean_top_k, merge_top_k, short_name};
 pub use vector::{
     Config, DEFAULT_EF, DocumentRows, Explain, Filter, Isa, MeasuredSearch, Passage, Plan, RowCache, RowSource,
-    RowStorage, Samples, SearchParams, Snapshot, Stats, VectorIndex, Where, exact_top_k, indexed_top_k,
+    RowStorage, Samples, SearchParams, Snapshot, Stats, VectorIndex, Where, check_document, exact_top_k, indexed_top_k,
 };

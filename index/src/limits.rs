@@ -9,7 +9,7 @@ pub const MAX_PASSAGES: usize = 65_535;
 pub const MAX_K: usize = mira_proto::limits::MAX_POOL;
 /// Widest beam of one search; wider is slower than scanning exactly.
 pub const MAX_EF: usize = 65_536;
-/// Largest component under dot and L2: 4,096 squares of it stay within f32.
-pub const MAX_COMPONENT: f32 = 1e15;
+/// Largest component under dot and L2.
+pub const MAX_COMPONENT: f32 = mira_proto::limits::MAX_COMPONENT;
 /// Slots of one index, live and dead. Stamps count two per slot at most, so that a u32 stamp never wraps.
 pub(crate) const MAX_SLOTS: u32 = 1 << 30;

@@ -11,6 +11,7 @@ use mira_proto::groups::{GroupBounds, are_full, first_of_groups};
 use mira_proto::{FrameId, Problem, limits, node_v1};
 
 use crate::filter::value::Value;
+use crate::topk::Place;
 
 /// How many times larger the next pool is.
 const GROWTH: usize = 4;
@@ -77,7 +78,7 @@ pub struct Ranking {
     /// The least score.
     pub min_score: Option<f32>,
     /// Only what ranks after this hit.
-    pub after: Option<(f32, FrameId)>,
+    pub after: Option<Place>,
     /// Hits of the pages before.
     pub seen: usize,
     /// Whether newer frames rank higher.
@@ -92,7 +93,7 @@ impl Ranking {
         let after = match &request.after {
             Some(after) => {
                 let id = after.id.as_ref().try_into().map_err(|_| Problem::invalid("a frame id has 16 bytes"))?;
-                Some((after.score, u128::from_be_bytes(id)))
+                Some(Place { score: after.score, id: u128::from_be_bytes(id), shown: after.shown.clone() })
             }
             None => None,
         };
@@ -123,9 +124,20 @@ impl Ranking {
         min_score.is_none() && after.is_none() && recency.is_none() && group.is_none()
     }
 
+    /// Whether hits are ranked by their similarity, each by itself.
+    pub fn is_by_similarity(&self) -> bool {
+        self.recency.is_none() && self.group.is_none()
+    }
+
+    /// Whether frames that a walk of the index misses may be missed here too: not where a least score asks for all that have
+    /// it, and not where pages follow each other.
+    pub fn may_miss(&self) -> bool {
+        self.min_score.is_none() && self.after.is_none()
+    }
+
     /// How many of the most similar frames to look at first.
     pub fn first_pool(&self) -> usize {
-        let wanted = self.k + self.seen;
+        let wanted = self.k.saturating_add(self.seen);
         match (&self.recency, &self.group) {
             (None, None) => wanted,
             (_, None) => (GROWTH * wanted).max(FIRST_POOL),
@@ -148,8 +160,8 @@ impl Ranking {
 
     /// Whether a frame of that score is asked for: it has the least score, and ranks after the hits of the pages before.
     pub fn wants(&self, score: f32, id: FrameId) -> bool {
-        let is_late = |(last, last_id): (f32, FrameId)| score.total_cmp(&last).reverse().then(id.cmp(&last_id)).is_gt();
-        self.min_score.is_none_or(|least| score >= least) && self.after.is_none_or(is_late)
+        let is_late = |after: &Place| after.is_before(score, id);
+        self.min_score.is_none_or(|least| score >= least) && self.after.as_ref().is_none_or(is_late)
     }
 
     /// Ranks a pool and cuts what is not asked for.
@@ -167,7 +179,8 @@ impl Ranking {
         }
     }
 
-    /// Whether no frame outside the pool, none of which is more similar than `least`, can belong to the answer.
+    /// Whether no frame outside the pool, none of which is more similar than `least`, can belong to the answer. Of frames of
+    /// the same similarity the pool holds those with the lower ids.
     pub fn is_settled(&self, answer: &[Candidate], least: f32) -> bool {
         let most = self.recency.map_or(least, |recency| recency.most(least));
         if self.min_score.is_some_and(|min_score| most < min_score) {
@@ -177,7 +190,9 @@ impl Ranking {
             Some((_, size)) => are_full(answer, GroupBounds { groups: self.k, size: *size }, Candidate::group_name),
             None => answer.len() >= self.k,
         };
-        is_full && answer.last().is_some_and(|last| most <= last.score)
+        // A younger frame of the same score may have the lower id.
+        let is_beaten = |last: &Candidate| most < last.score || (most == last.score && self.recency.is_none());
+        is_full && answer.last().is_some_and(is_beaten)
     }
 }
 
@@ -198,12 +213,13 @@ mod tests {
         let pool =
             vec![candidate(4, 0.5, None), candidate(1, 0.9, None), candidate(3, 0.5, None), candidate(2, 0.7, None)];
         let cut = |ranking: Ranking| ids(&ranking.cut(pool.clone()));
+        let place = |score, id| Some(Place { score, id, shown: Vec::new() });
         assert_eq!(cut(Ranking { k: 9, ..Default::default() }), [1, 2, 3, 4]);
         assert_eq!(cut(Ranking { k: 2, ..Default::default() }), [1, 2]);
         assert_eq!(cut(Ranking { k: 9, min_score: Some(0.6), ..Default::default() }), [1, 2]);
-        assert_eq!(cut(Ranking { k: 9, after: Some((0.7, 2)), ..Default::default() }), [3, 4]);
-        assert_eq!(cut(Ranking { k: 9, after: Some((0.5, 3)), ..Default::default() }), [4]);
-        assert_eq!(cut(Ranking { k: 9, after: Some((0.8, 77)), ..Default::default() }), [2, 3, 4]);
+        assert_eq!(cut(Ranking { k: 9, after: place(0.7, 2), ..Default::default() }), [3, 4]);
+        assert_eq!(cut(Ranking { k: 9, after: place(0.5, 3), ..Default::default() }), [4]);
+        assert_eq!(cut(Ranking { k: 9, after: place(0.8, 77), ..Default::default() }), [2, 3, 4]);
     }
 
     #[test]
@@ -234,7 +250,8 @@ mod tests {
         assert_eq!(ranking.score(0.8, 20_000), 0.9, "the future is now");
         // A frame outside the pool may be as similar as its last and brand new.
         assert!(!ranking.is_settled(&[candidate(1, 0.9, None)], 0.85));
-        assert!(ranking.is_settled(&[candidate(1, 0.9, None)], 0.8));
+        assert!(ranking.is_settled(&[candidate(1, 0.9, None)], 0.75));
+        assert!(!ranking.is_settled(&[candidate(1, 0.9, None)], 0.8), "a new frame of the same score may come first");
     }
 
     #[test]

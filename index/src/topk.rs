@@ -25,6 +25,42 @@ impl Hit {
     }
 }
 
+/// Where a page of hits ended: what ranks after it is what comes next.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Place {
+    /// Score of the last hit.
+    pub score: f32,
+    /// Its id.
+    pub id: u128,
+    /// With pages that may have missed a hit before the place: the [`short_name`]s of all that they showed, in ascending
+    /// order. What ranks before the place and is not among them is still to come. Empty: they missed none.
+    pub shown: Vec<u32>,
+}
+
+impl Place {
+    /// Whether a document of this score is still to come.
+    #[inline]
+    pub fn is_before(&self, score: f32, id: u128) -> bool {
+        let by_score = self.score.total_cmp(&score);
+        by_score.then(id.cmp(&self.id)).is_gt() || self.was_missed(id)
+    }
+
+    /// Whether a document is still to come wherever it ranks.
+    #[inline]
+    pub fn was_missed(&self, id: u128) -> bool {
+        !self.shown.is_empty() && self.shown.binary_search(&short_name(id)).is_err()
+    }
+}
+
+/// A number of 32 bits for an id; that two of a thousand ids have the same is no chance to reckon with.
+pub fn short_name(id: u128) -> u32 {
+    // The finaliser of splitmix64.
+    let mut x = (id as u64) ^ ((id >> 64) as u64).rotate_left(29);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((x ^ (x >> 31)) >> 32) as u32
+}
+
 /// A hit in ranking order, so that the greatest element of a heap is the worst hit.
 #[derive(Debug, Clone, Copy)]
 struct Ranked(Hit);
@@ -47,16 +83,24 @@ impl Ord for Ranked {
 }
 
 /// Keeps the best `k` documents of a stream whose passages of one document arrive one after the other.
-pub(crate) struct TopK {
+pub(crate) struct TopK<'a> {
     k: usize,
+    /// Only documents that rank after this, by their best passage.
+    after: Option<&'a Place>,
     heap: BinaryHeap<Ranked>,
     /// The best passage so far of the document at hand: a document must not fill the heap with its passages.
     open: Option<Hit>,
 }
 
-impl TopK {
+impl<'a> TopK<'a> {
+    /// The best `k` of all.
     pub(crate) fn new(k: usize) -> Self {
-        TopK { k, heap: BinaryHeap::with_capacity(k.min(1_024) + 1), open: None }
+        TopK::after(k, None)
+    }
+
+    /// The best `k` of those that rank after a place.
+    pub(crate) fn after(k: usize, after: Option<&'a Place>) -> Self {
+        TopK { k, after, heap: BinaryHeap::with_capacity(k.min(1_024) + 1), open: None }
     }
 
     /// Offers a passage.
@@ -74,8 +118,10 @@ impl TopK {
         }
     }
 
-    fn close(&mut self) {
-        let Some(hit) = self.open.take() else { return };
+    /// Counts the document at hand: the next passage belongs to another one.
+    pub(crate) fn close(&mut self) {
+        let is_wanted = |hit: &Hit| self.after.is_none_or(|after| after.is_before(hit.score, hit.id));
+        let Some(hit) = self.open.take().filter(is_wanted) else { return };
         if self.heap.len() < self.k {
             self.heap.push(Ranked(hit));
         } else if let Some(mut worst) = self.heap.peek_mut()
@@ -83,6 +129,12 @@ impl TopK {
         {
             *worst = Ranked(hit);
         }
+    }
+
+    /// The worst score kept, once there are `k` documents beside the one at hand.
+    pub(crate) fn threshold(&self) -> Option<f32> {
+        let worst = self.heap.peek().filter(|_| self.heap.len() == self.k)?;
+        Some(worst.0.score)
     }
 
     /// The documents kept, best first.
@@ -161,6 +213,21 @@ pub fn mean_top_k(hits: impl IntoIterator<Item = Hit>, queries: usize, k: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_still_to_come_ranks_after_the_place_or_was_missed() {
+        let place = Place { score: 0.5, id: 7, shown: Vec::new() };
+        for (score, id, expected) in
+            [(0.5, 8, true), (0.5, 7, false), (0.5, 6, false), (0.4, 1, true), (0.6, 9, false), (f32::NAN, 1, false)]
+        {
+            assert_eq!(place.is_before(score, id), expected, "{score} {id}");
+        }
+        let mut shown = vec![short_name(7), short_name(3)];
+        shown.sort_unstable();
+        let place = Place { shown, ..place };
+        assert!(place.is_before(0.6, 9) && place.was_missed(9));
+        assert!(!place.is_before(0.6, 3) && !place.is_before(0.5, 7));
+    }
 
     #[test]
     fn a_mean_weighs_every_query_and_keeps_the_nearest_passage() {

@@ -9,12 +9,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::server::ServerSettings;
+
 /// The phase of one connection. Its stream, its requests and the task that drives it share this.
 #[derive(Debug)]
 pub(crate) struct Activity {
     head_timeout: Duration,
     idle_timeout: Duration,
+    write_timeout: Duration,
     phase: Mutex<Phase>,
+    /// Since when the peer has taken nothing of what is to be sent.
+    blocked: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +46,16 @@ pub(crate) enum Due {
 }
 
 impl Activity {
-    pub(crate) fn new(head_timeout: Duration, idle_timeout: Duration, now: Instant) -> Self {
+    pub(crate) fn new(settings: &ServerSettings, now: Instant) -> Self {
+        let &ServerSettings { head_timeout, idle_timeout, write_timeout, .. } = settings;
         let phase = Mutex::new(Phase::Head { since: now });
-        Self { head_timeout, idle_timeout, phase }
+        Self { head_timeout, idle_timeout, write_timeout, phase, blocked: Mutex::default() }
+    }
+
+    /// Something was to be written: the peer took some of it, or nothing.
+    pub(crate) fn wrote(&self, took: bool, now: Instant) {
+        let mut blocked = self.blocked.lock();
+        *blocked = if took { None } else { blocked.or(Some(now)) };
     }
 
     /// A byte of a request arrived.
@@ -92,6 +104,15 @@ impl Activity {
 
     /// What is to be done at `now`.
     pub(crate) fn due(&self, now: Instant) -> Due {
+        let taken_by = self.blocked.lock().map(|since| since + self.write_timeout);
+        match (self.due_of_phase(now), taken_by) {
+            (_, Some(taken_by)) if taken_by <= now => Due::Cut,
+            (Due::Wait(until), Some(taken_by)) => Due::Wait(until.min(taken_by)),
+            (due, _) => due,
+        }
+    }
+
+    fn due_of_phase(&self, now: Instant) -> Due {
         let (until, then) = match *self.phase.lock() {
             Phase::Head { since } | Phase::Closing { since } => (since + self.head_timeout, Due::Cut),
             Phase::Idle { since } => (since + self.idle_timeout, Due::Close),
@@ -109,10 +130,31 @@ mod tests {
     const HEAD: Duration = Duration::from_secs(10);
     const IDLE: Duration = Duration::from_secs(100);
 
+    const WRITE: Duration = Duration::from_secs(60);
+
+    fn activity(now: Instant) -> Activity {
+        let (head_timeout, idle_timeout, write_timeout) = (HEAD, IDLE, WRITE);
+        Activity::new(&ServerSettings { head_timeout, idle_timeout, write_timeout, ..ServerSettings::default() }, now)
+    }
+
+    #[test]
+    fn an_answer_that_nobody_takes_ends_its_connection() {
+        let start = Instant::now();
+        let activity = activity(start);
+        activity.request_begins();
+        activity.wrote(false, start);
+        activity.wrote(false, start + WRITE / 2);
+        assert_eq!(activity.due(start), Due::Wait(start + WRITE), "a second try does not prolong it");
+        activity.wrote(true, start + WRITE / 2);
+        assert_eq!(activity.due(start + WRITE), Due::Wait(start + WRITE + IDLE), "some of it was taken");
+        activity.wrote(false, start + WRITE);
+        assert_eq!(activity.due(start + 2 * WRITE), Due::Cut);
+    }
+
     #[test]
     fn a_head_has_its_time_from_the_connection_or_the_first_byte_on() {
         let start = Instant::now();
-        let activity = Activity::new(HEAD, IDLE, start);
+        let activity = activity(start);
         assert_eq!(activity.due(start), Due::Wait(start + HEAD));
         activity.head_begins(start + HEAD / 2);
         assert_eq!(activity.due(start + HEAD), Due::Cut, "its first byte does not prolong it");
@@ -128,7 +170,7 @@ mod tests {
     #[test]
     fn a_connection_is_idle_when_its_last_request_has_ended() {
         let start = Instant::now();
-        let activity = Activity::new(HEAD, IDLE, start);
+        let activity = activity(start);
         activity.opened(start);
         activity.request_begins();
         activity.request_begins();
@@ -143,7 +185,7 @@ mod tests {
     #[test]
     fn closing_has_an_end_unless_a_request_came_first() {
         let start = Instant::now();
-        let activity = Activity::new(HEAD, IDLE, start);
+        let activity = activity(start);
         activity.opened(start);
         activity.closing(start);
         assert_eq!(activity.due(start + HEAD), Due::Cut);

@@ -35,7 +35,7 @@ pub(crate) struct HttpServer {
 }
 
 impl HttpServer {
-    pub(crate) fn new(app: Router) -> Self {
+    pub(crate) fn new(app: Router, settings: &ServerSettings) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
         // The time for heads is kept by `Activity`: hyper's own would also end connections that are merely idle.
         http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits::MAX_HTTP1_HEAD_BYTES);
@@ -43,10 +43,10 @@ impl HttpServer {
             .timer(TokioTimer::new())
             .keep_alive_interval(limits::SERVER_KEEP_ALIVE)
             .keep_alive_timeout(limits::SERVER_KEEP_ALIVE)
-            .max_concurrent_streams(limits::MAX_HTTP2_STREAMS)
+            .max_concurrent_streams(settings.streams)
             .max_header_list_size(limits::MAX_HTTP2_HEADER_BYTES)
-            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::STREAM_WINDOW_BYTES);
+            .initial_stream_window_size(settings.window_bytes)
+            .initial_connection_window_size(settings.window_bytes);
         Self { app: TowerToHyperService::new(app.with_state(())), http }
     }
 
@@ -58,7 +58,7 @@ impl HttpServer {
         settings: &ServerSettings,
         stop: &CancellationToken,
     ) {
-        let activity = Arc::new(Activity::new(settings.head_timeout, settings.idle_timeout, Instant::now()));
+        let activity = Arc::new(Activity::new(settings, Instant::now()));
         let service = service_fn(|mut request: Request<Incoming>| {
             let running = RunningRequest::new(activity.clone());
             request.extensions_mut().insert(peer.clone());
@@ -95,7 +95,7 @@ impl HttpServer {
                         connection.as_mut().graceful_shutdown();
                     }
                     Due::Cut => {
-                        debug!(peer = %peer.address, "connection cut off: no request in time");
+                        debug!(peer = %peer.address, "connection cut off: nothing came, or was taken, in time");
                         return Poll::Ready(());
                     }
                 }
@@ -150,7 +150,9 @@ impl AsyncRead for WatchedStream {
 
 impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.activity.wrote(written.is_ready(), Instant::now());
+        written
     }
 
     fn poll_write_vectored(
@@ -158,7 +160,9 @@ impl AsyncWrite for WatchedStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.activity.wrote(written.is_ready(), Instant::now());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// Connections of one listener at a time. Each costs a descriptor and some tens of KiB; a process may usually have 2^20
-/// descriptors in a container and needs a few thousand for its files. Further connections wait in the system's queue.
+/// descriptors in a container, and does not start without enough for these and its files. Further connections wait in the
+/// system's queue.
 pub const MAX_CONNECTIONS: usize = 4096;
 
 /// Connections of one peer address to one listener. Many agents may come through one proxy, so this is no fair share; it
@@ -17,6 +18,10 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the next piece of a request's body in HTTP/1, while somebody waits to read it. A slow sender is still sending; one
 /// that is silent for so long holds a place for nothing.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For a peer to take the next bytes of an answer: as patient as with a body. One that reads nothing for so long holds a
+/// place, and what its answer holds, for nothing.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection without requests is kept this long: longer than the pools of common proxies (60 s), so that they close
 /// first and no request meets a closing connection.
@@ -39,6 +44,12 @@ pub const MAX_HTTP2_HEADER_BYTES: u32 = 32 << 10;
 /// Requests under way on one HTTP/2 connection. A router sends all that it asks of a node over one, and a thousand
 /// searches at once are no error.
 pub const MAX_HTTP2_STREAMS: u32 = 4096;
+
+/// Requests under way on one HTTP/2 connection of a stranger: a client that has more waits for its own.
+pub const MAX_PUBLIC_HTTP2_STREAMS: u32 = 256;
+
+/// The HTTP/2 window of a stranger's request and of its connection: what it may send before anybody has looked at it.
+pub const PUBLIC_WINDOW_BYTES: u32 = 1 << 20;
 
 /// A server asks a silent HTTP/2 peer for a sign of life this often, and waits as long again for the answer: a peer that
 /// vanished without closing gives its place back within a minute.

@@ -33,6 +33,12 @@ pub struct ServerSettings {
     pub head_timeout: Duration,
     /// For the next piece of a request's body in HTTP/1.
     pub body_timeout: Duration,
+    /// For a peer to take the next bytes of an answer.
+    pub write_timeout: Duration,
+    /// Requests under way on one HTTP/2 connection.
+    pub streams: u32,
+    /// The HTTP/2 window of a request and of a connection, bytes.
+    pub window_bytes: u32,
     /// A connection without requests is kept this long.
     pub idle_timeout: Duration,
     /// For requests under way when the server stops.
@@ -47,9 +53,19 @@ impl Default for ServerSettings {
             connections_per_address: limits::MAX_CONNECTIONS_PER_ADDRESS,
             head_timeout: limits::HEAD_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,
+            write_timeout: limits::WRITE_TIMEOUT,
+            streams: limits::MAX_HTTP2_STREAMS,
+            window_bytes: limits::STREAM_WINDOW_BYTES,
             idle_timeout: limits::IDLE_TIMEOUT,
             drain: limits::DRAIN,
         }
+    }
+}
+
+impl ServerSettings {
+    /// As [`ServerSettings::default`], for a port that strangers reach.
+    pub fn public() -> Self {
+        Self { streams: limits::MAX_PUBLIC_HTTP2_STREAMS, window_bytes: limits::PUBLIC_WINDOW_BYTES, ..Self::default() }
     }
 }
 
@@ -79,7 +95,7 @@ pub async fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)
 pub async fn serve(mut listener: impl Accept, app: Router, settings: ServerSettings, stop: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(settings.connections));
     let addresses = AddressCounts::new(settings.connections_per_address);
-    let http = Arc::new(HttpServer::new(app));
+    let http = Arc::new(HttpServer::new(app, &settings));
     let closing = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use mira_net::{ServerSettings, descriptors};
 use mira_proto::limits;
-use mira_raft::{Limits, RequestWindow, Timing};
+use mira_raft::{Clock, Limits, RequestWindow, SystemClock, Timing};
 
 use crate::keys::provider::KeyProvider;
 
@@ -82,6 +83,8 @@ pub struct NodeConfig {
     pub keys: Arc<dyn KeyProvider>,
     /// How to come to a cluster.
     pub formation: Formation,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
     /// Elections and calls.
     pub timing: Timing,
     /// Bounds of each Raft group.
@@ -95,13 +98,31 @@ pub struct NodeConfig {
     /// Bytes of full-precision vectors kept in memory for rescoring, of all shards together. They lie in the state; more
     /// saves reading and opening them (some 10 µs each, 20 a search).
     pub row_cache_bytes: usize,
+    /// Connections of each port at a time.
+    pub connections: usize,
+    /// Files that each engine keeps open, the log's and the state's.
+    pub engine_files: u32,
     /// Removing chunks that nothing needs.
     pub chunk_gc: ChunkGcSettings,
     /// Comparing replicas in the background.
     pub verification: VerificationSettings,
 }
 
+/// Files of an engine beside those that it keeps open: logs, manifests, what it writes just now.
+const ENGINE_WORK_FILES: u64 = 64;
+
 impl NodeConfig {
+    /// Files and connections that the node may have open at once.
+    pub fn descriptors(&self) -> u64 {
+        let listener = descriptors::of_listener(&self.server());
+        2 * listener + 2 * (u64::from(self.engine_files) + ENGINE_WORK_FILES) + descriptors::OWN_DESCRIPTORS
+    }
+
+    /// How both of its ports are served.
+    pub(crate) fn server(&self) -> ServerSettings {
+        ServerSettings { connections: self.connections, ..ServerSettings::default() }
+    }
+
     /// Defaults for a node with this folder, keys and formation, on loopback.
     pub fn new(data: PathBuf, keys: Arc<dyn KeyProvider>, formation: Formation) -> Self {
         // The longest answer is a list of forgotten ids, at most 19 bytes each; it must be there for a retry.
@@ -114,12 +135,15 @@ impl NodeConfig {
             zone: String::new(),
             keys,
             formation,
+            clock: Arc::new(SystemClock),
             timing: Timing::default(),
             limits: Limits { requests, ..Limits::default() },
             index_threads: 1,
             recall_sample_every: mira_proto::limits::RECALL_SAMPLE_EVERY,
             cache_bytes: 64 << 20,
             row_cache_bytes: 64 << 20,
+            connections: mira_net::limits::MAX_CONNECTIONS,
+            engine_files: 512,
             chunk_gc: ChunkGcSettings::default(),
             verification: VerificationSettings::default(),
         }

@@ -51,10 +51,11 @@ impl DataFolder {
     }
 
     fn with_engines(config: &NodeConfig, identity: Identity) -> Result<Self, StartError> {
-        let state_options = EngineOptions { cache_bytes: config.cache_bytes, ..EngineOptions::new(EngineRole::State) };
+        let options = |role| EngineOptions { open_files: config.engine_files, ..EngineOptions::new(role) };
+        let state_options = EngineOptions { cache_bytes: config.cache_bytes, ..options(EngineRole::State) };
         Ok(DataFolder {
             identity,
-            log: RocksEngine::open(&config.data.join("log"), EngineOptions::new(EngineRole::Log))?,
+            log: RocksEngine::open(&config.data.join("log"), options(EngineRole::Log))?,
             state: RocksEngine::open(&config.data.join("state"), state_options)?,
         })
     }

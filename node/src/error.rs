@@ -49,6 +49,17 @@ pub enum StartError {
          replace`"
     )]
     MetaDamaged(String),
+    /// A later release wrote this node's data.
+    #[error(
+        "this node's cluster writes formats of level {written}, this release knows {known}: start the release that the \
+         other nodes run"
+    )]
+    Format {
+        /// The level that is switched on.
+        written: u32,
+        /// The highest that this build knows.
+        known: u32,
+    },
     /// Background threads cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),

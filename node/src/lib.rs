@@ -17,11 +17,13 @@
 
 pub mod background;
 mod backup;
+mod challenge;
 pub mod config;
 mod data;
 pub mod error;
 pub mod identity;
 pub mod keys;
+mod leftovers;
 pub mod member;
 pub mod meta;
 mod metrics;

@@ -4,6 +4,7 @@
 //! bound to sockets, files or threads, so that a simulator drives its nodes by the same code.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -13,11 +14,15 @@ use std::{
 
 use bytes::Bytes;
 use mira_proto::{Code, CollectionId, NodeId, Problem, Refusal, ShardId, limits, node_v1};
-use mira_raft::{Group, GroupId, HostError, RaftHost, Role, Runtime, StateMachine, TokioRuntime};
-use parking_lot::RwLock;
+use mira_raft::{Group, GroupId, HostError, RaftHost, RequestId, Role, Runtime, StateMachine, TokioRuntime};
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    meta::{ClusterState, META_GROUP, MetaAnswer, MetaCommand},
+    leftovers::Leftovers,
+    meta::{
+        ClusterState, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand,
+        command::{MAX_AGE_ENTRIES, OpenedCommand, RequestOutcome},
+    },
     peers::{Peer, within},
     replicas::Replicas,
     shard::{
@@ -60,6 +65,7 @@ pub struct Member<R: Runtime = TokioRuntime> {
     data: PathBuf,
     watcher: Option<Watcher>,
     replicas: Replicas<R>,
+    leftovers: Mutex<Leftovers<R::Instant>>,
     /// It gives its leaderships away and wants none back.
     leaving: AtomicBool,
 }
@@ -73,7 +79,8 @@ impl<R: Runtime> Member<R> {
         let MemberParts { host, meta, shared, index, peers, data, watcher } = parts;
         let present = host.existing_groups()?.into_iter().filter_map(|group| group.checked_sub(META_GROUP + 1));
         let (replicas, leaving) = (Replicas::new(present), AtomicBool::new(false));
-        Ok(Member { host, meta: RwLock::new(meta), shared, index, peers, data, watcher, replicas, leaving })
+        let (meta, leftovers) = (RwLock::new(meta), Mutex::default());
+        Ok(Member { host, meta, shared, index, peers, data, watcher, replicas, leftovers, leaving })
     }
 
     /// This node's id.
@@ -153,11 +160,16 @@ impl<R: Runtime> Member<R> {
         Ok(())
     }
 
-    /// Closes a shard and removes all this node has of it.
-    pub(crate) async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
+    /// Closes a shard; what this node has of it stays.
+    pub(crate) async fn close_shard(&self, id: ShardId) {
         if let Some(shard) = self.replicas.remove(id) {
             shard.index().discard();
         }
+        self.host.close_group(id + 1).await;
+    }
+
+    /// Removes all this node has of a shard, which is closed.
+    pub(crate) async fn destroy_shard(&self, id: ShardId) -> Result<(), String> {
         self.host.destroy_group(id + 1).await.map_err(|error| error.to_string())?;
         // Also those of a shard that was not opened since the start.
         ImageFolder::new(&self.data, id).delete_all().map_err(|error| error.to_string())?;
@@ -168,35 +180,71 @@ impl<R: Runtime> Member<R> {
 
     /// Dropped collections that still have frames in shards that this node leads.
     pub fn leftovers(&self, cluster: &ClusterState) -> Vec<(ShardId, CollectionId)> {
+        let leads = |(id, shard): (ShardId, Arc<Shard<R>>)| {
+            let status = shard.group().status();
+            status.is_leader().then_some((id, status.term, shard))
+        };
+        let led: Vec<_> = self.replicas.open().into_iter().filter_map(leads).collect();
+        let mut leftovers = self.leftovers.lock();
+        let terms = led.iter().map(|(id, term, _)| (*id, *term)).collect();
+        let looks = leftovers.looks(cluster, terms, R::now());
         let mut found = Vec::new();
-        for (id, shard) in self.replicas.open() {
-            if !shard.group().status().is_leader() {
-                continue;
-            }
+        for (id, _, shard) in &led {
             let reader = shard.group().reader();
             let full = |collection: &&CollectionId| {
                 let keys = [record::count_key(**collection), Ownership::key(**collection)];
                 reader.multi_get(&keys).is_ok_and(|found| found.iter().any(Option::is_some))
             };
-            found.extend(cluster.dropped.iter().filter(full).map(|&collection| (id, collection)));
+            let at = looks.get(id).into_iter().flatten();
+            found.extend(at.filter(full).map(|&collection| (*id, collection)));
         }
+        leftovers.found(found.iter().map(|(_, collection)| *collection), R::now());
         found
     }
 
-    /// The map as routers get it.
-    pub fn map(&self) -> node_v1::ClusterMap {
-        self.cluster().to_map(|shard| self.host.group(shard + 1)?.status().leader)
+    /// The map as a router gets it that has the one of epoch `known`.
+    pub fn map(&self, known: u64) -> node_v1::ClusterMap {
+        let placement_key = |record: &CollectionRecord| self.placement_key(record);
+        self.cluster().to_map(known, |shard| self.host.group(shard + 1)?.status().leader, placement_key)
+    }
+
+    /// What routers make the ids of a collection's frames with.
+    pub fn placement_key(&self, record: &CollectionRecord) -> Bytes {
+        // A node that has not been given every cluster key may lack some. The rest is right all the same.
+        self.shared.keyring.placement_key(record).unwrap_or_else(|error| {
+            tracing::warn!(collection = record.id, %error, "no placement key for routers");
+            Bytes::new()
+        })
+    }
+
+    /// The names of a collection's keys by version.
+    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
+        let names = self.shared.keyring.key_names(record)?;
+        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
     }
 
     /// The map as a quorum of the meta group knows it; on its leader only.
     pub async fn confirmed_map(&self) -> Result<node_v1::ClusterMap, Refusal> {
         self.meta().read_index().await.map_err(refuse_read)?;
-        Ok(self.map())
+        // Whoever asks wants to know where replicas are.
+        let known = self.cluster().header.epoch;
+        Ok(self.map(known))
     }
 
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
     pub async fn propose_meta(&self, command: &MetaCommand) -> Result<MetaAnswer, Refusal> {
-        let sealed: Bytes = command.seal(&self.shared.keyring.meta_sealer(), &mut (self.shared.randomness)()).into();
+        self.propose_meta_for(None, command).await
+    }
+
+    /// As [`Member::propose_meta`], for a request that is to be remembered.
+    pub async fn propose_meta_for(
+        &self,
+        request: Option<&RequestOutcome>,
+        command: &MetaCommand,
+    ) -> Result<MetaAnswer, Refusal> {
+        let position = self.meta().reader().applied_index();
+        let sealer = self.shared.keyring.meta_sealer();
+        let sealed: Bytes = command.seal_for(request, position, &sealer, &mut (self.shared.randomness)()).into();
         let answer = match self.meta().status().leader {
             Some(leader) if leader != self.id() => {
                 let asked = self.peers.propose_meta(leader, sealed);
@@ -212,8 +260,21 @@ impl<R: Runtime> Member<R> {
     pub async fn propose_sealed(&self, sealed: Bytes) -> Result<Bytes, Refusal> {
         let refused = |error: String| Problem::new(Code::PermissionDenied, format!("meta command: {error}"));
         let sealer = self.shared.keyring.sealer_of(&sealed).map_err(|error| refused(error.to_string()))?;
-        MetaCommand::open(&sealer, &sealed).map_err(refused)?;
-        Ok(self.meta().propose(None, sealed).await.map_err(refuse_proposal)?.response)
+        let position = OpenedCommand::open(&sealer, &sealed).map_err(refused)?.position;
+        let applied = self.meta().reader().applied_index();
+        if position.is_some_and(|position| applied.saturating_sub(position) > MAX_AGE_ENTRIES / 2) {
+            return Err(Refusal::NotReady(
+                "the command was made by a node that knows little of the cluster yet".into(),
+            ));
+        }
+        // No two commands are the same bytes: what comes again was kept by somebody.
+        let hash = blake3::derive_key("mira 2026 sealed meta command", &sealed);
+        let name = RequestId(u128::from_be_bytes(hash[..16].try_into().expect("sixteen bytes")));
+        let proposed = self.meta().propose(Some(name), sealed).await.map_err(refuse_proposal)?;
+        if proposed.replayed {
+            return Err(refused("it was carried out before".to_owned()).into());
+        }
+        Ok(proposed.response)
     }
 
     /// The replicas of a shard, most likely leader first.

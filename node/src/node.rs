@@ -5,7 +5,6 @@
 //! [`crate::server`] puts them together.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,9 +12,9 @@ use std::{
 
 use mira_crypto::{CryptoError, os_rng};
 use mira_index::RowCache;
-use mira_proto::{NodeId, Refusal, ShardId, limits, node_v1};
+use mira_proto::{FORMAT_LEVEL, NodeId, Refusal, ShardId, limits, node_v1};
 use mira_raft::{
-    Group, HostConfig, RaftHost, SystemClock,
+    Group, GroupId, GroupStatus, HostConfig, RaftHost, Role,
     engine::Closing,
     transport::grpc::{GrpcOptions, GrpcTransport},
 };
@@ -25,13 +24,14 @@ use tokio::sync::watch;
 
 use crate::{
     backup::recovery::Recoveries,
+    challenge::Challenges,
     config::NodeConfig,
     data::DataFolder,
     error::StartError,
     identity::Identity,
     keys::{keyring::Keyring, provider::KeyProvider},
     member::{Member, MemberParts},
-    meta::{ClusterState, CollectionRecord, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, state::ClusterHeader},
+    meta::{ClusterState, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NodeRecord, state::ClusterHeader},
     metrics::{NodeFigures, NodeMetrics},
     peers::AddressBook,
     placement::repair,
@@ -59,6 +59,7 @@ pub struct Node {
     peers: Arc<AddressBook>,
     provider: Arc<dyn KeyProvider>,
     recoveries: Recoveries,
+    challenges: Challenges,
     started: Instant,
     /// What is measured.
     pub metrics: Arc<NodeMetrics>,
@@ -77,15 +78,22 @@ impl Node {
         let metrics = NodeMetrics::new();
         let transport = GrpcTransport::new(peers.clone(), GrpcOptions::default());
         let mut host_config = HostConfig::new(node_id, Arc::new(log), Arc::new(state), transport);
+        host_config.clock = config.clock.clone();
         host_config.timing = config.timing;
         host_config.limits = config.limits;
         host_config.observer = metrics.clone();
+        let known = cluster.clone();
+        host_config.members = Arc::new(move |group, node| is_meant_to_be_member(&known.borrow(), group, node));
         let recoveries = Recoveries::new(&config.data, config.limits.requests)
             .map_err(|source| StartError::Data { path: config.data.display().to_string(), source })?;
         let host = RaftHost::open(host_config).await?;
         let opened = repair::open_meta(&host, &meta_machine, identity.replication, &keyring).await;
         if let Some(missing) = keyring.missing() {
             return Err(StartError::NoClusterKey(missing));
+        }
+        let written = cluster.borrow().header.format;
+        if written > FORMAT_LEVEL {
+            return Err(StartError::Format { written, known: FORMAT_LEVEL });
         }
         let index = IndexParts {
             keyring: keyring.clone(),
@@ -97,7 +105,7 @@ impl Node {
             node_id,
             keyring,
             cluster,
-            clock: Arc::new(SystemClock),
+            clock: config.clock.clone(),
             page_frames: limits::GROWTH_PAGE_FRAMES,
             randomness: Arc::new(StdRng::from_os_rng),
             admission: Admission::new(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -113,6 +121,7 @@ impl Node {
             peers,
             provider: config.keys.clone(),
             recoveries,
+            challenges: Challenges::default(),
             started: Instant::now(),
             metrics,
         };
@@ -198,12 +207,6 @@ impl Node {
         Ok(self.keyring().cluster_key_ids().iter().map(ToString::to_string).collect())
     }
 
-    /// The names of a collection's keys by version.
-    pub(crate) fn key_names(&self, record: &CollectionRecord) -> Result<BTreeMap<u32, [u8; 8]>, Refusal> {
-        let names = self.keyring().key_names(record)?;
-        Ok(names.into_iter().map(|(version, id)| (version, *id.as_bytes())).collect())
-    }
-
     /// What its shards share.
     pub fn shared(&self) -> &Shared {
         self.member.shared()
@@ -271,13 +274,29 @@ impl Node {
 
     /// Whether the node has a cluster, all its shards, and a leader for each.
     pub fn ready(&self) -> bool {
+        self.obstacles().is_empty()
+    }
+
+    /// What stands against serving, group by group.
+    pub fn obstacles(&self) -> Vec<String> {
         let cluster = self.cluster();
-        let mine = cluster.placement.iter().filter(|replicas| replicas.contains(&self.id())).count();
-        let shards = self.shards();
-        !cluster.placement.is_empty()
-            && self.meta().status().leader.is_some()
-            && shards.len() == mine
-            && shards.iter().all(|(_, shard)| shard.group().status().leader.is_some() && shard.index().stats().ready)
+        if cluster.placement.is_empty() {
+            return vec!["the node belongs to no cluster whose shards have a place".to_owned()];
+        }
+        let of_group = |name: &str, status: &GroupStatus| match (&status.role, status.leader) {
+            (Role::Stopped(_), _) => Some(format!("{name} has stopped")),
+            (_, None) => Some(format!("{name} has no leader")),
+            (_, Some(_)) => None,
+        };
+        let meta = of_group("the meta group", &self.meta().status());
+        let mine = (0..).zip(&cluster.placement).filter(|(_, replicas)| replicas.contains(&self.id()));
+        let shards = mine.filter_map(|(shard, _)| {
+            let name = format!("shard {shard}");
+            let Ok(open) = self.shard(shard) else { return Some(format!("{name} is not open")) };
+            let building = || (!open.index().stats().ready).then(|| format!("the index of {name} is not ready"));
+            of_group(&name, &open.group().status()).or_else(building)
+        });
+        meta.into_iter().chain(shards).collect()
     }
 
     /// Has a meta command applied: here, if this node leads the meta group, else by the node that does.
@@ -290,21 +309,30 @@ impl Node {
         self.member.propose_sealed(sealed).await
     }
 
-    /// Shows that this node holds the cluster key, bound to who and where it is.
-    pub fn join_proof(&self, me: &NodeRecord) -> Vec<u8> {
-        self.member.shared().keyring.meta_sealer().seal_proposal(JOIN_PROOF, &proof_text(me), &mut os_rng())
+    /// Shows that this node holds the cluster key, bound to who and where it is and to the challenge of the node that is asked.
+    pub fn join_proof(&self, me: &NodeRecord, challenge: &[u8]) -> Vec<u8> {
+        let text = proof_text(me, challenge);
+        self.member.shared().keyring.meta_sealer().seal_proposal(JOIN_PROOF, &text, &mut os_rng())
     }
 
-    /// Checks a joiner's proof.
-    pub fn check_join_proof(&self, joiner: &NodeRecord, proof: &[u8]) -> Result<(), CryptoError> {
+    /// What proofs to this node are made over.
+    pub fn challenges(&self) -> &Challenges {
+        &self.challenges
+    }
+
+    /// Checks a joiner's proof, which is good once.
+    pub fn check_join_proof(&self, joiner: &NodeRecord, challenge: &[u8], proof: &[u8]) -> Result<(), CryptoError> {
+        if !self.challenges.take(challenge) {
+            return Err(CryptoError::Damaged);
+        }
         let sealer = self.member.shared().keyring.sealer_of(proof).map_err(|_| CryptoError::Damaged)?;
         let opened = sealer.open(JOIN_PROOF, proof, MAX_JOIN_PROOF)?;
-        if opened == proof_text(joiner) { Ok(()) } else { Err(CryptoError::Damaged) }
+        if opened == proof_text(joiner, challenge) { Ok(()) } else { Err(CryptoError::Damaged) }
     }
 
-    /// The map as routers get it.
-    pub fn map(&self) -> node_v1::ClusterMap {
-        self.member.map()
+    /// The map as a router gets it that has the one of epoch `known`.
+    pub fn map(&self, known: u64) -> node_v1::ClusterMap {
+        self.member.map(known)
     }
 
     /// Whether a node of the cluster answers, under its own id.
@@ -320,6 +348,17 @@ impl Node {
     }
 }
 
-fn proof_text(node: &NodeRecord) -> Vec<u8> {
-    format!("{}\n{}\n{}", node.id, node.address, node.http_address).into_bytes()
+/// Whether a node is, as the map says, a member of a group or becomes one. A node without a map knows nothing against it.
+fn is_meant_to_be_member(cluster: &ClusterState, group: GroupId, node: NodeId) -> bool {
+    if cluster.header.cluster_id == 0 {
+        return true;
+    }
+    let Some(shard) = group.checked_sub(META_GROUP + 1) else { return cluster.nodes.contains_key(&node) };
+    let moves = cluster.moves.get(&shard);
+    cluster.replicas(shard).contains(&node) || moves.is_some_and(|found| found.to == node || found.from == Some(node))
+}
+
+fn proof_text(node: &NodeRecord, challenge: &[u8]) -> Vec<u8> {
+    let who = format!("\n{}\n{}\n{}", node.id, node.address, node.http_address);
+    [challenge, who.as_bytes()].concat()
 }

@@ -5,11 +5,10 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use mira_net::Channels;
-use mira_proto::{NodeId, Refusal, limits, node_v1};
+use mira_proto::{NodeId, Refusal, clients::NodeClients, limits, node_v1};
 use mira_raft::transport::grpc::Peers;
 use mira_raft::{Runtime, TokioRuntime};
 use tokio::sync::watch;
-use tonic::transport::Channel;
 
 use crate::meta::ClusterState;
 
@@ -52,7 +51,7 @@ impl Peer for AddressBook {
     }
 
     async fn status(&self, node: NodeId) -> Result<node_v1::NodeStatus, Refusal> {
-        let request = node_v1::StatusRequest { detailed: false };
+        let request = node_v1::StatusRequest::default();
         Ok(self.client_of(node)?.cluster().status(request).await?.into_inner())
     }
 
@@ -96,32 +95,6 @@ where
     Err(last)
 }
 
-/// Clients of a node's services, over one connection.
-#[derive(Clone)]
-pub struct Client(Channel);
-
-/// A client of one service, which takes messages of the size that every message of a node may have.
-macro_rules! services {
-    ($($name:ident: $module:ident::$client:ident, $doc:literal;)+) => {
-        impl Client {
-            $(
-                #[doc = $doc]
-                pub fn $name(&self) -> node_v1::$module::$client<Channel> {
-                    node_v1::$module::$client::new(self.0.clone()).max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
-                }
-            )+
-        }
-    };
-}
-
-services! {
-    shards: shard_service_client::ShardServiceClient, "Reads and writes of its shards.";
-    cluster: cluster_service_client::ClusterServiceClient, "The cluster as a whole.";
-    keys: key_service_client::KeyServiceClient, "Keys and owners.";
-    migration: migration_service_client::MigrationServiceClient, "Collections that move to more shards.";
-    backup: backup_service_client::BackupServiceClient, "Backup and restore.";
-}
-
 /// Finds nodes by id in the replicated cluster state.
 pub struct AddressBook {
     cluster: watch::Receiver<Arc<ClusterState>>,
@@ -136,13 +109,13 @@ impl AddressBook {
     }
 
     /// A client for a node by its address; connects when it is first used.
-    pub fn client(&self, address: &str) -> Result<Client, tonic::Status> {
+    pub fn client(&self, address: &str) -> Result<NodeClients, tonic::Status> {
         let channel = self.channels.get(address);
-        channel.map(Client).map_err(|error| tonic::Status::invalid_argument(error.to_string()))
+        channel.map(NodeClients::new).map_err(|error| tonic::Status::invalid_argument(error.to_string()))
     }
 
     /// Asks one node after the other until one answers; the last refusal if none does.
-    pub async fn ask<T: Send, F>(&self, nodes: &[NodeId], send: impl Fn(Client) -> F) -> Result<T, Refusal>
+    pub async fn ask<T: Send, F>(&self, nodes: &[NodeId], send: impl Fn(NodeClients) -> F) -> Result<T, Refusal>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send,
     {
@@ -154,7 +127,7 @@ impl AddressBook {
     }
 
     /// A client for a node by its id.
-    pub fn client_of(&self, node: NodeId) -> Result<Client, tonic::Status> {
+    pub fn client_of(&self, node: NodeId) -> Result<NodeClients, tonic::Status> {
         let known = self.cluster.borrow().nodes.get(&node).map(|record| record.address.clone());
         self.client(&known.ok_or_else(|| tonic::Status::unavailable(format!("node {node} is unknown")))?)
     }

@@ -44,11 +44,13 @@ impl<R: Runtime> Replicas<R> {
         self.present.lock().clone()
     }
 
-    /// Shards whose replica here cannot be opened or read, or has stopped.
+    /// Shards whose replica here cannot be opened or read, or has stopped for good.
     pub fn damaged(&self) -> BTreeSet<ShardId> {
         let mut damaged = self.damaged.lock().clone();
-        let unsound =
-            |shard: &Shard<R>| shard.verifier().damaged() || matches!(shard.group().status().role, Role::Stopped(_));
+        let has_stopped = |shard: &Shard<R>| {
+            matches!(shard.group().status().role, Role::Stopped(_)) && !shard.group().has_stopped_in_passing()
+        };
+        let unsound = |shard: &Shard<R>| shard.verifier().damaged() || has_stopped(shard);
         damaged.extend(self.open().into_iter().filter(|(_, shard)| unsound(shard)).map(|(id, _)| id));
         damaged
     }

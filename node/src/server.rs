@@ -12,6 +12,7 @@ use crate::{
         chunk_gc::ChunkGc,
         erasure::{self, ErasureJob},
         expiry::ExpiryJob,
+        format_level::{self, FormatLevelJob},
         key_rotation::{self, KeyRotationJob},
         migration::{self, Migration},
         verification::{self, VerificationJob},
@@ -56,8 +57,8 @@ impl RunningNode {
         let background = Background { metrics: node.metrics.clone(), stopped: stopped.clone() };
         let mut tasks = spawn_jobs(&node, &config, &background);
         tasks.extend([
-            tokio::spawn(service::serve(node.clone(), grpc_listener, stopped.clone())),
-            tokio::spawn(http::serve(node.clone(), http_listener, stopped.clone())),
+            tokio::spawn(service::serve(node.clone(), grpc_listener, config.server(), stopped.clone())),
+            tokio::spawn(http::serve(node.clone(), http_listener, config.server(), stopped.clone())),
             tokio::spawn(keeper::reconcile_loop(node.clone(), stopped.clone())),
             tokio::spawn(until_stopped(stopped, {
                 let node = node.clone();
@@ -111,6 +112,8 @@ impl RunningNode {
     }
 
     async fn stop(&mut self) {
+        // What waits for a full disk holds up everything that is waited for here.
+        self.node.host().stop_waiting_for_room();
         let moved = self.node.hand_over().await;
         tracing::info!(moved, "leadership handed over");
         self.stop.send_replace(true);
@@ -139,6 +142,7 @@ impl Drop for RunningNode {
 /// Starts what the node does by itself.
 fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) -> Vec<JoinHandle<()>> {
     let cluster = Trigger::Cluster(node.watch_cluster());
+    let nodes = Trigger::Cluster(node.watch_cluster());
     let migration = Migration::new(node.member().clone());
     let key_rotation = KeyRotationJob { node: node.clone(), cursors: key_rotation::ResealCursors::new() };
     let chunk_gc = ChunkGc { node: node.clone(), idle: config.chunk_gc.idle };
@@ -146,6 +150,7 @@ fn spawn_jobs(node: &Arc<Node>, config: &NodeConfig, background: &Background) ->
         background.spawn_periodic("migration", migration::EVERY, cluster, migration),
         background.spawn_periodic("key_rotation", key_rotation::EVERY, Trigger::None, key_rotation),
         background.spawn_periodic("erasure", erasure::EVERY, Trigger::None, ErasureJob(node.clone())),
+        background.spawn_periodic("format_level", format_level::EVERY, nodes, FormatLevelJob(node.clone())),
         background.spawn_periodic("expiry", limits::SWEEP_EVERY, Trigger::None, ExpiryJob(node.clone())),
         background.spawn_periodic("chunk_gc", config.chunk_gc.every, Trigger::None, chunk_gc),
     ];

@@ -1,5 +1,7 @@
 //! What a node says of itself when someone asks for its status.
 
+use std::ops::ControlFlow;
+
 use mira_proto::node_v1;
 use mira_raft::{Group, Role};
 
@@ -23,6 +25,22 @@ pub fn node_status(node: &Node) -> node_v1::NodeStatus {
         disk_free_bytes: system::disk_space(node.data()),
         groups: node.host().groups().iter().map(|group| group_status(node, &cluster, group)).collect(),
     }
+}
+
+/// Who leads every group on it.
+pub fn groups_only(node: &Node) -> node_v1::NodeStatus {
+    let group = |group: &Group| {
+        let status = group.status();
+        node_v1::GroupStatus {
+            group: group.id(),
+            role: wire_role(&status.role).into(),
+            term: status.term,
+            leader: status.leader.unwrap_or_default(),
+            ..Default::default()
+        }
+    };
+    let groups = node.host().groups().iter().map(group).collect();
+    node_v1::NodeStatus { node_id: node.id(), groups, ..Default::default() }
 }
 
 fn group_status(node: &Node, cluster: &ClusterState, group: &Group) -> node_v1::GroupStatus {
@@ -50,12 +68,16 @@ fn group_status(node: &Node, cluster: &ClusterState, group: &Group) -> node_v1::
 
 /// Frames of all collections in a shard.
 fn frames(cluster: &ClusterState, group: &Group) -> u64 {
-    let reader = group.reader();
-    let count = |&collection: &u64| {
-        let stored = reader.get(&record::count_key(collection)).ok().flatten();
-        machine::decode_count(stored.as_deref()).unwrap_or_default()
-    };
-    cluster.collections.keys().map(count).sum()
+    let mut frames = 0;
+    // The shard has few of the cluster's collections, and they lie together.
+    let counted = group.reader().scan_prefix(&[record::Table::Counts.into()], false, &mut |key, stored| {
+        let collection = key.get(1..9).and_then(|id| Some(u64::from_be_bytes(id.try_into().ok()?)));
+        if collection.is_some_and(|collection| cluster.collections.contains_key(&collection)) {
+            frames += machine::decode_count(Some(stored)).unwrap_or_default();
+        }
+        ControlFlow::Continue(())
+    });
+    counted.map_or(0, |()| frames)
 }
 
 /// A role as the wire has it.

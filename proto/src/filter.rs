@@ -13,10 +13,12 @@
 //! (`metadata.author.name`). A list in metadata has several values, and a test holds if it holds for one of them. Values
 //! are compared with values of their own type: text, number, or true and false.
 
-use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_with::skip_serializing_none;
+
+use crate::limits;
+use crate::model::bounded::{self, Plain, PlainValue};
 
 /// Begins the names of fields of metadata.
 pub const METADATA: &str = "metadata.";
@@ -27,8 +29,10 @@ pub const METADATA: &str = "metadata.";
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     /// All of these hold.
+    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_FILTER_PARTS + 1 }>")]
     pub and: Option<Vec<Filter>>,
     /// One of these holds.
+    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_FILTER_PARTS + 1 }>")]
     pub or: Option<Vec<Filter>>,
     /// This does not hold.
     pub not: Option<Box<Filter>>,
@@ -37,7 +41,7 @@ pub struct Filter {
     /// Equal to this.
     pub eq: Option<Scalar>,
     /// Equal to one of these, up to 1,000.
-    #[serde(rename = "in")]
+    #[serde(rename = "in", default, deserialize_with = "bounded::list::<_, _, { limits::MAX_FILTER_VALUES + 1 }>")]
     pub one_of: Option<Vec<Scalar>>,
     /// Greater than this; goes with `lt` or `lte`. For created_at, here and in the three below: an RFC 3339 time.
     pub gt: Option<Scalar>,
@@ -54,8 +58,8 @@ pub struct Filter {
 }
 
 /// A text, a number, true or false.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a text, a number, true or false")]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum Scalar {
     /// True or false.
     Bool(bool),
@@ -65,8 +69,13 @@ pub enum Scalar {
     Text(String),
 }
 
-/// An RFC 3339 time as milliseconds since 1970; `None` for what is none, or before.
-pub fn milliseconds(text: &str) -> Option<u64> {
-    let time: Timestamp = text.parse().ok()?;
-    u64::try_from(time.as_millisecond()).ok()
+impl<'de> Deserialize<'de> for Scalar {
+    /// By hand, because serde keeps all of what is none before it says so.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match deserializer.deserialize_any(Plain)? {
+            PlainValue::Bool(value) => Scalar::Bool(value),
+            PlainValue::Number(number) => Scalar::Number(number),
+            PlainValue::Text(text) => Scalar::Text(text),
+        })
+    }
 }

@@ -1,9 +1,16 @@
 //! The wire contract: what programs of MIRA say to each other and to callers.
 //!
 //! - [`model`]: requests and answers of the operations, as JSON callers (MCP, REST) and the router see them;
+//! - [`clients`]: what routers and nodes ask a node with;
+//! - [`codec`]: how the public gRPC is decoded, within bounds;
+//! - [`extensions`]: fields that a format does not name yet, kept by whoever does not know them;
 //! - [`filter`]: which frames a caller means;
 //! - [`groups`]: what a search that groups gives out;
+//! - [`position`]: where a frame stands in its session;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
+//! - [`names`]: what things may be called;
+//! - [`numbers`]: numbers that would not come back the same;
+//! - [`time`]: times as callers write them;
 //! - [`limits`]: every bound of the system, by owner;
 //! - [`refusal`]: how a node tells a router where to go instead;
 //! - [`vectors`]: the vectors of a frame, as they lie in sealed pieces;
@@ -12,17 +19,26 @@
 //! - [`placement`]: which shard holds a frame, which nodes a shard;
 //! - [`node_v1`], [`raft_v1`], [`v1`]: generated gRPC stubs (node, replication, public).
 
+pub mod clients;
+pub mod codec;
+pub mod extensions;
 pub mod filter;
 pub mod groups;
 pub mod limits;
 pub mod model;
+pub mod names;
+pub mod numbers;
 pub mod placement;
+pub mod position;
 pub mod problem;
 pub mod refusal;
+pub mod time;
 pub mod vectors;
 pub mod verification;
 pub mod wire;
 
+pub use extensions::Extensions;
+pub use position::Position;
 pub use problem::{Code, Problem};
 pub use refusal::Refusal;
 

@@ -122,12 +122,20 @@ pub struct Problem {
     pub code: Code,
     /// What was wrong and what to do, in a sentence. Never content, never a secret.
     pub detail: String,
+    /// Seconds after which trying again is worth it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u32>,
 }
 
 impl Problem {
     /// A problem of a kind.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Problem { code, detail: detail.into() }
+        Problem { code, detail: detail.into(), retry_after: (code == Code::Overloaded).then_some(1) }
+    }
+
+    /// The same, worth another try after so many seconds.
+    pub fn after(self, seconds: u32) -> Self {
+        Problem { retry_after: Some(seconds), ..self }
     }
 
     /// The request is wrong.
@@ -142,31 +150,64 @@ impl Problem {
 
     /// The RFC 9457 document of this problem.
     pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({
+        let mut document = serde_json::json!({
             "type": format!("https://mira.dev/problems/{}", self.code),
             "title": self.code.as_str().replace('_', " "),
             "status": self.code.http_status(),
             "code": self.code,
             "detail": self.detail,
-        })
+        });
+        if let Some(seconds) = self.retry_after {
+            document["retry_after"] = seconds.into();
+        }
+        document
+    }
+}
+
+impl From<Problem> for crate::v1::Problem {
+    fn from(problem: Problem) -> Self {
+        let Problem { code, detail, retry_after } = problem;
+        crate::v1::Problem { code: code.as_str().into(), detail, retry_after }
     }
 }
 
 impl From<Problem> for tonic::Status {
     fn from(problem: Problem) -> Self {
-        let details = crate::v1::Problem { code: problem.code.as_str().into(), detail: problem.detail.clone() };
-        let bytes = prost::Message::encode_to_vec(&details);
-        tonic::Status::with_details(problem.code.grpc(), problem.detail, bytes.into())
+        let (code, detail, retry_after) = (problem.code.grpc(), problem.detail.clone(), problem.retry_after);
+        let bytes = prost::Message::encode_to_vec(&crate::v1::Problem::from(problem));
+        let mut status = tonic::Status::with_details(code, detail, bytes.into());
+        if let Some(seconds) = retry_after {
+            status.metadata_mut().insert("retry-after", seconds.into());
+        }
+        status
     }
 }
 
 impl From<tonic::Status> for Problem {
-    /// Reads the details that [`Problem`] put there; a status without them comes from the transport.
+    /// Reads the details that [`Problem`] put there; a status without them comes from the transport, whose own words tell of
+    /// addresses and libraries, and are no caller's business.
     fn from(status: tonic::Status) -> Self {
         match <crate::v1::Problem as prost::Message>::decode(status.details()) {
-            Ok(details) if !details.code.is_empty() => Problem::new(Code::parse(&details.code), details.detail),
-            _ => Problem::new(code_of_bare_status(status.code()), status.message()),
+            Ok(details) if !details.code.is_empty() => {
+                let crate::v1::Problem { code, detail, retry_after } = details;
+                Problem { code: Code::parse(&code), detail, retry_after }
+            }
+            _ => {
+                let code = code_of_bare_status(status.code());
+                Problem::new(code, said_of_bare_status(code))
+            }
         }
+    }
+}
+
+/// What a caller is told of a status without details.
+pub(crate) fn said_of_bare_status(code: Code) -> &'static str {
+    match code {
+        Code::Unavailable => "a storage node cannot be reached",
+        Code::DeadlineExceeded => "a storage node did not answer in time",
+        Code::Overloaded => "a storage node has no room for the request now",
+        Code::UnsupportedVersion => "a storage node is of another version and does not know this request",
+        _ => "a storage node did not take the request",
     }
 }
 

@@ -5,7 +5,7 @@
 
 use prost::Message;
 
-use crate::problem::code_of_bare_status;
+use crate::problem::{code_of_bare_status, said_of_bare_status};
 use crate::{Code, NodeId, Problem, node_v1};
 
 /// Why a node did not do what a router asked.
@@ -102,7 +102,7 @@ fn bare(status: tonic::Status) -> Refusal {
     match code_of_bare_status(status.code()) {
         // A connection that is torn down under a request is told as any of these, also as an internal error of HTTP/2.
         Code::Unavailable | Code::DeadlineExceeded | Code::Internal => Refusal::Unknown(status.message().to_owned()),
-        code => Refusal::Problem(Problem::new(code, status.message())),
+        code => Refusal::Problem(Problem::new(code, said_of_bare_status(code))),
     }
 }
 

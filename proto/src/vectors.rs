@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
+use crate::model::Metric;
 
 /// Number of a space in its collection: 0 is the collection's own, the named ones follow in their order.
 pub type SpaceNumber = u8;
@@ -30,6 +31,59 @@ pub const MAX_BYTES: usize = 1
 
 const VERSION: u8 = 2;
 const PART_HEADER_BYTES: usize = 5;
+
+/// What is wrong with a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum VectorFault {
+    /// It has another number of components.
+    #[error("it has {have} components, not {want}")]
+    Dimension {
+        /// Its components.
+        have: usize,
+        /// Those that it should have.
+        want: usize,
+    },
+    /// A component is NaN or infinite.
+    #[error("component {component} is not a finite number")]
+    NotFinite {
+        /// Which.
+        component: usize,
+    },
+    /// A component is so large that sums of its squares leave the range of a score.
+    #[error("component {component} is beyond ±{max:e}, the most that dot and l2 compare", max = limits::MAX_COMPONENT)]
+    TooLarge {
+        /// Which.
+        component: usize,
+    },
+    /// It has no direction to compare by cosine.
+    #[error("it is all zeros: it has no direction to compare by cosine")]
+    Zero,
+}
+
+/// Whether a vector can be stored, and asked with, where vectors have `dim` components and are compared by `metric`. The one
+/// rule: router, node and index go by it, so that what is acknowledged can be found.
+pub fn check(vector: &[f32], dim: usize, metric: Metric) -> Result<(), VectorFault> {
+    if vector.len() != dim {
+        return Err(VectorFault::Dimension { have: vector.len(), want: dim });
+    }
+    check_finite(vector)?;
+    let is_too_large = |value: &f32| metric != Metric::Cosine && value.abs() > limits::MAX_COMPONENT;
+    if let Some(component) = vector.iter().position(is_too_large) {
+        return Err(VectorFault::TooLarge { component });
+    }
+    if metric == Metric::Cosine && vector.iter().all(|value| *value == 0.0) {
+        return Err(VectorFault::Zero);
+    }
+    Ok(())
+}
+
+/// The part of [`check`] that holds whatever the vector is compared with.
+pub fn check_finite(vector: &[f32]) -> Result<(), VectorFault> {
+    match vector.iter().position(|value| !value.is_finite()) {
+        Some(component) => Err(VectorFault::NotFinite { component }),
+        None => Ok(()),
+    }
+}
 
 /// Why a piece is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -153,6 +207,35 @@ mod tests {
         let mut vectors = FrameVectors::default();
         parts.iter().for_each(|(space, components)| vectors.add(*space, components));
         vectors
+    }
+
+    #[test]
+    fn a_vector_is_taken_or_refused_by_one_rule() {
+        use Metric::{Cosine, Dot, L2};
+        use VectorFault::{Dimension, NotFinite, TooLarge, Zero};
+        let max = limits::MAX_COMPONENT;
+        let table: [(&[f32], Metric, Result<(), VectorFault>); 14] = [
+            (&[1.0, 2.0], Cosine, Ok(())),
+            (&[0.0, 0.0], Cosine, Err(Zero)),
+            (&[0.0, -0.0], Cosine, Err(Zero)),
+            (&[0.0, 1e-45], Cosine, Ok(())),
+            (&[f32::MAX, -f32::MAX], Cosine, Ok(())),
+            (&[0.0, 0.0], Dot, Ok(())),
+            (&[0.0, 0.0], L2, Ok(())),
+            (&[max, -max], Dot, Ok(())),
+            (&[1.0, 2e15], Dot, Err(TooLarge { component: 1 })),
+            (&[-2e15, 1.0], L2, Err(TooLarge { component: 0 })),
+            (&[1.0, f32::NAN], L2, Err(NotFinite { component: 1 })),
+            (&[f32::INFINITY, 1.0], Cosine, Err(NotFinite { component: 0 })),
+            (&[1.0], Cosine, Err(Dimension { have: 1, want: 2 })),
+            (&[1.0, 2.0, 3.0], L2, Err(Dimension { have: 3, want: 2 })),
+        ];
+        for (vector, metric, expected) in table {
+            assert_eq!(check(vector, 2, metric), expected, "{vector:?} {metric:?}");
+        }
+        // The largest vectors of all, as far apart as can be, have a score.
+        let squares = f64::from(max).powi(2) * 4.0 * f64::from(limits::MAX_DIM);
+        assert!(squares < f64::from(f32::MAX));
     }
 
     #[test]

@@ -1,12 +1,28 @@
 //! What a committed entry does to a state: one set of rules for a replica, and for whoever replays archived entries.
 
+use std::panic::{self, AssertUnwindSafe};
+
 use bytes::Bytes;
+use tracing::error;
 
 use crate::engine::{EngineError, Read};
 use crate::requests::{AppliedAt, RequestMemory, RequestWindow};
 use crate::state::{APP_TABLE, Applied, GroupState, Overlay, Txn, table_prefix};
 use crate::state_machine::{Command, StateMachine};
 use crate::types::{Answer, Entry, Membership, Payload, Proposal, index_of};
+
+/// How far replicated time may be ahead of the clock of the leader that proposes, in milliseconds: more than the clocks of
+/// a cluster in good order differ by. The same on every replica, since it decides what the replicated state holds.
+const CLOCK_LEAD_MS: u64 = 1_000;
+
+/// The log-carried time behind `clock_ms` of what a leader proposes whose clock says `now_ms`.
+///
+/// A new leader's clock may be a little behind its predecessor's: then replicated time stands still until it is reached.
+/// One that was far ahead must not set the time for ever: replicated time goes back to what the leader's clock says, and a
+/// little more.
+pub(crate) fn time_after(clock_ms: u64, now_ms: u64) -> u64 {
+    now_ms.max(clock_ms.min(now_ms.saturating_add(CLOCK_LEAD_MS)))
+}
 
 /// How far the live generation of a state has come.
 pub(crate) struct Applier {
@@ -32,11 +48,10 @@ impl Applier {
         Txn::new(engine, &self.prefix, overlay)
     }
 
-    /// The log-carried time of an entry that comes next, if it carries any. A new leader's clock may be behind its
-    /// predecessor's; replicated time never is.
+    /// The log-carried time of an entry that comes next, if it carries any.
     pub(crate) fn time_of(&self, entry: &Entry) -> Option<u64> {
         match &entry.payload {
-            Payload::Normal(proposal) => Some(self.applied.clock_ms.max(proposal.time_ms)),
+            Payload::Normal(proposal) => Some(time_after(self.applied.clock_ms, proposal.time_ms)),
             Payload::Blank | Payload::Membership(_) => None,
         }
     }
@@ -78,12 +93,50 @@ impl Applier {
         {
             return Ok(answer);
         }
-        let command = Command { index, time_ms, payload: &proposal.payload };
-        let response: Bytes = app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))?;
+        let request = proposal.request.map(|request| request.id);
+        let command = Command { index, time_ms, request, payload: &proposal.payload };
+        let mark = overlay.mark();
+        let applied =
+            panic::catch_unwind(AssertUnwindSafe(|| app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))));
+        let response: Bytes = match applied {
+            Ok(response) => response?,
+            // What a machine makes of a command follows from the command and the state, so every replica comes here: they
+            // go on without it, where otherwise none of them ever could.
+            Err(_) => {
+                overlay.take_back_to(mark);
+                error!(index, "a command cannot be applied and is passed over");
+                return Ok(Answer::Failed);
+            }
+        };
         if let Some(request) = &proposal.request {
             self.memory.remember(overlay, request, AppliedAt { index, time_ms }, &response);
             self.memory.forget(overlay, time_ms);
         }
         Ok(Answer::Applied(response))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicated_time_is_never_far_from_the_leaders_clock() {
+        const DAY: u64 = 86_400_000;
+        // the log's clock, the leader's, the time of the entry
+        let table = [
+            (0, 5_000, 5_000),
+            (5_000, 5_000, 5_000),
+            (5_000, 4_200, 5_000),
+            (5_000, 4_000, 5_000),
+            (5_000, 3_999, 4_999),
+            (DAY + 5_000, 5_000, 6_000),
+            (5_000, DAY, DAY),
+            (u64::MAX, u64::MAX, u64::MAX),
+            (u64::MAX, u64::MAX - 5, u64::MAX),
+        ];
+        for (clock_ms, now_ms, time_ms) in table {
+            assert_eq!(time_after(clock_ms, now_ms), time_ms, "{clock_ms} {now_ms}");
+        }
     }
 }

@@ -136,7 +136,7 @@ impl Replay {
         requests::put_known(&mut batch, REPLAYED, state.generation(), &record.requests);
         state.commit(&batch)?;
         let applier = Applier::load(&state, options.window)?;
-        state.advance(index_of(applier.applied.last.as_ref()));
+        state.advance(&applier.applied);
         Ok(Self { state, applier, app, overlay: Overlay::default(), entries: 0, until_ms: options.until_ms })
     }
 
@@ -200,7 +200,7 @@ impl Replay {
         self.applier.applied.save(&mut batch, REPLAYED, self.state.generation());
         self.state.engine.write(&batch, Durability::Buffered)?;
         self.app.committed(self.applied_index());
-        self.state.advance(self.applied_index());
+        self.state.advance(&self.applier.applied);
         Ok(())
     }
 }

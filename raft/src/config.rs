@@ -9,7 +9,7 @@ use crate::log_store::{LogLimits, LogObserver, NoObserver};
 use crate::requests::RequestWindow;
 use crate::threads::{OsThreads, Threads};
 use crate::transport::Transport;
-use crate::types::NodeId;
+use crate::types::{GroupId, NodeId};
 
 /// Wall clock, injected so that tests and the simulator own it.
 pub trait Clock: Send + Sync + 'static {
@@ -50,6 +50,14 @@ pub struct Timing {
     pub propose: Duration,
     /// For a read index.
     pub read: Duration,
+    /// Without a call for its leader for so long, a group rests: its timers stand still and its nodes' heartbeats stand
+    /// for its own.
+    pub quiet: Duration,
+    /// Between two heartbeats of a node to another with which it shares groups at rest. Two of them fit into the shortest
+    /// wait for a leader's node, so that one that is lost costs nothing.
+    pub node_heartbeat: Duration,
+    /// A group at rest that has not changed for so long trims its log.
+    pub log_rest: Duration,
 }
 
 impl Default for Timing {
@@ -63,6 +71,12 @@ impl Default for Timing {
             snapshot_message: Duration::from_secs(10),
             propose: Duration::from_secs(5),
             read: Duration::from_secs(2),
+            // Longer than the pauses of a caller that works step by step, since the first write after a rest costs a round
+            // trip more.
+            quiet: Duration::from_secs(3),
+            node_heartbeat: Duration::from_millis(300),
+            // Longer than a minute, in which whoever archives logs comes by.
+            log_rest: Duration::from_secs(120),
         }
     }
 }
@@ -86,6 +100,12 @@ pub struct Limits {
     pub requests: RequestWindow,
     /// Bytes of recent log entries kept in memory per group.
     pub recent_log_bytes: usize,
+    /// Bytes of a group's log beyond which a snapshot is taken and the log is trimmed to a half of this.
+    pub log_bytes: u64,
+    /// Bytes of the logs of all groups beyond which the largest is trimmed.
+    pub node_log_bytes: u64,
+    /// Bytes of its log that a group at rest keeps.
+    pub log_bytes_at_rest: u64,
 }
 
 impl Default for Limits {
@@ -99,6 +119,10 @@ impl Default for Limits {
             in_flight: 4_096,
             requests: RequestWindow::default(),
             recent_log_bytes: 4 << 20,
+            // A second or two of what a disk takes: a follower that is a little behind gets entries, not a snapshot.
+            log_bytes: 64 << 20,
+            node_log_bytes: 512 << 20,
+            log_bytes_at_rest: 1 << 20,
         }
     }
 }
@@ -120,6 +144,8 @@ pub struct HostConfig {
     pub clock: Arc<dyn Clock>,
     /// Names snapshots. (Election timeouts draw from the runtime's own generator.)
     pub randomness: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Whether a node is meant to be a member of a group, as far as the program knows beside the group itself.
+    pub members: Arc<dyn Fn(GroupId, NodeId) -> bool + Send + Sync>,
     /// Told of every write of the log.
     pub observer: Arc<dyn LogObserver>,
     /// Timing of elections and calls.
@@ -142,6 +168,7 @@ impl HostConfig {
             threads: Arc::new(OsThreads::current()),
             clock: Arc::new(SystemClock),
             randomness: Arc::new(system_random),
+            members: Arc::new(|_, _| true),
             observer: Arc::new(NoObserver),
             timing: Timing::default(),
             limits: Limits::default(),
@@ -149,7 +176,8 @@ impl HostConfig {
     }
 
     pub(crate) fn log_limits(&self) -> LogLimits {
-        LogLimits { recent_bytes: self.limits.recent_log_bytes, ..LogLimits::default() }
+        let piece_bytes = (self.limits.log_bytes_at_rest / 16).clamp(1, 64 << 10);
+        LogLimits { recent_bytes: self.limits.recent_log_bytes, piece_bytes, ..LogLimits::default() }
     }
 
     pub(crate) fn library(&self) -> Result<openraft::Config, openraft::ConfigError> {

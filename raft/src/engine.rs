@@ -28,12 +28,23 @@ pub enum EngineError {
     /// The disk is full. Reads go on; writes may be tried again once there is room.
     #[error("disk full: {0}")]
     DiskFull(String),
+    /// No file can be opened: the process, or the machine, has as many open as it may. It passes when others close theirs,
+    /// and writing goes on once the store has been opened again.
+    #[error("no file can be opened: {0}")]
+    NoFile(String),
     /// A block or record failed its checksum.
     #[error("damaged data: {0}")]
     Damaged(String),
     /// Any other failure of the device or file system.
     #[error("storage failed: {0}")]
     Io(String),
+}
+
+impl EngineError {
+    /// Whether it passes by itself, and says nothing against what is on the disk.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, EngineError::DiskFull(_) | EngineError::NoFile(_))
+    }
 }
 
 /// The keys from `from` on that come before `to`.
@@ -171,8 +182,14 @@ pub trait Engine: Read {
     /// Returns once every batch written before the call survives a power cut.
     fn sync(&self) -> Result<(), EngineError>;
 
-    /// A view of this moment, cheap to take and to keep for minutes.
+    /// A view of this moment, cheap to take and to keep for minutes. What its scans read is not kept in any cache: they
+    /// are for reading everything, which must not drive out what is read again and again.
     fn view(&self) -> std::sync::Arc<dyn Read>;
+
+    /// A view of this moment for a request, whose scans leave what they read in the cache as those of the engine do.
+    fn cached_view(&self) -> std::sync::Arc<dyn Read> {
+        self.view()
+    }
 
     /// Rewrites the files that hold keys in `from..to`, so that what was deleted or replaced there is on no disk any more.
     fn compact(&self, _from: &[u8], _to: &[u8]) -> Result<(), EngineError> {
@@ -182,6 +199,17 @@ pub trait Engine: Read {
     /// Whether nothing can be written any more, because what is on the disk is damaged.
     fn is_out_of_service(&self) -> bool {
         false
+    }
+
+    /// Whether nothing can be written before the store is opened again, because it could open no file.
+    fn needs_reopening(&self) -> bool {
+        false
+    }
+
+    /// Closes the store and opens it again, as it is on disk. Nobody may use it meanwhile; who does is told that there is no
+    /// file. When it fails, trying again goes on where it was.
+    fn reopen(&self) -> Result<(), EngineError> {
+        Ok(())
     }
 
     /// Moves to a new store with all the pairs of those ranges that can be read whole; the indexes of the others. Nobody

@@ -10,7 +10,8 @@ use crate::snapshot::put_pairs;
 use crate::state::{Applied, Incoming};
 use crate::types::{SnapshotMeta, Vote};
 use crate::wire::{
-    ChunkHeader, SnapshotFinish, SnapshotOffer, SnapshotReply, decode_append, parse_reply, parse_request, take,
+    ChunkHeader, NodeHeartbeat, NodeHeartbeatReply, SnapshotFinish, SnapshotOffer, SnapshotReply, decode_append,
+    parse_reply, parse_request, take,
 };
 
 /// Has every decoder read `data`: as it is, and behind the checksum that it would need.
@@ -46,7 +47,9 @@ pub fn decode_all(data: &[u8]) {
         let _ = take::<ChunkHeader>(body.clone());
         let _ = take::<SnapshotOffer>(body.clone());
         let _ = take::<SnapshotFinish>(body.clone());
-        let _ = take::<SnapshotReply>(body);
+        let _ = take::<SnapshotReply>(body.clone());
+        let _ = take::<NodeHeartbeat>(body.clone());
+        let _ = take::<NodeHeartbeatReply>(body);
     }
     let _ = put_pairs(&mut Batch::default(), b"prefix", bytes);
 }

@@ -1,8 +1,9 @@
 //! One node's replication: its log store, its state engine, its groups.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::{Watch, WatchReceiver};
@@ -12,16 +13,19 @@ use tracing::{info, warn};
 use crate::config::HostConfig;
 use crate::engine::{Engine, EngineError};
 use crate::group::{Group, GroupParts, age_of_quorum};
+use crate::log_bound::LogBound;
 use crate::log_store::LogStore;
 use crate::network::Links;
 use crate::network::link::{QuorumAge, Wires};
+use crate::quiescence::{self, NodeHeartbeats};
 use crate::replica::{Replica, ReplicaParts};
+use crate::room::Room;
 use crate::snapshot::SnapshotKeeper;
 use crate::state::GroupState;
 use crate::state_machine::StateMachine;
 use crate::threads::run_blocking;
-use crate::types::{GroupId, Runtime, TokioRuntime};
-use crate::wire::{self, Refusal, Status};
+use crate::types::{GroupId, NodeId, Runtime, TokioRuntime};
+use crate::wire::{self, Kind, Refusal, Status};
 
 /// Why a host or a group could not be opened or removed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -64,6 +68,9 @@ pub struct RaftHost<R: Runtime = TokioRuntime> {
     groups: RwLock<BTreeMap<GroupId, Group<R>>>,
     /// Opening, closing and destroying take turns.
     changing: futures::lock::Mutex<Phase>,
+    node_heartbeats: NodeHeartbeats,
+    log_bound: LogBound,
+    opened: R::Instant,
     stopped: tokio::sync::watch::Sender<bool>,
 }
 
@@ -90,15 +97,41 @@ impl<R: Runtime> RaftHost<R> {
         }
         let log =
             LogStore::open(config.log.clone(), config.threads.as_ref(), config.observer.clone(), config.log_limits());
-        Ok(Arc::new(Self {
+        let host = Arc::new(Self {
             config,
             library,
             log,
             state_full: Arc::default(),
             groups: RwLock::default(),
             changing: futures::lock::Mutex::new(Phase::Serving),
+            node_heartbeats: NodeHeartbeats::default(),
+            log_bound: LogBound::default(),
+            opened: R::now(),
             stopped: tokio::sync::watch::Sender::new(false),
-        }))
+        });
+        drop(R::spawn(quiescence::run(Arc::downgrade(&host))));
+        Ok(host)
+    }
+
+    pub(crate) fn config(&self) -> &HostConfig {
+        &self.config
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.config.node_id
+    }
+
+    pub(crate) fn node_heartbeats(&self) -> &NodeHeartbeats {
+        &self.node_heartbeats
+    }
+
+    pub(crate) fn log_bound(&self) -> &LogBound {
+        &self.log_bound
+    }
+
+    /// Time since the host was opened.
+    pub(crate) fn since_opened(&self) -> Duration {
+        openraft::Instant::elapsed(&self.opened)
     }
 
     /// The groups this node has data of, in order, open or not.
@@ -138,6 +171,8 @@ impl<R: Runtime> RaftHost<R> {
         let state = GroupState::open(self.config.state.clone(), id)?;
         let keeper = Arc::new(SnapshotKeeper::new(self.config.randomness.clone()));
         let (applied, applied_watch) = <R::Watch as Watch>::channel(0u64);
+        let room = Room::new(id, self.state_full.clone(), self.log.closing().clone());
+        self.log.failures().group_is_back(id);
         let replica = Replica::open(ReplicaParts {
             state: state.clone(),
             log: log.clone(),
@@ -146,7 +181,7 @@ impl<R: Runtime> RaftHost<R> {
             threads: self.config.threads.clone(),
             window: self.config.limits.requests,
             applied: parking_lot::Mutex::new(applied),
-            disk_full: self.state_full.clone(),
+            room: room.clone(),
         })?;
         let (applied_index, purged) = (state.applied_index(), log.purged_index());
         if applied_index < purged {
@@ -178,7 +213,8 @@ impl<R: Runtime> RaftHost<R> {
             entries: log,
             config: self.config.clone(),
             applied: applied_watch,
-            state_full: self.state_full.clone(),
+            room,
+            opened: self.opened,
         }))
     }
 
@@ -269,6 +305,36 @@ impl<R: Runtime> RaftHost<R> {
         Ok(lost.into_iter().map(|at| groups[at]).collect())
     }
 
+    /// Whether the log or the state take no writes until they are opened again, because no file could be opened.
+    pub fn needs_reopening(&self) -> bool {
+        let passing = self.log.failures().log().is_some_and(|error| error.is_passing());
+        passing || self.config.log.needs_reopening() || self.config.state.needs_reopening()
+    }
+
+    /// Stops all groups and opens the log and the state again, where they need it. Groups may be opened again after that.
+    ///
+    /// # Errors
+    /// When an engine still cannot be opened; trying again goes on.
+    pub async fn reopen(&self) -> Result<(), HostError> {
+        let phase = self.changing.lock().await;
+        if *phase == Phase::ShutDown {
+            return Err(HostError::ShutDown);
+        }
+        let open: Vec<GroupId> = self.groups.read().keys().copied().collect();
+        for id in open {
+            self.stop_group(id).await;
+        }
+        self.log.settle().await;
+        for engine in [&self.config.log, &self.config.state].into_iter().filter(|engine| engine.needs_reopening()) {
+            let engine = engine.clone();
+            run_blocking(self.config.threads.as_ref(), move || engine.reopen()).await?;
+        }
+        if self.log.failures().log().is_some_and(|error| error.is_passing()) {
+            self.log.failures().log_is_back();
+        }
+        Ok(())
+    }
+
     /// Rewrites the files of the log, so that entries that were trimmed are on no disk any more.
     ///
     /// # Errors
@@ -296,6 +362,9 @@ impl<R: Runtime> RaftHost<R> {
             Ok(parts) => parts,
             Err(refusal) => return refusal.reply(),
         };
+        if kind == Kind::NodeHeartbeat {
+            return self.handle_node_heartbeat(&body).unwrap_or_else(|refusal| refusal.reply());
+        }
         let Some(group) = self.group(id) else {
             return Refusal::new(Status::NoGroup, format!("group {id} is not open here")).reply();
         };
@@ -310,8 +379,15 @@ impl<R: Runtime> RaftHost<R> {
         self.stopped.subscribe()
     }
 
+    /// Ends every wait for room on a full disk, now and from now on: what waits fails. The program is about to end, and a
+    /// disk may stay full for ever.
+    pub fn stop_waiting_for_room(&self) {
+        self.log.closing().store(true, Ordering::Relaxed);
+    }
+
     /// Stops every group, writes what waits, and makes the state durable.
     pub async fn shutdown(&self) {
+        self.stop_waiting_for_room();
         let mut phase = self.changing.lock().await;
         if *phase == Phase::ShutDown {
             return;

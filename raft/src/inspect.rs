@@ -2,13 +2,14 @@
 //!
 //! Nothing here changes a store, and nothing of the consensus library shows.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::codec::{decode_entry, decode_record};
 use crate::engine::{EngineError, KeyBounds, Op, Read};
-use crate::log_store::{entry_key, entry_of, vote_of};
+use crate::log_store::{entry_key, entry_of, removal_of, vote_of};
 use crate::state::{Applied, generation_prefix, live_generation, scan_table};
-use crate::types::{GroupId, NodeId, Vote};
+use crate::types::{GroupId, NodeId, Vote, index_of};
 
 /// A log entry, without what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +47,12 @@ pub fn voted(op: &Op) -> Option<(GroupId, u64)> {
     Some((vote_of(key)?, vote.leader_id.term))
 }
 
+/// The group whose removal a change of the log's engine begins, if it does: from then on what the replica promised is gone.
+pub fn removed(op: &Op) -> Option<GroupId> {
+    let Op::Put { key, .. } = op else { return None };
+    removal_of(key)
+}
+
 /// An entry of a group's log as it is on disk.
 ///
 /// # Errors
@@ -68,6 +75,17 @@ pub struct AppliedState {
     /// Digest of everything the replica holds of the group: the application's keys, the remembered requests, the
     /// membership, the log-carried clock.
     pub digest: [u8; 16],
+}
+
+/// The voters of a group in the membership that a replica has applied, during a joint change those of both sides, with the
+/// index of the entry that made them so.
+///
+/// # Errors
+/// When the engine cannot be read or a record is damaged.
+pub fn voters(state: &dyn Read, group: GroupId) -> Result<Option<(u64, BTreeSet<NodeId>)>, EngineError> {
+    let Some(generation) = live_generation(state, group)? else { return Ok(None) };
+    let members = Applied::load(state, group, generation)?.membership;
+    Ok(Some((index_of(members.log_id().as_ref()), members.membership().voter_ids().collect())))
 }
 
 /// The applied state of a group; `None` before anything was applied.

@@ -37,15 +37,19 @@ pub mod transport;
 
 mod applier;
 mod codec;
+mod failures;
 mod freshness;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod group;
 mod host;
+mod log_bound;
 mod log_store;
 mod network;
+mod quiescence;
 mod replica;
 mod requests;
+mod room;
 mod snapshot;
 mod state;
 mod types;

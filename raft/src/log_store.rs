@@ -18,7 +18,6 @@ use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -30,12 +29,19 @@ use parking_lot::Mutex;
 
 use crate::codec::{decode_entry, decode_record, encode_entry, encode_record, payload_len};
 use crate::engine::{Engine, EngineError, Op};
+use crate::failures::Failures;
 use crate::threads::Threads;
 use crate::types::{Entry, GroupId, LogId, Runtime, Types, Vote, index_of};
 
+mod limits;
+mod tail;
+mod weight;
 mod writer;
 
+pub(crate) use limits::LogLimits;
+use tail::Tail;
 use writer::{Done, Request, Writer};
+pub use writer::{LogObserver, NoObserver};
 
 /// What a key of the log is, its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,42 +84,14 @@ pub(crate) fn vote_of(key: &[u8]) -> Option<GroupId> {
     group_of(KeyKind::Vote, key)
 }
 
+/// The group that `key` notes to be removed, if it does.
+pub(crate) fn removal_of(key: &[u8]) -> Option<GroupId> {
+    group_of(KeyKind::Removing, key)
+}
+
 fn group_of(kind: KeyKind, key: &[u8]) -> Option<GroupId> {
     let group = key.strip_prefix(&[kind as u8])?.get(..4)?;
     Some(GroupId::from_be_bytes(group.try_into().ok()?))
-}
-
-/// Told of every batch the log writer makes durable.
-pub trait LogObserver: Send + Sync + 'static {
-    /// A batch of `entries` entries in `bytes` bytes was written; `took` is the time of write and sync together,
-    /// `synced` whether there was a sync.
-    fn wrote(&self, entries: usize, bytes: usize, took: Duration, synced: bool);
-}
-
-/// Observes nothing.
-pub struct NoObserver;
-
-impl LogObserver for NoObserver {
-    fn wrote(&self, _: usize, _: usize, _: Duration, _: bool) {}
-}
-
-/// Bounds of the log store.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LogLimits {
-    /// Requests that wait for the writer; more wait for a place.
-    pub queue: usize,
-    /// Bytes the writer puts into one batch.
-    pub batch_bytes: usize,
-    /// Bytes of recent entries kept in memory per group.
-    pub recent_bytes: usize,
-    /// Bytes read at once for replication or applying.
-    pub read_bytes: usize,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        Self { queue: 4096, batch_bytes: 8 << 20, recent_bytes: 4 << 20, read_bytes: 1 << 20 }
-    }
 }
 
 /// The log store of a node.
@@ -123,6 +101,8 @@ pub(crate) struct LogStore<R: Runtime> {
     limits: LogLimits,
     committed: Arc<Mutex<BTreeMap<GroupId, LogId>>>,
     disk_full: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
+    failures: Arc<Failures>,
 }
 
 impl<R: Runtime> LogStore<R> {
@@ -135,22 +115,40 @@ impl<R: Runtime> LogStore<R> {
     ) -> Arc<Self> {
         let (queue, requests) = <R::Mpsc as Mpsc>::channel(limits.queue);
         let committed = Arc::new(Mutex::new(BTreeMap::new()));
-        let disk_full = Arc::new(AtomicBool::new(false));
+        let (disk_full, closing, failures): (Arc<AtomicBool>, Arc<AtomicBool>, Arc<Failures>) = Default::default();
         let writer = Writer::<R> {
             engine: engine.clone(),
             requests,
             committed: committed.clone(),
             disk_full: disk_full.clone(),
+            closing: closing.clone(),
+            failures: failures.clone(),
             observer,
             batch_bytes: limits.batch_bytes,
         };
         threads.dedicated("log-writer".into(), Box::pin(writer.run()));
-        Arc::new(Self { engine, queue, limits, committed, disk_full })
+        Arc::new(Self { engine, queue, limits, committed, disk_full, closing, failures })
     }
 
     /// Whether the last write found no room on the disk.
     pub(crate) fn disk_full(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// What says that the host is closing; from then on nothing waits for room.
+    pub(crate) fn closing(&self) -> &Arc<AtomicBool> {
+        &self.closing
+    }
+
+    /// What became of the groups of this node.
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// Returns when nothing waits for the writer any more.
+    pub(crate) async fn settle(&self) {
+        // It may answer that the log has ended, which is as good.
+        let _ = self.enqueue_and_wait(Vec::new()).await;
     }
 
     /// The groups this node has a log of, in order.
@@ -162,7 +160,7 @@ impl<R: Runtime> LogStore<R> {
     pub(crate) async fn group(self: &Arc<Self>, group: GroupId) -> Result<GroupLog<R>, EngineError> {
         // What the group's last life here appended may still be on its way to the disk.
         self.enqueue_and_wait(Vec::new()).await?;
-        let tail = Tail::load(self.engine.as_ref(), group)?;
+        let tail = Tail::load(self.engine.as_ref(), group, self.limits.piece_bytes)?;
         let log = GroupLog { store: self.clone(), group, tail: Arc::new(Mutex::new(tail)) };
         let exists = key(KeyKind::Exists, group, 0);
         if self.engine.get(&exists)?.is_none() {
@@ -235,120 +233,6 @@ fn stopped() -> EngineError {
     EngineError::Io("the log writer has stopped".into())
 }
 
-/// One group's end of the log, in memory.
-struct Tail {
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-    /// Index of the first entry there is, if any. Not always the one after `purged`: a log may begin anywhere.
-    first: Option<u64>,
-    /// The newest entries, without holes up to `last`.
-    recent: VecDeque<Entry>,
-    recent_bytes: usize,
-    /// First index of each append that is not yet on disk, oldest first.
-    pending: VecDeque<u64>,
-    /// Counts truncations, so that a read from disk that raced with one is seen and repeated.
-    truncations: u64,
-}
-
-impl Tail {
-    fn load(engine: &dyn Engine, group: GroupId) -> Result<Self, EngineError> {
-        let record = |kind| engine.get(&key(kind, group, 0));
-        let vote = record(KeyKind::Vote)?.map(|bytes| decode(&bytes, "vote")).transpose()?;
-        let committed = record(KeyKind::Committed)?.map(|bytes| decode(&bytes, "committed position")).transpose()?;
-        let purged: Option<LogId> =
-            record(KeyKind::Purged)?.map(|bytes| decode(&bytes, "purged position")).transpose()?;
-        let oldest = Self::end(engine, group, false)?;
-        let newest = Self::end(engine, group, true)?;
-        Ok(Self {
-            vote,
-            committed,
-            first: oldest.map(|id| id.index),
-            last: newest.max(purged.clone()),
-            purged,
-            recent: VecDeque::new(),
-            recent_bytes: 0,
-            pending: VecDeque::new(),
-            truncations: 0,
-        })
-    }
-
-    /// The first or the last entry on disk.
-    fn end(engine: &dyn Engine, group: GroupId, last: bool) -> Result<Option<LogId>, EngineError> {
-        let (from, to) = (key(KeyKind::Entry, group, 0), key(KeyKind::Entry, group, u64::MAX));
-        let mut found = None;
-        engine.scan(Bound::Included(&from), Bound::Included(&to), last, &mut |_, value| {
-            found = Some(Bytes::copy_from_slice(value));
-            ControlFlow::Break(())
-        })?;
-        found.map(|bytes| Ok(checked_entry(bytes, group)?.log_id)).transpose()
-    }
-
-    fn first_index(&self) -> u64 {
-        self.first.unwrap_or(self.next_index())
-    }
-
-    fn next_index(&self) -> u64 {
-        self.last.as_ref().map_or(0, |id| id.index + 1)
-    }
-
-    fn first_recent(&self) -> u64 {
-        self.recent.front().map_or(self.next_index(), |entry| entry.log_id.index)
-    }
-
-    fn append(&mut self, entry: Entry) {
-        debug_assert!(
-            self.last.is_none() || entry.log_id.index == self.next_index(),
-            "no holes: {} after {:?}",
-            entry.log_id,
-            self.last
-        );
-        self.first.get_or_insert(entry.log_id.index);
-        self.last = Some(entry.log_id.clone());
-        self.recent_bytes += payload_len(&entry);
-        self.recent.push_back(entry);
-    }
-
-    /// Drops old entries beyond the budget; those not yet on disk stay.
-    fn trim(&mut self, budget: usize) {
-        let unflushed = self.pending.iter().min().copied().unwrap_or(u64::MAX);
-        while self.recent_bytes > budget
-            && let Some(entry) = self.recent.front()
-            && entry.log_id.index < unflushed
-        {
-            self.recent_bytes -= payload_len(entry);
-            self.recent.pop_front();
-        }
-    }
-
-    fn truncate_after(&mut self, keep: Option<LogId>) {
-        let keep_index = keep.as_ref().map(|id| id.index);
-        while let Some(entry) = self.recent.back()
-            && Some(entry.log_id.index) > keep_index
-        {
-            self.recent_bytes -= payload_len(entry);
-            self.recent.pop_back();
-        }
-        self.first = self.first.filter(|first| Some(*first) <= keep_index);
-        self.last = keep.min(self.last.take()).max(self.purged.clone());
-        self.truncations += 1;
-    }
-
-    fn purge(&mut self, upto: LogId) {
-        while let Some(entry) = self.recent.front()
-            && entry.log_id.index <= upto.index
-        {
-            self.recent_bytes -= payload_len(entry);
-            self.recent.pop_front();
-        }
-        self.last = self.last.take().max(Some(upto.clone()));
-        let last = self.last.as_ref().map(|id| id.index);
-        self.first = self.first.map(|first| first.max(upto.index + 1)).filter(|first| Some(*first) <= last);
-        self.purged = Some(upto);
-    }
-}
-
 /// One group's log: the library's log storage, and its readers (clones share everything).
 pub(crate) struct GroupLog<R: Runtime> {
     store: Arc<LogStore<R>>,
@@ -363,9 +247,33 @@ impl<R: Runtime> Clone for GroupLog<R> {
 }
 
 impl<R: Runtime> GroupLog<R> {
+    /// What became of all groups of this node.
+    pub(crate) fn failures(&self) -> &Arc<Failures> {
+        &self.store.failures
+    }
+
+    fn failed(&self, error: EngineError) -> io::Error {
+        self.failures().of_group(self.group, error)
+    }
+
     /// The index of the last entry removed from the front.
     pub(crate) fn purged_index(&self) -> u64 {
         index_of(self.tail.lock().purged.as_ref())
+    }
+
+    /// The index of the last entry.
+    pub(crate) fn last_index(&self) -> u64 {
+        index_of(self.tail.lock().last.as_ref())
+    }
+
+    /// Bytes of all entries.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tail.lock().weight.total()
+    }
+
+    /// The last entry that must go for at most so many bytes to be left; `None` if nothing must.
+    pub(crate) fn cut(&self, keep_bytes: u64) -> Option<u64> {
+        self.tail.lock().weight.cut(keep_bytes)
     }
 
     /// Whether the log has every entry since the group began, and each can be read.
@@ -508,7 +416,7 @@ impl<R: Runtime> RaftLogReader<Types<R>> for GroupLog<R> {
             if read.is_empty() && from < to {
                 match log.read(from, to, log.store.limits.read_bytes) {
                     Ok(entries) => read = entries.into(),
-                    Err(error) => return Some((Err(io_error(error)), (log, to, to, read))),
+                    Err(error) => return Some((Err(log.failed(error)), (log, to, to, read))),
                 }
             }
             let entry: Entry = read.pop_front()?;
@@ -522,11 +430,11 @@ impl<R: Runtime> RaftLogReader<Types<R>> for GroupLog<R> {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         let (from, to) = bounds(&range);
-        self.read(from, to, usize::MAX).map_err(io_error)
+        self.read(from, to, usize::MAX).map_err(|error| self.failed(error))
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, self.store.limits.read_bytes).map_err(io_error)
+        self.read(start, end, self.store.limits.read_bytes).map_err(|error| self.failed(error))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -548,7 +456,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let ops = vec![Op::Put { key: key(KeyKind::Vote, self.group, 0), value: encode_record(vote) }];
-        self.submit_and_wait(ops).await.map_err(io_error)?;
+        self.submit_and_wait(ops).await.map_err(|error| self.failed(error))?;
         self.tail.lock().vote = Some(*vote);
         Ok(())
     }
@@ -589,7 +497,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
         {
             let mut tail = self.tail.lock();
             tail.pending.push_back(first);
-            entries.into_iter().for_each(|entry| tail.append(entry));
+            entries.into_iter().zip(&ops).for_each(|(entry, op)| tail.append(entry, op.bytes() as u64));
         }
         let (tail, budget) = (self.tail.clone(), self.store.limits.recent_bytes);
         let flushed = Box::new(move || {
@@ -598,7 +506,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
             tail.trim(budget);
         });
         let request = Request { ops, entries: count, synced: true, done: Done::Append { flushed, callback } };
-        self.store.enqueue(request).await.map_err(io_error)
+        self.store.enqueue(request).await.map_err(|error| self.failed(error))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
@@ -615,7 +523,7 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
         // Not synced for its own sake: the appends that follow are, and until then the dropped entries do no harm.
         let range =
             Op::DeleteRange { from: key(KeyKind::Entry, self.group, from), to: key(KeyKind::Entry, self.group, to) };
-        self.submit(vec![range]).await.map_err(io_error)
+        self.submit(vec![range]).await.map_err(|error| self.failed(error))
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
@@ -632,15 +540,6 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for GroupLog<R> {
                 to: key(KeyKind::Entry, self.group, log_id.index + 1),
             },
         ];
-        self.submit(ops).await.map_err(io_error)
+        self.submit(ops).await.map_err(|error| self.failed(error))
     }
-}
-
-pub(crate) fn io_error(error: EngineError) -> io::Error {
-    let kind = match &error {
-        EngineError::DiskFull(_) => io::ErrorKind::StorageFull,
-        EngineError::Damaged(_) => io::ErrorKind::InvalidData,
-        EngineError::Io(_) => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, error)
 }

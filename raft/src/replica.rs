@@ -9,9 +9,8 @@
 //!   replica waits for room and goes on.
 
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchSender;
@@ -19,20 +18,19 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::WatchSenderOf;
 use openraft::{RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::applier::Applier;
 use crate::engine::{EngineError, Read};
-use crate::log_store::{GroupLog, io_error};
+use crate::failures::Failures;
+use crate::log_store::GroupLog;
 use crate::requests::RequestWindow;
+use crate::room::Room;
 use crate::snapshot::{SnapshotData, SnapshotKeeper, SnapshotView, copy_into};
 use crate::state::{Applied, GroupState, Overlay, StateReader};
 use crate::state_machine::StateMachine;
 use crate::threads::{Threads, run_blocking};
 use crate::types::{Answer, LogId, Membership, Payload, Runtime, SnapshotMeta, Types, index_of};
-
-/// How long to wait before trying a full disk again.
-const DISK_FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// Bytes and entries of one apply batch; a batch ends after the entry that reaches either.
 const BATCH_BYTES: usize = 4 << 20;
@@ -55,7 +53,7 @@ pub(crate) struct ReplicaParts<R: Runtime> {
     pub window: RequestWindow,
     /// Behind a lock only because the sender is not `Sync`; nobody else sends.
     pub applied: Mutex<WatchSenderOf<Types<R>, u64>>,
-    pub disk_full: Arc<AtomicBool>,
+    pub room: Arc<Room>,
 }
 
 /// Applies committed entries, builds and installs snapshots.
@@ -78,7 +76,7 @@ impl<R: Runtime> Replica<R> {
     fn announce_restored(&self) {
         let index = index_of(self.applier.applied.last.as_ref());
         self.parts.app.restored(StateReader::live(self.parts.state.clone()), index);
-        self.parts.state.advance(index);
+        self.parts.state.advance(&self.applier.applied);
         // Nobody listens before the group is open.
         let _ = self.parts.applied.lock().send(index);
     }
@@ -90,11 +88,11 @@ impl<R: Runtime> Replica<R> {
         let mut batch = overlay.batch;
         self.applier.applied.save(&mut batch, state.group, state.generation());
         while let Err(error) = state.commit(&batch) {
-            self.wait_for_room(error).await?;
+            self.parts.room.wait::<R>(error).await?;
         }
-        self.parts.disk_full.store(false, Ordering::Relaxed);
+        self.parts.room.found();
         self.parts.app.committed(index);
-        self.parts.state.advance(index);
+        self.parts.state.advance(&self.applier.applied);
         let _ = self.parts.applied.lock().send(index);
         for (responder, answer) in waiting {
             if let Some(responder) = responder {
@@ -104,20 +102,10 @@ impl<R: Runtime> Replica<R> {
         Ok(())
     }
 
-    /// Waits a little if the disk is full; any other failure is passed on.
-    async fn wait_for_room(&self, error: EngineError) -> Result<(), EngineError> {
-        let EngineError::DiskFull(cause) = &error else { return Err(error) };
-        if !self.parts.disk_full.swap(true, Ordering::Relaxed) {
-            warn!(group = self.parts.state.group, cause, "state device is full, waiting for room");
-        }
-        R::sleep(DISK_FULL_RETRY).await;
-        Ok(())
-    }
-
     async fn install(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), EngineError> {
         let state = self.parts.state.clone();
         let last = meta.last_log_id.clone();
-        let (applied, generation) = run_blocking(self.parts.threads.as_ref(), move || {
+        let received = run_blocking(self.parts.threads.as_ref(), move || {
             let generation = match data {
                 SnapshotData::Received { generation } => generation,
                 SnapshotData::View(view) => copy_into(&view, &state)?,
@@ -127,9 +115,15 @@ impl<R: Runtime> Replica<R> {
                 let text = format!("snapshot of group {} says {last:?}, holds {:?}", state.group, received.last);
                 return Err(EngineError::Damaged(text));
             }
-            Ok((state.install(generation)?, generation))
-        })
-        .await?;
+            Ok((received, generation))
+        });
+        let (applied, generation) = received.await?;
+        let state = self.parts.state.clone();
+        let install = move || state.install(generation);
+        while let Err(error) = run_blocking(self.parts.threads.as_ref(), install.clone()).await {
+            self.parts.room.wait::<R>(error).await?;
+        }
+        self.parts.room.found();
         let state = &self.parts.state;
         assert_eq!(state.generation(), generation, "what was installed is live");
         self.applier = Applier::load(state, self.parts.window)?;
@@ -156,7 +150,7 @@ impl<R: Runtime> Replica<R> {
 
 impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = Builder;
+    type SnapshotBuilder = Builder<R>;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
         Ok((self.applier.applied.last.clone(), self.applier.applied.membership.clone()))
@@ -170,31 +164,40 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let engine: &dyn Read = self.parts.state.engine.as_ref();
-            let answer = self.applier.apply(&entry, self.parts.app.as_ref(), engine, &mut overlay).map_err(io_error)?;
+            let answer = self.applier.apply(&entry, self.parts.app.as_ref(), engine, &mut overlay);
+            let answer = answer.map_err(|error| self.failed(error))?;
             waiting.push((responder, answer));
             let ends =
                 matches!(&entry.payload, Payload::Normal(proposal) if self.parts.app.ends_batch(&proposal.payload));
             if ends || overlay.bytes >= BATCH_BYTES || waiting.len() >= BATCH_ENTRIES {
                 let full = (std::mem::take(&mut overlay), std::mem::take(&mut waiting));
-                self.commit(full.0, full.1).await.map_err(io_error)?;
+                self.commit(full.0, full.1).await.map_err(|error| self.failed(error))?;
             }
         }
         if waiting.is_empty() {
             return Ok(());
         }
-        self.commit(overlay, waiting).await.map_err(io_error)
+        self.commit(overlay, waiting).await.map_err(|error| self.failed(error))
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder<R>> {
         Some(self.get_snapshot_builder().await)
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { view: self.view(), keeper: self.parts.keeper.clone(), parts: self.builder_parts() }
+    async fn get_snapshot_builder(&mut self) -> Builder<R> {
+        Builder {
+            view: self.view(),
+            keeper: self.parts.keeper.clone(),
+            state: self.parts.state.clone(),
+            threads: self.parts.threads.clone(),
+            room: self.parts.room.clone(),
+            failures: self.parts.log.failures().clone(),
+            runtime: PhantomData,
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        self.install(meta, data).await.map_err(io_error)
+        self.install(meta, data).await.map_err(|error| self.failed(error))
     }
 
     /// The state as it is now (not as it was when the log was last trimmed): the newest one is the cheapest to hold and
@@ -213,25 +216,33 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
 }
 
 impl<R: Runtime> Replica<R> {
-    fn builder_parts(&self) -> (Arc<GroupState>, Arc<dyn Threads>) {
-        (self.parts.state.clone(), self.parts.threads.clone())
+    /// What stops this replica is noted, for whoever decides what to do about it.
+    fn failed(&self, error: EngineError) -> io::Error {
+        self.parts.log.failures().of_group(self.parts.state.group, error)
     }
 }
 
 /// Builds a snapshot: nothing is copied; the state up to it is synced, so that the log before it may go.
-pub(crate) struct Builder {
+pub(crate) struct Builder<R> {
     view: Arc<SnapshotView>,
     keeper: Arc<SnapshotKeeper>,
-    parts: (Arc<GroupState>, Arc<dyn Threads>),
+    state: Arc<GroupState>,
+    threads: Arc<dyn Threads>,
+    room: Arc<Room>,
+    failures: Arc<Failures>,
+    runtime: PhantomData<fn() -> R>,
 }
 
-impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Builder {
+impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Builder<R> {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snap, io::Error> {
-        let (state, threads) = &self.parts;
-        let engine = state.engine.clone();
-        run_blocking(threads.as_ref(), move || engine.sync()).await.map_err(io_error)?;
+        let engine = self.state.engine.clone();
+        let sync = move || engine.sync();
+        while let Err(error) = run_blocking(self.threads.as_ref(), sync.clone()).await {
+            let waited = self.room.wait::<R>(error).await;
+            waited.map_err(|error| self.failures.of_group(self.state.group, error))?;
+        }
         self.keeper.built();
         Ok(Snapshot { meta: self.view.meta.clone(), snapshot: SnapshotData::View(self.view.clone()) })
     }

@@ -77,7 +77,7 @@ pub(crate) fn successor(mut prefix: Vec<u8>) -> Vec<u8> {
 pub(crate) struct Applied {
     pub last: Option<LogId>,
     pub membership: Membership,
-    /// The log-carried clock, never running backwards.
+    /// The log-carried clock.
     pub clock_ms: u64,
 }
 
@@ -116,6 +116,8 @@ pub(crate) struct GroupState {
     live: RwLock<u32>,
     /// Apart from the lock: applying must not wait for a long scan.
     applied_index: AtomicU64,
+    /// The log-carried clock as of that entry.
+    clock_ms: AtomicU64,
     /// Whether the group was closed. Held shared by every write, so that none ends after [`Self::close`] returned.
     closed: RwLock<bool>,
 }
@@ -138,8 +140,8 @@ impl GroupState {
         engine.write(&batch, Durability::Buffered)?;
         let applied = Applied::load(engine.as_ref(), group, generation)?;
         let applied_index = AtomicU64::new(index_of(applied.last.as_ref()));
-        let live = RwLock::new(generation);
-        Ok(Arc::new(Self { engine, group, live, applied_index, closed: RwLock::new(false) }))
+        let (live, clock_ms) = (RwLock::new(generation), AtomicU64::new(applied.clock_ms));
+        Ok(Arc::new(Self { engine, group, live, applied_index, clock_ms, closed: RwLock::new(false) }))
     }
 
     /// The groups with a state in `engine`, in order.
@@ -207,10 +209,16 @@ impl GroupState {
         self.write(batch, Durability::Buffered)
     }
 
-    /// Lets readers that wait for `applied_index` go on. What is derived from the state must know of the change before:
+    /// Lets readers that wait for what was applied go on. What is derived from the state must know of the change before:
     /// a search that waits for an index expects to find what was stored there.
-    pub(crate) fn advance(&self, applied_index: u64) {
-        self.applied_index.store(applied_index, Ordering::Release);
+    pub(crate) fn advance(&self, applied: &Applied) {
+        self.clock_ms.store(applied.clock_ms, Ordering::Relaxed);
+        self.applied_index.store(index_of(applied.last.as_ref()), Ordering::Release);
+    }
+
+    /// The log-carried clock as of what is applied.
+    pub(crate) fn clock_ms(&self) -> u64 {
+        self.clock_ms.load(Ordering::Relaxed)
     }
 
     /// Makes `generation` the live one, durably, and drops every other. Waits for reads under way, so that none of them
@@ -318,14 +326,27 @@ impl StateReader {
         }
     }
 
-    /// A reader of this moment, which later writes do not change. Cheap to take and to keep for minutes.
+    /// A reader of this moment, which later writes do not change. Cheap to take and to keep for minutes. It is for reading
+    /// much of the state once: what it scans is kept in no cache.
     ///
     /// # Errors
     /// When the record of the applied position cannot be read.
     pub fn view(&self) -> Result<StateReader, EngineError> {
+        self.view_of(|engine| engine.view())
+    }
+
+    /// The same for a request, which reads little, and what others read too.
+    ///
+    /// # Errors
+    /// When the record of the applied position cannot be read.
+    pub fn cached_view(&self) -> Result<StateReader, EngineError> {
+        self.view_of(|engine| engine.cached_view())
+    }
+
+    fn view_of(&self, view: impl FnOnce(&dyn Engine) -> Arc<dyn Read>) -> Result<StateReader, EngineError> {
         let Source::Live(state) = &self.0 else { return Ok(self.clone()) };
         let live = state.live.read_recursive();
-        let read = state.engine.view();
+        let read = view(state.engine.as_ref());
         // The record, not the number in memory: it is part of what the view holds.
         let applied = Applied::load(read.as_ref(), state.group, *live)?;
         Ok(Self(Source::View {

@@ -8,15 +8,20 @@ use bytes::Bytes;
 
 use crate::engine::EngineError;
 use crate::state::{StateReader, Txn};
+use crate::types::RequestId;
 
 /// One committed command on its way into the state.
 #[derive(Debug, Clone, Copy)]
 pub struct Command<'a> {
     /// Its position in the group's log.
     pub index: u64,
-    /// Milliseconds since the Unix epoch, stamped by the proposing leader and never running backwards within a group.
-    /// The only clock that replicated decisions may use.
+    /// Milliseconds since the Unix epoch, stamped by the proposing leader. The only clock that replicated decisions may
+    /// use. Within a group it runs backwards only to come down to a leader's clock again after that of another one was
+    /// far ahead.
     pub time_ms: u64,
+    /// Under which id it was proposed, if under any. It is applied once at most; what tells one from another is no business
+    /// of the application, but may be of whoever watches it.
+    pub request: Option<RequestId>,
     /// The payload as proposed.
     pub payload: &'a [u8],
 }
@@ -25,7 +30,8 @@ pub struct Command<'a> {
 pub trait StateMachine: Send + Sync + 'static {
     /// Applies one command: reads and writes through `txn` (which sees the writes of earlier commands of the same
     /// batch) and returns the answer for the proposer. A refusal that every replica would give is an answer, encoded by
-    /// the application; an error stops this replica of the group.
+    /// the application; an error stops this replica of the group. A panic is taken for a command that no replica can apply:
+    /// what it wrote is taken back, and its proposer is told.
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError>;
 
     /// Whether `payload` ends its batch, so that [`committed`](Self::committed) sees the state as of this very command on

@@ -129,7 +129,7 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; 16] {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
     pub(crate) request: Option<Fingerprint>,
-    /// The proposing leader's wall clock; applying makes it monotonic.
+    /// The proposing leader's wall clock; what it becomes is in `applier::time_after`.
     pub(crate) time_ms: u64,
     pub(crate) payload: Bytes,
 }
@@ -151,6 +151,8 @@ pub enum Answer {
     Replayed { index: u64, response: Option<Bytes> },
     /// The id was used before, for something else.
     Reused,
+    /// The state machine panicked, as it does on every replica: nothing was changed.
+    Failed,
 }
 
 impl fmt::Display for Answer {
@@ -160,6 +162,7 @@ impl fmt::Display for Answer {
             Answer::Applied(_) => "applied",
             Answer::Replayed { .. } => "replayed",
             Answer::Reused => "reused",
+            Answer::Failed => "failed",
         };
         f.write_str(name)
     }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, decode_entry, encode_entry, payload_len, to_postcard};
-use crate::types::{Entry, GroupId, LogId, SnapshotMeta, Vote};
+use crate::types::{Entry, GroupId, LogId, NodeId, SnapshotMeta, Vote};
 
 const VERSION: u8 = 1;
 const HEADER: usize = 6;
@@ -27,12 +27,14 @@ pub(crate) enum Kind {
     SnapshotOffer = 5,
     SnapshotChunk = 6,
     SnapshotFinish = 7,
+    /// Of a node, not of a group: the place of the group is empty.
+    NodeHeartbeat = 8,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
         use Kind::*;
-        [Append, Vote, PreVote, TransferLeader, SnapshotOffer, SnapshotChunk, SnapshotFinish]
+        [Append, Vote, PreVote, TransferLeader, SnapshotOffer, SnapshotChunk, SnapshotFinish, NodeHeartbeat]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -220,6 +222,48 @@ pub(crate) enum SnapshotReply {
     HigherVote(Vote),
     /// What it holds does not fit: offer again, from the start.
     Restart,
+}
+
+/// Says that a node lives, and which of its groups rest: see [`crate::quiescence`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeHeartbeat {
+    /// The sender.
+    pub from: NodeId,
+    /// The answer to what the receiver's last reply offered.
+    pub heard: Option<Heard>,
+    /// Groups that the sender leads, the receiver is a member of, and that rest or would.
+    pub groups: Vec<RestingGroup>,
+}
+
+/// Answers a node heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeHeartbeatReply {
+    /// Of the groups that were offered, those that do not rest here.
+    pub refused: Vec<GroupId>,
+    /// Names this reply, for the answer to it.
+    pub number: u64,
+    /// The same of the groups that the replier leads.
+    pub groups: Vec<RestingGroup>,
+}
+
+/// What a member makes of the offers in a reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    /// The reply's number.
+    pub number: u64,
+    /// Of the groups in it, those that do not rest here.
+    pub refused: Vec<GroupId>,
+}
+
+/// A group at rest, as its leader knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestingGroup {
+    pub group: GroupId,
+    pub vote: Vote,
+    /// The last entry of all members, applied by each.
+    pub log: LogId,
+    /// Milliseconds since a quorum last accepted this.
+    pub quorum_age_ms: u32,
 }
 
 #[cfg(test)]

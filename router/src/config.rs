@@ -1,13 +1,15 @@
 //! What a router is started with.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mira_crypto::PassphraseCost;
 use mira_embed::Embedder;
+use mira_net::descriptors;
 use mira_proto::limits;
+
+use crate::{AccessToken, server};
 
 /// Settings of one router.
 #[derive(Clone)]
@@ -18,20 +20,23 @@ pub struct RouterConfig {
     pub http: SocketAddr,
     /// Where gRPC is served; port 0 picks a free one.
     pub grpc: SocketAddr,
-    /// Bearer tokens that are let in. Empty only together with `insecure_without_tokens`.
-    pub tokens: Vec<String>,
+    /// Bearer tokens that are let in, each of a principal. Empty only together with `insecure_without_tokens`.
+    pub tokens: Vec<AccessToken>,
     /// Serve without any token: for tests, and behind something else that checks callers.
     pub insecure_without_tokens: bool,
+    /// Let every principal name any owner of private memories (`X-Mira-Owner`), and not itself alone: for one caller that
+    /// acts for many people.
+    pub any_owner: bool,
     /// Serve `/metrics` without a token, as scrapers expect.
     pub open_metrics: bool,
     /// Turns texts into vectors. Without one, callers must give vectors.
     pub embedder: Option<Arc<dyn Embedder>>,
-    /// Where the model was looked for, to be named when a text comes and there is no embedder.
-    pub model_folder: Option<PathBuf>,
     /// `Host` headers that MCP requests may carry, beside loopback and the HTTP address itself (DNS rebinding).
     pub allowed_hosts: Vec<String>,
     /// `Origin` headers that MCP requests may carry, such as `https://app.example.com:443`; any other is refused.
     pub allowed_origins: Vec<String>,
+    /// Connections of each port at a time.
+    pub connections: usize,
     /// Time a request gets when it names none.
     pub default_deadline: Duration,
     /// What one guess at an owner's passphrase costs; records that cost less are replaced when they are next opened.
@@ -47,13 +52,21 @@ impl Default for RouterConfig {
             grpc: (Ipv4Addr::LOCALHOST, 7891).into(),
             tokens: Vec::new(),
             insecure_without_tokens: false,
+            any_owner: false,
             open_metrics: true,
             embedder: None,
-            model_folder: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            connections: mira_net::limits::MAX_CONNECTIONS,
             default_deadline: limits::DEFAULT_DEADLINE,
             passphrase_cost: PassphraseCost::RECOMMENDED,
         }
+    }
+}
+
+impl RouterConfig {
+    /// Files and connections that the router may have open at once.
+    pub fn descriptors(&self) -> u64 {
+        2 * descriptors::of_listener(&server::settings(self.connections)) + descriptors::OWN_DESCRIPTORS
     }
 }

@@ -19,6 +19,8 @@ const FIRST_PHASE: f64 = 0.75;
 pub struct RequestContext {
     /// When the caller stops waiting. Every wait below ends by then.
     pub deadline: Instant,
+    /// Whether the caller named the time itself; if not, it grows with the work.
+    pub names_deadline: bool,
     /// Who asks: a name that is safe to log, never the token itself.
     pub principal: Arc<str>,
     /// How fresh a read must be; each operation sets it from its request.
@@ -27,6 +29,8 @@ pub struct RequestContext {
     pub token: ConsistencyToken,
     /// The caller's name for this request, the same when it sends it again.
     pub idempotency_key: Option<Arc<str>>,
+    /// Items of the request that were stored before: a stream is stored in parts.
+    pub items_before: u64,
     /// What the caller says to be the owner of private frames.
     pub owner: Option<Credential>,
 }
@@ -36,10 +40,12 @@ impl RequestContext {
     pub fn new(principal: impl Into<Arc<str>>, timeout: Duration) -> Self {
         RequestContext {
             deadline: Instant::now() + timeout,
+            names_deadline: true,
             principal: principal.into(),
             consistency: Consistency::default(),
             token: ConsistencyToken::default(),
             idempotency_key: None,
+            items_before: 0,
             owner: None,
         }
     }
@@ -52,6 +58,15 @@ impl RequestContext {
     /// The same request, with no more than `patience` from now.
     pub fn within(&self, patience: Duration) -> Self {
         RequestContext { deadline: self.deadline.min(Instant::now() + patience), ..self.clone() }
+    }
+
+    /// The same request, with time to embed texts of so many bytes, unless its caller named the time.
+    pub fn with_time_for(&self, text_bytes: usize) -> Self {
+        if self.names_deadline {
+            return self.clone();
+        }
+        let deadline = self.deadline + limits::embedding_time(text_bytes);
+        RequestContext { deadline: deadline.min(Instant::now() + limits::MAX_DEADLINE), ..self.clone() }
     }
 
     /// The same request, which ends by `deadline`.

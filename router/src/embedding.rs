@@ -5,10 +5,9 @@
 //! under a hash of their text. A query longer than one passage of the model is embedded as the mean of its passages,
 //! because a vector of its beginning would answer another question without saying so.
 //!
-//! A router without a model serves whoever brings vectors; everyone else is told which folder is missing.
+//! A router without a model serves whoever brings vectors; everyone else is told that there is none.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -16,6 +15,7 @@ use mira_embed::{Batcher, BatcherLimits, Class, EmbedError, Embedder, ModelInfo}
 use mira_proto::{Code, Problem, limits, node_v1};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::error;
 
 use crate::RequestContext;
 use crate::metrics::Metrics;
@@ -30,26 +30,16 @@ const SLICE_BYTES: usize = 1 << 20;
 /// The router's embedding model, or the knowledge that there is none.
 pub struct Embedding {
     batcher: Option<Arc<Batcher>>,
-    model_folder: Option<PathBuf>,
     queries: Mutex<LruCache<[u8; 32], Arc<[f32]>>>,
     metrics: Arc<Metrics>,
 }
 
 impl Embedding {
     /// Starts the batcher's threads, if there is a model.
-    pub fn start(
-        embedder: Option<Arc<dyn Embedder>>,
-        model_folder: Option<PathBuf>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, EmbedError> {
+    pub fn start(embedder: Option<Arc<dyn Embedder>>, metrics: Arc<Metrics>) -> Result<Self, EmbedError> {
         let batcher = embedder.map(|embedder| Batcher::new(embedder, BatcherLimits::default())).transpose()?;
         let capacity = NonZeroUsize::new(limits::QUERY_CACHE).expect("the cache holds something");
-        Ok(Embedding {
-            batcher: batcher.map(Arc::new),
-            model_folder,
-            queries: Mutex::new(LruCache::new(capacity)),
-            metrics,
-        })
+        Ok(Embedding { batcher: batcher.map(Arc::new), queries: Mutex::new(LruCache::new(capacity)), metrics })
     }
 
     /// The model, if there is one.
@@ -59,11 +49,7 @@ impl Embedding {
 
     /// What to tell a caller whose text needs a model that is not there.
     pub fn missing(&self) -> Problem {
-        let folder = match &self.model_folder {
-            Some(folder) => format!("no embedding model in {}", folder.display()),
-            None => "no folder with an embedding model is set".to_owned(),
-        };
-        Problem::invalid(format!("the router has no embedding model ({folder}): run `make model`, or send a vector"))
+        Problem::invalid("this router has no embedding model: send a vector, or have its operator run `make model`")
     }
 
     /// Passages with their vectors for each text, in order. A text may fail by itself; the call fails as a whole when
@@ -195,7 +181,11 @@ fn problem_of(error: EmbedError) -> Problem {
         | EmbedError::ModelShape { .. }
         | EmbedError::Tokenizer { .. }
         | EmbedError::EngineFailed { .. }
-        | EmbedError::Thread { .. } => Code::Internal,
+        | EmbedError::Thread { .. } => {
+            // Its text may name files of this machine.
+            error!(%error, "a text was not embedded");
+            return Problem::internal("the text could not be embedded: the router's log says why");
+        }
     };
     Problem::new(code, error.to_string())
 }
@@ -208,7 +198,7 @@ mod tests {
 
     fn embedding() -> Embedding {
         let embedder: Arc<dyn Embedder> = Arc::new(HashEmbedder::with_max_words(8, 16));
-        Embedding::start(Some(embedder), None, Arc::new(Metrics::new())).unwrap()
+        Embedding::start(Some(embedder), Arc::new(Metrics::new())).unwrap()
     }
 
     fn context() -> RequestContext {
@@ -244,11 +234,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_model_the_folder_is_named() {
-        let embedding = Embedding::start(None, Some("/var/lib/model".into()), Arc::new(Metrics::new())).unwrap();
+    async fn without_a_model_it_is_said_what_to_do() {
+        let embedding = Embedding::start(None, Arc::new(Metrics::new())).unwrap();
         let problem = embedding.query(&context(), "tea").await.unwrap_err();
         assert_eq!(problem.code, Code::InvalidArgument);
-        assert!(problem.detail.contains("/var/lib/model") && problem.detail.contains("make model"), "{problem}");
+        assert!(problem.detail.contains("make model") && problem.detail.contains("vector"), "{problem}");
     }
 
     #[test]

@@ -20,10 +20,14 @@ pub mod operations;
 pub mod private;
 pub mod ranking;
 
+mod access_tokens;
 mod ids;
+mod positions;
+mod rates;
 mod server;
 mod token;
 
+pub use access_tokens::{AccessToken, DEFAULT_PRINCIPAL, TokenFileError};
 pub use config::RouterConfig;
 pub use context::RequestContext;
 pub use memory::Memory;

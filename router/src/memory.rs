@@ -16,9 +16,10 @@ use crate::RequestContext;
 use crate::cluster::{Cluster, CollectionRoute};
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
-use crate::operations::search::answer_cache::SearchCache;
+use crate::positions::Positions;
 use crate::private::cache::PrivateVectorCache;
 use crate::private::owners::Owners;
+use crate::rates::CallerRate;
 
 /// An operation that ends by its own account at the deadline says more about why than one that is cut off. It gets
 /// this long to do so.
@@ -31,10 +32,11 @@ pub(crate) const MAX_REROUTES: usize = 4;
 pub struct Memory {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) embedding: Embedding,
-    pub(crate) search_cache: SearchCache,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) owners: Owners,
     pub(crate) private_vectors: PrivateVectorCache,
+    pub(crate) positions: Positions,
+    pub(crate) collections_made: CallerRate,
     in_flight: Semaphore,
 }
 
@@ -44,10 +46,11 @@ impl Memory {
         Memory {
             cluster,
             embedding,
-            search_cache: SearchCache::default(),
             metrics,
             owners: Owners::default(),
             private_vectors: PrivateVectorCache::default(),
+            positions: Positions::default(),
+            collections_made: CallerRate::new("collections", limits::COLLECTIONS_AT_ONCE, limits::COLLECTION_EVERY),
             in_flight: Semaphore::new(limits::MAX_REQUESTS_IN_FLIGHT),
         }
     }
@@ -71,18 +74,14 @@ impl Memory {
         result
     }
 
-    /// The collection of that name as the newest map has it; asks for a newer map before saying that there is none,
-    /// because another router may have made it just now.
+    /// The collection of that name as the newest map has it; asks every node before saying that there is none, because
+    /// another router may have made it just now.
     pub(crate) async fn find_collection(
         &self,
         context: &RequestContext,
         name: &str,
     ) -> Result<Option<Arc<CollectionRoute>>, Problem> {
-        if let Some(route) = self.cluster.view_by(context.deadline).await?.collection(name) {
-            return Ok(Some(route.clone()));
-        }
-        self.cluster.refresh(0).await;
-        Ok(self.cluster.view_by(context.deadline).await?.collection(name).cloned())
+        self.cluster.collection(name, context.deadline).await
     }
 }
 

@@ -26,7 +26,6 @@ pub struct Metrics {
     hedges: IntCounterVec,
     degraded: IntCounter,
     query_cache: IntCounterVec,
-    answer_cache: IntCounterVec,
     routes: IntCounterVec,
     decisions: Histogram,
     embed_duration: Histogram,
@@ -82,14 +81,9 @@ impl Metrics {
                 "Queries whose embedding was (hit) or was not (miss) remembered",
                 &["result"],
             ),
-            answer_cache: counts(
-                "mira_router_answer_cache_total",
-                "Searches of a shard whose kept answer was confirmed or had changed, that had none (miss) or keep none",
-                &["result"],
-            ),
             routes: counts(
                 "mira_router_search_routes_total",
-                "Searches of a shard by how they are answered: cached, plain, filtered or ranked",
+                "Searches of a shard by how they are answered: plain, filtered or ranked",
                 &["route"],
             ),
             decisions: time(
@@ -168,11 +162,6 @@ impl Metrics {
     pub(crate) fn decided(&self, route: &str, duration: Duration) {
         self.routes.with_label_values(&[route]).inc();
         self.decisions.observe(duration.as_secs_f64());
-    }
-
-    /// Counts what became of a look for a kept answer: confirmed, changed, miss or not_kept.
-    pub(crate) fn answer_cache(&self, outcome: &str) {
-        self.answer_cache.with_label_values(&[outcome]).inc();
     }
 
     /// Observes an embedding call.

@@ -67,7 +67,7 @@ impl Router {
         let (grpc, grpc_addr) = listen(config.grpc).await?;
         let metrics = Arc::new(Metrics::new());
         let cluster = Arc::new(Cluster::new(config.nodes.clone(), metrics.clone()));
-        let embedding = Embedding::start(config.embedder.clone(), config.model_folder.clone(), metrics.clone())?;
+        let embedding = Embedding::start(config.embedder.clone(), metrics.clone())?;
         let memory = Arc::new(Memory::new(cluster.clone(), embedding, metrics.clone()));
         memory.owners.set_cost(config.passphrase_cost);
         let api = Arc::new(Api::new(memory, metrics, &config));
@@ -75,9 +75,10 @@ impl Router {
         let map_follower = tokio::spawn(async move { follower.follow_map().await });
         let stop = CancellationToken::new();
         let app = api::rest::app(api.clone(), http_addr);
+        let settings = settings(config.connections);
         let servers = vec![
-            tokio::spawn(mira_net::serve(http, app, settings(), stop.clone().cancelled_owned())),
-            tokio::spawn(api::grpc::serve(grpc, api, stop.clone())),
+            tokio::spawn(mira_net::serve(http, app, settings.clone(), stop.clone().cancelled_owned())),
+            tokio::spawn(api::grpc::serve(grpc, api, settings, stop.clone())),
         ];
         info!(%http_addr, %grpc_addr, nodes = ?config.nodes, "router serves");
         Ok(RunningRouter { http_addr, grpc_addr, stop, servers, map_follower })
@@ -110,6 +111,6 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
 }
 
 /// How both ports are served.
-pub(crate) fn settings() -> ServerSettings {
-    ServerSettings { drain: limits::SHUTDOWN_DRAIN, ..ServerSettings::default() }
+pub(crate) fn settings(connections: usize) -> ServerSettings {
+    ServerSettings { drain: limits::SHUTDOWN_DRAIN, connections, ..ServerSettings::public() }
 }

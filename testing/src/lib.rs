@@ -5,6 +5,7 @@
 
 pub mod cluster;
 mod eventually;
+pub mod extremes;
 pub mod keys;
 
 pub use cluster::{FakeCluster, OLD_COPY};

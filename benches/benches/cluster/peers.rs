@@ -12,7 +12,7 @@ use mira_benches::load::{Limit, Outcome, Summary, closed_loop};
 use mira_benches::machine::Usage;
 use mira_benches::report::Figure;
 use mira_benches::rest::RestCaller;
-use mira_benches::suite::search::{K, RECALL, by_vector, recall, rescaled};
+use mira_benches::suite::search::{K, RECALL, by_vector, recall};
 use mira_benches::suite::store::plural;
 use mira_benches::suite::{Bench, Documents, document_id, import, row_of, wait_until_indexed};
 use mira_benches::texts::Texts;
@@ -195,7 +195,7 @@ impl Pair<'_> {
         let vectors = self.bench.vectors.clone();
         let expected = K.min(self.documents.count);
         let search = move |caller: ChromaCaller, number: u64| {
-            let query = rescaled(vectors.query(number as usize));
+            let query = vectors.query(number as usize).to_vec();
             async move { whole(caller.search(&query, K).await?.len(), expected) }
         };
         Ok(closed_loop(&self.chroma.callers(callers)?, limit, search).await)
@@ -205,7 +205,7 @@ impl Pair<'_> {
         let (vectors, collection) = (self.bench.vectors.clone(), self.documents.collection.clone());
         let expected = K.min(self.documents.count);
         let search = move |caller: RestCaller, number: u64| {
-            let (query, collection) = (rescaled(vectors.query(number as usize)), collection.clone());
+            let (query, collection) = (vectors.query(number as usize).to_vec(), collection.clone());
             async move { whole(caller.search(&collection, &query, K).await?.hits.len(), expected) }
         };
         // A client for each: connections are not shared.

@@ -4,8 +4,13 @@
 //! Every point has a new cluster, so that its memory and disk are its own, and one collection as a caller gets it without
 //! asking: one partition, `int8`. Texts are short, so that vectors dominate. Points are in the report as soon as they are
 //! measured; a run that is told to continues where the last one ended.
+//!
+//! How many of the nearest a search finds depends on the vectors more than on the program. So the report says which they are,
+//! and what a graph over their f32, at the same m and ef_construction, finds on them with beams of some widths.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -18,7 +23,9 @@ use mira_benches::report::{Figure, Report};
 use mira_benches::suite::search::{RECALL, by_vector, recall};
 use mira_benches::suite::store::plural;
 use mira_benches::suite::{Bench, Documents, Scale, import, wait_until_indexed_within};
+use mira_benches::vectors::Vectors;
 use mira_chaos_tests::cluster::{Cluster, Shape};
+use mira_index::{Config, Metric, Quantization, SearchParams, VectorIndex};
 use mira_proto::Code;
 use mira_proto::model::StatusReply;
 
@@ -45,12 +52,20 @@ const GROWTH: f64 = 1.5;
 const MILLION: usize = 1_000_000;
 /// Resident bytes of a vector and replica (SPEC section 5).
 const VECTOR_BYTES: f64 = 700.0;
+/// Most rows of the graph that vectors are judged by: it is built in the load generator's memory, on every processor.
+const JUDGED_ROWS: usize = 200_000;
+/// Queries that it is asked.
+const JUDGED_QUERIES: usize = 200;
+/// Its beams.
+const JUDGED_BEAMS: [usize; 4] = [64, 96, 128, 256];
 /// From the start of the nodes until the index is complete.
 const READY: Duration = Duration::from_secs(30);
 
 const ACROSS: &str = "documents";
 const COSTS: &str = "Cost of a document until it is in every replica's index";
 const LATENCIES: &str = "Searches with a vector given, recall@10 ≥ 0.95";
+/// The part of the report that judges the vectors.
+const VECTORS: &str = "the vectors";
 /// The part of the report that compares the points.
 const RATIOS: &str = "from the smallest to the largest";
 
@@ -72,6 +87,13 @@ pub async fn run(options: &Options, scale: &Scale, prepared: &Prepared) -> anyho
                    collections of one partition, int8";
     let mut report =
         Report::resume(&file, Report::new(prepared.machine.clone(), prepared.parameters(options, scale, cluster)));
+    if let Some(rows) = options.points.sizes.iter().max().map(|&size| size.min(JUDGED_ROWS)) {
+        let vectors = Arc::clone(&prepared.vectors);
+        eprintln!("\n{VECTORS}: {}", vectors.origin);
+        let figures = tokio::task::spawn_blocking(move || f32_graph(&vectors, rows)).await??;
+        figures.iter().for_each(print);
+        report.put(VECTORS, figures);
+    }
     for &size in &options.points.sizes {
         for &replication in &options.points.replication {
             let name = format!("{} documents, replication {replication}", short(size as f64));
@@ -93,6 +115,42 @@ pub async fn run(options: &Options, scale: &Scale, prepared: &Prepared) -> anyho
         }
     }
     Ok(report)
+}
+
+/// What a graph over the first rows in f32 finds of the nearest.
+fn f32_graph(vectors: &Vectors, rows: usize) -> Result<Vec<Figure>, BenchError> {
+    let refused = |error: mira_index::IndexError| BenchError::Wrong(error.to_string());
+    let config =
+        Config { quantization: Quantization::None, exact_below: 0, ..Config::new(vectors.dim(), Metric::Cosine) };
+    let index = VectorIndex::new(config).map_err(refused)?;
+    let next = AtomicUsize::new(0);
+    let insert = || {
+        loop {
+            let row = next.fetch_add(1, Ordering::Relaxed);
+            if row >= rows {
+                return Ok(());
+            }
+            index.upsert(row as u128, vectors.row(row)).map_err(refused)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(insert)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("inserting does not panic"))
+    })?;
+    let queries = JUDGED_QUERIES.min(vectors.queries());
+    let figure = |ef: usize| {
+        let mut sum = 0.0;
+        for query in 0..queries {
+            let params = SearchParams { ef: Some(ef), ..SearchParams::new(vectors.query(query), 10) };
+            let hits = index.search(&params).map_err(refused)?;
+            let found: Vec<usize> = hits.iter().map(|hit| hit.id as usize).collect();
+            sum += vectors.recall(query, rows, &found, 10);
+        }
+        let what = format!("recall@10 of an f32 graph over the first {}, beam {ef}", short(rows as f64));
+        Ok(Figure::amount(what, sum / queries as f64, ""))
+    };
+    JUDGED_BEAMS.into_iter().map(figure).collect()
 }
 
 /// What was found of one size.

@@ -211,7 +211,8 @@ pub async fn wait_until_indexed_within(caller: &Caller, patience: Duration) -> R
     }
 }
 
-/// The id of a document: the same for the same row, and the row can be read from it.
+/// The id of a document: the same for the same row, and the row can be read from it. Documents have no session: each row is
+/// placed by itself.
 pub fn document_id(row: usize) -> Uuid {
     uuid::Builder::from_custom_bytes((row as u128).to_be_bytes()).into_uuid()
 }
@@ -224,7 +225,29 @@ pub fn row_of(id: &str) -> Result<usize, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use mira_proto::placement::{Partitioning, shards_of_collection};
+
     use super::*;
+
+    /// What is measured of several partitions would otherwise be measured of the fullest.
+    #[test]
+    fn documents_spread_over_partitions_as_ids_at_random_do() {
+        for partitions in [4, 16] {
+            let places = Partitioning::new(shards_of_collection(1, partitions, 16));
+            let mut rows: BTreeMap<u32, usize> = BTreeMap::new();
+            let mut random = rows.clone();
+            for row in 0..40_000 {
+                *rows.entry(places.shard_of(document_id(row).as_u128())).or_default() += 1;
+                let id = (row as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+                *random.entry(places.shard_of(id)).or_default() += 1;
+            }
+            assert_eq!(rows.len(), partitions as usize);
+            for (shard, count) in rows {
+                let share = count as f64 / random[&shard] as f64;
+                assert!((0.85..1.15).contains(&share), "{count} in shard {shard} of {partitions}: {share}");
+            }
+        }
+    }
 
     #[test]
     fn a_row_can_be_read_from_its_id() {

@@ -7,7 +7,7 @@ use mira_proto::Problem;
 use mira_proto::v1::{Hit, SearchRequest, StoreRequest};
 
 use super::Bench;
-use super::search::{K, rescaled, vector_request};
+use super::search::{K, vector_request};
 use super::store::Load;
 use crate::BenchError;
 use crate::caller::Caller;
@@ -110,7 +110,7 @@ impl Search {
         let request = SearchRequest {
             include_private: true,
             filter_json: self.filter_json.clone(),
-            ..vector_request(&self.collection, &rescaled(self.vectors.query(number as usize)))
+            ..vector_request(&self.collection, self.vectors.query(number as usize))
         };
         let hits = caller.search(request).await?.hits;
         let wanted = format!("{{\"tenth\":{WANTED}}}");

@@ -82,15 +82,8 @@ pub async fn by_vector(
     limit: Limit,
 ) -> Result<Outcome, BenchError> {
     let (vectors, collection) = (bench.vectors.clone(), documents.collection.clone());
-    let ask = move |number| vector_request(&collection, &rescaled(vectors.query(number as usize)));
+    let ask = move |number| vector_request(&collection, vectors.query(number as usize));
     run(bench, documents, callers, limit, ask).await
-}
-
-/// The same question in other numbers: a router gives a shard's answer to a question that it has heard before again, and
-/// what is measured here is searching. Cosine knows no length.
-pub fn rescaled(query: &[f32]) -> Vec<f32> {
-    let length = 1.0 + rand::random::<f32>();
-    query.iter().map(|component| component * length).collect()
 }
 
 /// Searches with questions in words, from number `first` on.

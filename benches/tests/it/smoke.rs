@@ -94,8 +94,9 @@ async fn the_same_is_measured_of_every_size() {
     assert_figures(&report);
     let names: Vec<&str> = report.parts.iter().map(|part| part.name.as_str()).collect();
     let points = ["300", "2.5 K"].map(|size| [1, 3].map(|of| format!("{size} documents, replication {of}")));
+    let points = points.as_flattened().iter().map(String::as_str);
     let wanted: Vec<&str> =
-        points.as_flattened().iter().map(String::as_str).chain(["from the smallest to the largest"]).collect();
+        ["the vectors"].into_iter().chain(points).chain(["from the smallest to the largest"]).collect();
     assert_eq!(names, wanted);
     // How much is found is up to the vectors: invented ones are all about equally far from each other.
     assert!(figures(&report, "recall@10").len() >= 4);

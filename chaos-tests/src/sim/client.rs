@@ -19,11 +19,14 @@ use rand::Rng;
 use super::invariants::linearizable::Seen;
 use super::network::{CLIENTS, Network};
 use super::protocol::{
-    Answer, Ask, COLLECTION, DROPPED, DROPPED_FRAMES, FrameChange, Told, collection_of, frame_write, shard_of,
+    Answer, Ask, COLLECTION, DROPPED, DROPPED_FRAMES, FrameChange, RequestName, Told, collection_of, frame_write,
+    shard_of,
 };
 use super::runtime;
 use super::world::World;
 
+/// Clients that pause do so in the second half of each such time, all at once.
+const PAUSE_EVERY: Duration = Duration::from_secs(3);
 /// How long a client tries.
 const DEADLINE: Duration = Duration::from_secs(4);
 
@@ -102,6 +105,10 @@ impl Client {
             self.operate().await;
             let think = self.world.draw(|rng| rng.random_range(1..60));
             runtime::sleep(Duration::from_millis(think)).await;
+            let at = Duration::from_millis((runtime::now().as_millis() % PAUSE_EVERY.as_millis()) as u64);
+            if self.world.plan.pauses && at >= PAUSE_EVERY / 2 {
+                runtime::sleep(PAUSE_EVERY - at).await;
+            }
         }
     }
 
@@ -166,15 +173,15 @@ impl Client {
         self.operations += 1;
         let operation = (self.number << 32) | self.operations;
         let first = self.homes(frame).0;
-        let request = (u128::from(self.number) << 64) | u128::from(self.operations);
-        match self.write_to(first, (operation, request), frame, change).await {
+        let name = |is_moved| RequestName { operation, is_moved };
+        match self.write_to(first, name(false), frame, change).await {
             Some(done) => done,
             None => {
                 if self.growth_step().is_none() {
                     self.refresh(self.map.header.epoch + 1).await;
                 }
                 let home = self.homes(frame).1;
-                let again = self.write_to(home, (operation, request | (1 << 120)), frame, change).await;
+                let again = self.write_to(home, name(true), frame, change).await;
                 if again.is_none() {
                     self.world.figures.lock().operation("moved", false);
                 }
@@ -187,13 +194,14 @@ impl Client {
     async fn write_to(
         &mut self,
         shard: ShardId,
-        (operation, request): (u64, u128),
+        request: RequestName,
         frame: FrameId,
         change: FrameChange,
     ) -> Option<bool> {
+        let (operation, id) = (request.operation, request.id());
         let floor = self.world.invariants.lock().linearizable.begins(shard + 1);
         self.world.note(format_args!("c{} #{operation:x} {change:?} frame {frame} of shard {shard}", self.number));
-        let (collection, request_id) = (collection_of(frame), bytes::Bytes::from(request.to_be_bytes().to_vec()));
+        let (collection, request_id) = (collection_of(frame), bytes::Bytes::from(id.to_be_bytes().to_vec()));
         let header = |epoch| node_v1::WriteHeader {
             version: HEADER_VERSION,
             epoch,
@@ -206,6 +214,7 @@ impl Client {
             FrameChange::Store(content, condition) => Ask::Write(node_v1::WriteRequest {
                 header: Some(header(epoch)),
                 frames: vec![frame_write(operation, frame, content, condition)],
+                ..Default::default()
             }),
             FrameChange::Forget => Ask::Forget(node_v1::ForgetRequest {
                 header: Some(header(epoch)),

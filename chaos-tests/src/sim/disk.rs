@@ -28,6 +28,8 @@ pub enum DiskFaults {
     Healthy,
     /// They are refused for want of room.
     Full,
+    /// So many succeed, then there is no room.
+    Filling(u32),
     /// The next one fails.
     Failing,
     /// The next one fails, but may have been written.
@@ -76,7 +78,7 @@ impl Disk {
         self.world.note(format_args!("n{} {} crashes, {kept} of {unsynced} unsynced kept", self.node, self.name));
         // A crash makes no room.
         let faults = match self.state.lock().faults {
-            DiskFaults::Full => DiskFaults::Full,
+            DiskFaults::Full | DiskFaults::Filling(_) => DiskFaults::Full,
             _ => DiskFaults::Healthy,
         };
         Disk { data, state: Arc::new(Mutex::new(State { faults, failed: false })), ..self.clone() }
@@ -85,6 +87,14 @@ impl Disk {
     /// How a write goes.
     fn fate(&self) -> DiskFaults {
         let mut state = self.state.lock();
+        match state.faults {
+            DiskFaults::Filling(0) => state.faults = DiskFaults::Full,
+            DiskFaults::Filling(room) => {
+                state.faults = DiskFaults::Filling(room - 1);
+                return DiskFaults::Healthy;
+            }
+            _ => {}
+        }
         let fate = state.faults;
         if matches!(fate, DiskFaults::Failing | DiskFaults::Tearing) {
             *state = State { faults: DiskFaults::Healthy, failed: true };
@@ -106,6 +116,10 @@ impl Disk {
         for op in &batch.ops {
             if let Some((group, term)) = inspect::voted(op) {
                 invariants.leader_completeness.voted(group, term);
+            }
+            if let Some(group) = inspect::removed(op) {
+                let kept = invariants.votes_kept.removed(self.node, group);
+                self.world.check("votes kept", kept);
             }
             let Some(entry) = inspect::logged(op) else { continue };
             let before = entry.index.checked_sub(1);
@@ -131,7 +145,9 @@ impl Engine for Disk {
             batch.bytes()
         ));
         match fate {
-            DiskFaults::Full => Err(EngineError::DiskFull(format!("{} of node {}", self.name, self.node))),
+            DiskFaults::Full | DiskFaults::Filling(_) => {
+                Err(EngineError::DiskFull(format!("{} of node {}", self.name, self.node)))
+            }
             DiskFaults::Failing => Err(self.io("the write failed")),
             DiskFaults::Tearing => {
                 self.data.write(batch, Durability::Buffered)?;
@@ -149,7 +165,7 @@ impl Engine for Disk {
     fn sync(&self) -> Result<(), EngineError> {
         match self.fate() {
             DiskFaults::Failing | DiskFaults::Tearing => Err(self.io("the sync failed")),
-            DiskFaults::Healthy | DiskFaults::Full => self.data.sync(),
+            DiskFaults::Healthy | DiskFaults::Full | DiskFaults::Filling(_) => self.data.sync(),
         }
     }
 

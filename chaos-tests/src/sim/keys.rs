@@ -35,6 +35,7 @@ pub fn collection(id: CollectionId, partitions: u32) -> CollectionRecord {
         partitions,
         first_partitions: partitions,
         ttl_seconds: 0,
+        retention: Default::default(),
         created_ms: 0,
         model: String::new(),
         ef: 0,

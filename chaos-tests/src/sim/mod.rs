@@ -59,10 +59,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mira_node::meta::{ClusterState, GrowthStep, MetaCommand};
+use mira_node::meta::{ClusterState, GrowthStep, MetaCommand, NameKey};
 use mira_proto::{NodeId, ShardId};
 use mira_raft::GroupId;
 use parking_lot::Mutex;
+use rand::Rng;
 
 use client::Client;
 use invariants::convergence::{self, Progress};
@@ -80,6 +81,14 @@ const FORMS_WITHIN: Duration = Duration::from_secs(20);
 const HEALS_WITHIN: Duration = Duration::from_secs(15);
 /// A healed cluster has finished all moves of replicas in this time.
 const MOVES_WITHIN: Duration = Duration::from_secs(60);
+/// With nobody calling, all groups rest in this time.
+const RESTS_WITHIN: Duration = Duration::from_secs(15);
+/// For so long nothing is heard of groups that rest.
+const LISTENS_FOR: Duration = Duration::from_secs(3);
+/// A leader that is gone is replaced in this time, whether its group rested or not.
+const REPLACED_WITHIN: Duration = Duration::from_millis(1_500);
+/// A log's clock may be ahead of the clocks by so much.
+const CLOCK_LEAD_MS: u64 = 1_000;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a seed, with a mistake put in or none; `echo` prints the trace as it goes.
@@ -102,6 +111,11 @@ pub fn run(seed: u64, bug: Option<Bug>, echo: bool) -> Outcome {
 
 fn drop_collection() -> MetaCommand {
     MetaCommand::DropCollection { name: keys::collection(DROPPED, 1).name, id: DROPPED }
+}
+
+/// Whether a process's replica of a group is at rest.
+fn rests(process: &Process, group: GroupId) -> bool {
+    process.host().group(group).is_some_and(|group| group.is_at_rest())
 }
 
 /// The course of a run.
@@ -161,6 +175,7 @@ impl Scenario {
             replication: plan.replication,
             expect: plan.nodes.len() as u32,
             layer_key: keys::layer_key(),
+            name_key: NameKey([7; 32]),
         };
         let joins = plan.nodes.iter().map(|&node| MetaCommand::PutNode(Process::record(node)));
         let made = MetaCommand::CreateCollection(keys::collection(COLLECTION, plan.partitions));
@@ -197,6 +212,14 @@ impl Scenario {
             self.world.spawn("client", client.run(running.clone()));
         }
         self.world.spawn("nemesis", self.nemesis.clone().run(running.clone()));
+        if let Some(after) = self.world.plan.rebuilds_after {
+            let (world, nemesis, running) = (self.world.clone(), self.nemesis.clone(), running.clone());
+            self.world.spawn("rebuild", async move {
+                runtime::sleep(after).await;
+                let done = nemesis.rebuild_and_forget(running).await.is_some();
+                world.note(format_args!("rebuilt and forgotten: {done}"));
+            });
+        }
         let begun = runtime::now();
         let plan = &self.world.plan;
         let mut orders = Vec::new();
@@ -208,6 +231,8 @@ impl Scenario {
                 let done = self.propose_meta(&command).await;
                 self.world.note(format_args!("operator: {command:?}: {done}"));
             }
+            let resting = (0..=plan.shards).filter(|&group| self.leader(group).is_some_and(|of| rests(&of, group)));
+            self.world.figures.lock().seen_at_rest += resting.count() as u64;
             runtime::sleep(LOOK_EVERY).await;
         }
         *running.lock() = false;
@@ -245,6 +270,7 @@ impl Scenario {
     async fn recover(&self) {
         let healed = runtime::now();
         self.world.note(format_args!("healed"));
+        self.world.set_clocks_right();
         if self.world.plan.grows_after.is_some() {
             let begun = || async { self.has_begun_to_grow() || self.propose_meta(&self.growth()).await };
             if !self.until(HEALS_WITHIN, "beginning to grow", begun).await {
@@ -267,6 +293,7 @@ impl Scenario {
                 let late = format!("shard {shard} takes no writes within {HEALS_WITHIN:?} of healing");
                 self.world.check("convergence", Err(late));
             }
+            self.check_clock(shard);
             let took = runtime::now() - healed;
             let mut figures = self.world.figures.lock();
             figures.longest_recovery = figures.longest_recovery.max(took);
@@ -299,6 +326,52 @@ impl Scenario {
         for shard in 0..self.world.plan.shards {
             self.compare(shard);
         }
+        self.rest().await;
+    }
+
+    /// Groups that nobody calls rest on all their nodes, say nothing, and get another leader when theirs is gone.
+    async fn rest(&self) {
+        let groups = || 0..=self.world.plan.shards;
+        let silent = || async {
+            let before = self.network.group_messages();
+            if !groups().all(|group| self.rests_everywhere(group)) {
+                return false;
+            }
+            runtime::sleep(LISTENS_FOR).await;
+            groups().all(|group| self.rests_everywhere(group)) && self.network.group_messages() == before
+        };
+        if !self.until(RESTS_WITHIN, "falling silent", silent).await {
+            return;
+        }
+        let group = self.world.draw(|rng| rng.random_range(groups()));
+        let Some(leader) = self.leader(group) else { return };
+        self.world.note(format_args!("n{} leads group {group} at rest, and dies", leader.node));
+        let since = runtime::now();
+        self.nemesis.crash(leader.node, true).await;
+        let replaced = || async { self.leader(group).is_some() };
+        if self.until(REPLACED_WITHIN, "replacing a leader whose group rested", replaced).await {
+            let took = runtime::now() - since;
+            let mut figures = self.world.figures.lock();
+            figures.longest_failover = figures.longest_failover.max(took);
+        }
+    }
+
+    fn rests_everywhere(&self, group: GroupId) -> bool {
+        let (progress, members) = self.progress(group);
+        let here = |member: &Progress| self.processes.get(member.node).is_some_and(|process| rests(&process, group));
+        members > 0 && progress.len() == members && progress.iter().all(here)
+    }
+
+    /// After a write under clocks that are right, no replica that has applied it has a time that was never right.
+    fn check_clock(&self, shard: ShardId) {
+        let Some(leader) = self.leader(shard + 1) else { return };
+        let clock = leader.shard(shard).and_then(|group| group.reader().view().ok()?.clock_ms()).unwrap_or_default();
+        let right = self.world.wall_clock_ms(leader.node);
+        let near = match clock <= right + CLOCK_LEAD_MS {
+            true => Ok(()),
+            false => Err(format!("the log of shard {shard} says {clock} at {right}")),
+        };
+        self.world.check("log clock", near);
     }
 
     fn newest_map(&self) -> Option<Arc<ClusterState>> {

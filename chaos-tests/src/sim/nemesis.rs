@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mira_node::meta::{MetaCommand, NodePhase};
-use mira_proto::NodeId;
+use mira_proto::{NodeId, ShardId};
 use mira_raft::Group;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -20,6 +20,9 @@ use super::node::{Machine, Process, Processes};
 use super::plan::Fault;
 use super::runtime::{self, Sim};
 use super::world::World;
+
+/// What a node writes to its state before the meta group applies anything: that the group is open.
+const WRITES_OF_A_START: u32 = 1;
 
 /// The machines, and the hands that pull their plugs.
 pub struct Nemesis {
@@ -60,12 +63,12 @@ impl Nemesis {
         }
     }
 
-    /// Cuts a node's power: what was not synced is gone, or some of it.
-    async fn crash(&self, node: NodeId) {
+    /// Cuts a node's power: what was not synced is gone, or, with luck, some of it.
+    pub async fn crash(&self, node: NodeId, luck: bool) {
         let mut machine = self.machines[&node].lock().await;
         let Some(process) = self.processes.get(node) else { return };
         self.processes.remove(node);
-        machine.disks = process.disks.each_ref().map(|disk| disk.crash(self.world.chance(0.5)));
+        machine.disks = process.disks.each_ref().map(|disk| disk.crash(luck && self.world.chance(0.5)));
         self.disks.lock().insert(node, machine.disks.clone());
         drop(machine);
         // The dead process winds down in memory; nothing it does reaches disk or network.
@@ -111,6 +114,9 @@ impl Nemesis {
         while *running.lock() {
             let wait = self.world.draw(|rng| self.world.plan.fault_every.mul_f64(rng.random_range(0.1..2.0)));
             runtime::sleep(wait).await;
+            if !*running.lock() {
+                return;
+            }
             let fault = self.world.draw(|rng| *self.world.plan.faults.choose(rng).expect("at least two"));
             let nemesis = self.clone();
             self.world.spawn("nemesis", async move {
@@ -130,7 +136,7 @@ impl Nemesis {
                 runtime::sleep(Duration::from_millis(200)).await;
                 for process in self.processes.all() {
                     if process.disk_failed() {
-                        self.crash(process.node).await;
+                        self.crash(process.node, true).await;
                         let (nemesis, node) = (self.clone(), process.node);
                         self.world.spawn("restart", async move {
                             runtime::sleep(nemesis.a_while()).await;
@@ -150,13 +156,13 @@ impl Nemesis {
             Fault::Loss | Fault::Delay | Fault::Reorder | Fault::Duplicate => self.change_network(fault).await,
             Fault::Crash => {
                 let node = self.processes.get(self.node())?.node;
-                self.crash(node).await;
+                self.crash(node, true).await;
                 runtime::sleep(self.a_while()).await;
                 self.start(node).await;
             }
             Fault::PowerCut => {
                 for process in self.processes.all() {
-                    self.crash(process.node).await;
+                    self.crash(process.node, true).await;
                 }
                 for &node in &self.world.plan.nodes {
                     runtime::sleep(self.a_while() / 4).await;
@@ -282,6 +288,50 @@ impl Nemesis {
         let done = process.propose_meta(&command).await;
         self.world.note(format_args!("operator: {command:?}: {done:?}"));
         done.ok().map(drop)
+    }
+
+    /// Has a replica rebuilt in place, then cuts the power of its node, so that its state forgets that, and starts it with no
+    /// room for what its log tells of it.
+    ///
+    /// For as long as there is none, what the node knows of the cluster is older than what it has promised since.
+    pub async fn rebuild_and_forget(self: Arc<Self>, running: Arc<Mutex<bool>>) -> Option<()> {
+        let (shard, node) = (self.world.draw(|rng| rng.random_range(0..self.world.plan.shards)), self.node());
+        let command = MetaCommand::StartMove { shard, from: Some(node), to: node };
+        let done = self.process()?.propose_meta(&command).await;
+        self.world.note(format_args!("operator: {command:?}: {done:?}"));
+        self.rebuilt(shard, node).await?;
+        if !*running.lock() {
+            return None;
+        }
+        self.crash(node, false).await;
+        self.fill(node, DiskFaults::Filling(WRITES_OF_A_START));
+        let nemesis = self.clone();
+        self.world.spawn("restart", async move { nemesis.start(node).await });
+        runtime::sleep(self.a_while()).await;
+        self.fill(node, DiskFaults::Healthy);
+        Some(())
+    }
+
+    /// Waits until the rebuild of a replica is over; `None` if that takes too long.
+    async fn rebuilt(&self, shard: ShardId, node: NodeId) -> Option<()> {
+        let deadline = runtime::now() + Duration::from_secs(5);
+        let is_moving = || {
+            let maps = self.processes.all().into_iter().map(|process| process.cluster());
+            let newest = maps.max_by_key(|map| map.header.epoch)?;
+            Some(newest.moves.get(&shard).is_some_and(|found| found.to == node))
+        };
+        while is_moving()? {
+            if runtime::now() > deadline {
+                return None;
+            }
+            runtime::sleep(Duration::from_millis(20)).await;
+        }
+        Some(())
+    }
+
+    /// Fills the disk of a node's state, or makes room there.
+    fn fill(&self, node: NodeId, faults: DiskFaults) {
+        self.disks.lock()[&node][1].set_faults(faults);
     }
 
     /// Ends all faults and starts every node.

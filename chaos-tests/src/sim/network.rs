@@ -38,6 +38,9 @@ pub type Endpoint = u64;
 /// Addresses of clients begin here.
 pub const CLIENTS: Endpoint = 1_000;
 
+/// The kind of message by which nodes hear of each other.
+const NODE_HEARTBEAT: u8 = 8;
+
 /// Longer than anyone waits for an answer.
 const SILENCE: Duration = Duration::from_secs(12);
 
@@ -70,6 +73,8 @@ struct State {
     faults: NetworkFaults,
     /// When the last message of each direction arrives.
     last_arrival: BTreeMap<(Endpoint, Endpoint), Duration>,
+    /// Messages of groups that have arrived; what nodes say of themselves does not count.
+    group_messages: u64,
 }
 
 impl Network {
@@ -108,6 +113,11 @@ impl Network {
     /// Changes what happens to messages.
     pub fn change_faults(&self, change: impl FnOnce(&mut NetworkFaults)) {
         change(&mut self.state.lock().faults);
+    }
+
+    /// How many messages of groups have arrived.
+    pub fn group_messages(&self) -> u64 {
+        self.state.lock().group_messages
     }
 
     /// Ends all faults.
@@ -171,6 +181,9 @@ impl Network {
             runtime::sleep(takes).await;
             let Some(server) = network.server(to) else { return };
             let crc = crc32fast::hash(&request);
+            if request[1] != NODE_HEARTBEAT {
+                network.state.lock().group_messages += 1;
+            }
             network.world.note(format_args!(
                 "n{} -> n{to} kind {} {} bytes {crc:08x}",
                 from.0,

@@ -153,10 +153,14 @@ fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) ->
         threads: Arc::new(SlowThreads { world: world.clone(), latency: machine.latency.clone() }),
         clock: Arc::new(NodeClock(world.clone(), machine.node)),
         randomness: Arc::new(move || drawing.draw(|rng| rng.random())),
+        members: Arc::new(|_, _| true),
         observer: Arc::new(NoObserver),
         timing: Timing {
             propose: Duration::from_secs(2),
             snapshot_message: Duration::from_secs(2),
+            // So short that groups rest between the calls of clients that pause.
+            quiet: Duration::from_millis(400),
+            log_rest: Duration::from_millis(600),
             ..Timing::default()
         },
         limits: Limits {
@@ -166,6 +170,10 @@ fn host_config(world: &Arc<World>, machine: &Machine, network: &Arc<Network>) ->
             requests,
             // Small enough that old entries are read back from the disk.
             recent_log_bytes: 600,
+            // A few entries.
+            log_bytes: 4 * plan.chunk_bytes as u64,
+            node_log_bytes: 10 * plan.chunk_bytes as u64,
+            log_bytes_at_rest: 400,
             ..Limits::default()
         },
     }
@@ -194,7 +202,7 @@ impl Machine {
         let watched = Watched { world: watching, network: seen, node, life, host: host.clone(), disks };
         let watcher = watched.watcher();
         let meta = host.open_group(META_GROUP, watcher(META_GROUP, machine)).await?;
-        let links = Links { world: world.clone(), network: network.clone(), node, life };
+        let links = Links { world: world.clone(), network: network.clone(), node, life, cluster: cluster.clone() };
         let index = IndexParts {
             keyring: keyring.clone(),
             cluster: cluster.clone(),
@@ -317,7 +325,10 @@ impl Process {
                 if self.world.has(Bug::RetriesNotRecognised)
                     && let Some(header) = request.header.as_mut()
                 {
-                    header.request_id = self.world.draw(|rng| rng.random::<u128>()).to_be_bytes().to_vec().into();
+                    // The four bytes that a name has no use for.
+                    let (drawn, mut id) = (self.world.draw(|rng| rng.random::<u32>()), header.request_id.to_vec());
+                    id[8..12].copy_from_slice(&drawn.to_be_bytes());
+                    header.request_id = id.into();
                 }
                 member
                     .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?

@@ -11,6 +11,7 @@ use mira_raft::{
 };
 
 use super::disk::Disk;
+use super::invariants::Applied;
 use super::network::Network;
 use super::protocol::META_GROUP;
 use super::runtime::{self, Sim};
@@ -43,20 +44,24 @@ impl Observed {
         let finding = invariants.state_machine_safety.reached(node, group, &applied);
         self.world.check("state machine safety", finding);
         invariants.leader_completeness.committed(group, applied.index, (applied.term, applied.leader));
+        if let Ok(Some((index, voters))) = inspect::voters(&self.state, group) {
+            invariants.votes_kept.applied(group, index, voters);
+        }
     }
 }
 
 impl StateMachine for Observed {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let (node, group) = self.replica;
-        let (index, time_ms, payload) = (command.index, command.time_ms, command.payload);
+        let Command { index, time_ms, request, payload } = command;
         let answer = self.machine.apply(command, txn)?;
         let mut invariants = self.world.invariants.lock();
         let finding = invariants.state_machine_safety.applied((node, group), index, time_ms, (payload, &answer));
         self.world.check("state machine safety", finding);
         if group != META_GROUP {
             let invariants = &mut *invariants;
-            for (invariant, finding) in invariants.shard_applied(group, index, payload, &answer) {
+            let applied = Applied { index, request, payload, answer: &answer };
+            for (invariant, finding) in invariants.shard_applied(group, applied) {
                 self.world.check(invariant, finding);
             }
         }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use mira_node::meta::ClusterState;
 use mira_node::peers::Peer;
 use mira_proto::{NodeId, Problem, Refusal, node_v1};
+use tokio::sync::watch;
 
 use super::network::Network;
 use super::plan::Bug;
@@ -22,6 +24,8 @@ pub struct Links {
     pub node: NodeId,
     /// Which of the node's processes, in order.
     pub life: u64,
+    /// The cluster as it knows it.
+    pub cluster: watch::Receiver<Arc<ClusterState>>,
 }
 
 impl Links {
@@ -47,6 +51,9 @@ impl Peer for Links {
     }
 
     async fn confirmed_map(&self, leader: NodeId) -> Result<node_v1::ClusterMap, Refusal> {
+        if self.world.has(Bug::DestroysUnconfirmed) {
+            return Ok(self.cluster.borrow().to_map(0, |_| None, |_| Bytes::new()));
+        }
         match self.ask(leader, Ask::ConfirmedMap).await? {
             Answer::ConfirmedMap(map) => Ok(map),
             other => odd(&other),

@@ -93,6 +93,8 @@ pub enum Bug {
     StoppedMeansUndone,
     /// A shard that a growth adds takes frames over that their source has not frozen.
     OpensUnfrozen,
+    /// A replica is destroyed because the node's own map, which may be old, gives it none.
+    DestroysUnconfirmed,
 }
 
 /// The fixed part of a run.
@@ -110,6 +112,9 @@ pub struct Plan {
     pub grows_after: Option<Duration>,
     /// When the other collection is dropped; never, and there is none, if none.
     pub drops_after: Option<Duration>,
+    /// When an operator has a replica rebuilt on a node that then loses its power, and comes back with a full disk; never if
+    /// none.
+    pub rebuilds_after: Option<Duration>,
     /// Replicas of each shard.
     pub replication: u32,
     /// Number of clients.
@@ -128,6 +133,8 @@ pub struct Plan {
     pub log_kept: u64,
     /// Bytes of a snapshot's chunk.
     pub chunk_bytes: usize,
+    /// Whether all clients pause now and then, long enough for groups to rest while faults go on.
+    pub pauses: bool,
     /// The mistake put in, if any.
     pub bug: Option<Bug>,
 }
@@ -147,6 +154,7 @@ impl Plan {
             partitions: 0,
             grows_after: None,
             drops_after: None,
+            rebuilds_after: None,
             replication: 3,
             clients: rng.random_range(2..=4),
             frames: rng.random_range(2..=6),
@@ -156,6 +164,7 @@ impl Plan {
             snapshot_every: rng.random_range(5..40),
             log_kept: rng.random_range(1..12),
             chunk_bytes: rng.random_range(200..2_000),
+            pauses: false,
             bug,
         };
         // Drawn last, so that the other seeds are what they were before collections grew.
@@ -168,6 +177,9 @@ impl Plan {
             Plan { partitions: plan.shards, ..plan }
         };
         let drops = rng.random_bool(0.4).then(|| Duration::from_millis(rng.random_range(500..4_000)));
-        Plan { drops_after: drops, ..plan }
+        let rebuilds = rng.random_bool(0.4) || bug == Some(Bug::DestroysUnconfirmed);
+        let rebuilds = rebuilds.then(|| Duration::from_millis(rng.random_range(100..2_000)));
+        let pauses = rng.random_bool(0.5);
+        Plan { drops_after: drops, rebuilds_after: rebuilds, pauses, ..plan }
     }
 }

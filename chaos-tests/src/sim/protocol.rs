@@ -110,6 +110,23 @@ impl From<&node_v1::WriteOutcome> for Told {
     }
 }
 
+/// How clients name their requests: the operation, and whether this is the try at the frame's new shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestName {
+    /// The number of the client in the upper half, of its operation in the lower.
+    pub operation: u64,
+    /// Whether the frame was found to have moved.
+    pub is_moved: bool,
+}
+
+impl RequestName {
+    /// The id of the request.
+    pub fn id(self) -> u128 {
+        let (client, number) = (u128::from(self.operation >> 32), u128::from(self.operation as u32));
+        u128::from(self.is_moved) << 120 | client << 64 | number
+    }
+}
+
 /// The collection of a frame.
 pub fn collection_of(frame: FrameId) -> CollectionId {
     if frame >= DROPPED_FRAMES { DROPPED } else { COLLECTION }

@@ -26,6 +26,10 @@ pub struct Figures {
     pub longest_silence: Duration,
     /// From healing everything to the first acknowledged write of each shard, at worst.
     pub longest_recovery: Duration,
+    /// From the crash of a leader whose group rested to the next leader, at worst.
+    pub longest_failover: Duration,
+    /// Looks, while faults went on, that found a leader whose group rested.
+    pub seen_at_rest: u64,
     /// Virtual time in all.
     pub virtual_time: Duration,
     last_answer: Option<Duration>,
@@ -121,6 +125,7 @@ pub struct Report {
     total: Figures,
     worst_silence: (Duration, u64),
     worst_recovery: (Duration, u64),
+    worst_failover: (Duration, u64),
     violations: Vec<(u64, Violation)>,
 }
 
@@ -149,9 +154,16 @@ impl Report {
             *self.total.retries.entry(name).or_default() += count;
         }
         self.total.virtual_time += figures.virtual_time;
+        self.total.seen_at_rest += figures.seen_at_rest;
+        self.worst_failover = self.worst_failover.max((figures.longest_failover, outcome.seed));
         self.worst_silence = self.worst_silence.max((figures.longest_silence, outcome.seed));
         self.worst_recovery = self.worst_recovery.max((figures.longest_recovery, outcome.seed));
         self.violations.extend(outcome.violation.clone().map(|violation| (outcome.seed, violation)));
+    }
+
+    /// How often a group was seen at rest while faults went on.
+    pub fn seen_at_rest(&self) -> u64 {
+        self.total.seen_at_rest
     }
 
     /// Whether nothing was violated.
@@ -177,6 +189,8 @@ impl Report {
             "retries": self.total.retries,
             "longest_silence": worst(self.worst_silence),
             "longest_recovery": worst(self.worst_recovery),
+            "longest_failover_of_a_group_at_rest": worst(self.worst_failover),
+            "seen_at_rest": self.total.seen_at_rest,
             "violations": self.violations.iter().map(|(seed, violation)| json!({
                 "seed": seed,
                 "invariant": violation.invariant,
@@ -217,6 +231,8 @@ impl fmt::Display for Report {
         let worst = |(duration, seed): (Duration, u64)| format!("{:.2} s (seed {seed})", duration.as_secs_f64());
         writeln!(f, "longest time without any answer, under faults: {}", worst(self.worst_silence))?;
         writeln!(f, "longest way back to writes, after healing:     {}", worst(self.worst_recovery))?;
+        writeln!(f, "longest way from a leader at rest to the next: {}", worst(self.worst_failover))?;
+        writeln!(f, "groups seen at rest under faults: {}", self.total.seen_at_rest)?;
         for (seed, violation) in &self.violations {
             let what: String = violation.what.chars().take(200).collect();
             writeln!(f, "VIOLATION seed {seed}: {}: {}", violation.invariant, what.replace('\n', " "))?;

@@ -123,6 +123,11 @@ impl World {
         *self.clock_offsets_ms.lock().entry(node).or_default() += by_ms;
     }
 
+    /// Sets all wall clocks right.
+    pub fn set_clocks_right(&self) {
+        self.clock_offsets_ms.lock().clear();
+    }
+
     /// Runs `work` beside everything else; a panic in it is a violation.
     pub fn spawn(self: &Arc<Self>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let world = self.clone();

@@ -4,7 +4,7 @@ use std::ops::{Bound, ControlFlow};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mira_node::shard::command::{self, Asker, ShardCommand};
+use mira_node::shard::command::{Asker, ShardCommand};
 use mira_node::shard::record;
 use mira_proto::model::{
     ForgetRequest, GrowRequest, RecallRequest, RotateRequest, ScanRequest, SearchRequest, StoreItem, UploadRequest,
@@ -14,6 +14,7 @@ use mira_router::RequestContext;
 use mira_router::operations::content::FrameRef;
 use mira_router::operations::uploads::UploadRef;
 use mira_router::private::credential::Credential;
+use mira_testing::eventually;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use uuid::Uuid;
@@ -69,7 +70,7 @@ impl Cluster {
     /// Ends the time for which an upload is remembered.
     async fn end_memory_of(&self, upload: Uuid) {
         let (frames, collection, asker) = (vec![upload.as_u128()], self.collection(), Asker::Operator);
-        let payload = command::encode(&ShardCommand::Forget { collection, frames, asker });
+        let payload = ShardCommand::Forget { collection, frames, asker, into_bin: false, more: false }.encode();
         for shard in 0..SHARDS {
             let leader = self.leader_of(shard).expect("a leader");
             let open = self.nodes[&leader].node().shard(shard).expect("open");
@@ -233,7 +234,7 @@ async fn equal_contents_lie_there_once_and_go_when_nobody_needs_them() {
     }
     cluster.until("equal pieces are one", |cluster| cluster.chunks() == 4).await;
     let forget = async |id| {
-        let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
+        let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), now: true, ..Default::default() };
         assert_eq!(cluster.memory.forget(&context(), request).await.expect("forgotten").removed, 1);
     };
     forget(first).await;
@@ -319,15 +320,11 @@ async fn contents_are_sealed_anew_when_the_key_is_rotated() {
     cluster.upload(&owned_by(OWNER), of(private, true), &content).await;
     let id =
         cluster.memory.rotate_key(&context(), RotateRequest { collection: Some(NAME.into()) }).await.expect("begun").id;
-    let started = Instant::now();
-    loop {
+    eventually("the old key is gone", PATIENCE, async || {
         let erasures = cluster.memory.list_erasures(&context()).await.expect("erasures").erasures;
-        if erasures.iter().any(|erasure| erasure.id == id && erasure.receipt.is_some()) {
-            break;
-        }
-        assert!(started.elapsed() < PATIENCE, "the old key is still there");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        erasures.iter().any(|erasure| erasure.id == id && erasure.receipt.is_some())
+    })
+    .await;
     assert!(cluster.read(&context(), plain, None).await.expect("there") == content);
     assert!(cluster.read(&owned_by(OWNER), private, None).await.expect("there") == content);
     cluster.stop().await;

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use mira_chaos_tests::cluster::{Cluster, Shape};
 use mira_chaos_tests::process::Program;
 use mira_crypto::ClusterKey;
+use mira_testing::eventually;
 use serde_json::{Value, json};
 
 const OWNER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -62,6 +63,12 @@ async fn fill(cluster: &Cluster, collection: &str, numbers: std::ops::Range<u64>
     }
 }
 
+/// Stores a record that its source names.
+async fn store_named(cluster: &Cluster, collection: &str) -> Value {
+    let record = json!({ "content": "x", "source_key": "a", "vector": vector(1), "collection": collection });
+    cluster.client(0).call("store", &record).await.expect("stored")
+}
+
 /// Everything in a collection, by id, without what a restore may change: nothing.
 async fn contents(cluster: &Cluster, collection: &str) -> BTreeMap<String, Value> {
     let output = mira(cluster, &["export", "--collection", collection, "--timeout", "60s"]).await;
@@ -104,14 +111,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 async fn kill_half_way(cluster: &mut Cluster, restore: &[&str]) {
     let mut running = command(cluster, restore);
     let mut running = running.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it runs");
-    let started = Instant::now();
-    loop {
+    eventually("something comes back", PATIENCE, async || {
         let status = cluster.client(0).call("status", &json!({})).await.expect("a status");
-        if status["frames"].as_u64().unwrap() > 0 {
-            break;
-        }
-        assert!(started.elapsed() < PATIENCE, "nothing comes back");
-    }
+        status["frames"].as_u64().unwrap() > 0
+    })
+    .await;
     running.kill().expect("killed");
     running.wait().expect("ended");
     cluster.kill_node(0).await;
@@ -141,17 +145,17 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
 
     let first = answer(&cluster, &["admin", "backup", "create", place]).await;
     assert_eq!((&first["base"], &first["frames"]), (&Value::Null, &json!(1_551)));
-    // What has changed, gone and come since is in the second, and nothing else.
+    // What has changed, gone and come since is in the second, and nothing else; what has gone rests in the bin.
     fill(&cluster, "notes", 100..120, "zebra-anew").await;
     fill(&cluster, "notes", 5_000..5_010, "zebra-new").await;
     let gone = ["01999999-0000-7000-8000-000000000007", "01999999-0000-7000-8000-000000000110"];
     client.call("forget", &json!({ "ids": gone, "collection": "notes" })).await.expect("forgotten");
     let second = answer(&cluster, &["admin", "backup", "create", place]).await;
-    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(1_559)));
+    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(1_561)));
     let size = |created: &Value| created["bytes"].as_u64().unwrap();
     assert!(size(&second) * 5 < size(&first), "{second} {first}");
     let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
-    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(1_559), &json!(0)));
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(1_561), &json!(0)));
 
     // A third one, while a node dies.
     fill(&cluster, "notes", 6_000..7_000, "zebra-late").await;
@@ -162,7 +166,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     let made = tokio::task::spawn_blocking(|| making.wait_with_output().expect("it ends")).await.expect("ended");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let third: Value = serde_json::from_slice(&made.stdout).expect("JSON");
-    assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_559)));
+    assert_eq!((&third["base"], &third["frames"]), (&Value::Null, &json!(2_561)));
     fill(&cluster, "more", 100..110, "zebra-after").await;
     // A file too: its memory, four chunks, and the upload, which is remembered for a while.
     let file = Path::new(place).with_file_name("recording.bin");
@@ -176,11 +180,8 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     cluster.restart_node(1);
     let listed = answer_local(&cluster, &["admin", "backup", "list", place, "--json"]).await;
     assert_eq!(listed.as_array().unwrap().len(), 4);
-    let places = answer(&cluster, &["admin", "backup", "places"]).await;
-    assert_eq!(
-        (&places["repositories"][0]["place"], places["repositories"].as_array().unwrap().len()),
-        (&json!(place), 1)
-    );
+    let places = answer(&cluster, &["admin", "backup", "places"]).await["repositories"].take();
+    assert_eq!((&places[0]["place"], places.as_array().unwrap().len()), (&json!(place), 1));
 
     // Nothing in it can be read, and a cluster that holds something does not take it.
     for file in files(Path::new(place)) {
@@ -194,7 +195,7 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
     for (nodes, shards) in [(1, 2), (3, 8)] {
         let other = start(nodes, shards, &key).await;
         let restored = answer(&other, &["admin", "restore", place]).await;
-        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_575), &json!(["more", "notes"])));
+        assert_eq!((&restored["frames"], &restored["collections"]), (&json!(2_577), &json!(["more", "notes"])));
         assert_eq!(contents(&other, "notes").await, expected.0, "{nodes} nodes");
         assert_eq!(contents(&other, "more").await, expected.1);
         let search = json!({ "vector": vector(105), "k": 1, "collection": "notes" });
@@ -207,28 +208,36 @@ async fn a_cluster_comes_back_from_its_backups_in_another_size() {
         let output = format!("{file_name}.{nodes}");
         answer(&other, &["recall", "--collection", "more", &file_id, "--output", &output]).await;
         assert!(std::fs::read(&output).expect("it is there") == bytes, "the file is another one");
+        // So does what was replaced, and what was forgotten can be brought back.
+        answer(&other, &["restore-memory", "--collection", "notes", gone[0], gone[1]]).await;
+        let back = answer(&other, &["recall", "--collection", "notes", gone[0], gone[1]]).await;
+        assert_eq!(back["frames"][0]["content"], "zebra-notes 7");
+        assert_eq!(back["frames"][1]["content"], "zebra-anew 110");
+        let earlier = ["recall", "--collection", "notes", "01999999-0000-7000-8000-000000000105", "--version", "1"];
+        assert_eq!(answer(&other, &earlier).await["frames"][0]["content"], "zebra-notes 105");
         fill(&other, "notes", 0..10, "zebra-goes-on").await;
+        // Gone for good this time; it had three versions.
+        let for_good = json!({ "id": gone[1], "now": true, "collection": "notes" });
+        other.client(0).call("forget", &for_good).await.expect("forgotten");
+        let again = json!({ "id": gone[1], "content": "zebra-again", "collection": "notes", "vector": vector(110) });
+        let stored = other.client(0).call("store", &again).await.expect("stored");
+        assert!(stored["version"].as_u64() > Some(3), "{stored}");
     }
     // An older state is there too.
     let other = start(1, 4, &key).await;
     let earlier = answer(&other, &["admin", "restore", place, "--backup", second["backup"].as_str().unwrap()]).await;
-    assert_eq!(earlier["frames"], 1_559);
+    assert_eq!(earlier["frames"], 1_561);
     assert_eq!(contents(&other, "notes").await.len(), 1_508);
 }
 
 /// Waits until no node has the keys of an erasure any more, but a place of backups still does.
 async fn until_only_places_are_waited_for(cluster: &Cluster, number: &str, place: &str) {
-    let started = Instant::now();
-    loop {
+    let status = eventually("no node has the keys", PATIENCE, async || {
         let status = answer(cluster, &["admin", "shred-status", number]).await;
-        if status["state"] == "purging" && status.get("waits_for_nodes").is_none() {
-            assert_eq!(status["waits_for_repositories"], json!([place]));
-            return;
-        }
         assert_ne!(status["state"], "done");
-        assert!(started.elapsed() < PATIENCE, "{status}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        (status["state"] == "purging" && status.get("waits_for_nodes").is_none()).then_some(status)
+    });
+    assert_eq!(status.await["waits_for_repositories"], json!([place]));
 }
 
 /// A verb that asks no cluster.
@@ -261,8 +270,7 @@ async fn a_backup_that_is_not_whole_or_not_ours_changes_nothing() {
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         let whole = std::fs::read(&file).expect("readable");
         let mut altered = whole.clone();
-        let middle = whole.len() / 2;
-        altered[middle] ^= 1;
+        altered[whole.len() / 2] ^= 1;
         for wrong in [altered, whole[..whole.len() - 1].to_vec()] {
             // The last line break of a manifest says nothing.
             if name == "manifest" && wrong.len() < whole.len() {
@@ -299,6 +307,7 @@ async fn a_rotated_key_ends_the_backups_before_it_and_no_others() {
         cluster.client(0).put_collection(name, &settings).await.expect("a collection");
         fill(&cluster, name, 0..150, name).await;
     }
+    let named = store_named(&cluster, "rotates").await;
     let (_folder, place) = place();
     let place = place.to_str().expect("UTF-8");
     let first = answer(&cluster, &["admin", "backup", "create", place]).await;
@@ -306,25 +315,29 @@ async fn a_rotated_key_ends_the_backups_before_it_and_no_others() {
     answer(&cluster, &["admin", "nodes", "pause"]).await;
     let rotation = answer(&cluster, &["admin", "keys", "rotate", "--collection", "rotates", "--no-wait"]).await;
     let number = rotation["id"].to_string();
-    let started = Instant::now();
-    while answer(&cluster, &["admin", "shred-status", &number]).await["state"] != "resealing" {
-        assert!(started.elapsed() < PATIENCE, "it does not begin");
-    }
+    eventually("the rotation begins", PATIENCE, async || {
+        answer(&cluster, &["admin", "shred-status", &number]).await["state"] == "resealing"
+    })
+    .await;
     assert!(refusal(&cluster, &["admin", "backup", "create", place]).await.contains("being rotated"));
     answer(&cluster, &["admin", "nodes", "resume"]).await;
     // The old key is still in the place of backups, and its end waits for that.
     until_only_places_are_waited_for(&cluster, &number, place).await;
     let second = answer(&cluster, &["admin", "backup", "create", place]).await;
-    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(300)));
+    assert_eq!((&second["base"], &second["frames"]), (&first["backup"], &json!(301)));
     answer(&cluster, &["admin", "shred-status", &number, "--wait"]).await;
     let verified = answer(&cluster, &["admin", "backup", "verify", place]).await;
-    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(300), &json!(0)));
+    assert_eq!((&verified["frames"], &verified["frames_shredded"]), (&json!(301), &json!(0)));
     let before = first["backup"].as_str().unwrap();
     let before = answer(&cluster, &["admin", "backup", "verify", place, "--backup", before]).await;
-    assert_eq!((&before["frames"], &before["frames_shredded"]), (&json!(150), &json!(150)));
+    assert_eq!((&before["frames"], &before["frames_shredded"]), (&json!(150), &json!(151)));
     let other = start(1, 3, &key).await;
-    assert_eq!(answer(&other, &["admin", "restore", place]).await["frames"], 300);
+    assert_eq!(answer(&other, &["admin", "restore", place]).await["frames"], 301);
     assert_eq!(contents(&other, "rotates").await, contents(&cluster, "rotates").await);
+    for cluster in [&cluster, &other] {
+        let again = store_named(cluster, "rotates").await;
+        assert_eq!((&again["id"], &again["unchanged"]), (&named["id"], &json!(true)), "the key of ids stays");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -565,18 +578,17 @@ async fn a_moment_that_the_logs_do_not_reach_is_refused() {
     // Over a growth nothing is recovered forward, but from behind it.
     answer(&cluster, &["admin", "backup", "create", place]).await;
     client.grow("grows", 2).await.expect("it grows");
-    let started = Instant::now();
-    while client.collection("grows").await.expect("a collection")["growth"]["step"] != "remembering" {
-        assert!(started.elapsed() < PATIENCE, "it does not end");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the growth ends", PATIENCE, async || {
+        client.collection("grows").await.expect("a collection")["growth"]["step"] == "remembering"
+    })
+    .await;
     let grown = moment().await;
     // Without it the next backup would show that moment too.
     fill(&cluster, "kept", 0..1, "after").await;
-    let started = Instant::now();
-    while !mira(&cluster, &["admin", "backup", "create", place, "--timeout", "20s"]).await.status.success() {
-        assert!(started.elapsed() < PATIENCE, "the growth does not end");
-    }
+    eventually("a backup after the growth", PATIENCE, async || {
+        mira(&cluster, &["admin", "backup", "create", place, "--timeout", "20s"]).await.status.success()
+    })
+    .await;
     let refused = refusal(&other, &["admin", "restore", place, "--at", &grown]).await;
     assert!(refused.contains("grew") && refused.contains("conflict"), "{refused}");
 
@@ -610,8 +622,7 @@ async fn a_moment_with_a_piece_missing_is_named_and_one_that_was_stopped_goes_on
         let name = piece.file_name().unwrap().to_str().unwrap().to_owned();
         let whole = std::fs::read(&piece).expect("readable");
         let mut altered = whole.clone();
-        let middle = whole.len() / 2;
-        altered[middle] ^= 1;
+        altered[whole.len() / 2] ^= 1;
         std::fs::write(&piece, altered).expect("written");
         let refused = refusal(&other, &["admin", "restore", place_text, "--at", &at]).await;
         assert!(refused.contains(&name) && refused.contains("altered") && refused.contains("damaged"), "{refused}");

@@ -1,9 +1,12 @@
 //! A collection grows over more shards while it is written, read and searched, and while nodes go and come back.
 
-use crate::support::{Cluster, NAME, SHARDS, Work, Worker, context};
+use std::collections::BTreeSet;
+
+use crate::support::{Cluster, NAME, NAMED_SESSION, SHARDS, Work, Worker, context};
 use mira_node::meta::{Growth, GrowthStep};
 use mira_node::shard::migration::ownership::{Ownership, Progress};
-use mira_proto::model::GrowRequest;
+use mira_proto::model::{ForgetRequest, GrowRequest};
+use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{Code, Problem, ShardId};
 
 impl Cluster {
@@ -59,13 +62,32 @@ async fn a_collection_grows_while_it_is_used_and_nothing_is_lost_doubled_or_hidd
         assert_eq!(cluster.grow(wrong, false).await.expect_err("refused").code, Code::InvalidArgument, "{wrong}");
     }
     work.some_more().await;
+    let (named, _) = cluster.store_named("a").await;
+    let mut session = vec![named, cluster.store_beside_named().await];
+    cluster.make_a_past().await;
     assert_eq!(cluster.grow(5, false).await.expect("it begins"), planned);
     assert_eq!(cluster.grow(4, false).await.expect_err("it grows already").code, Code::Conflict);
     assert_eq!(cluster.grow(5, false).await.expect("asking again does no harm"), planned);
+    session.push(cluster.store_beside_named().await);
     work.some_more().await;
     cluster.until("everything is cleared", |cluster| cluster.has_step(GrowthStep::Remembering)).await;
     work.some_more().await;
     assert_eq!(cluster.grow(6, false).await.expect_err("retries still go the old way").code, Code::Conflict);
+    session.push(cluster.store_beside_named().await);
+    assert_eq!(cluster.store_named("a").await, (named, true));
+    cluster.has_its_past().await;
+    let collection = cluster.growth().expect("it is remembered").0;
+    for partitions in [2, 5] {
+        let places = Partitioning::new(shards_of_collection(collection, partitions, SHARDS));
+        let shards: BTreeSet<u32> = session.iter().map(|id| places.shard_of(id.as_u128())).collect();
+        assert_eq!(shards.len(), 1, "a session lies in one partition before and after: {session:?}");
+    }
+    let forget = ForgetRequest {
+        session: Some(NAMED_SESSION.to_owned()),
+        collection: Some(NAME.to_owned()),
+        ..Default::default()
+    };
+    assert_eq!(cluster.memory.forget(&context(), forget).await.expect("forgotten").removed, session.len() as u64);
     settled(&cluster, &work.end().await).await;
     cluster.stop().await;
 }
@@ -74,6 +96,7 @@ async fn a_collection_grows_while_it_is_used_and_nothing_is_lost_doubled_or_hidd
 async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_each_of_its_steps() {
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 250).await;
+    cluster.make_a_past().await;
     let planned = cluster.grow(4, false).await.expect("it begins");
     let (source, target) = (planned.shards[1], planned.added_shards[0]);
     let collection = cluster.growth().expect("it has begun").0;
@@ -89,7 +112,7 @@ async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_eac
         (
             "frames are frozen",
             Box::new(|cluster| {
-                let frozen = |ownership: &Ownership| ownership.released.contains_key(&target);
+                let frozen = |ownership: &Ownership| ownership.frozen.contains_key(&target);
                 cluster.ownerships(collection, source).iter().any(frozen) || cluster.has_step(GrowthStep::Clearing)
             }),
             target,
@@ -109,6 +132,7 @@ async fn a_growth_goes_on_after_its_drivers_and_every_node_were_restarted_at_eac
     for at in 0..3 {
         cluster.restart(at).await;
     }
+    cluster.has_its_past().await;
     settled(&cluster, &workers).await;
     cluster.stop().await;
 }

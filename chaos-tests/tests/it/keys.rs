@@ -1,17 +1,17 @@
 //! Keys change and end while what they seal is written, read and searched, and while nodes go and come back.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use mira_crypto::ReceiptKey;
 use mira_node::meta::RotationStep;
-use mira_node::shard::record;
+use mira_node::shard::{Shard, history, record};
 use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, StartError};
 use mira_proto::Code;
 use mira_proto::model::{
     CollectionSettings, Erasure, ForgetRequest, KeysReply, RecallRequest, RotateRequest, SearchRequest, StoreItem,
     StoreRequest,
 };
+use mira_testing::eventually;
 use uuid::Uuid;
 
 use crate::support::{Cluster, DIM, KEY, NAME, PATIENCE, SHARDS, Work, context, holds};
@@ -35,25 +35,22 @@ impl Cluster {
 
     /// Waits for the end of keys, which must be signed by the cluster.
     async fn until_gone(&self, id: u64) -> Erasure {
-        let started = Instant::now();
-        loop {
-            let erasure = self.erasure(id).await.expect("it has begun");
-            if let Some(receipt) = &erasure.receipt {
-                let bytes = |hex: &str| -> Vec<u8> {
-                    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
-                };
-                let (key, signature) = (bytes(&receipt.public_key), bytes(&receipt.signature));
-                assert!(ReceiptKey::verifies(&key, receipt.statement.as_bytes(), &signature), "{receipt:?}");
-                assert!(
-                    !ReceiptKey::verifies(&key, receipt.statement.replace("done", "").as_bytes(), &signature)
-                        || !receipt.statement.contains("done")
-                );
-                assert_eq!(erasure.state, "done");
-                return erasure;
-            }
-            assert!(started.elapsed() < PATIENCE, "not over in time: {erasure:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let erasure = eventually("the keys are gone", PATIENCE, async || {
+            self.erasure(id).await.filter(|erasure| erasure.receipt.is_some())
+        });
+        let erasure = erasure.await;
+        let receipt = erasure.receipt.as_ref().expect("it is signed");
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
+        };
+        let (key, signature) = (bytes(&receipt.public_key), bytes(&receipt.signature));
+        assert!(ReceiptKey::verifies(&key, receipt.statement.as_bytes(), &signature), "{receipt:?}");
+        assert!(
+            !ReceiptKey::verifies(&key, receipt.statement.replace("done", "").as_bytes(), &signature)
+                || !receipt.statement.contains("done")
+        );
+        assert_eq!(erasure.state, "done");
+        erasure
     }
 
     fn step(&self) -> Option<RotationStep> {
@@ -66,12 +63,13 @@ impl Cluster {
         let mut versions = BTreeSet::new();
         for node in self.nodes.values() {
             for shard in (0..SHARDS).filter_map(|shard| node.node().shard(shard).ok()) {
+                versions.extend(past_sealed_with(&shard, collection));
                 let prefix = record::collection_prefix(record::Table::Records, collection);
                 let end = record::frame_key(collection, u128::MAX);
                 let view = shard.group().reader().view().expect("a view");
                 let mut look = |_: &[u8], stored: &[u8]| {
                     let found = record::FrameRecord::decode(stored).expect("readable");
-                    if found.owner.is_none() {
+                    if found.fields.owner.is_none() {
                         versions.insert(mira_crypto::frame::key_version(&found.body).expect("sealed"));
                     }
                     std::ops::ControlFlow::Continue(())
@@ -88,11 +86,27 @@ impl Cluster {
     }
 }
 
+/// The versions of the keys that past versions of plain frames are sealed with.
+fn past_sealed_with(shard: &Shard, collection: u64) -> BTreeSet<u32> {
+    let (mut versions, view) = (BTreeSet::new(), shard.group().reader().view().expect("a view"));
+    let mut look = |_: &[u8], stored: &[u8]| {
+        let (found, _) = history::PastVersion::decode(stored).expect("readable");
+        if found.fields.owner.is_none() {
+            versions.insert(mira_crypto::frame::key_version(&found.body).expect("sealed"));
+        }
+        std::ops::ControlFlow::Continue(())
+    };
+    view.scan_prefix(&record::collection_prefix(record::Table::Past, collection), false, &mut look).expect("readable");
+    versions
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     let cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 4, 250).await;
     let collection = cluster.collection_id(NAME);
+    let (named, _) = cluster.store_named("a").await;
+    cluster.make_a_past().await;
     assert_eq!(cluster.sealed_with(collection), [1].into());
     work.some_more().await;
     let id = cluster.rotate(Some(NAME)).await.expect("it begins");
@@ -102,7 +116,9 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
     for worker in work.end().await {
         worker.check_all().await;
     }
+    assert_eq!(cluster.store_named("a").await, (named, true), "ids are made with a key that stays");
     assert_eq!(cluster.sealed_with(collection), [2].into());
+    cluster.has_its_past().await;
     let keys = cluster.keys().await;
     let of_collection = &keys.collections.iter().find(|found| found.name == NAME).expect("it is listed").keys;
     assert_eq!(of_collection.iter().map(|key| key.version).collect::<Vec<_>>(), [0, 2]);
@@ -117,6 +133,7 @@ async fn a_collections_key_is_rotated_under_load_and_the_old_one_destroyed() {
 async fn a_rotation_goes_on_after_every_node_was_restarted_at_each_of_its_steps() {
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 250).await;
+    cluster.make_a_past().await;
     let collection = cluster.collection_id(NAME);
     let id = cluster.rotate(Some(NAME)).await.expect("it begins");
     for (at, step) in [RotationStep::Preparing, RotationStep::Resealing, RotationStep::Retiring].into_iter().enumerate()
@@ -130,6 +147,7 @@ async fn a_rotation_goes_on_after_every_node_was_restarted_at_each_of_its_steps(
         worker.check_all().await;
     }
     assert_eq!(cluster.sealed_with(collection), [2].into());
+    cluster.has_its_past().await;
     cluster.stop().await;
 }
 
@@ -138,6 +156,7 @@ async fn the_cluster_key_is_rotated_under_load_and_the_old_one_is_needed_no_more
     let mut cluster = Cluster::start().await;
     let work = Work::begin(&cluster, 2, 100).await;
     let before = cluster.keys().await.active;
+    let (named, _) = cluster.store_named("a").await;
     assert_eq!(cluster.rotate(None).await.expect_err("there is no other key").code, Code::Conflict);
     cluster.keys.put_first(NEW_KEY);
     work.some_more().await;
@@ -158,6 +177,7 @@ async fn the_cluster_key_is_rotated_under_load_and_the_old_one_is_needed_no_more
         worker.check_all().await;
     }
     assert_eq!(cluster.keys().await.nodes[0].held, [keys.active]);
+    assert_eq!(cluster.store_named("a").await, (named, true), "ids are made with a key that was only wrapped anew");
 
     // A node with the old key alone says which one it lacks.
     let node = cluster.nodes.remove(&2).expect("a node");

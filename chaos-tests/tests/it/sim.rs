@@ -16,6 +16,7 @@ fn two_hundred_seeds_violate_nothing() {
         panic!("{outcome}");
     }
     assert_eq!(report.seeds, 200);
+    assert!(report.seen_at_rest() > 1_000, "groups rest under faults too: {}", report.seen_at_rest());
 }
 
 #[test]

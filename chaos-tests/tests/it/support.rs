@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use mira_crypto::ClusterKey;
@@ -20,6 +20,7 @@ use mira_router::embedding::Embedding;
 use mira_router::metrics::Metrics;
 use mira_router::private::credential::Credential;
 use mira_router::{Memory, RequestContext};
+use mira_testing::eventually;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -155,7 +156,7 @@ impl Cluster {
         let metrics = Arc::new(Metrics::new());
         let seeds = nodes.values().map(|node| node.grpc_address().to_string()).collect();
         let map = Arc::new(Map::new(seeds, metrics.clone()));
-        let embedding = Embedding::start(None, None, metrics.clone()).expect("no model is needed");
+        let embedding = Embedding::start(None, metrics.clone()).expect("no model is needed");
         let memory = Arc::new(Memory::new(map.clone(), embedding, metrics));
         let follower = tokio::spawn(async move { map.follow_map().await });
         Cluster { nodes, folders, memory, keys, chunks_kept_for, follower }
@@ -163,11 +164,7 @@ impl Cluster {
 
     /// Waits for a moment.
     pub async fn until(&self, what: &str, is_there: impl Fn(&Cluster) -> bool) {
-        let started = Instant::now();
-        while !is_there(self) {
-            assert!(started.elapsed() < PATIENCE, "not in time: {what}");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually(what, PATIENCE, async || is_there(self)).await;
     }
 
     /// The node that leads a shard, as far as it knows itself.
@@ -181,8 +178,7 @@ impl Cluster {
         let node = self.nodes.remove(&at).expect("a node");
         let (listen, http_listen) = (node.grpc_address(), node.http_address());
         node.shutdown().await;
-        let started = Instant::now();
-        let node = loop {
+        let node = eventually("the node starts at its old address", PATIENCE, async || {
             let settings = Settings {
                 folder: &self.folders[at],
                 keys: &self.keys,
@@ -190,12 +186,9 @@ impl Cluster {
                 chunks_kept_for: self.chunks_kept_for,
             };
             let config = NodeConfig { listen, http_listen, ..settings.config() };
-            match RunningNode::start(config).await {
-                Ok(node) => break node,
-                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+            RunningNode::start(config).await.ok()
+        });
+        let node = node.await;
         self.nodes.insert(at, node);
     }
 
@@ -213,6 +206,35 @@ impl Cluster {
             mira_node::shard::machine::decode_count(stored.as_deref()).ok()
         };
         (0..SHARDS).filter_map(|shard| Some((shard, count(shard)?))).filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+impl Cluster {
+    /// Stores a record that its source names; its id, and whether it was there already.
+    pub async fn store_named(&self, source_key: &str) -> (Uuid, bool) {
+        let item = StoreItem { source_key: Some(source_key.to_owned()), ..named_item() };
+        let reply = self.memory.store(&context(), StoreRequest { item, items: None }).await.expect("stored");
+        (reply.id.expect("one item was stored"), reply.unchanged)
+    }
+
+    /// Stores another frame of the session that such records have, under an id that the router makes.
+    pub async fn store_beside_named(&self) -> Uuid {
+        let request = StoreRequest { item: named_item(), items: None };
+        let reply = self.memory.store(&context(), request).await.expect("stored");
+        reply.id.expect("one item was stored")
+    }
+}
+
+/// The session of records that a test's source names; no worker has it.
+pub const NAMED_SESSION: &str = "named";
+
+fn named_item() -> StoreItem {
+    StoreItem {
+        content: Some("a record".to_owned()),
+        vector: Some(vec![1.0; DIM as usize]),
+        session: Some(NAMED_SESSION.to_owned()),
+        collection: Some(NAME.into()),
+        ..Default::default()
     }
 }
 
@@ -250,6 +272,8 @@ pub struct Worker {
     rng: StdRng,
     ids: Vec<Uuid>,
     pub frames: BTreeMap<Uuid, Expected>,
+    /// The last versions of those that were forgotten: the next is above.
+    forgotten: BTreeMap<Uuid, u64>,
     done: Arc<AtomicU64>,
 }
 
@@ -265,6 +289,7 @@ impl Worker {
             rng,
             ids,
             frames: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             done: done.clone(),
         }
     }
@@ -332,6 +357,14 @@ impl Worker {
         self.frames.get(&id).map_or(0, |frame| frame.version)
     }
 
+    /// A frame gets the next version; one that was forgotten begins anew somewhere above its last.
+    fn check_next(&self, id: Uuid, version: u64) {
+        match self.frames.get(&id) {
+            Some(frame) => assert_eq!(version, frame.version + 1, "{id} was replaced once"),
+            None => assert!(version > self.forgotten.get(&id).copied().unwrap_or_default(), "{id} went back"),
+        }
+    }
+
     pub fn content(&mut self) -> String {
         format!("content {:016x}", self.rng.random::<u64>())
     }
@@ -340,7 +373,7 @@ impl Worker {
         let content = self.content();
         let item = StoreItem { replace: true, ..self.item(id, &content) };
         let version = self.store(&self.context(), item).await.expect("replaced");
-        assert_eq!(version, self.version(id) + 1, "{id} was replaced once");
+        self.check_next(id, version);
         self.frames.insert(id, Expected { version, content });
     }
 
@@ -351,14 +384,16 @@ impl Worker {
         assert_eq!(refused.code, Code::Conflict, "{refused}");
         let right = StoreItem { expected_version: Some(current), ..self.item(id, &content) };
         let version = self.store(&self.context(), right).await.expect("the version is current");
-        assert_eq!(version, current + 1);
+        self.check_next(id, version);
         self.frames.insert(id, Expected { version, content });
     }
 
     pub async fn forget(&mut self, id: Uuid) {
         let request = ForgetRequest { id: Some(id), collection: Some(NAME.into()), ..Default::default() };
         let reply = self.memory.forget(&self.context(), request).await.expect("forgotten");
-        assert_eq!(reply.removed, u64::from(self.frames.remove(&id).is_some()), "{id} is forgotten once");
+        let was = self.frames.remove(&id);
+        assert_eq!(reply.removed, u64::from(was.is_some()), "{id} is forgotten once");
+        self.forgotten.extend(was.map(|frame| (id, frame.version)));
         self.recall(id).await;
     }
 
@@ -369,7 +404,7 @@ impl Worker {
         let keyed = RequestContext { idempotency_key: Some(first.as_str().into()), ..self.context() };
         let item = StoreItem { replace: true, ..self.item(id, &first) };
         let told = self.store(&keyed, item.clone()).await.expect("replaced");
-        assert_eq!(told, self.version(id) + 1);
+        self.check_next(id, told);
         self.frames.insert(id, Expected { version: told, content: first });
         let replaced = StoreItem { replace: true, ..self.item(id, &second) };
         let version = self.store(&self.context(), replaced).await.expect("replaced");
@@ -427,8 +462,8 @@ impl Worker {
         loop {
             let page = self.memory.sessions(&self.context(), NAME, request.clone()).await.expect("listed");
             counts.extend(page.sessions.into_iter().filter(|found| found.session == self.session));
-            match page.next {
-                Some(next) => request.after = Some(next),
+            match page.next_cursor {
+                Some(next) => request.cursor = Some(next),
                 None => break,
             }
         }
@@ -438,7 +473,7 @@ impl Worker {
 
     /// Every frame of its own is on one page, once; others come and go meanwhile.
     pub async fn scan(&self) {
-        let mut request = ScanRequest { limit: Some(170), after: None };
+        let mut request = ScanRequest { limit: Some(170), cursor: None };
         let mut found = Vec::new();
         loop {
             let page = self.memory.scan(&self.context(), NAME, request.clone()).await.expect("scanned");
@@ -449,8 +484,8 @@ impl Worker {
                 assert_eq!(scanned.vectors.get(STATE), state(scanned.frame.id).as_ref());
                 found.push(scanned.frame.id);
             }
-            match page.next {
-                Some(next) => request.after = Some(next),
+            match page.next_cursor {
+                Some(next) => request.cursor = Some(next),
                 None => break,
             }
         }
@@ -518,12 +553,12 @@ impl Work {
 
     /// Lets them do a few more things.
     pub async fn some_more(&self) {
-        let (before, started) = (self.done.load(Ordering::Relaxed), Instant::now());
-        while self.done.load(Ordering::Relaxed) < before + 60 {
+        let before = self.done.load(Ordering::Relaxed);
+        eventually("the workers do more", PATIENCE, async || {
             assert!(self.workers.iter().all(|worker| !worker.is_finished()), "a worker has failed");
-            assert!(started.elapsed() < PATIENCE, "the workers hang");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            self.done.load(Ordering::Relaxed) >= before + 60
+        })
+        .await;
     }
 
     pub async fn end(self) -> Vec<Worker> {

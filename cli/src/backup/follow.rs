@@ -21,7 +21,7 @@ use crate::error::CliError;
 
 /// Shards that are asked at once.
 const SHARDS_AT_ONCE: usize = 4;
-/// Between two looks at a log while frames are read. A shard keeps a thousand entries at least.
+/// Between two looks at a log while frames are read. A shard keeps tens of megabytes while it is written.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a step is tried when no node answers for the shard.
 const TRIES: usize = 5;

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mira_proto::{Code, Problem};
+use mira_proto::{Code, Problem, time};
 use uuid::Uuid;
 
 use super::manifest::{Log, LogPage, Manifest, Object, SignedManifest};
@@ -62,8 +62,7 @@ pub struct Placed {
 
 /// Milliseconds since the epoch as people write them.
 pub fn text(ms: u64) -> String {
-    let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX));
-    time.map_or_else(|_| ms.to_string(), |time| time.to_string())
+    time::format(ms)
 }
 
 /// The recovery points of the backup `at`; none if it has no frames, or no logs.
@@ -282,7 +281,7 @@ mod tests {
         }
         let (code, before) = ask(&manifests, 999).unwrap_err();
         assert!(code == Code::NotFound && before.contains("before the first"), "{before}");
-        assert!(before.contains("1970-01-01T00:00:01Z to 1970-01-01T00:00:04.009Z"), "{before}");
+        assert!(before.contains("1970-01-01T00:00:01.000Z to 1970-01-01T00:00:04.009Z"), "{before}");
         let (code, after) = ask(&manifests, 4_010).unwrap_err();
         assert!(code == Code::NotFound && after.contains("after the end"), "{after}");
         assert_eq!(ask(&[], 5).unwrap_err().0, Code::NotFound);

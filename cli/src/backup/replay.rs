@@ -248,7 +248,8 @@ impl<'a> Replay<'a> {
         loop {
             let page = node_v1::ReplayPage { backup: backup.clone(), collection, number, after };
             let reply = self.step(replay, Step::Page(page)).await?;
-            if !reply.ids.is_empty() {
+            // The first page says which versions have ended, whatever it holds.
+            if number == 0 || !reply.ids.is_empty() {
                 let page = node_v1::RestorePageRequest {
                     key_file: self.reading.key_file.clone(),
                     backup: backup.clone(),

@@ -195,7 +195,8 @@ impl<'a> Reading<'a> {
                 let taken: Vec<FrameId> = ids(&page.changed).filter(|id| wanted.remove(id)).collect();
                 if is_erased {
                     self.done.lock().expect("nobody panicked").erased += taken.len() as u64;
-                } else if !taken.is_empty() {
+                } else if (age, number) == (0, 0) || !taken.is_empty() {
+                    // The first page of all says which versions have ended, whatever it holds.
                     self.count(&self.send(place, page, &taken).await?);
                 }
             }

@@ -18,6 +18,10 @@ const OWNER_PASSPHRASE: &str = "x-mira-owner-passphrase";
 
 /// The value of the header `Authorization`.
 pub(super) fn bearer(token: &str) -> Result<HeaderValue, CliError> {
+    if token.contains(char::is_whitespace) {
+        let detail = "the token has white space in it: give a token alone, not a line or a file of a router's tokens";
+        return Err(CliError::Usage(detail.to_owned()));
+    }
     let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
         .map_err(|_| CliError::Usage("the token has characters that no token has".to_owned()))?;
     value.set_sensitive(true);

@@ -76,7 +76,7 @@ impl Client {
         body: Option<&Q>,
     ) -> Result<A, CliError> {
         let key = idempotency_key();
-        let url = self.url(path);
+        let url = self.url(path)?;
         self.answer(|| with_body(self.http.request(method.clone(), url.clone()), body).header("idempotency-key", &key))
             .await
     }
@@ -87,7 +87,7 @@ impl Client {
         path: &[&str],
         body: Option<&Q>,
     ) -> Result<A, CliError> {
-        let url = self.url(path);
+        let url = self.url(path)?;
         self.answer(|| {
             let request = with_body(self.http.request(method.clone(), url.clone()), body);
             self.seen.iter().fold(request, |request, seen| request.header(CONSISTENCY_TOKEN, seen))
@@ -158,13 +158,23 @@ impl Client {
         Failure { error, worth_retrying: matches!(status, 429 | 502 | 503), retry_after }
     }
 
-    fn url(&self, path: &[&str]) -> Url {
+    /// The address of what these parts of a path name. A name in it is one part, whatever it holds; one that would lead
+    /// elsewhere is none.
+    fn url(&self, path: &[&str]) -> Result<Url, CliError> {
+        if let Some(part) = path.iter().find(|part| ["", ".", ".."].contains(part)) {
+            return Err(CliError::Usage(format!("{part:?} names nothing: a path would lead elsewhere")));
+        }
         let mut url = self.base.clone();
         // Checked in `new`: every http URL can be a base.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        url
+        Ok(url)
+    }
+
+    /// The same, with another time for each request.
+    pub fn within(&self, timeout: Duration) -> Self {
+        Client { timeout, ..self.clone() }
     }
 }
 
@@ -222,6 +232,11 @@ mod tests {
             json: false,
         };
         let client = Client::new(&remote).unwrap();
-        assert_eq!(client.url(&["collections", "a/b c"]).as_str(), "http://h/behind/a/proxy/collections/a%2Fb%20c");
+        let url = |name: &str| client.url(&["collections", name]).map(String::from);
+        assert_eq!(url("a/b c").unwrap(), "http://h/behind/a/proxy/collections/a%2Fb%20c");
+        for elsewhere in ["", ".", ".."] {
+            assert!(matches!(url(elsewhere), Err(CliError::Usage(_))), "{elsewhere:?}");
+        }
+        assert_eq!(url("%2e%2e").unwrap(), "http://h/behind/a/proxy/collections/%252e%252e");
     }
 }

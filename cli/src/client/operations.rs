@@ -4,10 +4,11 @@ use bytes::Bytes;
 #[cfg(feature = "backup")]
 use mira_proto::model::RepositoriesReply;
 use mira_proto::model::{
-    Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply, GrowRequest, KeysReply,
-    MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RotateReply, RotateRequest, ScanReply,
-    ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply, StatusRequest, StoreReply,
-    StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply, VerifyRequest,
+    ChangeReply, ChangeRequest, Collection, CollectionSettings, ErasuresReply, ForgetReply, ForgetRequest, GrowReply,
+    GrowRequest, KeysReply, MovesSetting, NodeChange, NodeChangeReply, RecallReply, RecallRequest, RotateReply,
+    RotateRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionsReply, SessionsRequest, StatusReply,
+    StatusRequest, StoreReply, StoreRequest, TuneReply, TuneRequest, UploadReply, UploadRequest, VerifyReply,
+    VerifyRequest,
 };
 #[cfg(feature = "backup")]
 use prost::Message;
@@ -75,6 +76,11 @@ impl Client {
         self.write(Method::POST, &["mcp", "forget"], Some(request)).await
     }
 
+    /// Does something to one memory.
+    pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReply, CliError> {
+        self.write(Method::POST, &["mcp", "change"], Some(request)).await
+    }
+
     /// Begins an upload. The same key with the same request goes on with the upload that it began before.
     pub async fn begin_upload(
         &self,
@@ -83,7 +89,7 @@ impl Client {
         key: Option<&str>,
     ) -> Result<UploadReply, CliError> {
         let key = key.map_or_else(idempotency_key, str::to_owned);
-        let url = self.url(&["collections", collection, "uploads"]);
+        let url = self.url(&["collections", collection, "uploads"])?;
         self.answer(|| self.http.post(url.clone()).json(request).header("idempotency-key", &key)).await
     }
 
@@ -100,7 +106,7 @@ impl Client {
         offset: u64,
         bytes: Bytes,
     ) -> Result<UploadReply, CliError> {
-        let url = self.url(&["collections", collection, "uploads", &upload.to_string()]);
+        let url = self.url(&["collections", collection, "uploads", &upload.to_string()])?;
         self.answer(|| self.http.patch(url.clone()).header("upload-offset", offset).body(bytes.clone())).await
     }
 
@@ -112,7 +118,8 @@ impl Client {
 
     /// A memory's content behind what was received of it; all of it if it is of another version by now.
     pub async fn content(&self, collection: &str, id: Uuid, received: Received<'_>) -> Result<Content, CliError> {
-        let mut request = self.http.get(self.url(&["collections", collection, "frames", &id.to_string(), "content"]));
+        let mut request =
+            self.http.get(self.url(&["collections", collection, "frames", &id.to_string(), "content"])?);
         if let Some(etag) = received.etag {
             request = request.header(RANGE, format!("bytes={}-", received.bytes)).header(IF_RANGE, etag);
         }
@@ -132,7 +139,7 @@ impl Client {
 
     /// The state of the cluster.
     pub async fn status(&self, request: &StatusRequest) -> Result<StatusReply, CliError> {
-        let url = self.url(&["mcp", "status"]);
+        let url = self.url(&["mcp", "status"])?;
         self.answer(|| self.http.get(url.clone()).query(&[("detailed", request.detailed)])).await
     }
 
@@ -149,13 +156,13 @@ impl Client {
 
     /// A page of the sessions of a collection.
     pub async fn sessions(&self, name: &str, request: &SessionsRequest) -> Result<SessionsReply, CliError> {
-        let url = self.url(&["collections", name, "sessions"]);
+        let url = self.url(&["collections", name, "sessions"])?;
         self.answer(|| self.http.get(url.clone()).query(request)).await
     }
 
     /// A page of everything in a collection.
     pub async fn scan(&self, name: &str, request: &ScanRequest) -> Result<ScanReply, CliError> {
-        let url = self.url(&["collections", name, "frames"]);
+        let url = self.url(&["collections", name, "frames"])?;
         self.answer(|| self.http.get(url.clone()).query(request)).await
     }
 
@@ -177,7 +184,7 @@ impl Client {
     /// Removes a collection with everything in it.
     pub async fn delete_collection(&self, name: &str) -> Result<(), CliError> {
         let key = idempotency_key();
-        let url = self.url(&["collections", name]);
+        let url = self.url(&["collections", name])?;
         self.send(|| self.http.delete(url.clone()).header("idempotency-key", &key)).await.map(drop)
     }
 
@@ -196,13 +203,26 @@ impl Client {
         self.read(Method::POST, &["admin", "shards", "verify"], Some(request)).await
     }
 
+    /// Makes the record of the owner's passphrase.
+    pub async fn create_passphrase(&self) -> Result<(), CliError> {
+        let url = self.url(&["owner", "passphrase"])?;
+        self.send(|| self.http.put(url.clone())).await.map(drop)
+    }
+
     /// Puts another passphrase in the place of the owner's.
     pub async fn change_passphrase(&self, new: &str) -> Result<(), CliError> {
         let mut new = HeaderValue::from_str(new)
             .map_err(|_| CliError::Usage("the new passphrase has characters that no header carries".to_owned()))?;
         new.set_sensitive(true);
-        let url = self.url(&["owner", "passphrase"]);
+        let url = self.url(&["owner", "passphrase"])?;
         self.send(|| self.http.post(url.clone()).header("x-mira-new-passphrase", &new)).await.map(drop)
+    }
+
+    /// Removes the record of the owner's passphrase.
+    pub async fn remove_passphrase(&self) -> Result<(), CliError> {
+        let key = idempotency_key();
+        let url = self.url(&["owner", "passphrase"])?;
+        self.send(|| self.http.delete(url.clone()).header("idempotency-key", &key)).await.map(drop)
     }
 
     /// The cluster's keys, by name.
@@ -229,7 +249,7 @@ impl Client {
     /// One step of a backup or a restore. Each may be repeated.
     #[cfg(feature = "backup")]
     pub async fn backup_step<Q: Message, A: Message + Default>(&self, step: &str, request: &Q) -> Result<A, CliError> {
-        let url = self.url(&["admin", "backup", step]);
+        let url = self.url(&["admin", "backup", step])?;
         let body = bytes::Bytes::from(request.encode_to_vec());
         let post = || self.http.post(url.clone()).header(CONTENT_TYPE, "application/x-protobuf").body(body.clone());
         let answer = self.send(post).await?;

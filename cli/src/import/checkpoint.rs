@@ -1,7 +1,7 @@
-//! How far each file is done, so that an import that was stopped skips what it has stored without reading it.
+//! How far each file is done, so that an import that was stopped skips what it has stored without sending it.
 //!
-//! Ids make a repeated import correct without this file; it only makes it quick. It is JSON, replaced as a whole, and
-//! holds no content: for each file the bytes and lines done, and a hash of the last [`TAIL_BYTES`] before that point,
+//! Names and manifests make a repeated import correct without this file; it makes it quick, and has what comes later stand where it would
+//! have stood. It is JSON, replaced as a whole, and holds no content: when the import began, and for each file the bytes and lines done, and a hash of the last [`TAIL_BYTES`] before that point,
 //! by which a file that was rewritten is recognised and read from its start. A file that only grew goes on where it
 //! was.
 
@@ -20,7 +20,7 @@ use crate::import::source::Source;
 const TAIL_BYTES: u64 = 4096;
 
 /// Version of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The progress of one import.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,8 @@ struct State {
     version: u32,
     /// Where the records went: progress towards one cluster says nothing about another.
     target: String,
+    /// Microseconds since the Unix epoch.
+    began: u64,
     files: BTreeMap<PathBuf, Done>,
 }
 
@@ -50,7 +52,8 @@ impl Checkpoint {
     /// Reads the state file, if there is to be one; one that does not exist yet is empty. `target` names the cluster
     /// and everything else that makes records other records.
     pub fn load(file: Option<&Path>, target: &str) -> Result<Checkpoint, CliError> {
-        let fresh = State { version: VERSION, target: target.to_owned(), files: BTreeMap::new() };
+        let began = jiff::Timestamp::now().as_microsecond().max(0) as u64;
+        let fresh = State { version: VERSION, target: target.to_owned(), began, files: BTreeMap::new() };
         let Some(file) = file else {
             return Ok(Checkpoint { file: None, state: fresh });
         };
@@ -61,6 +64,12 @@ impl Checkpoint {
             Err(error) => return Err(CliError::io(file)(error)),
         };
         Ok(Checkpoint { file: Some(file.to_owned()), state })
+    }
+
+    /// When the import began, microseconds since the Unix epoch: its records stand in their sessions as if all had been
+    /// stored then, in their order.
+    pub fn began(&self) -> u64 {
+        self.state.began
     }
 
     /// Where reading goes on in a file: where it was left, or the start when what stood before that point changed.
@@ -142,7 +151,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (state, data) = (folder.path().join("state"), folder.path().join("data.jsonl"));
         std::fs::write(&data, content).unwrap();
-        let source = Source { name: "data.jsonl".into(), path: Some(data.clone()), format: Format::Jsonl, length: 0 };
+        let source = Source {
+            name: "data.jsonl".into(),
+            path: Some(data.clone()),
+            format: Format::Jsonl,
+            length: 0,
+            full_path: None,
+        };
         Fixture { _folder: folder, state, data, source }
     }
 

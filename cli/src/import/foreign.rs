@@ -12,7 +12,9 @@ use std::io::Read;
 use std::sync::Arc;
 
 use mira_proto::model::{Metadata, StoreItem};
+use mira_proto::numbers;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -68,20 +70,41 @@ fn metadata(value: Value) -> Metadata {
 }
 
 /// The records of mem0's answer.
-pub fn mem0(input: impl Read, source: Arc<Source>, done: u64) -> Records {
-    document(input, source, done, |document| {
-        let (results, relations) = match document {
-            Value::Array(results) => (results, Vec::new()),
-            Value::Object(mut found) => match (found.remove("results"), found.remove("relations")) {
-                (Some(Value::Array(results)), None | Some(Value::Null)) => (results, Vec::new()),
-                (Some(Value::Array(results)), Some(Value::Array(relations))) => (results, relations),
-                _ => return Err(RecordError::Json("it has no list `results`: not what mem0 exports".into())),
-            },
-            _ => return Err(RecordError::Json("neither a list nor an object: not what mem0 exports".into())),
+pub fn mem0(input: impl Read, source: Arc<Source>) -> Records {
+    document(input, source, |text| {
+        let not_mem0 = |what: &str| RecordError::Json(format!("{what}: not what mem0 exports"));
+        let found = match text.trim_start().as_bytes().first() {
+            Some(b'[') => {
+                let results = serde_json::from_str(text).map_err(|error| RecordError::Json(error.to_string()))?;
+                Mem0 { results, relations: None }
+            }
+            Some(b'{') => serde_json::from_str(text).map_err(|error| match error.is_data() {
+                true => not_mem0("it has no list `results`"),
+                false => RecordError::Json(error.to_string()),
+            })?,
+            _ => return Err(not_mem0("neither a list nor an object")),
         };
-        let results = results.into_iter().map(mem0_memory);
-        Ok(results.chain(relations.into_iter().map(mem0_relation)).collect())
+        let results = found.results.into_iter().map(|found| mem0_memory(kept(found)?));
+        let relations = found.relations.into_iter().flatten().map(|found| mem0_relation(kept(found)?));
+        Ok(results.chain(relations).collect())
     })
+}
+
+/// What mem0 exports, each memory as its text.
+#[derive(Deserialize)]
+struct Mem0<'a> {
+    #[serde(borrow)]
+    results: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    relations: Option<Vec<&'a RawValue>>,
+}
+
+/// A record of a document, if its numbers can be kept.
+fn kept(record: &RawValue) -> Result<Value, RecordError> {
+    if let Some(number) = numbers::unkept(record.get()) {
+        return Err(RecordError::Json(numbers::refusal(number)));
+    }
+    serde_json::from_str(record.get()).map_err(|error| RecordError::Json(error.to_string()))
 }
 
 fn mem0_memory(found: Value) -> Result<StoreItem, RecordError> {
@@ -132,16 +155,21 @@ fn mem0_relation(found: Value) -> Result<StoreItem, RecordError> {
 }
 
 /// The chunks of a memvid index.
-pub fn memvid(input: impl Read, source: Arc<Source>, done: u64) -> Records {
-    document(input, source, done, |document| {
-        let Value::Object(mut index) = document else {
-            return Err(RecordError::Json("not an object: not the index of a memvid video".into()));
-        };
-        let Some(Value::Array(chunks)) = index.remove("metadata") else {
-            return Err(RecordError::Json("it has no list `metadata`: not the index of a memvid video".into()));
-        };
-        Ok(chunks.into_iter().map(memvid_chunk).collect())
+pub fn memvid(input: impl Read, source: Arc<Source>) -> Records {
+    document(input, source, |text| {
+        let index: Memvid<'_> = serde_json::from_str(text).map_err(|error| match error.is_data() {
+            true => RecordError::Json("it has no list `metadata`: not the index of a memvid video".into()),
+            false => RecordError::Json(error.to_string()),
+        })?;
+        Ok(index.metadata.into_iter().map(|found| memvid_chunk(kept(found)?)).collect())
     })
+}
+
+/// The index of a memvid video, each chunk as its text.
+#[derive(Deserialize)]
+struct Memvid<'a> {
+    #[serde(borrow)]
+    metadata: Vec<&'a RawValue>,
 }
 
 fn memvid_chunk(found: Value) -> Result<StoreItem, RecordError> {
@@ -158,31 +186,28 @@ fn memvid_chunk(found: Value) -> Result<StoreItem, RecordError> {
 /// What is read from a document.
 pub type Records = Box<dyn Iterator<Item = Record> + Send>;
 
-/// The records of a file that is one JSON value, without the first `done` of them. Places are numbers of records.
+/// The records of a file that is one JSON value. Places are numbers of records.
 fn document(
     mut input: impl Read,
     source: Arc<Source>,
-    done: u64,
-    records: impl FnOnce(Value) -> Result<Vec<Result<StoreItem, RecordError>>, RecordError>,
+    records: impl FnOnce(&str) -> Result<Vec<Result<StoreItem, RecordError>>, RecordError>,
 ) -> Records {
     let mut bytes = Vec::new();
     let read = (&mut input).take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes);
     let length = bytes.len() as u64;
     let parsed = read.map_err(RecordError::from).and_then(|_| {
         if bytes.len() > MAX_DOCUMENT_BYTES {
-            Err(RecordError::TooLong(MAX_DOCUMENT_BYTES))
-        } else {
-            serde_json::from_slice(&bytes).map_err(|error| RecordError::Json(error.to_string()))
+            return Err(RecordError::TooLong(MAX_DOCUMENT_BYTES));
         }
+        records(std::str::from_utf8(&bytes).map_err(|error| RecordError::Utf8(error.valid_up_to()))?)
     });
     drop(bytes);
-    let items = match parsed.and_then(records) {
+    let items = match parsed {
         Ok(items) => items,
         Err(error) => vec![Err(error)],
     };
     let count = items.len() as u64;
-    let numbered = items.into_iter().zip(1..).skip(usize::try_from(done).unwrap_or(usize::MAX));
-    Box::new(numbered.map(move |(item, number)| {
+    Box::new(items.into_iter().zip(1..).map(move |(item, number)| {
         // As far into the file as into its records; the number of these is what says where to go on.
         let bytes = (u128::from(length) * u128::from(number) / u128::from(count)) as u64;
         let place = Place { source: source.clone(), line: number };
@@ -196,7 +221,7 @@ mod tests {
     use crate::import::source::Format;
 
     fn source(format: Format) -> Arc<Source> {
-        Arc::new(Source { name: "in.json".into(), path: None, format, length: 0 })
+        Arc::new(Source { name: "in.json".into(), path: None, format, length: 0, full_path: None })
     }
 
     fn items(records: Records) -> Vec<Result<StoreItem, String>> {
@@ -227,7 +252,7 @@ mod tests {
             { "id": "18" },
             { "memory": "x", "user_id": "a", "metadata": {"user_id": "b"} },
         ], "relations": [{ "source": "ada", "relationship": "likes", "target": "tea" }] });
-        let found = items(mem0(export.to_string().as_bytes(), source(Format::Mem0), 0));
+        let found = items(mem0(export.to_string().as_bytes(), source(Format::Mem0)));
         let first = found[0].as_ref().unwrap();
         assert_eq!((first.id, first.session.as_deref()), (Some(id.parse().unwrap()), Some("talk")));
         assert!(first.created_at.is_some());
@@ -237,27 +262,28 @@ mod tests {
         assert_eq!(found[2].as_ref().unwrap_err(), "`memory` is missing");
         assert!(found[3].as_ref().unwrap_err().contains("user_id"));
         assert_eq!(found[4].as_ref().unwrap().content.as_deref(), Some("ada likes tea"));
-        let bare = items(mem0(&br#"[{"memory": "a"}]"#[..], source(Format::Mem0), 0));
+        let long = r#"[{"memory": "a", "n": 18446744073709551616}, {"memory": "b"}]"#;
+        let long = items(mem0(long.as_bytes(), source(Format::Mem0)));
+        assert!(long[0].as_ref().unwrap_err().contains("18446744073709551616") && long[1].is_ok(), "{long:?}");
+        let bare = items(mem0(&br#"[{"memory": "a"}]"#[..], source(Format::Mem0)));
         assert_eq!(bare[0].as_ref().unwrap().content.as_deref(), Some("a"));
         for wrong in ["{}", "3", "{\"results\": 1}", "[", ""] {
-            assert!(items(mem0(wrong.as_bytes(), source(Format::Mem0), 0))[0].is_err(), "{wrong}");
+            assert!(items(mem0(wrong.as_bytes(), source(Format::Mem0)))[0].is_err(), "{wrong}");
         }
     }
 
     #[test]
-    fn a_memvid_index_gives_its_texts_and_a_document_goes_on_where_it_was_left() {
+    fn a_memvid_index_gives_its_texts() {
         let index = json!({
             "metadata": [{"id": 0, "text": "one", "frame": 0, "length": 3}, {"id": 1, "text": "two", "frame": 1}, {}],
             "chunk_to_frame": {"0": 0}, "frame_to_chunks": {"0": [0]}, "config": {},
         });
         let text = index.to_string();
-        let found: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid), 0).collect();
+        let found: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid)).collect();
         let first = found[0].item.as_ref().unwrap();
         assert_eq!(first.content.as_deref(), Some("one"));
         assert_eq!(Value::Object(first.metadata.clone().unwrap()), json!({ "memvid_id": 0, "memvid_frame": 0 }));
         assert!(found[2].item.is_err());
-        let rest: Vec<Record> = memvid(text.as_bytes(), source(Format::Memvid), found[0].next.lines).collect();
-        assert_eq!((rest.len(), rest[0].place.line), (2, 2));
-        assert_eq!(memvid(text.as_bytes(), source(Format::Memvid), found[2].next.lines).count(), 0);
+        assert_eq!((found.len(), found[1].place.line, found[2].next.bytes), (3, 2, text.len() as u64));
     }
 }

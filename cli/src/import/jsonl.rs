@@ -4,6 +4,7 @@ use std::io::{BufRead, Read};
 use std::sync::Arc;
 
 use mira_proto::model::StoreItem;
+use mira_proto::numbers;
 use serde_json::Value;
 
 use crate::import::files::FileRef;
@@ -14,7 +15,7 @@ use crate::import::source::Source;
 const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// The fields of [`StoreItem`]; a test compares them with its schema.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 17] = [
     "content",
     "bytes",
     "type",
@@ -28,8 +29,10 @@ const FIELDS: [&str; 15] = [
     "expected_version",
     "expires_at",
     "created_at",
+    "position",
     "collection",
     "private",
+    "source_key",
 ];
 
 /// The field that names a file, which `store` has not.
@@ -52,9 +55,9 @@ pub struct JsonLines<R> {
 }
 
 impl<R: BufRead> JsonLines<R> {
-    /// Reads `input`, which stands at `position` of `source`.
-    pub fn new(input: R, source: Arc<Source>, position: Position, parse: Parse) -> Self {
-        JsonLines { input, source, position, parse, line: Vec::new(), ended: false }
+    /// Reads `source` from its start.
+    pub fn new(input: R, source: Arc<Source>, parse: Parse) -> Self {
+        JsonLines { input, source, position: Position::default(), parse, line: Vec::new(), ended: false }
     }
 
     /// Reads the next line into `self.line`; none at the end.
@@ -123,7 +126,7 @@ fn without_byte_order_mark(line: &[u8], first: bool) -> &[u8] {
 pub fn strict(line: &[u8]) -> Result<Parsed, RecordError> {
     let text = object_text(line)?;
     match text.contains(ATTACHMENT) {
-        true => of_fields(serde_json::from_str(text).map_err(json_error)?, false),
+        true => of_fields(fields_of(text)?, false),
         // Without a way over maps, which takes long for vectors.
         false => serde_json::from_str(text).map(|item| (item, None)).map_err(json_error),
     }
@@ -131,7 +134,7 @@ pub fn strict(line: &[u8]) -> Result<Parsed, RecordError> {
 
 /// A record whose other fields become metadata.
 pub fn lenient(line: &[u8]) -> Result<Parsed, RecordError> {
-    of_fields(serde_json::from_str(object_text(line)?).map_err(json_error)?, true)
+    of_fields(fields_of(object_text(line)?)?, true)
 }
 
 /// A record with these fields; with `lenient`, those that a memory has not become metadata.
@@ -159,6 +162,15 @@ pub fn parted(parsed: Result<Parsed, RecordError>) -> (Result<StoreItem, RecordE
 fn object_text(line: &[u8]) -> Result<&str, RecordError> {
     let text = std::str::from_utf8(line).map_err(|error| RecordError::Utf8(error.valid_up_to()))?;
     if text.starts_with('{') { Ok(text) } else { Err(RecordError::NotAnObject) }
+}
+
+/// The fields of a text, if the numbers among them can be kept.
+fn fields_of(text: &str) -> Result<serde_json::Map<String, Value>, RecordError> {
+    let fields = serde_json::from_str(text).map_err(json_error)?;
+    match numbers::unkept(text) {
+        Some(number) => Err(RecordError::Json(numbers::refusal(number))),
+        None => Ok(fields),
+    }
 }
 
 /// Moves fields that a memory has not into its metadata.
@@ -200,8 +212,8 @@ mod tests {
     use crate::import::source::Format;
 
     fn read(bytes: &[u8], parse: Parse) -> Vec<(u64, u64, Result<StoreItem, String>)> {
-        let source = Source { name: "in.jsonl".into(), path: None, format: Format::Jsonl, length: 0 };
-        JsonLines::new(bytes, Arc::new(source), Position::default(), parse)
+        let source = Source { name: "in.jsonl".into(), path: None, format: Format::Jsonl, length: 0, full_path: None };
+        JsonLines::new(bytes, Arc::new(source), parse)
             .map(|record| (record.place.line, record.next.bytes, record.item.map_err(|error| error.to_string())))
             .collect()
     }
@@ -241,6 +253,22 @@ mod tests {
             assert!(fault.starts_with(start), "{fault}");
         }
         assert!(records[5].2.is_ok());
+    }
+
+    #[test]
+    fn a_number_that_would_change_refuses_its_record_alone() {
+        let long = "18446744073709551616";
+        let input = format!(
+            "{{\"content\": \"a\", \"metadata\": {{\"n\": {long}}}}}\n{{\"content\": \"b\", \"metadata\": {{\"n\": 9007199254740991.0}}}}\n"
+        );
+        for parse in [strict as Parse, lenient] {
+            let records = read(input.as_bytes(), parse);
+            assert!(records[0].2.as_ref().unwrap_err().contains(long), "{records:?}");
+            let kept = records[1].2.as_ref().unwrap().metadata.as_ref().unwrap()["n"].to_string();
+            assert_eq!(kept, "9007199254740991.0");
+        }
+        let outside = format!("{{\"content\": \"a\", \"n\": {long}}}\n");
+        assert!(read(outside.as_bytes(), lenient)[0].2.as_ref().unwrap_err().contains(long));
     }
 
     #[test]

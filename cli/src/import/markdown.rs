@@ -17,8 +17,8 @@ use crate::import::text::{cut, file_item};
 /// The largest document: it is read as a whole, because headings are known only to who has parsed what is before them.
 const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 
-/// Reads a document and gives its sections, without those that end before `done` bytes.
-pub fn read(mut input: impl Read, source: Arc<Source>, done: u64) -> Box<dyn Iterator<Item = Record> + Send> {
+/// Reads a document and gives its sections.
+pub fn read(mut input: impl Read, source: Arc<Source>) -> Box<dyn Iterator<Item = Record> + Send> {
     let mut bytes = Vec::new();
     let refused = match (&mut input).take(MAX_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes) {
         Err(error) => Some(error.into()),
@@ -38,7 +38,7 @@ pub fn read(mut input: impl Read, source: Arc<Source>, done: u64) -> Box<dyn Ite
         let start = position;
         let content = &text[section.range];
         position = start.after(content.as_bytes());
-        if position.bytes <= done || content.trim().is_empty() {
+        if content.trim().is_empty() {
             return None;
         }
         let place = Place { source: source.clone(), line: start.lines + 1 };
@@ -178,11 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn records_know_their_line_and_can_be_resumed() {
-        let source = Source { name: "d/a.md".into(), path: Some("d/a.md".into()), format: Format::Markdown, length: 0 };
+    fn records_know_their_line() {
+        let source = Source {
+            name: "d/a.md".into(),
+            path: Some("d/a.md".into()),
+            format: Format::Markdown,
+            length: 0,
+            full_path: None,
+        };
         let source = Arc::new(source);
         let text = "# One\nbody\n# Two\nmore\n";
-        let all: Vec<_> = read(text.as_bytes(), source.clone(), 0).collect();
+        let all: Vec<_> = read(text.as_bytes(), source).collect();
         assert_eq!(
             all.iter().map(|record| (record.place.line, record.next.bytes)).collect::<Vec<_>>(),
             [(1, 11), (3, 22)]
@@ -190,8 +196,5 @@ mod tests {
         let item = all[1].item.as_ref().unwrap();
         let metadata = serde_json::Value::Object(item.metadata.clone().unwrap());
         assert_eq!(metadata, serde_json::json!({"path": "d/a.md", "title": "Two", "line": 3}));
-        let rest: Vec<_> = read(text.as_bytes(), source, 11).collect();
-        assert_eq!(rest.len(), 1);
-        assert_eq!(rest[0].place.line, 3);
     }
 }

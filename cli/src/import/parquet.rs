@@ -12,6 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use mira_proto::model::StoreItem;
+use mira_proto::numbers;
+use mira_proto::time::{self, Moment};
 use parquet::basic::Compression;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, FloatType, Int64Type};
 use parquet::errors::ParquetError;
@@ -50,6 +52,7 @@ message memory {
     optional binary blake3 (STRING);
   }
   optional binary vectors (JSON);
+  optional int64 position;
 }";
 
 /// A row group is written when it has so many rows or bytes.
@@ -127,7 +130,12 @@ impl<W: Write + Send> TableWriter<W> {
                     out.typed::<Int64Type>().write_batch(&sizes, Some(&levels), None).map(drop)
                 }
                 14 => of_files(&mut out, &files, |file| file.blake3.as_deref()),
-                _ => texts(&mut out, &rows, |row| (!row.vectors.is_empty()).then(|| json_text(&row.vectors))),
+                15 => texts(&mut out, &rows, |row| (!row.vectors.is_empty()).then(|| json_text(&row.vectors))),
+                _ => {
+                    let positions =
+                        rows.iter().map(|row| row.position.and_then(|position| i64::try_from(position).ok()));
+                    numbers(&mut out, positions.collect())
+                }
             }?;
             out.close()?;
         }
@@ -156,12 +164,16 @@ fn times(
     field: impl Fn(&StoreItem) -> Option<&str>,
 ) -> Result<(), ParquetError> {
     let parse = |text: &str| {
-        let time = text.parse::<Timestamp>().map_err(|error| ParquetError::General(format!("{text}: {error}")));
-        time.map(Timestamp::as_millisecond)
+        let moment = Moment::parse(text).ok_or_else(|| ParquetError::General(format!("{text} is no time")));
+        moment.map(|moment| moment.millisecond())
     };
     let times: Vec<Option<i64>> = rows.iter().map(|row| field(row).map(parse).transpose()).collect::<Result<_, _>>()?;
-    let present: Vec<i16> = times.iter().map(|time| i16::from(time.is_some())).collect();
-    let values: Vec<i64> = times.into_iter().flatten().collect();
+    numbers(out, times)
+}
+
+fn numbers(out: &mut SerializedColumnWriter<'_>, values: Vec<Option<i64>>) -> Result<(), ParquetError> {
+    let present: Vec<i16> = values.iter().map(|value| i16::from(value.is_some())).collect();
+    let values: Vec<i64> = values.into_iter().flatten().collect();
     out.typed::<Int64Type>().write_batch(&values, Some(&present), None).map(drop)
 }
 
@@ -203,8 +215,8 @@ fn vectors(out: &mut SerializedColumnWriter<'_>, rows: &[StoreItem]) -> Result<(
     out.typed::<FloatType>().write_batch(&values, Some(&definitions), Some(&repetitions)).map(drop)
 }
 
-/// The rows of a table, without the first `done` of them.
-pub fn read(file: File, source: Arc<Source>, done: u64, lenient: bool) -> Records {
+/// The rows of a table.
+pub fn read(file: File, source: Arc<Source>, lenient: bool) -> Records {
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let opened = guarded(|| {
         let reader = SerializedFileReader::new(file)?;
@@ -227,13 +239,12 @@ pub fn read(file: File, source: Arc<Source>, done: u64, lenient: bool) -> Record
             row.transpose()
         }
     };
-    let records = std::iter::from_fn(next).zip(1..).map(move |(row, number)| {
+    Box::new(std::iter::from_fn(next).zip(1..).map(move |(row, number)| {
         let (item, file) = jsonl::parted(row.and_then(|row| item_of(row, lenient)));
         let bytes = (u128::from(length) * u128::from(number) / u128::from(count)) as u64;
         let place = Place { source: source.clone(), line: number };
         Record { place, next: Position { bytes, lines: number }, item, file }
-    });
-    Box::new(records.skip(usize::try_from(done).unwrap_or(usize::MAX)))
+    }))
 }
 
 /// The reader trusts lengths and offsets in a file: some damage makes it panic.
@@ -260,8 +271,11 @@ fn item_of(row: Row, lenient: bool) -> Result<Parsed, RecordError> {
     }
     for name in ["metadata", "vectors"] {
         if let Some(Value::String(text)) = fields.get(name) {
-            let parsed = serde_json::from_str(text);
-            let parsed = parsed.map_err(|error| RecordError::Json(format!("column `{name}`: {error}")))?;
+            let wrong = |what: String| RecordError::Json(format!("column `{name}`: {what}"));
+            if let Some(number) = numbers::unkept(text) {
+                return Err(wrong(numbers::refusal(number)));
+            }
+            let parsed = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
             fields.insert(name.to_owned(), parsed);
         }
     }
@@ -272,9 +286,11 @@ fn item_of(row: Row, lenient: bool) -> Result<Parsed, RecordError> {
 fn json(field: &Field) -> Result<Value, String> {
     let number =
         |number: f64| serde_json::Number::from_f64(number).map(Value::Number).ok_or(format!("{number} is no number"));
-    let time = |time: Result<Timestamp, jiff::Error>| {
-        time.map(|time| Value::String(format!("{time:.3}"))).map_err(|error| error.to_string())
+    let millis = |at: i64| match u64::try_from(at) {
+        Ok(at @ 0..=time::MAX_MS) => Ok(time::format(at)),
+        _ => Timestamp::from_millisecond(at).map(|at| format!("{at:.3}")).map_err(|error| error.to_string()),
     };
+    let micros = |at: i64| Timestamp::from_microsecond(at).map(|at| format!("{at:.6}"));
     Ok(match field {
         Field::Null => Value::Null,
         Field::Bool(value) => (*value).into(),
@@ -290,8 +306,8 @@ fn json(field: &Field) -> Result<Value, String> {
         Field::Double(value) => number(*value)?,
         Field::Str(text) => text.as_str().into(),
         Field::Bytes(bytes) => STANDARD.encode(bytes.data()).into(),
-        Field::TimestampMillis(at) => time(Timestamp::from_millisecond(*at))?,
-        Field::TimestampMicros(at) => time(Timestamp::from_microsecond(*at))?,
+        Field::TimestampMillis(at) => millis(*at)?.into(),
+        Field::TimestampMicros(at) => micros(*at).map_err(|error| error.to_string())?.into(),
         Field::ListInternal(list) => list.elements().iter().map(json).collect::<Result<Value, _>>()?,
         Field::Group(row) => {
             let fields = row.get_column_iter().map(|(name, field)| Ok((name.clone(), json(field)?)));
@@ -319,13 +335,14 @@ mod tests {
         file
     }
 
-    fn records(file: File, done: u64) -> Vec<Record> {
-        let source = Source { name: "in.parquet".into(), path: None, format: Format::Parquet, length: 0 };
-        read(file, Arc::new(source), done, false).collect()
+    fn records(file: File) -> Vec<Record> {
+        let source =
+            Source { name: "in.parquet".into(), path: None, format: Format::Parquet, length: 0, full_path: None };
+        read(file, Arc::new(source), false).collect()
     }
 
     fn items(file: File) -> Vec<Result<StoreItem, String>> {
-        records(file, 0).into_iter().map(|record| record.item.map_err(|error| error.to_string())).collect()
+        records(file).into_iter().map(|record| record.item.map_err(|error| error.to_string())).collect()
     }
 
     prop_compose! {
@@ -336,12 +353,13 @@ mod tests {
             vectors in proptest::collection::btree_map("[a-zäß ]{1,9}", proptest::collection::vec(-1e9f32..1e9, 1..8), 0..3),
             names in proptest::collection::vec(proptest::option::of("[a-zäß ]{1,9}"), 3),
             number in any::<i64>(),
+            position in proptest::option::of(0..i64::MAX as u64),
             id in any::<u128>(),
-            at in proptest::option::of(0i64..4_000_000_000_000),
+            at in proptest::option::of(0u64..=time::MAX_MS),
+            double in any::<f64>().prop_filter("a number", |double| double.is_finite()),
             private in any::<bool>(),
         ) -> StoreItem {
-            let time = |at: i64| format!("{:.3}", Timestamp::from_millisecond(at).unwrap());
-            let fields = serde_json::json!({ "n": number, "deep": { "list": [1.5, null, "x"] } });
+            let fields = serde_json::json!({ "n": number, "deep": { "list": [double, null, "x"] } });
             StoreItem {
                 bytes: text.is_none().then(|| STANDARD.encode(&bytes)),
                 content: text,
@@ -352,9 +370,10 @@ mod tests {
                 vector,
                 vectors,
                 id: Some(uuid::Uuid::from_u128(id)),
-                created_at: at.map(time),
-                expires_at: at.filter(|at| at % 2 == 0).map(time),
+                created_at: at.map(time::format),
+                expires_at: at.filter(|at| at % 2 == 0).map(time::format),
                 private,
+                position,
                 ..StoreItem::default()
             }
         }
@@ -383,7 +402,7 @@ mod tests {
         }
         let mut out = writer.finish().unwrap();
         out.seek(SeekFrom::Start(0)).unwrap();
-        let records = records(out, 0);
+        let records = records(out);
         assert!(records.iter().all(|record| record.item.is_ok()), "{records:?}");
         assert_eq!(records.into_iter().map(|record| record.file).collect::<Vec<_>>(), files);
     }
@@ -395,13 +414,13 @@ mod tests {
     }
 
     #[test]
-    fn large_tables_have_several_groups_and_go_on_where_they_were_left() {
+    fn large_tables_have_several_groups() {
         let all = plain(GROUP_ROWS + 50);
-        let rows = records(written(&all), 0);
+        let rows = records(written(&all));
         assert_eq!(rows.len(), all.len());
-        let rest = records(written(&all), rows[GROUP_ROWS + 9].next.lines);
-        assert_eq!((rest.len(), rest[0].place.line), (40, GROUP_ROWS as u64 + 11));
-        assert_eq!(rest[0].item.as_ref().unwrap().content, all[GROUP_ROWS + 10].content);
+        let row = &rows[GROUP_ROWS + 10];
+        assert_eq!(row.place.line, GROUP_ROWS as u64 + 11);
+        assert_eq!(row.item.as_ref().unwrap().content, all[GROUP_ROWS + 10].content);
     }
 
     #[test]
@@ -426,9 +445,10 @@ mod tests {
         embedding.close().unwrap();
         group.close().unwrap();
         let file = out.into_inner().unwrap();
-        let source = Source { name: "t.parquet".into(), path: None, format: Format::Parquet, length: 0 };
+        let source =
+            Source { name: "t.parquet".into(), path: None, format: Format::Parquet, length: 0, full_path: None };
         let open = |lenient| {
-            let records = read(file.try_clone().unwrap(), Arc::new(source.clone()), 0, lenient);
+            let records = read(file.try_clone().unwrap(), Arc::new(source.clone()), lenient);
             records.map(|record| record.item.map_err(|error| error.to_string())).collect::<Vec<_>>()
         };
         let found = open(true);
@@ -437,6 +457,25 @@ mod tests {
         assert_eq!(first.metadata.as_ref().unwrap()["score"], 0.5);
         assert_eq!(found[1].as_ref().unwrap_err(), "column `embedding`: NaN is no number");
         assert!(open(false)[0].as_ref().unwrap_err().contains("unknown field `score`"));
+    }
+
+    #[test]
+    fn a_number_that_would_change_refuses_its_row_alone() {
+        let schema = "message t { required binary content (STRING); required binary metadata (JSON); }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let mut out = SerializedFileWriter::new(tempfile::tempfile().unwrap(), schema, Arc::default()).unwrap();
+        let mut group = out.next_row_group().unwrap();
+        let columns = [["a", "b"], [r#"{"n": 18446744073709551616}"#, r#"{"n": 0.1}"#]];
+        for cells in columns {
+            let mut column = group.next_column().unwrap().unwrap();
+            let cells = cells.map(ByteArray::from);
+            column.typed::<ByteArrayType>().write_batch(&cells, None, None).unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        let found = items(out.into_inner().unwrap());
+        assert!(found[0].as_ref().unwrap_err().contains("18446744073709551616"), "{found:?}");
+        assert_eq!(found[1].as_ref().unwrap().metadata.as_ref().unwrap()["n"], 0.1);
     }
 
     #[test]

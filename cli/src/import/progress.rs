@@ -42,7 +42,7 @@ impl Progress {
             self.last_line = Instant::now();
             let percent =
                 (bytes * 100).checked_div(self.bytes_total).map(|done| format!("{done} %, ")).unwrap_or_default();
-            eprintln!("{percent}{message}");
+            output::say(&format!("{percent}{message}"));
         }
         self.bar.set_message(message);
     }
@@ -56,7 +56,7 @@ impl Progress {
 
     /// A line that stays.
     pub fn report(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| output::say(line));
     }
 
     /// Takes the bar away.

@@ -1,20 +1,22 @@
-//! One thread that reads all sources in order and hands on batches of records with their ids.
+//! One thread that reads all sources in order and hands on batches of records with what names them.
 
-use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mira_proto::model::StoreItem;
+use mira_proto::model::{DEFAULT_COLLECTION, StoreItem};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
+use crate::error::CliError;
 use crate::import::checkpoint::Checkpoint;
 use crate::import::files::{Attached, FileRef, folder_beside};
 use crate::import::foreign::{self, Records};
-use crate::import::identity::derive_id;
+use crate::import::identity::{self, Names, Standing};
 use crate::import::jsonl::{self, JsonLines};
+use crate::import::known::{Known, Match};
+use crate::import::manifests::{ManifestKey, Manifests};
 use crate::import::markdown;
 use crate::import::record::{Place, Position, Record, RecordError};
 use crate::import::source::{Format, Source};
@@ -23,8 +25,8 @@ use crate::import::text::TextParts;
 /// Content of one batch, bytes: well within one message, and so is an answer that holds the same content.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// Ids remembered, so that a repeated record is not sent twice: 32 bytes each.
-const MAX_RECENT: usize = 1 << 18;
+/// Between the places of two files, microseconds: room for four million records before they mix.
+const FILE_MICROS: u64 = 1_000;
 
 /// What the command line says about every record.
 #[derive(Debug, Clone)]
@@ -46,12 +48,20 @@ pub struct ReadOptions {
 /// Records that go to the cluster together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What to store, each with an id.
+    /// What to store, each with an id or a source key.
     pub items: Vec<Prepared>,
     /// What could not be read.
     pub unreadable: Vec<(Place, RecordError)>,
-    /// Records that were in this import already.
+    /// Records that were in their file already.
     pub repeated: u64,
+    /// What an earlier run has stored, and was not sent again.
+    pub landed: Vec<Landed>,
+    /// Sources of which something could not be read, now or by an earlier run.
+    pub spoiled: Vec<Arc<Source>>,
+    /// Sources that were read to their ends.
+    pub ended: Vec<Arc<Source>>,
+    /// Why nothing more can be read.
+    pub failed: Option<CliError>,
     /// Where each source stands once this batch and all before it are done.
     pub reached: Vec<(Arc<Source>, Position)>,
     /// Content bytes.
@@ -61,7 +71,7 @@ pub struct Batch {
 impl Batch {
     /// Records in it.
     pub fn len(&self) -> usize {
-        self.items.len() + self.unreadable.len() + self.repeated as usize
+        self.items.len() + self.unreadable.len() + self.landed.len() + self.repeated as usize
     }
 
     fn is_full(&self, records: usize) -> bool {
@@ -87,43 +97,180 @@ impl Batch {
 pub struct Prepared {
     /// Where it came from.
     pub place: Place,
-    /// The item, with an id.
+    /// The item, with an id or a source key.
     pub item: StoreItem,
     /// The file that goes with it.
     pub attached: Option<Attached>,
-    /// Whether the id was made from the content, so that a memory with this id is this memory.
-    pub derived: bool,
+    /// What it is in its source.
+    pub found: Match,
+    /// Its number in its source.
+    pub order: u64,
+    /// Its source says where it stands in its session.
+    pub says_position: bool,
+    /// Another record of its name in the same file says something else.
+    pub contradicts: bool,
+}
+
+/// A record that is in the collection.
+#[derive(Debug)]
+pub struct Landed {
+    /// Where it came from.
+    pub source: Arc<Source>,
+    /// The manifest that lists it.
+    pub key: ManifestKey,
+    /// What it is in its source.
+    pub found: Match,
+    /// Its number in its source.
+    pub order: u64,
+    /// Its memory; none of one that this importer did not make.
+    pub id: Option<uuid::Uuid>,
+}
+
+/// What the reader reads with.
+pub struct Reading {
+    /// How far an earlier run came.
+    pub checkpoint: Checkpoint,
+    /// What the command line says.
+    pub options: ReadOptions,
+    /// What earlier imports have made.
+    pub manifests: Arc<Manifests>,
+    /// Where those are asked for.
+    pub runtime: Handle,
 }
 
 /// Reads everything into batches until the end or until nobody takes them any more.
-pub fn read_all(
-    sources: &[Arc<Source>],
-    checkpoint: &Checkpoint,
-    options: &ReadOptions,
-    batches: &mpsc::Sender<Batch>,
-) {
-    let mut recent = Recent::default();
-    let mut batch = Batch::default();
-    for source in sources {
-        for record in records(source, checkpoint, options) {
-            batch.reach(source, record.next);
-            match record.item {
-                Ok(item) => {
-                    let attached = record.file.map(|file| attached(file, &record.place, options));
-                    match prepare(item, attached, record.place, options, &mut recent) {
-                        Some(prepared) => batch.push(prepared),
-                        None => batch.repeated += 1,
-                    }
-                }
-                Err(error) => batch.unreadable.push((record.place, error)),
+pub fn read_all(sources: &[Arc<Source>], reading: &Reading, batches: &mpsc::Sender<Batch>) {
+    let mut reader = Reader { reading, known: Known::default(), batch: Batch::default() };
+    for (file, source) in sources.iter().enumerate() {
+        let read = reader.read(file, source, batches);
+        if let Err(stop) = read {
+            if let Stop::Failed(error) = stop {
+                reader.batch.failed = Some(error);
+                let _ = batches.blocking_send(reader.batch);
             }
-            if batch.is_full(options.batch) && batches.blocking_send(std::mem::take(&mut batch)).is_err() {
-                return;
-            }
+            return;
         }
     }
     // The receiver may be gone: then the import was stopped and nobody misses the last batch.
-    let _ = batches.blocking_send(batch);
+    let _ = batches.blocking_send(reader.batch);
+}
+
+/// Why reading ends early.
+enum Stop {
+    /// Nobody takes what is read.
+    Unwanted,
+    /// The collection does not say what it has.
+    Failed(CliError),
+}
+
+struct Reader<'a> {
+    reading: &'a Reading,
+    known: Known,
+    batch: Batch,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, file: usize, source: &Arc<Source>, batches: &mpsc::Sender<Batch>) -> Result<(), Stop> {
+        let Reading { checkpoint, options, .. } = self.reading;
+        let mut order = FileOrder { began: checkpoint.began() + file as u64 * FILE_MICROS, next: 0 };
+        let mut names = Names::default();
+        let (done, records) = records(source, checkpoint, options);
+        let mut count = 0;
+        for record in records {
+            let Record { place, next, item, file } = record;
+            let is_done = next.bytes <= done.bytes && next.lines <= done.lines;
+            count += 1;
+            let position = order.position(place.line);
+            self.batch.reach(source, next.max(done));
+            match item {
+                Ok(mut item) => {
+                    let says_position = item.position.is_some();
+                    item.position = item.position.or(Some(position));
+                    let item = with_options(item, options);
+                    let (identity, standing) = names.next(source.format, &item, file.as_ref());
+                    if standing == Standing::Repeated {
+                        self.batch.repeated += u64::from(!is_done);
+                    } else {
+                        let attached = file.map(|file| attached(file, &place, options));
+                        let found = self.known_as(source, &item, identity)?;
+                        let contradicts = standing == Standing::Contradicts;
+                        let prepared =
+                            Prepared { place, item, attached, found, order: count, says_position, contradicts };
+                        self.put(prepared, is_done);
+                    }
+                }
+                // The earlier run has told of it.
+                Err(_) if is_done => self.batch.spoiled.push(source.clone()),
+                Err(error) => self.batch.unreadable.push((place, error)),
+            }
+            if self.batch.is_full(options.batch) && batches.blocking_send(std::mem::take(&mut self.batch)).is_err() {
+                return Err(Stop::Unwanted);
+            }
+        }
+        // One that says nothing, or changed meanwhile, may be on its way to what it is to be.
+        if count == 0 || !has_length(source) {
+            self.batch.spoiled.push(source.clone());
+        }
+        self.batch.ended.push(source.clone());
+        Ok(())
+    }
+
+    /// What earlier imports know of a record.
+    fn known_as(
+        &mut self,
+        source: &Arc<Source>,
+        item: &StoreItem,
+        identity: identity::Identity,
+    ) -> Result<Match, Stop> {
+        let key = key_of(item);
+        if !self.known.has(&key) {
+            let opened = self.reading.runtime.block_on(self.reading.manifests.open(&key));
+            self.known.add(key.clone(), &opened.map_err(Stop::Failed)?.manifest);
+        }
+        Ok(self.known.find(&key, source, identity))
+    }
+
+    /// A record to be stored. One that an earlier run of the same import is done with is not sent again.
+    fn put(&mut self, mut prepared: Prepared, is_done: bool) {
+        let Prepared { place, item, found, order, .. } = &mut prepared;
+        if let Some(part) = found.part.filter(|part| is_done && part.said == found.identity.said) {
+            let (source, key) = (place.source.clone(), key_of(item));
+            let landed = Landed { source, key, found: found.clone(), order: *order, id: Some(part.id) };
+            return self.batch.landed.push(landed);
+        }
+        if !found.identity.is_own {
+            item.source_key = Some(identity::hex(&found.source_key(&place.source)));
+        }
+        self.batch.push(prepared);
+    }
+}
+
+/// Whether a file is as long as when it was found.
+fn has_length(source: &Source) -> bool {
+    source.path.as_ref().is_some_and(|path| std::fs::metadata(path).is_ok_and(|found| found.len() == source.length))
+}
+
+/// The manifest that lists a record.
+pub fn key_of(item: &StoreItem) -> ManifestKey {
+    let collection = item.collection.clone().unwrap_or_else(|| DEFAULT_COLLECTION.to_owned());
+    ManifestKey { collection, private: item.private }
+}
+
+/// The order of a file's records, whenever each is stored: that of the file.
+struct FileOrder {
+    /// Where the file stands, microseconds.
+    began: u64,
+    /// The place of the next record, at least.
+    next: u64,
+}
+
+impl FileOrder {
+    /// The place of the record on that line: the same in every try.
+    fn position(&mut self, line: u64) -> u64 {
+        let place = line.max(self.next);
+        self.next = place + 1;
+        mira_proto::Position::new(self.began, place as usize).packed()
+    }
 }
 
 /// A file that a record names, with the folder where it is looked for.
@@ -132,67 +279,33 @@ fn attached(file: FileRef, place: &Place, options: &ReadOptions) -> Attached {
     Attached { folder: options.files.clone().or_else(beside), file }
 }
 
-/// A record with what the options say and with an id; none if it was seen before.
-fn prepare(
-    mut item: StoreItem,
-    attached: Option<Attached>,
-    place: Place,
-    options: &ReadOptions,
-    recent: &mut Recent,
-) -> Option<Prepared> {
-    item.collection = item.collection.or_else(|| options.collection.clone());
-    item.kind = item.kind.or_else(|| options.kind.clone());
-    item.session = item.session.or_else(|| options.session.clone());
-    let derived = item.id.is_none();
-    if derived {
-        let id = derive_id(&item, place.source.format.origin());
-        if !recent.insert(id) {
-            return None;
-        }
-        item.id = Some(id);
-    }
-    Some(Prepared { place, item, attached, derived })
-}
-
-/// The last ids seen.
-#[derive(Default)]
-struct Recent {
-    ids: HashSet<Uuid>,
-    order: VecDeque<Uuid>,
-}
-
-impl Recent {
-    /// Whether the id is new.
-    fn insert(&mut self, id: Uuid) -> bool {
-        if !self.ids.insert(id) {
-            return false;
-        }
-        self.order.push_back(id);
-        if self.order.len() > MAX_RECENT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
+/// A record with what the options say.
+fn with_options(item: StoreItem, options: &ReadOptions) -> StoreItem {
+    StoreItem {
+        collection: item.collection.or_else(|| options.collection.clone()),
+        kind: item.kind.or_else(|| options.kind.clone()),
+        session: item.session.or_else(|| options.session.clone()),
+        ..item
     }
 }
 
-/// The records of one source that are not done yet.
-fn records(source: &Arc<Source>, checkpoint: &Checkpoint, options: &ReadOptions) -> Records {
+/// The records of one source, and how far an earlier run came with them. Those that are done are read too: they take part in
+/// the names of the others.
+fn records(source: &Arc<Source>, checkpoint: &Checkpoint, options: &ReadOptions) -> (Position, Records) {
     let Some(path) = &source.path else {
         if source.format == Format::Parquet {
-            return failed(source, std::io::Error::other("a table is read from a file, not from standard input"));
+            let error = std::io::Error::other("a table is read from a file, not from standard input");
+            return (Position::default(), failed(source, error));
         }
-        let input = BufReader::new(std::io::stdin());
-        return parsed(input, source.clone(), Position::default(), options);
+        return (Position::default(), parsed(BufReader::new(std::io::stdin()), source.clone(), options));
     };
     match open(path, source, checkpoint) {
         #[cfg(feature = "parquet")]
-        Ok((input, position)) if source.format == Format::Parquet => {
-            crate::import::parquet::read(input.into_inner(), source.clone(), position.lines, options.lenient)
+        Ok((file, done)) if source.format == Format::Parquet => {
+            (done, crate::import::parquet::read(file, source.clone(), options.lenient))
         }
-        Ok((input, position)) => parsed(input, source.clone(), position, options),
-        Err(error) => failed(source, error),
+        Ok((file, done)) => (done, parsed(BufReader::with_capacity(1 << 16, file), source.clone(), options)),
+        Err(error) => (Position::default(), failed(source, error)),
     }
 }
 
@@ -201,50 +314,28 @@ fn failed(source: &Arc<Source>, error: std::io::Error) -> Records {
     Box::new(std::iter::once(Record { place, next: Position::default(), item: Err(error.into()), file: None }))
 }
 
-/// Opens a file where an earlier import stopped.
-fn open(path: &Path, source: &Source, checkpoint: &Checkpoint) -> std::io::Result<(BufReader<File>, Position)> {
+/// Opens a file, and says where an earlier import stopped.
+fn open(path: &Path, source: &Source, checkpoint: &Checkpoint) -> std::io::Result<(File, Position)> {
     let mut file = File::open(path)?;
     let position = checkpoint.resume(source, &mut file)?;
-    // A document is parsed as a whole; its reader leaves out what is done.
-    let start = if source.format.is_document() { 0 } else { position.bytes };
-    file.seek(SeekFrom::Start(start))?;
-    Ok((BufReader::with_capacity(1 << 16, file), position))
+    file.rewind()?;
+    Ok((file, position))
 }
 
-fn parsed(
-    input: impl BufRead + Send + 'static,
-    source: Arc<Source>,
-    position: Position,
-    options: &ReadOptions,
-) -> Records {
+fn parsed(input: impl BufRead + Send + 'static, source: Arc<Source>, options: &ReadOptions) -> Records {
     match source.format {
         Format::Jsonl => {
             let parse: jsonl::Parse = if options.lenient { jsonl::lenient } else { jsonl::strict };
-            Box::new(JsonLines::new(input, source, position, parse))
+            Box::new(JsonLines::new(input, source, parse))
         }
         Format::McpMemory => {
             let parse: jsonl::Parse = |line| foreign::mcp_line(line).map(|item| (item, None));
-            Box::new(JsonLines::new(input, source, position, parse))
+            Box::new(JsonLines::new(input, source, parse))
         }
-        Format::Mem0 => foreign::mem0(input, source, position.lines),
-        Format::Memvid => foreign::memvid(input, source, position.lines),
+        Format::Mem0 => foreign::mem0(input, source),
+        Format::Memvid => foreign::memvid(input, source),
         Format::Parquet => failed(&source, std::io::Error::other("a table is read from a file")),
-        Format::Text => Box::new(TextParts::new(input, source, position)),
-        Format::Markdown => markdown::read(input, source, position.bytes),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recent_ids_are_bounded() {
-        let mut recent = Recent::default();
-        let id = |number: usize| Uuid::from_u128(number as u128);
-        assert!((0..=MAX_RECENT).all(|number| recent.insert(id(number))));
-        assert_eq!(recent.ids.len(), MAX_RECENT);
-        assert!(recent.insert(id(0)), "the oldest was dropped");
-        assert!(!recent.insert(id(2)));
+        Format::Text => Box::new(TextParts::new(input, source)),
+        Format::Markdown => markdown::read(input, source),
     }
 }

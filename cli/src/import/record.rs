@@ -31,6 +31,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// The further one.
+    pub fn max(self, other: Position) -> Position {
+        if self.bytes < other.bytes { other } else { self }
+    }
+
     /// The position after `bytes` more.
     pub fn after(self, bytes: &[u8]) -> Position {
         let newlines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;

@@ -1,9 +1,11 @@
 //! What to import: from paths to a sorted list of files with their formats.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use serde::Serialize;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::CliError;
@@ -29,11 +31,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether the file is read as a whole, so that its reader itself leaves out what is done.
-    pub fn is_document(self) -> bool {
-        matches!(self, Format::Markdown | Format::Mem0 | Format::Memvid | Format::Parquet)
-    }
-
     /// Who wrote the metadata of its records.
     pub fn origin(self) -> Origin {
         match self {
@@ -75,53 +72,136 @@ pub struct Source {
     pub format: Format,
     /// Bytes; 0 where that cannot be known.
     pub length: u64,
+    /// Its path from the root of the file system, by which what was made of it is found again; none of standard input.
+    pub full_path: Option<String>,
+}
+
+/// A folder named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// Its path from the root of the file system.
+    pub full_path: String,
+    /// All of it could be looked at, and something of it is imported.
+    pub is_whole: bool,
 }
 
 /// What was found under the paths.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// To import, in the order named, folders sorted by name.
+    /// To import, in the order named, folders sorted by name; each once.
     pub sources: Vec<Arc<Source>>,
-    /// Files in folders whose format nothing tells.
-    pub skipped: u64,
+    /// The folders that they were found in.
+    pub folders: Vec<Folder>,
+    /// What could not be looked at, and why.
+    pub unreadable: Vec<(String, String)>,
+    /// What is left out of folders.
+    pub skipped: Skipped,
 }
 
-/// Finds what to read. Hidden files and folders are left out, and so are links, which may lead in circles.
+/// What an import leaves out of folders.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// Files whose format nothing tells.
+    pub files: u64,
+    /// Files and folders whose names begin with a dot.
+    pub hidden: u64,
+    /// Links, which may lead in circles, by name.
+    pub links: Vec<String>,
+    /// Pipes, sockets and devices, by name.
+    pub special: Vec<String>,
+}
+
+/// Finds what to read. Hidden files and folders, links and special files in folders are left out, and told.
 pub fn find(paths: &[PathBuf], format: Option<Format>) -> Result<Sources, CliError> {
     let mut found = Sources::default();
     for path in paths {
         if path.as_os_str() == "-" {
             let format = format.unwrap_or(Format::Jsonl);
-            found.sources.push(Arc::new(Source { name: "-".to_owned(), path: None, format, length: 0 }));
+            found.sources.push(Arc::new(Source {
+                name: "-".to_owned(),
+                path: None,
+                format,
+                length: 0,
+                full_path: None,
+            }));
         } else if std::fs::metadata(path).map_err(CliError::io(path))?.is_dir() {
-            walk(path, format, &mut found)?;
+            let (files, unreadable) = (found.sources.len(), found.unreadable.len());
+            found.walk(path, format)?;
+            let is_whole = found.sources.len() > files && found.unreadable.len() == unreadable;
+            found.folders.push(Folder { full_path: full_path(path).map_err(CliError::io(path))?, is_whole });
         } else {
             let format = format.or_else(|| Format::of(path)).ok_or_else(|| unknown_format(path))?;
-            found.sources.push(Arc::new(source(path, format)?));
+            format.check()?;
+            found.sources.push(Arc::new(source(path, format).map_err(CliError::io(path))?));
         }
     }
+    let mut seen = HashSet::new();
+    found.sources.retain(|source| source.full_path.as_ref().is_none_or(|path| seen.insert(path.clone())));
     Ok(found)
 }
 
-fn walk(folder: &Path, format: Option<Format>, found: &mut Sources) -> Result<(), CliError> {
-    let hidden = |entry: &DirEntry| entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
-    for entry in WalkDir::new(folder).sort_by_file_name().into_iter().filter_entry(|entry| !hidden(entry)) {
-        let entry = entry.map_err(|error| CliError::io(folder)(error.into()))?;
-        if !entry.file_type().is_file() {
-            continue;
-        }
-        match format.or_else(|| Format::of(entry.path())) {
-            Some(format) => found.sources.push(Arc::new(source(entry.path(), format)?)),
-            None => found.skipped += 1,
-        }
-    }
-    Ok(())
+fn full_path(path: &Path) -> std::io::Result<String> {
+    Ok(path.canonicalize()?.to_string_lossy().into_owned())
 }
 
-fn source(path: &Path, format: Format) -> Result<Source, CliError> {
-    format.check()?;
-    let length = std::fs::metadata(path).map_err(CliError::io(path))?.len();
-    Ok(Source { name: path.display().to_string(), path: Some(path.to_owned()), format, length })
+impl Sources {
+    fn walk(&mut self, folder: &Path, format: Option<Format>) -> Result<(), CliError> {
+        let mut entries = WalkDir::new(folder).sort_by_file_name().into_iter();
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // One that cannot be read is no reason to leave the others.
+                Err(error) => {
+                    self.unreadable.push(unreadable(folder, error));
+                    continue;
+                }
+            };
+            if entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".") {
+                self.skipped.hidden += 1;
+                if entry.file_type().is_dir() {
+                    entries.skip_current_dir();
+                }
+                continue;
+            }
+            self.add(&entry, format)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what is no folder to what it is.
+    fn add(&mut self, entry: &DirEntry, format: Option<Format>) -> Result<(), CliError> {
+        let (path, kind) = (entry.path(), entry.file_type());
+        let name = || path.display().to_string();
+        if kind.is_symlink() {
+            self.skipped.links.push(name());
+        } else if kind.is_file() {
+            let Some(format) = format.or_else(|| Format::of(path)) else {
+                self.skipped.files += 1;
+                return Ok(());
+            };
+            format.check()?;
+            match source(path, format) {
+                Ok(source) => self.sources.push(Arc::new(source)),
+                Err(error) => self.unreadable.push((name(), error.to_string())),
+            }
+        } else if !kind.is_dir() {
+            self.skipped.special.push(name());
+        }
+        Ok(())
+    }
+}
+
+/// What a walk could not read, and why.
+fn unreadable(folder: &Path, error: walkdir::Error) -> (String, String) {
+    let name = error.path().unwrap_or(folder).display().to_string();
+    let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
+    (name, reason)
+}
+
+fn source(path: &Path, format: Format) -> std::io::Result<Source> {
+    let length = std::fs::metadata(path)?.len();
+    let full_path = Some(full_path(path)?);
+    Ok(Source { name: path.display().to_string(), path: Some(path.to_owned()), format, length, full_path })
 }
 
 fn unknown_format(path: &Path) -> CliError {
@@ -149,7 +229,37 @@ mod tests {
         let found = find(&[folder.path().to_owned()], None).unwrap();
         let names: Vec<_> = found.sources.iter().map(|s| s.name.rsplit('/').next().unwrap().to_owned()).collect();
         assert_eq!(names, ["a.txt", "b.md", "d.jsonl"]);
-        assert_eq!(found.skipped, 1);
+        assert_eq!(found.skipped, Skipped { files: 1, hidden: 2, ..Skipped::default() });
+    }
+
+    #[test]
+    fn links_and_special_files_are_counted_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("a.md"), "x").unwrap();
+        std::os::unix::fs::symlink(path("a.md"), path("link.md")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), path("circle")).unwrap();
+        std::os::unix::fs::symlink(path("nowhere"), path("dangling.md")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket.txt")).unwrap();
+        let found = find(&[folder.path().to_owned()], Some(Format::Text)).unwrap();
+        assert_eq!(found.sources.len(), 1);
+        let last =
+            |names: &[String]| names.iter().map(|n| n.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(last(&found.skipped.links), ["circle", "dangling.md", "link.md"]);
+        assert_eq!(last(&found.skipped.special), ["socket.txt"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_the_rest_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.md"), "x").unwrap();
+        let mut found = Sources::default();
+        // A folder that is gone when it is read: what a walk says of one that it may not read, too.
+        found.walk(&folder.path().join("gone"), None).unwrap();
+        found.walk(folder.path(), None).unwrap();
+        assert_eq!(found.sources.len(), 1);
+        let [(name, reason)] = &found.unreadable[..] else { panic!("{found:?}") };
+        assert!(name.ends_with("gone") && reason.contains("No such file"), "{name}: {reason}");
     }
 
     #[test]

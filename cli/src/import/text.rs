@@ -20,9 +20,16 @@ pub struct TextParts<R> {
 }
 
 impl<R: Read> TextParts<R> {
-    /// Reads `input`, which stands at `position` of `source`.
-    pub fn new(input: R, source: Arc<Source>, position: Position) -> Self {
-        TextParts { input, source, position, limit: MAX_CONTENT_BYTES, buffer: Vec::new(), ended: false }
+    /// Reads `source` from its start.
+    pub fn new(input: R, source: Arc<Source>) -> Self {
+        TextParts {
+            input,
+            source,
+            position: Position::default(),
+            limit: MAX_CONTENT_BYTES,
+            buffer: Vec::new(),
+            ended: false,
+        }
     }
 
     /// The next part; empty at the end.
@@ -101,8 +108,14 @@ mod tests {
     use crate::import::source::Format;
 
     fn parts(bytes: &[u8], limit: usize) -> Vec<(u64, u64, Result<String, String>)> {
-        let source = Source { name: "a.txt".into(), path: Some("a.txt".into()), format: Format::Text, length: 0 };
-        let mut parts = TextParts::new(bytes, Arc::new(source), Position::default());
+        let source = Source {
+            name: "a.txt".into(),
+            path: Some("a.txt".into()),
+            format: Format::Text,
+            length: 0,
+            full_path: None,
+        };
+        let mut parts = TextParts::new(bytes, Arc::new(source));
         parts.limit = limit;
         parts
             .map(|record| {

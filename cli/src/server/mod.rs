@@ -4,6 +4,7 @@
 //! storage engine.
 
 pub mod keys;
+pub mod logging;
 pub mod secrets;
 pub mod settings;
 
@@ -11,37 +12,11 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use mira_embed::{EmbedError, Embedder, MiniLm};
-use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
+pub use self::logging::{LogFormat, start_logging};
 use crate::error::CliError;
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line, for collectors
-    Json,
-}
-
-/// Logs to standard error. RUST_LOG says how much; `default_level` is what is logged without it.
-pub fn start_logging(format: LogFormat, default_level: &str) -> Result<(), CliError> {
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(text) => EnvFilter::try_new(&text).map_err(|error| CliError::Usage(format!("RUST_LOG={text}: {error}")))?,
-        Err(_) => EnvFilter::new(default_level),
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(console::colors_enabled_stderr()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
-}
 
 /// Runs a server on all cores.
 pub fn serve(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {

@@ -1,13 +1,14 @@
 //! Files that hold a secret: made for their owner only, refused when others can read them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mira_crypto::{ClusterKey, os_rng};
+use mira_proto::limits;
 use rand_core::RngCore;
 
 use crate::error::CliError;
@@ -39,7 +40,11 @@ pub fn read(file: &Path) -> Result<String, CliError> {
             format!("others can read this secret (mode {mode:03o}): chmod 600 it, and change it if they may have");
         return Err(bad(file, detail));
     }
-    fs::read_to_string(file).map_err(CliError::io(file))
+    let mut text = String::new();
+    let limit = limits::MAX_SECRET_FILE_BYTES;
+    let opened = File::open(file).map_err(CliError::io(file))?;
+    opened.take(limit as u64 + 1).read_to_string(&mut text).map_err(CliError::io(file))?;
+    if text.len() > limit { Err(bad(file, format!("has more than {limit} bytes"))) } else { Ok(text) }
 }
 
 /// Writes a secret, in the place of what was there, so that it is there whole or not at all, also after a power cut:

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use console::style;
 use futures::future::join_all;
+use mira_net::descriptors;
 use mira_node::{Formation, NodeConfig, RunningNode, Shape};
 use mira_router::{RouterConfig, RunningRouter};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,12 @@ use crate::server::{LogFormat, asked_to_stop, default_model_folder, load_model, 
 
 /// Time for all shards to have leaders. A first start takes seconds; a large one recovers its logs first.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// Connections of each port at a time: all of a cluster and its clients are on this machine.
+const CONNECTIONS: usize = 256;
+
+/// Files that each engine keeps open: those of a small cluster.
+const ENGINE_FILES: u32 = 256;
 
 /// Ports between one node and the next, when they are free.
 const PORT_STEP: u16 = 10;
@@ -94,7 +101,11 @@ impl LocalCluster {
         model_folder: Option<PathBuf>,
     ) -> Result<LocalCluster, CliError> {
         let home = Home::prepare(data, nodes, http.port())?;
-        let nodes = home.start_nodes().await?;
+        let nodes = home.node_configs();
+        let router = RouterConfig { connections: CONNECTIONS, ..RouterConfig::default() };
+        let needed = nodes.iter().map(NodeConfig::descriptors).sum::<u64>() + router.descriptors();
+        descriptors::ensure(needed).map_err(CliError::start)?;
+        let nodes = start_all(nodes).await?;
         let embedder = match &model_folder {
             Some(folder) => load_model(folder)?,
             None => None,
@@ -104,10 +115,9 @@ impl LocalCluster {
             nodes: home.nodes.iter().map(|node| node.grpc.to_string()).collect(),
             http,
             grpc: (http.ip(), grpc_port).into(),
-            tokens: vec![home.token.clone()],
+            tokens: vec![home.token.as_str().into()],
             embedder,
-            model_folder,
-            ..RouterConfig::default()
+            ..router
         };
         let router = mira_router::Router::start(config).await.map_err(CliError::start)?;
         wait_until_ready(&nodes).await?;
@@ -147,17 +157,18 @@ impl Home {
         Ok(Home { folder, key_file, token, nodes })
     }
 
-    async fn start_nodes(&self) -> Result<Vec<RunningNode>, CliError> {
-        let mut running = Vec::new();
-        for (at, addresses) in self.nodes.iter().enumerate() {
+    fn node_configs(&self) -> Vec<NodeConfig> {
+        let config = |(at, addresses): (usize, &Addresses)| {
             let keys = Arc::new(KeySource::File(self.key_file.clone()));
             let folder = self.folder.join(format!("node-{}", at + 1));
             let mut config = NodeConfig::new(folder, keys, self.formation(at));
+            config.connections = CONNECTIONS;
+            config.engine_files = ENGINE_FILES;
             config.listen = addresses.grpc;
             config.http_listen = addresses.http;
-            running.push(RunningNode::start(config).await.map_err(CliError::start)?);
-        }
-        Ok(running)
+            config
+        };
+        self.nodes.iter().enumerate().map(config).collect()
     }
 
     /// The first node makes the cluster, the others join it.
@@ -168,6 +179,14 @@ impl Home {
             _ => Formation::Join(vec![self.nodes[0].grpc.to_string()]),
         }
     }
+}
+
+async fn start_all(nodes: Vec<NodeConfig>) -> Result<Vec<RunningNode>, CliError> {
+    let mut running = Vec::with_capacity(nodes.len());
+    for config in nodes {
+        running.push(RunningNode::start(config).await.map_err(CliError::start)?);
+    }
+    Ok(running)
 }
 
 /// The addresses of an earlier start, or new ones.

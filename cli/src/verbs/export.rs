@@ -13,10 +13,11 @@ use mira_proto::{Code, Problem};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::files::{self, FileRef};
+use crate::import::manifests;
 use crate::import::progress::Progress;
 #[cfg(not(feature = "parquet"))]
 use crate::import::source;
@@ -54,7 +55,7 @@ Examples:
   mira export --collection chats --format markdown -o chats/")]
 pub struct Export {
     /// The collection
-    #[arg(long, default_value = DEFAULT_COLLECTION)]
+    #[arg(long, default_value = DEFAULT_COLLECTION, value_parser = collection_name)]
     collection: String,
     /// Where it goes: a file (standard output if it is absent), for Markdown a folder
     #[arg(long, short, value_name = "PATH")]
@@ -155,11 +156,11 @@ impl Export {
         let io = || CliError::io(&part);
         let mut out =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).map_err(io())?;
-        let (frames_before, after, end) = resume(&out).map_err(io())?;
+        let (frames_before, cursor, end) = resume(&out).map_err(io())?;
         out.set_len(end).and_then(|()| out.seek(SeekFrom::Start(end))).map_err(io())?;
         let mut out = BufWriter::new(out);
         let mut sink = Lines { out: &mut out, name: &part, bytes: end };
-        let summary = self.lines(client, &mut sink, after, progress).await?;
+        let summary = self.lines(client, &mut sink, cursor, progress).await?;
         out.into_inner().map_err(|error| error.into_error()).and_then(|out| out.sync_all()).map_err(io())?;
         std::fs::rename(&part, file).map_err(CliError::io(file))?;
         Ok(ExportSummary { frames_before, ..summary })
@@ -171,9 +172,9 @@ impl Export {
         let failed = |error: parquet::errors::ParquetError| CliError::io(&part)(std::io::Error::other(error));
         let mut table = crate::import::parquet::TableWriter::new(File::create(&part).map_err(CliError::io(&part))?)
             .map_err(failed)?;
-        let (mut summary, mut after) = (ExportSummary::default(), None);
+        let (mut summary, mut cursor) = (ExportSummary::default(), None);
         loop {
-            let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
+            let page = client.scan(&self.collection, &ScanRequest { cursor, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
                 if let Some(Written { item, attachment }) = self.written(client, scanned, &mut summary).await? {
                     table.put(item, attachment).map_err(failed)?;
@@ -181,8 +182,8 @@ impl Export {
             }
             summary.private_left_out += page.private_left_out;
             progress.update(summary.frames, table.bytes());
-            match page.next {
-                Some(next) => after = Some(next),
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
                 None => break,
             }
         }
@@ -210,6 +211,10 @@ impl Export {
         mut scanned: ScannedFrame,
         summary: &mut ExportSummary,
     ) -> Result<Option<Written>, CliError> {
+        // What imports have noted means nothing elsewhere, where ids are others.
+        if scanned.frame.kind == manifests::KIND {
+            return Ok(None);
+        }
         let folder = self.files_folder();
         for _ in 0..MOST_REPLACED {
             let (Some(info), Some(folder)) = (&scanned.frame.attachment, &folder) else {
@@ -269,7 +274,7 @@ impl Export {
             Err(error) => return Err(error),
         };
         let before = frame.id.as_u128().checked_sub(1).map(Uuid::from_u128);
-        let page = client.scan(&self.collection, &ScanRequest { after: before, limit: Some(1) }).await?;
+        let page = client.scan(&self.collection, &ScanRequest { cursor: before, limit: Some(1) }).await?;
         let now = page.frames.into_iter().find(|now| now.frame.id == frame.id);
         let kept = match (now, read) {
             (None, _) => Kept::Gone,
@@ -292,12 +297,12 @@ impl Export {
         &self,
         client: &Client,
         sink: &mut Lines<'_, W>,
-        mut after: Option<Uuid>,
+        mut cursor: Option<Uuid>,
         progress: &mut Progress,
     ) -> Result<ExportSummary, CliError> {
         let mut summary = ExportSummary::default();
         loop {
-            let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
+            let page = client.scan(&self.collection, &ScanRequest { cursor, limit: Some(PAGE) }).await?;
             for scanned in page.frames {
                 if let Some(written) = self.written(client, scanned, &mut summary).await? {
                     sink.put(&written)?;
@@ -307,8 +312,8 @@ impl Export {
             sink.flush()?;
             summary.private_left_out += page.private_left_out;
             progress.update(summary.frames, sink.bytes);
-            match page.next {
-                Some(next) => after = Some(next),
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
                 None => return Ok(summary),
             }
         }
@@ -352,16 +357,17 @@ impl Export {
     ) -> Result<ExportSummary, CliError> {
         std::fs::create_dir_all(folder).map_err(CliError::io(folder))?;
         let mut summary = ExportSummary::default();
-        let mut sessions: BTreeMap<Option<String>, Vec<(String, Uuid)>> = BTreeMap::new();
-        let mut after = None;
+        let mut sessions: BTreeMap<Option<String>, Vec<(u64, Uuid)>> = BTreeMap::new();
+        let mut cursor = None;
         loop {
-            let page = client.scan(&self.collection, &ScanRequest { after, limit: Some(PAGE) }).await?;
-            for ScannedFrame { frame, .. } in page.frames {
-                sessions.entry(frame.session).or_default().push((frame.created_at, frame.id));
+            let page = client.scan(&self.collection, &ScanRequest { cursor, limit: Some(PAGE) }).await?;
+            let memories = page.frames.into_iter().filter(|scanned| scanned.frame.kind != manifests::KIND);
+            for ScannedFrame { frame, position, .. } in memories {
+                sessions.entry(frame.session).or_default().push((position, frame.id));
             }
             summary.private_left_out += page.private_left_out;
-            match page.next {
-                Some(next) => after = Some(next),
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
                 None => break,
             }
         }
@@ -376,19 +382,27 @@ impl Export {
             let mut text = format!("# {title}\n");
             for ids in frames.chunks(RECALL) {
                 let ids = ids.iter().map(|&(_, id)| id).collect::<Vec<_>>();
-                let request =
+                let mut request =
                     RecallRequest { ids: Some(ids), collection: Some(self.collection.clone()), ..Default::default() };
-                // A frame that was forgotten meanwhile is not there any more, and belongs in no export.
-                for frame in client.recall(&request).await?.frames {
-                    if let Some((frame, file)) = self.readable(client, frame, &mut summary).await? {
-                        text.push_str(&section(&frame, file.as_deref()));
-                        summary.frames += 1;
+                loop {
+                    let reply = client.recall(&request).await?;
+                    // A frame that was forgotten meanwhile is not there any more, and belongs in no export.
+                    for frame in reply.frames {
+                        if let Some((frame, file)) = self.readable(client, frame, &mut summary).await? {
+                            text.push_str(&section(&frame, file.as_deref()));
+                            summary.frames += 1;
+                        }
+                    }
+                    bytes += text.len() as u64;
+                    out.write_all(text.as_bytes()).map_err(CliError::io(&part))?;
+                    text.clear();
+                    progress.update(summary.frames, bytes);
+                    // Large frames come in several answers.
+                    request.cursor = reply.next_cursor;
+                    if request.cursor.is_none() {
+                        break;
                     }
                 }
-                bytes += text.len() as u64;
-                out.write_all(text.as_bytes()).map_err(CliError::io(&part))?;
-                text.clear();
-                progress.update(summary.frames, bytes);
             }
             out.flush().map_err(CliError::io(&part))?;
             std::fs::rename(&part, &path).map_err(CliError::io(&path))?;
@@ -445,7 +459,7 @@ fn resume(file: &File) -> std::io::Result<(u64, Option<Uuid>, u64)> {
 }
 
 /// What `mira import` needs to make the frame again.
-fn item_of(ScannedFrame { frame, vector, vectors }: ScannedFrame) -> StoreItem {
+fn item_of(ScannedFrame { frame, position, vector, vectors }: ScannedFrame) -> StoreItem {
     StoreItem {
         content: frame.content,
         bytes: frame.bytes,
@@ -458,6 +472,7 @@ fn item_of(ScannedFrame { frame, vector, vectors }: ScannedFrame) -> StoreItem {
         id: Some(frame.id),
         expires_at: frame.expires_at,
         created_at: Some(frame.created_at),
+        position: Some(position),
         private: frame.private,
         ..StoreItem::default()
     }

@@ -1,4 +1,4 @@
-//! `mira forget`: remove memories for good.
+//! `mira forget`: remove memories, into the bin or for good.
 
 use std::io::{IsTerminal, Write};
 
@@ -6,12 +6,12 @@ use clap::Args;
 use mira_proto::model::{DEFAULT_COLLECTION, Filter, ForgetReply, ForgetRequest};
 use uuid::Uuid;
 
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
 
-/// Remove memories for good
+/// Remove memories; they rest in the bin for a while
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -19,7 +19,11 @@ Examples:
   mira forget --session release-7 --yes
   mira forget --filter '{\"field\": \"type\", \"eq\": \"draft\"}' --yes
   mira forget --all --collection drafts
-  mira forget --session salaries --shred --yes")]
+  mira forget --session salaries --now --yes
+  mira forget --session salaries --shred --yes
+
+What is forgotten rests in the bin for the bin_days of its collection, 7 where it does not say otherwise, and
+`mira restore-memory` brings it back. With --now it is gone at once, and what this means of the bin too.")]
 #[group(id = "what", required = true, multiple = false, args = ["ids", "session", "filter", "all"])]
 pub struct Forget {
     /// Ids of memories
@@ -34,12 +38,15 @@ pub struct Forget {
     /// Every memory of the collection
     #[arg(long)]
     all: bool,
+    /// For good at once, instead of into the bin; also what rests there of it
+    #[arg(long)]
+    now: bool,
     /// Destroy the key too, so that no copy in a log, a file or a backup can be read any more. With --all the collection
     /// goes with its keys; else its other memories are sealed again with another key. `mira admin shred-status` shows how far it is
     #[arg(long)]
     shred: bool,
     /// The collection they are in
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     /// Do not ask; needed for --session, --filter and --all where nobody can answer
     #[arg(short, long)]
@@ -59,6 +66,7 @@ impl Forget {
             collection: self.collection,
             all: self.all,
             filter: self.filter,
+            now: self.now,
             shred: self.shred,
         };
         let reply = Client::new(&self.remote)?.forget(&request).await?;
@@ -110,6 +118,12 @@ fn render(reply: &ForgetReply) -> String {
         (count, Some(id)) => format!(
             "forgot {count} {noun}; shredding: mira admin shred-status {id} shows when nothing is left of the key\n"
         ),
-        (count, None) => format!("forgot {count} {noun}\n"),
+        (count, None) => match reply.restorable_until.as_ref().filter(|_| count > 0) {
+            Some(until) => {
+                let what = if count == 1 { "it" } else { "them" };
+                format!("forgot {count} {noun}; until {until} mira restore-memory brings {what} back\n")
+            }
+            None => format!("forgot {count} {noun}\n"),
+        },
     }
 }

@@ -5,25 +5,30 @@ use std::path::PathBuf;
 use clap::Args;
 use mira_proto::limits::MAX_BATCH_ITEMS;
 
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::import::checkpoint::Checkpoint;
 use crate::import::pipeline::{self, Options, Summary};
 use crate::import::reader::ReadOptions;
-use crate::import::source::{self, Format};
+use crate::import::source::{self, Format, Skipped};
 use crate::import::writer::Writer;
 use crate::output;
 
 /// Import JSON Lines, text, Markdown, and memories of other programs
 ///
 /// Records of JSON Lines have the fields of `mira store`: content, type, session, role, metadata, vector, vectors, id,
-/// expires_at, created_at, collection, private; beside them attachment names a file that `mira export` has written. Markdown
-/// is split at its headings. What has no id gets one made from its content, so importing the same thing again adds nothing.
+/// expires_at, created_at, collection, private, source_key; beside them attachment names a file that `mira export` has
+/// written. Markdown is split at its headings.
+///
+/// A file that is imported again supersedes what it had before: what changed is replaced, what is no longer in it is
+/// forgotten, and what is the same is left as it is. So are files that are gone from a folder. A file that could not be read to
+/// its end, or says nothing, ends nothing; nor does what comes from standard input.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mira import notes/ --collection notes
+  mira import today.log --keep-old
   mira import chat.jsonl --session chat-7 --type conversation
   mira import notes.jsonl --files notes.jsonl.files
   mira import big.jsonl --state big.state --writers 16
@@ -38,7 +43,7 @@ pub struct Import {
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Collection of records that name none
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     /// Type of records that name none
     #[arg(long = "type", value_name = "TYPE")]
@@ -52,6 +57,9 @@ pub struct Import {
     /// Where the files are that records name (otherwise beside each input, under its name with `.files` added)
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
+    /// Keep what a file had before: what changed is added beside it, and what is no longer there stays
+    #[arg(long)]
+    keep_old: bool,
     /// Stop at the first record that is refused
     #[arg(long)]
     strict: bool,
@@ -73,7 +81,8 @@ impl Import {
     pub async fn run(self) -> Result<(), CliError> {
         let found = source::find(&self.paths, self.format)?;
         let checkpoint = Checkpoint::load(self.state.as_deref(), &self.target())?;
-        let writer = Writer::new(Client::new(&self.remote)?, self.batch.into(), self.remote.timeout);
+        let client = Client::new(&self.remote)?;
+        let writer = Writer::new(client.clone(), self.batch.into(), self.remote.timeout).keeping_old(self.keep_old);
         let options = Options {
             read: ReadOptions {
                 batch: self.batch.into(),
@@ -85,9 +94,9 @@ impl Import {
             },
             writers: self.writers.into(),
             strict: self.strict,
+            keep_old: self.keep_old,
         };
-        let (mut summary, ended) = pipeline::run(found.sources, writer, checkpoint, options).await;
-        summary.skipped_files = found.skipped;
+        let (summary, ended) = pipeline::run(found, client, writer, checkpoint, options).await;
         output::print_answer(&summary, self.remote.json, render)?;
         ended?;
         match summary.refused {
@@ -104,15 +113,27 @@ impl Import {
 }
 
 fn render(summary: &Summary) -> String {
+    let some = |count: u64, what: &str| if count == 0 { String::new() } else { format!(", {what} {count}") };
     let mut text = format!(
-        "added {}, already there {}, refused {} in {:.1} s ({:.0} documents/s)\n",
-        summary.added, summary.already_there, summary.refused, summary.seconds, summary.docs_per_second
+        "added {}{}, already there {}{}{}, refused {} in {:.1} s ({:.0} documents/s)\n",
+        summary.added,
+        some(summary.replaced, "replaced"),
+        summary.already_there,
+        some(summary.repeated, "repeated in their files"),
+        some(summary.ended, "ended"),
+        summary.refused,
+        summary.seconds,
+        summary.docs_per_second
     );
-    if summary.skipped_files > 0 {
-        text.push_str(&format!(
-            "skipped {} files of other kinds; --format text takes them too\n",
-            summary.skipped_files
-        ));
+    let Skipped { files, hidden, links, special } = &summary.skipped;
+    if *files > 0 {
+        text.push_str(&format!("skipped {files} files of other kinds; --format text takes them too\n"));
+    }
+    if *hidden > 0 {
+        text.push_str(&format!("skipped {hidden} hidden files and folders; named themselves, they are read\n"));
+    }
+    if links.len() + special.len() > 0 {
+        text.push_str(&format!("skipped {} links and {} special files\n", links.len(), special.len()));
     }
     text
 }

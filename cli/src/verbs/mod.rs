@@ -15,6 +15,7 @@ mod import;
 mod node;
 mod owner;
 mod recall;
+mod restore_memory;
 #[cfg(feature = "server")]
 mod router;
 mod search;
@@ -61,6 +62,7 @@ pub enum Verb {
     Recall(recall::Recall),
     Sessions(sessions::Sessions),
     Forget(forget::Forget),
+    RestoreMemory(restore_memory::RestoreMemory),
     Import(import::Import),
     Export(export::Export),
     Status(status::Status),
@@ -102,6 +104,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Recall(verb) => block_on(verb.run()),
         Verb::Sessions(verb) => block_on(verb.run()),
         Verb::Forget(verb) => block_on(verb.run()),
+        Verb::RestoreMemory(verb) => block_on(verb.run()),
         Verb::Import(verb) => block_on(verb.run()),
         Verb::Export(verb) => block_on(verb.run()),
         Verb::Status(verb) => block_on(verb.run()),

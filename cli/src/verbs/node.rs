@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use mira_net::descriptors;
 use mira_node::{Formation, NodeConfig, RunningNode, Shape};
 use serde::Deserialize;
 
@@ -80,6 +81,9 @@ struct NodeSettings {
     /// MiB of vectors kept in memory for scoring [default: 64]
     #[arg(long, env = "MIRA_ROW_CACHE_MIB", hide_env_values = true, value_name = "N")]
     row_cache_mib: Option<usize>,
+    /// Connections of each port at a time [default: 4096]
+    #[arg(long, env = "MIRA_CONNECTIONS", hide_env_values = true, value_name = "N")]
+    connections: Option<usize>,
     /// Compare the replicas of each shard this often, in the background (such as 12h, 7d; `never`) [default: 1d]
     #[arg(long, env = "MIRA_VERIFY_EVERY", hide_env_values = true, value_name = "TIME")]
     verify_every: Option<String>,
@@ -109,6 +113,7 @@ impl Layer for NodeSettings {
             index_threads: self.index_threads.or(below.index_threads),
             cache_mib: self.cache_mib.or(below.cache_mib),
             row_cache_mib: self.row_cache_mib.or(below.row_cache_mib),
+            connections: self.connections.or(below.connections),
             verify_every: self.verify_every.or(below.verify_every),
             verify_only: self.verify_only || below.verify_only,
             log_format: self.log_format.or(below.log_format),
@@ -121,7 +126,9 @@ impl Node {
     pub async fn run(self) -> Result<(), CliError> {
         let settings = with_file(self.settings, self.config.as_deref())?;
         start_logging(settings.log_format.unwrap_or(LogFormat::Text), "info")?;
-        let node = RunningNode::start(settings.into_config()?).await.map_err(CliError::start)?;
+        let config = settings.into_config()?;
+        descriptors::ensure(config.descriptors()).map_err(CliError::start)?;
+        let node = RunningNode::start(config).await.map_err(CliError::start)?;
         asked_to_stop().await?;
         node.shutdown().await;
         Ok(())
@@ -140,6 +147,7 @@ impl NodeSettings {
         config.index_threads = self.index_threads.unwrap_or(config.index_threads).max(1);
         config.cache_bytes = self.cache_mib.map_or(config.cache_bytes, |mib| mib << 20);
         config.row_cache_bytes = self.row_cache_mib.map_or(config.row_cache_bytes, |mib| mib << 20);
+        config.connections = self.connections.unwrap_or(config.connections).max(1);
         config.verification.every = match self.verify_every.as_deref() {
             None => config.verification.every,
             Some("never") => None,

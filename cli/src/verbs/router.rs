@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use mira_router::RouterConfig;
+use mira_net::descriptors;
+use mira_router::{AccessToken, RouterConfig};
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -39,12 +40,19 @@ struct RouterSettings {
     /// Where gRPC is served [default: 127.0.0.1:7891]
     #[arg(long, env = "MIRA_GRPC", hide_env_values = true, value_name = "ADDR")]
     grpc: Option<SocketAddr>,
-    /// File with the tokens that are let in, one a line (mode 0600). The variable MIRA_TOKEN may hold one
+    /// File with the tokens that are let in, a line NAME TOKEN for each (mode 0600). The variable MIRA_TOKEN may hold one
+    ///
+    /// Private memories behind passphrases, and idempotency keys, belong to the name. To replace a token, add the new one
+    /// under the same name, restart the routers, and take the old one out later. A line with a token alone is of the name
+    /// `default`.
     #[arg(long, env = "MIRA_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Serve without any token: only behind something else that checks callers
     #[arg(long, env = "MIRA_INSECURE_WITHOUT_TOKENS", hide_env_values = true)]
     insecure_without_tokens: bool,
+    /// Let every caller name any owner of private memories (X-Mira-Owner), for one that acts for many people
+    #[arg(long, env = "MIRA_ANY_OWNER", hide_env_values = true)]
+    any_owner: bool,
     /// Folder of the embedding model [default: where `make model` puts it]
     #[arg(long, env = "MIRA_MODEL_DIR", hide_env_values = true, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -54,6 +62,9 @@ struct RouterSettings {
     /// Origins of web pages that may send MCP requests
     #[arg(long, env = "MIRA_ALLOWED_ORIGINS", hide_env_values = true, value_name = "ORIGIN,…", value_delimiter = ',')]
     allowed_origins: Vec<String>,
+    /// Connections of each port at a time [default: 4096]
+    #[arg(long, env = "MIRA_CONNECTIONS", hide_env_values = true, value_name = "N")]
+    connections: Option<usize>,
     /// How log lines look [default: text]
     #[arg(long, env = "MIRA_LOG_FORMAT", hide_env_values = true, value_enum)]
     log_format: Option<LogFormat>,
@@ -67,9 +78,11 @@ impl Layer for RouterSettings {
             grpc: self.grpc.or(below.grpc),
             token_file: self.token_file.or(below.token_file),
             insecure_without_tokens: self.insecure_without_tokens || below.insecure_without_tokens,
+            any_owner: self.any_owner || below.any_owner,
             model: self.model.or(below.model),
             allowed_hosts: list(self.allowed_hosts, below.allowed_hosts),
             allowed_origins: list(self.allowed_origins, below.allowed_origins),
+            connections: self.connections.or(below.connections),
             log_format: self.log_format.or(below.log_format),
         }
     }
@@ -80,7 +93,9 @@ impl Router {
     pub async fn run(self) -> Result<(), CliError> {
         let settings = with_file(self.settings, self.config.as_deref())?;
         start_logging(settings.log_format.unwrap_or(LogFormat::Text), "info")?;
-        let router = mira_router::Router::start(settings.into_config()?).await.map_err(CliError::start)?;
+        let config = settings.into_config()?;
+        descriptors::ensure(config.descriptors()).map_err(CliError::start)?;
+        let router = mira_router::Router::start(config).await.map_err(CliError::start)?;
         asked_to_stop().await?;
         router.shutdown().await;
         Ok(())
@@ -102,19 +117,22 @@ impl RouterSettings {
             grpc: self.grpc.unwrap_or(usual.grpc),
             tokens,
             insecure_without_tokens: self.insecure_without_tokens,
+            any_owner: self.any_owner,
             embedder,
-            model_folder,
             allowed_hosts: self.allowed_hosts,
             allowed_origins: self.allowed_origins,
+            connections: self.connections.unwrap_or(usual.connections).max(1),
             ..usual
         })
     }
 
-    fn tokens(&self) -> Result<Vec<String>, CliError> {
-        let text = match &self.token_file {
-            Some(file) => secrets::read(file)?,
-            None => std::env::var("MIRA_TOKEN").unwrap_or_default(),
+    fn tokens(&self) -> Result<Vec<AccessToken>, CliError> {
+        let Some(file) = &self.token_file else {
+            let text = std::env::var("MIRA_TOKEN").unwrap_or_default();
+            return AccessToken::parse_all(&text).map_err(|error| CliError::Usage(format!("MIRA_TOKEN: {error}")));
         };
-        Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        let text = secrets::read(file)?;
+        AccessToken::parse_all(&text)
+            .map_err(|error| CliError::BadFile { path: file.clone(), detail: error.to_string() })
     }
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use mira_proto::model::{self, Filter, SearchMode, SearchRequest};
+use mira_proto::vectors;
 
-use crate::args::{Freshness, Remote};
+use crate::args::{Freshness, Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -34,7 +35,7 @@ pub struct Search {
     #[arg(short, long)]
     k: Option<u32>,
     /// The collection to look in
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     /// A file with an embedding of your own, as a JSON array of numbers, or with several in one array (`-`: standard
     /// input); may be given more than once, and beside words
@@ -57,6 +58,10 @@ pub struct Search {
     /// Compare with every vector instead of walking the index: slower, never misses
     #[arg(long)]
     exact: bool,
+    /// How wide a beam the index is walked with, 1 to 2048: wider finds more of the truly nearest and takes longer
+    /// [default: the collection's, or one that widens by itself]
+    #[arg(long, value_name = "WIDTH")]
+    ef: Option<u32>,
     /// Only memories that match this filter, as JSON: fields type, session, role, created_at and metadata.NAME
     #[arg(long, value_name = "JSON", value_parser = parse_filter)]
     filter: Option<Filter>,
@@ -167,6 +172,7 @@ impl Search {
             created_to: self.created_to.clone(),
             strict: self.strict,
             exact: self.exact,
+            ef: self.ef,
             filter: self.filter.clone(),
             explain: self.explain,
             min_score: self.min_score,
@@ -196,11 +202,8 @@ impl Search {
 
 /// Refuses numbers that JSON has not: they would arrive as none at all.
 fn check_numbers(request: &SearchRequest) -> Result<(), String> {
-    let vectors = request.vector.iter().chain(request.vectors.iter().flatten());
-    for vector in vectors {
-        if let Some(at) = vector.iter().position(|component| !component.is_finite()) {
-            return Err(format!("vector component {at} is not a finite number"));
-        }
+    for vector in request.vector.iter().chain(request.vectors.iter().flatten()) {
+        vectors::check_finite(vector).map_err(|fault| format!("vector {fault}"))?;
     }
     let weight = request.recency.and_then(|recency| recency.weight);
     let numbers =

@@ -6,7 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 use mira_proto::model::{DEFAULT_COLLECTION, Session, SessionsRequest};
 
-use crate::args::{Remote, duration};
+use crate::args::{Remote, collection_name, duration};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -28,7 +28,7 @@ pub struct Sessions {
     #[arg(long)]
     agent: Option<String>,
     /// The collection they are in
-    #[arg(long, default_value = DEFAULT_COLLECTION)]
+    #[arg(long, default_value = DEFAULT_COLLECTION, value_parser = collection_name)]
     collection: String,
     #[command(flatten)]
     remote: Remote,
@@ -42,13 +42,13 @@ impl Sessions {
             let since = Timestamp::now().checked_sub(jiff::SignedDuration::try_from(active).unwrap_or_default());
             since.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH).to_string()
         });
-        let mut request = SessionsRequest { agent: self.agent, active_since: since, after: None, limit: Some(PAGE) };
+        let mut request = SessionsRequest { agent: self.agent, active_since: since, cursor: None, limit: Some(PAGE) };
         let mut sessions: Vec<Session> = Vec::new();
         loop {
             let page = client.sessions(&self.collection, &request).await?;
             sessions.extend(page.sessions);
-            match page.next {
-                Some(next) => request.after = Some(next),
+            match page.next_cursor {
+                Some(next) => request.cursor = Some(next),
                 None => break,
             }
         }

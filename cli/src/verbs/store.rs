@@ -5,11 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mira_proto::limits::MAX_CONTENT_BYTES;
-use mira_proto::model::{DEFAULT_COLLECTION, Metadata, StoreItem, StoreReply, StoreRequest, UploadRequest};
+use mira_proto::limits::{MAX_CONTENT_BYTES, embedding_time};
+use mira_proto::model::{
+    DEFAULT_COLLECTION, Metadata, StoreItem, StoreReply, StoreRequest, UploadRequest, parse_metadata,
+};
 use uuid::Uuid;
 
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -48,16 +50,19 @@ pub struct Store {
     #[arg(long = "vectors", value_name = "NAME=FILE", value_parser = named_file)]
     vectors: Vec<(String, PathBuf)>,
     /// The collection to put it into
-    #[arg(long)]
+    #[arg(long, value_parser = collection_name)]
     collection: Option<String>,
     /// A UUID of your own; storing the same text under it again changes nothing
-    #[arg(long)]
+    #[arg(long, group = "named")]
     id: Option<Uuid>,
-    /// Put a new version in place of the memory with this id
-    #[arg(long, requires = "id")]
+    /// What names it in the source it comes from, such as a path; storing it again under this changes nothing
+    #[arg(long, value_name = "KEY", group = "named")]
+    source_key: Option<String>,
+    /// Put a new version in place of the memory with this id or source key
+    #[arg(long, requires = "named")]
     replace: bool,
     /// Store a new version only if this one is current; 0: only if the id is new
-    #[arg(long, value_name = "N", requires = "id")]
+    #[arg(long, value_name = "N", requires = "named")]
     expected_version: Option<u64>,
     /// Forget it at this RFC 3339 time, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME")]
@@ -106,6 +111,7 @@ impl Store {
             expires_at: self.expires_at,
             collection: self.collection,
             private: self.private,
+            source_key: self.source_key,
             ..StoreItem::default()
         };
         if let Some(path) = &self.file {
@@ -120,7 +126,11 @@ impl Store {
             };
             return output::print_answer(&stored, self.remote.json, |stored| format!("{}\n", stored.id));
         }
-        let reply = Client::new(&self.remote)?.store(&StoreRequest { item, items: None }).await?;
+        let client = Client::new(&self.remote)?;
+        // A long text takes its time to be embedded.
+        let needed = item.content.as_ref().filter(|_| item.vector.is_none()).map_or(0, String::len);
+        let client = client.within(self.remote.timeout + embedding_time(needed));
+        let reply = client.store(&StoreRequest { item, items: None }).await?;
         output::print_answer(&reply, self.remote.json, render)
     }
 }
@@ -148,7 +158,7 @@ fn one_vector(file: &Path) -> Result<Vec<f32>, CliError> {
 }
 
 fn json_object(text: &str) -> Result<Metadata, String> {
-    serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
+    parse_metadata(text).map_err(|error| format!("not a JSON object to keep: {error}"))
 }
 
 /// Reads no more than one byte over the limit: the cluster says what is too large, but not after gigabytes.

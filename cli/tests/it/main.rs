@@ -4,6 +4,8 @@
 mod dev;
 mod files;
 mod import;
+mod import_sources;
 mod key_providers;
 mod scripts;
+mod strangers;
 mod support;

@@ -90,19 +90,21 @@ impl Names {
                 Uuid::from_u128(0x7000_8000_0000_0000_0000 + made)
             })
         });
-        self.token = hidden(&mut shown, "consistency_token", TOKEN).unwrap_or(std::mem::take(&mut self.token));
-        self.cursor = hidden(&mut shown, "next_cursor", CURSOR).unwrap_or(std::mem::take(&mut self.cursor));
+        self.token = hidden(&mut shown, "\"consistency_token\"", TOKEN).unwrap_or(std::mem::take(&mut self.token));
+        for before in ["\"next_cursor\"", "the same with --cursor"] {
+            self.cursor = hidden(&mut shown, before, CURSOR).unwrap_or(std::mem::take(&mut self.cursor));
+        }
         shown
     }
 }
 
-/// Puts a word in the place of a member's values in JSON that is shown; returns the last of them.
-fn hidden(shown: &mut String, member: &str, word: &str) -> Option<String> {
-    let (member, mut from, mut last) = (format!("\"{member}\""), 0, None);
-    while let Some(at) = shown[from..].find(&member).map(|at| from + at) {
-        let colon = at + shown[at..].find(':').unwrap();
-        let start = colon + shown[colon..].find('"').unwrap() + 1;
-        let end = start + shown[start..].find('"').unwrap();
+/// Puts a word in the place of the base64url that follows a text in what is shown; returns the last that followed.
+fn hidden(shown: &mut String, before: &str, word: &str) -> Option<String> {
+    let (mut from, mut last) = (0, None);
+    while let Some(at) = shown[from..].find(before).map(|at| from + at + before.len()) {
+        let start = at + shown[at..].find(|sign| !matches!(sign, ':' | '"' | ' ')).unwrap_or(shown.len() - at);
+        let length = shown[start..].find(|sign: char| !(sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_')));
+        let end = length.map_or(shown.len(), |length| start + length);
         last = Some(shown[start..end].to_owned());
         shown.replace_range(start..end, word);
         from = start;

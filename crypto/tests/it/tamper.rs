@@ -3,8 +3,8 @@
 
 use crate::common::{CONTEXT, Keys, MAX_LEN, keys};
 use mira_crypto::{
-    ClusterLayerKey, CollectionKey, Context, CryptoError, MetaSealer, OwnerKey, PageSealer, Part, WrappedKey, frame,
-    page::PagePosition, private,
+    Bound, ClusterLayerKey, CollectionKey, Context, CryptoError, MetaSealer, OwnerKey, PageSealer, Part, WrappedKey,
+    frame, page::PagePosition, private,
 };
 use proptest::prelude::*;
 
@@ -166,6 +166,28 @@ fn pieces_swapped_between_places_are_damaged() {
         assert_eq!(opened.is_err(), moved, "{place:?}: the owner layer binds frame and part alone");
     }
     assert!(frame::open(&collection, &CONTEXT, &frame::seal(&collection, &CONTEXT, plain, &mut rng), MAX_LEN).is_ok());
+}
+
+#[test]
+fn pieces_whose_fields_in_clear_were_altered_are_damaged() {
+    let Keys { mut rng, layer, collection, .. } = keys(5);
+    let bound = |beside| Bound { context: CONTEXT, beside };
+    let (plain, beside) = (b"a piece of a frame", b"its times, tags and class");
+    let sealed = frame::seal(&collection, bound(beside), plain, &mut rng);
+    let layered = private::seal_cluster(&layer, bound(beside), plain, &mut rng);
+    assert_eq!(frame::open(&collection, bound(beside), &sealed, MAX_LEN), Ok(plain.to_vec()));
+    assert_eq!(private::open_cluster(&layer, bound(beside), &layered, MAX_LEN), Ok(plain.to_vec()));
+    let mut others = vec![Vec::new(), beside[1..].to_vec(), [&beside[..], b"."].concat()];
+    others.extend((0..beside.len() * 8).map(|bit| {
+        let mut other = beside.to_vec();
+        other[bit / 8] ^= 1 << (bit % 8);
+        other
+    }));
+    for other in &others {
+        assert_eq!(frame::open(&collection, bound(other), &sealed, MAX_LEN), Err(CryptoError::Damaged), "{other:?}");
+        let opened = private::open_cluster(&layer, bound(other), &layered, MAX_LEN);
+        assert_eq!(opened, Err(CryptoError::Damaged), "{other:?}");
+    }
 }
 
 #[test]

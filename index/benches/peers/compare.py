@@ -12,7 +12,7 @@ call costs for nothing (about a microsecond for faiss, hnswlib and usearch; qdra
 is made beforehand) is on the peers' side.
 
 Environment: MIRA_BENCH_DATA (a folder with *.base.f16 and *.query.f16, 384 half floats a row; without it clusters are
-made), MIRA_BENCH_VECTORS (200000), MIRA_BENCH_ROUNDS (5), MIRA_BENCH_ENGINES (a comma-separated choice),
+made), MIRA_BENCH_ORIGINALS (how many rows of it are taken and copied with noise; all), MIRA_BENCH_VECTORS (200000), MIRA_BENCH_ROUNDS (5), MIRA_BENCH_ENGINES (a comma-separated choice),
 MIRA_BENCH_ROWS (memory, or disk: MIRA's full-precision rows in a file instead).
 """
 
@@ -28,7 +28,7 @@ import time
 import numpy as np
 
 DIM, K, M, EF_CONSTRUCTION, THREADS = 384, 10, 16, 128, 2
-BEAMS = [10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+BEAMS = [10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]  # MIRA's own, at 0, is asked first.
 GOALS = [0.95, 0.99]
 
 
@@ -46,6 +46,7 @@ def load(count):
         centres = random.normal(size=(500, DIM))
         base = centres[random.integers(0, 500, 50_000)] + 0.8 * random.normal(size=(50_000, DIM))
         queries = centres[random.integers(0, 500, 1_000)] + 0.8 * random.normal(size=(1_000, DIM))
+    base = base[: int(os.environ.get("MIRA_BENCH_ORIGINALS", len(base)))]
     parts, rows = [base[:count]], min(len(base), count)
     while rows < count:
         more = base[: count - rows]
@@ -262,6 +263,11 @@ def build(name, engine, base, folder):
 
 def sweep(engines, truth, rounds):
     points = {name: [] for name in engines}
+    for name, engine in engines.items():
+        if isinstance(engine, Mira):
+            point = max((engine.measure(0, truth) for _ in range(rounds)), key=lambda point: point["qps"])
+            print(f"{name} with the beam that widens by itself: recall {point['recall']:.4f}, {point['qps']:.0f} QPS, "
+                  f"p50 {point['p50']:.0f} µs, p99 {point['p99']:.0f} µs")
     for ef in BEAMS:
         best = {}
         for _ in range(rounds):
@@ -277,6 +283,9 @@ def sweep(engines, truth, rounds):
 
 
 def report(points):
+    print(f"\nrecall by beam\n{'engine':<16} " + " ".join(f"{ef:>6}" for ef in BEAMS))
+    for name, sweep_of in points.items():
+        print(f"{name:<16} " + " ".join(f"{p['recall']:>6.3f}" for _, p in sweep_of))
     print(f"\n{'engine':<16} {'ef':>4} {'recall':>7} {'QPS':>8} {'p50 µs':>8} {'p99 µs':>8}")
     for goal in GOALS:
         print(f"first at recall {goal}")

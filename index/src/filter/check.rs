@@ -1,9 +1,11 @@
 //! Checking a caller's filter against every rule and limit.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 
-use mira_proto::filter::{Filter, METADATA, Scalar, milliseconds};
-use mira_proto::{Code, Problem, limits};
+use mira_proto::filter::{Filter, METADATA, Scalar};
+use mira_proto::time::Moment;
+use mira_proto::{Code, Problem, limits, names};
 
 use crate::filter::attributes::number;
 use crate::filter::condition::{Condition, Span, Test};
@@ -126,6 +128,7 @@ fn check_field(field: &str, filter: &Filter) -> Result<Condition, Problem> {
         _ => Ok(()),
     };
     let of = |test| Condition::Field(field.to_owned(), test);
+    let value_of = |value: &Scalar| value_of(value, &field_type);
     if let Some(value) = &filter.eq {
         fits(value)?;
         return Ok(of(Test::In(vec![value_of(value)?])));
@@ -138,7 +141,7 @@ fn check_field(field: &str, filter: &Filter) -> Result<Condition, Problem> {
         return Ok(of(Test::In(values.iter().map(value_of).collect::<Result<_, _>>()?)));
     }
     if let Some(prefix) = &filter.prefix {
-        return Ok(of(Test::Prefix(prefix.clone())));
+        return Ok(of(Test::Prefix(as_kept(prefix, &field_type).into_owned())));
     }
     match filter.exists {
         Some(true) => Ok(of(Test::Exists)),
@@ -146,7 +149,7 @@ fn check_field(field: &str, filter: &Filter) -> Result<Condition, Problem> {
         None => {
             let (lower, upper) = ends(field, filter)?;
             [lower, upper].into_iter().filter_map(scalar_of).try_for_each(fits)?;
-            let span = Span::new(bound(lower)?, bound(upper)?);
+            let span = Span::new(bound(lower, &field_type)?, bound(upper, &field_type)?);
             // It has an end, and both are of one type.
             span.map(|span| of(Test::Within(span)))
                 .ok_or_else(|| invalid(format!("filter field {field}: the range has no end")))
@@ -179,21 +182,29 @@ fn scalar_of(end: Bound<&Scalar>) -> Option<&Scalar> {
     }
 }
 
-fn bound(end: Bound<&Scalar>) -> Result<Bound<Value>, Problem> {
+fn bound(end: Bound<&Scalar>, field_type: &FieldType) -> Result<Bound<Value>, Problem> {
     Ok(match end {
-        Bound::Included(scalar) => Bound::Included(value_of(scalar)?),
-        Bound::Excluded(scalar) => Bound::Excluded(value_of(scalar)?),
+        Bound::Included(scalar) => Bound::Included(value_of(scalar, field_type)?),
+        Bound::Excluded(scalar) => Bound::Excluded(value_of(scalar, field_type)?),
         Bound::Unbounded => Bound::Unbounded,
     })
 }
 
-fn value_of(scalar: &Scalar) -> Result<Value, Problem> {
+/// A text as frames have it in such a field: names are kept in form NFC.
+fn as_kept<'a>(text: &'a str, field_type: &FieldType) -> Cow<'a, str> {
+    match field_type {
+        FieldType::Text => names::normal(text),
+        FieldType::Time | FieldType::Any => text.into(),
+    }
+}
+
+fn value_of(scalar: &Scalar, field_type: &FieldType) -> Result<Value, Problem> {
     match scalar {
         Scalar::Bool(value) => Ok(Value::Bool(*value)),
         Scalar::Number(value) => number(value)
             .map(Value::Number)
             .ok_or_else(|| invalid(format!("the filter's number {value} is out of range"))),
-        Scalar::Text(value) => Ok(Value::Text(value.as_str().into())),
+        Scalar::Text(value) => Ok(Value::Text(as_kept(value, field_type).into())),
     }
 }
 
@@ -205,19 +216,17 @@ fn type_name(scalar: &Scalar) -> &'static str {
     }
 }
 
-/// Times are compared in milliseconds, as they are kept.
+/// Times are kept in milliseconds, from 1970 on; what they are compared with may be any time.
 fn created(filter: &Filter) -> Result<Condition, Problem> {
     let time = |value: &Scalar| match value {
-        Scalar::Text(text) => milliseconds(text).ok_or_else(|| {
-            invalid(
-                "filter field created_at is compared with RFC 3339 times such as 2026-11-22T10:00:00Z, not before 1970",
-            )
+        Scalar::Text(text) => Moment::parse(text).ok_or_else(|| {
+            invalid("filter field created_at is compared with RFC 3339 times such as 2026-11-22T10:00:00Z")
         }),
         other => Err(invalid(format!("filter field created_at has a time, and is compared with {}", type_name(other)))),
     };
     if let Some(value) = &filter.eq {
         let at = time(value)?;
-        return Ok(Condition::Created(at..at.saturating_add(1)));
+        return Ok(Condition::Created(at.first_from()..at.first_after()));
     }
     if !has_range(filter) {
         return Err(invalid("filter field created_at takes eq and ranges (gt, gte, lt, lte) only"));
@@ -225,13 +234,13 @@ fn created(filter: &Filter) -> Result<Condition, Problem> {
     let (lower, upper) = ends("created_at", filter)?;
     let mut range = 0..u64::MAX;
     match lower {
-        Bound::Included(value) => range.start = time(value)?,
-        Bound::Excluded(value) => range.start = time(value)?.saturating_add(1),
+        Bound::Included(value) => range.start = time(value)?.first_from(),
+        Bound::Excluded(value) => range.start = time(value)?.first_after(),
         Bound::Unbounded => {}
     }
     match upper {
-        Bound::Included(value) => range.end = time(value)?.saturating_add(1),
-        Bound::Excluded(value) => range.end = time(value)?,
+        Bound::Included(value) => range.end = time(value)?.first_after(),
+        Bound::Excluded(value) => range.end = time(value)?.first_from(),
         Bound::Unbounded => {}
     }
     Ok(Condition::Created(range))
@@ -287,6 +296,20 @@ mod tests {
                 Condition::Created(1_001..2_001),
             ),
             (r#"{"field": "created_at", "eq": "1970-01-01T00:00:01Z"}"#, Condition::Created(1_000..1_001)),
+            (r#"{"field": "created_at", "eq": "1970-01-01T00:00:01.0005Z"}"#, Condition::Created(1_001..1_001)),
+            (r#"{"field": "created_at", "eq": "1969-07-20T20:17:40Z"}"#, Condition::Created(0..0)),
+            (r#"{"field": "created_at", "gte": "1969-07-20T20:17:40Z"}"#, Condition::Created(0..u64::MAX)),
+            (r#"{"field": "created_at", "lt": "1969-07-20T20:17:40Z"}"#, Condition::Created(0..0)),
+            (
+                r#"{"field": "created_at", "gt": "9999-12-31T23:59:59Z"}"#,
+                Condition::Created(253_402_300_799_001..u64::MAX),
+            ),
+            (r#"{"field": "session", "eq": "cafe\u0301"}"#, field("session", Test::In(vec![text("caf\u{e9}")]))),
+            (r#"{"field": "session", "prefix": "e\u0301"}"#, field("session", Test::Prefix("\u{e9}".into()))),
+            (
+                r#"{"field": "metadata.name", "eq": "e\u0301"}"#,
+                field("metadata.name", Test::In(vec![text("e\u{301}")])),
+            ),
         ];
         for (json, expected) in table {
             assert_eq!(read(json), Ok(expected), "{json}");

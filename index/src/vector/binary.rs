@@ -20,7 +20,7 @@ use mira_proto::model::Metric;
 use crate::vector::arena::Records;
 use crate::vector::config::Config;
 use crate::vector::kernels::{self, Isa, PLANES};
-use crate::vector::space::{Longest, PREFIX, ProbeScale, Space};
+use crate::vector::space::{Longest, PREFIX, ProbeScale, ScoreRange, Slack, Space};
 
 /// Rounds of signs and transforms; one mixes each half, the second both, the third is for small dimensions.
 const ROUNDS: usize = 3;
@@ -139,9 +139,12 @@ impl BinaryCodes {
         let bits = bytemuck::cast_slice(&payload[PREFIX..PREFIX + 2 * self.words]);
         (f32::from_bits(payload[0]), f32::from_bits(payload[1]), bits)
     }
+}
 
-    /// A query from outside.
-    pub(crate) fn probe(&self, query: &[f32]) -> BinaryProbe {
+impl Space for BinaryCodes {
+    type Probe = BinaryProbe;
+
+    fn probe(&self, query: &[f32]) -> BinaryProbe {
         let rotated = self.rotation.apply(query);
         let largest = rotated.iter().fold(0.0f32, |max, value| max.max(value.abs()));
         let scale = largest / 7.0;
@@ -158,10 +161,15 @@ impl BinaryCodes {
         probe.scale = ProbeScale::new(self.metric, scale, -(norm_squared as f32));
         probe
     }
-}
 
-impl Space for BinaryCodes {
-    type Probe = BinaryProbe;
+    fn slack(&self, _: &[f32], _: &BinaryProbe) -> Slack {
+        Slack::default()
+    }
+
+    /// Signs estimate; what they rule out for certain is next to nothing.
+    fn range(&self, _: &BinaryProbe, _: &Slack, _: u32) -> ScoreRange {
+        ScoreRange::ANY
+    }
 
     #[inline]
     fn similarity(&self, probe: &BinaryProbe, slot: u32) -> f32 {

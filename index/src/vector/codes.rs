@@ -7,14 +7,22 @@ use mira_proto::model::{Metric, Quantization};
 
 use crate::vector::arena::Records;
 use crate::vector::binary::BinaryCodes;
-use crate::vector::config::{Config, default_ef};
+use crate::vector::config::{Config, DEFAULT_EF};
 use crate::vector::full::FullCodes;
+use crate::vector::graph::Patience;
 use crate::vector::int8::Int8Codes;
 use crate::vector::space::Space;
 
 /// How many times more is rescored after a scan of one-bit codes than after a walk: less leaves filters below a recall of
 /// 0.95 that the same beam reaches without one (`conditions_keep_recall_at_any_selectivity`).
 const BINARY_SCAN: usize = 3;
+/// How many times as many nodes are expanded as when the best hits changed last.
+const PATIENCE: f32 = 2.0;
+/// Fewest best hits that are to be settled: a few may have been found early by chance. More, and more patience, find more
+/// where vectors lie in clusters, and cost every other search as much: sampled answers raise it where it is needed.
+const FEWEST_SETTLED: usize = 10;
+/// The widest beam that a search comes to by itself.
+const WIDEST: usize = 1_024;
 /// Fewest documents rescored.
 const MIN_RESCORED: usize = 20;
 
@@ -68,12 +76,22 @@ impl Codes {
         }
     }
 
-    /// The beam where the caller names none.
-    pub(crate) fn default_ef(&self, live: usize) -> usize {
+    /// The beam with which a search begins where the caller names none.
+    pub(crate) fn first_ef(&self) -> usize {
         match self {
-            Codes::Full(_) | Codes::Int8(_) => default_ef(live),
-            Codes::Binary(_) => 2 * default_ef(live),
+            Codes::Full(_) | Codes::Int8(_) => DEFAULT_EF,
+            Codes::Binary(_) => 2 * DEFAULT_EF,
         }
+    }
+
+    /// When such a beam widens, with so many times the usual patience.
+    pub(crate) fn patience(&self, k: usize, effort: f32) -> Patience {
+        let (top, widest) = match self {
+            Codes::Full(_) | Codes::Int8(_) => (k.max(FEWEST_SETTLED), WIDEST),
+            // Rows of the whole beam are read.
+            Codes::Binary(_) => (k.max(FEWEST_SETTLED), WIDEST / 2),
+        };
+        Patience { top, factor: PATIENCE * effort, widest }
     }
 
     /// The records: their state is the stamp of the slot's birth, their mark that of its death.

@@ -5,16 +5,9 @@ use mira_proto::model::{Metric, Quantization};
 use crate::error::IndexError;
 use crate::limits::MAX_DIMENSION;
 
-/// The beam of an index of up to 65,536 vectors where the caller names none; twice as wide over one-bit codes.
-pub const DEFAULT_EF: usize = 64;
-/// How much wider it is for each doubling beyond them: among more vectors the same beam misses more.
-const WIDER_BY: f64 = 16.0;
-const FEW: usize = 1 << 16;
-
-/// The beam of an index of so many vectors where the caller names none.
-pub(crate) fn default_ef(live: usize) -> usize {
-    DEFAULT_EF + ((live as f64 / FEW as f64).log2().max(0.0) * WIDER_BY) as usize
-}
+/// The beam with which a search begins where the caller names none; twice as wide over one-bit codes. It widens until the
+/// best hits change no more.
+pub const DEFAULT_EF: usize = 48;
 
 /// The shape of one index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +18,8 @@ pub struct Config {
     /// enter, and the zero vector is refused; under L2 scores are negative squared distances, in (-∞, 0].
     pub metric: Metric,
     /// What the graph walks over; hits are always rescored from full-precision rows. `None` walks over f32 vectors, which
-    /// are the rows. `Int8` takes one byte per component (7 bits used) and one scale per vector, with rows beside it in half
-    /// precision. `Binary` takes one bit per component after a random rotation and two numbers per vector, with the same
+    /// are the rows. `Int8` takes one byte per component (7 bits used) and one scale per vector, with rows beside it.
+    /// `Binary` takes one bit per component after a random rotation and two numbers per vector, with the same
     /// rows: a sixth of the memory of `Int8` for codes, for a wider beam and more rows read at the same recall.
     pub quantization: Quantization,
     /// Links of a new node per layer (4..=64); the bottom layer holds up to twice as many.

@@ -1,19 +1,18 @@
 //! The exact answer over vectors that are in no index: the tail of a log, or another implementation's oracle.
 
-use mira_proto::model::{Metric, Quantization};
+use mira_proto::model::Metric;
 
 use crate::error::IndexError;
-use crate::topk::{Hit, TopK};
+use crate::topk::{Hit, Place, TopK};
 use crate::vector::config::Config;
 use crate::vector::input;
 use crate::vector::kernels::Isa;
-use crate::vector::row::{self, HalfRow, OwnedRow, Row};
+use crate::vector::row;
 
 /// The best `k` of some documents by comparing with every vector, best first.
 ///
-/// `documents` yields each id once, with its 1..n vectors of `dim` components end to end. Scores are taken from the f32
-/// given; an index scores from rows in half precision, so that the two differ by about 1e-3 of a score. Vectors are
-/// checked as an index checks them.
+/// `documents` yields each id once, with its 1..n vectors of `dim` components end to end. Scores are those that an index
+/// gives, and vectors are checked as an index checks them.
 pub fn exact_top_k<'a>(
     metric: Metric,
     dim: usize,
@@ -21,20 +20,20 @@ pub fn exact_top_k<'a>(
     documents: impl IntoIterator<Item = (u128, &'a [f32])>,
     k: usize,
 ) -> Result<Vec<Hit>, IndexError> {
-    let mut comparison = Comparison::new(&Config::new(dim, metric), query, k)?;
+    let mut comparison = Comparison::new(&Config::new(dim, metric), query, TopK::new(k), k)?;
     let mut prepared = Vec::new();
     for (id, vectors) in documents {
         input::check_document(metric, dim, vectors)?;
         for (passage, vector) in (0..).zip(vectors.chunks_exact(dim)) {
             input::prepare(metric, vector, &mut prepared);
-            comparison.add(id, passage, Row::Full(&prepared));
+            comparison.add(id, passage, &prepared);
         }
     }
     Ok(comparison.best.into_hits())
 }
 
 /// The vectors of a document as an index of some shape scores them: made once, compared with many queries.
-pub struct DocumentRows(Vec<OwnedRow>);
+pub struct DocumentRows(Vec<Box<[f32]>>);
 
 impl DocumentRows {
     /// From 1..n vectors of `dim` components end to end, checked as an index checks them.
@@ -43,51 +42,48 @@ impl DocumentRows {
         let mut prepared = Vec::new();
         let row = |vector| {
             input::prepare(config.metric, vector, &mut prepared);
-            match config.quantization {
-                Quantization::None => OwnedRow::Full(prepared.as_slice().into()),
-                Quantization::Int8 | Quantization::Binary => OwnedRow::Half(HalfRow::new(Row::Full(&prepared))),
-            }
+            prepared.as_slice().into()
         };
         Ok(DocumentRows(vectors.chunks_exact(config.dim).map(row).collect()))
     }
 }
 
-/// As [`exact_top_k`], with the scores that an index of this shape gives: a document has one score, wherever it is. Rows are
-/// of the same shape.
+/// As [`exact_top_k`], of rows of the same shape, and of those that rank after a place.
 pub fn indexed_top_k<'a>(
     config: &Config,
     query: &[f32],
     documents: impl IntoIterator<Item = (u128, &'a DocumentRows)>,
     k: usize,
+    after: Option<&Place>,
 ) -> Result<Vec<Hit>, IndexError> {
-    let mut comparison = Comparison::new(config, query, k)?;
+    let mut comparison = Comparison::new(config, query, TopK::after(k, after), k)?;
     for (id, rows) in documents {
-        (0..).zip(&rows.0).for_each(|(passage, row)| comparison.add(id, passage, row.as_row()));
+        (0..).zip(&rows.0).for_each(|(passage, row)| comparison.add(id, passage, row));
     }
     Ok(comparison.best.into_hits())
 }
 
 /// A query that is compared with one row after the other.
-struct Comparison {
+struct Comparison<'a> {
     metric: Metric,
     isa: Isa,
     query: Vec<f32>,
-    best: TopK,
+    best: TopK<'a>,
 }
 
-impl Comparison {
-    fn new(config: &Config, query: &[f32], k: usize) -> Result<Self, IndexError> {
+impl<'a> Comparison<'a> {
+    fn new(config: &Config, query: &[f32], best: TopK<'a>, k: usize) -> Result<Self, IndexError> {
         let Config { metric, dim, .. } = *config;
         input::check_k(k)?;
         config.check()?;
         input::check_query(metric, dim, query)?;
         let mut prepared = Vec::new();
         input::prepare(metric, query, &mut prepared);
-        Ok(Comparison { metric, isa: Isa::detected(), query: prepared, best: TopK::new(k) })
+        Ok(Comparison { metric, isa: Isa::detected(), query: prepared, best })
     }
 
-    fn add(&mut self, id: u128, passage: u32, full: Row<'_>) {
-        let score = row::score(self.isa, self.metric, full, &self.query);
+    fn add(&mut self, id: u128, passage: u32, row: &[f32]) {
+        let score = row::score(self.isa, self.metric, row, &self.query);
         self.best.push(Hit { id, passage, score });
     }
 }

@@ -5,8 +5,7 @@ use mira_proto::model::Metric;
 use crate::vector::arena::Records;
 use crate::vector::config::Config;
 use crate::vector::kernels::{self, Isa};
-use crate::vector::row::Row;
-use crate::vector::space::{Lifted, Longest, PREFIX, Space};
+use crate::vector::space::{Lifted, Longest, PREFIX, ScoreRange, Slack, Space};
 
 /// f32 vectors.
 pub(crate) struct FullCodes {
@@ -42,25 +41,44 @@ impl FullCodes {
         (f32::from_bits(payload[0]), &bytemuck::cast_slice(&payload[PREFIX..])[..self.dim])
     }
 
-    /// A query from outside.
-    pub(crate) fn probe(&self, query: &[f32]) -> FullProbe {
-        FullProbe { values: query.to_vec(), lifted: None }
-    }
-
     /// Words of 32 bits of a payload.
     pub(crate) fn payload_words(&self) -> usize {
         PREFIX + self.dim
     }
 
     /// The row of a written slot.
-    pub(crate) fn row(&self, slot: u32) -> Option<Row<'_>> {
+    pub(crate) fn row(&self, slot: u32) -> Option<&[f32]> {
         let payload = self.records.payload(slot)?;
-        Some(Row::Full(&bytemuck::cast_slice(&payload[PREFIX..])[..self.dim]))
+        Some(&bytemuck::cast_slice(&payload[PREFIX..])[..self.dim])
     }
 }
 
 impl Space for FullCodes {
     type Probe = FullProbe;
+
+    fn probe(&self, query: &[f32]) -> FullProbe {
+        FullProbe { values: query.to_vec(), lifted: None }
+    }
+
+    fn slack(&self, query: &[f32], _: &FullProbe) -> Slack {
+        Slack { length: kernels::dot_f64(self.isa, query, query).sqrt(), ..Slack::default() }
+    }
+
+    /// What sums in single precision may be off by.
+    #[inline]
+    fn range(&self, probe: &FullProbe, slack: &Slack, slot: u32) -> ScoreRange {
+        let (norm_squared, _) = self.parts(slot);
+        let similarity = f64::from(self.similarity(probe, slot));
+        let rounding = (self.dim + 8) as f64 * f64::from(f32::EPSILON);
+        let tiny = self.dim as f64 * f64::from(f32::MIN_POSITIVE);
+        match self.metric {
+            Metric::L2 => ScoreRange::of_distance(-similarity, rounding * similarity.abs() + tiny, 0.0),
+            Metric::Cosine | Metric::Dot => {
+                let lengths = f64::from(norm_squared).sqrt() * slack.length;
+                ScoreRange::around(similarity, 1.01 * rounding * lengths + tiny)
+            }
+        }
+    }
 
     #[inline]
     fn similarity(&self, probe: &FullProbe, slot: u32) -> f32 {

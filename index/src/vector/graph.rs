@@ -12,29 +12,30 @@
 //!
 //! **Twins.** A memory holds many equal texts, and equal vectors tear a graph apart: they are each other's nearest
 //! neighbours, so either their lists hold nothing else, or pruning keeps one and strands the rest. A slot with the same
-//! codes as a node therefore gets no links: it joins the node's chain of twins, which a walk follows wherever it meets
-//! the node.
+//! codes as a node therefore gets no links: it joins the node's chain of twins. A node and its twins take one place in a
+//! beam, so that a hundred equal vectors hide nobody; whoever asked looks at the chain afterwards.
+//!
+//! **Full lists.** The selection heuristic alone leaves few links where neighbours are about as far from each other as from
+//! the centre: noisy copies of one text, or random directions around a vector in their midst. So what it passes over
+//! fills the list up (the paper's `keepPrunedConnections`).
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+mod walk;
+
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::vector::arena::WordArena;
 use crate::vector::config::Config;
-use crate::vector::kernels;
 use crate::vector::scratch::Scratch;
 use crate::vector::space::Space;
+
+pub(crate) use walk::{Beam, Bounds, Patience, Walk, Walked};
 
 /// Highest layer; reached with m = 4 by one node in 4¹⁵.
 pub(crate) const MAX_LAYER: usize = 15;
 /// Nodes whose lists are locked independently of each other.
 const LOCK_STRIPES: usize = 512;
-/// Codes asked for ahead of the one being compared: about the memory latency over the time of one comparison.
-const PREFETCH_AHEAD: usize = 4;
-/// Expanded nodes between two questions to the caller whether to stop.
-const ABORT_EVERY: usize = 64;
 
 /// A similarity and a slot in one integer: greater is more similar, then the lower slot.
 #[inline]
@@ -62,27 +63,6 @@ fn similarity_of(key: u64) -> f32 {
 struct LayerNode {
     slot: u32,
     layer: usize,
-}
-
-/// What bounds one walk.
-pub(crate) struct Bounds<'a> {
-    /// Slots at or above this did not exist when the walk began.
-    pub(crate) slots: u32,
-    /// Most nodes to compare.
-    pub(crate) budget: usize,
-    /// Asked now and then whether to give up.
-    pub(crate) abort: Option<&'a dyn Fn() -> bool>,
-}
-
-/// How a walk ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Walked {
-    /// Nothing nearer is left.
-    Done,
-    /// The budget is spent: a scan is cheaper.
-    OverBudget,
-    /// The caller gave up.
-    Aborted,
 }
 
 /// Which nodes a walk takes as results.
@@ -235,30 +215,19 @@ impl Graph {
         }
     }
 
-    /// Puts a node and its twins among the results where they are accepted, and returns how many twins were asked about.
+    /// Whether a node, or a twin of it that is asked for, may be a result; and how many twins were asked about.
     #[inline]
-    fn offer(&self, found: u64, ef: usize, accept: &impl Accept, results: &mut BinaryHeap<Reverse<u64>>) -> usize {
-        let mut add = |found: u64| {
-            if accept.accept(slot_of(found)) {
-                results.push(Reverse(found));
-                if results.len() > ef {
-                    results.pop();
-                }
-            }
-            // Equals displace nobody, so that a long chain is not walked to its end for nothing.
-            results.len() >= ef && results.peek().is_some_and(|worst| worst.0 >> 32 >= found >> 32)
-        };
-        if add(found) || !accept.twins() {
-            return 0;
+    fn accepts(&self, slot: u32, accept: &impl Accept) -> (bool, usize) {
+        let is_own = accept.accept(slot);
+        if is_own || !accept.twins() {
+            return (is_own, 0);
         }
         let mut asked = 0;
-        for twin in self.twins(slot_of(found)) {
+        let is_accepted = self.twins(slot).any(|twin| {
             asked += 1;
-            if add(found >> 32 << 32 | u64::from(!twin)) {
-                break;
-            }
-        }
-        asked
+            accept.accept(twin)
+        });
+        (is_accepted, asked)
     }
 
     /// Links a slot whose codes are written. `slots` is above every slot linked so far.
@@ -345,123 +314,12 @@ impl Graph {
     }
 }
 
-/// One walk: where, towards what, within which bounds.
-pub(crate) struct Walk<'a, S: Space> {
-    pub(crate) graph: &'a Graph,
-    pub(crate) space: &'a S,
-    pub(crate) probe: &'a S::Probe,
-    pub(crate) bounds: Bounds<'a>,
-    pub(crate) scratch: &'a mut Scratch,
-}
-
-impl<S: Space> Walk<'_, S> {
-    /// The keys of the best `ef` accepted slots, best first, or how else the walk ended.
-    pub(crate) fn search(&mut self, ef: usize, accept: &impl Accept) -> Result<Vec<u64>, Walked> {
-        let Some(entry) = self.graph.entry() else { return Ok(Vec::new()) };
-        let nearest = self.descend(entry, 0);
-        match self.layer(0, nearest, ef, accept) {
-            Walked::Done => Ok(take_sorted(self.scratch)),
-            ended => Err(ended),
-        }
-    }
-
-    /// Follows the best link on each layer from a node down to just above `bottom`.
-    fn descend(&self, from: LayerNode, bottom: usize) -> u64 {
-        let key_of = |slot: u32| key(self.space.similarity(self.probe, slot), slot);
-        let mut best = key_of(from.slot);
-        for layer in (bottom + 1..=from.layer).rev() {
-            loop {
-                match self.graph.links(slot_of(best), layer).map(key_of).max() {
-                    Some(nearest) if nearest > best => best = nearest,
-                    _ => break,
-                }
-            }
-        }
-        best
-    }
-
-    /// Walks one layer from the key `start`, and leaves the best `ef` accepted slots in `scratch.results`.
-    ///
-    /// A node that is not accepted is walked through but takes no place among the results, so deleted and filtered
-    /// nodes keep the graph connected.
-    fn layer(&mut self, layer: usize, start: u64, ef: usize, accept: &impl Accept) -> Walked {
-        let (graph, space, bounds) = (self.graph, self.space, &self.bounds);
-        let Scratch { visited, candidates, results, batch, compared } = &mut *self.scratch;
-        visited.start(bounds.slots);
-        visited.insert(slot_of(start));
-        results.clear();
-        candidates.clear();
-        candidates.push(start);
-        *compared = graph.offer(start, ef, accept, results);
-        let mut expanded = 0;
-        while let Some(best) = candidates.pop() {
-            if results.len() >= ef && results.peek().is_some_and(|worst| best < worst.0) {
-                break;
-            }
-            expanded += 1;
-            if expanded % ABORT_EVERY == 0 && bounds.abort.is_some_and(|abort| abort()) {
-                return Walked::Aborted;
-            }
-            batch.clear();
-            batch.extend(graph.links(slot_of(best), layer).filter(|link| visited.insert(*link)));
-            *compared += batch.len();
-            if *compared > bounds.budget {
-                return Walked::OverBudget;
-            }
-            batch.iter().take(PREFETCH_AHEAD).for_each(|slot| space.prefetch(*slot));
-            for (place, slot) in batch.iter().enumerate() {
-                if let Some(ahead) = batch.get(place + PREFETCH_AHEAD) {
-                    space.prefetch(*ahead);
-                }
-                let found = key(space.similarity(self.probe, *slot), *slot);
-                if results.len() >= ef && results.peek().is_some_and(|worst| found < worst.0) {
-                    continue;
-                }
-                candidates.push(found);
-                if let Some(list) = graph.list(*slot, layer) {
-                    kernels::prefetch(list);
-                }
-                *compared += graph.offer(found, ef, accept, results);
-            }
-        }
-        Walked::Done
-    }
-
-    /// The links of a new node.
-    fn choose_links(&mut self, slot: u32, layer: usize, entry: LayerNode) -> Chosen {
-        let top = layer.min(entry.layer);
-        let mut nearest = self.descend(entry, top);
-        let mut chosen = Vec::with_capacity(top + 1);
-        for layer in (0..=top).rev() {
-            let ended = self.layer(layer, nearest, self.graph.ef_construction, &AnyNode);
-            debug_assert_eq!(ended, Walked::Done);
-            let found = take_sorted(self.scratch);
-            let mut slots = found.iter().map(|key| slot_of(*key));
-            if layer == 0
-                && let Some(twin) = slots.find(|other| self.space.is_same(slot, *other))
-            {
-                return Chosen::TwinOf(twin);
-            }
-            nearest = found[0];
-            chosen.push(select(self.space, &found, self.graph.m));
-        }
-        chosen.reverse();
-        Chosen::Links(chosen)
-    }
-}
-
-/// Empties the results, best first.
-fn take_sorted(scratch: &mut Scratch) -> Vec<u64> {
-    let mut found: Vec<u64> = scratch.results.drain().map(|result| result.0).collect();
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    found
-}
-
 /// The selection heuristic of the paper (algorithm 4): from the nearest outwards, a node is taken unless one already
 /// taken is at least as near to it as the centre is. Links then point in different directions, and one link stands for a
-/// cluster. `found` holds keys by similarity to the centre, best first.
+/// cluster. The nearest of those passed over fill the rest of the list, but none that cannot be told apart from the one
+/// it was passed over for. `found` holds keys by similarity to the centre, best first.
 fn select<S: Space>(space: &S, found: &[u64], most: usize) -> Vec<u32> {
-    let mut taken: Vec<u32> = Vec::with_capacity(most);
+    let (mut taken, mut passed_over): (Vec<u32>, Vec<u32>) = (Vec::with_capacity(most), Vec::new());
     let mut probe = S::Probe::default();
     for key in found {
         if taken.len() == most {
@@ -471,10 +329,14 @@ fn select<S: Space>(space: &S, found: &[u64], most: usize) -> Vec<u32> {
         if !taken.is_empty() {
             space.probe_slot(slot, &mut probe);
         }
-        if taken.iter().all(|other| space.similarity(&probe, *other) < to_centre) {
-            taken.push(slot);
+        match taken.iter().find(|other| space.similarity(&probe, **other) >= to_centre) {
+            None => taken.push(slot),
+            Some(nearer) if !space.is_same(slot, *nearer) => passed_over.push(slot),
+            Some(_) => {}
         }
     }
+    let room = most - taken.len();
+    taken.extend(passed_over.into_iter().take(room));
     taken
 }
 

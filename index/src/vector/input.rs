@@ -1,28 +1,23 @@
 //! Vectors as they come in: each is checked here, then brought into the form that the metric compares.
 
 use mira_proto::model::Metric;
+use mira_proto::vectors::{self, VectorFault};
 
 use crate::error::IndexError;
-use crate::limits::{MAX_COMPONENT, MAX_K, MAX_PASSAGES};
+use crate::limits::{MAX_K, MAX_PASSAGES};
 
-/// Checks one vector and says which component is wrong; `passage` only labels the error.
-pub(crate) fn check_vector(metric: Metric, passage: usize, vector: &[f32]) -> Result<(), IndexError> {
-    for (component, value) in vector.iter().enumerate() {
-        if !value.is_finite() {
-            return Err(IndexError::NotFinite { passage, component });
-        }
-        if metric != Metric::Cosine && value.abs() > MAX_COMPONENT {
-            return Err(IndexError::TooLarge { passage, component });
-        }
-    }
-    if metric == Metric::Cosine && vector.iter().all(|value| *value == 0.0) {
-        return Err(IndexError::ZeroVector { passage });
-    }
-    Ok(())
+/// Checks one vector by the rule of all programs and says what is wrong; `passage` only labels the error.
+fn check_vector(metric: Metric, dim: usize, passage: usize, vector: &[f32]) -> Result<(), IndexError> {
+    vectors::check(vector, dim, metric).map_err(|fault| match fault {
+        VectorFault::Dimension { have, want } => IndexError::DimensionMismatch { expected: want, actual: have },
+        VectorFault::NotFinite { component } => IndexError::NotFinite { passage, component },
+        VectorFault::TooLarge { component } => IndexError::TooLarge { passage, component },
+        VectorFault::Zero => IndexError::ZeroVector { passage },
+    })
 }
 
-/// Checks the vectors of a document and returns how many passages they are.
-pub(crate) fn check_document(metric: Metric, dim: usize, vectors: &[f32]) -> Result<usize, IndexError> {
+/// Checks the vectors of a document, 1..n of `dim` components end to end, and returns how many passages they are.
+pub fn check_document(metric: Metric, dim: usize, vectors: &[f32]) -> Result<usize, IndexError> {
     if vectors.is_empty() || vectors.len() / dim > MAX_PASSAGES {
         return Err(IndexError::PassageCount { count: vectors.len() / dim });
     }
@@ -30,17 +25,14 @@ pub(crate) fn check_document(metric: Metric, dim: usize, vectors: &[f32]) -> Res
         return Err(IndexError::DimensionMismatch { expected: dim, actual: vectors.len() });
     }
     for (passage, vector) in vectors.chunks_exact(dim).enumerate() {
-        check_vector(metric, passage, vector)?;
+        check_vector(metric, dim, passage, vector)?;
     }
     Ok(vectors.len() / dim)
 }
 
 /// Checks a query vector.
 pub(crate) fn check_query(metric: Metric, dim: usize, query: &[f32]) -> Result<(), IndexError> {
-    if query.len() != dim {
-        return Err(IndexError::DimensionMismatch { expected: dim, actual: query.len() });
-    }
-    check_vector(metric, 0, query)
+    check_vector(metric, dim, 0, query)
 }
 
 /// Checks the number of hits asked for.

@@ -10,7 +10,7 @@ use mira_proto::model::Metric;
 use crate::vector::arena::Records;
 use crate::vector::config::Config;
 use crate::vector::kernels::{self, CODE_BLOCK, Isa};
-use crate::vector::space::{Longest, PREFIX, ProbeScale, Space};
+use crate::vector::space::{Longest, PREFIX, ProbeScale, ScoreRange, Slack, Space};
 
 /// Seven-bit codes.
 pub(crate) struct Int8Codes {
@@ -78,10 +78,22 @@ impl Int8Codes {
         (f32::from_bits(payload[0]), f32::from_bits(payload[1]), codes)
     }
 
-    /// A query from outside, in eight bits.
-    pub(crate) fn probe(&self, query: &[f32]) -> Int8Probe {
-        let largest = query.iter().fold(0.0f32, |max, value| max.max(value.abs()));
-        let scale = largest / 127.0;
+    /// Words of 32 bits of a payload.
+    pub(crate) fn payload_words(&self) -> usize {
+        PREFIX + self.padded / 4
+    }
+}
+
+/// The scale of a query in eight bits.
+fn probe_scale(query: &[f32]) -> f32 {
+    query.iter().fold(0.0f32, |max, value| max.max(value.abs())) / 127.0
+}
+
+impl Space for Int8Codes {
+    type Probe = Int8Probe;
+
+    fn probe(&self, query: &[f32]) -> Int8Probe {
+        let scale = probe_scale(query);
         let inverse = if scale > 0.0 { 1.0 / f64::from(scale) } else { 0.0 };
         let mut bytes = vec![0; self.padded];
         for (byte, value) in bytes.iter_mut().zip(query) {
@@ -95,14 +107,45 @@ impl Int8Codes {
         Int8Probe { bytes, offset: 64 * sum, scale }
     }
 
-    /// Words of 32 bits of a payload.
-    pub(crate) fn payload_words(&self) -> usize {
-        PREFIX + self.padded / 4
+    fn slack(&self, query: &[f32], probe: &Int8Probe) -> Slack {
+        let step = f64::from(probe_scale(query));
+        let (mut sum, mut moved, mut length) = (0.0, 0.0, 0.0);
+        for (value, byte) in query.iter().zip(&probe.bytes) {
+            let value = f64::from(*value);
+            sum += value.abs();
+            moved += (value - step * f64::from(*byte)).powi(2);
+            length += value * value;
+        }
+        Slack { half_sum: sum / 2.0, moved: moved.sqrt(), length: length.sqrt() }
     }
-}
 
-impl Space for Int8Codes {
-    type Probe = Int8Probe;
+    #[inline]
+    fn range(&self, probe: &Int8Probe, slack: &Slack, slot: u32) -> ScoreRange {
+        let (scale, second, codes) = self.parts(slot);
+        let product = kernels::dot_u7(self.isa, codes, &probe.bytes) - probe.offset;
+        let similarity = f64::from(probe.scale.similarity(self.metric, scale, second, product));
+        let rounding = probe.scale.rounding(scale, second, product);
+        // Rounding to a code moves a component by half a step, a hair more where the step itself was rounded; taking the
+        // centre off, by a last bit.
+        let step = f64::from(scale) * (1.0 + 1e-5);
+        let moved = step / 2.0 * (self.padded as f64).sqrt();
+        match self.metric {
+            Metric::L2 => {
+                let lengths = f64::from(-second).sqrt() + slack.length;
+                let moved = moved + slack.moved + f64::from(f32::EPSILON) * lengths;
+                ScoreRange::of_distance(-similarity, rounding, moved)
+            }
+            // A vector has length 1, its code that and what rounding moved it by.
+            Metric::Cosine => {
+                ScoreRange::around(similarity, step * slack.half_sum + (1.0 + moved) * slack.moved + rounding)
+            }
+            Metric::Dot => {
+                let length = f64::from(second).sqrt() * (1.0 + 1e-5);
+                let moved = slack.moved + f64::from(f32::EPSILON) * slack.length;
+                ScoreRange::around(similarity, step * slack.half_sum + length * moved + rounding)
+            }
+        }
+    }
 
     #[inline]
     fn similarity(&self, probe: &Int8Probe, slot: u32) -> f32 {

@@ -9,7 +9,8 @@
 //!   `exact`: the same without an index.
 //! - `segment`: slots, stamps, who sees what. `table`: from a document to its slots; `labels`: from a slot to its document.
 //! - `graph`: HNSW. `scratch`: a walk's working memory.
-//! - `space`: what the graph asks of vectors. `codes`: which of the spaces an index has: `int8`, `binary`, `full`.
+//! - `space`: what the graph asks of vectors. `codes`: which of the spaces an index has: `int8`, `binary`, `full`. `centre`:
+//!   the point that codes are taken around.
 //! - `rows`: what hits are scored from, in memory or elsewhere. `row`: one of them; `row_cache`: those used last.
 //! - `config`: what a collection chooses once. `input`: what may come in.
 //! - `arena`: memory that grows without moving. `kernels`: distances in vector instructions.
@@ -20,6 +21,7 @@
 #[allow(unsafe_code, reason = "shares records between threads without locks; every block says why it is sound")]
 mod arena;
 mod binary;
+mod centre;
 mod codes;
 mod config;
 mod exact;
@@ -47,6 +49,7 @@ mod vector_index;
 pub use config::{Config, DEFAULT_EF};
 pub use exact::{DocumentRows, exact_top_k, indexed_top_k};
 pub use image::Snapshot;
+pub use input::check_document;
 pub use kernels::Isa;
 pub use params::{Explain, Filter, Plan, SearchParams, Where};
 pub use recall::{MeasuredSearch, Samples};

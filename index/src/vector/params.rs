@@ -2,6 +2,7 @@
 
 use crate::document::Document;
 use crate::filter::condition::Condition;
+use crate::topk::Place;
 
 /// Which documents a search may return.
 #[derive(Clone, Copy)]
@@ -29,9 +30,14 @@ pub struct SearchParams<'a> {
     pub query: &'a [f32],
     /// Documents wanted, 1 to [`MAX_K`](crate::MAX_K).
     pub k: usize,
-    /// Beam width: more finds more and costs more. At least `k` is used; [`DEFAULT_EF`](crate::DEFAULT_EF) if `None`, wider
-    /// in large indexes.
+    /// Beam width: more finds more and costs more. At least `k` is used. If `None`, it begins narrow and widens until the
+    /// best hits change no more.
     pub ef: Option<usize>,
+    /// How much longer than usual the best hits must have stayed the same, where no beam is named; 1 is usual.
+    pub effort: f32,
+    /// Only what ranks after this, found by looking at everything, as if by
+    /// [`search_exact`](crate::VectorIndex::search_exact).
+    pub after: Option<&'a Place>,
     /// Which documents may be returned; all if `None`.
     pub filter: Option<Filter<'a>>,
     /// Which of them, by their attributes; all if `None`.
@@ -43,7 +49,7 @@ pub struct SearchParams<'a> {
 impl<'a> SearchParams<'a> {
     /// The best `k` for a query, without a filter and without a deadline.
     pub fn new(query: &'a [f32], k: usize) -> Self {
-        SearchParams { query, k, ef: None, filter: None, condition: None, abort: None }
+        SearchParams { query, k, ef: None, effort: 1.0, after: None, filter: None, condition: None, abort: None }
     }
 
     pub(crate) fn is_aborted(&self) -> bool {
@@ -67,8 +73,10 @@ pub enum Plan {
 pub struct Explain {
     /// How it was answered.
     pub plan: Plan,
-    /// The beam that was used last, 0 for a scan.
+    /// The beam that was used last, which may have widened; 0 for a scan.
     pub ef: usize,
+    /// Whether nothing that is nearer was missed.
+    pub is_exact: bool,
     /// Passages scored in full precision.
     pub rescored: usize,
     /// Vectors compared, by their codes or in full.

@@ -59,7 +59,7 @@ impl Samples {
         input::check_k(k)?;
         let segment = index.segment();
         let mut samples = take(&segment, count, seed)?;
-        let mut best: Vec<TopK> = samples.iter().map(|_| TopK::new(k)).collect();
+        let mut best: Vec<TopK<'_>> = samples.iter().map(|_| TopK::new(k)).collect();
         compare_all(&segment, &samples, &mut best, abort)?;
         for (sample, best) in samples.iter_mut().zip(best) {
             sample.nearest = best.into_hits();
@@ -138,7 +138,7 @@ fn take(segment: &Segment, count: usize, seed: u64) -> Result<Vec<Sample>, Index
 fn compare_all(
     segment: &Segment,
     samples: &[Sample],
-    best: &mut [TopK],
+    best: &mut [TopK<'_>],
     abort: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), IndexError> {
     let (isa, metric) = (Isa::detected(), segment.config.metric);

@@ -1,12 +1,10 @@
-//! The rows that all indexes of a process used last, in half precision.
+//! The rows that all indexes of a process used last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lru::LruCache;
 use parking_lot::Mutex;
-
-use crate::vector::row::{HalfRow, Row};
 
 /// Parts of a cache that are locked by themselves.
 const CACHE_SHARDS: usize = 32;
@@ -22,7 +20,7 @@ pub struct RowCache {
 }
 
 struct CacheShard {
-    rows: LruCache<u64, HalfRow>,
+    rows: LruCache<u64, Box<[f32]>>,
     bytes: usize,
 }
 
@@ -57,16 +55,16 @@ impl RowCache {
     }
 
     /// Reads a row that it holds.
-    pub(crate) fn with<T>(&self, owner: u32, slot: u32, read: impl FnOnce(&HalfRow) -> T) -> Option<T> {
-        self.shard(slot).lock().rows.get(&cache_key(owner, slot)).map(read)
+    pub(crate) fn with<T>(&self, owner: u32, slot: u32, read: impl FnOnce(&[f32]) -> T) -> Option<T> {
+        self.shard(slot).lock().rows.get(&cache_key(owner, slot)).map(|row| read(row))
     }
 
     /// Keeps a row, if the budget allows one of its size, and drops those used longest ago.
-    pub(crate) fn put(&self, owner: u32, slot: u32, row: Row<'_>) {
-        if CACHE_OVERHEAD + 2 * row.len() > self.share {
+    pub(crate) fn put(&self, owner: u32, slot: u32, row: &[f32]) {
+        if cost(row) > self.share {
             return;
         }
-        let row = HalfRow::new(row);
+        let row: Box<[f32]> = row.into();
         let mut shard = self.shard(slot).lock();
         shard.bytes += cost(&row);
         let displaced = shard.rows.push(cache_key(owner, slot), row);
@@ -92,8 +90,8 @@ impl RowCache {
 }
 
 /// What a row takes in a cache.
-fn cost(row: &HalfRow) -> usize {
-    CACHE_OVERHEAD + row.bytes()
+fn cost(row: &[f32]) -> usize {
+    CACHE_OVERHEAD + size_of_val(row)
 }
 
 fn cache_key(owner: u32, slot: u32) -> u64 {
@@ -106,22 +104,22 @@ mod tests {
 
     #[test]
     fn a_cache_keeps_its_budget_and_forgets_owners() {
-        let budget = CACHE_SHARDS * 10 * (CACHE_OVERHEAD + 8);
+        let budget = CACHE_SHARDS * 10 * (CACHE_OVERHEAD + 16);
         let cache = RowCache::new(budget);
         let (first, second) = (cache.next_owner(), cache.next_owner());
         for slot in 0..1_000 {
-            cache.put(first, slot, Row::Full(&[slot as f32, 0.0, 0.0, 1.0]));
+            cache.put(first, slot, &[slot as f32, 0.0, 0.0, 1.0]);
             assert!(cache.bytes() <= budget);
         }
         assert_eq!(cache.rows(), CACHE_SHARDS * 10);
         assert_eq!(cache.with(first, 0, |_| ()), None, "the oldest went");
-        assert_eq!(cache.with(first, 999, |row| row.as_row().to_vec()[0]), Some(999.0));
-        cache.put(second, 999, Row::Full(&[5.0, 0.0, 0.0, 0.0]));
+        assert_eq!(cache.with(first, 999, |row| row[0]), Some(999.0));
+        cache.put(second, 999, &[5.0, 0.0, 0.0, 0.0]);
         cache.forget(first);
-        assert_eq!((cache.rows(), cache.bytes()), (1, CACHE_OVERHEAD + 8));
-        assert_eq!(cache.with(second, 999, |row| row.as_row().to_vec()[0]), Some(5.0));
+        assert_eq!((cache.rows(), cache.bytes()), (1, CACHE_OVERHEAD + 16));
+        assert_eq!(cache.with(second, 999, |row| row[0]), Some(5.0));
         let none = RowCache::new(0);
-        none.put(0, 0, Row::Full(&[1.0]));
+        none.put(0, 0, &[1.0]);
         assert_eq!(none.rows(), 0);
     }
 }

@@ -1,10 +1,9 @@
 //! Full-precision rows, kept apart from codes: only the best candidates of a search read them.
 //!
-//! A collection of a million vectors has ten million hits to score in a minute, but 784 MB of rows, so rows need not be in
-//! memory. [`RowStorage`] says where they are: in memory in half precision, which leaves recall unchanged to three digits
-//! (`docs/adr/0002` has the figures), or with the caller, who has the vectors on disk anyway. Then a [`RowCache`], shared
-//! by all indexes of a process, keeps those used last, within a budget of bytes. Scores do not depend on where a row
-//! came from: each is rounded to half precision first.
+//! A collection of a million vectors has ten million hits to score in a minute, but 1.5 GB of rows, so rows need not be in
+//! memory. [`RowStorage`] says where they are: in memory, or with the caller, who has the vectors on disk anyway. Then a
+//! [`RowCache`], shared by all indexes of a process, keeps those used last, within a budget of bytes. A row is what the
+//! caller gave, normalised under cosine; nothing is rounded, so scores do not depend on where a row came from.
 //!
 //! A source may be *newer* than the index: it may hold the vectors of a document's next version, or none any more. The
 //! caller sees to it that such documents are found elsewhere (the tail of changes), so a hit whose row is gone is
@@ -20,7 +19,6 @@ use crate::vector::config::Config;
 use crate::vector::input;
 use crate::vector::kernels;
 use crate::vector::labels::Labels;
-use crate::vector::row::{HalfRow, Row, halve};
 use crate::vector::row_cache::RowCache;
 
 /// One vector of a document.
@@ -42,7 +40,7 @@ pub trait RowSource: Send + Sync {
 /// Where an index has its full-precision rows.
 #[derive(Clone, Default)]
 pub enum RowStorage {
-    /// In memory, in half precision.
+    /// In memory.
     #[default]
     Memory,
     /// With the caller; those used last in the cache too.
@@ -54,7 +52,7 @@ pub(crate) enum Rows {
     /// The codes are the rows.
     Codes,
     /// In memory.
-    Memory(Box<HalfRows>),
+    Memory(Box<MemoryRows>),
     /// Elsewhere.
     Source(SourceRows),
 }
@@ -65,7 +63,7 @@ impl Rows {
         match (config.quantization, storage) {
             (Quantization::None, _) => Rows::Codes,
             (Quantization::Int8 | Quantization::Binary, RowStorage::Memory) => {
-                Rows::Memory(Box::new(HalfRows::new(config.dim)))
+                Rows::Memory(Box::new(MemoryRows::new(config.dim)))
             }
             (Quantization::Int8 | Quantization::Binary, RowStorage::Source(source, cache)) => {
                 Rows::Source(SourceRows {
@@ -79,7 +77,7 @@ impl Rows {
     }
 
     /// Takes note of the row of a new slot.
-    pub(crate) fn push(&self, slot: u32, row: Row<'_>) {
+    pub(crate) fn push(&self, slot: u32, row: &[f32]) {
         match self {
             Rows::Codes => {}
             Rows::Memory(rows) => rows.push(slot, row),
@@ -92,8 +90,8 @@ impl Rows {
         match (self, old) {
             (Rows::Memory(rows), Rows::Memory(old)) => rows.push(slot, old.row(from).ok_or(RowsError::Missing(from))?),
             (Rows::Source(rows), Rows::Source(old)) => {
-                if let Some(row) = rows.cache.with(old.owner, from, HalfRow::clone) {
-                    rows.cache.put(rows.owner, slot, row.as_row());
+                if let Some(row) = rows.cache.with(old.owner, from, |row| Box::<[f32]>::from(row)) {
+                    rows.cache.put(rows.owner, slot, &row);
                 }
             }
             _ => {}
@@ -118,33 +116,27 @@ impl Rows {
     }
 }
 
-/// Half-precision rows in memory.
-pub(crate) struct HalfRows {
+/// Rows in memory.
+pub(crate) struct MemoryRows {
     dim: usize,
     records: Records,
 }
 
-impl HalfRows {
+impl MemoryRows {
     fn new(dim: usize) -> Self {
-        HalfRows { dim, records: Records::new(1 + dim.div_ceil(2)) }
+        MemoryRows { dim, records: Records::new(dim) }
     }
 
-    fn push(&self, slot: u32, row: Row<'_>) {
-        let mut payload = vec![0u32; 1 + self.dim.div_ceil(2)];
-        let halves: &mut [u16] = bytemuck::cast_slice_mut(&mut payload[1..]);
-        let scale = halve(row, &mut halves[..self.dim]);
-        payload[0] = scale.to_bits();
-        self.records.write(slot, &payload);
+    fn push(&self, slot: u32, row: &[f32]) {
+        self.records.write(slot, bytemuck::cast_slice(row));
     }
 
-    pub(crate) fn row(&self, slot: u32) -> Option<Row<'_>> {
-        let payload = self.records.payload(slot)?;
-        let bits = &bytemuck::cast_slice(&payload[1..])[..self.dim];
-        Some(Row::Half { bits, scale: f32::from_bits(payload[0]) })
+    pub(crate) fn row(&self, slot: u32) -> Option<&[f32]> {
+        Some(&bytemuck::cast_slice(self.records.payload(slot)?)[..self.dim])
     }
 
     /// Calls `visit(position, row)` for each slot.
-    pub(crate) fn fetch(&self, slots: &[u32], visit: &mut dyn FnMut(usize, Row<'_>)) -> Result<(), RowsError> {
+    pub(crate) fn fetch(&self, slots: &[u32], visit: &mut dyn FnMut(usize, &[f32])) -> Result<(), RowsError> {
         for (position, slot) in slots.iter().enumerate() {
             if let Some(next) = slots.get(position + 2).and_then(|next| self.records.location(*next)) {
                 kernels::prefetch(next);
@@ -172,11 +164,11 @@ impl SourceRows {
         labels: &Labels,
         slots: &[u32],
         keep: bool,
-        visit: &mut dyn FnMut(usize, Row<'_>),
+        visit: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), RowsError> {
         let mut missing: Vec<usize> = Vec::new();
         for (position, slot) in slots.iter().enumerate() {
-            if self.cache.with(self.owner, *slot, |row| visit(position, row.as_row())).is_none() {
+            if self.cache.with(self.owner, *slot, |row| visit(position, row)).is_none() {
                 missing.push(position);
             }
         }
@@ -188,16 +180,13 @@ impl SourceRows {
             Ok(Passage { id: label.id, passage: slots[*position] - label.first })
         };
         let wanted = missing.iter().map(passage).collect::<Result<Vec<_>, RowsError>>()?;
-        let (mut prepared, mut bits) = (Vec::new(), Vec::new());
+        let mut prepared = Vec::new();
         self.source.read(&wanted, &mut |at, vector| {
             let position = missing[at];
             input::prepare(self.metric, vector, &mut prepared);
-            bits.resize(prepared.len(), 0);
-            let scale = halve(Row::Full(&prepared), &mut bits);
-            let row = Row::Half { bits: &bits, scale };
-            visit(position, row);
+            visit(position, &prepared);
             if keep {
-                self.cache.put(self.owner, slots[position], row);
+                self.cache.put(self.owner, slots[position], &prepared);
             }
         })
     }
@@ -215,22 +204,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_rows_keep_eleven_bits_at_any_magnitude() {
-        let rows = HalfRows::new(5);
+    fn rows_are_what_they_were_at_any_magnitude() {
+        let rows = MemoryRows::new(5);
         for (slot, magnitude) in [1e-38f32, 1e-20, 1e-3, 1.0, 1e6, 1e15].into_iter().enumerate() {
             let vector: Vec<f32> = [0.9f32, -0.31, 0.77, -1.0, 0.5].iter().map(|v| v * magnitude).collect();
-            rows.push(slot as u32, Row::Full(&vector));
+            rows.push(slot as u32, &vector);
             let mut seen = Vec::new();
             rows.fetch(&[slot as u32], &mut |_, row| seen = row.to_vec()).unwrap();
-            for (got, expected) in seen.iter().zip(&vector) {
-                assert!((got - expected).abs() <= expected.abs() / 2_000.0, "{got} {expected}");
-            }
+            assert_eq!(seen, vector);
         }
     }
 
     #[test]
     fn a_missing_row_is_an_error() {
-        let result = HalfRows::new(5).fetch(&[3], &mut |_, _| panic!("there is no row"));
+        let result = MemoryRows::new(5).fetch(&[3], &mut |_, _| panic!("there is no row"));
         assert!(matches!(result, Err(RowsError::Missing(3))));
     }
 }

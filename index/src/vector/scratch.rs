@@ -10,6 +10,8 @@ use std::ops::{Deref, DerefMut};
 
 use parking_lot::Mutex;
 
+use crate::vector::graph::slot_of;
+
 /// Most idle working memories kept; more than the threads that search at once on one machine.
 const POOL: usize = 64;
 
@@ -23,10 +25,54 @@ pub(crate) struct Scratch {
     pub(crate) candidates: BinaryHeap<u64>,
     /// Hits, worst on top.
     pub(crate) results: BinaryHeap<Reverse<u64>>,
+    /// The best hits of those, worst on top: what is to be settled.
+    best: BinaryHeap<Reverse<u64>>,
+    /// Nodes that were worse than a full beam: neither expanded nor offered.
+    pub(crate) passed_over: Vec<u64>,
+    /// Hits that better ones pushed out of the beam.
+    pub(crate) pushed_out: Vec<u64>,
     /// Unvisited neighbours of the node at hand.
     pub(crate) batch: Vec<u32>,
     /// Nodes that the last walk compared.
     pub(crate) compared: usize,
+}
+
+impl Scratch {
+    /// Empties everything for a walk of slots below `slots` that begins at a key.
+    pub(crate) fn start(&mut self, slots: u32, start: u64) {
+        self.visited.start(slots);
+        self.visited.insert(slot_of(start));
+        self.results.clear();
+        self.best.clear();
+        self.passed_over.clear();
+        self.pushed_out.clear();
+        self.candidates.clear();
+        self.candidates.push(start);
+        self.compared = 0;
+    }
+
+    /// Notes a hit, and says whether it is one of the `top` best so far.
+    #[inline]
+    pub(crate) fn note_best(&mut self, found: u64, top: usize) -> bool {
+        if self.best.len() < top {
+            self.best.push(Reverse(found));
+            return true;
+        }
+        match self.best.peek_mut() {
+            Some(mut worst) if found > worst.0 => {
+                *worst = Reverse(found);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Empties the results, best first.
+    pub(crate) fn take_sorted(&mut self) -> Vec<u64> {
+        let mut found: Vec<u64> = self.results.drain().map(|result| result.0).collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found
+    }
 }
 
 /// Which slots a walk has seen.

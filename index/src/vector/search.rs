@@ -1,23 +1,21 @@
 //! Answering one search on one segment: plan, walk or scan, rescore.
 //!
 //! 1. **Plan.** A condition on attributes is evaluated on postings first, so that the documents that meet it are known
-//!    and counted. Few of them, few vectors, or a filter that few documents match: look at all of them. Otherwise walk
-//!    the graph.
-//! 2. **Walk.** A beam of `ef` over codes; filter and condition are asked before a hit enters the beam's results, never
-//!    before the walk goes on through it. A walk that compares more than a scan would cost turns into one.
-//!    Where the walk is offered far fewer matches than there are, they lie away from the query, and the first that fill
-//!    the beam need not be the nearest: then it is walked again with a wider beam.
+//!    and counted. Few of them, few vectors, or a filter that few documents match: look at all of them (`scan`). Otherwise
+//!    walk the graph.
+//! 2. **Walk.** A beam over codes, of the width that the caller names or of one that widens by itself (`graph/walk.rs`);
+//!    filter and condition are asked before a hit enters the beam's results, never before the walk goes on through it. A
+//!    walk that compares more than a scan would cost turns into one. Where the walk is offered far fewer matches than there
+//!    are, they lie away from the query, and the first that fill the beam need not be the nearest: then it is walked again
+//!    with a wider beam.
 //! 3. **Rescore.** The best `max(20, 2k)` documents are scored again from full-precision rows.
 //! 4. **Complete.** Whatever the graph does not hold yet is scanned, and if fewer than `k` documents were found, everything
 //!    is: an answer is short only if the index holds no more.
-//!
-//! A scan scores full-precision rows if they are in memory. If they are elsewhere, reading every one of them would take
-//! longer than all the rest: then a scan compares codes and reads only the rows of the best, as a walk does. A search
-//! that must be exact reads them all.
+
+mod scan;
 
 use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 
 use roaring::RoaringBitmap;
@@ -25,21 +23,19 @@ use roaring::RoaringBitmap;
 use crate::error::IndexError;
 use crate::filter::postings::Matched;
 use crate::limits::MAX_EF;
-use crate::topk::{Hit, TopK, best_documents};
+use crate::topk::{Hit, best_documents};
 use crate::vector::codes::with_space;
-use crate::vector::graph::{self, Bounds, Walk, Walked};
+use crate::vector::graph::{self, Beam, Bounds, Patience, Walk, Walked};
 use crate::vector::kernels::Isa;
 use crate::vector::labels::Label;
 use crate::vector::params::{Explain, Plan, SearchParams};
-use crate::vector::rows::Rows;
 use crate::vector::segment::{Segment, View};
 use crate::vector::space::Space;
 use crate::vector::{input, planner, row, scratch};
 
-/// The beam that a scan of codes is like: it ranks every vector by its code.
-const SCAN_BEAM: usize = 256;
-/// Slots per batch of a scan, and between two questions to the caller whether to stop.
-const SCAN_BATCH: usize = 256;
+/// Of a node whose twins are many, so many are scored at least: equal vectors have equal scores, and the first by their ids
+/// are as good as all.
+const TWINS: usize = 256;
 /// A walk that accepts fewer than this part of the share that was expected is among documents that do not match.
 const AGAINST: f64 = 0.5;
 /// How much wider its beam is the second time.
@@ -61,6 +57,8 @@ pub(crate) struct Search<'a> {
     pub(crate) params: &'a SearchParams<'a>,
     /// The query as the metric wants it.
     pub(crate) query: Vec<f32>,
+    /// The query as codes are compared with it.
+    code_query: Vec<f32>,
     /// The documents that meet the condition, if there is one.
     matched: Option<Matched>,
     compared: Cell<usize>,
@@ -83,14 +81,17 @@ impl<'a> Search<'a> {
         // In this order: what the view shows has its attributes set.
         let view = segment.view();
         let matched = params.condition.map(|one| segment.matched(one.condition));
-        Ok(Search { segment, view, params, query, matched, compared: Cell::default(), asked: Cell::default() })
+        let code_query = segment.code_query(&query);
+        let (compared, asked) = (Cell::default(), Cell::default());
+        Ok(Search { segment, view, params, query, code_query, matched, compared, asked })
     }
 
     /// Plans and answers.
     pub(crate) fn run(&self) -> Result<(Vec<Hit>, Explain), IndexError> {
         let (live, documents) = self.segment.sizes();
-        let ef = self.params.ef.unwrap_or(self.segment.codes.default_ef(live)).max(self.params.k);
-        if self.segment.graph.get().is_none() || self.is_narrow(live, ef) {
+        let ef = self.params.ef.unwrap_or(self.segment.codes.first_ef()).max(self.params.k);
+        let has_graph = self.segment.graph.get().is_some() && !self.segment.is_off_centre();
+        if self.params.after.is_some() || !has_graph || self.is_narrow(live, ef) {
             return self.scan_all(Plan::Scan);
         }
         // Without a filter an answer may be short because there is no more; with one, only looking at all can tell.
@@ -144,7 +145,8 @@ impl<'a> Search<'a> {
     }
 
     fn explain(&self, plan: Plan, ef: usize, rescored: usize) -> Explain {
-        Explain { plan, ef, rescored, compared: self.compared.get(), matching: self.matching() }
+        let (compared, matching) = (self.compared.get(), self.matching());
+        Explain { plan, ef, is_exact: false, rescored, compared, matching }
     }
 
     /// Walks the graph, widening the beam until it holds `k` documents; `None` if a scan is cheaper.
@@ -153,7 +155,7 @@ impl<'a> Search<'a> {
         let backlog = self.segment.unlinked();
         let mut is_first = true;
         loop {
-            let Some(keys) = self.walk_once(ef)? else { return Ok(None) };
+            let Some((keys, widened)) = self.walk_once(ef)? else { return Ok(None) };
             if std::mem::take(&mut is_first) && self.is_against() {
                 ef = (ef * WIDER).min(MAX_EF);
                 if self.is_narrow(self.segment.sizes().0, ef) {
@@ -161,25 +163,28 @@ impl<'a> Search<'a> {
                 }
                 continue;
             }
-            let wanted = self.segment.codes.rescored(self.params.k, ef);
-            let (best, documents) = self.best_slots(&keys, wanted);
-            if documents < self.params.k && keys.len() >= ef && ef < MAX_EF {
-                ef = (ef * 2).min(MAX_EF);
+            let wanted = self.segment.codes.rescored(self.params.k, widened);
+            let (best, documents) = self.best_slots(&self.members(&keys, wanted), wanted);
+            if documents < self.params.k && keys.len() >= widened && widened < MAX_EF {
+                ef = (widened * 2).min(MAX_EF);
                 continue;
             }
             let mut passages = self.rescore(&best, true)?;
             passages.extend(self.scan_some(Places::Range(backlog))?.0);
-            let explain = self.explain(Plan::Graph, ef, best.len());
+            let explain = self.explain(Plan::Graph, widened, best.len());
             return Ok(Some((best_documents(passages, self.params.k), explain)));
         }
     }
 
-    fn walk_once(&self, ef: usize) -> Result<Option<Vec<u64>>, IndexError> {
+    /// The keys of the best nodes, and how wide the beam was in the end.
+    fn walk_once(&self, ef: usize) -> Result<Option<(Vec<u64>, usize)>, IndexError> {
         let Some(graph) = self.segment.graph.get() else { return Ok(None) };
+        let patience = self.params.ef.is_none().then(|| self.segment.codes.patience(self.params.k, self.params.effort));
+        let widest = patience.map_or(ef, |patience| patience.widest.max(ef));
         let abort = || self.params.is_aborted();
         let bounds = Bounds {
             slots: self.view.slots,
-            budget: (self.view.slots as usize / 4).max(32 * ef),
+            budget: (self.view.slots as usize / 4).max(32 * widest),
             abort: self.params.abort.is_some().then_some(&abort as &dyn Fn() -> bool),
         };
         self.asked.set((0, 0));
@@ -187,34 +192,64 @@ impl<'a> Search<'a> {
             if !self.segment.is_visible(self.view, slot) {
                 return false;
             }
-            let is_wanted =
-                !self.is_filtered() || self.segment.labels.get(slot).is_some_and(|label| self.is_wanted(&label));
+            let is_wanted = self.is_wanted_at(slot);
             let (asked, wanted) = self.asked.get();
             self.asked.set((asked + 1, wanted + usize::from(is_wanted)));
             is_wanted
         };
         let mut scratch = scratch::borrow();
         let scratch = &mut *scratch;
+        let beam = Beam { ef, patience: patience.map(|patience| Patience { widest, ..patience }) };
         let walked = with_space!(&self.segment.codes, space => {
-            Walk { graph, space, probe: &space.probe(&self.query), bounds, scratch: &mut *scratch }.search(ef, &accept)
+            let probe = space.probe(&self.code_query);
+            Walk { graph, space, probe: &probe, bounds, scratch: &mut *scratch }.search(beam, &accept)
         });
         self.compared.set(self.compared.get() + scratch.compared);
         match walked {
-            Ok(keys) => Ok(Some(keys)),
+            Ok(found) => Ok(Some(found)),
             Err(Walked::Aborted) => Err(IndexError::Aborted),
             Err(_) => Ok(None),
         }
     }
 
-    /// The slots of the best `wanted` documents, and how many documents they are.
-    fn best_slots(&self, keys: &[u64], wanted: usize) -> (Vec<u32>, usize) {
-        let mut slots = Vec::with_capacity(wanted.min(keys.len()));
-        let (mut single, mut several) = (0, HashSet::new());
+    fn is_wanted_at(&self, slot: u32) -> bool {
+        !self.is_filtered() || self.segment.labels.get(slot).is_some_and(|label| self.is_wanted(&label))
+    }
+
+    /// The slots behind the keys of nodes: each node that may be returned and its twins, by their documents' ids. Ends when
+    /// there are enough for `wanted` documents of one passage each.
+    fn members(&self, keys: &[u64], wanted: usize) -> Vec<u32> {
+        let Some(graph) = self.segment.graph.get() else { return Vec::new() };
+        let mut members = Vec::with_capacity(keys.len());
         for key in keys {
-            let slot = graph::slot_of(*key);
-            let label = self.segment.labels.get(slot).expect("visible slots are labelled");
+            let node = graph::slot_of(*key);
+            let mut twins = graph.twins(node).peekable();
+            if twins.peek().is_none() {
+                members.push(node);
+                continue;
+            }
+            let may_return = |slot: &u32| self.segment.is_visible(self.view, *slot) && self.is_wanted_at(*slot);
+            let mut group: Vec<(u128, u32)> = std::iter::once(node)
+                .chain(twins)
+                .filter(may_return)
+                .filter_map(|slot| Some((self.segment.labels.get(slot)?.id, slot)))
+                .collect();
+            group.sort_unstable();
+            group.truncate(wanted.max(TWINS));
+            members.extend(group.into_iter().map(|(_, slot)| slot));
+        }
+        members
+    }
+
+    /// The first slots that belong to at most `wanted` documents, and how many documents they are. Equal vectors are not
+    /// torn apart: which of them come first is for their full-precision rows to say.
+    fn best_slots(&self, members: &[u32], wanted: usize) -> (Vec<u32>, usize) {
+        let mut slots = Vec::with_capacity(wanted.min(members.len()));
+        let (mut single, mut several) = (0, HashSet::new());
+        for slot in members {
+            let label = self.segment.labels.get(*slot).expect("visible slots are labelled");
             let is_new = label.count == 1 || !several.contains(&label.first);
-            if is_new && single + several.len() == wanted {
+            if is_new && single + several.len() >= wanted && !self.is_like_last(&slots, *slot) {
                 break;
             }
             if label.count == 1 {
@@ -222,9 +257,14 @@ impl<'a> Search<'a> {
             } else {
                 several.insert(label.first);
             }
-            slots.push(slot);
+            slots.push(*slot);
         }
         (slots, single + several.len())
+    }
+
+    /// Whether a slot cannot be told by its code from the last of some others.
+    fn is_like_last(&self, slots: &[u32], slot: u32) -> bool {
+        slots.last().is_some_and(|last| self.segment.codes.payload(*last) == self.segment.codes.payload(slot))
     }
 
     /// Scores slots in full precision; those whose document is gone from a source of rows are left out.
@@ -235,121 +275,10 @@ impl<'a> Search<'a> {
             let label = self.segment.labels.get(*slot).expect("visible slots are labelled");
             (hit.id, hit.passage) = (label.id, slot - label.first);
         }
-        self.segment.fetch(slots, keep, &mut |position, full| {
-            hits[position].score = row::score(isa, metric, full, &self.query);
+        self.segment.fetch(slots, keep, &mut |position, row| {
+            hits[position].score = row::score(isa, metric, row, &self.query);
         })?;
         hits.retain(|hit| !hit.score.is_nan());
         Ok(hits)
-    }
-
-    fn scan_all(&self, plan: Plan) -> Result<(Vec<Hit>, Explain), IndexError> {
-        let (hits, rescored) = self.scan_some(self.everything())?;
-        Ok((hits, self.explain(plan, 0, rescored)))
-    }
-
-    /// The slots of all that may be returned.
-    fn everything(&self) -> Places<'_> {
-        match &self.matched {
-            Some(matched) => Places::Listed(&matched.upper),
-            None => Places::Range(0..self.view.slots),
-        }
-    }
-
-    /// The best `k` of some slots, and how many rows were read: exactly where rows are in memory, else by codes first.
-    fn scan_some(&self, places: Places<'_>) -> Result<(Vec<Hit>, usize), IndexError> {
-        match self.segment.rows {
-            Rows::Codes | Rows::Memory(_) => {
-                let before = self.compared.get();
-                let hits = self.score_all(self.wanted(places))?;
-                Ok((hits, self.compared.get() - before))
-            }
-            Rows::Source(_) => self.scan_codes(places),
-        }
-    }
-
-    /// The best `k` of all that may be returned, exactly.
-    pub(crate) fn scan_exactly(&self) -> Result<Vec<Hit>, IndexError> {
-        self.score_all(self.wanted(self.everything()))
-    }
-
-    /// The slots that a search may return.
-    fn wanted<'b>(&'b self, places: Places<'b>) -> Box<dyn Iterator<Item = u32> + 'b> {
-        // The label is in memory order and decides first; the stamps lie beside the codes.
-        let is_visible = move |slot: u32| self.segment.is_visible(self.view, slot);
-        let is_wanted = move |slot: u32| self.segment.labels.get(slot).is_some_and(|label| self.is_wanted(&label));
-        match places {
-            Places::Range(range) if self.matched.is_some() => {
-                Box::new(range.filter(move |slot| is_visible(*slot) && is_wanted(*slot)))
-            }
-            Places::Range(range) => Box::new(range.filter(move |slot| is_wanted(*slot) && is_visible(*slot))),
-            Places::Listed(firsts) => {
-                let labels = firsts.iter().filter_map(move |first| self.segment.labels.get(first));
-                // Nobody is asked about a document that is gone.
-                let is_wanted = move |label: &Label| is_visible(label.first) && self.is_wanted(label);
-                Box::new(labels.filter(is_wanted).flat_map(|label| label.slots()))
-            }
-        }
-    }
-
-    /// The best `k` of some slots, of those whose codes are best.
-    fn scan_codes(&self, places: Places<'_>) -> Result<(Vec<Hit>, usize), IndexError> {
-        let k = self.params.k;
-        let mut most = self.segment.codes.rescored_after_scan(k, SCAN_BEAM.max(self.params.ef.unwrap_or(0)));
-        loop {
-            let keys = with_space!(&self.segment.codes, space => {
-                self.best_keys(space, &space.probe(&self.query), places.clone(), most)?
-            });
-            let (best, documents) = self.best_slots(&keys, usize::MAX);
-            if documents < k && keys.len() == most {
-                // Documents of many passages took the places.
-                most *= 4;
-                continue;
-            }
-            return Ok((best_documents(self.rescore(&best, true)?, k), best.len()));
-        }
-    }
-
-    /// The keys of the `most` slots with the best codes, best first.
-    fn best_keys<S: Space>(
-        &self,
-        space: &S,
-        probe: &S::Probe,
-        places: Places<'_>,
-        most: usize,
-    ) -> Result<Vec<u64>, IndexError> {
-        let mut best = BinaryHeap::new();
-        for (number, slot) in self.wanted(places).enumerate() {
-            self.compared.set(self.compared.get() + 1);
-            if number % SCAN_BATCH == 0 && self.params.is_aborted() {
-                return Err(IndexError::Aborted);
-            }
-            let key = Reverse(graph::key(space.similarity(probe, slot), slot));
-            if best.len() < most {
-                best.push(key);
-            } else if let Some(mut worst) = best.peek_mut()
-                && key < *worst
-            {
-                *worst = key;
-            }
-        }
-        Ok(best.into_sorted_vec().into_iter().map(|key| key.0).collect())
-    }
-
-    /// The best `k` of some slots, exactly. Slots of one document must follow each other.
-    pub(crate) fn score_all(&self, mut slots: impl Iterator<Item = u32>) -> Result<Vec<Hit>, IndexError> {
-        let mut best = TopK::new(self.params.k);
-        let mut batch = Vec::with_capacity(SCAN_BATCH);
-        loop {
-            batch.clear();
-            batch.extend(slots.by_ref().take(SCAN_BATCH));
-            if batch.is_empty() {
-                return Ok(best.into_hits());
-            }
-            self.compared.set(self.compared.get() + batch.len());
-            if self.params.is_aborted() {
-                return Err(IndexError::Aborted);
-            }
-            self.rescore(&batch, false)?.into_iter().for_each(|hit| best.push(hit));
-        }
     }
 }

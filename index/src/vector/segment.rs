@@ -16,8 +16,9 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use mira_proto::model::Metric;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::document::{Document, Times};
@@ -27,14 +28,16 @@ use crate::filter::condition::Condition;
 use crate::filter::postings::{Matched, Postings};
 use crate::limits::MAX_SLOTS;
 use crate::vector::arena::WRITTEN;
+use crate::vector::centre::{self, Judge};
 use crate::vector::codes::{Codes, with_space};
 use crate::vector::config::Config;
 use crate::vector::graph::Graph;
 use crate::vector::input;
+use crate::vector::kernels::{self, Isa};
 use crate::vector::labels::{Label, Labels};
-use crate::vector::row::Row;
 use crate::vector::rows::{RowStorage, Rows};
 use crate::vector::scratch;
+use crate::vector::space::ScoreRange;
 use crate::vector::table::Table;
 
 /// Backlog slots that each insert links beside its own: the backlog is gone after `exact_below / 4` inserts.
@@ -56,6 +59,11 @@ pub(crate) struct Clock {
 pub(crate) struct Segment {
     pub(crate) config: Config,
     pub(crate) codes: Codes,
+    /// The point that codes are taken around; the origin if `None`.
+    pub(crate) centre: Option<Box<[f32]>>,
+    judge: Judge,
+    /// Whether codes say too little, because another centre would be better.
+    off_centre: AtomicBool,
     pub(crate) rows: Rows,
     pub(crate) labels: Labels,
     pub(crate) table: Table,
@@ -88,13 +96,18 @@ enum VectorSource<'a> {
     Caller(&'a [f32], &'a Attributes),
     /// The same document in an older segment, at its first slot.
     Segment(&'a Segment, u32),
+    /// The same, with its rows: codes around another centre are encoded again.
+    Rows(&'a [Vec<f32>], &'a Segment, u32),
 }
 
 impl Segment {
     /// An empty segment; `storage` is ignored without quantisation.
-    pub(crate) fn new(config: Config, storage: &RowStorage) -> Self {
+    pub(crate) fn new(config: Config, storage: &RowStorage, centre: Option<Box<[f32]>>) -> Self {
         Segment {
             codes: Codes::new(&config),
+            centre,
+            judge: Judge::new(&config),
+            off_centre: AtomicBool::new(false),
             rows: Rows::new(&config, storage),
             labels: Labels::new(),
             table: Table::new(),
@@ -131,6 +144,42 @@ impl Segment {
         died == 0 || died > view.now
     }
 
+    /// A query as codes are compared with it.
+    pub(crate) fn code_query(&self, query: &[f32]) -> Vec<f32> {
+        // Products with a vector and with what is left of it differ by the same number for all.
+        let centre = self.centre.as_deref().filter(|_| self.config.metric == Metric::L2);
+        let mut out = Vec::with_capacity(query.len());
+        centre::around(centre, query, &mut out);
+        out
+    }
+
+    /// What a score has beside what a comparison with codes gives.
+    pub(crate) fn score_offset(&self, query: &[f32]) -> ScoreRange {
+        let Some(centre) = self.centre.as_deref().filter(|_| self.config.metric == Metric::Dot) else {
+            return ScoreRange::around(0.0, 0.0);
+        };
+        let product = |a: &[f32], b: &[f32]| kernels::dot_f64(Isa::detected(), a, b);
+        let lengths = (product(centre, centre) * product(query, query)).sqrt();
+        ScoreRange::around(product(centre, query), 1e-13 * lengths)
+    }
+
+    /// Judges codes that are the rows by a sample of them.
+    pub(crate) fn judge_codes(&self) {
+        let Codes::Full(space) = &self.codes else { return };
+        if !centre::is_needed(&self.config) {
+            return;
+        }
+        let slots = self.table.slots();
+        let step = slots.len().div_ceil(centre::SAMPLE).max(1);
+        let rows = slots.iter().step_by(step).filter_map(|slot| space.row(*slot));
+        self.off_centre.store(centre::of_rows(rows, None).is_some(), Ordering::Relaxed);
+    }
+
+    /// Whether codes say too little to walk by; where a centre helps, until a compaction chooses one.
+    pub(crate) fn is_off_centre(&self) -> bool {
+        self.off_centre.load(Ordering::Relaxed)
+    }
+
     /// The documents that meet a condition, by their first slots.
     pub(crate) fn matched(&self, condition: &Condition) -> Matched {
         let times = |slot: u32| -> Option<Times> { Some(self.labels.get(slot)?.times) };
@@ -157,13 +206,22 @@ impl Segment {
 
     /// Brings a document to the state it has in `old`.
     pub(crate) fn copy_from(&self, old: &Segment, id: u128) -> Result<(), IndexError> {
-        match old.table.get(&old.labels, id) {
-            Some(label) => self.insert(label, VectorSource::Segment(old, label.first)),
-            None => {
-                self.remove(id);
-                Ok(())
-            }
+        let Some(label) = old.table.get(&old.labels, id) else {
+            self.remove(id);
+            return Ok(());
+        };
+        if self.centre == old.centre {
+            return self.insert(label, VectorSource::Segment(old, label.first));
         }
+        let slots: Vec<u32> = label.slots().collect();
+        let mut rows = vec![Vec::new(); slots.len()];
+        old.fetch(&slots, false, &mut |position, row| rows[position] = row.to_vec())?;
+        if rows.iter().any(Vec::is_empty) {
+            // The source is ahead: the document is gone, as this index is about to hear.
+            self.remove(id);
+            return Ok(());
+        }
+        self.insert(label, VectorSource::Rows(&rows, old, label.first))
     }
 
     /// Inserts a document at slots that it is given here, whatever its label says.
@@ -178,7 +236,9 @@ impl Segment {
         }
         match source {
             VectorSource::Caller(_, attributes) => self.postings.set(first, attributes),
-            VectorSource::Segment(old, from) => self.postings.copy_from(first, &old.postings, from),
+            VectorSource::Segment(old, from) | VectorSource::Rows(_, old, from) => {
+                self.postings.copy_from(first, &old.postings, from);
+            }
         }
         if link {
             label.slots().for_each(|slot| self.link(slot));
@@ -221,9 +281,12 @@ impl Segment {
                 VectorSource::Caller(vectors, _) => {
                     let start = (slot - label.first) as usize * self.config.dim;
                     input::prepare(self.config.metric, &vectors[start..start + self.config.dim], &mut prepared);
-                    self.codes.push(slot, &prepared);
-                    self.rows.push(slot, Row::Full(&prepared));
+                    if let Some(is_off) = self.judge.add(&prepared, self.centre.as_deref()) {
+                        self.off_centre.store(is_off, Ordering::Relaxed);
+                    }
+                    self.push(slot, &prepared);
                 }
+                VectorSource::Rows(rows, ..) => self.push(slot, &rows[(slot - label.first) as usize]),
                 VectorSource::Segment(old, first) => {
                     let from = first + (slot - label.first);
                     self.codes.push_payload(slot, old.codes.payload(from).ok_or(RowsError::Missing(from))?);
@@ -232,6 +295,19 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// Writes code and row of a slot.
+    fn push(&self, slot: u32, row: &[f32]) {
+        let mut left = Vec::new();
+        let coded = if self.centre.is_some() {
+            centre::around(self.centre.as_deref(), row, &mut left);
+            &left
+        } else {
+            row
+        };
+        self.codes.push(slot, coded);
+        self.rows.push(slot, row);
     }
 
     fn link(&self, slot: u32) {
@@ -330,6 +406,7 @@ impl Segment {
         }
         clock.dead = slots - clock.live;
         self.show(&clock);
+        self.judge_codes();
         Ok(())
     }
 
@@ -346,7 +423,7 @@ impl Segment {
         &self,
         slots: &[u32],
         keep: bool,
-        visit: &mut dyn FnMut(usize, Row<'_>),
+        visit: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), RowsError> {
         match (&self.rows, &self.codes) {
             (Rows::Memory(rows), _) => rows.fetch(slots, visit),

@@ -17,6 +17,9 @@ pub(crate) trait Space: Sync {
     /// A query in the form this space compares with.
     type Probe: Default;
 
+    /// A query from outside.
+    fn probe(&self, query: &[f32]) -> Self::Probe;
+
     /// Higher is nearer. Equal to the metric's score up to quantisation.
     fn similarity(&self, probe: &Self::Probe, slot: u32) -> f32;
 
@@ -34,10 +37,59 @@ pub(crate) trait Space: Sync {
         }
     }
 
+    /// The numbers by which `range` judges a query from outside, whose probe this is.
+    fn slack(&self, query: &[f32], probe: &Self::Probe) -> Slack;
+
+    /// Between which numbers the metric's score of a written slot must lie.
+    fn range(&self, probe: &Self::Probe, slack: &Slack, slot: u32) -> ScoreRange;
+
     /// Whether two written slots cannot be told apart.
     fn is_same(&self, a: u32, b: u32) -> bool {
         self.records().payload(a) == self.records().payload(b)
     }
+}
+
+/// What a code leaves open about a score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ScoreRange {
+    /// The score is not below this.
+    pub(crate) least: f64,
+    /// The score is not above this.
+    pub(crate) most: f64,
+}
+
+impl ScoreRange {
+    /// Any score.
+    pub(crate) const ANY: ScoreRange = ScoreRange { least: f64::NEG_INFINITY, most: f64::INFINITY };
+
+    /// Around an estimate.
+    pub(crate) fn around(score: f64, error: f64) -> Self {
+        ScoreRange { least: score - error, most: score + error }
+    }
+
+    /// Scores under L2, from an estimate of the squared distance, by how much rounding may have changed it, and how far both
+    /// ends may have moved.
+    pub(crate) fn of_distance(squared: f64, rounding: f64, moved: f64) -> Self {
+        let (near, far) = ((squared - rounding).max(0.0).sqrt(), (squared + rounding).max(0.0).sqrt());
+        ScoreRange { least: -(far + moved).powi(2), most: -(near - moved).max(0.0).powi(2) }
+    }
+
+    /// The range of the score that callers see, which is rounded to single precision.
+    pub(crate) fn rounded(self) -> Self {
+        let outwards = |value: f64| value.abs() * f64::from(f32::EPSILON) + f64::from(f32::MIN_POSITIVE);
+        ScoreRange { least: self.least - outwards(self.least), most: self.most + outwards(self.most) }
+    }
+}
+
+/// What a query contributes to the error of its scores, where a space knows it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Slack {
+    /// Half of the sum of the query's absolute components: an error of half a step in each component of a vector.
+    pub(crate) half_sum: f64,
+    /// The length of what the probe rounds off the query.
+    pub(crate) moved: f64,
+    /// The length of the query.
+    pub(crate) length: f64,
 }
 
 /// Two numbers of a vector, before its components.
@@ -109,6 +161,14 @@ impl ProbeScale {
     pub(crate) fn linking(metric: Metric, scale: f32, second: f32, longest: &Longest) -> Self {
         let lifted = (metric == Metric::Dot).then(|| longest.lift(second));
         ProbeScale { lifted, ..ProbeScale::new(metric, scale, second) }
+    }
+
+    /// How far rounding to single precision may have moved what [`similarity`](Self::similarity) returns.
+    pub(crate) fn rounding(&self, scale: f32, second: f32, product: i32) -> f64 {
+        let terms = f64::from(scale * self.factor).abs() * f64::from(product).abs()
+            + f64::from(second).abs()
+            + f64::from(self.constant).abs();
+        4.0 * f64::from(f32::EPSILON) * terms
     }
 
     /// The similarity of a stored vector with this scale and second number to the query.

@@ -71,7 +71,7 @@ impl VectorIndex {
     /// An empty index with rows elsewhere. Without quantisation the codes are the rows, and `storage` is ignored.
     pub fn with_storage(config: Config, storage: &RowStorage) -> Result<Self, IndexError> {
         config.check()?;
-        Ok(Self::from_segment(Segment::new(config, storage)))
+        Ok(Self::from_segment(Segment::new(config, storage, None)))
     }
 
     fn from_segment(segment: Segment) -> Self {
@@ -167,6 +167,11 @@ impl VectorIndex {
 
     /// As [`search`](Self::search) by looking at every vector: the oracle.
     pub fn search_exact(&self, params: &SearchParams<'_>) -> Result<Vec<Hit>, IndexError> {
+        self.search_exact_explained(params).map(|(hits, _)| hits)
+    }
+
+    /// As [`search_exact`](Self::search_exact), and how the answer came about.
+    pub fn search_exact_explained(&self, params: &SearchParams<'_>) -> Result<(Vec<Hit>, Explain), IndexError> {
         let segment = self.segment.load();
         Search::new(&segment, params)?.scan_exactly()
     }

@@ -46,8 +46,7 @@ pub(crate) fn to_f32(vector: &[i8]) -> Vec<f32> {
     vector.iter().map(|value| f32::from(*value)).collect()
 }
 
-/// Components this small are exact in half precision under dot and L2, so that scores equal the model's bit for bit;
-/// under cosine, normalising rounds.
+/// Components this small make scores that equal the model's bit for bit under dot and L2; under cosine, normalising rounds.
 pub(crate) fn same(metric: Metric, found: &[Hit], expected: &[Hit]) -> bool {
     let close = |(a, b): (&Hit, &Hit)| (a.score - b.score).abs() < 2e-3;
     match metric {

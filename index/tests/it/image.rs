@@ -112,12 +112,13 @@ fn foreign_and_future_images_are_refused() {
     assert!(matches!(read(b"not an index image at all"), Err(ImageError::NotAnImage)));
     assert!(matches!(read(b""), Err(ImageError::Truncated)));
     let mut future = image.clone();
-    future[8] = 5;
-    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(5))));
+    future[8] = 6;
+    assert!(matches!(read(&future), Err(ImageError::UnsupportedVersion(6))));
     let past = [
         (1, &include_bytes!("../samples/version-1.image")[..]),
         (2, include_bytes!("../samples/version-2.image")),
         (3, include_bytes!("../samples/version-3.image")),
+        (4, include_bytes!("../samples/version-4.image")),
     ];
     for (version, past) in past {
         assert!(matches!(read(past), Err(ImageError::UnsupportedVersion(found)) if found == version));
@@ -170,8 +171,8 @@ fn line() -> VectorIndex {
 
 /// The layout does not change without a new version.
 #[test]
-fn the_committed_sample_of_version_4_reads() {
-    let sample = include_bytes!("../samples/version-4.image");
+fn the_committed_sample_of_version_5_reads() {
+    let sample = include_bytes!("../samples/version-5.image");
     let index = read(sample).unwrap();
     let hits = index.search(&SearchParams::new(&[5.0, 1.0], 3)).unwrap();
     let found: Vec<_> = hits.iter().map(|hit| (hit.id, hit.score)).collect();
@@ -195,5 +196,5 @@ fn the_committed_sample_of_version_4_reads() {
 #[test]
 #[ignore = "writes the sample"]
 fn write_the_sample() {
-    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-4.image"), bytes(&line())).unwrap();
+    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/version-5.image"), bytes(&line())).unwrap();
 }

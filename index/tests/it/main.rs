@@ -2,12 +2,15 @@
 
 mod clusters;
 mod concurrency;
+mod equal;
+mod exact;
 mod filters;
 mod found;
 mod histories;
 mod image;
 mod input;
 mod oracle;
+mod pages;
 mod peer;
 mod recall;
 mod shelf;

@@ -60,7 +60,7 @@ proptest! {
             prop_assert!(same(metric, &exact, &expect(&|_| true)), "{:?}", exact);
             let rows = model.iter().map(|(id, vectors)| (*id, DocumentRows::new(&config, vectors).unwrap()));
             let rows: Vec<_> = rows.collect();
-            let outside = indexed_top_k(&config, &query, rows.iter().map(|(id, rows)| (*id, rows)), k).unwrap();
+            let outside = indexed_top_k(&config, &query, rows.iter().map(|(id, rows)| (*id, rows)), k, None).unwrap();
             prop_assert_eq!(&outside, &exact, "a document has one score, wherever it is");
             let exact_filtered = index.search_exact(&filtered).unwrap();
             prop_assert!(same(metric, &exact_filtered, &expect(&even)));
@@ -216,6 +216,30 @@ fn equal_vectors_stay_findable() {
     };
     let mean = queries.iter().map(by_score).sum::<f64>() / queries.len() as f64;
     assert!(mean >= 0.95, "{mean}");
+}
+
+/// Noisy copies of a few texts, which lie about as far from each other as from their text: what a list of links made of
+/// directions alone tears apart. A search that names no beam finds them by widening its own.
+#[test]
+fn noisy_copies_stay_connected() {
+    const DIM: usize = 96;
+    let mut clusters = Clusters::new(31, DIM, 60);
+    for quantization in [Quantization::None, Quantization::Int8] {
+        let config = Config { quantization, exact_below: 0, ..Config::new(DIM, Metric::Cosine) };
+        let index = VectorIndex::new(config).unwrap();
+        (0..9_000u128).for_each(|id| index.upsert(id, &clusters.vector_near(id as usize % 60)).unwrap());
+        let queries: Vec<_> = (0..100).map(|_| clusters.vector()).collect();
+        let narrow = mean_recall(&index, &queries, 10, 64);
+        let own = queries.iter().map(|query| {
+            let params = SearchParams::new(query, 10);
+            let (found, explain) = index.search_explained(&params).unwrap();
+            assert!(explain.ef >= 48, "{explain:?}");
+            recall(&found, &index.search_exact(&params).unwrap())
+        });
+        let own = own.sum::<f64>() / queries.len() as f64;
+        println!("{quantization:?}: {narrow} with a beam of 64, {own} with one that widens");
+        assert!(narrow >= 0.7 && own >= 0.95, "{quantization:?}: {narrow} {own}");
+    }
 }
 
 #[test]

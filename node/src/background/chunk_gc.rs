@@ -28,8 +28,17 @@ impl Job for ChunkGc {
     async fn tick(&mut self) -> Tick {
         let mut tick = Tick::default();
         let cluster = self.node.cluster();
-        for collection in cluster.collections.values().filter(|found| is_whole(&cluster, found.id)) {
-            for (id, shard) in self.node.shards() {
+        for (id, shard) in self.node.shards() {
+            if !shard.group().status().is_leader() {
+                continue;
+            }
+            let with_chunks = tokio::task::block_in_place(|| shard.collections_with_chunks());
+            let Ok(with_chunks) = with_chunks else {
+                tick.failures += 1;
+                continue;
+            };
+            let known = with_chunks.iter().filter_map(|collection| cluster.collections.get(collection));
+            for collection in known.filter(|found| is_whole(&cluster, found.id)) {
                 let chunks = ShardChunks { node: &self.node, cluster: &cluster, collection, shard: &shard };
                 if let Err(refusal) = chunks.collect(self.idle).await {
                     let collection = collection.id;

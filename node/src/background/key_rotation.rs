@@ -93,7 +93,7 @@ impl RotationPart<'_> {
                 }
                 let all_done = holders.iter().all(|node| self.rotation.done.contains(node));
                 if all_done && self.node.meta().status().is_leader() {
-                    let names = self.node.key_names(self.record)?;
+                    let names = self.node.member().key_names(self.record)?;
                     let (collection, to) = (self.record.id, self.rotation.to);
                     self.node.propose_meta(&MetaCommand::DestroyKeys { collection, to, names }).await?;
                     tracing::info!(collection, to, "older keys are destroyed");

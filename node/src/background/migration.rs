@@ -22,7 +22,10 @@ use crate::{
     shard::{
         Shard,
         command::OwnershipStep,
-        migration::ownership::{Backfill, Ownership, Progress, Span},
+        migration::{
+            ownership::{Backfill, Ownership, Progress, Span},
+            transfer::SentPage,
+        },
     },
 };
 
@@ -86,7 +89,7 @@ pub fn next(
         _ if growth.done.contains(&shard) => None,
         GrowthStep::Copying if targets.contains(&shard) => copy(&sources, ownership, paused),
         GrowthStep::Clearing if sources.contains(&shard) => {
-            if ownership.is_some_and(|ownership| ownership.settled) {
+            if ownership.is_some_and(|ownership| ownership.finalized) {
                 (!paused).then_some(Task::Cleanup)
             } else {
                 Some(Task::Finalize)
@@ -187,7 +190,7 @@ impl<R: Runtime> Migration<R> {
     async fn end_if_over(&self, collection: CollectionId, growth: &Growth) {
         let member = &self.member;
         let over = growth.since_ms.saturating_add(limits::GROWTH_MEMORY.as_millis() as u64);
-        let is_over = growth.step == GrowthStep::Remembering && member.shared().clock.now_ms() >= over;
+        let is_over = growth.step == GrowthStep::Remembering && member.meta().time_ms() >= over;
         if is_over && member.meta().status().is_leader() {
             let ended = member.propose_meta(&MetaCommand::EndGrowth { collection, to: growth.to }).await;
             tracing::info!(collection, ?ended, "growth forgotten");
@@ -231,9 +234,10 @@ impl<R: Runtime> Driver<'_, R> {
                 tracing::info!(collection = self.collection, target = self.id, source, pass, last, "pass begins");
             }
             Task::ApplyPage { source, backfill, after } => {
-                let page = self.export(source, &backfill, after).await?;
-                bytes = page.frames.iter().map(bytes::Bytes::len).sum::<usize>() + page.ids.len();
-                self.shard.adopt(self.collection, self.span(), (source, &backfill, after), page).await?;
+                let sent = self.export(source, &backfill, after).await?;
+                bytes = sent.frames.iter().map(bytes::Bytes::len).sum::<usize>() + sent.ids.len();
+                let page = SentPage { source, backfill: &backfill, after, sent };
+                self.shard.apply_page(self.collection, self.span(), page).await?;
             }
             Task::Finalize => self.take_step(OwnershipStep::Finalize { min_epoch: self.growth.epoch }).await?,
             Task::Cleanup => self.cleanup().await?,
@@ -378,15 +382,15 @@ mod tests {
         let (sources, targets) = clearing.shards(COLLECTION, SHARDS);
         let span = Span { from: 2, to: 4, shards: SHARDS };
         let of = |growth: &Growth, shard, ownership: Option<&Ownership>| next(growing(growth), shard, ownership, false);
-        let released = Ownership { min_epoch: 5, ..Ownership::new(sources[0], span) };
-        let settled = Ownership { settled: true, ..released.clone() };
-        assert_eq!(of(&clearing, sources[0], Some(&released)), Some(Task::Finalize));
-        assert_eq!(of(&clearing, sources[0], Some(&settled)), Some(Task::Cleanup));
-        assert_eq!(next(growing(&clearing), sources[0], Some(&settled), true), None);
+        let frozen = Ownership { min_epoch: 5, ..Ownership::new(sources[0], span) };
+        let finalized = Ownership { finalized: true, ..frozen.clone() };
+        assert_eq!(of(&clearing, sources[0], Some(&frozen)), Some(Task::Finalize));
+        assert_eq!(of(&clearing, sources[0], Some(&finalized)), Some(Task::Cleanup));
+        assert_eq!(next(growing(&clearing), sources[0], Some(&finalized), true), None);
         assert_eq!(of(&clearing, targets[0], None), None);
         assert_eq!(of(&growth(GrowthStep::Copying), sources[0], None), None);
-        assert_eq!(of(&growth(GrowthStep::Remembering), sources[0], Some(&settled)), None);
+        assert_eq!(of(&growth(GrowthStep::Remembering), sources[0], Some(&finalized)), None);
         clearing.done.insert(sources[0]);
-        assert_eq!(of(&clearing, sources[0], Some(&settled)), None);
+        assert_eq!(of(&clearing, sources[0], Some(&finalized)), None);
     }
 }

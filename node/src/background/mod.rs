@@ -6,6 +6,7 @@
 pub mod chunk_gc;
 pub mod erasure;
 pub mod expiry;
+pub mod format_level;
 pub mod key_rotation;
 pub mod migration;
 pub mod verification;

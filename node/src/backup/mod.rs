@@ -32,8 +32,8 @@ use crate::{
     },
     node::Node,
     shard::{
-        command::{self, MigratedFrame},
-        pages::{PagePlace, read_ids},
+        command::MigratedFrame,
+        pages::{PageBody, PagePlace, read_ids},
         reseal::Resealer,
     },
 };
@@ -185,7 +185,7 @@ impl Node {
         let key = self.repository_key(&request.key_file)?;
         let step =
             request.step.as_ref().ok_or_else(|| Problem::invalid("the step of the recovery is not known here"))?;
-        let reply = tokio::task::block_in_place(|| self.recoveries().step(&key, (request.replay, step)))?;
+        let reply = tokio::task::block_in_place(|| self.recoveries().step(&key, request.replay, step))?;
         Ok(node_v1::ReplayReply { node: self.id(), ..reply })
     }
 
@@ -328,7 +328,8 @@ impl Node {
                 let request = request.clone();
                 async move { client.shards().scan(request).await }
             });
-            if !reply.await?.frames.is_empty() {
+            let reply = reply.await?;
+            if !reply.frames.is_empty() || reply.has_bin {
                 return Ok(false);
             }
         }
@@ -348,7 +349,8 @@ impl Node {
             ids: &request.ids,
             changed: &request.changed,
         };
-        let frames = place.open(&key, &request.page)?.frames;
+        let PageBody { frames, standing, .. } = place.open(&key, &request.page)?;
+        let ended_version = standing.map_or(0, |standing| standing.ended_version);
         let wanted: std::collections::BTreeSet<_> = read_ids(&request.wanted)?.into_iter().collect();
         let wanted: Vec<MigratedFrame> = frames.into_iter().filter(|frame| wanted.contains(&frame.frame)).collect();
         let cluster = self.cluster();
@@ -361,12 +363,22 @@ impl Node {
         };
         let homes = Partitioning::new(shards_of_collection(record.id, record.partitions, cluster.header.shards.max(1)));
         let (mut by_shard, mut reply) = (BTreeMap::<ShardId, Vec<Bytes>>::new(), node_v1::RestorePageReply::default());
+        if ended_version > 0 {
+            // The frames that it was of may have lain in any of them, had they not ended.
+            by_shard.extend(homes.shards().iter().map(|&shard| (shard, Vec::new())));
+        }
         let shared = self.shared();
         let mut resealer = Resealer::new(shared, &record);
         for frame in wanted {
             let (id, to) = (frame.frame, homes.shard_of(frame.frame));
-            match resealer.moved(frame, request.shard, to) {
-                Ok(moved) => by_shard.entry(to).or_default().push(command::encode(&moved)),
+            let current = MigratedFrame { past: Vec::new(), ..frame.clone() };
+            let moved = match resealer.moved(frame, request.shard, to) {
+                // What is left of it, if only its past was erased.
+                Err(KeyError::Unknown { .. }) => resealer.moved(current, request.shard, to),
+                moved => moved,
+            };
+            match moved {
+                Ok(moved) => by_shard.entry(to).or_default().push(moved.encode()),
                 Err(KeyError::Unknown { .. }) => reply.erased += 1,
                 Err(error) => {
                     let detail = format!("frame {id:032x} of the backup: {error}");
@@ -379,7 +391,7 @@ impl Node {
             if request.check_only {
                 continue;
             }
-            let restore = node_v1::RestoreFramesRequest { shard, collection: record.id, frames };
+            let restore = node_v1::RestoreFramesRequest { shard, collection: record.id, frames, ended_version };
             let replicas = cluster.replicas(shard).to_vec();
             self.peers()
                 .ask(&replicas, |client| {
@@ -406,6 +418,7 @@ impl Node {
             partitions: 1,
             first_partitions: 1,
             ttl_seconds: 0,
+            retention: Default::default(),
             created_ms: 0,
             model: String::new(),
             ef: 0,

@@ -30,17 +30,19 @@ use node_v1::replay_request::Step;
 use parking_lot::Mutex;
 
 use crate::shard::{
-    command::{self, ShardCommand},
+    command::ShardCommand,
     frame_id,
+    history::{self, VersionBound},
     log_archive::{LogPlace, start_place},
     machine::{Change, Follower, LogStamp, ShardMachine, Transition, ingest},
     migration::ownership::{Ownership, PlacementCache},
-    pages::{PageBody, PagePlace, read_ids, read_page, write_ids},
+    pages::{PageBody, PagePlace, PageRange, Standing, read_ids, read_page, write_ids},
     record::{self, KeyFloor},
 };
 
 /// Of a recovery's database: its frames are read once and written a few times.
-const OPTIONS: EngineOptions = EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20 };
+const OPTIONS: EngineOptions =
+    EngineOptions { role: EngineRole::State, cache_bytes: 8 << 20, memtable_bytes: 8 << 20, open_files: 64 };
 
 /// Nothing is derived from the state of a recovery.
 struct Nobody;
@@ -80,7 +82,9 @@ impl Recovering {
             | ShardCommand::Reseal { collection, .. }
             | ShardCommand::Restore { collection, .. }
             | ShardCommand::Renew { collection, .. }
-            | ShardCommand::Collect { collection, .. } => is_new(&collection).then_some(command),
+            | ShardCommand::Collect { collection, .. }
+            | ShardCommand::CutHistory { collection, .. }
+            | ShardCommand::Undelete { collection, .. } => is_new(&collection).then_some(command),
         }
     }
 
@@ -112,7 +116,7 @@ struct Shape {
 
 impl StateMachine for Recovering {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
-        let Some(wanted) = self.wanted(command::decode(command.payload)?, command.index) else {
+        let Some(wanted) = self.wanted(ShardCommand::decode(command.payload)?, command.index) else {
             return Ok(Bytes::new());
         };
         if let ShardCommand::Purge { collection } = wanted {
@@ -162,7 +166,10 @@ pub struct Recovery {
 fn refuse(error: EngineError) -> Refusal {
     match error {
         EngineError::Damaged(what) => Problem::new(Code::Damaged, format!("the backup: {what}")).into(),
-        other => Refusal::NotReady(format!("a recovery failed: {other}")),
+        other => {
+            tracing::error!(error = %other, "a recovery failed");
+            Refusal::NotReady("a recovery failed: the node's log says why".to_owned())
+        }
     }
 }
 
@@ -174,7 +181,8 @@ impl Recovery {
     pub fn begin(
         engine: Arc<dyn Engine>,
         window: RequestWindow,
-        (key, begin): (&RepositoryKey, &node_v1::ReplayBegin),
+        key: &RepositoryKey,
+        begin: &node_v1::ReplayBegin,
     ) -> Result<Self, Refusal> {
         let place = start_place(&begin.backup, begin.shard);
         let start = key.open(&place, &begin.start, limits::MAX_MESSAGE_BYTES);
@@ -192,7 +200,7 @@ impl Recovery {
     /// Takes frames of a backup's page.
     ///
     /// # Errors
-    /// When the page does not open, or is of a version that does not say enough.
+    /// When the page does not open, or does not say enough.
     pub fn base(&mut self, key: &RepositoryKey, base: &node_v1::ReplayBase) -> Result<(), Refusal> {
         let place = PagePlace {
             backup: &base.backup,
@@ -202,11 +210,11 @@ impl Recovery {
             ids: &base.ids,
             changed: &base.changed,
         };
-        let PageBody { frames, changed, standing } = place.open(key, &base.page)?;
+        let PageBody { frames, changed, standing, .. } = place.open(key, &base.page)?;
         let wanted: BTreeSet<_> = read_ids(&base.wanted)?.into_iter().collect();
-        if changed.len() != frames.len() || base.first && standing.is_none() {
-            let detail = "the backup was made by an older version, and cannot be recovered forward";
-            return Err(Problem::new(Code::UnsupportedVersion, detail).into());
+        if base.first && standing.is_none() {
+            let detail = "the first page of a part does not say how its shard stood";
+            return Err(Problem::new(Code::Damaged, detail).into());
         }
         let taken = frames.into_iter().zip(changed).filter(|(frame, _)| wanted.contains(&frame.frame));
         let put = |txn: &mut Txn<'_>| {
@@ -223,6 +231,12 @@ impl Recovery {
                     .for_each(|ownership| txn.put(&Ownership::key(base.collection), ownership.encode()));
                 let floor = |floor: &KeyFloor| txn.put(&record::key_floor_key(base.collection), floor.encode());
                 standing.floor.iter().for_each(floor);
+                let bound = |bound: &VersionBound| txn.put(&history::bound_key(base.collection), bound.encode());
+                standing.version_bound.iter().for_each(bound);
+                if standing.ended_version > 0 {
+                    let ended = standing.ended_version.to_be_bytes().to_vec();
+                    txn.put(&record::ended_version_key(base.collection), ended);
+                }
             }
             Ok(())
         };
@@ -261,7 +275,10 @@ impl Recovery {
     fn page(&mut self, key: &RepositoryKey, page: &node_v1::ReplayPage) -> Result<node_v1::ReplayReply, Refusal> {
         let after = if page.after.is_empty() { None } else { Some(frame_id(&page.after)?) };
         let view = self.replay.reader().map_err(refuse)?;
-        let found = read_page(&view, page.collection, (after, 0)).map_err(refuse)?;
+        let mut found = read_page(&view, page.collection, PageRange { after, since: 0 }).map_err(refuse)?;
+        if page.number == 0 {
+            found.body.standing = Some(Standing::read(&view, page.collection).map_err(refuse)?);
+        }
         let ids = write_ids(&found.ids);
         let place = PagePlace {
             backup: &page.backup,
@@ -333,9 +350,9 @@ impl Recoveries {
     ///
     /// # Errors
     /// When there are too many, or this node does not know the recovery, and as the steps do.
-    pub fn step(&self, key: &RepositoryKey, (token, step): (u64, &Step)) -> Result<node_v1::ReplayReply, Refusal> {
+    pub fn step(&self, key: &RepositoryKey, token: u64, step: &Step) -> Result<node_v1::ReplayReply, Refusal> {
         let (token, recovery) = match step {
-            Step::Begin(begin) => self.begin((key, begin))?,
+            Step::Begin(begin) => self.begin(key, begin)?,
             Step::End(_) => {
                 self.open.lock().remove(&token);
                 return Ok(node_v1::ReplayReply::default());
@@ -352,11 +369,11 @@ impl Recoveries {
         drop(all);
     }
 
-    fn begin(&self, begin: (&RepositoryKey, &node_v1::ReplayBegin)) -> Result<(u64, Arc<Mutex<Recovery>>), Refusal> {
+    fn begin(&self, key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Result<(u64, Arc<Mutex<Recovery>>), Refusal> {
         let token = rand::random_range(1..u64::MAX);
         // Held while the database is made, so that their number is right.
         let mut open = self.open.lock();
-        let name = (begin.1.backup.clone(), begin.1.shard, begin.1.until_ms);
+        let name = (begin.backup.clone(), begin.shard, begin.until_ms);
         open.retain(|_, open| open.used.elapsed() < limits::RECOVERY_IDLE && open.name != name);
         if open.len() >= limits::MAX_RECOVERIES {
             let most = limits::MAX_RECOVERIES;
@@ -367,7 +384,7 @@ impl Recoveries {
         std::fs::create_dir_all(&folder).map_err(failed)?;
         let scratch = Scratch(folder.clone());
         let engine = Arc::new(RocksEngine::open(&folder, OPTIONS).map_err(refuse)?);
-        let recovery = Recovery { _scratch: Some(scratch), ..Recovery::begin(engine, self.window, begin)? };
+        let recovery = Recovery { _scratch: Some(scratch), ..Recovery::begin(engine, self.window, key, begin)? };
         let recovery = Arc::new(Mutex::new(recovery));
         open.insert(token, Open { name, recovery: recovery.clone(), used: Instant::now() });
         Ok((token, recovery))

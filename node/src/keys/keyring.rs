@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use mira_crypto::{
     ClusterKey, ClusterLayerKey, CollectionKey, CryptoError, KeyId, MetaSealer, ReceiptKey, RepositoryKey, WrappedKey,
 };
@@ -58,6 +59,9 @@ type UnwrappedLayer = (Vec<u8>, Arc<ClusterLayerKey>);
 pub struct Keyring {
     clusters: RwLock<ClusterKeys>,
     keys: RwLock<HashMap<(CollectionId, u32), Arc<CollectionKey>>>,
+    /// Placement keys, which every copy of the cluster map holds: without these, the whole tag keys of all collections would
+    /// be kept.
+    placement: RwLock<HashMap<CollectionId, Bytes>>,
     layers: RwLock<BTreeMap<u32, UnwrappedLayer>>,
 }
 
@@ -95,7 +99,8 @@ impl Keyring {
         assert!(!clusters.is_empty(), "a node holds a cluster key");
         let held = clusters.into_iter().map(Held::new).collect();
         let clusters = RwLock::new(ClusterKeys { held, active: None, missing: None });
-        Keyring { clusters, keys: RwLock::default(), layers: RwLock::default() }
+        let (keys, placement, layers) = Default::default();
+        Keyring { clusters, keys, placement, layers }
     }
 
     /// Holds these cluster keys from now on; one in use stays, whatever its holder says.
@@ -280,6 +285,19 @@ impl Keyring {
         self.version(collection, TAG_KEY)
     }
 
+    /// What the ids of a collection's frames are made with, for routers. Made from the key that makes tags, so that it stays
+    /// while others are rotated.
+    pub fn placement_key(&self, collection: &CollectionRecord) -> Result<Bytes, KeyError> {
+        if let Some(key) = self.placement.read().get(&collection.id) {
+            return Ok(key.clone());
+        }
+        let known = self.keys.read().get(&(collection.id, TAG_KEY)).cloned();
+        let tags = known.map_or_else(|| self.unwrapped(collection, TAG_KEY).map(Arc::new), Ok)?;
+        let key = Bytes::copy_from_slice(&*tags.placement_key().to_bytes());
+        self.placement.write().insert(collection.id, key.clone());
+        Ok(key)
+    }
+
     /// The key that new frames of a collection are sealed with.
     pub fn current(&self, collection: &CollectionRecord) -> Result<Arc<CollectionKey>, KeyError> {
         self.version(collection, collection.key_version)
@@ -290,11 +308,15 @@ impl Keyring {
         if let Some(key) = self.keys.read().get(&(collection.id, version)) {
             return Ok(key.clone());
         }
-        let unknown = KeyError::Unknown { collection: collection.id, version };
-        let (wrapped, cluster) = self.wrapped(collection.wrapped_keys.get(&version).ok_or(unknown)?)?;
-        let key = Arc::new(CollectionKey::unwrap(&wrapped, collection.id, version, &cluster.key)?);
+        let key = Arc::new(self.unwrapped(collection, version)?);
         self.keys.write().insert((collection.id, version), key.clone());
         Ok(key)
+    }
+
+    fn unwrapped(&self, collection: &CollectionRecord, version: u32) -> Result<CollectionKey, KeyError> {
+        let unknown = KeyError::Unknown { collection: collection.id, version };
+        let (wrapped, cluster) = self.wrapped(collection.wrapped_keys.get(&version).ok_or(unknown)?)?;
+        Ok(CollectionKey::unwrap(&wrapped, collection.id, version, &cluster.key)?)
     }
 
     /// Wipes keys that no longer exist.
@@ -302,6 +324,7 @@ impl Keyring {
         self.keys.write().retain(|(collection, version), _| {
             state.collections.get(collection).is_some_and(|record| record.wrapped_keys.contains_key(version))
         });
+        self.placement.write().retain(|collection, _| state.collections.contains_key(collection));
     }
 }
 
@@ -323,5 +346,74 @@ impl KeyProvider for FixedKeys {
 
     fn describe(&self) -> String {
         "keys that it was started with".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mira_proto::model::{Metric, Quantization};
+
+    use super::*;
+
+    const ID: CollectionId = 7;
+
+    fn cluster_key() -> ClusterKey {
+        ClusterKey::generate(&mut mira_crypto::os_rng())
+    }
+
+    fn collection(wrapped_keys: BTreeMap<u32, Vec<u8>>) -> CollectionRecord {
+        CollectionRecord {
+            id: ID,
+            name: "notes".into(),
+            dim: 4,
+            metric: Metric::Cosine,
+            quantization: Quantization::None,
+            partitions: 1,
+            first_partitions: 1,
+            ttl_seconds: 0,
+            retention: Default::default(),
+            created_ms: 0,
+            model: String::new(),
+            ef: 0,
+            spaces: Vec::new(),
+            key_version: FIRST_KEY,
+            wrapped_keys,
+        }
+    }
+
+    /// Ids are kept for ever, so whatever makes them again must make the same.
+    #[test]
+    fn a_collection_has_one_placement_key_for_its_life() {
+        let (first, second) = (cluster_key(), cluster_key());
+        let (to, text) = (second.id(), second.to_text());
+        let ring = Keyring::new(vec![first, second]);
+        let made = collection(ring.new_collection_keys(ID));
+        let key = ring.placement_key(&made).expect("it has a key for tags");
+        assert_eq!(key.len(), mira_crypto::KEY_LEN);
+        let other = CollectionRecord { id: 8, ..collection(ring.new_collection_keys(8)) };
+        assert_ne!(ring.placement_key(&other), Ok(key.clone()));
+
+        // It grows, its key is rotated and the old one destroyed; then that of the cluster, as a restore of a backup into
+        // another cluster does too. A node that has just started has nothing in memory.
+        let mut later = CollectionRecord { partitions: 4, key_version: 2, ..made };
+        later.wrapped_keys.insert(2, ring.new_collection_key(ID, 2));
+        later.wrapped_keys.remove(&FIRST_KEY);
+        later.wrapped_keys = ring.rewrap_collection(ID, &later.wrapped_keys, to).expect("rewrapped");
+        let restarted = Keyring::new(vec![ClusterKey::from_text(&text).expect("a key")]);
+        assert_eq!(restarted.placement_key(&later), Ok(key));
+    }
+
+    #[test]
+    fn a_placement_key_goes_with_its_collection() {
+        let ring = Keyring::new(vec![cluster_key()]);
+        let there = collection(ring.new_collection_keys(ID));
+        assert!(ring.placement_key(&there).is_ok());
+        ring.retain(&ClusterState { collections: [there].into_iter().collect(), ..ClusterState::default() });
+        assert_eq!(ring.placement.read().len(), 1);
+        ring.retain(&ClusterState::default());
+        assert!(ring.placement.read().is_empty());
+        let keyless = collection(BTreeMap::new());
+        let unknown = KeyError::Unknown { collection: ID, version: TAG_KEY };
+        assert_eq!(ring.placement_key(&keyless), Err(unknown));
     }
 }

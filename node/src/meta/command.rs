@@ -1,21 +1,30 @@
 //! Commands of the meta group: everything that changes what the cluster *is*.
 //!
-//! A command is encoded (version byte, then postcard) and sealed with the cluster key before it is proposed, so that
-//! the log holds no collection name and no address. Each is safe to propose twice.
+//! A command is encoded (version byte, then [`Extensions`] and the command in postcard) and sealed with the cluster key
+//! before it is proposed, so that the log holds no collection name and no address. Each is safe to propose twice.
 
 use std::collections::BTreeMap;
 
 use mira_crypto::{CryptoRng, MetaSealer};
-use mira_proto::{CollectionId, NodeId, ShardId, vectors::SpaceNumber};
+use mira_proto::{CollectionId, Extensions, NodeId, ShardId, extensions::Tag, vectors::SpaceNumber};
 use serde::{Deserialize, Serialize};
 
 use super::state::{
-    CollectionRecord, GrowthStep, MoveStep, NodePhase, NodeRecord, OwnerName, Receipt, Repository, RestoredCluster,
-    Rewrapped, RotationStep,
+    CollectionRecord, GrowthStep, KeyedName, MoveStep, NameKey, NodePhase, NodeRecord, OwnerName, Receipt, Repository,
+    RestoredCluster, Rewrapped, RotationStep,
 };
+use crate::shard::history::Retention;
 
-const VERSION: u8 = 1;
+/// Version 1 had no extensions.
+const VERSION: u8 = 2;
 const ASSOCIATED: &[u8] = b"mira meta command";
+/// The tag of the position that a command's proposer had applied.
+const POSITION: Tag = 1;
+/// The tag of the request that a command is carried out for: its keyed name, then the reply.
+const REQUEST: Tag = 2;
+/// A command is carried out at most so many entries behind its position. The group remembers more requests than that, and a
+/// command's name is a hash of its sealed bytes: so whoever kept a command cannot have it carried out again.
+pub const MAX_AGE_ENTRIES: u64 = 2_000;
 /// A shard map of the largest cluster is the largest command.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -34,6 +43,8 @@ pub enum MetaCommand {
         expect: u32,
         /// The first key of private frames' outermost layer, wrapped with the cluster key.
         layer_key: Vec<u8>,
+        /// Keys the names that records lie under.
+        name_key: NameKey,
     },
     /// Adds a node, or renews its addresses.
     PutNode(NodeRecord),
@@ -117,7 +128,7 @@ pub enum MetaCommand {
     PutOwner {
         /// The owner.
         owner: OwnerName,
-        /// The new record.
+        /// The new record; empty to remove the one that there is.
         record: String,
         /// The record that it replaces; empty when there must be none.
         replaces: String,
@@ -205,6 +216,24 @@ pub enum MetaCommand {
         /// 0 = the index's own.
         ef: u32,
     },
+    /// Switches a format level on that every node knows.
+    RaiseFormat(u32),
+    /// Sets how much of the past of a collection's frames is kept.
+    SetRetention {
+        /// The collection.
+        collection: CollectionId,
+        /// What is kept from now on.
+        retention: Retention,
+    },
+}
+
+/// A request of a caller, and what it is answered once the command that is made for it has taken effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestOutcome {
+    /// The keyed name of its id.
+    pub name: KeyedName,
+    /// The reply in the form of the wire, without what only the log decides.
+    pub reply: Vec<u8>,
 }
 
 /// What every replica of the meta group answers to a command.
@@ -236,17 +265,60 @@ impl MetaCommand {
         )
     }
 
-    /// The sealed payload to propose.
-    pub fn seal(&self, sealer: &MetaSealer, rng: &mut dyn CryptoRng) -> Vec<u8> {
-        let plain = postcard::to_extend(self, vec![VERSION]).expect("a command is plain data");
+    /// The sealed payload to propose, by a node that has applied the meta group's log up to `position`.
+    pub fn seal(&self, position: u64, sealer: &MetaSealer, rng: &mut dyn CryptoRng) -> Vec<u8> {
+        self.seal_for(None, position, sealer, rng)
+    }
+
+    /// As [`MetaCommand::seal`], for a request that is to be remembered.
+    pub fn seal_for(
+        &self,
+        request: Option<&RequestOutcome>,
+        position: u64,
+        sealer: &MetaSealer,
+        rng: &mut dyn CryptoRng,
+    ) -> Vec<u8> {
+        let mut extensions = Extensions::default();
+        extensions.set(POSITION, position.to_be_bytes().to_vec());
+        if let Some(RequestOutcome { name, reply }) = request {
+            extensions.set(REQUEST, [&name[..], reply].concat());
+        }
+        let plain = postcard::to_extend(&(extensions, self), vec![VERSION]).expect("a command is plain data");
         sealer.seal_proposal(ASSOCIATED, &plain, rng)
     }
 
     /// Reads a proposed payload back.
     pub fn open(sealer: &MetaSealer, sealed: &[u8]) -> Result<Self, String> {
+        OpenedCommand::open(sealer, sealed).map(|opened| opened.command)
+    }
+}
+
+/// A command as it was proposed.
+#[derive(Debug)]
+pub struct OpenedCommand {
+    /// What is to change.
+    pub command: MetaCommand,
+    /// What its proposer had applied; none of a release that said none.
+    pub position: Option<u64>,
+    /// The request that it is carried out for, if that is to be remembered.
+    pub request: Option<RequestOutcome>,
+}
+
+impl OpenedCommand {
+    /// Reads a proposed payload back.
+    pub fn open(sealer: &MetaSealer, sealed: &[u8]) -> Result<Self, String> {
         let plain = sealer.open(ASSOCIATED, sealed, MAX_BYTES).map_err(|error| error.to_string())?;
         match plain.split_first() {
-            Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|error| error.to_string()),
+            Some((&VERSION, body)) => {
+                let read = postcard::from_bytes::<(Extensions, MetaCommand)>(body);
+                let (extensions, command) = read.map_err(|error| error.to_string())?;
+                let position = extensions.get(POSITION).and_then(|bytes| bytes[..].try_into().ok());
+                let request = extensions.get(REQUEST).map(|bytes| match bytes.split_first_chunk() {
+                    Some((name, reply)) => Ok(RequestOutcome { name: *name, reply: reply.to_vec() }),
+                    None => Err("a meta command's request has no name".to_owned()),
+                });
+                Ok(OpenedCommand { command, position: position.map(u64::from_be_bytes), request: request.transpose()? })
+            }
             Some((version, _)) => Err(format!("meta command of unknown version {version}")),
             None => Err("empty meta command".into()),
         }

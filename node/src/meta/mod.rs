@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod command;
+#[cfg(test)]
+mod extremes;
 pub mod machine;
 mod records;
 pub mod state;
@@ -12,9 +14,10 @@ use mira_raft::GroupId;
 /// The meta group; shard `n` is group `n + 1`.
 pub const META_GROUP: GroupId = 0;
 
-pub use command::{MetaAnswer, MetaCommand};
+pub use command::{MetaAnswer, MetaCommand, RequestOutcome};
 pub use machine::MetaMachine;
 pub use state::{
-    ClusterState, CollectionRecord, Erasure, Growth, GrowthStep, Move, MoveStep, NamedSpace, NodePhase, NodeRecord,
-    OwnerName, Receipt, Repository, Rewrapped, Rotation, RotationStep, Space,
+    AnsweredRequest, ClusterState, CollectionChanges, CollectionRecord, Collections, Erasure, Growth, GrowthStep,
+    KeyedName, Move, MoveStep, NameKey, NamedSpace, NodePhase, NodeRecord, OwnerName, Receipt, Repository, Rewrapped,
+    Rotation, RotationStep, Space,
 };

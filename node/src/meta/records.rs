@@ -16,7 +16,7 @@ use mira_proto::{CollectionId, NodeId, ShardId};
 use mira_raft::{EngineError, Txn};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::state::{ClusterHeader, Move, NodePhase, NodeRecord, OwnerName};
+use super::state::{ClusterHeader, KeyedName, Move, NodePhase, NodeRecord, OwnerName};
 use crate::keys::keyring::{KeyError, Keyring};
 
 const VERSION: u8 = 1;
@@ -37,11 +37,14 @@ const MAX_RECORD_BYTES: usize = 4 << 20;
 /// | `MovesPaused` | `b` | | whether moves are paused |
 /// | `Growth` | `g` | collection number (8) | [`super::Growth`]: a collection on its way to more partitions |
 /// | `Owner` | `o` | owner's name (16) | the owner's passphrase record |
+/// | `NameKey` | `x` | | the key of keyed names |
+/// | `CollectionName` | `i` | keyed name of the collection (16) | its number |
 /// | `Rotation` | `k` | collection number (8) | [`super::Rotation`]: a collection on its way to another key |
 /// | `Erasure` | `e` | epoch (8) | [`super::Erasure`]: keys that were destroyed |
 /// | `ReceiptKey` | `w` | | the key of receipts, wrapped |
 /// | `Repository` | `u` | repository id (16) | [`super::Repository`]: a place of backups |
 /// | `Restoring` | `v` | | the backup that is being restored |
+/// | `Request` | `q` | place (8): index modulo [`REMEMBERED_REQUESTS`](mira_proto::limits::REMEMBERED_REQUESTS) | [`super::AnsweredRequest`]: a request that was carried out |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
@@ -67,6 +70,10 @@ pub enum RecordKind {
     Growth = b'g',
     /// An owner's passphrase record.
     Owner = b'o',
+    /// The key of names.
+    NameKey = b'x',
+    /// The number of the collection of a name.
+    CollectionName = b'i',
     /// A collection on its way to another key.
     Rotation = b'k',
     /// Keys that were destroyed.
@@ -77,10 +84,12 @@ pub enum RecordKind {
     Repository = b'u',
     /// The backup that is being restored.
     Restoring = b'v',
+    /// A request that was carried out.
+    Request = b'q',
 }
 
 impl RecordKind {
-    const ALL: [RecordKind; 16] = [
+    const ALL: [RecordKind; 19] = [
         RecordKind::Header,
         RecordKind::Node,
         RecordKind::Placement,
@@ -92,11 +101,14 @@ impl RecordKind {
         RecordKind::MovesPaused,
         RecordKind::Growth,
         RecordKind::Owner,
+        RecordKind::NameKey,
+        RecordKind::CollectionName,
         RecordKind::Rotation,
         RecordKind::Erasure,
         RecordKind::ReceiptKey,
         RecordKind::Repository,
         RecordKind::Restoring,
+        RecordKind::Request,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -129,6 +141,10 @@ pub enum RecordKey {
     Growth(CollectionId),
     /// An owner's passphrase record.
     Owner(OwnerName),
+    /// The key of names.
+    NameKey,
+    /// The number of the collection of a name.
+    CollectionName(KeyedName),
     /// A collection on its way to another key.
     Rotation(CollectionId),
     /// Keys that were destroyed, by the map's epoch that it began with.
@@ -139,6 +155,8 @@ pub enum RecordKey {
     Repository(u128),
     /// The backup that is being restored.
     Restoring,
+    /// A request that was carried out, by its place among them.
+    Request(u64),
 }
 
 impl RecordKey {
@@ -159,11 +177,25 @@ impl RecordKey {
             RecordKey::MovesPaused => alone(RecordKind::MovesPaused),
             RecordKey::Growth(collection) => numbered(RecordKind::Growth, collection),
             RecordKey::Owner(name) => named(RecordKind::Owner, name),
+            RecordKey::NameKey => alone(RecordKind::NameKey),
+            RecordKey::CollectionName(name) => named(RecordKind::CollectionName, name),
             RecordKey::Rotation(collection) => numbered(RecordKind::Rotation, collection),
             RecordKey::Erasure(epoch) => numbered(RecordKind::Erasure, epoch),
             RecordKey::ReceiptKey => alone(RecordKind::ReceiptKey),
             RecordKey::Repository(id) => named(RecordKind::Repository, id.to_be_bytes()),
             RecordKey::Restoring => alone(RecordKind::Restoring),
+            RecordKey::Request(place) => numbered(RecordKind::Request, place),
+        }
+    }
+
+    /// The collection that a change of the record changes for routers.
+    pub fn collection(self) -> Option<CollectionId> {
+        match self {
+            RecordKey::Collection(collection)
+            | RecordKey::Dropped(collection)
+            | RecordKey::Growth(collection)
+            | RecordKey::Rotation(collection) => Some(collection),
+            _ => None,
         }
     }
 
@@ -189,11 +221,14 @@ impl RecordKey {
             RecordKind::MovesPaused => RecordKey::MovesPaused,
             RecordKind::Growth => RecordKey::Growth(number()?),
             RecordKind::Owner => RecordKey::Owner(name()?),
+            RecordKind::NameKey => RecordKey::NameKey,
+            RecordKind::CollectionName => RecordKey::CollectionName(name()?),
             RecordKind::Rotation => RecordKey::Rotation(number()?),
             RecordKind::Erasure => RecordKey::Erasure(number()?),
             RecordKind::ReceiptKey => RecordKey::ReceiptKey,
             RecordKind::Repository => RecordKey::Repository(u128::from_be_bytes(name()?)),
             RecordKind::Restoring => RecordKey::Restoring,
+            RecordKind::Request => RecordKey::Request(number()?),
         })
     }
 }
@@ -205,6 +240,8 @@ pub struct Records<'a, 'b> {
     sealer: &'a MetaSealer,
     txn: &'a mut Txn<'b>,
     ordinal: u32,
+    /// Keys of the records that were written or removed.
+    touched: Vec<Vec<u8>>,
     /// The command's position in the log.
     pub index: u64,
     /// Log-carried time of the command.
@@ -227,7 +264,8 @@ impl<'a, 'b> Records<'a, 'b> {
     /// For one command's transaction.
     pub fn open(keyring: &'a Keyring, command: &CommandContext<'a>, txn: &'a mut Txn<'b>) -> Result<Self, EngineError> {
         let CommandContext { sealer, index, now_ms } = *command;
-        let mut records = Records { keyring, sealer, txn, ordinal: 0, index, now_ms, header: ClusterHeader::default() };
+        let (touched, header) = (Vec::new(), ClusterHeader::default());
+        let mut records = Records { keyring, sealer, txn, ordinal: 0, touched, index, now_ms, header };
         records.header = records.get(RecordKey::Header)?.unwrap_or_default();
         Ok(records)
     }
@@ -268,9 +306,20 @@ impl<'a, 'b> Records<'a, 'b> {
         Ok(count)
     }
 
+    /// The keys of the records that were written or removed.
+    pub fn into_touched(self) -> Vec<Vec<u8>> {
+        self.touched
+    }
+
     /// The replicas of every shard; none before they are placed.
     pub fn placement(&self) -> Result<Vec<Vec<NodeId>>, EngineError> {
         Ok(self.get(RecordKey::Placement)?.unwrap_or_default())
+    }
+
+    /// The nodes of the cluster, by id.
+    pub fn nodes(&self) -> Result<BTreeMap<NodeId, NodeRecord>, EngineError> {
+        let by_id = |(_, node): (RecordKey, NodeRecord)| (node.id, node);
+        Ok(self.all(RecordKind::Node)?.into_iter().map(by_id).collect())
     }
 
     /// Moves under way, by shard.
@@ -333,13 +382,16 @@ impl<'a, 'b> Records<'a, 'b> {
 
     /// Removes a record, if there is one.
     pub fn delete(&mut self, key: RecordKey) {
-        self.txn.delete(&key.key());
+        let key = key.key();
+        self.txn.delete(&key);
+        self.touched.push(key);
     }
 
     fn put_plain(&mut self, key: &[u8], plain: &[u8]) {
         let nonce = position_nonce(self.index, self.ordinal);
         self.ordinal += 1;
         self.txn.put(key, self.sealer.seal(&nonce, key, plain));
+        self.touched.push(key.to_vec());
     }
 }
 
@@ -400,11 +452,14 @@ mod tests {
             (RecordKey::MovesPaused, "b"),
             (RecordKey::Growth(7), "g\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x07"),
             (RecordKey::Owner(*b"0123456789abcdef"), "o0123456789abcdef"),
+            (RecordKey::NameKey, "x"),
+            (RecordKey::CollectionName(*b"0123456789abcdef"), "i0123456789abcdef"),
             (RecordKey::Rotation(8), "k\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x08"),
             (RecordKey::Erasure(11), "e\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x0b"),
             (RecordKey::ReceiptKey, "w"),
             (RecordKey::Repository(u128::from_be_bytes(*b"0123456789abcdef")), "u0123456789abcdef"),
             (RecordKey::Restoring, "v"),
+            (RecordKey::Request(9), "q\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\t"),
         ];
         for (key, bytes) in table {
             assert_eq!(key.key().escape_ascii().to_string(), bytes);

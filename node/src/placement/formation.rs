@@ -11,7 +11,7 @@ use mira_proto::{PROTOCOL_VERSION, Refusal, node_v1};
 
 use crate::{
     config::{Formation, Shape},
-    meta::{MetaCommand, NodeRecord},
+    meta::{MetaAnswer, MetaCommand, NameKey, NodeRecord},
     node::Node,
 };
 
@@ -41,7 +41,8 @@ async fn bootstrap(node: &Arc<Node>, shape: Shape, me: &NodeRecord) {
         }
         let Shape { shards, replication, expect } = shape;
         let layer_key = node.keyring().new_layer_key();
-        let form = MetaCommand::Form { cluster_id, shards, replication, expect, layer_key };
+        let name_key = NameKey(rand::random());
+        let form = MetaCommand::Form { cluster_id, shards, replication, expect, layer_key, name_key };
         let commands = [form, MetaCommand::PutNode(me.clone())];
         match propose_all(node, &commands).await {
             Ok(()) => break,
@@ -83,16 +84,18 @@ async fn join(node: &Arc<Node>, addresses: &[String], me: &NodeRecord) {
 }
 
 async fn ask_to_join(node: &Arc<Node>, address: &str, me: &NodeRecord) -> Result<u128, Refusal> {
+    let client = node.peers().client(address)?;
+    let silent = |_| Refusal::Unknown(format!("{address} did not answer"));
+    let identify = async { client.cluster().identify(node_v1::IdentifyRequest {}).await };
+    let challenge = tokio::time::timeout(ASK, identify).await.map_err(silent)??.into_inner().challenge;
     let request = node_v1::JoinRequest {
         node: Some(me.to_wire()),
         cluster_id: crate::meta::state::cluster_id_text(node.cluster_id()),
         protocol_version: PROTOCOL_VERSION,
-        proof: node.join_proof(me).into(),
+        proof: node.join_proof(me, &challenge).into(),
+        challenge,
     };
-    let client = node.peers().client(address)?;
-    let reply = tokio::time::timeout(ASK, client.cluster().join(request))
-        .await
-        .map_err(|_| Refusal::Unknown(format!("{address} did not answer")))??;
+    let reply = tokio::time::timeout(ASK, client.cluster().join(request)).await.map_err(silent)??;
     let id = reply.into_inner().cluster_id;
     uuid::Uuid::parse_str(&id)
         .map(|id| id.as_u128())
@@ -144,8 +147,12 @@ async fn renew(node: &Arc<Node>, formation: &Formation, me: &NodeRecord) {
         if cluster.nodes.get(&me.id) == Some(me) {
             return;
         }
-        if node.propose_meta(&MetaCommand::PutNode(me.clone())).await.is_ok() {
-            continue;
+        match node.propose_meta(&MetaCommand::PutNode(me.clone())).await {
+            Ok(MetaAnswer::Refused) => tracing::error!(
+                "the cluster does not take this node: it was removed, or its build does not know the cluster's formats"
+            ),
+            Ok(_) => continue,
+            Err(_) => {}
         }
         asked.extend(cluster.nodes.values().filter(|other| other.id != me.id).map(|other| other.address.clone()));
         asked.dedup();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mira_raft::Role;
+use mira_raft::{HostError, Role};
 use tokio::sync::watch;
 
 use super::{
@@ -48,6 +48,10 @@ impl Keeper {
     /// cannot go on.
     async fn repair(&self) -> bool {
         let host = self.node.host();
+        if let Err(error) = self.reopen().await {
+            tracing::error!(%error, "what has stopped here cannot be opened again now");
+            return false;
+        }
         if let Role::Stopped(cause) = self.node.meta().status().role
             && let Err(error) = self.reopen_meta(cause).await
         {
@@ -63,6 +67,35 @@ impl Keeper {
             return false;
         }
         true
+    }
+
+    /// Opens again what has stopped for something that passes, such as a want of files: engines, then groups, as they were.
+    async fn reopen(&self) -> Result<(), StartError> {
+        let (node, host, replicas) = (&self.node, self.node.host(), self.node.member().replicas());
+        if host.needs_reopening() {
+            replicas.close_all();
+            host.reopen().await?;
+            tracing::warn!("log and state were opened again after no file could be opened");
+        }
+        if node.meta().has_stopped_in_passing() || host.group(META_GROUP).is_none() {
+            host.close_group(META_GROUP).await;
+            match host.open_group(META_GROUP, node.meta_machine().clone()).await {
+                Ok(meta) => node.member().set_meta(meta),
+                Err(HostError::Engine(error)) if error.is_passing() => return Err(error.into()),
+                // What is wrong with it has to be repaired.
+                Err(error) => tracing::error!(%error, "the meta group cannot be opened"),
+            }
+        }
+        for (shard, open) in replicas.open() {
+            if open.group().has_stopped_in_passing() {
+                drop(open);
+                replicas.remove(shard);
+                // The plan opens it again.
+                host.close_group(shard + 1).await;
+                tracing::warn!(shard, "a replica that had stopped is opened again");
+            }
+        }
+        Ok(())
     }
 
     /// Opens the meta group again after it has stopped.

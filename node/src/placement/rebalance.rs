@@ -83,7 +83,7 @@ pub fn next(cluster: &ClusterState) -> Vec<MetaCommand> {
     let mut commands: Vec<MetaCommand> = cluster
         .moves
         .iter()
-        .filter(|(_, found)| found.from != Some(found.to) && !may_receive(cluster, found.to))
+        .filter(|(_, found)| found.from != Some(found.to) && !found.is_given_up() && !may_receive(cluster, found.to))
         .map(|(&shard, found)| MetaCommand::CancelMove { shard, to: found.to })
         .collect();
     if cluster.moves_paused {
@@ -350,5 +350,10 @@ mod tests {
         cluster.moves.insert(shard, Move { from, to, step: MoveStep::Joining });
         make(&mut cluster, NodeChange::Replace { dead: 4, by: 5 });
         assert!(next(&cluster).contains(&MetaCommand::CancelMove { shard, to: 4 }));
+        cluster.moves.insert(shard, Move { from, to, step: MoveStep::Leaving });
+        assert!(cluster.moves[&shard].is_given_up() && cluster.holds(to, shard), "until it has left its group");
+        assert_eq!(cluster.wanted_members(shard), cluster.replicas(shard).iter().copied().collect());
+        assert_eq!(cluster.replicas_after_move(shard), cluster.replicas(shard));
+        assert!(!next(&cluster).contains(&MetaCommand::CancelMove { shard, to: 4 }), "it is said once");
     }
 }

@@ -162,7 +162,7 @@ fn lead_towards(group: Group, status: &GroupStatus, wanted: &BTreeSet<NodeId>, m
     if let Some(&missing) = wanted.difference(&members).next() {
         return Course::Do(Action::AddLearner(group, missing));
     }
-    if status.voters != *wanted || status.joint {
+    if status.voters != *wanted || status.is_changing {
         if !wanted.difference(&status.voters).all(|&node| caught_up(status, node)) {
             return Course::Wait;
         }
@@ -285,7 +285,7 @@ mod tests {
             snapshot_index: 0,
             purged: 0,
             voters: voters.iter().copied().collect(),
-            joint: false,
+            is_changing: false,
             learners: learners.iter().copied().collect(),
             lag: lag.iter().copied().collect(),
             quorum_age: None,

@@ -9,7 +9,7 @@ use crate::meta::admin;
 #[tonic::async_trait]
 impl node_v1::backup_service_server::BackupService for NodeService {
     async fn begin_backup(&self, request: Request<node_v1::BeginBackupRequest>) -> Answer<node_v1::BeginBackupReply> {
-        admin::newest(&self.0).await?;
+        admin::newest(self.0.member()).await?;
         Ok(Response::new(self.0.begin_backup(request.into_inner()).await?))
     }
 
@@ -26,7 +26,7 @@ impl node_v1::backup_service_server::BackupService for NodeService {
     }
 
     async fn sign_backup(&self, request: Request<node_v1::SignBackupRequest>) -> Answer<node_v1::SignBackupReply> {
-        admin::newest(&self.0).await?;
+        admin::newest(self.0.member()).await?;
         Ok(Response::new(node_v1::SignBackupReply { mac: self.0.sign_backup(request.get_ref())? }))
     }
 
@@ -34,7 +34,7 @@ impl node_v1::backup_service_server::BackupService for NodeService {
         &self,
         request: Request<node_v1::FinishBackupRequest>,
     ) -> Answer<node_v1::FinishBackupReply> {
-        admin::newest(&self.0).await?;
+        admin::newest(self.0.member()).await?;
         self.0.finish_backup(request.into_inner()).await?;
         Ok(Response::new(node_v1::FinishBackupReply {}))
     }
@@ -43,7 +43,7 @@ impl node_v1::backup_service_server::BackupService for NodeService {
         &self,
         request: Request<node_v1::ForgetRepositoryRequest>,
     ) -> Answer<node_v1::ForgetRepositoryReply> {
-        admin::newest(&self.0).await?;
+        admin::newest(self.0.member()).await?;
         self.0.forget_repository(&request.into_inner().repository).await?;
         Ok(Response::new(node_v1::ForgetRepositoryReply {}))
     }
@@ -52,7 +52,7 @@ impl node_v1::backup_service_server::BackupService for NodeService {
         &self,
         request: Request<node_v1::BeginRestoreRequest>,
     ) -> Answer<node_v1::BeginRestoreReply> {
-        admin::newest(&self.0).await?;
+        admin::newest(self.0.member()).await?;
         Ok(Response::new(self.0.begin_restore(request.into_inner()).await?))
     }
 
@@ -74,7 +74,7 @@ impl node_v1::backup_service_server::BackupService for NodeService {
     }
 
     async fn end_restore(&self, request: Request<node_v1::EndRestoreRequest>) -> Answer<node_v1::EndRestoreReply> {
-        admin::newest(&self.0).await?;
+        admin::newest(self.0.member()).await?;
         Ok(Response::new(self.0.end_restore(request.get_ref()).await?))
     }
 }

@@ -17,7 +17,7 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
     async fn get_map(&self, request: Request<node_v1::GetMapRequest>) -> Answer<node_v1::ClusterMap> {
         let request = request.into_inner();
         if request.linearizable {
-            admin::newest(&self.0).await?;
+            admin::newest(self.0.member()).await?;
         }
         if request.wait {
             let mut cluster = self.0.watch_cluster();
@@ -25,7 +25,7 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
             // The same map after the wait is an answer too.
             let _ = tokio::time::timeout(limits::MAP_WAIT, newer).await;
         }
-        Ok(Response::new(self.0.map()))
+        Ok(Response::new(self.0.map(request.newer_than)))
     }
 
     async fn join(&self, request: Request<node_v1::JoinRequest>) -> Answer<node_v1::JoinReply> {
@@ -39,11 +39,14 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
             protocol_version: PROTOCOL_VERSION,
             cluster_key_id: self.0.keyring().active().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
+            challenge: self.0.challenges().new_challenge().into(),
         }))
     }
 
-    async fn status(&self, _: Request<node_v1::StatusRequest>) -> Answer<node_v1::NodeStatus> {
-        Ok(Response::new(status::node_status(&self.0)))
+    async fn status(&self, request: Request<node_v1::StatusRequest>) -> Answer<node_v1::NodeStatus> {
+        let status =
+            if request.get_ref().groups_only { status::groups_only(&self.0) } else { status::node_status(&self.0) };
+        Ok(Response::new(status))
     }
 
     async fn hand_over(&self, _: Request<node_v1::HandOverRequest>) -> Answer<node_v1::HandOverReply> {
@@ -55,39 +58,53 @@ impl node_v1::cluster_service_server::ClusterService for NodeService {
     }
 
     async fn pause_moves(&self, request: Request<node_v1::PauseMovesRequest>) -> Answer<node_v1::PauseMovesReply> {
-        Ok(Response::new(nodes::pause_moves(&self.0, request.into_inner()).await?))
+        Ok(Response::new(nodes::pause_moves(self.0.member(), request.into_inner()).await?))
     }
 
     async fn repair_replica(
         &self,
         request: Request<node_v1::RepairReplicaRequest>,
     ) -> Answer<node_v1::RepairReplicaReply> {
-        Ok(Response::new(nodes::repair_replica(&self.0, request.into_inner()).await?))
+        Ok(Response::new(nodes::repair_replica(self.0.member(), request.into_inner()).await?))
     }
 
     async fn create_collection(
         &self,
         request: Request<node_v1::CreateCollectionRequest>,
     ) -> Answer<node_v1::Collection> {
-        Ok(Response::new(collections::create(&self.0, request.into_inner()).await?))
+        Ok(Response::new(collections::create(self.0.member(), request.into_inner()).await?))
+    }
+
+    async fn get_collection(
+        &self,
+        request: Request<node_v1::GetCollectionRequest>,
+    ) -> Answer<node_v1::GetCollectionReply> {
+        Ok(Response::new(collections::get(self.0.member(), &request.into_inner())))
+    }
+
+    async fn list_collections(
+        &self,
+        request: Request<node_v1::ListCollectionsRequest>,
+    ) -> Answer<node_v1::ListCollectionsReply> {
+        Ok(Response::new(collections::list(self.0.member(), &request.into_inner()).await?))
     }
 
     async fn drop_collection(
         &self,
         request: Request<node_v1::DropCollectionRequest>,
     ) -> Answer<node_v1::DropCollectionReply> {
-        Ok(Response::new(collections::drop_collection(&self.0, request.into_inner()).await?))
+        Ok(Response::new(collections::drop_collection(self.0.member(), request.into_inner()).await?))
     }
 
     async fn tune_collection(
         &self,
         request: Request<node_v1::TuneCollectionRequest>,
     ) -> Answer<node_v1::TuneCollectionReply> {
-        Ok(Response::new(collections::tune(&self.0, request.into_inner()).await?))
+        Ok(Response::new(collections::tune(self.0.member(), request.into_inner()).await?))
     }
 
     async fn propose_meta(&self, request: Request<node_v1::ProposeMetaRequest>) -> Answer<node_v1::ProposeMetaReply> {
-        admin::must_lead(&self.0)?;
+        admin::must_lead(self.0.member())?;
         let answer = self.0.propose_sealed(request.into_inner().sealed).await?;
         Ok(Response::new(node_v1::ProposeMetaReply { answer }))
     }

@@ -10,7 +10,12 @@ use super::DRAIN;
 use crate::node::Node;
 
 /// Serves until told to stop.
-pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+pub async fn serve(
+    node: Arc<Node>,
+    listener: TcpListener,
+    settings: ServerSettings,
+    mut stopped: watch::Receiver<bool>,
+) {
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -19,11 +24,16 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::R
     let stop = async {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    mira_net::serve(listener, app, ServerSettings { drain: DRAIN, ..ServerSettings::default() }, stop).await;
+    mira_net::serve(listener, app, ServerSettings { drain: DRAIN, ..settings }, stop).await;
 }
 
-async fn ready(State(node): State<Arc<Node>>) -> (StatusCode, &'static str) {
-    if node.ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+async fn ready(State(node): State<Arc<Node>>) -> (StatusCode, String) {
+    let obstacles = node.obstacles();
+    if obstacles.is_empty() {
+        return (StatusCode::OK, "ready\n".to_owned());
+    }
+    let lines: String = obstacles.iter().map(|obstacle| format!("{obstacle}\n")).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{lines}"))
 }
 
 async fn metrics(State(node): State<Arc<Node>>) -> String {

@@ -21,10 +21,10 @@ impl node_v1::key_service_server::KeyService for NodeService {
     }
 
     async fn get_owner(&self, request: Request<node_v1::GetOwnerRequest>) -> Answer<node_v1::OwnerReply> {
-        Ok(Response::new(owners::get(&self.0, request.get_ref()).await?))
+        Ok(Response::new(owners::get(self.0.member(), request.get_ref()).await?))
     }
 
     async fn put_owner(&self, request: Request<node_v1::PutOwnerRequest>) -> Answer<node_v1::OwnerReply> {
-        Ok(Response::new(owners::put(&self.0, request.into_inner()).await?))
+        Ok(Response::new(owners::put(self.0.member(), request.into_inner()).await?))
     }
 }

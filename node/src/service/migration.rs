@@ -12,7 +12,7 @@ impl node_v1::migration_service_server::MigrationService for NodeService {
         &self,
         request: Request<node_v1::GrowCollectionRequest>,
     ) -> Answer<node_v1::GrowCollectionReply> {
-        Ok(Response::new(collections::grow(&self.0, request.into_inner()).await?))
+        Ok(Response::new(collections::grow(self.0.member(), request.into_inner()).await?))
     }
 
     async fn begin_pass(&self, request: Request<node_v1::BeginPassRequest>) -> Answer<node_v1::BeginPassReply> {

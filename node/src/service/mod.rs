@@ -40,7 +40,12 @@ macro_rules! bounded {
 }
 
 /// Serves until told to stop, and then until the requests under way are answered.
-pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
+pub async fn serve(
+    node: Arc<Node>,
+    listener: TcpListener,
+    settings: ServerSettings,
+    mut stopped: watch::Receiver<bool>,
+) {
     let raft = RaftService::new(node.id(), node.host().clone());
     let service = NodeService(node);
     let app = Routes::new(raft)
@@ -51,7 +56,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, mut stopped: watch::R
         .add_service(bounded!(BackupServiceServer, service))
         .into_axum_router();
     // Replication streams of peers never end by themselves, so the drain always takes as long as it may.
-    let settings = ServerSettings { drain: DRAIN, ..ServerSettings::default() };
+    let settings = ServerSettings { drain: DRAIN, ..settings };
     let stop = async {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };

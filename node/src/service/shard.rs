@@ -45,6 +45,12 @@ impl node_v1::shard_service_server::ShardService for NodeService {
         self.timed("forget", shard.forget(request)).await
     }
 
+    async fn undelete(&self, request: Request<node_v1::UndeleteRequest>) -> Answer<node_v1::UndeleteReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(header_shard(&request.header)?)?;
+        self.timed("undelete", shard.undelete(request)).await
+    }
+
     async fn search(&self, request: Request<node_v1::SearchRequest>) -> Answer<node_v1::SearchReply> {
         let request = request.into_inner();
         let shard = self.0.shard(header_shard(&request.header)?)?;
@@ -69,7 +75,7 @@ impl node_v1::shard_service_server::ShardService for NodeService {
         self.timed("sessions", shard.sessions(request)).await
     }
 
-    async fn session(&self, request: Request<node_v1::SessionRequest>) -> Answer<node_v1::FetchReply> {
+    async fn session(&self, request: Request<node_v1::SessionRequest>) -> Answer<node_v1::SessionReply> {
         let request = request.into_inner();
         let shard = self.0.shard(header_shard(&request.header)?)?;
         self.timed("session", shard.session(request)).await

@@ -4,13 +4,13 @@
 //! have one id, one home, and are stored once. It moves, is sealed anew, backed up and destroyed with its key as every
 //! frame is.
 //!
-//! Whatever needs chunks (a memory with an attachment, an upload under way) names them in its record, in clear, and table
-//! `r` says which frames do. A chunk that none names goes: the leader of its shard finds those that have been there for a
+//! Whatever needs chunks (a memory with an attachment, a past version of one, an upload under way) names them in its record, in
+//! clear, and table `r` says which versions of frames do. A chunk that none names goes: the leader of its shard finds those that have been there for a
 //! while (`Shard::idle_chunks`), [`crate::background::chunk_gc`] asks every shard of the collection what its frames refer to, and a
 //! command removes the rest, unless one was stored again meanwhile.
 //!
-//! Why nothing goes that is needed: storing a chunk makes it young, also when it is there already; a young one is never
-//! looked at. An upload names its chunks long before they are old. When it is finished, the memory names them before the
+//! Why nothing goes that is needed: storing a chunk makes it young, also when it is there already or is brought by a
+//! migration (table `c` says since when); a young one is never looked at. An upload names its chunks long before they are old. When it is finished, the memory names them before the
 //! upload stops to, by more time than asking every shard may take.
 
 use std::{
@@ -27,10 +27,12 @@ use crate::shard::{
     Shard,
     command::{self, ShardAnswer, ShardCommand, StoreOutcome},
     draft::Draft,
-    frame_id,
     record::{self, Attachment, Class, FrameHead, FrameRecord},
     refuse_engine, refuse_proposal,
 };
+
+/// Frame and version.
+const REFERENCE_PLACE_BYTES: usize = 24;
 
 /// What a frame on the wire is for.
 pub fn class(wire: i32) -> Result<Class, Problem> {
@@ -84,13 +86,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         collection: &CollectionRecord,
         request_id: RequestId,
         drafts: &[&Draft],
+        position: u64,
     ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
         let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection.id, draft.frame)).collect();
         let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
         let mut known = Vec::new();
         for (at, stored) in stored.into_iter().enumerate() {
             let there = stored.map(|stored| FrameRecord::decode(&stored)).transpose().map_err(refuse_engine)?;
-            if there.is_some_and(|there| there.digest == drafts[at].digest) {
+            if there.is_some_and(|there| there.fields.digest == drafts[at].digest) {
                 known.push(at);
             }
         }
@@ -98,7 +101,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let mut index = self.group.reader().applied_index();
         if !known.is_empty() {
             let chunks = known.iter().map(|&at| drafts[at].frame).collect();
-            let payload = command::encode(&ShardCommand::Renew { collection: collection.id, chunks });
+            let payload = ShardCommand::Renew { collection: collection.id, chunks }.encode();
             let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
             index = index.max(proposed.index);
             let ShardAnswer::Renew(there) = command::decode(&proposed.response).map_err(refuse_engine)? else {
@@ -111,7 +114,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let new: Vec<&Draft> =
             drafts.iter().zip(&outcomes).filter(|(_, done)| done.is_none()).map(|(&new, _)| new).collect();
         if !new.is_empty() {
-            let (stored, at_index) = self.store(collection, request_id, &new).await?;
+            let (stored, at_index) = self.store(collection, request_id, &new, position).await?;
             index = index.max(at_index);
             let mut stored = stored.into_iter();
             outcomes.iter_mut().filter(|outcome| outcome.is_none()).for_each(|outcome| *outcome = stored.next());
@@ -125,11 +128,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         request: &node_v1::ListReferencesRequest,
     ) -> Result<node_v1::ListReferencesReply, Refusal> {
         self.group.read_index().await.map_err(super::refuse_read)?;
-        let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
+        // A place among references is the part of a key behind the collection.
         let prefix = record::collection_prefix(record::Table::References, request.collection);
-        let from = after.map(|after| record::references_key(request.collection, after));
-        let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
-        let end = record::references_key(request.collection, FrameId::MAX);
+        if !matches!(request.after.len(), 0 | REFERENCE_PLACE_BYTES) {
+            return Err(Problem::invalid(format!("a place among references has {REFERENCE_PLACE_BYTES} bytes")).into());
+        }
+        let from = [&prefix[..], &request.after].concat();
+        let from = if request.after.is_empty() { Bound::Included(&from[..]) } else { Bound::Excluded(&from[..]) };
+        let end = record::references_key(request.collection, FrameId::MAX, u64::MAX);
         let (mut chunks, mut last, mut is_full) = (Vec::new(), None, false);
         self.group
             .reader()
@@ -138,13 +144,32 @@ impl<R: mira_raft::Runtime> Shard<R> {
                     is_full = true;
                     return ControlFlow::Break(());
                 }
-                last = record::parse_pair_key(key).map(|(_, frame)| frame);
+                last = key.get(prefix.len()..).map(<[u8]>::to_vec);
                 chunks.extend_from_slice(value);
                 ControlFlow::Continue(())
             })
             .map_err(|error| self.unreadable(error))?;
-        let upto = last.filter(|_| is_full).map(|frame| frame.to_be_bytes().to_vec()).unwrap_or_default();
+        let upto = last.filter(|_| is_full).unwrap_or_default();
         Ok(node_v1::ListReferencesReply { chunks: chunks.into(), upto: upto.into() })
+    }
+
+    /// The collections that have chunks in this shard, by number.
+    pub(crate) fn collections_with_chunks(&self) -> Result<Vec<CollectionId>, Refusal> {
+        let (reader, mut found) = (self.group.reader(), Vec::new());
+        let end = [u8::from(record::Table::Chunks) + 1];
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let from = record::collection_prefix(record::Table::Chunks, from);
+            let mut first = None;
+            let scanned = reader.scan(Bound::Included(&from), Bound::Excluded(&end), false, &mut |key, _| {
+                first = record::parse_pair_key(key).map(|(collection, _)| collection);
+                ControlFlow::Break(())
+            });
+            scanned.map_err(|error| self.unreadable(error))?;
+            found.extend(first);
+            next = first.and_then(|collection| collection.checked_add(1));
+        }
+        Ok(found)
     }
 
     /// Chunks of a collection that were last stored so long ago, with the log position of that.
@@ -153,11 +178,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         collection: CollectionId,
         for_time: Duration,
     ) -> Result<Vec<(FrameId, u64)>, Refusal> {
-        let before_ms = self.shared.clock.now_ms().saturating_sub(for_time.as_millis() as u64);
+        let before_ms = self.group.time_ms().saturating_sub(for_time.as_millis() as u64);
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let mut chunks = Vec::new();
-        view.scan_prefix(&record::collection_prefix(record::Table::Chunks, collection), false, &mut |key, _| {
-            chunks.extend(record::parse_pair_key(key).map(|(_, chunk)| chunk));
+        view.scan_prefix(&record::collection_prefix(record::Table::Chunks, collection), false, &mut |key, needed| {
+            let is_idle = needed.try_into().is_ok_and(|needed| u64::from_be_bytes(needed) < before_ms);
+            chunks.extend(record::parse_pair_key(key).filter(|_| is_idle).map(|(_, chunk)| chunk));
             ControlFlow::Continue(())
         })
         .map_err(|error| self.unreadable(error))?;
@@ -168,7 +194,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             for (&chunk, head) in chunks.iter().zip(heads) {
                 let head = head.map(|head| FrameHead::decode(&head)).transpose();
                 let head = head.map_err(|error| self.unreadable(error))?;
-                idle.extend(head.filter(|head| head.created_ms < before_ms).map(|head| (chunk, head.changed)));
+                idle.extend(head.map(|head| (chunk, head.changed)));
             }
         }
         Ok(idle)
@@ -178,7 +204,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     pub(crate) async fn collect(&self, collection: CollectionId, chunks: &[(FrameId, u64)]) -> Result<u64, Refusal> {
         let mut gone = 0;
         for chunks in chunks.chunks(limits::MAX_FORGET_STEP) {
-            let payload = command::encode(&ShardCommand::Collect { collection, chunks: chunks.to_vec() });
+            let payload = ShardCommand::Collect { collection, chunks: chunks.to_vec() }.encode();
             let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
             match command::decode(&proposed.response).map_err(refuse_engine)? {
                 ShardAnswer::Collect(count) => gone += u64::from(count),

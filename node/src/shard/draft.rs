@@ -4,9 +4,8 @@
 
 use bytes::Bytes;
 use mira_crypto::CollectionKey;
-use mira_proto::model::Metric;
-use mira_proto::vectors::{FrameVectors, OWN_SPACE};
-use mira_proto::{Code, FrameId, Problem, limits, node_v1};
+use mira_proto::vectors::{self, FrameVectors, OWN_SPACE, SpaceSet, VectorFault};
+use mira_proto::{Code, Extensions, FrameId, Position, Problem, limits, node_v1};
 
 use crate::meta::{CollectionRecord, Space};
 
@@ -25,6 +24,10 @@ pub(super) struct Draft {
     pub(super) session: Option<[u8; 16]>,
     pub(super) expires_ms: u64,
     pub(super) created_ms: u64,
+    /// Its place in its call.
+    pub(super) index: usize,
+    /// Its place in its session, if its caller says so.
+    pub(super) position: Option<Position>,
     pub(super) owner: Option<[u8; 16]>,
     pub(super) class: Class,
     pub(super) chunks: Vec<FrameId>,
@@ -34,7 +37,7 @@ pub(super) struct Draft {
 /// What a draft holds.
 pub(super) enum Content {
     Plain {
-        body: FrameBody,
+        body: Box<FrameBody>,
         vectors: FrameVectors,
     },
     /// Sealed by its owner.
@@ -42,6 +45,16 @@ pub(super) enum Content {
         body: Bytes,
         vectors: Bytes,
     },
+}
+
+impl Content {
+    /// The spaces in which it has vectors that the index may see.
+    pub(super) fn spaces(&self) -> SpaceSet {
+        match self {
+            Content::Plain { vectors, .. } => vectors.spaces(),
+            Content::Private { .. } => SpaceSet::default(),
+        }
+    }
 }
 
 impl Draft {
@@ -74,6 +87,8 @@ impl Draft {
             session: (!sealed.session.is_empty()).then(|| tags.tag(record::PRIVATE_SESSION_TAG, &sealed.session)),
             expires_ms: frame.expires_ms,
             created_ms: frame.created_ms,
+            index: frame.index as usize,
+            position: Position::of_packed(frame.position),
             owner: Some(tags.tag(record::OWNER_TAG, &sealed.owner)),
             content: Content::Private { body: sealed.body, vectors: sealed.vectors },
         })
@@ -97,8 +112,10 @@ impl Draft {
             session,
             expires_ms: frame.expires_ms,
             created_ms: frame.created_ms,
+            index: frame.index as usize,
+            position: Position::of_packed(frame.position),
             owner: None,
-            content: Content::Plain { body: body_of(frame, attachment), vectors },
+            content: Content::Plain { body: Box::new(body_of(frame, attachment)), vectors },
         })
     }
 }
@@ -128,6 +145,7 @@ fn body_of(frame: node_v1::FrameWrite, attachment: Option<Attachment>) -> FrameB
         passages,
         language: frame.language,
         attachment,
+        extensions: Extensions::default(),
     }
 }
 
@@ -185,18 +203,13 @@ fn check_sizes(frame: &node_v1::FrameWrite) -> Result<(), Problem> {
 
 /// Checks one vector against its space.
 pub fn check_vector(vector: &[f32], space: &Space<'_>) -> Result<(), Problem> {
-    if vector.len() != space.dim {
-        let (have, want) = (vector.len(), space.dim);
-        let detail = format!("the vector has {have} components, those of {space} have {want}");
-        return Err(Problem::new(Code::DimensionMismatch, detail));
-    }
-    if let Some(at) = vector.iter().position(|component| !component.is_finite()) {
-        return Err(Problem::invalid(format!("component {at} of the vector is not a finite number")));
-    }
-    if space.metric == Metric::Cosine && vector.iter().all(|&component| component == 0.0) {
-        return Err(Problem::invalid("the zero vector has no direction to compare by cosine"));
-    }
-    Ok(())
+    vectors::check(vector, space.dim, space.metric).map_err(|fault| match fault {
+        VectorFault::Dimension { have, want } => {
+            let detail = format!("the vector has {have} components, those of {space} have {want}");
+            Problem::new(Code::DimensionMismatch, detail)
+        }
+        fault => Problem::invalid(format!("a vector of {space}: {fault}")),
+    })
 }
 
 /// A keyed digest of what the caller said: equal for a retry, whatever was made from it.

@@ -68,11 +68,18 @@ pub fn touched(command: &ShardCommand) -> Vec<(CollectionId, FrameId)> {
     };
     match command {
         ShardCommand::Store(frames) => frames.iter().map(|frame| (frame.collection, frame.frame)).collect(),
-        ShardCommand::Forget { collection, frames, .. } | ShardCommand::Expire { collection, frames } => {
-            of(*collection, &mut frames.iter().copied())
+        ShardCommand::Forget { collection, frames, .. }
+        | ShardCommand::Expire { collection, frames }
+        | ShardCommand::CutHistory { collection, frames, .. } => of(*collection, &mut frames.iter().copied()),
+        ShardCommand::Undelete { collection, frames, .. } => {
+            of(*collection, &mut frames.iter().map(|frame| frame.frame))
         }
-        ShardCommand::Reseal { collection, frames, .. } => of(*collection, &mut frames.iter().map(|frame| frame.frame)),
-        ShardCommand::Restore { collection, frames } => of(*collection, &mut frames.iter().map(|frame| frame.frame)),
+        ShardCommand::Reseal { collection, versions, .. } => {
+            of(*collection, &mut versions.iter().map(|version| version.frame))
+        }
+        ShardCommand::Restore { collection, frames, .. } => {
+            of(*collection, &mut frames.iter().map(|frame| frame.frame))
+        }
         ShardCommand::Renew { collection, chunks } => of(*collection, &mut chunks.iter().copied()),
         ShardCommand::Collect { collection, chunks } => of(*collection, &mut chunks.iter().map(|&(chunk, _)| chunk)),
         ShardCommand::Grow { collection, step: OwnershipStep::ApplyPage { frames, gone, .. }, .. } => {
@@ -89,7 +96,7 @@ pub fn touched(command: &ShardCommand) -> Vec<(CollectionId, FrameId)> {
 pub(crate) fn beside(payloads: &[Bytes]) -> Result<Bytes, EngineError> {
     let mut all = Vec::new();
     for payload in payloads {
-        all.extend(touched(&command::decode(payload)?));
+        all.extend(touched(&ShardCommand::decode(payload)?));
     }
     all.sort_unstable();
     all.dedup();
@@ -124,7 +131,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         self.must_lead()?;
         if request.mark {
             // A command that removes nothing: what comes behind it carries no earlier time than it does.
-            let payload = command::encode(&ShardCommand::Expire { collection: 0, frames: Vec::new() });
+            let payload = ShardCommand::Expire { collection: 0, frames: Vec::new() }.encode();
             self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         }
         let found = tokio::task::block_in_place(|| {

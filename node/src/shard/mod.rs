@@ -9,6 +9,7 @@ pub mod command;
 pub mod draft;
 pub mod expiry;
 pub mod forget;
+pub mod history;
 pub mod index;
 pub mod log_archive;
 pub mod machine;
@@ -17,6 +18,7 @@ pub mod pages;
 pub mod read;
 pub mod record;
 pub mod reseal;
+pub mod undelete;
 pub mod verify;
 pub mod write;
 
@@ -66,15 +68,17 @@ pub struct Shard<R: Runtime = TokioRuntime> {
     verifier: Arc<Verifier>,
     shared: Shared,
     locks: write::FrameLocks,
+    positions: write::Positions,
     placement: PlacementCache,
     views: pages::BackupViews,
+    swept: tokio::sync::Mutex<expiry::Swept>,
 }
 
 impl<R: Runtime> Shard<R> {
     /// Over a running group and the index that follows it.
     pub fn new(id: ShardId, group: Group<R>, index: Arc<ShardIndex>, verifier: Arc<Verifier>, shared: Shared) -> Self {
-        let (locks, placement, views) = Default::default();
-        Shard { id, group, index, verifier, shared, locks, placement, views }
+        let (locks, positions, placement, views, swept) = Default::default();
+        Shard { id, group, index, verifier, shared, locks, positions, placement, views, swept }
     }
 
     /// Its Raft group.
@@ -95,7 +99,7 @@ impl<R: Runtime> Shard<R> {
     /// Has every replica digest its state as of one command; on the leader only.
     pub async fn verify(&self, nonce: u64) -> Result<(), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&command::ShardCommand::Verify { nonce });
+        let payload = command::ShardCommand::Verify { nonce }.encode();
         self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         Ok(())
     }
@@ -141,19 +145,26 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
         ProposeError::RequestIdReused => {
             problem(Code::Conflict, "the idempotency key was used before for another request; use a new key".into())
         }
+        ProposeError::NotApplicable { .. } => {
+            problem(Code::Internal, "the request cannot be carried out; nothing was done".to_owned())
+        }
         ProposeError::AppliedBefore { .. } => problem(Code::Conflict, error.to_string()),
         ProposeError::TooLarge { .. } => problem(Code::TooLarge, error.to_string()),
-        ProposeError::DiskFull => problem(
-            Code::Overloaded,
-            "the disk of a storage node is full; writes go on by themselves once there is room".into(),
-        ),
+        ProposeError::DiskFull => disk_full("writes go on"),
     }
+}
+
+/// Trying elsewhere, or again at once, does not help.
+fn disk_full(what_then: &str) -> Refusal {
+    let detail = format!("the disk of a storage node is full; {what_then} by themselves once there is room");
+    Problem::new(Code::Overloaded, detail).into()
 }
 
 /// What a router is told when a read could not be confirmed.
 pub fn refuse_read(error: ReadError) -> Refusal {
     match error {
         ReadError::NotLeader { leader } => Refusal::NotLeader { leader },
+        ReadError::DiskFull => disk_full("reads that must see what is not applied yet go on"),
         other => Refusal::NotReady(other.to_string()),
     }
 }
@@ -165,14 +176,14 @@ impl From<KeyError> for Refusal {
             return Refusal::NotReady(error.to_string());
         }
         tracing::error!(%error, "a collection's key cannot be used");
-        Refusal::Problem(Problem::new(Code::Damaged, error.to_string()))
+        Refusal::Problem(Problem::new(Code::Damaged, "a key of the collection cannot be used: the node's log says why"))
     }
 }
 
 /// Reading the engine failed: this replica cannot answer, another may.
 pub fn refuse_engine(error: mira_raft::EngineError) -> Refusal {
     tracing::error!(%error, "state cannot be read");
-    Refusal::NotReady(format!("this replica cannot read its state: {error}"))
+    Refusal::NotReady("this replica cannot read its state".to_owned())
 }
 
 /// Parses a UUID's 16 bytes.

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use mira_crypto::{RepositoryKey, os_rng};
-use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
+use mira_proto::{Code, CollectionId, Extensions, FrameId, Problem, Refusal, ShardId, limits, node_v1};
 use mira_raft::{EngineError, StateReader};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -22,13 +22,14 @@ use serde::{Deserialize, Serialize};
 use crate::shard::{
     Shard,
     command::{self, MigratedFrame, ShardAnswer, ShardCommand},
-    migration::ownership::Ownership,
+    history::{self, VersionBound},
+    migration::{ownership::Ownership, transfer::ended_version},
     record::{self, FrameHead, KeyFloor},
-    refuse_proposal, reseal,
+    refuse_proposal,
 };
 
-/// Of what a page holds. The first version had frames alone.
-const BODY_VERSION: u8 = 2;
+/// Of what a page holds.
+const BODY_VERSION: u8 = 4;
 
 /// Views of a shard's state that backups read.
 #[derive(Default)]
@@ -109,23 +110,17 @@ impl PagePlace<'_> {
     }
 }
 
-#[cfg(test)]
-impl PagePlace<'_> {
-    /// As the first version did.
-    pub(crate) fn seal_old(&self, key: &RepositoryKey, frames: &Vec<MigratedFrame>) -> Bytes {
-        key.seal(&self.associated(), &command::encode(frames), &mut os_rng()).into()
-    }
-}
-
 /// What is sealed in a page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageBody {
     /// Frames as they lie in the state.
     pub frames: Vec<MigratedFrame>,
-    /// The log position of each one's last change; none in a page of the first version.
+    /// The log position of each one's last change.
     pub changed: Vec<u64>,
     /// In the first page of a part.
     pub standing: Option<Standing>,
+    /// What later releases keep with a page.
+    pub extensions: Extensions,
 }
 
 /// How a shard stands to a collection, beside its frames.
@@ -135,13 +130,20 @@ pub struct Standing {
     pub ownership: Option<Ownership>,
     /// The oldest key that it takes frames under.
     pub floor: Option<KeyFloor>,
+    /// The greatest version of a frame that has ended: new ones begin above it.
+    pub ended_version: u64,
+    /// How many past versions frames have at most.
+    pub version_bound: Option<VersionBound>,
 }
 
 impl Standing {
     pub(crate) fn read(view: &StateReader, collection: CollectionId) -> Result<Self, EngineError> {
         let ownership = view.get(&Ownership::key(collection))?.map(|stored| Ownership::decode(&stored)).transpose()?;
         let floor = view.get(&record::key_floor_key(collection))?;
-        Ok(Standing { ownership, floor: floor.map(|stored| KeyFloor::decode(&stored)).transpose()? })
+        let floor = floor.map(|stored| KeyFloor::decode(&stored)).transpose()?;
+        let bound = view.get(&history::bound_key(collection))?;
+        let version_bound = bound.map(|stored| VersionBound::decode(&stored)).transpose()?;
+        Ok(Standing { ownership, floor, ended_version: ended_version(view, collection)?, version_bound })
     }
 }
 
@@ -151,10 +153,10 @@ impl PageBody {
         postcard::to_extend(self, vec![BODY_VERSION]).expect("plain data")
     }
 
-    /// Reads what this or an earlier version wrote.
+    /// Reads what [`Self::encode`] gave.
     pub fn decode(plain: &[u8]) -> Result<Self, EngineError> {
         let Some((&BODY_VERSION, rest)) = plain.split_first() else {
-            return Ok(PageBody { frames: command::decode(plain)?, ..PageBody::default() });
+            return Err(EngineError::Damaged("a page of unknown version".into()));
         };
         let body: PageBody = postcard::from_bytes(rest).map_err(|error| EngineError::Damaged(error.to_string()))?;
         if body.changed.len() != body.frames.len() {
@@ -193,7 +195,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let after = if request.after.is_empty() { None } else { Some(super::frame_id(&request.after)?) };
         let (page, standing) = tokio::task::block_in_place(|| {
             let standing = (request.number == 0).then(|| Standing::read(&view, request.collection)).transpose()?;
-            Ok((read_page(&view, request.collection, (after, request.since))?, standing))
+            let range = PageRange { after, since: request.since };
+            Ok((read_page(&view, request.collection, range)?, standing))
         })
         .map_err(|error: EngineError| self.unreadable(error))?;
         let (ids, changed) = (write_ids(&page.ids), write_ids(&page.changed()));
@@ -221,7 +224,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         })
     }
 
-    /// Puts frames of a backup, sealed for this shard, in the place of what is there; on the leader.
+    /// Puts frames of a backup, sealed for this shard, in the place of what is there, and lets no version be given again that
+    /// had ended by then; on the leader.
     pub async fn restore(&self, request: node_v1::RestoreFramesRequest) -> Result<(), Refusal> {
         self.must_lead()?;
         if self.shared.cluster.borrow().restoring.is_none() {
@@ -229,8 +233,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         let odd = |error: EngineError| Refusal::from(Problem::invalid(error.to_string()));
         let frames: Vec<MigratedFrame> =
-            request.frames.iter().map(|frame| command::decode(frame).map_err(odd)).collect::<Result<_, _>>()?;
-        let payload = command::encode(&ShardCommand::Restore { collection: request.collection, frames });
+            request.frames.iter().map(|frame| MigratedFrame::decode(frame).map_err(odd)).collect::<Result<_, _>>()?;
+        let node_v1::RestoreFramesRequest { collection, ended_version, .. } = request;
+        let payload = ShardCommand::Restore { collection, frames, ended_version }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Restore => Ok(()),
@@ -239,12 +244,18 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 }
 
-/// A page of a part: the frames behind `after`, and of those that have changed after the log position `since` all there is.
-pub(crate) fn read_page(
-    view: &StateReader,
-    collection: CollectionId,
-    (after, since): (Option<FrameId>, u64),
-) -> Result<Page, EngineError> {
+/// Which frames of a part a page is made of.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PageRange {
+    /// It begins behind this frame; at the first one if there is none.
+    pub(crate) after: Option<FrameId>,
+    /// Frames that have changed after this log position come whole, others by name only; 0 = all come whole.
+    pub(crate) since: u64,
+}
+
+/// A page of a part, as far as a page may be large.
+pub(crate) fn read_page(view: &StateReader, collection: CollectionId, range: PageRange) -> Result<Page, EngineError> {
+    let PageRange { after, since } = range;
     let prefix = record::collection_prefix(record::Table::Heads, collection);
     let from = after.map(|after| record::head_key(collection, after));
     let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
@@ -260,13 +271,13 @@ pub(crate) fn read_page(
             if head.changed <= since {
                 return Ok(None);
             }
-            reseal::read_stored(view, collection, frame).map(|stored| Some((stored, head.changed)))
+            history::read_frame(view, collection, frame).map(|stored| Some((stored, head.changed)))
         });
         page.ids.push(frame);
         match wanted {
             Ok(None) => ControlFlow::Continue(()),
             Ok(Some((stored, changed))) => {
-                bytes += stored.record.body.len() + stored.vectors.len();
+                bytes += stored.bytes();
                 page.body.frames.push(stored);
                 page.body.changed.push(changed);
                 ControlFlow::Continue(())

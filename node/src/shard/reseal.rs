@@ -1,14 +1,15 @@
 //! Opening frames where they are and sealing them anew: for another shard, or with another key.
 //!
 //! When a collection's key is rotated, the leader of each of its shards takes no more frames under an older key
-//! ([`record::KeyFloor`]), walks over all that is there, seals it with the new key and proposes it. A frame that changed
-//! meanwhile was sealed with the new key by whoever changed it, so it is left alone. Interrupted at any point, the next
-//! leader walks again; the last page says in the log that the walk is complete.
+//! ([`record::KeyFloor`]), walks over all that is there, past versions too, seals it with the new key and proposes it, version
+//! by version. What becomes current meanwhile was sealed with the new key by whoever stored it; what was current then is
+//! a past version by the time the page is applied, and found there. Interrupted at any point, the next leader walks again; the
+//! last page says in the log that the walk is complete.
 
-use std::{ops::Bound, ops::ControlFlow, sync::Arc};
+use std::{ops, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use mira_crypto::{CollectionKey, Part};
+use mira_crypto::{Bound, CollectionKey};
 use mira_proto::{CollectionId, FrameId, Problem, Refusal, ShardId, limits};
 use mira_raft::{EngineError, StateReader};
 
@@ -19,9 +20,10 @@ use crate::{
 
 use crate::shard::{
     Shard, Shared,
-    command::{self, MigratedFrame, ResealedFrame, ShardAnswer, ShardCommand},
+    command::{self, MigratedFrame, ResealedVersion, ShardAnswer, ShardCommand},
+    history::{self, PastVersion},
     read::private,
-    record::{self, FrameHead, FramePlace, FrameRecord, KeyFloor},
+    record::{self, FrameFields, FramePlace, FrameRecord, KeyFloor},
     refuse_proposal,
 };
 
@@ -40,45 +42,69 @@ impl<'a> Resealer<'a> {
         Resealer { shared, cluster, collection, rng: (shared.randomness)() }
     }
 
-    /// A frame of shard `from`, sealed for shard `to`.
+    /// A frame of shard `from` with all its versions, sealed for shard `to`; what stands in clear stays as it is, and bound.
     pub fn moved(&mut self, stored: MigratedFrame, from: ShardId, to: ShardId) -> Result<MigratedFrame, KeyError> {
-        let MigratedFrame { frame, mut record, mut vectors } = stored;
-        let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.version };
-        let places = (here, FramePlace { shard: to, ..here });
-        let is_private = record.owner.is_some();
-        record.body =
-            if is_private { self.layers(places, Part::Body, &record.body)? } else { self.body(places, &record.body)? };
-        if !vectors.is_empty() {
-            vectors = if is_private {
-                self.layers(places, Part::Vectors, &vectors)?
-            } else {
-                self.vectors(places, &vectors)?
-            };
+        let MigratedFrame { frame, record, vectors, binned, past } = stored;
+        let (record, vectors) = self.version((frame, from, to), record, vectors)?;
+        let mut moved = Vec::with_capacity(past.len());
+        for PastVersion { ending, record, vectors } in past {
+            let (record, vectors) = self.version((frame, from, to), record, vectors)?;
+            moved.push(PastVersion { ending, record, vectors });
         }
-        Ok(MigratedFrame { frame, record, vectors })
+        Ok(MigratedFrame { frame, record, vectors, binned, past: moved })
     }
 
-    fn body(&mut self, (here, there): (FramePlace, FramePlace), sealed: &[u8]) -> Result<Bytes, KeyError> {
-        let body = here.open_body(&*self.key_of(sealed)?, sealed)?;
-        Ok(there.seal_body(&*self.current()?, &body, &mut self.rng).into())
+    fn version(
+        &mut self,
+        (frame, from, to): (FrameId, ShardId, ShardId),
+        record: FrameRecord,
+        vectors: Bytes,
+    ) -> Result<(FrameRecord, Bytes), KeyError> {
+        let here = FramePlace { collection: self.collection.id, shard: from, frame, version: record.fields.version };
+        let fields = record.fields.clone();
+        self.anew(here, (record, vectors), (FramePlace { shard: to, ..here }, fields))
     }
 
-    fn vectors(&mut self, (here, there): (FramePlace, FramePlace), sealed: &[u8]) -> Result<Bytes, KeyError> {
-        let vectors = here.open_vectors(&*self.key_of(sealed)?, sealed)?;
+    /// A version of a frame, sealed for another place and bound to other fields.
+    pub(super) fn anew(
+        &mut self,
+        here: FramePlace,
+        (record, vectors): (FrameRecord, Bytes),
+        (there, fields): (FramePlace, FrameFields),
+    ) -> Result<(FrameRecord, Bytes), KeyError> {
+        let (body, vectors) = if record.fields.owner.is_some() {
+            let (before, after) = (record.fields.encode(), fields.encode());
+            let body = self.layers(here.body_bound(&before), there.body_bound(&after), &record.body)?;
+            (body, self.private_vectors(here, there, vectors)?)
+        } else {
+            let body = here.open_body(&*self.key_of(&record.body)?, &record)?;
+            let body = there.seal_body(&*self.current()?, &fields, &body, &mut self.rng).into();
+            (body, self.vectors(here, there, vectors)?)
+        };
+        Ok((FrameRecord { fields, body }, vectors))
+    }
+
+    fn vectors(&mut self, here: FramePlace, there: FramePlace, sealed: Bytes) -> Result<Bytes, KeyError> {
+        if sealed.is_empty() {
+            return Ok(sealed);
+        }
+        let vectors = here.open_vectors(&*self.key_of(&sealed)?, &sealed)?;
         Ok(there.seal_vectors(&*self.current()?, &vectors, &mut self.rng).into())
     }
 
+    fn private_vectors(&mut self, here: FramePlace, there: FramePlace, sealed: Bytes) -> Result<Bytes, KeyError> {
+        if sealed.is_empty() {
+            return Ok(sealed);
+        }
+        self.layers(here.vectors_bound(), there.vectors_bound(), &sealed)
+    }
+
     /// The two outer layers of a private piece; what its owner sealed stays as it is.
-    fn layers(
-        &mut self,
-        (here, there): (FramePlace, FramePlace),
-        part: Part,
-        sealed: &[u8],
-    ) -> Result<Bytes, KeyError> {
+    fn layers(&mut self, here: Bound<'_>, there: Bound<'_>, sealed: &[u8]) -> Result<Bytes, KeyError> {
         let keyring = &self.shared.keyring;
-        let inner = private::open(keyring, &self.cluster, self.collection, &here.context(part), sealed)?;
+        let inner = private::open(keyring, &self.cluster, self.collection, here, sealed)?;
         let layer = keyring.current_layer(&self.cluster)?;
-        Ok(private::seal(&*self.current()?, &layer, &there.context(part), &inner, &mut self.rng))
+        Ok(private::seal(&*self.current()?, &layer, there, &inner, &mut self.rng))
     }
 
     fn current(&self) -> Result<Arc<CollectionKey>, KeyError> {
@@ -115,10 +141,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// Seals the next frames behind `after` with the collection's key; on the leader.
     pub async fn reseal(&self, collection: &CollectionRecord, after: Option<FrameId>) -> Result<Walked, Refusal> {
-        let (frames, walked) = tokio::task::block_in_place(|| self.resealed(collection, after))?;
+        let (versions, walked) = tokio::task::block_in_place(|| self.resealed(collection, after))?;
         let complete = walked.upto.is_none();
-        if complete || !frames.is_empty() {
-            self.propose_reseal(collection.id, collection.key_version, frames, complete).await?;
+        if complete || !versions.is_empty() {
+            self.propose_reseal(collection.id, collection.key_version, versions, complete).await?;
         }
         Ok(walked)
     }
@@ -127,11 +153,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         &self,
         collection: CollectionId,
         to: u32,
-        frames: Vec<ResealedFrame>,
+        versions: Vec<ResealedVersion>,
         complete: bool,
     ) -> Result<(), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&ShardCommand::Reseal { collection, to, frames, complete });
+        let payload = ShardCommand::Reseal { collection, to, versions, complete }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Reseal(_) => Ok(()),
@@ -143,48 +169,53 @@ impl<R: mira_raft::Runtime> Shard<R> {
         &self,
         collection: &CollectionRecord,
         after: Option<FrameId>,
-    ) -> Result<(Vec<ResealedFrame>, Walked), Refusal> {
+    ) -> Result<(Vec<ResealedVersion>, Walked), Refusal> {
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let prefix = record::collection_prefix(record::Table::Heads, collection.id);
         let from = after.map(|after| record::head_key(collection.id, after));
-        let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |from| Bound::Excluded(&from[..]));
+        let from = from.as_ref().map_or(ops::Bound::Included(&prefix[..]), |from| ops::Bound::Excluded(&from[..]));
         let end = record::head_key(collection.id, FrameId::MAX);
-        let mut heads: Vec<(FrameId, Result<FrameHead, EngineError>)> = Vec::new();
-        let page = &mut |key: &[u8], value: &[u8]| {
-            heads.extend(record::parse_pair_key(key).map(|(_, frame)| (frame, FrameHead::decode(value))));
-            if heads.len() == limits::GROWTH_PAGE_FRAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut frames: Vec<FrameId> = Vec::new();
+        let page = &mut |key: &[u8], _: &[u8]| {
+            frames.extend(record::parse_pair_key(key).map(|(_, frame)| frame));
+            if frames.len() == limits::GROWTH_PAGE_FRAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        view.scan(from, Bound::Included(&end), false, page).map_err(|error| self.unreadable(error))?;
-        let is_last = heads.len() < limits::GROWTH_PAGE_FRAMES;
+        view.scan(from, ops::Bound::Included(&end), false, page).map_err(|error| self.unreadable(error))?;
+        let is_last = frames.len() < limits::GROWTH_PAGE_FRAMES;
         let mut resealer = Resealer::new(&self.shared, collection);
-        let (mut frames, mut walked) = (Vec::new(), Walked::default());
-        for (frame, head) in heads {
-            let changed = head.map_err(|error| self.unreadable(error))?.changed;
-            let stored = self.stored(&view, collection.id, frame)?;
-            if !is_current(&stored.record, collection) {
-                let sealed = resealer.moved(stored, self.id, self.id).map_err(|error| self.unopened(frame, &error))?;
-                walked.bytes += sealed.record.body.len() + sealed.vectors.len();
-                frames.push(ResealedFrame { frame, changed, body: sealed.record.body, vectors: sealed.vectors });
+        let (mut versions, mut walked) = (Vec::new(), Walked::default());
+        for frame in frames {
+            let MigratedFrame { record, vectors, past, .. } = self.stored(&view, collection.id, frame)?;
+            let past = past.into_iter().map(|past| (past.record, past.vectors));
+            for (record, vectors) in past.chain([(record, vectors)]) {
+                if is_current(&record, collection) {
+                    continue;
+                }
+                let (version, fields) = (record.fields.version, record.fields.fingerprint());
+                let sealed = resealer.version((frame, self.id, self.id), record, vectors);
+                let (FrameRecord { body, .. }, vectors) = sealed.map_err(|error| self.unopened(frame, &error))?;
+                walked.bytes += body.len() + vectors.len();
+                versions.push(ResealedVersion { frame, version, fields, body, vectors });
             }
             walked.upto = Some(frame);
             if walked.bytes >= limits::GROWTH_PAGE_BYTES {
-                return Ok((frames, walked));
+                return Ok((versions, walked));
             }
         }
         if is_last {
             walked.upto = None;
         }
-        Ok((frames, walked))
+        Ok((versions, walked))
     }
 
-    /// A frame as it lies in the state.
+    /// A frame with its past as it lies in the state.
     pub(super) fn stored(
         &self,
         view: &StateReader,
         collection: CollectionId,
         frame: FrameId,
     ) -> Result<MigratedFrame, Refusal> {
-        read_stored(view, collection, frame).map_err(|error| self.unreadable(error))
+        history::read_frame(view, collection, frame).map_err(|error| self.unreadable(error))
     }
 
     /// The refusal when a frame does not open: damage, but for a key that this node does not know, or not any more.
@@ -196,26 +227,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 }
 
-/// A frame as it lies in a state; it must have a head there.
-pub(super) fn read_stored(
-    view: &StateReader,
-    collection: CollectionId,
-    frame: FrameId,
-) -> Result<MigratedFrame, EngineError> {
-    let keys = [record::frame_key(collection, frame), record::vectors_key(collection, frame)];
-    let stored = view.multi_get(&keys)?;
-    let [Some(stored), vectors] = &stored[..] else {
-        return Err(EngineError::Damaged(format!("frame {frame:032x} has a head only")));
-    };
-    let record = FrameRecord::decode(stored)?;
-    let vectors = match vectors {
-        None => Bytes::new(),
-        Some(stored) => Bytes::copy_from_slice(record::decode_vectors(stored)?.1),
-    };
-    Ok(MigratedFrame { frame, record, vectors })
-}
-
-/// Whether a frame is known to be sealed with the key that seals now. Of a private one, only opening it would tell.
+/// Whether a version is known to be sealed with the key that seals now. Of a private one, only opening it would tell.
 fn is_current(record: &FrameRecord, collection: &CollectionRecord) -> bool {
-    record.owner.is_none() && mira_crypto::frame::key_version(&record.body) == Ok(collection.key_version)
+    record.fields.owner.is_none() && mira_crypto::frame::key_version(&record.body) == Ok(collection.key_version)
 }

@@ -1,16 +1,23 @@
 //! Writing, on the shard's leader: seal, propose, answer.
 //!
-//! A frame is sealed as the version it will get, so the leader looks up the current one first. Two writers of one frame
+//! A frame is sealed as the version it will get, and with the times that are bound to its body, so the leader looks up
+//! the current one first. Two writers of one frame
 //! would seal the same version; on one leader a lock per frame (striped) keeps them apart, and after a change of leader
 //! the state machine answers `Raced` and the leader seals again. Each round of a request has a request id of its own,
 //! derived from the caller's, so that a retry walks through the same rounds and applies none twice.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
-use mira_crypto::{ClusterLayerKey, CollectionKey, CryptoRng, Part};
-use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, node_v1, vectors::SpaceSet};
-use mira_raft::RequestId;
+use mira_crypto::{ClusterLayerKey, CollectionKey, CryptoRng};
+use mira_proto::{Code, CollectionId, Extensions, FrameId, Position, Problem, Refusal, limits, node_v1};
+use mira_raft::{EngineError, RequestId, StateReader};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::meta::CollectionRecord;
@@ -19,12 +26,14 @@ use crate::shard::{
     Shard,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
     draft::{Content, Draft},
-    migration::ownership::FrameOwnership,
+    machine,
+    migration::{ownership::FrameOwnership, transfer::ended_version},
     read::private,
-    record::{self, Class, FramePlace, FrameRecord},
+    record::{self, Class, FrameFields, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
 };
 
+const REQUEST_ID_BYTES: usize = 16;
 /// Locks of a shard. Two frames may share one; that costs time, never correctness.
 const STRIPES: usize = 256;
 /// Rounds of sealing again before a writer is told that others keep winning. Only a change of leader makes a second.
@@ -41,7 +50,7 @@ impl Default for FrameLocks {
 
 impl FrameLocks {
     /// Locks the stripes of these frames, in order, so that two batches never wait for each other in a circle.
-    async fn lock(&self, frames: impl Iterator<Item = FrameId>) -> Vec<MutexGuard<'_, ()>> {
+    pub(super) async fn lock(&self, frames: impl Iterator<Item = FrameId>) -> Vec<MutexGuard<'_, ()>> {
         let stripes: BTreeSet<usize> = frames.map(|frame| (frame % STRIPES as u128) as usize).collect();
         let mut guards = Vec::with_capacity(stripes.len());
         for stripe in stripes {
@@ -61,10 +70,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         if self.shared.cluster.borrow().restoring.is_some() {
             return Err(Refusal::NotReady("a backup is being restored".into()));
         }
-        let request_id = parse_request_id(&header.request_id)?;
         let tags = self.shared.keyring.tags(&collection)?;
+        let request_id = keyed_request_id(&tags, &header.request_id)?;
         let drafts: Vec<Result<Draft, Problem>> =
             request.frames.into_iter().map(|frame| Draft::of(frame, &collection, &tags)).collect();
+        let call = CallPosition { micros: request.position, is_fixed: request.position_fixed };
+        let position = self.give_position(call)?;
         let ready: Vec<&Draft> = drafts.iter().filter_map(|draft| draft.as_ref().ok()).collect();
         self.must_have_arrived(collection.id, ready.iter().map(|draft| draft.frame))?;
 
@@ -72,9 +83,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let contended = ready.iter().filter(|draft| draft.condition != Condition::Create).map(|draft| draft.frame);
         let guards = self.locks.lock(contended).await;
         let (outcomes, index) = if ready.iter().all(|draft| draft.class == Class::Chunk) {
-            self.store_chunks(&collection, request_id, &ready).await?
+            self.store_chunks(&collection, request_id, &ready, position).await?
         } else {
-            self.store(&collection, request_id, &ready).await?
+            self.store(&collection, request_id, &ready, position).await?
         };
         drop(guards);
 
@@ -86,7 +97,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 Err(problem) => refused(problem.clone()),
             })
             .collect();
-        Ok(node_v1::WriteReply { outcomes, index })
+        Ok(node_v1::WriteReply { outcomes, index, position })
     }
 
     /// A target takes no writes of frames that their source has not handed over: what it would answer to them would be
@@ -98,10 +109,18 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<(), Refusal> {
         let Some(ownership) = self.ownership(collection)? else { return Ok(()) };
         let placement = self.placement(collection, ownership.span);
-        if frames.any(|frame| ownership.claim(&placement, frame) == FrameOwnership::Pending) {
+        if frames.any(|frame| ownership.of_frame(&placement, frame) == FrameOwnership::Pending) {
             return Err(Refusal::NotReady("the frame is still on its way to this shard".into()));
         }
         Ok(())
+    }
+
+    /// Where a call stands among those of this shard, microseconds.
+    fn give_position(&self, call: CallPosition) -> Result<u64, Refusal> {
+        let view = self.group.reader().view().map_err(refuse_engine)?;
+        let stored = view.get(record::LAST_POSITION_KEY).and_then(machine::last_position).map_err(refuse_engine)?;
+        let now_ms = self.group.time_ms();
+        Ok(self.positions.give(call, stored, now_ms))
     }
 
     /// Proposes drafts until each has a final outcome; also returns the log position of the last round.
@@ -110,6 +129,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         collection: &CollectionRecord,
         request_id: RequestId,
         drafts: &[&Draft],
+        position: u64,
     ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
         let mut outcomes = vec![StoreOutcome::Raced(0); drafts.len()];
         let mut index = self.group.reader().applied_index();
@@ -120,7 +140,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 break;
             }
             let round_drafts: Vec<&Draft> = open.iter().map(|&at| drafts[at]).collect();
-            let (answers, at_index) = self.propose(collection, round_id(request_id, round), &round_drafts).await?;
+            let (answers, at_index) =
+                self.propose(collection, round_id(request_id, round), &round_drafts, position).await?;
             for (at, outcome) in open.into_iter().zip(answers) {
                 outcomes[at] = outcome;
             }
@@ -134,13 +155,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         collection: &CollectionRecord,
         request_id: RequestId,
         drafts: &[&Draft],
+        position: u64,
     ) -> Result<(Vec<StoreOutcome>, u64), Refusal> {
         // What seals may have changed since the last round.
         let newest = self.shared.cluster.borrow().collections.get(&collection.id).cloned();
-        let sealed = self.seal(newest.as_ref().unwrap_or(collection), drafts)?;
-        let payload = command::encode(&ShardCommand::Store(sealed));
+        let sealed = self.seal(newest.as_ref().unwrap_or(collection), drafts, position)?;
+        let payload = ShardCommand::Store(sealed).encode();
         // Sealing twice gives different bytes, so what tells a retry from another request is what the caller said.
-        let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| draft.digest).collect();
+        let fingerprint: Vec<u8> = drafts.iter().flat_map(|draft| fingerprint(draft)).collect();
         let proposed = self.group.propose_content(request_id, &fingerprint, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(refuse_engine)? {
             ShardAnswer::Store(outcomes) if outcomes.len() == drafts.len() => Ok((outcomes, proposed.index)),
@@ -148,49 +170,140 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
     }
 
-    fn seal(&self, collection: &CollectionRecord, drafts: &[&Draft]) -> Result<Vec<StoreFrame>, Refusal> {
+    /// Seals drafts of the call at `position` on top of what is there.
+    fn seal(
+        &self,
+        collection: &CollectionRecord,
+        drafts: &[&Draft],
+        position: u64,
+    ) -> Result<Vec<StoreFrame>, Refusal> {
         let keys = DraftKeys {
             key: self.shared.keyring.current(collection)?,
             layer: self.shared.keyring.current_layer(&self.shared.cluster.borrow())?,
         };
-        let versions = self.current_versions(collection, drafts)?;
+        let view = self.group.reader().view().map_err(refuse_engine)?;
+        let before = versions_before(&view, collection.id, drafts).map_err(refuse_engine)?;
+        let ended = ended_version(&view, collection.id).map_err(refuse_engine)?;
+        let now_ms = self.group.time_ms();
         let mut rng = (self.shared.randomness)();
-        let sealed = drafts.iter().zip(versions).map(|(draft, current)| {
-            let version = current + 1;
+        let sealed = drafts.iter().zip(before).map(|(draft, before)| {
+            let origin = Origin::of(draft, before.as_ref(), now_ms, position);
+            let version = before.map_or(ended, |before| before.version) + 1;
             let place = FramePlace { collection: collection.id, shard: self.id, frame: draft.frame, version };
-            let SealedContent { body, vectors, spaces } = keys.seal(&draft.content, &place, &mut rng);
+            let fields = FrameFields {
+                version,
+                position: origin.position,
+                created_ms: origin.created_ms,
+                updated_ms: now_ms,
+                expires_ms: expires_ms(draft, collection, now_ms),
+                owner: draft.owner,
+                session: draft.session,
+                digest: draft.digest,
+                spaces: draft.content.spaces(),
+                class: draft.class,
+                chunks: draft.chunks.clone(),
+                extensions: Extensions::default(),
+            };
+            let SealedContent { body, vectors } = keys.seal(&draft.content, &fields, &place, &mut rng);
             StoreFrame {
                 collection: collection.id,
                 frame: draft.frame,
-                version,
                 condition: draft.condition,
-                digest: draft.digest,
-                owner: draft.owner,
-                session: draft.session,
-                expires_ms: draft.expires_ms,
-                created_ms: draft.created_ms,
-                ttl_ms: ttl_ms(draft.class, collection),
-                spaces,
-                class: draft.class,
-                chunks: draft.chunks.clone(),
-                body,
+                keeps_origin: origin.is_kept,
+                record: FrameRecord { fields, body },
                 vectors,
                 key_version: keys.key.version(),
+                keep_versions: collection.retention.versions(),
             }
         });
         Ok(sealed.collect())
     }
+}
 
-    fn current_versions(&self, collection: &CollectionRecord, drafts: &[&Draft]) -> Result<Vec<u64>, Refusal> {
-        let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection.id, draft.frame)).collect();
-        let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
-        stored
-            .into_iter()
-            .map(|stored| {
-                Ok(stored.map(|stored| FrameRecord::decode(&stored)).transpose()?.map_or(0, |old| old.version))
-            })
-            .collect::<Result<_, _>>()
-            .map_err(refuse_engine)
+/// What a draft's caller said.
+fn fingerprint(draft: &Draft) -> impl Iterator<Item = u8> {
+    let position = draft.position.map_or(0, Position::packed);
+    draft.digest.into_iter().chain(draft.created_ms.to_le_bytes()).chain(position.to_le_bytes())
+}
+
+/// What is there of drafts' frames, also of those that are over their time: their versions are not given again.
+fn versions_before(
+    view: &StateReader,
+    collection: CollectionId,
+    drafts: &[&Draft],
+) -> Result<Vec<Option<FrameFields>>, EngineError> {
+    let keys: Vec<_> = drafts.iter().map(|draft| record::frame_key(collection, draft.frame)).collect();
+    let stored = view.multi_get(&keys)?;
+    stored
+        .into_iter()
+        .map(|stored| Ok(stored.map(|stored| FrameRecord::decode(&stored)).transpose()?.map(|record| record.fields)))
+        .collect()
+}
+
+/// Where and when a frame began: kept by its later versions.
+struct Origin {
+    /// Its place in its session.
+    position: u64,
+    created_ms: u64,
+    /// Whether it is that of the version before.
+    is_kept: bool,
+}
+
+impl Origin {
+    fn of(draft: &Draft, before: Option<&FrameFields>, now_ms: u64, call: u64) -> Self {
+        let kept = before.filter(|before| !before.expired(now_ms));
+        let position = match (draft.position, kept) {
+            // As for calls: not so far ahead of the clock that it leads later ones astray.
+            (Some(said), _) => said.packed().min(Position::new(furthest_position(now_ms), 0).packed()),
+            (None, Some(before)) if before.session == draft.session => before.position,
+            (None, _) => Position::new(call, draft.index).packed(),
+        };
+        let created_ms = match (draft.created_ms, kept) {
+            (0, Some(before)) => before.created_ms,
+            (0, None) => now_ms,
+            (said_ms, _) => said_ms.min(now_ms),
+        };
+        let is_kept = kept.is_some_and(|before| (before.position, before.created_ms) == (position, created_ms));
+        Origin { position, created_ms, is_kept }
+    }
+}
+
+/// When a frame will be over; 0 = never.
+fn expires_ms(draft: &Draft, collection: &CollectionRecord, now_ms: u64) -> u64 {
+    match (draft.expires_ms, ttl_ms(draft.class, collection)) {
+        (0, 0) => 0,
+        (0, ttl_ms) => now_ms.saturating_add(ttl_ms),
+        (said_ms, _) => said_ms,
+    }
+}
+
+/// The furthest position, microseconds, that is taken from a caller.
+fn furthest_position(now_ms: u64) -> u64 {
+    now_ms.saturating_mul(1_000).saturating_add(limits::MAX_POSITION_LEAD.as_micros() as u64)
+}
+
+/// Where a call wants to stand among others.
+#[derive(Debug, Clone, Copy)]
+struct CallPosition {
+    /// Not before this, microseconds.
+    micros: u64,
+    /// This very one.
+    is_fixed: bool,
+}
+
+/// Gives calls of a shard their places, on its leader: each later than those before.
+#[derive(Default)]
+pub struct Positions(AtomicU64);
+
+impl Positions {
+    /// The place of a call, microseconds, where `stored` is the greatest one in the state. One that is wanted too far ahead
+    /// of the clock is as far ahead as may be.
+    fn give(&self, call: CallPosition, stored: u64, now_ms: u64) -> u64 {
+        let now = now_ms.saturating_mul(1_000);
+        let wanted = call.micros.min(furthest_position(now_ms));
+        let after = |last: u64| if call.is_fixed { wanted } else { wanted.max(now).max(last.max(stored) + 1) };
+        let last = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(last.max(after(last))));
+        after(last.unwrap_or_else(|last| last))
     }
 }
 
@@ -204,23 +317,26 @@ struct DraftKeys {
 struct SealedContent {
     body: Bytes,
     vectors: Bytes,
-    spaces: SpaceSet,
 }
 
 impl DraftKeys {
-    fn seal(&self, content: &Content, place: &FramePlace, rng: &mut dyn CryptoRng) -> SealedContent {
+    fn seal(
+        &self,
+        content: &Content,
+        fields: &FrameFields,
+        place: &FramePlace,
+        rng: &mut dyn CryptoRng,
+    ) -> SealedContent {
         match content {
             Content::Plain { body, vectors } => {
-                let spaces = vectors.spaces();
                 let vectors =
                     if vectors.is_empty() { Bytes::new() } else { place.seal_vectors(&self.key, vectors, rng).into() };
-                SealedContent { body: place.seal_body(&self.key, body, rng).into(), vectors, spaces }
+                SealedContent { body: place.seal_body(&self.key, fields, body, rng).into(), vectors }
             }
             Content::Private { body, vectors } => {
-                let mut seal =
-                    |part, inner: &Bytes| private::seal(&self.key, &self.layer, &place.context(part), inner, rng);
-                let vectors = if vectors.is_empty() { Bytes::new() } else { seal(Part::Vectors, vectors) };
-                SealedContent { body: seal(Part::Body, body), vectors, spaces: SpaceSet::default() }
+                let mut seal = |bound, inner: &Bytes| private::seal(&self.key, &self.layer, bound, inner, rng);
+                let vectors = if vectors.is_empty() { Bytes::new() } else { seal(place.vectors_bound(), vectors) };
+                SealedContent { body: seal(place.body_bound(&fields.encode()), body), vectors }
             }
         }
     }
@@ -230,7 +346,7 @@ impl DraftKeys {
 fn ttl_ms(class: Class, collection: &CollectionRecord) -> u64 {
     match class {
         Class::Memory => collection.ttl_seconds.saturating_mul(1_000),
-        Class::Chunk | Class::Upload => 0,
+        Class::Chunk | Class::Upload | Class::Binned => 0,
     }
 }
 
@@ -238,9 +354,16 @@ pub(super) fn write_header(header: Option<&node_v1::WriteHeader>) -> Result<&nod
     header.ok_or_else(|| Problem::invalid("the write has no header"))
 }
 
-pub(super) fn parse_request_id(bytes: &[u8]) -> Result<RequestId, Refusal> {
-    let bytes = bytes.try_into().map_err(|_| Problem::invalid("a request id has 16 bytes"))?;
-    Ok(RequestId(u128::from_be_bytes(bytes)))
+/// What a request is remembered under, in log and state. A router may have made the request's id of what is stored, so that
+/// a repeated call has the same: keyed, it confirms no guess to whoever has a disk. The key is the collection's, the same in
+/// every shard.
+pub(super) fn keyed_request_id(tags: &CollectionKey, id: &[u8]) -> Result<RequestId, Refusal> {
+    if id.len() != REQUEST_ID_BYTES {
+        return Err(
+            Problem::invalid(format!("a request id has {} bytes instead of {REQUEST_ID_BYTES}", id.len())).into()
+        );
+    }
+    Ok(RequestId(u128::from_be_bytes(tags.tag(record::REQUEST_TAG, id))))
 }
 
 /// Request ids of later rounds: far apart from every id that a router draws at random, and the same on each retry.
@@ -250,9 +373,8 @@ pub fn round_id(request: RequestId, round: u32) -> RequestId {
 
 fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
     match outcome {
-        StoreOutcome::Stored(version) | StoreOutcome::Same(version) => {
-            node_v1::WriteOutcome { version, ..Default::default() }
-        }
+        StoreOutcome::Stored(version) => node_v1::WriteOutcome { version, ..Default::default() },
+        StoreOutcome::Same(version) => node_v1::WriteOutcome { version, unchanged: true, ..Default::default() },
         StoreOutcome::Moved => node_v1::WriteOutcome { moved: true, ..Default::default() },
         StoreOutcome::Conflict(version) => refused(Problem::new(
             Code::Conflict,
@@ -270,4 +392,49 @@ fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
 
 fn refused(problem: Problem) -> node_v1::WriteOutcome {
     node_v1::WriteOutcome { problem: Some(problem.into()), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+    const NOW: u64 = NOW_MS * 1_000;
+
+    fn at(micros: u64) -> CallPosition {
+        CallPosition { micros, is_fixed: false }
+    }
+
+    #[test]
+    fn positions_follow_the_clock_what_was_seen_and_one_another() {
+        let positions = Positions::default();
+        assert_eq!(positions.give(at(0), 0, NOW_MS), NOW);
+        assert_eq!(positions.give(at(0), 0, NOW_MS), NOW + 1, "two calls in one millisecond");
+        assert_eq!(positions.give(at(NOW + 500), 0, NOW_MS), NOW + 500, "not before what was seen");
+        assert_eq!(positions.give(at(0), 0, NOW_MS - 7), NOW + 501, "nor when the clock goes back");
+        assert_eq!(positions.give(at(0), NOW + 900, NOW_MS), NOW + 901, "nor before what another leader gave");
+        assert_eq!(positions.give(at(0), 0, NOW_MS + 5), NOW + 5_000);
+    }
+
+    #[test]
+    fn a_position_that_is_made_up_leads_nobody_far_astray() {
+        let positions = Positions::default();
+        let lead = limits::MAX_POSITION_LEAD.as_micros() as u64;
+        for made_up in [u64::MAX, u64::MAX >> 12, NOW + lead + 1] {
+            let given = positions.give(at(made_up), 0, NOW_MS);
+            assert!((NOW + lead..NOW + lead + 9).contains(&given), "{given}");
+        }
+        let fixed = CallPosition { micros: u64::MAX, is_fixed: true };
+        assert_eq!(positions.give(fixed, 0, NOW_MS), NOW + lead);
+    }
+
+    #[test]
+    fn a_fixed_position_is_given_as_it_is_and_later_ones_follow_it() {
+        let positions = Positions::default();
+        positions.give(at(0), 0, NOW_MS);
+        let fixed = |micros| CallPosition { micros, is_fixed: true };
+        assert_eq!(positions.give(fixed(NOW - 90), 0, NOW_MS), NOW - 90);
+        assert_eq!(positions.give(fixed(NOW + 90), 0, NOW_MS), NOW + 90);
+        assert_eq!(positions.give(at(0), 0, NOW_MS), NOW + 91);
+    }
 }

@@ -1,18 +1,20 @@
 //! Frames with an end: hidden when it has come, gone from disk and index soon after, and their ids free.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mira_node::shard::{machine::decode_count, record};
-use mira_node::{Formation, RunningNode};
+use mira_node::{Formation, NodeConfig, RunningNode};
 use mira_proto::{Code, node_v1};
 use mira_testing::eventually;
 
-use crate::common::{ALONE, DIM, EAST, NodeClient, Shard, config, frame, start};
+use crate::common::{ALONE, DAY_MS, DIM, EAST, NOON_MS, NodeClients, SetClock, Shard, config, connect, frame, start};
 
 const LIFETIME: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn short_lived(client: NodeClient) -> Shard {
+async fn short_lived(client: NodeClients) -> Shard {
     let request = node_v1::CreateCollectionRequest {
         name: "short".into(),
         dim: DIM,
@@ -103,6 +105,8 @@ async fn the_id_of_a_frame_that_is_over_is_free_and_a_later_end_replaces_an_earl
     assert!(frames[0].created_ms >= soon, "it is another frame");
     assert_eq!((&frames[1].content[..], frames[1].expires_ms), (&b"lives on"[..], later));
     let open = node.node().shard(shard.shard).unwrap();
+    // What the second one was before has come to its end too.
+    assert!(matches!(open.sweep().await.unwrap(), (0 | 1, false)));
     assert_eq!(open.sweep().await.unwrap(), (0, false), "no end is left behind");
     assert_eq!(shard.fetch(&[1, 2]).await.len(), 2);
     node.shutdown().await;
@@ -131,5 +135,45 @@ async fn a_node_that_was_down_when_the_end_came_removes_it_when_it_is_back() {
         left == 0
     })
     .await;
+    node.shutdown().await;
+}
+
+/// How far a clock may be ahead after it was set right.
+const LEAD_MS: u64 = 1_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_a_day_ahead_leaves_nothing_behind_when_it_is_right_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = SetClock(Arc::new(AtomicU64::new(NOON_MS + DAY_MS)));
+    let own = Arc::new(clock.clone());
+    let node = RunningNode::start(NodeConfig { clock: own, ..config(folder.path(), Formation::Bootstrap(ALONE)) });
+    let node = node.await.unwrap();
+    assert!(node.wait_ready(PATIENCE).await);
+    let client = connect(node.grpc_address()).await.unwrap();
+    let shard = short_lived(client).await;
+    shard.one(frame(1, "made tomorrow", EAST)).await.unwrap();
+    assert_eq!(shard.fetch(&[1]).await[0].created_ms, NOON_MS + DAY_MS);
+
+    clock.0.store(NOON_MS, Ordering::Relaxed);
+    let ending = |id, content, expires_ms| node_v1::FrameWrite { expires_ms, ..frame(id, content, EAST) };
+    shard.one(ending(2, "until two seconds after noon", NOON_MS + 2_000)).await.unwrap();
+    shard.one(frame(3, "for a second", EAST)).await.unwrap();
+    let made = shard.fetch(&[2, 3]).await;
+    let right = NOON_MS..=NOON_MS + LEAD_MS;
+    assert!(made.iter().all(|frame| right.contains(&frame.created_ms)), "{made:?}");
+    assert!((NOON_MS + 1_000..=NOON_MS + 1_000 + LEAD_MS).contains(&made[1].expires_ms), "{made:?}");
+    // It lives, for readers, for searches and for writers alike.
+    let found: Vec<u128> = shard.search(EAST, 10).await.unwrap().into_iter().map(|(id, _)| id).collect();
+    assert!(found.contains(&2) && found.contains(&3), "{found:?}");
+    let taken = shard.one(frame(2, "another", EAST)).await.unwrap_err();
+    assert_eq!(taken.code, Code::Conflict);
+
+    // And it ends for all of them at once.
+    clock.0.store(NOON_MS + 2_000, Ordering::Relaxed);
+    assert!(shard.fetch(&[2, 3]).await.is_empty());
+    let found: Vec<u128> = shard.search(EAST, 10).await.unwrap().into_iter().map(|(id, _)| id).collect();
+    assert!(!found.contains(&2) && !found.contains(&3), "{found:?}");
+    until_gone(&node, &shard, 3, made[1].expires_ms).await;
+    shard.one(frame(2, "another", EAST)).await.expect("the id is free");
     node.shutdown().await;
 }

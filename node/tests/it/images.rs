@@ -228,7 +228,7 @@ async fn dropping_a_collection_deletes_its_image_and_its_rows() {
     shard
         .client
         .cluster()
-        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false })
+        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), ..Default::default() })
         .await
         .unwrap();
     eventually("image and rows go with the collection", Duration::from_secs(10), async || {

@@ -7,7 +7,7 @@ use mira_proto::{limits, node_v1};
 use mira_testing::eventually;
 use serde_json::json;
 
-use crate::common::{ALONE, EAST, NodeClient, Shard, config, frame, start};
+use crate::common::{ALONE, EAST, Shard, config, connect, frame, start};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,7 +58,7 @@ async fn recall_is_measured_beside_the_answers() {
     let config = NodeConfig { recall_sample_every: 1, ..config(folder.path(), Formation::Bootstrap(ALONE)) };
     let node = RunningNode::start(config).await.unwrap();
     assert!(node.wait_ready(Duration::from_secs(30)).await);
-    let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.unwrap();
+    let client = connect(node.grpc_address()).await.unwrap();
     let shard = Shard::new(client, "c").await;
     let vector = |id: u128| [(id as f32 * 0.01).cos(), (id as f32 * 0.01).sin(), 0.1, 0.0];
     for chunk in (1..=300u128).collect::<Vec<_>>().chunks(100) {

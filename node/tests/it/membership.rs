@@ -7,14 +7,54 @@ use std::{
     time::Duration,
 };
 
+use mira_node::meta::{MetaAnswer, MetaCommand, NodeRecord};
+use mira_node::shard::history::{self, History};
 use mira_node::{Formation, RunningNode, Shape, StartError, VerificationSettings};
 use mira_proto::{
-    Code, Refusal,
+    Code, PROTOCOL_VERSION, Problem, Refusal,
     node_v1::{self, change_node_request::Action},
 };
 use mira_testing::{eventually, eventually_blocking};
 
 use crate::common::cluster::{Addresses, Cluster, PATIENCE, SHARDS, request, start};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_format_level_is_switched_on_when_every_node_knows_it_and_keeps_older_ones_out() {
+    let mut cluster = Cluster::of(3).await;
+    let records: Vec<NodeRecord> = cluster.nodes[&0].node().cluster().nodes.values().cloned().collect();
+    let level = |cluster: &Cluster| cluster.nodes[&0].node().cluster().header.format;
+    let next = level(&cluster) + 1;
+    // As three nodes of the release to come would say, one after the other.
+    for (at, record) in records.iter().enumerate() {
+        let answer = cluster.nodes[&0].node().propose_meta(&MetaCommand::RaiseFormat(next)).await;
+        assert_eq!(answer.expect("answered"), MetaAnswer::Refused, "{at} of 3 nodes know it");
+        let newer = MetaCommand::PutNode(NodeRecord { format: next, ..record.clone() });
+        assert_eq!(cluster.nodes[&0].node().propose_meta(&newer).await.expect("answered"), MetaAnswer::Done);
+    }
+    eventually("the level is switched on", PATIENCE, async || level(&cluster) == next).await;
+
+    // A node of this release is not let in any more, neither anew nor as what it was.
+    let older = MetaCommand::PutNode(records[1].clone());
+    let answer = cluster.nodes[&0].node().propose_meta(&older).await.expect("answered");
+    assert_eq!(answer, MetaAnswer::Refused);
+    let me = NodeRecord { id: 77, ..records[1].clone() };
+    let request = node_v1::JoinRequest {
+        node: Some(me.to_wire()),
+        protocol_version: PROTOCOL_VERSION,
+        proof: cluster.nodes[&0].node().join_proof(&me, b"").into(),
+        ..Default::default()
+    };
+    let client = cluster.clients().await.remove(0);
+    let refused = Problem::from(client.cluster().join(request).await.expect_err("it knows too little"));
+    assert_eq!(refused.code, Code::UnsupportedVersion, "{refused:?}");
+    cluster.nodes.remove(&2).expect("it runs").shutdown().await;
+    let folder = cluster.folders[2].path();
+    let again = start(folder, Formation::Join(Vec::new())).await.map(drop);
+    let is_refused =
+        matches!(again, Err(StartError::Format { written, known }) if written == next && known == next - 1);
+    assert!(is_refused, "{again:?}");
+    cluster.stop().await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
@@ -26,7 +66,7 @@ async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
     assert_eq!(map.nodes.iter().find(|node| node.id == id).expect("known").phase(), node_v1::NodePhase::Standby);
 
     let add = request(Action::Add, id);
-    let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..add }).await.expect("a plan");
+    let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..add.clone() }).await.expect("a plan");
     assert!(!planned.is_empty() && planned.iter().all(|found| found.to == id), "{planned:?}");
     assert_eq!(
         cluster.map().await.nodes.iter().find(|node| node.id == id).expect("known").phase(),
@@ -58,8 +98,12 @@ async fn a_node_is_added_another_drained_and_removed_and_nothing_is_lost() {
     let refused = cluster.change(request(Action::Drain, id)).await.expect_err("three replicas need three nodes");
     assert_eq!(refused.code, Code::Conflict);
 
-    cluster.change(request(Action::Remove, first)).await.expect("removed");
+    let remove = node_v1::ChangeNodeRequest { request_id: vec![7; 16].into(), ..request(Action::Remove, first) };
+    let removed = cluster.change(remove.clone()).await.expect("removed");
     cluster.wait("forgotten", |map| map.nodes.iter().all(|node| node.id != first)).await;
+    assert_eq!(cluster.change(remove.clone()).await.expect("its answer was lost"), removed);
+    let without = node_v1::ChangeNodeRequest { request_id: Vec::new().into(), ..remove };
+    assert_eq!(cluster.change(without).await.expect_err("there is none").code, Code::NotFound);
     let gone = cluster.nodes.remove(&0).expect("the first node");
     assert!(gone.node().shards().is_empty(), "its replicas were removed from its disk");
     gone.shutdown().await;
@@ -76,15 +120,16 @@ async fn a_dead_node_is_replaced_by_one_that_has_just_joined() {
     let target = cluster.grow().await;
     let by = cluster.id(target);
     let replace = node_v1::ChangeNodeRequest { by, ..request(Action::Replace, dead) };
-    let refused = cluster.change(replace).await.expect_err("it is alive");
+    let refused = cluster.change(replace.clone()).await.expect_err("it is alive");
     assert_eq!(refused.code, Code::Conflict);
     assert!(refused.detail.contains("drain"), "{}", refused.detail);
-    let taken = node_v1::ChangeNodeRequest { by: alive, ..replace };
+    let taken = node_v1::ChangeNodeRequest { by: alive, ..replace.clone() };
     assert_eq!(cluster.change(taken).await.expect_err("it has its own replicas").code, Code::Conflict);
 
     cluster.nodes.remove(&2).expect("a node").shutdown().await;
     cluster.store_some().await;
-    let planned = cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..replace }).await.expect("a plan");
+    let planned =
+        cluster.change(node_v1::ChangeNodeRequest { dry_run: true, ..replace.clone() }).await.expect("a plan");
     assert_eq!(planned.len(), SHARDS as usize);
     cluster.change(replace).await.expect("replaced");
     cluster.settled_on(&[0, 1, target]).await;
@@ -141,7 +186,8 @@ async fn a_node_that_lost_its_log_never_votes_again_under_its_id() {
 async fn replicas_are_compared_and_one_that_is_rebuilt_holds_the_same_again() {
     let mut cluster = Cluster::of(3).await;
     cluster.store_some().await;
-    let (sick, shard) = (cluster.id(1), 2);
+    let (sick, shard, frame) = (cluster.id(1), 2, 3);
+    cluster.replace_and_forget(shard, frame).await;
     let before = cluster.digests(shard).await;
     assert_eq!(before.len(), 3);
     assert!(before.values().all(|reply| reply.digest == before[&sick].digest && reply.index == before[&sick].index));
@@ -158,6 +204,12 @@ async fn replicas_are_compared_and_one_that_is_rebuilt_holds_the_same_again() {
     cluster.store_some().await;
     let after = cluster.digests(shard).await;
     assert!(after.values().all(|reply| reply.digest == after[&sick].digest && reply.pairs > before[&sick].pairs));
+    // The past came along in the snapshot, and what rests in the bin.
+    let rebuilt = cluster.nodes[&1].node().shard(shard).expect("a replica");
+    let stored = rebuilt.group().reader().get(&history::history_key(cluster.collection, frame)).expect("readable");
+    let past = History::decode(&stored.expect("it has a past")).expect("a history");
+    assert_eq!((past.is_binned(), past.versions.len()), (true, 2));
+    assert_eq!(cluster.undelete(shard, frame).await, 3);
     cluster.assert_all_there().await;
     cluster.stop().await;
 }

@@ -128,8 +128,12 @@ async fn pages_are_stable_under_writes() {
         let page = found(&search(&shard, request).await);
         seen.extend(&page);
         let Some(last) = page.last().filter(|_| page.len() == 30) else { break };
-        after =
-            Some(node_v1::After { score: last.1, id: last.0.to_be_bytes().to_vec().into(), seen: seen.len() as u32 });
+        after = Some(node_v1::After {
+            score: last.1,
+            id: last.0.to_be_bytes().to_vec().into(),
+            seen: seen.len() as u32,
+            shown: Vec::new(),
+        });
         // Between the pages, frames come (anywhere in the ranking, also far ahead) and go.
         let mut fresh = Model::new();
         store(&shard, &mut fresh, &mut random, next_id..next_id + 40).await;
@@ -149,6 +153,53 @@ async fn pages_are_stable_under_writes() {
     assert_eq!(ids.len(), all, "nothing twice");
     for (id, _) in before.iter().filter(|(id, _)| !gone.contains(id)) {
         assert!(ids.binary_search(id).is_ok(), "{id} was there all the time and is missing");
+    }
+    node.shutdown().await;
+}
+
+/// All pages of a question, by ids, as a router asks for them.
+async fn pages(shard: &Shard, request: SearchRequest) -> Vec<u128> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let reply = search(shard, SearchRequest { after: after.take(), ..request.clone() }).await;
+        let page = found(&reply);
+        all.extend(page.iter().map(|(id, _)| *id));
+        assert_eq!(reply.looked_through, 0);
+        let Some(last) = page.last().filter(|_| reply.more) else { return all };
+        let id = last.0.to_be_bytes().to_vec().into();
+        after = Some(node_v1::After { score: last.1, id, seen: all.len() as u32, shown: Vec::new() });
+    }
+}
+
+/// Every frame once, and those of the same score by their ids, however many score the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_equal_scores_are_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let shard = Shard::new(client, "c").await;
+    let (mut random, mut model) = (StdRng::seed_from_u64(6), Model::new());
+    store(&shard, &mut model, &mut random, 1..1_600).await;
+    // Eight hundred equal ones, the later the lower their id.
+    for ids in (10_000..10_800u128).rev().collect::<Vec<_>>().chunks(100) {
+        shard.write(ids.iter().map(|id| frame(*id, "equal", EAST)).collect()).await.unwrap();
+    }
+    let equal: Vec<u128> = (10_000..10_800).collect();
+    let base = SearchRequest { vector: EAST.to_vec(), k: 20, ..Default::default() };
+    let others = model.iter().filter(|(_, (vector, _))| cosine(&EAST, vector) >= 0.99).count();
+    let above = pages(&shard, SearchRequest { min_score: Some(0.99), ..base.clone() }).await;
+    assert_eq!(above[..800], equal);
+    assert_eq!(above.len(), 800 + others);
+    for (what, request) in [
+        ("one vector", SearchRequest { k: 300, ..base.clone() }),
+        ("two vectors", SearchRequest { k: 300, more_vectors: NORTH.to_vec(), ..base.clone() }),
+        ("their mean", SearchRequest { k: 300, more_vectors: NORTH.to_vec(), mean: true, ..base.clone() }),
+        ("exactly", SearchRequest { k: 300, exact: true, ..base.clone() }),
+    ] {
+        let all = pages(&shard, request).await;
+        let distinct: std::collections::BTreeSet<&u128> = all.iter().collect();
+        assert_eq!((all.len(), distinct.len()), (2_399, 2_399), "{what}");
+        let of_equal: Vec<u128> = all.iter().copied().filter(|id| *id >= 10_000).collect();
+        assert_eq!(of_equal, equal, "{what}");
     }
     node.shutdown().await;
 }
@@ -190,48 +241,5 @@ async fn newer_frames_rank_higher_when_asked() {
     let hit = ask(recency(0.9, 1)).await;
     assert_eq!(hit.frame.unwrap().content, "new", "though 300 are nearer");
     assert!(hit.similarity < 1.0 && hit.score > 0.9, "{} {}", hit.similarity, hit.score);
-    node.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_holds_until_its_collection_changes() {
-    let folder = tempfile::tempdir().unwrap();
-    let (node, client) = start(folder.path()).await;
-    let shard = Shard::new(client.clone(), "c").await;
-    let other = Shard::new(client, "other").await;
-    shard.one(frame(1, "a", EAST)).await.unwrap();
-    let ask = async |since: u64| {
-        let request =
-            SearchRequest { vector: EAST.to_vec(), k: 5, unless_changed_since: Some(since), ..Default::default() };
-        search(&shard, request).await
-    };
-    let first = search(&shard, SearchRequest { vector: EAST.to_vec(), k: 5, ..Default::default() }).await;
-    assert!(first.as_of > 0 && !first.not_modified);
-    let confirmed = ask(first.as_of).await;
-    assert!(confirmed.not_modified && confirmed.hits.is_empty());
-    // Another collection of the shard is none of its business.
-    other.one(frame(1, "a", EAST)).await.unwrap();
-    assert!(ask(first.as_of).await.not_modified);
-    let mut as_of = first.as_of;
-    for change in 0..3 {
-        match change {
-            0 => drop(shard.one(frame(2, "b", EAST)).await.unwrap()),
-            1 => drop(shard.one(node_v1::FrameWrite { replace: true, ..frame(2, "c", NORTH) }).await.unwrap()),
-            _ => {
-                let ids = vec![2u128.to_be_bytes().to_vec().into()];
-                drop(shard.forget(node_v1::ForgetRequest { ids, ..Default::default() }).await);
-            }
-        }
-        let changed = ask(as_of).await;
-        assert!(!changed.not_modified, "change {change}");
-        assert!(changed.as_of > as_of);
-        as_of = changed.as_of;
-        assert!(ask(as_of).await.not_modified);
-    }
-    // What ends by itself cannot be confirmed.
-    shard.one(node_v1::FrameWrite { expires_ms: u64::MAX / 2, ..frame(3, "d", EAST) }).await.unwrap();
-    let ending = ask(as_of).await;
-    assert!(!ending.not_modified);
-    assert_eq!(ending.as_of, 0);
     node.shutdown().await;
 }

@@ -3,6 +3,8 @@
 use std::ops::{Bound, ControlFlow};
 use std::time::Duration;
 
+use mira_node::meta::{MetaCommand, NodeRecord};
+use mira_proto::node_v1::ProposeMetaRequest;
 use mira_proto::{Code, Refusal, node_v1};
 use mira_raft::engine::{Batch, Durability, Engine, EngineOptions, EngineRole, Read, RocksEngine};
 use mira_testing::eventually;
@@ -174,7 +176,7 @@ async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
     shard
         .client
         .cluster()
-        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), shred: false })
+        .drop_collection(node_v1::DropCollectionRequest { name: "c".into(), ..Default::default() })
         .await
         .unwrap();
     let refusal = shard.write(vec![frame(1, "late", EAST)]).await.unwrap_err();
@@ -183,7 +185,14 @@ async fn a_dropped_collection_leaves_nothing_and_its_name_is_free() {
     assert_ne!(again.collection, shard.collection);
     assert_eq!(again.search(EAST, 5).await.unwrap(), []);
     let status = || async {
-        shard.client.clone().cluster().status(node_v1::StatusRequest { detailed: true }).await.unwrap().into_inner()
+        shard
+            .client
+            .clone()
+            .cluster()
+            .status(node_v1::StatusRequest { detailed: true, ..Default::default() })
+            .await
+            .unwrap()
+            .into_inner()
     };
     eventually("the frames are purged", Duration::from_secs(10), async || {
         node.node().shards().iter().all(|(_, open)| open.index().stats().vectors == 0)
@@ -210,7 +219,7 @@ async fn collections_have_typed_refusals() {
     let bad = [
         (node_v1::CreateCollectionRequest { dim: 5, ..good.clone() }, Code::AlreadyExists),
         (node_v1::CreateCollectionRequest { name: String::new(), ..good.clone() }, Code::InvalidArgument),
-        (node_v1::CreateCollectionRequest { name: "a/b".into(), ..good.clone() }, Code::InvalidArgument),
+        (node_v1::CreateCollectionRequest { name: "a/../b".into(), ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 0, ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), dim: 4_097, ..good.clone() }, Code::InvalidArgument),
         (node_v1::CreateCollectionRequest { name: "d".into(), metric: 9, ..good.clone() }, Code::InvalidArgument),
@@ -227,12 +236,18 @@ async fn collections_have_typed_refusals() {
 async fn a_joiner_with_another_key_or_protocol_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (node, client) = start(folder.path()).await;
-    let info = node_v1::NodeInfo { id: 9, address: "127.0.0.1:1".into(), ..Default::default() };
+    let info = node_v1::NodeInfo {
+        id: 9,
+        address: "127.0.0.1:1".into(),
+        format: mira_proto::FORMAT_LEVEL,
+        ..Default::default()
+    };
     let request = |protocol_version, cluster_id: &str| node_v1::JoinRequest {
         node: Some(info.clone()),
         cluster_id: cluster_id.into(),
         protocol_version,
         proof: vec![1, 2, 3].into(),
+        ..Default::default()
     };
     let other = "00000000-0000-0000-0000-000000000001";
     for (request, code) in [
@@ -244,5 +259,37 @@ async fn a_joiner_with_another_key_or_protocol_is_refused() {
         assert!(matches!(&refusal, Refusal::Problem(problem) if problem.code == code), "{refusal:?}");
     }
     assert_eq!(node.node().cluster().nodes.len(), 1, "nothing changed");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_and_a_sealed_command_that_somebody_kept_are_good_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, client) = start(folder.path()).await;
+    let there = node.node().cluster().nodes.values().next().unwrap().clone();
+    let me = NodeRecord { id: 9, address: "127.0.0.1:1".into(), ..there };
+    let challenge = client.cluster().identify(node_v1::IdentifyRequest {}).await.unwrap().into_inner().challenge;
+    let proof = node.node().join_proof(&me, &challenge).into();
+    let protocol_version = mira_proto::PROTOCOL_VERSION;
+    let request =
+        node_v1::JoinRequest { node: Some(me.to_wire()), protocol_version, proof, challenge, ..Default::default() };
+    client.cluster().join(request.clone()).await.unwrap();
+    let refused = |status: tonic::Status| match Refusal::from(status) {
+        Refusal::Problem(problem) => problem.code,
+        other => panic!("{other}"),
+    };
+    assert_eq!(refused(client.cluster().join(request).await.unwrap_err()), Code::PermissionDenied);
+
+    let sealed = |position| {
+        let sealer = node.node().keyring().meta_sealer();
+        MetaCommand::PauseMoves(true).seal(position, &sealer, &mut mira_crypto::os_rng())
+    };
+    let propose =
+        async |sealed: Vec<u8>| client.cluster().propose_meta(ProposeMetaRequest { sealed: sealed.into() }).await;
+    let pause = sealed(node.node().meta().reader().applied_index());
+    propose(pause.clone()).await.unwrap();
+    node.node().propose_meta(&MetaCommand::PauseMoves(false)).await.unwrap();
+    assert_eq!(refused(propose(pause).await.unwrap_err()), Code::PermissionDenied, "again");
+    assert!(!node.node().cluster().moves_paused);
     node.shutdown().await;
 }

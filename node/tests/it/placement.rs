@@ -221,7 +221,7 @@ fn group_status(args: &mut ArgumentConsumer<'_>) -> Result<GroupStatus, Box<dyn 
         snapshot_index: 0,
         purged: 0,
         voters,
-        joint: false,
+        is_changing: false,
         learners: BTreeSet::new(),
         lag: BTreeMap::new(),
         quorum_age: None,

@@ -176,12 +176,13 @@ async fn a_passphrase_record_is_kept_and_replaced_by_who_saw_it() {
     let mut record = || mira_crypto::OwnerKey::generate(&mut rng).protect("open sesame", cost, &mut rng).unwrap();
     let (first, second) = (record(), record());
     let owner = Bytes::from_static(&ADA);
-    let get = node_v1::GetOwnerRequest { owner: owner.clone() };
+    let get = node_v1::GetOwnerRequest { owner: owner.clone(), ..Default::default() };
     assert_eq!(client.keys().get_owner(get.clone()).await.unwrap().into_inner().record, "");
     let put = |record: &str, replaces: &str| node_v1::PutOwnerRequest {
         owner: owner.clone(),
         record: record.into(),
         replaces: replaces.into(),
+        ..Default::default()
     };
     assert_eq!(client.keys().put_owner(put(&first, "")).await.unwrap().into_inner().record, first);
     assert_eq!(
@@ -228,6 +229,7 @@ mod layers {
             partitions: 1,
             first_partitions: 1,
             ttl_seconds: 0,
+            retention: Default::default(),
             created_ms: 0,
             model: String::new(),
             ef: 0,
@@ -238,15 +240,23 @@ mod layers {
         Node { keyring, cluster, collection }
     }
 
+    /// A body is bound to the fields beside it too.
+    fn bound(place: &FramePlace, part: Part) -> mira_crypto::Bound<'static> {
+        match part {
+            Part::Body => place.body_bound(b"fields in clear"),
+            _ => place.vectors_bound(),
+        }
+    }
+
     impl Node {
         fn seal(&self, place: FramePlace, part: Part, inner: &[u8]) -> Vec<u8> {
             let key: std::sync::Arc<CollectionKey> = self.keyring.current(&self.collection).unwrap();
             let layer = self.keyring.current_layer(&self.cluster).unwrap();
-            private::seal(&key, &layer, &place.context(part), inner, &mut mira_crypto::os_rng()).to_vec()
+            private::seal(&key, &layer, bound(&place, part), inner, &mut mira_crypto::os_rng()).to_vec()
         }
 
         fn open(&self, place: FramePlace, part: Part, sealed: &[u8]) -> Option<Vec<u8>> {
-            private::open(&self.keyring, &self.cluster, &self.collection, &place.context(part), sealed).ok()
+            private::open(&self.keyring, &self.cluster, &self.collection, bound(&place, part), sealed).ok()
         }
     }
 

@@ -7,7 +7,7 @@ use mira_proto::{Code, Problem, Refusal, node_v1, placement::shards_of_collectio
 use mira_testing::eventually;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use crate::common::{EAST, NodeClient, Shard, frame, number, start};
+use crate::common::{EAST, NodeClients, Shard, frame, number, start};
 
 /// The spaces of the collection: name, components, metric. The first is its own.
 const SPACES: [(&str, usize, Metric); 3] =
@@ -17,7 +17,7 @@ const SPACES: [(&str, usize, Metric); 3] =
 type Model = BTreeMap<&'static str, BTreeMap<u128, Vec<f32>>>;
 
 async fn create(
-    client: &NodeClient,
+    client: &NodeClients,
     change: impl FnOnce(&mut node_v1::CreateCollectionRequest),
 ) -> Result<node_v1::Collection, Problem> {
     let space = |(name, dim, metric): (&str, usize, Metric)| node_v1::VectorSpace {
@@ -55,7 +55,7 @@ fn problem(refusal: Refusal) -> Problem {
     }
 }
 
-async fn shard_of(client: NodeClient) -> Shard {
+async fn shard_of(client: NodeClients) -> Shard {
     let collection = create(&client, |_| ()).await.expect("a collection").id;
     let map = client.clone().cluster().get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
     let shard = shards_of_collection(collection, 1, map.shards.len() as u32)[0];
@@ -254,6 +254,6 @@ async fn a_space_has_a_beam_of_its_own() {
         explained("state", 12).await.plan() == node_v1::SearchPlan::Graph
     })
     .await;
-    assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 64));
+    assert_eq!((explained("state", 12).await.ef, explained("place", 2).await.ef), (300, 48));
     node.shutdown().await;
 }

@@ -17,6 +17,7 @@ mod search;
 mod store;
 mod tuning;
 mod uploads;
+mod versions;
 
 pub use background::*;
 pub use backup::*;
@@ -32,3 +33,4 @@ pub use search::*;
 pub use store::*;
 pub use tuning::*;
 pub use uploads::*;
+pub use versions::*;

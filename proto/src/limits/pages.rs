@@ -10,5 +10,10 @@ pub const MAX_SCAN: u32 = 1_000;
 pub const DEFAULT_SCAN: u32 = 200;
 /// Bytes after which a shard ends its page of a scan: a page comes from several shards at once.
 pub const SCAN_PAGE_BYTES: usize = 2 << 20;
-/// Frames that one proposal of a `forget` removes, so that it does not hold the log; larger sets go in several.
-pub const MAX_FORGET_STEP: usize = 1_000;
+/// Ids of one `forget`, and of its answer.
+pub const MAX_FORGET_IDS: usize = 1_000;
+/// Frames that one proposal of a `forget` removes, so that it does not hold the log; larger sets go in several. A shard
+/// remembers the answer for who asks again: with 19 bytes an id, it must stay below 16 KiB.
+pub const MAX_FORGET_STEP: usize = 800;
+/// Bytes after which a recall is cut: its frames travel in one message, in which JSON may escape what they hold.
+pub const RECALL_BYTES: usize = 8 << 20;

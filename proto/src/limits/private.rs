@@ -15,7 +15,7 @@ pub const PRIVATE_CACHE_BYTES: usize = 80 << 20;
 pub const MAX_PRIVATE_OPENED: usize = 50_000;
 /// A private frame's sealed pieces, bytes, beside its content and metadata: names, layers, ranges of passages.
 pub const PRIVATE_ROOM_BYTES: usize = 64 << 10;
-/// A passphrase or the name of an owner, bytes: a long sentence.
+/// A passphrase, bytes: a long sentence.
 pub const MAX_PASSPHRASE_BYTES: usize = 1 << 10;
 /// Owners with a passphrase record: the meta group keeps all of them in memory.
 pub const MAX_OWNERS: usize = 10_000;
@@ -30,3 +30,9 @@ pub const PASSPHRASE_CACHE_TIME: Duration = Duration::from_secs(60);
 pub const POST_FILTER_FIRST: usize = 64;
 /// Private candidates of one round trip at most, so that it ends in a fraction of a deadline.
 pub const POST_FILTER_MOST: usize = 4_096;
+/// Passphrases of one caller that wait to be opened, the one being opened among them.
+pub const MAX_PASSPHRASES_WAITING: usize = 64;
+/// Owners that one caller may make at once through a router.
+pub const OWNERS_AT_ONCE: u32 = 20;
+/// For one more owner of a caller: making all that a cluster keeps takes a month.
+pub const OWNER_EVERY: Duration = Duration::from_secs(300);

@@ -4,9 +4,10 @@
 pub const MAX_K: u32 = 1_000;
 /// `k` when a search names none: what a model reads with ease.
 pub const DEFAULT_K: u32 = 10;
-/// Most similar frames that a shard looks through for a search that ranks by more than similarity, and the deepest place
-/// that paging reaches.
-pub const MAX_POOL: usize = 10_000;
+/// Most similar frames that a shard looks through for a search that ranks by more than similarity to one vector, and the
+/// deepest place that its pages reach; a collection of so many vectors in a shard is looked through whole. Pages by
+/// similarity alone have no such end.
+pub const MAX_POOL: usize = 100_000;
 /// As [`MAX_POOL`], where the group of each frame of the pool is looked up; frames with attributes that are not indexed are
 /// opened for it.
 pub const MAX_GROUP_POOL: usize = 2_048;
@@ -30,9 +31,3 @@ pub const SEARCH_MEMORY_BYTES: usize = 256 << 20;
 pub const MAX_SEARCHES_WAITING: usize = 1_024;
 /// Query embeddings a router remembers: agents ask the same things again, and 5,000 of 384 components are 8 MB.
 pub const QUERY_CACHE: usize = 5_000;
-/// Answers of shards that a router keeps to be confirmed by the shard: agents ask the same things again.
-pub const KEPT_ANSWERS: usize = 10_000;
-/// Bytes of all answers that are kept: a router stays under 500 MB (SPEC section 2).
-pub const KEPT_ANSWERS_BYTES: usize = 64 << 20;
-/// Bytes of one answer that is kept: a search for everything is not to push out all others.
-pub const MAX_KEPT_ANSWER_BYTES: usize = 1 << 20;

@@ -8,8 +8,8 @@ pub const MAX_ATTACHMENT_BYTES: u64 = 256 << 20;
 pub const MAX_ATTACHMENT_CHUNKS: usize = 1_024;
 /// Chunks of one upload or download at work in a router at once: what it holds of each in memory.
 pub const CHUNKS_IN_FLIGHT: usize = 4;
-/// Uploads and downloads of a router at once: each holds [`CHUNKS_IN_FLIGHT`] chunks.
-pub const MAX_STREAMS: usize = 32;
+/// Uploads, downloads and streams of items of a router at once: each holds [`CHUNKS_IN_FLIGHT`] chunks.
+pub const MAX_STREAMS: usize = 16;
 /// How long an unfinished upload waits for its next chunk: a caller may continue it on the next day.
 pub const UPLOAD_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How long a finished upload goes on keeping its chunks, so that they are never without a frame that needs them: more

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use super::bounded;
 use super::keys::RotationStatus;
 
 /// How vectors of a collection are compared.
@@ -51,9 +52,25 @@ pub struct CollectionSettings {
     pub partitions: Option<u32>,
     /// Frames are forgotten this long after they were stored; never when absent.
     pub ttl_seconds: Option<u64>,
+    /// Past versions of a frame that are kept: the last 10, for 90 days, when absent. May be changed later.
+    pub versions: Option<VersionsKept>,
+    /// Days for which forgotten frames rest in the bin before they are gone for good: 7 when absent; 0 = there is no bin. May
+    /// be changed later.
+    pub bin_days: Option<u32>,
     /// Further vectors that its frames may have, by name, up to 8, such as {"state": {"dim": 1536}}.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "bounded::named")]
     pub vectors: BTreeMap<String, NamedVectors>,
+}
+
+/// Which past versions of a frame a collection keeps: those that are within both bounds.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VersionsKept {
+    /// So many, up to 100; 0 = none.
+    pub last: Option<u32>,
+    /// For so many days after they were replaced, up to 3,650; 0 = none are kept.
+    pub days: Option<u32>,
 }
 
 /// Vectors that a collection's frames may have beside those of its own.
@@ -89,6 +106,12 @@ pub struct Collection {
     pub partitions: u32,
     /// Lifetime of its frames.
     pub ttl_seconds: Option<u64>,
+    /// Past versions of a frame that are kept.
+    #[serde(default)]
+    pub versions: VersionsKept,
+    /// Days for which forgotten frames rest in the bin.
+    #[serde(default)]
+    pub bin_days: u32,
     /// Beam of its searches, once it was tuned: wider finds more and takes longer. Absent: the index's own.
     pub ef: Option<u32>,
     /// Further vectors that its frames may have, by name.

@@ -31,7 +31,7 @@ pub struct ShardExplain {
     /// nothing is indexed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub plan: String,
-    /// The beam of the walk; 0 for a scan.
+    /// The beam of the walk, as wide as it became; 0 for a scan.
     pub ef: u32,
     /// Frames with vectors.
     pub searched: u64,

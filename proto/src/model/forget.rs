@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::filter::Filter;
 
-/// `forget`: remove frames.
+/// `forget`: remove frames, into the bin or for good.
 #[skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +25,10 @@ pub struct ForgetRequest {
     pub all: bool,
     /// Every frame that this filter means, as in `search`.
     pub filter: Option<Filter>,
+    /// Remove them for good at once, and what this means of the bin too, instead of letting them rest in the bin for the
+    /// collection's `bin_days`; with `shred` it is always so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
     /// Destroy the key too, so that no copy in a log, a file or a backup can be read any more; with all: true the
     /// collection goes with its keys, else its other frames are sealed with a new key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -37,8 +41,10 @@ pub struct ForgetRequest {
 pub struct ForgetReply {
     /// How many frames were removed; those of a collection that is shredded whole are not counted.
     pub removed: u64,
-    /// Which, up to 1,000 of them.
+    /// Which; of more than 1,000 the first, so that fewer than `removed` are named.
     pub ids: Vec<Uuid>,
+    /// Until when, at least, `change` with the action restore brings them back, RFC 3339; absent when they are gone for good.
+    pub restorable_until: Option<String>,
     /// With shred: the number under which the end of the key is followed.
     pub shred: Option<u64>,
     /// Send it back with a read that must see this.

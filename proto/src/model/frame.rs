@@ -1,12 +1,39 @@
 //! A frame as callers see it.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
+use super::bounded;
+use crate::numbers;
+
 /// Metadata of a frame: a JSON object.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
+
+/// Reads the metadata that a caller gives. Refuses what is no object, and numbers that would not come back the same.
+pub fn parse_metadata(json: &str) -> Result<Metadata, String> {
+    let metadata = bounded::metadata(json).map_err(|error| {
+        let text = error.to_string();
+        text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| what.to_owned())
+    })?;
+    match numbers::unkept(json) {
+        Some(number) => Err(numbers::refusal(number)),
+        None => Ok(metadata),
+    }
+}
+
+/// As [`parse_metadata`], of a field that may be absent.
+pub(super) fn given_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Metadata>, D::Error> {
+    let given = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    let wrong = |said: String| match said.starts_with(bounded::TOO_LARGE) {
+        true => D::Error::custom(said),
+        false => D::Error::custom(format_args!("metadata: {said}")),
+    };
+    given.map(|given| parse_metadata(given.get()).map_err(wrong)).transpose()
+}
 
 /// A remembered frame.
 #[skip_serializing_none]
@@ -34,7 +61,7 @@ pub struct Frame {
     pub updated_at: String,
     /// RFC 3339 time at which it is forgotten.
     pub expires_at: Option<String>,
-    /// 1, 2, … with every replacement.
+    /// 1, 2, … with every replacement; never again one that a forgotten frame of this id had.
     pub version: u64,
     /// Whether only its owner can read it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -4,6 +4,9 @@
 //! errors, so that a misspelt option is not silently dropped. A field that has nothing to say is left out.
 
 mod backup;
+mod batch;
+pub mod bounded;
+mod change;
 mod collections;
 mod consistency;
 mod erasure;
@@ -24,14 +27,17 @@ mod verify;
 
 pub use crate::filter::{Filter, Scalar};
 pub use backup::{BackupRepository, RepositoriesReply};
+pub use batch::{Batch, BatchEntry, check_count};
+pub use change::{ChangeAction, ChangeReply, ChangeRequest};
 pub use collections::{
     Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, NamedVectors, Quantization,
+    VersionsKept,
 };
 pub use consistency::Consistency;
 pub use erasure::{Erasure, ErasuresReply, SignedReceipt};
 pub use explain::{SearchExplain, ShardExplain};
 pub use forget::{ForgetReply, ForgetRequest};
-pub use frame::{AttachmentInfo, Frame, Metadata};
+pub use frame::{AttachmentInfo, Frame, Metadata, parse_metadata};
 pub use keys::{CollectionKeys, KeyInfo, KeysReply, NodeKeys, RotateReply, RotateRequest, RotationStatus};
 pub use nodes::{MovesSetting, NodeAction, NodeChange, NodeChangeReply, ReplicaMove};
 pub use recall::{RecallReply, RecallRequest};

@@ -14,8 +14,8 @@ use super::frame::Frame;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScanRequest {
-    /// Frames with a greater id than this; from the first when absent.
-    pub after: Option<Uuid>,
+    /// `next_cursor` of the page before, an id: frames with greater ids; from the first when absent.
+    pub cursor: Option<Uuid>,
     /// Most frames of the page, 1 to 1,000; 200 when absent. A page of large frames has fewer.
     pub limit: Option<u32>,
 }
@@ -26,8 +26,11 @@ pub struct ScanRequest {
 pub struct ScanReply {
     /// The frames.
     pub frames: Vec<ScannedFrame>,
-    /// Send it as `after` for the next page; absent on the last one.
-    pub next: Option<Uuid>,
+    /// There are frames after the last one here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// With `more`: send it as `cursor` for the next page.
+    pub next_cursor: Option<Uuid>,
     /// Private frames left out because the request carries another owner's key, or none.
     #[serde(default)]
     pub private_left_out: u64,
@@ -40,6 +43,8 @@ pub struct ScannedFrame {
     /// The frame.
     #[serde(flatten)]
     pub frame: Frame,
+    /// Its place in its session: frames with smaller ones were said before.
+    pub position: u64,
     /// The embedding, when the caller gave it; absent when the router made it from the text.
     pub vector: Option<Vec<f32>>,
     /// Its further embeddings, by name.

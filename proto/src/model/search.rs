@@ -3,12 +3,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
+use uuid::Uuid;
 
+use super::batch::Batch;
+use super::bounded;
 use super::consistency::Consistency;
 use super::explain::SearchExplain;
 use super::frame::Frame;
-use crate::Problem;
 use crate::filter::{Filter, Scalar};
+use crate::{Problem, limits};
 
 /// How a search looks for its answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +36,7 @@ pub struct SearchRequest {
     /// What to look for, in words.
     pub query: Option<String>,
     /// An embedding of your own instead of words.
+    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_DIM as usize }>")]
     pub vector: Option<Vec<f32>>,
     /// Compare with the vectors of this name (`vectors` of `store`) instead; goes with `vector` or `vectors`, not with words.
     pub using: Option<String>,
@@ -55,14 +59,18 @@ pub struct SearchRequest {
     /// Compare with every vector instead of walking the index: slower, never misses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exact: bool,
+    /// How wide a beam the index is walked with, 1 to 2,048; when absent it widens by itself.
+    pub ef: Option<u32>,
     /// Only frames that this filter means, such as {"field": "type", "eq": "insight"}.
     pub filter: Option<Filter>,
     /// Say how the answer came about: plan, candidates and times of each shard.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub explain: bool,
     /// Several things to look for at once, in words, instead of `query`; up to 16 with `vectors`.
+    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_QUERY_VECTORS + 1 }>")]
     pub queries: Option<Vec<String>>,
     /// Several embeddings at once instead of `vector`.
+    #[serde(default, deserialize_with = "bounded::vectors")]
     pub vectors: Option<Vec<Vec<f32>>>,
     /// With several: whether a hit's score is its best (max, default) or its mean over all of them.
     pub combine: Option<Combine>,
@@ -79,7 +87,8 @@ pub struct SearchRequest {
     /// 0 to 1: how much hits that differ from those before them are preferred to more of the same.
     pub diversity: Option<f32>,
     /// Several searches instead, up to 100, each answered or refused by itself; stands alone.
-    pub searches: Option<Vec<SearchRequest>>,
+    #[schemars(with = "Option<Vec<SearchRequest>>")]
+    pub searches: Option<Batch<SearchRequest>>,
     /// Also look among the private memories of the owner whose key the request carries in a header.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub include_private: bool,
@@ -195,6 +204,11 @@ pub struct SearchReply {
     pub answers: Option<Vec<SearchResult>>,
     /// There may be more hits: send it as `cursor` with the same question.
     pub next_cursor: Option<String>,
+    /// There may be more hits, but only so many of the most similar memories were looked at.
+    pub looked_through: Option<u64>,
+    /// Private memories that could not be opened, and are no part of the answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Uuid>,
     /// With `explain`: how the answer came about.
     pub explain: Option<SearchExplain>,
 }

@@ -14,8 +14,8 @@ pub struct SessionsRequest {
     pub agent: Option<String>,
     /// RFC 3339 time: only sessions with a frame made at or after it. Those are the ones that are still open.
     pub active_since: Option<String>,
-    /// `next` of the page before; the first page when absent.
-    pub after: Option<String>,
+    /// `next_cursor` of the page before; the first page when absent.
+    pub cursor: Option<String>,
     /// Most sessions looked at for the page, 1 to 1,000; 200 when absent.
     pub limit: Option<u32>,
 }
@@ -26,8 +26,11 @@ pub struct SessionsRequest {
 pub struct SessionsReply {
     /// The sessions; private ones only of the owner whose key the request carries.
     pub sessions: Vec<Session>,
-    /// Send it as `after` for the next page; absent on the last one.
-    pub next: Option<String>,
+    /// There may be more sessions: a page may have none of those asked for and others follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// With `more`: send it as `cursor` for the next page.
+    pub next_cursor: Option<String>,
 }
 
 /// A session.

@@ -4,12 +4,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use super::bounded;
+use crate::limits;
+
 /// Which shards to verify.
 #[skip_serializing_none]
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyRequest {
     /// Their numbers; all when absent.
+    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_SHARDS as usize }>")]
     pub shards: Option<Vec<u32>>,
     /// Have a replica that differs from the majority, or cannot be read, rebuilt from the others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -37,6 +38,8 @@ pub type FaultHook = dyn Fn(&Batch, Durability) -> Option<Fault> + Send + Sync;
 pub struct MemEngine {
     disk: Arc<Mutex<Disk>>,
     faults: Arc<Mutex<Option<Arc<FaultHook>>>>,
+    /// A write found no file: none succeeds until the engine is opened again.
+    needs_reopening: Arc<AtomicBool>,
 }
 
 struct Disk {
@@ -61,7 +64,7 @@ impl MemEngine {
 
     fn of(map: Map) -> Self {
         let disk = Disk { current: map.clone(), synced: map, unsynced: VecDeque::new(), crashed: false };
-        Self { disk: Arc::new(Mutex::new(disk)), faults: Arc::default() }
+        Self { disk: Arc::new(Mutex::new(disk)), faults: Arc::default(), needs_reopening: Arc::default() }
     }
 
     /// Installs (or removes) the hook that makes writes fail.
@@ -149,6 +152,12 @@ impl Engine for MemEngine {
     fn write(&self, batch: &Batch, durability: Durability) -> Result<(), EngineError> {
         let hook = self.faults.lock().clone();
         let fault = hook.and_then(|hook| hook(batch, durability));
+        if let Some(Fault::Refused(EngineError::NoFile(_))) = &fault {
+            self.needs_reopening.store(true, Ordering::Relaxed);
+        }
+        if self.needs_reopening() {
+            return Err(EngineError::NoFile("a write found none".into()));
+        }
         let mut disk = self.disk.lock();
         disk.check()?;
         if let Some(Fault::Refused(error)) = fault {
@@ -173,6 +182,15 @@ impl Engine for MemEngine {
 
     fn view(&self) -> Arc<dyn Read> {
         Arc::new(MemView(self.disk.lock().current.clone()))
+    }
+
+    fn needs_reopening(&self) -> bool {
+        self.needs_reopening.load(Ordering::Relaxed)
+    }
+
+    fn reopen(&self) -> Result<(), EngineError> {
+        self.needs_reopening.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -37,6 +37,12 @@ pub enum ProposeError {
         /// Where in the log it was applied.
         index: u64,
     },
+    /// It was committed, and no replica can apply it: nothing was changed, nor will be by proposing it again.
+    #[error("the command cannot be applied, at index {index}")]
+    NotApplicable {
+        /// Where in the log it is.
+        index: u64,
+    },
     /// Nothing happened; a payload must be shorter.
     #[error("payload of {bytes} bytes; at most {limit} are allowed")]
     TooLarge {
@@ -71,6 +77,9 @@ pub enum ReadError {
     /// Confirmed, but not applied here in time.
     #[error("not applied within {0:?}")]
     Timeout(Duration),
+    /// This node's state has no room to apply what the read must see; it goes on by itself once there is some.
+    #[error("the disk is full")]
+    DiskFull,
     /// This replica has stopped.
     #[error("the group has stopped here: {0}")]
     Stopped(String),

@@ -5,16 +5,17 @@ use std::fmt::Display;
 use bytes::Bytes;
 use openraft::Snapshot;
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use serde::de::DeserializeOwned;
 
 use super::Group;
 use crate::codec::{CodecError, to_postcard};
 use crate::freshness;
+use crate::quiescence::Standing;
 use crate::snapshot::SnapshotData;
 use crate::snapshot::receive::Finished;
 use crate::threads::run_blocking;
-use crate::types::{Runtime, Vote, index_of};
+use crate::types::{Runtime, Types, Vote, index_of};
 use crate::wire::{self, ChunkHeader, Kind, Refusal, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
 
 impl<R: Runtime> Group<R> {
@@ -23,33 +24,56 @@ impl<R: Runtime> Group<R> {
         let raft = self.raft();
         match kind {
             Kind::Append => self.handle_append(body).await,
-            Kind::Vote => raft.vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped),
-            Kind::PreVote => raft.pre_vote(parse(&body)?).await.map(|reply| to_postcard(&reply)).map_err(stopped),
+            Kind::Vote => {
+                let request: VoteRequest<Types<R>> = parse(&body)?;
+                self.check_sender(&request.vote)?;
+                self.confirm_lease().await;
+                let reply = raft.vote(request).await;
+                self.end_rest();
+                reply.map(|reply| to_postcard(&reply)).map_err(stopped)
+            }
+            Kind::PreVote => {
+                let request: VoteRequest<Types<R>> = parse(&body)?;
+                self.check_sender(&request.vote)?;
+                self.confirm_lease().await;
+                self.postpone_waking();
+                raft.pre_vote(request).await.map(|reply| to_postcard(&reply)).map_err(stopped)
+            }
             Kind::TransferLeader => {
-                let reply = raft.handle_transfer_leader(parse(&body)?).await;
+                let request: TransferLeaderRequest<Types<R>> = parse(&body)?;
+                self.check_sender(request.from_leader())?;
+                self.end_rest();
+                let reply = raft.handle_transfer_leader(request).await;
                 reply.map(|reply| to_postcard(&reply)).map_err(stopped)
             }
             Kind::SnapshotOffer | Kind::SnapshotChunk | Kind::SnapshotFinish => {
+                self.end_rest();
                 let _turn = self.inner.receiving.lock().await;
                 let reply = self.handle_snapshot(kind, body).await?;
                 Ok(to_postcard(&reply))
             }
+            Kind::NodeHeartbeat => Err(Refusal::new(Status::Malformed, "it is for a node, not for a group")),
         }
     }
 
     async fn handle_append(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
         let append = wire::decode_append(body).map_err(malformed)?;
+        self.check_sender(&append.vote)?;
         let (quorum_age, committed) = (append.quorum_age, append.commit.clone());
         // A new leader does not know how far its predecessor had got until an entry of its own is committed.
         let knows = committed.as_ref().is_some_and(|at| at.leader_id.term == append.vote.leader_id.term);
-        let received = openraft::Instant::elapsed(&self.inner.opened);
+        let received = self.since_opened();
+        let heartbeat = heartbeat_of(&append);
         let rpc = AppendEntriesRequest {
             vote: append.vote,
             prev_log_id: append.prev,
             leader_commit: append.commit,
             entries: append.entries,
         };
-        let reply = self.raft().append_entries(rpc).await.map_err(stopped)?;
+        let reply = self.raft().append_entries(rpc).await;
+        // After it, so that timers that run again find the leader heard.
+        self.hear_append(heartbeat.as_ref());
+        let reply = reply.map_err(stopped)?;
         if knows && !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
             let as_of = freshness::as_of(received, quorum_age, self.config().timing.election_max);
             let applied = self.reader().applied_index();
@@ -69,6 +93,7 @@ impl<R: Runtime> Group<R> {
             }
             Kind::SnapshotFinish => {
                 let finish: SnapshotFinish = parse(&body)?;
+                self.check_sender(&finish.vote)?;
                 match receiver.finish(&finish, own_vote).map_err(stopped)? {
                     Finished::Answer(reply) => Ok(reply),
                     Finished::Install { generation } => self.install(finish, generation).await,
@@ -76,6 +101,7 @@ impl<R: Runtime> Group<R> {
             }
             _ => {
                 let offer: SnapshotOffer = parse(&body)?;
+                self.check_sender(&offer.vote)?;
                 receiver.offer(&offer, own_vote).map_err(stopped)
             }
         }
@@ -90,6 +116,12 @@ impl<R: Runtime> Group<R> {
     fn vote(&self) -> Vote {
         self.raft().metrics().borrow_watched().vote
     }
+}
+
+/// What a heartbeat says of its group; `None` of a message that brings entries, or that asks for what is missing.
+fn heartbeat_of(append: &wire::Append) -> Option<Standing> {
+    let log = append.commit.clone().filter(|_| append.entries.is_empty())?;
+    append.prev.as_ref().is_none_or(|prev| *prev == log).then_some(Standing { vote: append.vote, log })
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

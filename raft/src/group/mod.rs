@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,19 +10,26 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{LinearizerOption, Raft, ReadPolicy};
+use parking_lot::Mutex;
 
+use crate::applier;
 use crate::archive::{Archived, Start};
 use crate::config::HostConfig;
 use crate::engine::EngineError;
 use crate::freshness::{Freshness, Heard};
 use crate::log_store::{GroupLog, LogStore};
+use crate::quiescence::Quiescence;
 use crate::replica::Replica;
+use crate::room::Room;
 use crate::snapshot::receive::SnapshotReceiver;
 use crate::state::{GroupState, StateReader};
 use crate::types::{Answer, Fingerprint, GroupId, Node, NodeId, Proposal, RequestId, Runtime, TokioRuntime, Types};
 
 mod error;
+mod log;
 mod messages;
+mod rest;
+mod senders;
 mod status;
 
 pub use error::{ChangeError, ProposeError, ReadError};
@@ -30,6 +37,9 @@ use error::{change_error, lease_expired, propose_error, read_error};
 pub(crate) use status::age_of_quorum;
 pub use status::{GroupStatus, Role, StatusWatch};
 use status::{is_closed, status_of};
+
+/// Between two looks, while a read waits, whether the state waits for room.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(100);
 
 /// Longest pause before a leader without a lease tries again.
 const LEASE_RETRY: Duration = Duration::from_millis(20);
@@ -65,7 +75,9 @@ pub(crate) struct GroupParts<R: Runtime> {
     pub entries: GroupLog<R>,
     pub config: HostConfig,
     pub applied: WatchReceiverOf<Types<R>, u64>,
-    pub state_full: Arc<AtomicBool>,
+    pub room: Arc<Room>,
+    /// When the host was opened; its groups count time from there.
+    pub opened: R::Instant,
 }
 
 /// A handle to one group of this node. Cheap to clone.
@@ -88,7 +100,7 @@ struct Inner<R: Runtime> {
     changing: futures::lock::Mutex<()>,
     in_flight: AtomicUsize,
     heard: Heard,
-    opened: R::Instant,
+    quiescence: Mutex<Quiescence>,
 }
 
 /// Counts a proposal as long as it is under way.
@@ -104,8 +116,8 @@ impl<R: Runtime> Group<R> {
     pub(crate) fn new(parts: GroupParts<R>) -> Self {
         let receiver = Arc::new(SnapshotReceiver::new(parts.state.clone()));
         let (receiving, changing, in_flight, heard) = Default::default();
-        let opened = <R::Instant as openraft::Instant>::now();
-        Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, heard, opened }) }
+        let quiescence = Mutex::new(Quiescence::opened(openraft::Instant::elapsed(&parts.opened)));
+        Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, heard, quiescence }) }
     }
 
     fn raft(&self) -> &Library<R> {
@@ -172,6 +184,7 @@ impl<R: Runtime> Group<R> {
 
     async fn propose_as(&self, request: Option<Fingerprint>, payload: Bytes) -> Result<Proposed, ProposeError> {
         let _counted = self.admit(&payload)?;
+        self.call_leader().await;
         let proposal = Proposal { request, time_ms: self.config().clock.now_ms(), payload };
         let timeout = self.config().timing.propose;
         let (index, answer) = match R::timeout(timeout, self.write(proposal)).await {
@@ -223,7 +236,7 @@ impl<R: Runtime> Group<R> {
 
     /// Whether this node has no room for log or state.
     pub fn disk_full(&self) -> bool {
-        self.inner.parts.log.disk_full() || self.inner.parts.state_full.load(Ordering::Relaxed)
+        self.inner.parts.log.disk_full() || self.inner.parts.room.is_node_full()
     }
 
     /// The index a linearizable read must see: everything acknowledged before the call is at or below it. A quorum has
@@ -232,6 +245,7 @@ impl<R: Runtime> Group<R> {
     /// # Errors
     /// When this node does not lead, or cannot prove it.
     pub async fn read_index(&self) -> Result<u64, ReadError> {
+        self.call_leader().await;
         let timeout = self.config().timing.read;
         let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(timeout);
         let confirmed = R::timeout(timeout, self.raft().get_read_log_id(option)).await;
@@ -248,12 +262,25 @@ impl<R: Runtime> Group<R> {
         if self.reader().applied_index() >= index {
             return Ok(());
         }
-        let mut applied = self.inner.parts.applied.clone();
-        match R::timeout(timeout, applied.wait_until_ge(&index)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ReadError::Stopped("it applies no more".into())),
-            Err(_) => Err(ReadError::Timeout(timeout)),
+        let (mut applied, deadline) = (self.inner.parts.applied.clone(), R::now() + timeout);
+        loop {
+            if self.inner.parts.room.is_waited_for() {
+                return Err(ReadError::DiskFull);
+            }
+            let left = openraft::Instant::saturating_duration_since(&deadline, R::now());
+            match R::timeout(left.min(LOOK_FOR_ROOM), applied.wait_until_ge(&index)).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(ReadError::Stopped("it applies no more".into())),
+                Err(_) if left <= LOOK_FOR_ROOM => return Err(ReadError::Timeout(timeout)),
+                Err(_) => {}
+            }
         }
+    }
+
+    /// The time by which this group judges what is over: that of an entry proposed here now. A read that judges by it and
+    /// a write that comes next agree.
+    pub fn time_ms(&self) -> u64 {
+        applier::time_after(self.inner.parts.state.clock_ms(), self.config().clock.now_ms())
     }
 
     /// Reads this replica's state.
@@ -290,8 +317,7 @@ impl<R: Runtime> Group<R> {
         };
         // A leader that has applied nothing of its own yet may lack what its predecessor acknowledged.
         if !status.is_leader() || !knows {
-            let now = openraft::Instant::elapsed(&self.inner.opened);
-            return self.inner.heard.freshness(status.applied, now);
+            return self.inner.heard.freshness(status.applied, self.since_opened());
         }
         let lease = self.config().timing.election_max;
         let age = status.quorum_age.map(|age| if age <= lease { Duration::ZERO } else { age });
@@ -305,9 +331,18 @@ impl<R: Runtime> Group<R> {
         // A task that ended by a panic leaves its last words standing, "leader" among them.
         if !status.is_stopped() && is_closed::<R>(metrics) {
             status.role = Role::Stopped("its task has ended by a panic".into());
-            status.leader = None;
         }
+        if let Some(age) = self.quorum_age_at_rest() {
+            status.quorum_age = status.quorum_age.map(|heard| heard.min(age));
+        }
+        // A replica that has stopped hears of no leader any more.
+        status.leader = status.leader.filter(|_| !status.is_stopped());
         status
+    }
+
+    /// Whether this replica has stopped for something that passes: opened again, it goes on where it was.
+    pub fn has_stopped_in_passing(&self) -> bool {
+        self.status().is_stopped() && self.inner.parts.log.failures().is_passing(self.id())
     }
 
     /// Follows this replica's status.
@@ -358,6 +393,7 @@ impl<R: Runtime> Group<R> {
     /// committed, but must not change the membership any more: the library does not expect it and stops.
     async fn may_change(&self) -> Result<futures::lock::MutexGuard<'_, ()>, ChangeError> {
         let turn = self.inner.changing.lock().await;
+        self.call_leader().await;
         let status = self.status();
         if status.is_leader() && !status.voters.contains(&self.config().node_id) {
             return Err(ChangeError::InProgress("this leader is leaving the group".into()));
@@ -378,6 +414,7 @@ impl<R: Runtime> Group<R> {
         if target == self.config().node_id || !status.voters.contains(&target) {
             return Err(ChangeError::Refused(format!("node {target} is not another voter")));
         }
+        self.call_leader().await;
         let mut watch = self.watch();
         let started = self.raft().trigger().transfer_leader(target).await;
         started.map_err(stopped)?;
@@ -390,42 +427,17 @@ impl<R: Runtime> Group<R> {
         }
     }
 
-    /// Takes a snapshot now, after which the log is trimmed; does not wait for it.
-    ///
-    /// # Errors
-    /// When this replica has stopped.
-    pub async fn trigger_snapshot(&self) -> Result<(), ChangeError> {
-        self.raft().trigger().snapshot().await.map_err(stopped)
-    }
-
-    /// Takes the next step towards a log without the entries up to `index`, all applied: a snapshot, then trimming. True
-    /// once they are gone. Followers that still need them get a snapshot instead.
-    ///
-    /// # Errors
-    /// When this replica has stopped.
-    pub async fn trim(&self, index: u64) -> Result<bool, ChangeError> {
-        let status = self.status();
-        if status.purged >= index {
-            return Ok(true);
-        }
-        let triggered = if status.snapshot_index >= index {
-            self.raft().trigger().purge_log(index).await
-        } else {
-            self.raft().trigger().snapshot().await
-        };
-        triggered.map_err(stopped)?;
-        Ok(false)
-    }
-
     /// Campaigns now, after a pre-vote round, instead of when the leader is missed.
     ///
     /// # Errors
     /// When this replica has stopped.
     pub async fn campaign(&self) -> Result<(), ChangeError> {
+        self.end_rest();
         self.raft().trigger().elect(true).await.map_err(stopped)
     }
 
     pub(crate) async fn stop(&self) {
+        self.inner.parts.room.stop_waiting();
         // It has stopped one way or the other; a panic in its task was logged there.
         let _ = self.raft().shutdown().await;
         // Its worker may still be about to apply.
@@ -445,5 +457,6 @@ fn proposed(index: u64, answer: Answer) -> Result<Proposed, ProposeError> {
         Answer::Replayed { index, response: Some(response) } => Ok(Proposed { index, response, replayed: true }),
         Answer::Replayed { index, response: None } => Err(ProposeError::AppliedBefore { index }),
         Answer::Reused => Err(ProposeError::RequestIdReused),
+        Answer::Failed => Err(ProposeError::NotApplicable { index }),
     }
 }

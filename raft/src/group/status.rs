@@ -56,8 +56,9 @@ pub struct GroupStatus {
     pub purged: u64,
     /// Those who vote; during a joint change, of the old and of the new members.
     pub voters: BTreeSet<NodeId>,
-    /// Whether a change of voters is half done: it takes majorities of both sets until it is finished.
-    pub joint: bool,
+    /// Whether a change of the members is half done: a joint one, which takes majorities of both sets until it is finished, or
+    /// one that is not applied here yet: as long as it is not committed, another leader may undo it.
+    pub is_changing: bool,
     /// Those who follow without a vote.
     pub learners: BTreeSet<NodeId>,
     /// On the leader: how many entries each other member lacks. `None`: not known yet.
@@ -150,13 +151,18 @@ pub(super) fn status_of<R: Runtime>(group: GroupId, metrics: &Metrics<R>, applie
         snapshot_index: index_of(metrics.snapshot.as_ref()),
         purged: index_of(metrics.purged.as_ref()),
         voters: metrics.membership_config.membership().voter_ids().collect(),
-        joint: metrics.membership_config.membership().get_joint_config().len() > 1,
+        is_changing: is_changing(metrics, applied),
         learners: metrics.membership_config.membership().learner_ids().collect(),
         lag: lag
             .map(|(node, matched)| (*node, matched.as_ref().map(|id| last_log_index.saturating_sub(id.index))))
             .collect(),
         quorum_age: age_of_quorum(metrics),
     }
+}
+
+fn is_changing<R: Runtime>(metrics: &Metrics<R>, applied: u64) -> bool {
+    let members = &metrics.membership_config;
+    members.membership().get_joint_config().len() > 1 || index_of(members.log_id().as_ref()) > applied
 }
 
 /// On the leader: how long ago a quorum last answered. A leader that is its own quorum needs no answer.

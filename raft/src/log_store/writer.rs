@@ -11,15 +11,28 @@ use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
-use super::{KeyKind, LogObserver, io_error, key};
+use super::{KeyKind, key};
 use crate::codec::encode_record;
 use crate::engine::{Batch, Durability, Engine, EngineError, Op};
+use crate::failures::{Failures, io_error};
+use crate::room;
 use crate::types::{GroupId, LogId, Runtime, Types};
 
-/// How long to wait before trying a full disk again.
-const DISK_FULL_RETRY: Duration = Duration::from_millis(500);
-
 type Reply<R, T> = <<R as openraft::AsyncRuntime>::Oneshot as Oneshot>::Sender<T>;
+
+/// Told of every batch the log writer makes durable.
+pub trait LogObserver: Send + Sync + 'static {
+    /// A batch of `entries` entries in `bytes` bytes was written; `took` is the time of write and sync together,
+    /// `synced` whether there was a sync.
+    fn wrote(&self, entries: usize, bytes: usize, took: Duration, synced: bool);
+}
+
+/// Observes nothing.
+pub struct NoObserver;
+
+impl LogObserver for NoObserver {
+    fn wrote(&self, _: usize, _: usize, _: Duration, _: bool) {}
+}
 
 /// One operation on the log.
 pub(super) struct Request<R: Runtime> {
@@ -72,6 +85,9 @@ pub(super) struct Writer<R: Runtime> {
     pub requests: <R::Mpsc as Mpsc>::Receiver<Request<R>>,
     pub committed: Arc<Mutex<BTreeMap<GroupId, LogId>>>,
     pub disk_full: Arc<AtomicBool>,
+    /// The host is closing: nobody waits for room any more.
+    pub closing: Arc<AtomicBool>,
+    pub failures: Arc<Failures>,
     pub observer: Arc<dyn LogObserver>,
     pub batch_bytes: usize,
 }
@@ -80,22 +96,19 @@ impl<R: Runtime> Writer<R> {
     /// Serves requests until told to stop, or until nobody can make any.
     ///
     /// A failure other than a full disk ends the log: what the device holds is unknown then, so every later request
-    /// fails as well, and its group stops.
+    /// fails as well, and its group stops. Where the failure passes, the log is back once all groups have stopped and its
+    /// engine has been opened again.
     pub async fn run(mut self) {
-        let mut failed: Option<EngineError> = None;
         while let Some(first) = self.requests.recv().await {
             let (batch, waiting, summary) = self.drain(first);
             let stop = waiting.iter().any(|done| matches!(done, Done::Stop(_)));
-            let result = match &failed {
-                Some(error) => Err(error.clone()),
-                None => self.write(&batch, &summary).await,
+            let result = match self.failures.log() {
+                Some(error) => Err(error),
+                None => self.write(&batch, &summary).await.inspect_err(|cause| {
+                    error!(error = %cause, "log device failed");
+                    self.failures.of_log(cause.clone());
+                }),
             };
-            if let Err(cause) = &result
-                && failed.is_none()
-            {
-                error!(error = %cause, "log device failed");
-                failed = Some(cause.clone());
-            }
             waiting.into_iter().for_each(|done| done.call(&result));
             if stop {
                 return;
@@ -125,8 +138,8 @@ impl<R: Runtime> Writer<R> {
         (batch, waiting, summary)
     }
 
-    /// Writes the batch, waiting for room as long as the disk is full: its waiters then simply wait, and go on by
-    /// themselves.
+    /// Writes the batch, waiting for room as long as the disk is full and the host is not closing: its waiters then simply
+    /// wait, and go on by themselves.
     async fn write(&mut self, batch: &Batch, summary: &Summary) -> Result<(), EngineError> {
         if batch.is_empty() {
             return Ok(());
@@ -142,11 +155,11 @@ impl<R: Runtime> Writer<R> {
                     }
                     return Ok(());
                 }
-                Err(EngineError::DiskFull(cause)) => {
+                Err(EngineError::DiskFull(cause)) if !self.closing.load(Ordering::Relaxed) => {
                     if !self.disk_full.swap(true, Ordering::Relaxed) {
                         warn!(cause, "log device is full, waiting for room");
                     }
-                    R::sleep(DISK_FULL_RETRY).await;
+                    R::sleep(room::RETRY).await;
                 }
                 Err(error) => return Err(error),
             }

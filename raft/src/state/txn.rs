@@ -6,7 +6,7 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 
 use super::{as_slice, join, scan_table, successor};
-use crate::engine::{Batch, EngineError, KeyBounds, Read, Visitor};
+use crate::engine::{Batch, EngineError, KeyBounds, Op, Read, Visitor};
 
 /// What a batch of commands has written so far, over the committed state. Keys are whole engine keys.
 #[derive(Default)]
@@ -41,6 +41,24 @@ impl Overlay {
         self.bytes += from.len() + to.len();
         self.deleted.push((from.clone(), to.clone()));
         self.batch.delete_range(from, to);
+    }
+
+    /// How much was written so far.
+    pub(crate) fn mark(&self) -> usize {
+        self.batch.ops.len()
+    }
+
+    /// Takes back everything that was written after a mark. It happens so seldom that what was before is written anew.
+    pub(crate) fn take_back_to(&mut self, mark: usize) {
+        let mut kept = Overlay::default();
+        for op in std::mem::take(&mut self.batch.ops).into_iter().take(mark) {
+            match op {
+                Op::Put { key, value } => kept.put(key, value),
+                Op::Delete { key } => kept.delete(key),
+                Op::DeleteRange { from, to } => kept.delete_range(from, to),
+            }
+        }
+        *self = kept;
     }
 
     pub(crate) fn get(&self, base: &dyn Read, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -209,6 +227,22 @@ mod tests {
     }
 
     proptest! {
+        /// What was written after a mark can be taken back, and nothing else is.
+        #[test]
+        fn what_was_written_after_a_mark_is_taken_back(
+            kept in proptest::collection::vec(step(), 0..20),
+            taken_back in proptest::collection::vec(step(), 0..20),
+        ) {
+            let engine = MemEngine::new();
+            let (mut model, mut overlay) = (BTreeMap::new(), Overlay::default());
+            run(&kept, &mut model, &mut Txn::new(&engine, b"p", &mut overlay));
+            let (mark, bytes) = (overlay.mark(), overlay.bytes);
+            run(&taken_back, &mut model.clone(), &mut Txn::new(&engine, b"p", &mut overlay));
+            overlay.take_back_to(mark);
+            prop_assert_eq!((overlay.mark(), overlay.bytes), (mark, bytes));
+            prop_assert_eq!(contents(&Txn::new(&engine, b"p", &mut overlay)), model);
+        }
+
         /// The overlay over a committed state reads like a plain map, before the commit and after it.
         #[test]
         fn reads_see_earlier_writes(

@@ -13,6 +13,7 @@ use crate::engine::{Batch, Durability, Engine, EngineError, MemEngine};
 use crate::log_store::{GroupLog, LogLimits, LogStore, NoObserver};
 use crate::replica::{Replica, ReplicaParts};
 use crate::requests::RequestWindow;
+use crate::room::Room;
 use crate::snapshot::SnapshotKeeper;
 use crate::state::{GroupState, StateReader, Txn};
 use crate::state_machine::{Command, StateMachine};
@@ -23,7 +24,7 @@ type T = Types<TokioRuntime>;
 const GROUP: GroupId = 7;
 
 /// Keeps each payload at its index.
-struct Journal;
+pub(super) struct Journal;
 
 impl StateMachine for Journal {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
@@ -51,7 +52,7 @@ async fn stores(log: Arc<dyn Engine>, state: Arc<dyn Engine>) -> (GroupLog<Tokio
         threads,
         window: RequestWindow::default(),
         applied: parking_lot::Mutex::new(applied),
-        disk_full: Arc::default(),
+        room: Room::new(GROUP, Arc::default(), Arc::default()),
     });
     (log, replica.unwrap())
 }

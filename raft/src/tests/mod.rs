@@ -2,3 +2,4 @@
 
 mod library_suite;
 mod samples;
+mod senders;

@@ -10,7 +10,10 @@ use crate::codec::{decode_entry, decode_record, encode_entry, encode_record, to_
 use crate::requests;
 use crate::state::{Applied, Incoming};
 use crate::types::{Entry, Fingerprint, LogId, Membership, Payload, Proposal, RequestId, SnapshotMeta, Vote};
-use crate::wire::{self, Append, ChunkHeader, Kind, Refusal, SnapshotFinish, SnapshotOffer, SnapshotReply, Status};
+use crate::wire::{
+    self, Append, ChunkHeader, Heard, Kind, NodeHeartbeat, NodeHeartbeatReply, Refusal, RestingGroup, SnapshotFinish,
+    SnapshotOffer, SnapshotReply, Status,
+};
 
 #[path = "../../../proto/tests/support/samples.rs"]
 mod committed;
@@ -127,6 +130,19 @@ fn messages(samples: &mut Samples) {
         let body = wire::parse_reply(committed.into()).expect("readable");
         assert_eq!(postcard::from_bytes::<SnapshotReply>(&body).expect("readable"), reply);
     }
+    let resting = RestingGroup { group: 4, vote, log: log_id(7), quorum_age_ms: 70 };
+    let heard = Some(Heard { number: 0x0102_0304, refused: vec![5] });
+    let heartbeat = NodeHeartbeat { from: 2, heard, groups: vec![resting.clone()] };
+    let written = wire::request(Kind::NodeHeartbeat, 0, &to_postcard(&heartbeat));
+    let (kind, _, body) =
+        wire::parse_request(samples.check("message_node_heartbeat", &written).into()).expect("readable");
+    assert_eq!(kind, Kind::NodeHeartbeat);
+    assert_eq!(postcard::from_bytes::<NodeHeartbeat>(&body).expect("readable"), heartbeat);
+    let reply = NodeHeartbeatReply { refused: vec![6], number: 9, groups: vec![resting] };
+    let committed = samples.check("reply_node_heartbeat", &wire::reply(Status::Ok, &to_postcard(&reply)));
+    let body = wire::parse_reply(committed.into()).expect("readable");
+    assert_eq!(postcard::from_bytes::<NodeHeartbeatReply>(&body).expect("readable"), reply);
+
     let committed = samples.check("reply_no_group", &wire::reply(Status::NoGroup, b"group 4 is not open here"));
     let refused = wire::parse_reply(committed.into()).expect_err("a refusal");
     assert_eq!(refused, Refusal::new(Status::NoGroup, "group 4 is not open here"));

@@ -32,6 +32,7 @@ fn config(id: NodeId, state: &MemEngine, transport: Arc<dyn Transport>) -> HostC
         threads: Arc::new(RuntimeTasks::<SimRuntime>::default()),
         clock: Arc::new(SystemClock),
         randomness: Arc::new(move || drawn.fetch_add(1, Ordering::Relaxed)),
+        members: Arc::new(|_, _| true),
         observer: Arc::new(NoObserver),
         timing: Timing::default(),
         limits: Limits::default(),

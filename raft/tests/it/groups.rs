@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Cluster, GROUP, Register, SECONDS, eventually, set};
+use crate::support::{Cluster, GROUP, PANIC, Register, SECONDS, eventually, set};
 use bytes::Bytes;
 use mira_raft::engine::{Batch, Durability, Engine, Fault};
 use mira_raft::{
@@ -411,6 +411,64 @@ async fn a_failing_device_stops_the_group_and_says_so() {
     assert!(stopped.is_some());
     let refused = group.propose(None, set("b", "1")).await.unwrap_err();
     assert!(matches!(refused, ProposeError::Stopped(_)), "{refused:?}");
+}
+
+/// The failure of a device that can open no file.
+fn no_file() -> Option<Fault> {
+    Some(Fault::Refused(EngineError::NoFile("test".into())))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_stopped_for_want_of_files_is_opened_again_where_it_was() {
+    let mut cluster = Cluster::start(1, Limits::default()).await;
+    let host = cluster.host(cluster.leader().await).clone();
+    for engine in 0..2 {
+        let group = cluster.group(1).clone();
+        group.propose(None, set("a", "1")).await.unwrap();
+        assert!(!host.needs_reopening());
+        cluster.engines(1)[engine].set_faults(Some(Arc::new(|_, _| no_file())));
+        group.propose(None, set("b", "1")).await.unwrap_err();
+        let stopped = group.watch().wait_for(SECONDS, |status| status.is_stopped()).await.expect("it stops");
+        assert_eq!(stopped.leader, None, "it hears of none any more");
+        assert!(group.has_stopped_in_passing() && host.needs_reopening(), "engine {engine}");
+        cluster.engines(1)[engine].set_faults(None);
+        assert!(host.needs_reopening(), "it does not come back by itself");
+        drop(group);
+        host.reopen().await.unwrap();
+        cluster.reopen_group(1).await;
+        let group = cluster.group(1).clone();
+        group.watch().wait_for(SECONDS, |status| status.is_leader()).await.expect("it leads again");
+        assert!(!group.has_stopped_in_passing());
+        group.propose(None, set("c", "1")).await.unwrap();
+        assert_eq!(cluster.value(1, "a"), Some("1".into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_fails_for_good_is_not_opened_again() {
+    let cluster = Cluster::start(1, Limits::default()).await;
+    let group = cluster.group(cluster.leader().await).clone();
+    cluster.engines(1)[0].set_faults(Some(Arc::new(|_, _| Some(Fault::Refused(EngineError::Io("test".into()))))));
+    group.propose(None, set("a", "1")).await.unwrap_err();
+    group.watch().wait_for(SECONDS, |status| status.is_stopped()).await.expect("it stops");
+    assert!(!group.has_stopped_in_passing() && !cluster.host(1).needs_reopening());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_be_applied_is_passed_over_by_all_replicas() {
+    let cluster = Cluster::start(3, Limits::default()).await;
+    let group = cluster.group(cluster.leader().await).clone();
+    group.propose(None, set("a", "1")).await.unwrap();
+    // The state machine writes half of it and panics.
+    let failed = group.propose(None, set(PANIC, "1")).await.unwrap_err();
+    assert!(matches!(failed, ProposeError::NotApplicable { .. }), "{failed}");
+    group.propose(None, set("b", "1")).await.unwrap();
+    cluster.agree().await;
+    for node in cluster.nodes() {
+        assert!(!cluster.group(node).status().is_stopped());
+        assert_eq!(cluster.value(node, PANIC), None, "what it wrote is taken back");
+        assert_eq!(cluster.value(node, "b"), Some("1".into()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

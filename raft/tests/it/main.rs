@@ -4,5 +4,7 @@ mod found;
 mod groups;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod log_bytes;
+mod rest;
 mod simulated;
 mod support;

@@ -33,6 +33,7 @@ fn config(id: NodeId, seed: u64, network: &LocalNetwork<SimRuntime>) -> HostConf
         threads: Arc::new(RuntimeTasks::<SimRuntime>::default()),
         clock: Arc::new(VirtualClock),
         randomness: Arc::new(move || drawn.fetch_add(1, Ordering::Relaxed)),
+        members: Arc::new(|_, _| true),
         observer: Arc::new(NoObserver),
         timing: Timing::default(),
         limits: Limits { snapshot_every: 20, log_kept: 5, ..Limits::default() },

@@ -15,6 +15,8 @@ use mira_raft::{
 };
 
 pub const GROUP: GroupId = 3;
+/// Whoever applies a command that sets this key panics half way.
+pub const PANIC: &str = "panic";
 /// Longer than anything takes on a loaded machine; a test that waits this long has failed.
 pub const SECONDS: Duration = Duration::from_secs(60);
 
@@ -51,6 +53,7 @@ impl StateMachine for Register {
         let times = txn.get(&counter)?.map_or(0, |times| times[0]) + 1;
         txn.put(&counter, vec![times]);
         txn.put(&[b"=", key].concat(), value.to_vec());
+        assert_ne!(key, PANIC.as_bytes(), "as told");
         Ok(format!("{}={times}", String::from_utf8_lossy(key)).into())
     }
 
@@ -92,16 +95,22 @@ pub struct Cluster {
     pub network: LocalNetwork,
     pub clock: Arc<AtomicU64>,
     limits: Limits,
+    timing: Timing,
     nodes: BTreeMap<NodeId, Node>,
     requests: AtomicU64,
 }
 
 impl Cluster {
     pub async fn start(size: u64, limits: Limits) -> Self {
+        Self::start_with(size, limits, Timing { propose: Duration::from_secs(3), ..Timing::default() }).await
+    }
+
+    pub async fn start_with(size: u64, limits: Limits, timing: Timing) -> Self {
         let mut cluster = Self {
             network: LocalNetwork::new(),
             clock: Arc::new(AtomicU64::new(1_000_000)),
             limits,
+            timing,
             nodes: BTreeMap::new(),
             requests: AtomicU64::new(1 << 32),
         };
@@ -121,7 +130,7 @@ impl Cluster {
         let [log, state] = engines.clone().map(Arc::new);
         let config = HostConfig {
             clock: Arc::new(TestClock(self.clock.clone())),
-            timing: Timing { propose: Duration::from_secs(3), ..Timing::default() },
+            timing: self.timing,
             limits: self.limits,
             ..HostConfig::new(id, log, state, self.network.transport(id))
         };
@@ -130,6 +139,12 @@ impl Cluster {
         let group = host.open_group(GROUP, app.clone()).await.unwrap();
         self.network.connect(id, &host);
         Node { engines, host, group, app }
+    }
+
+    /// Opens a node's group again after its host was.
+    pub async fn reopen_group(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.group = node.host.open_group(GROUP, node.app.clone()).await.unwrap();
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {

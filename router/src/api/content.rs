@@ -1,15 +1,17 @@
 //! Large contents: bodies in and out that are never whole in memory, for HTTP and gRPC.
 
-use std::fmt::Display;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
 use mira_proto::model::UploadReply;
 use mira_proto::{Code, Problem, limits};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
 
 use super::Api;
 use crate::operations::content::{ContentPart, FrameContent};
@@ -38,15 +40,40 @@ impl Reading {
                 reading.memory.read_content_part(&context, &reading.collection, &reading.content, &part).await
             }
         };
-        stream::iter(parts).map(piece).buffered(limits::CHUNKS_IN_FLIGHT)
+        read_in_time(stream::iter(parts).map(piece).buffered(limits::CHUNKS_IN_FLIGHT))
     }
+}
+
+/// The same pieces, made beside their reader: one that stands still loses them, and whatever they hold is given back.
+fn read_in_time(
+    pieces: impl Stream<Item = Result<Bytes, Problem>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, Problem>> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(1);
+    let stood_still = Arc::new(AtomicBool::new(false));
+    let noted = stood_still.clone();
+    tokio::spawn(async move {
+        let mut pieces = pin!(pieces);
+        while let Some(piece) = pieces.next().await {
+            match timeout(limits::STREAM_IDLE, sender.send(piece)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => return noted.store(true, Ordering::Relaxed),
+            }
+        }
+    });
+    let sent = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) });
+    let end = stream::once(async move {
+        let late = || Problem::new(Code::DeadlineExceeded, "the content was not read for a minute: ask for the rest");
+        stood_still.load(Ordering::Relaxed).then(late).map(Err)
+    });
+    sent.chain(end.filter_map(std::future::ready))
 }
 
 impl Api {
     /// Room for one more body that is not whole in memory.
     pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let full = |_| {
-            let detail = format!("{} contents are on their way through this router: try again", limits::MAX_STREAMS);
+            let detail = format!("{} streams are on their way through this router: try again", limits::MAX_STREAMS);
             Problem::new(Code::Overloaded, detail)
         };
         self.streams.clone().try_acquire_owned().map_err(full)
@@ -68,7 +95,7 @@ impl<'a> Receiving<'a> {
     }
 
     /// Adds a body chunk by chunk. When it breaks off, what came whole is kept.
-    pub(super) async fn receive<E: Display>(
+    pub(super) async fn receive<E>(
         &self,
         mut offset: u64,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
@@ -101,14 +128,14 @@ impl<'a> Receiving<'a> {
 }
 
 /// Reads until there is enough for a step, or the body ends: whether there may be more.
-async fn fill<E: Display>(
+async fn fill<E>(
     buffer: &mut BytesMut,
     body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
 ) -> Result<bool, Problem> {
     while buffer.len() < limits::CHUNKS_IN_FLIGHT * limits::MAX_CONTENT_BYTES {
-        match tokio::time::timeout(limits::STREAM_IDLE, body.next()).await {
+        match timeout(limits::STREAM_IDLE, body.next()).await {
             Ok(Some(Ok(bytes))) => buffer.extend_from_slice(&bytes),
-            Ok(Some(Err(error))) => return Err(Problem::invalid(format!("the body broke off: {error}"))),
+            Ok(Some(Err(_))) => return Err(Problem::invalid("the body broke off")),
             Ok(None) => return Ok(false),
             Err(_) => return Err(Problem::new(Code::DeadlineExceeded, "the body stood still for a minute")),
         }

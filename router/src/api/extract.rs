@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use mira_proto::{Code, Problem, limits};
+use mira_proto::Problem;
 use schemars::JsonSchema;
 use schemars::generate::SchemaGenerator;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::Api;
 use super::failure::Failure;
 use super::operation::Media;
+use super::{Api, body};
 use crate::RequestContext;
+use crate::operations::validate::collection_name;
 
 /// Who sent a request, for the handlers behind the gate.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
     }
 }
 
-/// A collection's name in the path.
+/// A collection's name in the path, as it is kept; a slash in it comes as `%2F`.
 pub(super) struct Name(pub(super) String);
 
 impl FromRequestParts<Arc<Api>> for Name {
@@ -44,7 +44,7 @@ impl FromRequestParts<Arc<Api>> for Name {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         match Path::<String>::from_request_parts(parts, api).await {
-            Ok(Path(name)) => Ok(Name(name)),
+            Ok(Path(name)) => Ok(Name(collection_name(&name)?)),
             Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
         }
     }
@@ -58,7 +58,10 @@ impl FromRequestParts<Arc<Api>> for NameAndId {
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         match Path::from_request_parts(parts, api).await {
-            Ok(Path((collection, id))) => Ok(NameAndId(collection, id)),
+            Ok(Path((collection, id))) => {
+                let collection: String = collection;
+                Ok(NameAndId(collection_name(&collection)?, id))
+            }
             Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
         }
     }
@@ -81,7 +84,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
 /// A JSON body.
 pub(super) struct Document<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Document<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Api>> for Document<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
@@ -91,28 +94,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Document<T> {
             let problem = Problem::invalid("the body must be JSON: send the header Content-Type: application/json");
             return Err(Failure::with(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
         }
-        let body = Bytes::from_request(request, api).await.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                let limit = limits::MAX_MESSAGE_BYTES;
-                return Problem::new(
-                    Code::TooLarge,
-                    format!("the body has more than {limit} bytes: send less at once"),
-                );
-            }
-            Problem::invalid(format!("the body could not be read: {}", rejection.body_text()))
-        })?;
-        Ok(Document(parse(&body)?))
+        Ok(Document(body::parse(body::read(request, api).await?, "the request is wrong").await?))
     }
-}
-
-/// Reads a document; the message says where and what is wrong.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| Problem::invalid(format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
-    serde_json::from_str(text).map_err(|error| {
-        let what = if error.is_data() { "the request is wrong" } else { "the body is not valid JSON" };
-        Problem::invalid(format!("{what}: {error}"))
-    })
 }
 
 /// What an operation takes from a request beside its context.

@@ -1,6 +1,6 @@
 //! Problems as HTTP answers: RFC 9457 documents.
 
-use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use mira_proto::Problem;
@@ -32,6 +32,10 @@ impl IntoResponse for Failure {
         document["status"] = self.status.as_u16().into();
         let media_type = HeaderValue::from_static("application/problem+json");
         let mut response = (self.status, [(CONTENT_TYPE, media_type)], document.to_string()).into_response();
+        if let Some(seconds) = self.problem.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response.extensions_mut().insert(self.problem.code);
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

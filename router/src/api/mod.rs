@@ -5,7 +5,9 @@
 //! [`Problem`] back. Nothing is decided in an adapter, so the same input has the same outcome on all three. The routes of
 //! HTTP, their description and MCP's tools are made of one table, `operations.rs`.
 
+mod access;
 pub mod auth;
+mod body;
 mod content;
 mod extract;
 mod failure;
@@ -20,13 +22,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use mira_proto::{Problem, limits};
+use mira_proto::{Code, Problem, limits, names};
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::private::credential::{Credential, NewPassphrase};
 use crate::{Memory, RequestContext, RouterConfig};
 use auth::Gate;
+use body::BodyRoom;
+use mcp::cancel::RunningCalls;
 
 /// The header that carries a consistency token, in requests and answers.
 pub const CONSISTENCY_TOKEN: &str = "x-mira-consistency-token";
@@ -40,7 +44,8 @@ pub const OWNER_KEY: &str = "x-mira-owner-key";
 pub const OWNER_PASSPHRASE: &str = "x-mira-owner-passphrase";
 /// The passphrase that is to take its place.
 pub const NEW_PASSPHRASE: &str = "x-mira-new-passphrase";
-/// The header that says whose passphrase it is; without it, the caller's.
+/// The header that says whose private memories a request is about: the caller's own, which it is without it, or any owner's
+/// where the router allows it.
 pub const OWNER: &str = "x-mira-owner";
 /// gRPC's own header for a request's time.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
@@ -50,9 +55,14 @@ pub struct Api {
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gate: Gate,
+    any_owner: bool,
     pub(crate) open_metrics: bool,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) allowed_origins: Vec<String>,
+    /// Room for bodies that are whole in memory.
+    bodies: BodyRoom,
+    /// Requests at work that a client may cancel.
+    calls: RunningCalls,
     /// Room for bodies that are not whole in memory.
     streams: Arc<tokio::sync::Semaphore>,
     cluster: Arc<Cluster>,
@@ -64,12 +74,15 @@ impl Api {
     /// The front ends' common part.
     pub fn new(memory: Arc<Memory>, metrics: Arc<Metrics>, config: &RouterConfig) -> Self {
         Api {
+            bodies: BodyRoom::default(),
+            calls: RunningCalls::default(),
             streams: Arc::new(tokio::sync::Semaphore::new(limits::MAX_STREAMS)),
             cluster: memory.cluster.clone(),
             model: memory.embedding.model().map(|model| model.name.clone()),
             memory,
             metrics,
             gate: Gate::new(&config.tokens),
+            any_owner: config.any_owner,
             open_metrics: config.open_metrics,
             allowed_hosts: config.allowed_hosts.clone(),
             allowed_origins: config.allowed_origins.clone(),
@@ -79,42 +92,67 @@ impl Api {
 
     /// The circumstances of a request that was let in, from its headers (gRPC: its metadata).
     pub(crate) fn context(&self, principal: Arc<str>, headers: &HeaderMap) -> Result<RequestContext, Problem> {
-        let timeout = match (text(headers, TIMEOUT_MS)?, text(headers, GRPC_TIMEOUT)?) {
-            (Some(ms), _) => milliseconds(ms)?,
-            (None, Some(timeout)) => grpc_timeout(timeout)?,
-            (None, None) => self.default_deadline,
+        let named = match (text(headers, TIMEOUT_MS)?, text(headers, GRPC_TIMEOUT)?) {
+            (Some(ms), _) => Some(milliseconds(ms)?),
+            (None, Some(timeout)) => Some(grpc_timeout(timeout)?),
+            (None, None) => None,
         };
-        let mut context = RequestContext::new(principal, timeout.min(limits::MAX_DEADLINE));
+        let timeout = named.unwrap_or(self.default_deadline).min(limits::MAX_DEADLINE);
+        let mut context = RequestContext { names_deadline: named.is_some(), ..RequestContext::new(principal, timeout) };
         if let Some(token) = text(headers, CONSISTENCY_TOKEN)? {
             context.token = token.parse().map_err(Problem::from)?;
         }
         context.idempotency_key = text(headers, IDEMPOTENCY_KEY)?.map(idempotency_key).transpose()?;
-        context.owner = credential(&context.principal, headers)?;
+        let owner = self.owner_name(&context.principal, headers)?;
+        context.owner = credential(&owner, headers)?;
         Ok(context)
     }
 
+    /// Whose private memories a request is about: the caller's own, unless the router lets it name others.
+    fn owner_name(&self, principal: &Arc<str>, headers: &HeaderMap) -> Result<Arc<str>, Problem> {
+        let Some(value) = headers.get(OWNER) else { return Ok(principal.clone()) };
+        // Letters of all scripts may stand in a name.
+        let named = std::str::from_utf8(value.as_bytes())
+            .map_err(|_| Problem::invalid(format!("header {OWNER} is not UTF-8")))?;
+        let named = names::collection(named).map_err(|error| Problem::invalid(format!("header {OWNER} {error}")))?;
+        if *named == **principal || self.any_owner {
+            return Ok(named.into());
+        }
+        let detail = format!("header {OWNER} names another owner than the caller, who is {principal:?}: leave it out");
+        Err(Problem::new(Code::PermissionDenied, detail))
+    }
+
     /// Whether this router can serve, and what stands against it.
-    pub(crate) fn readiness(&self) -> (bool, serde_json::Value) {
+    pub(crate) async fn readiness(&self) -> (bool, serde_json::Value) {
         let view = self.cluster.view();
-        let leaderless = view.as_ref().map(|view| self.cluster.leaderless(view));
-        let ready = leaderless.as_ref().is_some_and(Vec::is_empty);
+        let health = match &view {
+            Some(view) => Some(self.cluster.group_health(view).await),
+            None => None,
+        };
+        let ready = health.as_ref().is_some_and(|health| health.is_good());
+        let stopped = health.iter().flat_map(|health| &health.stopped).map(|(shard, node)| match shard {
+            Some(shard) => format!("shard {shard} on node {node:016x}"),
+            None => format!("the meta group on node {node:016x}"),
+        });
         let body = serde_json::json!({
             "ready": ready,
             "cluster_map_epoch": view.map(|view| view.epoch),
-            "leaderless_shards": leaderless,
+            "meta_group_has_leader": health.as_ref().map(|health| health.meta_led),
+            "leaderless_shards": health.as_ref().map(|health| &health.leaderless),
+            "stopped": stopped.collect::<Vec<_>>(),
             "model": self.model,
         });
         (ready, body)
     }
 }
 
-fn credential(principal: &str, headers: &HeaderMap) -> Result<Option<Credential>, Problem> {
+fn credential(owner: &str, headers: &HeaderMap) -> Result<Option<Credential>, Problem> {
     match (text(headers, OWNER_KEY)?, text(headers, OWNER_PASSPHRASE)?) {
         (Some(_), Some(_)) => Err(Problem::invalid(format!(
             "headers {OWNER_KEY} and {OWNER_PASSPHRASE} are both given: send one of them"
         ))),
         (Some(key), None) => Credential::key(key).map(Some),
-        (None, Some(passphrase)) => Credential::passphrase(principal, text(headers, OWNER)?, passphrase).map(Some),
+        (None, Some(passphrase)) => Credential::passphrase(owner, passphrase).map(Some),
         (None, None) => Ok(None),
     }
 }

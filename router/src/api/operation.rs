@@ -14,6 +14,7 @@ use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use mira_proto::Problem;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::extract::{Caller, Document, Input};
 use super::failure::Failure;
-use super::{Api, CONSISTENCY_TOKEN};
+use super::{Api, CONSISTENCY_TOKEN, body};
 use crate::{Memory, RequestContext};
 
 /// A row of the table.
@@ -102,7 +103,7 @@ pub(super) struct ToolAnswer {
 }
 
 type ToolCall = Box<
-    dyn for<'a> Fn(&'a Memory, &'a RequestContext, Value) -> BoxFuture<'a, Result<ToolAnswer, Problem>> + Send + Sync,
+    dyn for<'a> Fn(&'a Memory, &'a RequestContext, Bytes) -> BoxFuture<'a, Result<ToolAnswer, Problem>> + Send + Sync,
 >;
 /// The operation itself, called with what it takes from a request.
 type Work<I, R> = for<'a> fn(&'a Memory, &'a RequestContext, I) -> BoxFuture<'a, Result<R, Problem>>;
@@ -273,11 +274,10 @@ where
     pub(super) fn tool(mut self, about: About, text: fn(&R) -> String) -> Self {
         let work = self.work;
         let call: ToolCall = Box::new(move |memory, context, arguments| {
-            let read = serde_json::from_value(arguments);
             Box::pin(async move {
-                let wrong = |error| Problem::invalid(format!("the arguments are wrong: {error}"));
-                let reply = work(memory, context, Document(read.map_err(wrong)?)).await?;
-                let odd = |error| Problem::internal(format!("the answer is no JSON: {error}"));
+                let read = body::parse(arguments, "the arguments are wrong").await?;
+                let reply = work(memory, context, Document(read)).await?;
+                let odd = |_| Problem::internal("the answer is no JSON");
                 Ok(ToolAnswer { text: text(&reply), document: serde_json::to_value(&reply).map_err(odd)? })
             })
         });
@@ -291,12 +291,12 @@ where
 }
 
 impl Tool {
-    /// Runs the operation with the arguments of a call.
+    /// Runs the operation with the arguments of a call, a JSON document.
     pub(super) async fn call(
         &self,
         memory: &Memory,
         context: &RequestContext,
-        arguments: Value,
+        arguments: Bytes,
     ) -> Result<ToolAnswer, Problem> {
         (self.call)(memory, context, arguments).await
     }

@@ -3,12 +3,15 @@
 //! The routes of HTTP, `/openapi.json` and the list of MCP tools are made of it, so none of them can lack what another
 //! has. What gRPC offers stands in `proto/proto/mira/v1`.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::http::{Method, StatusCode};
 use futures::FutureExt;
 use mira_proto::limits;
 use mira_proto::model::{
-    Collection, ForgetRequest, MovesSetting, RecallRequest, SearchRequest, StatusRequest, StoreRequest, UploadReply,
+    ChangeRequest, Collection, ForgetRequest, MovesSetting, RecallRequest, SearchRequest, StatusRequest, StoreRequest,
+    UploadReply,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -32,6 +35,13 @@ const TEXT: &str = "text/plain";
 /// All operations, in the order in which tools are listed.
 pub(super) fn table() -> Vec<Operation> {
     [tools(), of_collections(), of_contents(), of_administration(), of_the_router()].into_iter().flatten().collect()
+}
+
+/// The names of the tools.
+pub(super) fn tool_names() -> impl Iterator<Item = &'static str> {
+    static NAMES: LazyLock<Vec<&'static str>> =
+        LazyLock::new(|| table().iter().filter(|row| row.tool.is_some()).map(|row| row.name).collect());
+    NAMES.iter().copied()
 }
 
 /// What models are told about `store`.
@@ -58,7 +68,7 @@ const SEARCH: About = About {
 /// What models are told about `recall`.
 const RECALL: About = About {
     description: "Read memories by id or ids, or the memories of a session in the order they were stored (with \
-        last, the newest ones).",
+        last, the newest ones). With version an earlier version of one, with known_at what was known at a time. `more` means that the answer was cut: send next_cursor as cursor with the same request.",
     is_read_only: true,
     is_destructive: false,
     is_idempotent: true,
@@ -66,11 +76,21 @@ const RECALL: About = About {
 
 /// What models are told about `forget`.
 const FORGET: About = About {
-    description: "Remove memories for good: by id or ids, a whole session, by filter (as in search), or with \
-        all: true everything in a collection. With shred: true the key is destroyed too, so that no copy anywhere can \
-        be read any more. Returns how many were removed; what does not exist is not counted.",
+    description: "Remove memories: by id or ids, a whole session, by filter (as in search), or with \
+        all: true everything in a collection. They rest in a bin for some days (until restorable_until), where change \
+        with the action restore brings them back; with now: true they are gone at once. With shred: true the key is destroyed \
+        too, so that no copy anywhere can be read any more. Returns how many were removed; what does not exist is not counted.",
     is_read_only: false,
     is_destructive: true,
+    is_idempotent: true,
+};
+
+/// What models are told about `change`.
+const CHANGE: About = About {
+    description: "Do something to one memory: action restore brings a forgotten one back from the bin, as a new \
+        version. Returns that version.",
+    is_read_only: false,
+    is_destructive: false,
     is_idempotent: true,
 };
 
@@ -111,6 +131,13 @@ fn tools() -> Vec<Operation> {
         .summary("Remove memories")
         .seen(|reply| &reply.consistency_token)
         .tool(FORGET, text::of_forget)
+        .row(),
+        Typed::post("change", "/mcp/change", |memory, context, Document(request): Document<ChangeRequest>| {
+            memory.change(context, request).boxed()
+        })
+        .summary("Bring a memory back")
+        .seen(|reply| &reply.consistency_token)
+        .tool(CHANGE, text::of_change)
         .row(),
         Typed::post("status", "/mcp/status", |memory, context, Document(request): Document<StatusRequest>| {
             memory.status(context, request).boxed()
@@ -153,7 +180,7 @@ fn of_collections() -> Vec<Operation> {
             async move { memory.scan(context, &name, request).await }.boxed()
         })
         .summary("Everything in a collection, page by page")
-        .query("after", string_of("uuid"))
+        .query("cursor", string_of("uuid"))
         .query("limit", page_size())
         .row(),
         Typed::get("sessions", "/collections/{name}/sessions", |memory, context, (Name(name), Parameters(request))| {
@@ -162,7 +189,7 @@ fn of_collections() -> Vec<Operation> {
         .summary("The sessions of a collection, page by page")
         .query("agent", string())
         .query("active_since", string_of("date-time"))
-        .query("after", string())
+        .query("cursor", string())
         .query("limit", page_size())
         .row(),
         Typed::post(
@@ -244,11 +271,19 @@ fn of_administration() -> Vec<Operation> {
         })
         .summary("Compare what the replicas of shards hold")
         .row(),
+        Operation::handled(Method::PUT, "create_passphrase", "/owner/passphrase", service::create_passphrase)
+            .summary("Make the record of the caller's passphrase, with a fresh owner key in it")
+            .header(OWNER_PASSPHRASE, true, string())
+            .gives_nothing("Made"),
         Operation::handled(Method::POST, "set_passphrase", "/owner/passphrase", service::set_passphrase)
             .summary("Protect the caller's owner key by another passphrase")
             .header(OWNER_PASSPHRASE, true, string())
             .header(NEW_PASSPHRASE, true, string())
             .gives_nothing("Changed"),
+        Operation::handled(Method::DELETE, "remove_passphrase", "/owner/passphrase", service::remove_passphrase)
+            .summary("Remove the record of the caller's passphrase, with the key that it protects")
+            .header(OWNER_PASSPHRASE, true, string())
+            .gives_nothing("Removed"),
         Typed::get("list_keys", "/admin/keys", |memory, context, ()| memory.list_keys(context).boxed())
             .summary("The cluster's keys, by name")
             .row(),

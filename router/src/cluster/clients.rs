@@ -1,59 +1,11 @@
-//! Clients of nodes: one connection per address, which the clients of a node's five services share.
+//! The connections to nodes: one for each address, which the clients of a node's services share.
 
 use std::error::Error;
 
 use mira_net::Channels;
-use mira_proto::node_v1::backup_service_client::BackupServiceClient;
-use mira_proto::node_v1::cluster_service_client::ClusterServiceClient;
-use mira_proto::node_v1::key_service_client::KeyServiceClient;
-use mira_proto::node_v1::migration_service_client::MigrationServiceClient;
-use mira_proto::node_v1::shard_service_client::ShardServiceClient;
+use mira_proto::clients::NodeClients;
 use mira_proto::{Code, Problem, Refusal, limits};
-use tonic::transport::Channel;
 use tonic::{ConnectError, Status};
-
-/// Beside its frames a message has ids and lengths.
-const MESSAGE_SLACK_BYTES: usize = 1 << 20;
-const MAX_WIRE_BYTES: usize = limits::MAX_MESSAGE_BYTES + MESSAGE_SLACK_BYTES;
-
-/// The clients of one node, a connection for all of them.
-#[derive(Debug, Clone)]
-pub struct NodeClients(Channel);
-
-/// Makes one client over the node's connection, with the bounds that hold for all.
-macro_rules! client {
-    ($(#[$doc:meta])* $name:ident: $client:ident) => {
-        $(#[$doc])*
-        pub fn $name(&self) -> $client<Channel> {
-            $client::new(self.0.clone())
-                .max_decoding_message_size(MAX_WIRE_BYTES)
-                .max_encoding_message_size(MAX_WIRE_BYTES)
-        }
-    };
-}
-
-impl NodeClients {
-    client! {
-        /// Reads and writes of its shards.
-        shards: ShardServiceClient
-    }
-    client! {
-        /// The cluster as a whole.
-        cluster: ClusterServiceClient
-    }
-    client! {
-        /// Keys, and the records of owners.
-        keys: KeyServiceClient
-    }
-    client! {
-        /// Collections on their way to more shards.
-        migration: MigrationServiceClient
-    }
-    client! {
-        /// Backup and restore.
-        backup: BackupServiceClient
-    }
-}
 
 /// The connections to all nodes, each made when it is first used.
 #[derive(Default)]
@@ -63,7 +15,7 @@ impl Connections {
     /// The clients of the node at `address` (host:port).
     pub fn clients(&self, address: &str) -> Result<NodeClients, Status> {
         let channel = self.0.get(address);
-        channel.map(NodeClients).map_err(|error| Status::unavailable(error.to_string()))
+        channel.map(NodeClients::new).map_err(|error| Status::unavailable(error.to_string()))
     }
 
     /// Drops the connections to nodes that have left.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mira_proto::{Code, NodeId, Problem, Refusal, limits};
+use tracing::debug;
 
 use super::{CallError, Group};
 
@@ -51,6 +52,7 @@ impl Tries {
         let referral = matches!(refusal, Refusal::NotLeader { leader: Some(leader) } if leader != asked);
         self.referrals = if referral { self.referrals + 1 } else { 0 };
         self.unknown_outcome |= matches!(refusal, Refusal::Unknown(_));
+        debug!(node = asked, %refusal, "a node refused");
         let step = match &refusal {
             Refusal::NotLeader { leader: Some(leader) } if referral && self.referrals <= MAX_REFERRALS => {
                 Step::GoTo(*leader)
@@ -99,7 +101,7 @@ impl Tries {
         };
         let why = match &self.last {
             Some((_, Refusal::NotLeader { .. })) => "no replica leads".to_owned(),
-            Some((node, refusal)) => format!("node {node:016x}: {refusal}"),
+            Some((node, refusal)) => format!("node {node:016x} {}", said(refusal)),
             None => "it has no replica in the cluster map".to_owned(),
         };
         CallError::Unreached(if self.unknown_outcome {
@@ -108,6 +110,18 @@ impl Tries {
         } else {
             Problem::new(Code::Unavailable, format!("{whom} is unavailable ({why}); nothing was done"))
         })
+    }
+}
+
+/// What a caller is told of a node's refusal: the words of the transport and of the node are for logs.
+fn said(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NotReady(_) => "is not ready".to_owned(),
+        Refusal::Unknown(_) => "did not answer".to_owned(),
+        Refusal::Problem(problem) => format!("refused: {}", problem.detail),
+        Refusal::NotLeader { .. } => "does not lead".to_owned(),
+        Refusal::StaleMap { .. } => "has another cluster map".to_owned(),
+        Refusal::Lagging { .. } => "lags".to_owned(),
     }
 }
 

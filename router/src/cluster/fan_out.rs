@@ -75,11 +75,16 @@ impl HandedOver {
     /// Notes what a shard said, or that it did not answer.
     fn note<A: ShardAnswer>(&mut self, shard: ShardId, answer: &Result<A, CallError>) {
         match answer {
-            Ok(answer) if !answer.taken_over().is_empty() => {
-                self.sources_of.insert(shard, answer.taken_over().to_vec());
-            }
+            Ok(answer) => self.note_sources(shard, answer.taken_over()),
             Err(CallError::Unreached(_)) => self.silent.push(shard),
-            Ok(_) | Err(_) => {}
+            Err(_) => {}
+        }
+    }
+
+    /// Notes whose frames a shard has taken over.
+    fn note_sources(&mut self, shard: ShardId, sources: &[ShardId]) {
+        if !sources.is_empty() {
+            self.sources_of.insert(shard, sources.to_vec());
         }
     }
 
@@ -266,25 +271,21 @@ impl Cluster {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        class: FrameClass,
-        ids: &[Uuid],
-    ) -> Result<Vec<FetchReply>, CallError> {
+        wanted: WantedFrames<'_>,
+    ) -> Result<Fetched, CallError> {
         let now = |id: &Uuid| route.partitioning().shard_of(id.as_u128());
         let before = route.before_migration().filter(|_| route.is_copying());
         let before = |id: &Uuid| before.map_or_else(|| now(id), |before| before.shard_of(id.as_u128()));
-        let (moving, staying): (Vec<Uuid>, Vec<Uuid>) = ids.iter().partition(|id| before(id) != now(id));
+        let (moving, staying): (Vec<Uuid>, Vec<Uuid>) = wanted.ids.iter().partition(|id| before(id) != now(id));
         let mut handed_over = HandedOver::default();
-        let mut replies = Vec::new();
-        for (shard, reply) in self.fetch_each(context, route, class, by_shard(&moving, now)).await? {
-            let reply = Ok(reply);
-            handed_over.note(shard, &reply);
-            replies.extend(reply);
-        }
+        let mut fetched = self.fetch_each(context, route, &wanted, by_shard(&moving, now)).await?;
+        fetched.replies.iter().for_each(|(shard, reply)| handed_over.note_sources(*shard, reply.taken_over()));
         let at_sources = moving.into_iter().filter(|id| !handed_over.has(before(id), now(id)));
         let left: Vec<Uuid> = at_sources.chain(staying).collect();
-        let found = self.fetch_each(context, route, class, by_shard(&left, before)).await?;
-        replies.extend(found.into_iter().map(|(_, reply)| reply));
-        Ok(replies)
+        let found = self.fetch_each(context, route, &wanted, by_shard(&left, before)).await?;
+        fetched.replies.extend(found.replies);
+        fetched.left.extend(found.left);
+        Ok(fetched)
     }
 
     /// Asks each shard for its frames, some shards at a time.
@@ -292,22 +293,71 @@ impl Cluster {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        class: FrameClass,
-        wanted: BTreeMap<ShardId, Vec<Uuid>>,
-    ) -> Result<Vec<(ShardId, FetchReply)>, CallError> {
+        &WantedFrames { class, max_bytes, version, .. }: &WantedFrames<'_>,
+        places: BTreeMap<ShardId, Vec<Uuid>>,
+    ) -> Result<Fetched, CallError> {
         let view = if route.is_copying() { route.migration_view([]) } else { None };
-        let asked = wanted.into_iter().map(|(shard, ids)| {
-            let ids = ids.into_iter().map(ids::id_bytes).collect();
+        let asked = places.into_iter().map(|(shard, ids)| {
             let header = Some(header(context, route, shard, view.clone()));
-            let request = FetchRequest { header, ids, class: class.into(), max_bytes: 0 };
-            async move { self.read(context, route, request).await.map(|reply| (shard, reply)) }
+            let wire_ids = ids.iter().copied().map(ids::id_bytes).collect();
+            let (version, known_at_ms) = version.to_wire();
+            let request = FetchRequest { header, ids: wire_ids, class: class.into(), max_bytes, version, known_at_ms };
+            async move { self.read(context, route, request).await.map(|reply| (shard, ids, reply)) }
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::MAX_FAN_OUT);
-        let mut replies = Vec::new();
+        let mut fetched = Fetched::default();
         while let Some(answer) = answers.next().await {
-            replies.push(answer?);
+            let (shard, ids, reply) = answer?;
+            if max_bytes > 0 {
+                fetched.left.extend(ids.into_iter().skip(reply.looked_at as usize));
+            }
+            fetched.replies.push((shard, reply));
         }
-        Ok(replies)
+        Ok(fetched)
+    }
+}
+
+/// Frames that were asked for by their ids.
+#[derive(Default)]
+pub struct Fetched {
+    /// What shards have answered.
+    pub replies: Vec<(ShardId, FetchReply)>,
+    /// Those that a shard did not look at, as it had given enough. A source may have given some of them.
+    pub left: Vec<Uuid>,
+}
+
+/// Which frames are asked for by their ids.
+#[derive(Clone, Copy)]
+pub struct WantedFrames<'a> {
+    /// What they are for.
+    pub class: FrameClass,
+    /// Their ids.
+    pub ids: &'a [Uuid],
+    /// So many bytes of them from each shard; 0 = all.
+    pub max_bytes: u64,
+    /// Which version of each.
+    pub version: WantedVersion,
+}
+
+/// Which version of a frame is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedVersion {
+    /// What is current.
+    Current,
+    /// The one of this number, current or past.
+    Number(u64),
+    /// The one that was current then, milliseconds since 1970.
+    KnownAt(u64),
+}
+
+impl WantedVersion {
+    /// Number and time as nodes read them.
+    fn to_wire(self) -> (u64, u64) {
+        match self {
+            WantedVersion::Current => (0, 0),
+            WantedVersion::Number(version) => (version, 0),
+            WantedVersion::KnownAt(known_at_ms) => (0, known_at_ms),
+        }
     }
 }
 
@@ -339,8 +389,9 @@ mod tests {
         let (name, first_partitions) = ("notes".to_owned(), 4);
         let info = Collection { id: 7, name, partitions, first_partitions, migration, ..Default::default() };
         let shards = (0..6).map(|shard| ShardInfo { shard, replicas: vec![1], leader: 1 }).collect();
-        let map = ClusterMap { epoch: 1, shards, collections: vec![info], ..Default::default() };
-        View::new(map, None).collection("notes").expect("it was just made").clone()
+        let map = ClusterMap { epoch: 1, shards, ..Default::default() };
+        let view = View::new(map, None).with(info, 1).expect("as of this version");
+        view.collection("notes").expect("it was just made").clone()
     }
 
     fn context() -> RequestContext {

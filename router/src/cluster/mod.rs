@@ -13,9 +13,11 @@
 
 mod bundle;
 mod clients;
+mod collections;
 pub mod decide;
 mod fan_out;
 mod hedge;
+mod readiness;
 mod route;
 mod shard_read;
 mod staleness;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::{Either, select};
+use mira_proto::clients::NodeClients;
 use mira_proto::node_v1::{GetMapRequest, WriteReply, WriteRequest};
 use mira_proto::{Code, NodeId, Problem, Refusal, ShardId, limits, node_v1};
 use parking_lot::Mutex;
@@ -41,10 +44,10 @@ use crate::metrics::Metrics;
 use bundle::Bundler;
 pub use bundle::size_of_frame;
 use clients::Connections;
-pub use clients::NodeClients;
 use decide::Step;
-pub use fan_out::{FanOut, fan_out};
+pub use fan_out::{FanOut, WantedFrames, WantedVersion, fan_out};
 use hedge::Hedges;
+pub use readiness::GroupHealth;
 pub use route::{CollectionRoute, Leftover, Place, RemovalPart, RouteConstraint, Selected};
 pub use shard_read::{ShardAnswer, ShardRead};
 pub use staleness::Staleness;
@@ -180,6 +183,10 @@ pub struct Cluster {
     bundler: Bundler,
     hedges: Hedges,
     refreshing: tokio::sync::Mutex<()>,
+    /// Versions of the map are made one after the other, each from the one before.
+    installing: Mutex<()>,
+    /// What the nodes said of their groups, and when they were asked.
+    health: tokio::sync::Mutex<Option<(Instant, Arc<GroupHealth>)>>,
     metrics: Arc<Metrics>,
 }
 
@@ -194,6 +201,8 @@ impl Cluster {
             bundler: Bundler::default(),
             hedges: Hedges::default(),
             refreshing: tokio::sync::Mutex::default(),
+            installing: Mutex::default(),
+            health: tokio::sync::Mutex::default(),
             metrics,
         }
     }
@@ -211,8 +220,7 @@ impl Cluster {
             }
             self.refresh(0).await;
             if self.view.load().is_none() && deadline.saturating_duration_since(Instant::now()) < limits::RETRY_PAUSE {
-                let seeds = self.seeds.join(", ");
-                let detail = format!("no storage node answers at {seeds}: the router has no cluster map yet");
+                let detail = "no storage node answers: the router has no cluster map yet";
                 return Err(Problem::new(Code::Unavailable, detail));
             }
             if self.view.load().is_none() {
@@ -258,7 +266,8 @@ impl Cluster {
             return true;
         }
         for address in self.addresses() {
-            let request = GetMapRequest::default();
+            let newer_than = self.view().map_or(0, |view| view.epoch);
+            let request = GetMapRequest { newer_than, ..GetMapRequest::default() };
             if self.fetch_map(&address, request).await.is_ok_and(|epoch| epoch >= at_least) {
                 return true;
             }
@@ -289,6 +298,7 @@ impl Cluster {
 
     /// Takes a map over, unless it is older than ours or not of our cluster.
     fn install(&self, map: node_v1::ClusterMap) {
+        let _alone = self.installing.lock();
         let old = self.view();
         if let Some(old) = old.as_ref().filter(|old| old.cluster_id != map.cluster_id) {
             return warn!(ours = old.cluster_id, other = map.cluster_id, "a node of another cluster answered");
@@ -297,7 +307,7 @@ impl Cluster {
         if old.as_ref().is_some_and(|old| old.epoch >= map.epoch) {
             return;
         }
-        info!(epoch = map.epoch, nodes = map.nodes.len(), collections = map.collections.len(), "new cluster map");
+        info!(epoch = map.epoch, nodes = map.nodes.len(), changed = map.changed.len(), "new cluster map");
         let view = View::new(map, old.as_deref());
         self.connections.keep_only(self.seeds.iter().chain(view.addresses()));
         self.view.store(Some(Arc::new(view)));
@@ -340,7 +350,12 @@ impl Cluster {
         let send = &send;
         let mut tries = decide::Tries::default();
         loop {
-            let view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
+            let mut view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
+            if let Some(route) = call.route.filter(|route| view.collection(&route.info.name).is_none()) {
+                // A map of which not all changes are told says nothing of it.
+                self.collection(&route.info.name, call.deadline).await.map_err(CallError::Unreached)?;
+                view = self.view_by(call.deadline).await.map_err(CallError::Unreached)?;
+            }
             if call.route.is_some_and(|route| !view.still_at(route, call.constraint)) {
                 return Err(if tries.unknown_outcome { tries.unreached(call.group) } else { CallError::Moved });
             }

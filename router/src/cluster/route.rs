@@ -15,9 +15,10 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use mira_crypto::PlacementKey;
 use mira_proto::node_v1::{self, MigrationStep, MigrationView, WriteHeader};
 use mira_proto::placement::{Partitioning, shards_of_collection};
-use mira_proto::{FrameId, HEADER_VERSION, ShardId};
+use mira_proto::{Code, FrameId, HEADER_VERSION, Problem, ShardId};
 use uuid::Uuid;
 
 use crate::RequestContext;
@@ -30,6 +31,8 @@ pub struct CollectionRoute {
     /// Computed at first use: a map may hold thousands of collections that this router never touches.
     partitioning: OnceLock<Partitioning>,
     before: OnceLock<Partitioning>,
+    /// None if the nodes gave none.
+    placement_key: OnceLock<Option<PlacementKey>>,
 }
 
 /// What of a collection's places a request depends on: when that changes under the request, it is routed again.
@@ -105,7 +108,24 @@ impl Leftover {
 
 impl CollectionRoute {
     pub(super) fn new(info: node_v1::Collection, shard_count: u32) -> Self {
-        CollectionRoute { info, shard_count, partitioning: OnceLock::new(), before: OnceLock::new() }
+        CollectionRoute {
+            info,
+            shard_count,
+            partitioning: OnceLock::new(),
+            before: OnceLock::new(),
+            placement_key: OnceLock::new(),
+        }
+    }
+
+    /// What the ids of the collection's frames are made with.
+    pub fn placement_key(&self) -> Result<&PlacementKey, Problem> {
+        let read = || PlacementKey::from_bytes(&self.info.placement_key).ok();
+        self.placement_key.get_or_init(read).as_ref().ok_or_else(|| {
+            let name = &self.info.name;
+            let detail =
+                format!("the storage nodes gave no placement key of collection {name:?}, which ids are made with");
+            Problem::new(Code::Unavailable, detail)
+        })
     }
 
     /// Whether it is a route to this collection in a cluster of so many shards.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mira_proto::node_v1::{
     FetchReply, FetchRequest, FieldTypesReply, FieldTypesRequest, ListPrivateVectorsReply, ListPrivateVectorsRequest,
     MeasureRecallReply, MeasureRecallRequest, ReadHeader, ReadState, ScanReply, ScanRequest, SearchReply,
-    SearchRequest, SessionRequest, SessionsReply, SessionsRequest,
+    SearchRequest, SessionReply, SessionRequest, SessionsReply, SessionsRequest,
 };
 use mira_proto::{ShardId, limits};
 use tonic::{Response, Status};
@@ -57,7 +57,7 @@ macro_rules! reads {
 reads! {
     SearchRequest => SearchReply: search within limits::READ_TRY;
     FetchRequest => FetchReply: fetch within limits::READ_TRY;
-    SessionRequest => FetchReply: session within limits::READ_TRY;
+    SessionRequest => SessionReply: session within limits::READ_TRY;
     SessionsRequest => SessionsReply: sessions within limits::READ_TRY;
     ScanRequest => ScanReply: scan within limits::READ_TRY;
     ListPrivateVectorsRequest => ListPrivateVectorsReply: list_private_vectors within limits::READ_TRY;
@@ -84,6 +84,7 @@ macro_rules! answers {
 answers!(
     SearchReply,
     FetchReply,
+    SessionReply,
     SessionsReply,
     ScanReply,
     ListPrivateVectorsReply,

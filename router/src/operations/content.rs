@@ -12,7 +12,7 @@ use mira_proto::node_v1::{self, FrameClass};
 use mira_proto::{Code, Problem};
 use uuid::Uuid;
 
-use crate::cluster::{CallError, CollectionRoute};
+use crate::cluster::{CallError, CollectionRoute, WantedFrames, WantedVersion};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::private::seal;
 use crate::{Memory, RequestContext, ids};
@@ -144,11 +144,12 @@ impl Memory {
     ) -> Result<(Arc<CollectionRoute>, Option<node_v1::Frame>), Problem> {
         for _ in 0..MAX_REROUTES {
             let route = self.find_collection(context, collection).await?.ok_or_else(|| no_collection(collection))?;
-            let replies = match self.cluster.fetch(context, &route, class, &[id]).await {
+            let wanted = WantedFrames { class, ids: &[id], max_bytes: 0, version: WantedVersion::Current };
+            let found = match self.cluster.fetch(context, &route, wanted).await {
                 Err(CallError::Moved) => continue,
-                replies => replies?,
+                found => found?,
             };
-            let frame = replies.into_iter().flat_map(|reply| reply.frames).next();
+            let frame = found.replies.into_iter().flat_map(|(_, reply)| reply.frames).next();
             let opened = frame.map(|frame| seal::open(context.owner_key(), route.info.id, frame)).transpose()?;
             return Ok((route, opened.map(|opened| opened.frame)));
         }

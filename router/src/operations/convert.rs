@@ -4,11 +4,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use mira_proto::model::{
-    AttachmentInfo, Collection, Frame, GrowthStatus, Metadata, Metric, NamedVectors, RotationStatus,
+    AttachmentInfo, Collection, Frame, GrowthStatus, Metadata, Metric, NamedVectors, RotationStatus, VersionsKept,
 };
 use mira_proto::node_v1::{self, MigrationStep};
 use mira_proto::vectors::{OWN_SPACE, SpaceNumber};
-use mira_proto::{Code, Problem};
+use mira_proto::{Code, Problem, time};
 use uuid::Uuid;
 
 /// This router's clock, milliseconds since 1970.
@@ -18,8 +18,7 @@ pub fn now_ms() -> u64 {
 
 /// A time of the wire as RFC 3339, to the millisecond.
 pub fn rfc3339(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    format!("{:.3}", time.unwrap_or(Timestamp::MAX))
+    time::format(ms)
 }
 
 /// A frame as callers see it. Fails with `damaged` when it is not what a node should give out.
@@ -69,6 +68,8 @@ pub fn collection(info: &node_v1::Collection) -> Result<Collection, Problem> {
         quantization: known(info.quantization())?,
         partitions: info.partitions,
         ttl_seconds: (info.ttl_seconds != 0).then_some(info.ttl_seconds),
+        versions: info.retention.map(|kept| VersionsKept { last: kept.last, days: kept.days }).unwrap_or_default(),
+        bin_days: info.retention.and_then(|kept| kept.bin_days).unwrap_or_default(),
         ef: (info.ef != 0).then_some(info.ef),
         vectors: info.spaces.iter().map(named_vectors).collect::<Result<_, _>>()?,
         created_at: rfc3339(info.created_ms),

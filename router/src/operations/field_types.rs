@@ -32,20 +32,20 @@ impl FieldTypes {
     /// Adds what a frame shows that was opened.
     pub(crate) fn note_frame(&mut self, compared: &[String], attributes: &Attributes) {
         for field in compared {
-            let kinds = attributes.of(field).fold(TypeSet::NONE, |kinds, value| kinds.with(TypeSet::of(value)));
-            self.add(field.clone(), kinds);
+            let types = attributes.of(field).fold(TypeSet::NONE, |types, value| types.with(TypeSet::of(value)));
+            self.add(field.clone(), types);
         }
     }
 
     /// Adds what is known elsewhere.
     pub(crate) fn merge(&mut self, other: FieldTypes) {
         self.is_partial |= other.is_partial;
-        other.fields.into_iter().for_each(|(field, kinds)| self.add(field, kinds));
+        other.fields.into_iter().for_each(|(field, types)| self.add(field, types));
     }
 
-    fn add(&mut self, field: String, kinds: TypeSet) {
+    fn add(&mut self, field: String, types: TypeSet) {
         let held = self.fields.entry(field).or_default();
-        *held = held.with(kinds);
+        *held = held.with(types);
     }
 
     /// Whether everybody said what there is.
@@ -82,7 +82,7 @@ mod tests {
     fn said(fields: &[(&str, TypeSet)]) -> Option<node_v1::KnownFieldTypes> {
         let fields = fields
             .iter()
-            .map(|(field, kinds)| node_v1::FieldTypes { field: (*field).to_owned(), types: kinds.bits().into() });
+            .map(|(field, types)| node_v1::FieldTypes { field: (*field).to_owned(), types: types.bits().into() });
         Some(node_v1::KnownFieldTypes { fields: fields.collect() })
     }
 

@@ -1,7 +1,10 @@
-//! `forget`: remove frames by id, a session, what a filter means, or everything in a collection.
+//! `forget`: remove frames by id, a session, what a filter means, or everything in a collection; into the bin, or for good.
 //!
-//! Large sets go in steps, each a write of its own; a caller that is cut off in between asks again and the rest goes.
-//! What does not exist is not removed and no problem, so that a repeated `forget` is one.
+//! What goes for good goes from the bin too, where what was forgotten before still rests: shards are asked about both.
+//!
+//! Large sets go in steps, each a write of its own; a caller that is cut off in between asks again and the rest goes. With
+//! an `Idempotency-Key` it is told of all that went, whichever try removed it: shards remember what each step of the
+//! request did. What does not exist is not removed and no problem, so that a repeated `forget` is one.
 
 use bytes::Bytes;
 use futures::stream::{StreamExt, TryStreamExt};
@@ -9,11 +12,13 @@ use mira_index::Condition;
 use mira_proto::filter::Filter;
 use mira_proto::model::{DEFAULT_COLLECTION, ForgetReply, ForgetRequest};
 use mira_proto::{Code, Problem, ShardId, limits, node_v1};
+use node_v1::forget_request::Scope;
 use uuid::Uuid;
 
 use crate::cluster::{Call, CallError, CollectionRoute, Leftover, RemovalPart, Selected, ShardAnswer, fan_out};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
+use crate::operations::convert;
 use crate::operations::field_types::FieldTypes;
 use crate::operations::validate::{self, checked_filter, checked_name, id_list};
 use crate::private::seal;
@@ -72,13 +77,17 @@ struct Removed {
     seen: ConsistencyToken,
     /// What is left to other shards.
     leftover: Leftover,
+    /// Until when all of it can be brought back, milliseconds; none if nothing can.
+    restorable_until_ms: Option<u64>,
 }
 
 impl Removed {
     fn add(&mut self, other: Removed) {
+        let until = self.restorable_until_ms.into_iter().chain(other.restorable_until_ms);
+        self.restorable_until_ms = until.min();
         self.count += other.count;
         self.ids.extend(other.ids);
-        self.ids.truncate(limits::MAX_FORGET_STEP);
+        self.ids.truncate(limits::MAX_FORGET_IDS);
         self.seen.merge(&other.seen);
         self.leftover.add(other.leftover);
     }
@@ -88,13 +97,13 @@ impl Memory {
     /// Removes memories.
     pub async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {
         self.bounded("forget", context, async {
-            let shred = request.shred;
+            let (shred, for_good) = (request.shred, request.now || request.shred);
             let (collection, removal) = self::removal(request)?;
             if shred && matches!(removal, Removal::All) {
-                let shred = Some(self.shred_collection(context, &collection).await?);
+                let shred = Some(self.drop_collection(context, &collection, true).await?);
                 return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
             }
-            let reply = self.forget_named(context, &collection, removal).await?;
+            let reply = self.forget_named(context, &collection, (removal, for_good)).await?;
             if !shred {
                 return Ok(reply);
             }
@@ -107,7 +116,7 @@ impl Memory {
         &self,
         context: &RequestContext,
         collection: &str,
-        mut removal: Removal,
+        (mut removal, for_good): (Removal, bool),
     ) -> Result<ForgetReply, Problem> {
         let context = &self.with_owner(context).await?;
         let mut removed = Removed::default();
@@ -118,7 +127,7 @@ impl Memory {
                     _ => Err(no_collection(collection)),
                 };
             };
-            match self.forget_in(context, &route, &removal).await {
+            match self.forget_in(context, &route, (&removal, for_good)).await {
                 Ok(mut more) => {
                     let moved = std::mem::take(&mut more.leftover.moved);
                     removed.add(more);
@@ -141,12 +150,13 @@ impl Memory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        removal: &Removal,
+        (removal, for_good): (&Removal, bool),
     ) -> Result<Removed, CallError> {
         if let Removal::Filtered(filter_json) = removal {
             self.filter_makes_sense(context, route, filter_json).await?;
         }
         let selected = removal.selected();
+        let removal = (removal, for_good);
         let mut removed = self.forget_parts(context, route, removal, route.first_parts(selected)).await?;
         let parts = route.second_parts(selected, &mut removed.leftover);
         removed.add(self.forget_parts(context, route, removal, parts).await?);
@@ -221,7 +231,7 @@ impl Memory {
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        removal: &Removal,
+        removal: (&Removal, bool),
         parts: Vec<RemovalPart>,
     ) -> Result<Removed, CallError> {
         let mut asked = Vec::new();
@@ -274,6 +284,7 @@ impl Memory {
                     moved: reply.moved.iter().filter_map(|id| Uuid::from_slice(id).ok()).collect(),
                     frozen_for: reply.frozen_for.into_iter().map(|target| (target, vec![shard])).collect(),
                 },
+                restorable_until_ms: (reply.restorable_until_ms != 0).then_some(reply.restorable_until_ms),
             });
             request.after = reply.next;
             if !reply.more {
@@ -289,8 +300,8 @@ pub fn removal(request: ForgetRequest) -> Result<(String, Removal), Problem> {
     let collection = validate::collection(request.collection)?;
     let removal = match (request.id, request.ids, request.session, request.filter, request.all) {
         (Some(id), None, None, None, false) => Removal::Ids(vec![id]),
-        (None, Some(ids), None, None, false) => Removal::Ids(id_list(ids, limits::MAX_FORGET_STEP)?),
-        (None, None, Some(session), None, false) => Removal::Session(checked_name("session", session)?),
+        (None, Some(ids), None, None, false) => Removal::Ids(id_list(ids, limits::MAX_FORGET_IDS)?),
+        (None, None, Some(session), None, false) => Removal::Session(checked_name("session", &session)?),
         (None, None, None, Some(filter), false) => Removal::Filtered(meaningful(&filter)?),
         (None, None, None, None, true) => Removal::All,
         (None, None, None, None, false) => {
@@ -311,8 +322,27 @@ fn meaningful(filter: &Filter) -> Result<String, Problem> {
     }
 }
 
-/// What one shard is asked to remove.
+/// What one shard is asked to remove: of what is there, and for good also of what rests in the bin.
 fn requests(
+    context: &RequestContext,
+    route: &CollectionRoute,
+    (removal, for_good): (&Removal, bool),
+    part: &RemovalPart,
+) -> Vec<node_v1::ForgetRequest> {
+    let scopes = match (for_good, removal) {
+        (false, _) => &[Scope::IntoBin][..],
+        (true, Removal::Ids(_)) => &[Scope::ForGood],
+        (true, _) => &[Scope::ForGood, Scope::FromBin],
+    };
+    let of_scope = |&scope: &Scope| {
+        let said = said(context, route, removal, part).into_iter();
+        said.map(move |request| node_v1::ForgetRequest { scope: scope.into(), ..request })
+    };
+    scopes.iter().flat_map(of_scope).collect()
+}
+
+/// What a caller said, as one shard is told of it.
+fn said(
     context: &RequestContext,
     route: &CollectionRoute,
     removal: &Removal,
@@ -322,12 +352,17 @@ fn requests(
     let blank = node_v1::ForgetRequest {
         header: Some(route.write_header(context, part.shard)),
         taken_over_from: part.taken_over_from.clone(),
+        may_be_retry: context.idempotency_key.is_some(),
         owner: owner.map(|owner| seal::owner_name(owner, route.info.id)).unwrap_or_default(),
         ..Default::default()
     };
     match removal {
         Removal::Ids(_) => {
-            vec![node_v1::ForgetRequest { ids: part.ids.iter().map(|&id| ids::id_bytes(id)).collect(), ..blank }]
+            let step = |ids: &[Uuid]| node_v1::ForgetRequest {
+                ids: ids.iter().map(|&id| ids::id_bytes(id)).collect(),
+                ..blank.clone()
+            };
+            part.ids.chunks(limits::MAX_FORGET_STEP).map(step).collect()
         }
         Removal::Session(session) => {
             // Two sessions may have one name: the plain one, and the owner's.
@@ -347,7 +382,8 @@ fn requests(
 fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: u64) -> bytes::Bytes {
     let step = step.to_be_bytes();
     let all: &[u8] = if request.all { b"all" } else { b"" };
-    let mut parts: Vec<&[u8]> = vec![&step, request.session.as_bytes(), all, request.filter_json.as_bytes()];
+    let scope = request.scope.to_be_bytes();
+    let mut parts: Vec<&[u8]> = vec![&step, &scope, request.session.as_bytes(), all, request.filter_json.as_bytes()];
     parts.extend([&request.owner[..], &request.private_session[..]]);
     parts.extend(request.ids.iter().map(|id| &id[..]));
     let (collection, shard) = request.header.as_ref().map_or((0, 0), |header| (header.collection, header.shard));
@@ -356,7 +392,13 @@ fn request_id(context: &RequestContext, request: &node_v1::ForgetRequest, step: 
 
 fn reply(context: &RequestContext, removed: Removed) -> ForgetReply {
     let token = context.having_seen(&removed.seen).token;
-    ForgetReply { removed: removed.count, ids: removed.ids, shred: None, consistency_token: token.to_string() }
+    ForgetReply {
+        removed: removed.count,
+        ids: removed.ids,
+        restorable_until: removed.restorable_until_ms.map(convert::rfc3339),
+        shred: None,
+        consistency_token: token.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The operations of MIRA, each in a file of its own.
 
 pub mod admin;
+pub mod change;
 pub mod content;
 pub mod convert;
 pub(crate) mod field_types;

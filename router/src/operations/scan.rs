@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::cluster::{CallError, CollectionRoute, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
+use crate::operations::recall;
 use crate::operations::validate::page_size;
 use crate::private::credential::problem_of;
 use crate::private::seal::{self, SealedPiece};
@@ -39,7 +40,7 @@ impl Memory {
         request: ScanRequest,
     ) -> Result<ScanReply, Problem> {
         self.bounded("scan", context, async {
-            let page = Page { after: request.after, limit: page_size(request.limit)? };
+            let page = Page { after: request.cursor, limit: page_size(request.limit)? };
             let context = self.with_owner(&context.reading(Consistency::Linearizable)).await?;
             for _ in 0..MAX_REROUTES {
                 let Some(route) = self.find_collection(&context, collection).await? else {
@@ -73,8 +74,8 @@ impl Memory {
         let pages = fan_out(context, route, |header, _| self.cluster.read(context, route, request(header)));
         let pages = pages.whole().await?;
         let (frames, has_more) = merged(pages, page.limit as usize).map_err(CallError::Unreached)?;
-        let next = frames.last().filter(|_| has_more).map(|&(id, _)| Uuid::from_u128(id));
-        let mut reply = ScanReply { next, ..ScanReply::default() };
+        let next_cursor = frames.last().filter(|_| has_more).map(|&(id, _)| Uuid::from_u128(id));
+        let mut reply = ScanReply { more: has_more, next_cursor, ..ScanReply::default() };
         for (id, scanned) in frames {
             match revealed(context, route, id, scanned) {
                 Ok(frame) => reply.frames.push(frame),
@@ -111,9 +112,24 @@ fn merged(
     let version = |scanned: &node_v1::ScannedFrame| scanned.frame.as_ref().map_or(0, |frame| frame.version);
     frames.sort_by(|a, b| (a.0, version(&b.1)).cmp(&(b.0, version(&a.1))));
     frames.dedup_by_key(|&mut (id, _)| id);
-    has_more |= frames.len() > limit;
-    frames.truncate(limit);
+    let mut bytes = 0;
+    let fits = |(_, scanned): &&(FrameId, node_v1::ScannedFrame)| {
+        let is_first = bytes == 0;
+        bytes += bytes_of(scanned);
+        is_first || bytes <= limits::RECALL_BYTES
+    };
+    let count = frames.iter().take(limit).take_while(fits).count();
+    has_more |= frames.len() > count;
+    frames.truncate(count);
     Ok((frames, has_more))
+}
+
+/// What makes a frame large.
+fn bytes_of(scanned: &node_v1::ScannedFrame) -> usize {
+    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
+    scanned.frame.as_ref().map_or(0, recall::bytes_of)
+        + 4 * (scanned.vector.len() + named)
+        + scanned.private_vectors.len()
 }
 
 fn revealed(
@@ -123,7 +139,9 @@ fn revealed(
     scanned: node_v1::ScannedFrame,
 ) -> Result<ScannedFrame, Problem> {
     let node_v1::ScannedFrame { frame, vector, private_vectors, named } = scanned;
-    let opened = seal::open(context.owner_key(), route.info.id, frame.unwrap_or_default())?;
+    let frame = frame.unwrap_or_default();
+    let position = frame.position;
+    let opened = seal::open(context.owner_key(), route.info.id, frame)?;
     let mut vector = (!vector.is_empty()).then_some(vector);
     let mut vectors: BTreeMap<String, Vec<f32>> = named.into_iter().map(|named| (named.space, named.vector)).collect();
     if let Some(owner) = context.owner_key().filter(|_| !private_vectors.is_empty()) {
@@ -134,7 +152,7 @@ fn revealed(
         let named = (OWN_SPACE + 1..).zip(&route.info.spaces);
         vectors.extend(named.filter_map(|(number, space)| Some((space.name.clone(), of(number)?))));
     }
-    Ok(ScannedFrame { frame: opened.into_model()?, vector, vectors })
+    Ok(ScannedFrame { frame: opened.into_model()?, position, vector, vectors })
 }
 
 #[cfg(test)]
@@ -164,6 +182,12 @@ mod tests {
         assert_eq!(of(&[(&[1, 4, 9], false), (&[2, 3], false)], 2), (vec![1, 2], true));
         assert_eq!(of(&[(&[1, 4], false), (&[1, 2], false)], 10), (vec![1, 2, 4], false), "seen twice");
         assert_eq!(of(&[(&[], false)], 10), (vec![], false));
+        let mut large = page(&[1, 2], false);
+        for scanned in &mut large.frames {
+            scanned.vector = vec![0.0; limits::RECALL_BYTES / 4];
+        }
+        let (frames, more) = merged(vec![large], 10).unwrap();
+        assert_eq!((frames.len(), more), (1, true), "one frame at least, and no more bytes than a message is to have");
         assert!(merged(vec![page(&[], true)], 10).is_err());
     }
 }

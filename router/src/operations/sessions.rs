@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use mira_proto::model::{Consistency, DEFAULT_COLLECTION, Session, SessionsReply, SessionsRequest};
-use mira_proto::{Code, Problem, node_v1};
+use mira_proto::{Code, Problem, names, node_v1};
 
 use crate::cluster::{CallError, CollectionRoute, fan_out};
 use crate::memory::{MAX_REROUTES, no_collection};
@@ -29,6 +29,14 @@ struct WantedSessions {
     after: Bytes,
     /// So many at most.
     limit: u32,
+}
+
+impl WantedSessions {
+    /// Whether a session of that agent is asked for.
+    fn is_of(&self, agent: Option<&str>) -> bool {
+        let agent = agent.map(names::normal);
+        self.agent.is_none() || self.agent.as_deref() == agent.as_deref()
+    }
 }
 
 /// A session, as far as shards have told of it.
@@ -79,13 +87,14 @@ impl Memory {
         let pages = fan_out(context, route, |header, _| self.cluster.read(context, route, request(header)));
         let pages = pages.whole().await?;
         let (known, next) = merged(pages, wanted.limit as usize).map_err(CallError::Unreached)?;
-        let mut reply = SessionsReply { next: next.map(|tag| URL_SAFE_NO_PAD.encode(tag)), sessions: Vec::new() };
+        let next_cursor = next.map(|tag| URL_SAFE_NO_PAD.encode(tag));
+        let mut reply = SessionsReply { more: next_cursor.is_some(), next_cursor, sessions: Vec::new() };
         for session in known {
             if session.newest.created_ms < wanted.active_since_ms {
                 continue;
             }
             match told(context, route, session) {
-                Ok(session) if wanted.agent.is_some() && session.agent != wanted.agent => {}
+                Ok(session) if !wanted.is_of(session.agent.as_deref()) => {}
                 Ok(session) => reply.sessions.push(session),
                 // Of another owner: not even its name is told.
                 Err(problem) if problem.code == Code::WrongOwnerKey => {}
@@ -98,11 +107,12 @@ impl Memory {
 
 /// Checks what sessions are asked for.
 fn wanted(request: SessionsRequest) -> Result<WantedSessions, Problem> {
-    let after = request.after.as_deref().map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
+    let after = request.cursor.as_deref().map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
     let after = after.ok().filter(|after| after.as_ref().is_none_or(|tag| tag.len() == 16));
-    let after = after.ok_or_else(|| Problem::invalid("after is not what an earlier page gave as next"))?;
+    let after = after.ok_or_else(|| Problem::invalid("cursor is not what an earlier page gave as next_cursor"))?;
     let limit = page_size(request.limit)?;
     let since = request.active_since.as_deref().map(|text| time("active_since", text)).transpose()?;
+    let since = since.map(|since| since.first_from());
     Ok(WantedSessions {
         agent: optional_name("agent", request.agent)?,
         active_since_ms: since.unwrap_or_default(),
@@ -127,7 +137,7 @@ fn merged(pages: Vec<node_v1::SessionsReply>, limit: usize) -> Result<(Vec<Known
                 Some(known) => {
                     known.frames += frames;
                     known.first_ms = known.first_ms.min(first_ms);
-                    if (newest.created_ms, &newest.id) > (known.newest.created_ms, &known.newest.id) {
+                    if (newest.position, &newest.id) > (known.newest.position, &known.newest.id) {
                         known.newest = newest;
                     }
                 }
@@ -163,7 +173,7 @@ mod tests {
             tag: vec![tag; 16].into(),
             frames,
             first_ms,
-            newest: Some(node_v1::Frame { created_ms: last_ms, ..Default::default() }),
+            newest: Some(node_v1::Frame { created_ms: last_ms, position: last_ms, ..Default::default() }),
         };
         node_v1::SessionsReply { sessions: parts.iter().map(part).collect(), more, ..Default::default() }
     }

@@ -36,8 +36,10 @@ impl Memory {
             let mut reply = StatusReply { model, ..summary(&view, &answers) };
             if request.detailed {
                 reply.groups = groups(&view, &answers);
-                reply.collections =
-                    view.collections().map(|route| convert::collection(&route.info)).collect::<Result<_, _>>()?;
+                match self.cluster.all_collections(&context.within(limits::STATUS_TRY)).await {
+                    Ok(all) => reply.collections = all.iter().map(convert::collection).collect::<Result<_, _>>()?,
+                    Err(error) => reply.missing.push(format!("collections: {}", Problem::from(error).detail)),
+                }
             }
             Ok(reply)
         })
@@ -46,14 +48,17 @@ impl Memory {
 
     async fn ask_all(&self, view: &View) -> NodeReports {
         let ask = |node: NodeId| async move {
-            let clients = self.cluster.clients_of(view, node).map_err(|status| status.message().to_owned())?;
+            let clients = self.cluster.clients_of(view, node).map_err(|status| Problem::from(status).detail)?;
             let started = Instant::now();
-            let answer =
-                timeout(limits::STATUS_TRY, clients.cluster().status(node_v1::StatusRequest { detailed: true })).await;
+            let answer = timeout(
+                limits::STATUS_TRY,
+                clients.cluster().status(node_v1::StatusRequest { detailed: true, ..Default::default() }),
+            )
+            .await;
             self.metrics.storage("status", started.elapsed());
             match answer {
                 Ok(Ok(answer)) => Ok(answer.into_inner()),
-                Ok(Err(status)) => Err(status.message().to_owned()),
+                Ok(Err(status)) => Err(Problem::from(status).detail),
                 Err(_) => Err(format!("no answer within {:?}", limits::STATUS_TRY)),
             }
         };

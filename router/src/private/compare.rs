@@ -7,18 +7,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use mira_index::{Hit, exact_top_k, mean_top_k, merge_top_k};
+use mira_index::{Hit, check_document, exact_top_k, mean_top_k, merge_top_k};
 use mira_proto::model::Metric;
 use mira_proto::{Code, FrameId, Problem};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::cache::{CopyKey, SealedVectors, VectorCopy};
-use super::credential::problem_of;
 use super::seal::{self, SealedPiece};
 use super::search::PrivateQuery;
 use crate::cluster::CallError;
-use crate::operations::convert;
 use crate::ranking::merge::{Best, Candidate};
 
 /// Frames whose vectors are opened and compared at once, then wiped: what 400 KB hold at 384 components.
@@ -26,17 +24,26 @@ const STEP: usize = 256;
 /// Frames for which another thread is worth starting.
 const FRAMES_PER_TASK: usize = 1_024;
 
-/// Opens and compares, on as many threads as are worth it.
+/// What a comparison has shown.
+#[derive(Default)]
+pub(super) struct Compared {
+    /// Best first.
+    pub(super) hits: Vec<Candidate>,
+    /// Frames whose vectors do not open, or are none that could be stored: they take nobody else's place away.
+    pub(super) damaged: Vec<FrameId>,
+}
+
+/// Opens and compares, on as many threads as are worth it. What is over by the shard's clock is left out.
 pub(super) async fn compare(
     query: &PrivateQuery,
     key: &CopyKey,
     copy: Arc<VectorCopy>,
-) -> Result<Vec<Candidate>, CallError> {
+    now_ms: u64,
+) -> Result<Compared, CallError> {
     let metric = query.space.metric;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tasks = copy.frames.len().div_ceil(FRAMES_PER_TASK).clamp(1, cores);
     let length = copy.frames.len().div_ceil(tasks).max(1);
-    let now_ms = convert::now_ms();
     let work = (0..tasks).map(|task| {
         let comparison =
             Comparison { query: query.clone(), key: key.clone(), now_ms, metric, dim: query.space.dim as usize };
@@ -48,12 +55,14 @@ pub(super) async fn compare(
     });
     // All are started before the first is waited for.
     let work: Vec<_> = work.collect();
-    let mut best = Best::new(query.ranking.k);
+    let (mut best, mut damaged) = (Best::new(query.ranking.k), Vec::new());
     for task in work {
-        let hits = task.await.map_err(|_| CallError::refused(Problem::internal("comparing private frames failed")))?;
-        best.extend(hits.map_err(CallError::refused)?);
+        let done = task.await.map_err(|_| CallError::refused(Problem::internal("comparing private frames failed")))?;
+        let compared = done.map_err(CallError::refused)?;
+        best.extend(compared.hits);
+        damaged.extend(compared.damaged);
     }
-    Ok(best.into_ranked())
+    Ok(Compared { hits: best.into_ranked(), damaged })
 }
 
 struct Comparison {
@@ -65,12 +74,12 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn best_of(&self, frames: &[SealedVectors]) -> Result<Vec<Candidate>, Problem> {
+    fn best_of(&self, frames: &[SealedVectors]) -> Result<Compared, Problem> {
         if self.query.vectors.is_empty() {
             let listed = frames.iter().filter(|frame| self.wants(frame));
-            return Ok(listed.map(|frame| self.candidate(frame.id)).collect());
+            return Ok(Compared { hits: listed.map(|frame| self.candidate(frame.id)).collect(), damaged: Vec::new() });
         }
-        let mut best = Best::new(self.query.ranking.k);
+        let (mut best, mut damaged) = (Best::new(self.query.ranking.k), Vec::new());
         // Room for all at once: a buffer that grows would leave copies behind that nobody wipes.
         let mut components = Zeroizing::new(Vec::new());
         for step in frames.chunks(STEP) {
@@ -83,24 +92,32 @@ impl Comparison {
             let mut opened = Vec::with_capacity(step.len());
             for frame in wanted {
                 let from = components.len();
-                // It may have vectors in other spaces only.
-                if self.open(frame, &mut components)? > 0 {
-                    opened.push((frame, from..components.len()));
+                match self.open(frame, &mut components) {
+                    // It may have vectors in other spaces only.
+                    Ok(0) => {}
+                    Ok(_) => opened.push((frame, from..components.len())),
+                    Err(error) => {
+                        components.truncate(from);
+                        let frame = frame.id;
+                        tracing::error!(frame = %Uuid::from_u128(frame), error, "vectors of private frame are damaged");
+                        damaged.push(frame);
+                    }
                 }
             }
             best.extend(self.candidates(&opened, &components)?);
         }
-        Ok(best.into_ranked())
+        Ok(Compared { hits: best.into_ranked(), damaged })
     }
 
-    /// Adds the components of a frame's vectors; returns how many there were.
-    fn open(&self, frame: &SealedVectors, components: &mut Vec<f32>) -> Result<usize, Problem> {
+    /// Adds the components of a frame's vectors; returns how many there were. What cannot be compared is damaged: the name
+    /// matched, so a key that does not open it is no stranger's, and what could not be found was not stored.
+    fn open(&self, frame: &SealedVectors, components: &mut Vec<f32>) -> Result<usize, String> {
+        let from = components.len();
         let sealed = SealedPiece { collection: self.key.collection, frame: frame.id, sealed: &frame.vectors };
         let opened = seal::open_vectors(&self.query.owner, sealed, self.query.space.number, components);
-        let count = opened.map_err(|error| self.refused(frame.id, &problem_of(error)))?;
-        if count % self.dim != 0 {
-            let detail = format!("{count} components do not make vectors of {}", self.dim);
-            return Err(self.refused(frame.id, &Problem::internal(detail)));
+        let count = opened.map_err(|error| error.to_string())?;
+        if count > 0 {
+            check_document(self.metric, self.dim, &components[from..]).map_err(|error| error.to_string())?;
         }
         Ok(count)
     }
@@ -152,9 +169,64 @@ impl Comparison {
         let has_vectors = !frame.vectors.is_empty() || self.query.vectors.is_empty();
         lives && is_among && created_ms.contains(&frame.created_ms) && has_vectors
     }
+}
 
-    /// The name matched, so a key that does not open it is no stranger's: what is sealed is wrong.
-    fn refused(&self, id: FrameId, problem: &Problem) -> Problem {
-        Problem::new(Code::Damaged, format!("vectors of private memory {}: {}", Uuid::from_u128(id), problem.detail))
+#[cfg(test)]
+mod tests {
+    use mira_crypto::{OwnerContext, OwnerKey, Part, private};
+    use mira_index::ranking::Ranking;
+    use mira_proto::vectors::{FrameVectors, OWN_SPACE};
+
+    use super::*;
+    use crate::operations::convert;
+
+    const COLLECTION: u64 = 7;
+
+    fn sealed(owner: &OwnerKey, id: FrameId, vector: &[f32]) -> SealedVectors {
+        let mut vectors = FrameVectors::default();
+        vectors.add(OWN_SPACE, vector);
+        let context = OwnerContext { collection: COLLECTION, frame: id, part: Part::Vectors };
+        let piece = private::seal_owner(owner, &context, &vectors.encode(), &mut mira_crypto::os_rng());
+        SealedVectors { id, created_ms: 1, expires_ms: 0, vectors: piece.into() }
+    }
+
+    /// What was stored before the rule was the same everywhere, or is damaged, takes nobody else's place away.
+    #[test]
+    fn a_broken_frame_breaks_no_search() {
+        let owner = Arc::new(OwnerKey::generate(&mut mira_crypto::os_rng()));
+        for metric in [Metric::Dot, Metric::L2, Metric::Cosine] {
+            let mut frames = vec![
+                sealed(&owner, 1, &[1.0, 2.0]),
+                sealed(&owner, 2, &[2e15, 1.0]),
+                sealed(&owner, 3, &[f32::NAN, 1.0]),
+                sealed(&owner, 4, &[1.0, 2.0, 3.0]),
+                sealed(&owner, 5, &[0.0, 0.0]),
+                sealed(&owner, 6, &[3.0, 1.0]),
+            ];
+            let mut cut = frames[0].clone();
+            (cut.id, cut.vectors) = (7, cut.vectors.slice(..cut.vectors.len() - 1));
+            frames.push(cut);
+            let query = PrivateQuery {
+                owner: owner.clone(),
+                space: convert::Space { number: OWN_SPACE, dim: 2, metric, ef: 0 },
+                vectors: vec![vec![1.0, 2.0]].into(),
+                is_mean: false,
+                ranking: Arc::new(Ranking { k: 9, ..Ranking::default() }),
+                created_ms: 0..u64::MAX,
+                condition: None,
+                among: None,
+            };
+            let key = CopyKey { collection: COLLECTION, shard: 0, owner: Default::default() };
+            let comparison = Comparison { query, key, now_ms: 5, metric, dim: 2 };
+            let Compared { hits, damaged } = comparison.best_of(&frames).unwrap();
+            let mut found: Vec<FrameId> = hits.iter().map(|hit| hit.id).collect();
+            found.sort_unstable();
+            // By cosine a component of 2e15 is as good as another, and the zero vector has no direction.
+            let (expected, broken): (&[FrameId], &[FrameId]) = match metric {
+                Metric::Cosine => (&[1, 2, 6], &[3, 4, 5, 7]),
+                Metric::Dot | Metric::L2 => (&[1, 5, 6], &[2, 3, 4, 7]),
+            };
+            assert_eq!((&found[..], &damaged[..]), (expected, broken), "{metric:?}");
+        }
     }
 }

@@ -21,7 +21,7 @@ pub enum Credential {
 
 /// A passphrase and whose it is.
 pub struct Passphrase {
-    /// Names the owner: a hash of who asks, or of the name that was sent along.
+    /// Names the owner: a hash of its name.
     pub(super) owner: [u8; 16],
     pub(super) secret: Zeroizing<String>,
 }
@@ -35,20 +35,17 @@ impl Credential {
         }
     }
 
-    /// A passphrase of the owner that is named, else of the caller.
-    pub fn passphrase(principal: &str, name: Option<&str>, secret: &str) -> Result<Self, Problem> {
-        if secret.is_empty() || name.is_some_and(str::is_empty) {
-            return Err(Problem::invalid("the owner's passphrase or name is empty"));
+    /// A passphrase of the owner of that name.
+    pub fn passphrase(owner: &str, secret: &str) -> Result<Self, Problem> {
+        if secret.is_empty() {
+            return Err(Problem::invalid("the owner's passphrase is empty"));
         }
-        let longest = secret.len().max(name.map_or(0, str::len));
-        if longest > limits::MAX_PASSPHRASE_BYTES {
+        if secret.len() > limits::MAX_PASSPHRASE_BYTES {
             let limit = limits::MAX_PASSPHRASE_BYTES;
-            return Err(Problem::new(Code::TooLarge, format!("the owner's passphrase or name is over {limit} bytes")));
+            return Err(Problem::new(Code::TooLarge, format!("the owner's passphrase is over {limit} bytes")));
         }
-        let mut hash = blake3::Hasher::new_derive_key("mira 2026 owner name");
-        let (kind, name) = name.map_or(("caller", principal), |name| ("name", name));
-        hash.update(kind.as_bytes()).update(&[0]).update(name.as_bytes());
-        let owner = hash.finalize().as_bytes()[..16].try_into().expect("a hash has 32 bytes");
+        let hash = blake3::derive_key("mira 2026 owner name", owner.as_bytes());
+        let owner = *hash.first_chunk().expect("a hash has 32 bytes");
         Ok(Credential::Passphrase(Arc::new(Passphrase { owner, secret: Zeroizing::new(secret.to_owned()) })))
     }
 }
@@ -113,19 +110,20 @@ mod tests {
         let mut context = RequestContext::new("ada", std::time::Duration::from_secs(1));
         context.owner = Some(Credential::key(text).unwrap());
         assert!(!format!("{context:?}").contains("AAEC"));
-        context.owner = Some(Credential::passphrase("ada", None, "open sesame").unwrap());
+        context.owner = Some(Credential::passphrase("ada", "open sesame").unwrap());
         assert!(!format!("{context:?}").contains("sesame"));
     }
 
     #[test]
-    fn an_owner_without_a_name_is_the_caller_and_no_name_poses_as_one() {
-        let owner = |principal: &str, name: Option<&str>| match Credential::passphrase(principal, name, "x").unwrap() {
+    fn an_owner_is_its_name_whatever_the_passphrase() {
+        let owner = |name: &str, secret: &str| match Credential::passphrase(name, secret).unwrap() {
             Credential::Passphrase(passphrase) => passphrase.owner,
             Credential::Key(_) => unreachable!("it is a passphrase"),
         };
-        assert_eq!(owner("ada", None), owner("ada", None));
-        assert_eq!(owner("ada", Some("team")), owner("bob", Some("team")));
-        assert_ne!(owner("ada", None), owner("bob", None));
-        assert_ne!(owner("ada", None), owner("bob", Some("ada")));
+        assert_eq!(owner("ada", "x"), owner("ada", "y"));
+        assert_ne!(owner("ada", "x"), owner("bob", "x"));
+        assert_eq!(Credential::passphrase("ada", "").unwrap_err().code, Code::InvalidArgument);
+        let long = "x".repeat(limits::MAX_PASSPHRASE_BYTES + 1);
+        assert_eq!(Credential::passphrase("ada", &long).unwrap_err().code, Code::TooLarge);
     }
 }

@@ -25,6 +25,7 @@
 //! Everything here goes to the shards through [`crate::cluster::fan_out`], as plain reads do, and what is found is
 //! ranked together with plain hits ([`crate::ranking::merge`]).
 
+mod brake;
 pub(crate) mod cache;
 mod compare;
 pub mod credential;

@@ -33,6 +33,7 @@ use crate::private::seal;
 use crate::private::search::PrivateQuery;
 use crate::private::text::{Words, fuse, rank_by_words};
 use crate::ranking::merge::{Candidate, WordCounts};
+use crate::token::ConsistencyToken;
 use crate::{Memory, RequestContext, ids};
 
 /// How many times more are opened next.
@@ -63,8 +64,11 @@ struct Judged {
     /// What the fields of the filter hold in all of them.
     types: FieldTypes,
     staleness: Staleness,
+    seen: ConsistencyToken,
     /// Shards that did not answer.
     missing: BTreeMap<ShardId, Problem>,
+    /// Those that do not open.
+    damaged: Vec<FrameId>,
 }
 
 impl Judged {
@@ -72,7 +76,9 @@ impl Judged {
         self.meant.extend(other.meant);
         self.types.merge(other.types);
         self.staleness.merge(other.staleness);
+        self.seen.merge(&other.seen);
         self.missing.extend(other.missing);
+        self.damaged.extend(other.damaged);
     }
 }
 
@@ -92,8 +98,16 @@ impl PrivateFilter {
     fn judge_page(&self, frames: &[node_v1::Frame], judged: &mut Judged) -> Result<(), Problem> {
         // A plain frame took the place of a private one that was found: that is gone.
         for frame in frames.iter().filter(|frame| !frame.private.is_empty()) {
-            let meant = self.judge(frame, &mut judged.types)?;
-            judged.meant.extend(meant);
+            match self.judge(frame, &mut judged.types) {
+                Ok(meant) => judged.meant.extend(meant),
+                // One that is damaged does not take the others away.
+                Err(problem) => {
+                    let code = problem.code;
+                    let id = ids::id_from_bytes(&frame.id).ok_or(problem)?;
+                    tracing::error!(frame = %Uuid::from_u128(id), ?code, "private frame is damaged");
+                    judged.damaged.push(id);
+                }
+            }
         }
         Ok(())
     }
@@ -125,7 +139,11 @@ pub(crate) struct Candidates {
     /// What the fields of the filter hold in them.
     pub(crate) types: FieldTypes,
     pub(crate) staleness: Staleness,
+    /// The positions that cover what was shown of them since they were found.
+    pub(crate) seen: ConsistencyToken,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
+    /// Private candidates that do not open.
+    pub(crate) damaged: Vec<FrameId>,
 }
 
 impl Candidates {
@@ -151,8 +169,15 @@ impl Candidates {
             opened: 0,
             types: FieldTypes::default(),
             staleness,
+            seen: ConsistencyToken::default(),
             missing,
+            damaged: Vec::new(),
         }
+    }
+
+    /// Whether candidates are left that nobody has taken.
+    pub(crate) fn is_left(&mut self) -> bool {
+        !self.ready.is_empty() || self.waiting.peek().is_some()
     }
 
     /// Puts those that were opened in the order that their words give, or words and meaning together.
@@ -207,8 +232,10 @@ impl Candidates {
     /// Of a step, plain candidates and those that are meant are ready.
     fn note(&mut self, step: Vec<Candidate>, judged: Judged) {
         self.staleness.merge(judged.staleness);
+        self.seen.merge(&judged.seen);
         self.types.merge(judged.types);
         self.missing.extend(judged.missing);
+        self.damaged.extend(judged.damaged);
         let mut meant: HashMap<FrameId, Verdict> = judged.meant.into_iter().collect();
         self.ready.extend(step.into_iter().filter_map(|candidate| {
             if !candidate.is_private {
@@ -280,7 +307,8 @@ impl Memory {
         }
         let asked = by_shard.into_iter().map(|(shard, ids)| {
             let (header, class) = (Some(route.read_header(context, shard)), FrameClass::Memory.into());
-            let request = FetchRequest { header, ids, class, max_bytes: limits::PRIVATE_PAGE_BYTES as u64 };
+            let max_bytes = limits::PRIVATE_PAGE_BYTES as u64;
+            let request = FetchRequest { header, ids, class, max_bytes, ..Default::default() };
             async move { (shard, self.judge_shard(context, route, filter, request).await) }
         });
         let mut answers = futures::stream::iter(asked).buffer_unordered(limits::PRIVATE_FAN_OUT);
@@ -304,9 +332,11 @@ impl Memory {
         mut request: FetchRequest,
     ) -> Result<Judged, CallError> {
         let mut judged = Judged::default();
+        let shard = request.header.as_ref().map_or(0, |header| header.shard);
         while !request.ids.is_empty() {
             let reply = self.cluster.read(context, route, request.clone()).await?;
             judged.staleness.note(reply.state.as_ref());
+            judged.seen.note(shard, reply.state.as_ref().map_or(0, |state| state.applied));
             let count = request.ids.len();
             // A node that does not know of pages gives everything.
             let looked_at = if reply.looked_at == 0 { count } else { count.min(reply.looked_at as usize) };

@@ -187,14 +187,53 @@ pub(crate) fn open_all(
     let mut bytes = 0;
     for frame in frames {
         let found = open(context.owner_key(), collection, frame)?;
-        bytes += found.frame.content.len() + found.frame.metadata_json.len();
-        if bytes > limits::MAX_MESSAGE_BYTES {
-            let limit = limits::MAX_MESSAGE_BYTES >> 20;
-            return Err(Problem::new(Code::TooLarge, format!("the frames have more than {limit} MiB: ask for fewer")));
-        }
+        count_bytes(&mut bytes, &found)?;
         opened.push(found);
     }
     Ok(opened)
+}
+
+/// Frames of a search, opened.
+pub(crate) struct OpenedSome<T> {
+    /// Those that open, each with what it came with.
+    pub(crate) frames: Vec<(T, Opened)>,
+    /// Private ones that do not: what their owner sealed is damaged.
+    pub(crate) damaged: Vec<FrameId>,
+}
+
+/// As [`open_all`], of frames that are found: one that is damaged does not take the others away.
+pub(crate) fn open_some<T>(
+    context: &RequestContext,
+    collection: CollectionId,
+    frames: impl IntoIterator<Item = (T, node_v1::Frame)>,
+) -> Result<OpenedSome<T>, Problem> {
+    let mut some = OpenedSome { frames: Vec::new(), damaged: Vec::new() };
+    let mut bytes = 0;
+    for (with, frame) in frames {
+        let id = id_of(&frame)?;
+        let opened = match open(context.owner_key(), collection, frame) {
+            // It was found under the name that the key makes, so the key is the right one.
+            Err(problem) if context.owner_key().is_some() => {
+                tracing::error!(frame = %Uuid::from_u128(id), code = ?problem.code, "private frame is damaged");
+                some.damaged.push(id);
+                continue;
+            }
+            opened => opened?,
+        };
+        count_bytes(&mut bytes, &opened)?;
+        some.frames.push((with, opened));
+    }
+    Ok(some)
+}
+
+/// Refuses more than one message holds.
+fn count_bytes(bytes: &mut usize, found: &Opened) -> Result<(), Problem> {
+    *bytes += found.frame.content.len() + found.frame.metadata_json.len();
+    if *bytes > limits::MAX_MESSAGE_BYTES {
+        let limit = limits::MAX_MESSAGE_BYTES >> 20;
+        return Err(Problem::new(Code::TooLarge, format!("the frames have more than {limit} MiB: ask for fewer")));
+    }
+    Ok(())
 }
 
 pub(crate) fn open(
@@ -349,6 +388,7 @@ mod tests {
     fn draft(content: &str) -> Draft {
         Draft {
             id: None,
+            source_key: None,
             content: content.to_owned().into(),
             text: true,
             kind: "thought".into(),
@@ -361,6 +401,7 @@ mod tests {
             expected_version: None,
             expires_ms: 0,
             created_ms: 0,
+            position: None,
             collection: "default".into(),
             private: true,
             attachment: None,

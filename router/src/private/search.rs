@@ -5,7 +5,7 @@
 //! next search (`crate::private::cache`), which asks a shard for what has changed since; mostly nothing has, and the
 //! answer is a few bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,11 +18,12 @@ use mira_proto::node_v1::{self, ListPrivateVectorsRequest, PrivateVectors};
 use mira_proto::{FrameId, Problem, ShardId, limits};
 
 use super::cache::{CopyKey, SealedVectors, VectorCopy};
-use super::compare::compare;
+use super::compare::{Compared, compare};
 use super::seal;
 use crate::cluster::{CallError, CollectionRoute, ShardAnswer, fan_out};
 use crate::operations::convert::Space;
 use crate::operations::search::query::ResolvedQuery;
+use crate::ranking::cursor::Cursor;
 use crate::ranking::merge::{Best, Candidate};
 use crate::{ConsistencyToken, Memory, RequestContext, ids};
 
@@ -60,7 +61,7 @@ impl PrivateQuery {
             k: if is_opened { limits::MAX_PRIVATE_OPENED + 1 } else { query.pool() as usize },
             // Of a search by words it is one of the score that they make.
             min_score: query.min_score.filter(|_| query.words.is_none()),
-            after: query.cursor.map(|cursor| (cursor.score, cursor.id)),
+            after: query.cursor.as_ref().map(Cursor::place),
             recency,
             ..Ranking::default()
         };
@@ -102,6 +103,8 @@ pub(crate) struct PrivateHits {
     pub(crate) frames: usize,
     pub(crate) seen: ConsistencyToken,
     pub(crate) missing: BTreeMap<ShardId, Problem>,
+    /// Frames whose vectors are damaged; no part of what was found.
+    pub(crate) damaged: BTreeSet<FrameId>,
 }
 
 /// What was found in one shard.
@@ -109,9 +112,10 @@ struct FoundInShard {
     hits: Vec<Candidate>,
     /// How many frames were compared or passed over.
     frames: usize,
-    /// The log index that the answer is as new as.
+    /// The log index that covers all that the answer shows.
     applied: u64,
     taken_over: Vec<ShardId>,
+    damaged: Vec<FrameId>,
 }
 
 impl ShardAnswer for FoundInShard {
@@ -130,7 +134,8 @@ impl Memory {
     ) -> Result<PrivateHits, CallError> {
         let context = &context.for_first_phase();
         let best = Best::new(query.ranking.k);
-        let mut found = PrivateHits { best, frames: 0, seen: ConsistencyToken::default(), missing: BTreeMap::new() };
+        let (seen, missing, damaged) = (ConsistencyToken::default(), BTreeMap::new(), BTreeSet::new());
+        let mut found = PrivateHits { best, frames: 0, seen, missing, damaged };
         let ask = |header, deadline| {
             let context = context.until(deadline);
             async move { self.private_search_shard(&context, route, query, header).await }
@@ -142,6 +147,7 @@ impl Memory {
                     found.frames += answer.frames;
                     found.seen.note(shard, answer.applied);
                     found.best.extend(answer.hits);
+                    found.damaged.extend(answer.damaged);
                 }
                 Err(CallError::Unreached(problem)) => drop(found.missing.insert(shard, problem)),
                 Err(error) => return Err(error),
@@ -168,12 +174,14 @@ impl Memory {
         let mut request = ListPrivateVectorsRequest { header: Some(header), owner, known, after };
         let mut page = self.cluster.read(context, route, request.clone()).await?;
         let state = page.state.take().unwrap_or_default();
-        let mut found =
-            FoundInShard { hits: Vec::new(), frames: 0, applied: state.applied, taken_over: state.taken_over };
+        // What is kept is as old as its oldest page: what one page shows of a frame, another may have been too early for.
+        let mut as_of = state.applied;
+        let (applied, taken_over) = (state.applied, state.taken_over);
+        let mut found = FoundInShard { hits: Vec::new(), frames: 0, applied, taken_over, damaged: Vec::new() };
         if let Some(copy) = cached.as_ref().filter(|_| page.unchanged) {
             found.frames = copy.frames.len();
-            found.hits = compare(query, &key, copy.clone()).await?;
-            return Ok(found);
+            let Compared { hits, damaged } = compare(query, &key, copy.clone(), state.time_ms).await?;
+            return Ok(FoundInShard { hits, damaged, ..found });
         }
         // A copy in the making; given up when it grows too large to be kept.
         let mut kept = may_keep.then(Vec::new);
@@ -184,7 +192,9 @@ impl Memory {
             found.frames += frames.len();
             bytes += frames.iter().map(SealedVectors::size).sum::<usize>();
             let part = Arc::new(VectorCopy { known: 0, frames, bytes: 0 });
-            best.extend(compare(query, &key, part.clone()).await?);
+            let compared = compare(query, &key, part.clone(), state.time_ms).await?;
+            best.extend(compared.hits);
+            found.damaged.extend(compared.damaged);
             if bytes > limits::PRIVATE_CACHE_BYTES / 2 {
                 kept = None;
             }
@@ -194,10 +204,13 @@ impl Memory {
             let Some(after) = more else { break };
             request.after = after;
             page = self.cluster.read(context, route, request.clone()).await?;
+            let applied = page.state.as_ref().map_or(0, |state| state.applied);
+            (as_of, found.applied) = (as_of.min(applied), found.applied.max(applied));
         }
-        match kept {
+        // What was damaged on the way or on a replica may be whole when it is asked for again.
+        match kept.filter(|_| found.damaged.is_empty()) {
             Some(frames) => {
-                self.private_vectors.put(key, Arc::new(VectorCopy { known: found.applied, frames, bytes }));
+                self.private_vectors.put(key, Arc::new(VectorCopy { known: as_of, frames, bytes }));
             }
             None => self.private_vectors.remove(&key),
         }

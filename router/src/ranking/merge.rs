@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use mira_index::Place;
 use mira_proto::{FrameId, ShardId, node_v1};
 use zeroize::Zeroizing;
 
@@ -47,6 +48,46 @@ pub struct Candidate {
     pub frame: Option<Box<node_v1::Frame>>,
 }
 
+/// The lists of shards, of which some go on behind their last hit.
+#[derive(Debug, Default)]
+pub struct Lists {
+    lists: Vec<Vec<Candidate>>,
+    more: bool,
+    /// Where the first of those ends.
+    horizon: Option<Place>,
+}
+
+impl Lists {
+    /// Adds the ranked list of a shard, and whether more may rank behind it.
+    pub fn push(&mut self, list: Vec<Candidate>, more: bool) {
+        self.more |= more;
+        if let Some(last) = list.last().filter(|_| more) {
+            let place = Place { score: last.score, id: last.id, shown: Vec::new() };
+            // The earlier of the two.
+            let is_earlier = self.horizon.as_ref().is_none_or(|horizon| place.is_before(horizon.score, horizon.id));
+            if is_earlier {
+                self.horizon = Some(place);
+            }
+        }
+        self.lists.push(list);
+    }
+
+    /// All in one list, and whether more may rank behind it.
+    pub fn merge(self) -> (Vec<Candidate>, bool) {
+        (merge(self.lists), self.more)
+    }
+
+    /// As [`merge`](Self::merge), without what ranks behind the end of a list that goes on: something that nobody has named
+    /// yet may come before it.
+    pub fn merge_whole(self) -> (Vec<Candidate>, bool) {
+        let (mut merged, more) = (merge(self.lists), self.more);
+        if let Some(horizon) = self.horizon {
+            merged.retain(|candidate| !horizon.is_before(candidate.score, candidate.id));
+        }
+        (merged, more)
+    }
+}
+
 /// The best hits of a stream, in the memory of twice as many.
 #[derive(Debug)]
 pub struct Best {
@@ -68,6 +109,11 @@ impl Best {
                 self.cut();
             }
         }
+    }
+
+    /// Whether there were as many as are kept, and maybe more.
+    pub fn is_full(&self) -> bool {
+        self.hits.len() >= self.most
     }
 
     fn cut(&mut self) {
@@ -138,6 +184,21 @@ mod tests {
             whole.truncate(most);
             prop_assert_eq!(best.into_ranked(), whole);
         }
+    }
+
+    #[test]
+    fn a_page_ends_where_the_first_unfinished_list_does() {
+        let mut lists = Lists::default();
+        lists.push(vec![candidate(1, 0.9, 0), candidate(2, 0.5, 0)], true);
+        lists.push(vec![candidate(3, 0.8, 1), candidate(4, 0.5, 1), candidate(5, 0.4, 1)], false);
+        lists.push(vec![candidate(6, 0.7, 2), candidate(7, 0.3, 2)], true);
+        lists.push(Vec::new(), false);
+        let (merged, more) = lists.merge_whole();
+        let ids: Vec<FrameId> = merged.iter().map(|candidate| candidate.id).collect();
+        assert_eq!((ids, more), (vec![1, 3, 6, 2], true));
+        let mut whole = Lists::default();
+        whole.push(vec![candidate(1, 0.9, 0)], false);
+        assert_eq!(whole.merge_whole(), (vec![candidate(1, 0.9, 0)], false));
     }
 
     #[test]

@@ -82,7 +82,11 @@ impl World {
     }
 
     pub async fn with(change: impl FnOnce(&mut RouterConfig)) -> World {
-        let fake = FakeCluster::start(3, 4).await;
+        World::over(FakeCluster::start(3, 4).await, change).await
+    }
+
+    /// A router over this cluster. One that takes other tokens than [`TOKEN`] is ready as well: `/readyz` is open.
+    pub async fn over(fake: FakeCluster, change: impl FnOnce(&mut RouterConfig)) -> World {
         let mut config = config(&fake);
         change(&mut config);
         let router = Router::start(config).await.unwrap();
@@ -143,6 +147,12 @@ impl World {
             request = request.header(*name, *value);
         }
         self.send(request.body(body.into()).unwrap()).await
+    }
+
+    /// Makes the passphrase record of an owner.
+    pub async fn create_passphrase(&self, owner: &[(&str, &str)]) {
+        let made = self.request(Method::PUT, "/owner/passphrase", "", owner).await;
+        assert_eq!(made.status, StatusCode::NO_CONTENT, "{}", made.text);
     }
 
     /// Makes a collection spread over `partitions` shards.

@@ -71,6 +71,7 @@ impl Furnished {
             ("POST", "/mcp/store") => json!({ "content": "green tea" }),
             ("POST", "/mcp/search") => json!({ "query": "tea" }),
             ("POST", "/mcp/recall" | "/mcp/forget") => json!({ "session": "talk" }),
+            ("POST", "/mcp/change") => json!({ "action": "restore", "id": self.frame, "collection": "notes" }),
             ("POST", "/collections/notes/grow") => json!({ "partitions": 4 }),
             ("POST", "/collections/notes/uploads") => json!({ "frame": { "content": "about it" } }),
             ("POST", "/admin/nodes") => json!({ "action": "drain", "node": self.node, "dry_run": true }),
@@ -189,11 +190,13 @@ fn snake_case(name: &str) -> String {
 #[tokio::test]
 async fn every_tool_that_is_listed_can_be_called() {
     let world = World::new().await;
+    let id = world.store_all("default", &["green tea"]).await.remove(0);
     for (name, input) in tools(&world).await {
         let arguments = match name.as_str() {
             "store" => json!({ "content": "green tea" }),
             "search" => json!({ "query": "tea" }),
             "recall" | "forget" => json!({ "session": "talk" }),
+            "change" => json!({ "action": "restore", "id": id }),
             _ => required(&input, &input),
         };
         let result = mcp::call(&world, &name, arguments).await;

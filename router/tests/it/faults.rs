@@ -450,7 +450,7 @@ async fn without_any_node_requests_are_refused_and_the_router_is_not_ready() {
     let list = get("/collections").header("x-mira-timeout-ms", "200").body("".into()).unwrap();
     let answer = world.send(list).await;
     assert_eq!(answer.code(), "unavailable");
-    assert!(answer.detail().contains(&nobody.to_string()), "{}", answer.detail());
+    assert!(!answer.detail().contains(&nobody.to_string()), "no address is a caller's: {}", answer.detail());
     let status = world.send(get("/mcp/status").body("".into()).unwrap()).await.ok();
     assert_eq!(status["state"], "unavailable");
 }
@@ -492,10 +492,14 @@ async fn more_requests_than_the_limit_are_told_so_at_once() {
     let world = World::new().await;
     one_shard(&world).await;
     (1..=3).for_each(|node| world.fake.fault(node, |faults| faults.slow = Some(Duration::from_secs(1))));
-    let client = MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap();
+    let mut clients = Vec::new();
+    // One connection carries 256 requests at a time.
+    for _ in 0..limits::MAX_REQUESTS_IN_FLIGHT / 128 {
+        clients.push(MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap());
+    }
     let search = || v1::SearchRequest { query: "a".into(), ..Default::default() };
-    let calls = (0..limits::MAX_REQUESTS_IN_FLIGHT + 20).map(|_| {
-        let mut client = client.clone();
+    let calls = (0..limits::MAX_REQUESTS_IN_FLIGHT + 20).map(|at| {
+        let mut client = clients[at % clients.len()].clone();
         async move { client.search(authorized(search())).await }
     });
     let answers = futures::future::join_all(calls).await;
@@ -520,4 +524,16 @@ async fn a_winner_that_vanishes_before_it_is_fetched_makes_room_for_the_next() {
     let ranks: Vec<u64> =
         after["hits"].as_array().unwrap().iter().map(|hit| hit["why"]["vector"]["rank"].as_u64().unwrap()).collect();
     assert_eq!(ranks, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn the_token_of_a_search_covers_the_state_that_its_frames_were_fetched_from() {
+    let world = wide().await;
+    let ask = json!({ "query": "frame number 3", "k": 3, "collection": "wide" });
+    let before = world.post("/mcp/search", ask.clone()).await.ok();
+    let again = world.post("/mcp/search", ask.clone()).await.ok();
+    assert_eq!(again["consistency_token"], before["consistency_token"], "nothing has changed");
+    world.fake.vanish_at_fetch(before["hits"][0]["id"].as_str().expect("a hit"));
+    let after = world.post("/mcp/search", ask).await.ok();
+    assert_ne!(after["consistency_token"], before["consistency_token"], "a frame went after the shards were searched");
 }

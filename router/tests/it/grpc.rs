@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use crate::client::World;
 use crate::errors::authorized;
 
-async fn client(world: &World) -> MemoryClient<Channel> {
+pub async fn client(world: &World) -> MemoryClient<Channel> {
     MemoryClient::connect(format!("http://{}", world.router.grpc_addr)).await.unwrap()
 }
 
@@ -156,6 +156,12 @@ async fn a_passphrase_is_changed_over_grpc() {
         request
     };
     let secret = |passphrase: &str| with(passphrase).map(|()| v1::StoreRequest { private: true, ..item("a secret") });
+    let unmade = Problem::from(client.store(secret("old")).await.unwrap_err());
+    assert_eq!(unmade.code, Code::WrongOwnerKey);
+    assert!(unmade.detail.contains("CreatePassphrase"), "{unmade}");
+    client.create_passphrase(with("old").map(|()| v1::CreatePassphraseRequest {})).await.unwrap();
+    let other = client.create_passphrase(with("other").map(|()| v1::CreatePassphraseRequest {})).await.unwrap_err();
+    assert_eq!(Problem::from(other).code, Code::AlreadyExists);
     let id = client.store(secret("old")).await.unwrap().into_inner().id;
     let unsaid = with("old").map(|()| v1::SetPassphraseRequest {});
     assert_eq!(Problem::from(client.set_passphrase(unsaid).await.unwrap_err()).code, Code::InvalidArgument);

@@ -95,10 +95,15 @@ async fn names_and_components_are_checked() {
         refused(with(json!({ "state": [1.0] })).await, "dimension_mismatch", "named \"state\" have 3").await;
         refused(with(json!({ "place": [0.0, 0.0] })).await, "invalid_argument", "all zeros").await;
         refused(with(json!({ "state": [] })).await, "invalid_argument", "state: vector is empty").await;
+        // What could not be compared by dot is not acknowledged; a direction may be as long as it likes.
+        let long = json!({ "state": [2e15, 1.0, 1.0] });
+        refused(with(long).await, "invalid_argument", "named \"state\": component 0 is beyond ±1e15").await;
     }
     assert_eq!(world.fake.frame_count(), 0, "nothing of them was stored");
     refused(search(&world, json!({ "using": "mood", "vector": [1.0] })).await, "invalid_argument", "mood").await;
     refused(search(&world, json!({ "using": "state", "vector": [1.0] })).await, "dimension_mismatch", "state").await;
+    let long = search(&world, json!({ "using": "state", "vector": [1.0, -2e15, 1.0] })).await;
+    refused(long, "invalid_argument", "component 1 is beyond").await;
     refused(search(&world, json!({ "using": "state", "query": "calm" })).await, "invalid_argument", "words").await;
     refused(search(&world, json!({ "using": "", "vector": [1.0] })).await, "invalid_argument", "using is empty").await;
     let page = search(&world, json!({ "using": "state", "vector": [1, 0, 0], "k": 1 })).await.ok();
@@ -112,7 +117,7 @@ async fn names_and_components_are_checked() {
     refused(put(json!({ "state": { "dim": 3, "ef": 9 } })).await, "invalid_argument", "tune").await;
     refused(put(json!({ "state": { "dim": 3, "lens": 9 } })).await, "invalid_argument", "lens").await;
     let many: serde_json::Map<String, Value> = (0..9).map(|n| (format!("v{n}"), json!({ "dim": 3 }))).collect();
-    refused(put(many.into()).await, "too_large", "limit is 8").await;
+    refused(put(many.into()).await, "too_large", "more than 8").await;
     let there = world.request(Method::PUT, "/collections/agents", json!({ "partitions": 4 }).to_string(), &[]).await;
     assert_eq!(there.code(), "already_exists", "it has named vectors");
 }

@@ -244,14 +244,10 @@ async fn status_counts_every_frame_once() {
 
 #[tokio::test]
 async fn without_a_model_vectors_are_enough() {
-    let world = World::with(|config| {
-        config.embedder = None;
-        config.model_folder = Some("/opt/model".into());
-    })
-    .await;
+    let world = World::with(|config| config.embedder = None).await;
     let text = world.post("/mcp/store", json!({ "content": "tea" })).await;
     assert_eq!(text.code(), "invalid_argument");
-    assert!(text.detail().contains("/opt/model") && text.detail().contains("make model"), "{}", text.detail());
+    assert!(text.detail().contains("make model"), "{}", text.detail());
     world.post("/mcp/store", json!({ "content": "tea", "vector": [0.0, 1.0, 0.0] })).await.ok();
     let found = world.post("/mcp/search", json!({ "vector": [0.0, 1.0, 0.0] })).await.ok();
     assert_eq!(found["hits"][0]["content"], "tea");
@@ -360,28 +356,6 @@ async fn groups_diversity_and_several_queries() {
     assert_eq!(answers[0]["hits"].as_array().unwrap().len(), 2);
     assert_eq!(answers[1]["error"]["code"], "invalid_argument");
     assert_eq!(answers[2]["error"]["code"], "not_found");
-}
-
-#[tokio::test]
-async fn a_kept_answer_is_confirmed_and_never_given_when_something_changed() {
-    let world = World::new().await;
-    world.collection("wide", 4).await;
-    world.store_all("wide", &["one", "two", "three", "four", "five", "six"]).await;
-    let ask = async || {
-        let reply = world.post("/mcp/search", json!({ "query": "two", "k": 3, "collection": "wide" })).await.ok();
-        contents(&reply, "hits")
-    };
-    let first = ask().await;
-    assert_eq!(ask().await, first);
-    let metrics = async || world.get("/metrics").await.text;
-    assert!(metrics().await.contains(r#"mira_router_answer_cache_total{result="confirmed"} 4"#), "{}", metrics().await);
-    world.post("/mcp/store", json!({ "content": "two two", "collection": "wide" })).await.ok();
-    let changed = ask().await;
-    assert!(changed.contains(&"two two".to_owned()), "{changed:?}");
-    assert!(metrics().await.contains(r#"mira_router_answer_cache_total{result="changed"} 1"#), "one shard changed");
-    let gone = world.post("/mcp/search", json!({ "query": "two", "k": 1, "collection": "wide" })).await.ok();
-    world.post("/mcp/forget", json!({ "id": gone["hits"][0]["id"], "collection": "wide" })).await.ok();
-    assert!(!ask().await.contains(&gone["hits"][0]["content"].as_str().unwrap().to_owned()));
 }
 
 #[tokio::test]

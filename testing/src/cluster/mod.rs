@@ -160,9 +160,21 @@ impl FakeCluster {
         self.state.lock().refused_once = Some(nth);
     }
 
+    /// Does so many more steps of removals, and then none; without a number, all.
+    pub fn forget_no_more_than(&self, steps: Option<usize>) {
+        self.state.lock().forgets_left = steps;
+    }
+
     /// Moves the map on, as a change of nodes or placement does.
     pub fn bump_epoch(&self) {
         self.state.lock().epoch += 1;
+    }
+
+    /// Has the nodes lack what ids of frames are made with.
+    pub fn withhold_placement_keys(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.collections.values_mut().for_each(|collection| collection.placement_key.clear());
     }
 
     /// The requests of one operation so far, in their order.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use mira_proto::node_v1::backup_service_server::BackupService;
@@ -54,13 +54,13 @@ impl FakeNode {
         state.seen.push(Seen { at_least, kind, last_resort, ..self.seen(operation, header.shard) });
         self.check_map(state, header.version, header.epoch)?;
         let faults = state.faults.get(&self.id).cloned().unwrap_or_default();
-        let applied = state.index(header.shard);
+        let (applied, time_ms) = (state.index(header.shard), now_ms());
         if kind != Kind::Any as i32 {
             self.check_leader(state, header.shard)?;
             state.before_source(header.collection, header.shard);
             let taken_over = state.moving.get(&header.collection).map(|moving| moving.taken_over(header.shard));
             let taken_over = taken_over.unwrap_or_default();
-            return Ok(Some(wire::ReadState { applied, taken_over, freshness: None }));
+            return Ok(Some(wire::ReadState { applied, taken_over, freshness: None, time_ms }));
         }
         if faults.lags && at_least > 0 {
             return Err(Refusal::NotReady("behind".into()).into());
@@ -71,7 +71,7 @@ impl FakeNode {
             return Err(Refusal::Lagging { staleness_ms }.into());
         }
         let freshness = Some(wire::Freshness { staleness_ms, lagging });
-        Ok(Some(wire::ReadState { applied, freshness, ..Default::default() }))
+        Ok(Some(wire::ReadState { applied, freshness, time_ms, ..Default::default() }))
     }
 
     /// Notes a write; what it says, if this node may do it.
@@ -125,11 +125,17 @@ impl FakeNode {
                     leader: state.leaders.get(&shard).copied().unwrap_or_default(),
                 })
                 .collect(),
-            collections: state.collections.values().cloned().collect(),
+            // It remembers nothing of what was.
+            all_changed: true,
             replication: 3,
             ..Default::default()
         }
     }
+}
+
+/// This machine's clock, milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
 #[tonic::async_trait]
@@ -152,6 +158,11 @@ impl ShardService for FakeNode {
         self.answer_forget(request.into_inner()).map(Response::new)
     }
 
+    async fn undelete(&self, request: Request<wire::UndeleteRequest>) -> Result<Response<wire::UndeleteReply>, Status> {
+        self.enter().await?;
+        self.answer_undelete(request.into_inner()).map(Response::new)
+    }
+
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchReply>, Status> {
         self.enter().await?;
         self.answer_search(request.into_inner()).map(Response::new)
@@ -171,7 +182,7 @@ impl ShardService for FakeNode {
         Err(Status::unimplemented("a fake has no tags of sessions"))
     }
 
-    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::FetchReply>, Status> {
+    async fn session(&self, request: Request<wire::SessionRequest>) -> Result<Response<wire::SessionReply>, Status> {
         self.enter().await?;
         self.answer_session(request.into_inner()).map(Response::new)
     }
@@ -248,9 +259,12 @@ impl ClusterService for FakeNode {
         Err(Status::unimplemented("a router does not ask"))
     }
 
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Result<Response<wire::NodeStatus>, Status> {
         self.enter().await?;
         let state = self.state.lock();
+        let meta_role = if self.id == 1 { ReplicaRole::Leader } else { ReplicaRole::Follower };
+        let meta = wire::GroupStatus { role: meta_role.into(), ..Default::default() };
+        let meta = request.get_ref().groups_only.then_some(meta);
         let groups = (0..self.shards).map(|shard| wire::GroupStatus {
             group: shard + 1,
             role: if state.leaders.get(&shard) == Some(&self.id) { ReplicaRole::Leader } else { ReplicaRole::Follower }
@@ -269,7 +283,7 @@ impl ClusterService for FakeNode {
             resident_bytes: 120 << 20,
             disk_used_bytes: 3 << 30,
             disk_free_bytes: 70 << 30,
-            groups: groups.collect(),
+            groups: meta.into_iter().chain(groups).collect(),
         }))
     }
 
@@ -304,6 +318,25 @@ impl ClusterService for FakeNode {
     ) -> Result<Response<wire::Collection>, Status> {
         self.enter().await?;
         self.answer_create_collection(request.into_inner()).map(Response::new)
+    }
+
+    async fn get_collection(
+        &self,
+        request: Request<wire::GetCollectionRequest>,
+    ) -> Result<Response<wire::GetCollectionReply>, Status> {
+        self.enter().await?;
+        let state = self.state.lock();
+        let collection = state.collections.get(&request.into_inner().name).cloned();
+        Ok(Response::new(wire::GetCollectionReply { epoch: state.epoch, collection }))
+    }
+
+    async fn list_collections(
+        &self,
+        _: Request<wire::ListCollectionsRequest>,
+    ) -> Result<Response<wire::ListCollectionsReply>, Status> {
+        self.enter().await?;
+        let collections = self.state.lock().collections.values().cloned().collect();
+        Ok(Response::new(wire::ListCollectionsReply { collections, more: false }))
     }
 
     async fn drop_collection(

@@ -42,16 +42,24 @@ impl FakeNode {
     pub(super) fn answer_get_owner(&self, request: wire::GetOwnerRequest) -> Result<wire::OwnerReply, Status> {
         let state = self.state.lock();
         let record = state.owners.get(&request.owner).cloned().unwrap_or_default();
-        Ok(wire::OwnerReply { record })
+        let carried_out = state.answered::<wire::OwnerReply>(&request.request_id).is_some();
+        Ok(wire::OwnerReply { record, carried_out })
     }
 
     pub(super) fn answer_put_owner(&self, request: wire::PutOwnerRequest) -> Result<wire::OwnerReply, Status> {
         let mut state = self.state.lock();
+        let owner = request.owner.clone();
         let there = state.owners.entry(request.owner).or_default();
-        if *there == request.replaces {
+        let is_replaced = *there == request.replaces;
+        if is_replaced {
             *there = request.record;
         }
-        Ok(wire::OwnerReply { record: there.clone() })
+        let record = there.clone();
+        state.owners.retain(|name, record| *name != owner || !record.is_empty());
+        if is_replaced {
+            state.answer(request.request_id, &wire::OwnerReply::default());
+        }
+        Ok(wire::OwnerReply { record, carried_out: false })
     }
 }
 

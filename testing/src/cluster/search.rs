@@ -14,11 +14,6 @@ impl FakeNode {
         let mut state = self.state.lock();
         let header = request.header.clone().unwrap_or_default();
         let read = self.begin_read(&mut state, "search", &header)?;
-        // Of a collection that moves, more changes than its frames.
-        let as_of = if header.migration.is_none() { 1 + state.index(header.shard) } else { 0 };
-        if as_of > 0 && request.unless_changed_since == Some(as_of) {
-            return Ok(wire::SearchReply { state: read, not_modified: true, as_of, ..Default::default() });
-        }
         let ranking = Ranking::of(&request).unwrap();
         let until = if request.created_to_ms == 0 { u64::MAX } else { request.created_to_ms };
         let now_ms = jiff::Timestamp::now().as_millisecond() as u64;
@@ -48,13 +43,15 @@ impl FakeNode {
                 group_json: hit.group.as_ref().map(filter::to_json).unwrap_or_default(),
             }
         });
-        let hits = hits.collect();
+        let hits: Vec<wire::Hit> = hits.collect();
+        let more = hits.len() >= ranking.k;
         let explain =
             request.explain.then(|| wire::SearchExplain { plan: wire::SearchPlan::Scan.into(), ..Default::default() });
         let indexed: Vec<&Kept> = state.shown(&header).filter(|kept| !kept.vectors.is_empty()).collect();
         let says_no_types = state.faults.get(&self.id).is_some_and(|faults| faults.says_no_types);
         let field_types = (!says_no_types).then(|| types_of(&request.filter_json, &indexed));
-        Ok(wire::SearchReply { state: read, hits, explain, as_of, field_types, ..Default::default() })
+        let reply = wire::SearchReply { state: read, hits, explain, field_types, more, ..Default::default() };
+        Ok(wire::SearchReply { whole: true, ..reply })
     }
 
     pub(super) fn answer_field_types(&self, request: wire::FieldTypesRequest) -> Result<wire::FieldTypesReply, Status> {

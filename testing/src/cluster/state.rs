@@ -6,10 +6,14 @@ use bytes::Bytes;
 use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::node_v1 as wire;
-use mira_proto::{Code, FrameId, NodeId, Problem, ShardId};
+use mira_proto::{Code, FrameId, NodeId, Position, Problem, ShardId};
+use prost::Message;
 
 use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
+
+/// Where a frame lies: its collection, its shard, its id.
+type Place = (u64, ShardId, Vec<u8>);
 
 /// The state of all nodes.
 #[derive(Default)]
@@ -18,9 +22,21 @@ pub(super) struct State {
     pub(super) collections: BTreeMap<String, wire::Collection>,
     pub(super) next_collection: u64,
     pub(super) leaders: BTreeMap<ShardId, NodeId>,
-    pub(super) frames: BTreeMap<(u64, ShardId, Vec<u8>), Kept>,
+    pub(super) frames: BTreeMap<Place, Kept>,
+    /// Past versions of frames, and when each ended.
+    pub(super) past: BTreeMap<Place, Vec<(Kept, u64)>>,
+    /// Forgotten frames that may be brought back.
+    pub(super) bin: BTreeMap<Place, Kept>,
+    pub(super) undeleted: HashMap<Bytes, wire::UndeleteReply>,
     pub(super) indexes: BTreeMap<ShardId, u64>,
+    /// The greatest position of a call in each shard, microseconds.
+    pub(super) positions: BTreeMap<ShardId, u64>,
     pub(super) remembered: HashMap<Bytes, wire::WriteReply>,
+    pub(super) forgotten: HashMap<Bytes, wire::ForgetReply>,
+    /// Replies to changes of the cluster itself, by their request ids.
+    pub(super) answered: HashMap<Bytes, Bytes>,
+    /// Steps of removals that are done before the others are refused.
+    pub(super) forgets_left: Option<usize>,
     pub(super) faults: BTreeMap<NodeId, Faults>,
     pub(super) seen: Vec<Seen>,
     pub(super) clock_ms: u64,
@@ -83,9 +99,40 @@ pub(super) fn attributes(frame: &wire::Frame) -> Attributes {
 }
 
 impl State {
-    pub(super) fn write(&mut self, collection: u64, shard: ShardId, write: wire::FrameWrite) -> wire::WriteOutcome {
+    /// What a change of the cluster itself was answered, if it comes again.
+    pub(super) fn answered<T: Message + Default>(&self, request_id: &Bytes) -> Option<T> {
+        let reply = self.answered.get(request_id)?;
+        Some(T::decode(reply.clone()).expect("it was encoded here"))
+    }
+
+    /// Remembers what a change of the cluster itself is answered.
+    pub(super) fn answer(&mut self, request_id: Bytes, reply: &impl Message) {
+        if !request_id.is_empty() {
+            self.answered.insert(request_id, reply.encode_to_vec().into());
+        }
+    }
+
+    /// The place of a call in a shard, microseconds.
+    pub(super) fn give_position(&mut self, shard: ShardId, request: &wire::WriteRequest) -> u64 {
+        let last = self.positions.entry(shard).or_default();
+        let given = if request.position_fixed { request.position } else { request.position.max(*last + 1) };
+        *last = given.max(*last);
+        given
+    }
+
+    /// Stores a frame of the call at `position`.
+    pub(super) fn write(
+        &mut self,
+        collection: u64,
+        shard: ShardId,
+        position: u64,
+        write: wire::FrameWrite,
+    ) -> wire::WriteOutcome {
         let key = (collection, shard, write.id.to_vec());
-        let current = self.frames.get(&key).map(|kept| (kept.frame.version, kept.said(), kept.frame.created_ms));
+        let current = self
+            .frames
+            .get(&key)
+            .map(|kept| (kept.frame.version, kept.said(), kept.frame.created_ms, kept.frame.position));
         let refuse_as = |code, detail: String| wire::WriteOutcome {
             problem: Some(Problem::new(code, detail).into()),
             ..Default::default()
@@ -96,18 +143,19 @@ impl State {
             return refuse_as(Code::Unavailable, "told to refuse this frame once".to_owned());
         }
         let have = current.as_ref().map_or(0, |(version, ..)| *version);
+        let binned = self.bin.get(&key).map_or(0, |kept| kept.frame.version);
         if let Some(expected) = write.expected_version
             && expected != have
         {
             return refuse(format!("version {have} is current, not {expected}"));
         }
-        if let Some((version, content, _)) = &current
+        if let Some((version, content, ..)) = &current
             && !write.replace
             && write.expected_version.is_none()
         {
             let said = write.private.as_ref().map_or(&write.content, |private| &private.digest);
             return if content == said {
-                wire::WriteOutcome { version: *version, ..Default::default() }
+                wire::WriteOutcome { version: *version, unchanged: true, ..Default::default() }
             } else {
                 refuse("the id holds other content".into())
             };
@@ -122,9 +170,14 @@ impl State {
             session: write.session,
             role: write.role,
             metadata_json: write.metadata_json,
-            version: have + 1,
+            version: have.max(binned) + 1,
+            position: match (&current, write.position) {
+                (_, said) if said != 0 => said,
+                (Some((.., position)), _) => *position,
+                (None, _) => Position::new(position, write.index as usize).packed(),
+            },
             created_ms: match (current, write.created_ms) {
-                (Some((_, _, created_ms)), _) => created_ms,
+                (Some((_, _, created_ms, _)), _) => created_ms,
                 (None, 0) => self.clock_ms,
                 (None, said) => said,
             },
@@ -138,8 +191,12 @@ impl State {
         let is_memory = write.class == wire::FrameClass::Memory as i32;
         let vectors = write.passages.into_iter().map(|passage| passage.vector).collect();
         let changed = self.index(shard) + 1;
-        self.frames.insert(key, Kept { frame, vectors, named: write.named, private, changed, is_memory });
-        wire::WriteOutcome { version: have + 1, ..Default::default() }
+        let version = frame.version;
+        let now = Kept { frame, vectors, named: write.named, private, changed, is_memory };
+        let before = self.frames.insert(key.clone(), now).or_else(|| self.bin.remove(&key));
+        let ended_ms = self.clock_ms;
+        self.past.entry(key).or_default().extend(before.map(|before| (before, ended_ms)));
+        wire::WriteOutcome { version, ..Default::default() }
     }
 
     pub(super) fn of_shard(&self, collection: u64, shard: ShardId) -> impl Iterator<Item = &Kept> {

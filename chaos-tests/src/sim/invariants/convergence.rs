@@ -42,7 +42,7 @@ pub fn holds(
         let stored = view.get(&record::frame_key(collection_of(frame), frame)).map_err(|error| error.to_string())?;
         let stored =
             stored.map(|stored| FrameRecord::decode(&stored)).transpose().map_err(|error| error.to_string())?;
-        let found = stored.map(|record| (record.version, record.created_ms));
+        let found = stored.map(|record| (record.fields.version, record.fields.created_ms));
         let expected = rules.frame_at(id, frame, u64::MAX).map(|frame| (frame.version, frame.operation));
         if found != expected {
             return Err(format!("frame {frame} of group {id} is {found:?} on node {node}, should be {expected:?}"));

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mira_node::meta::ClusterState;
+use mira_node::meta::{ClusterState, CollectionChanges};
 use mira_proto::NodeId;
 
 /// Maps seen.
 #[derive(Default)]
 pub struct MapEpochs {
     newest: BTreeMap<(NodeId, u64), u64>,
-    maps: BTreeMap<u64, Arc<ClusterState>>,
+    maps: BTreeMap<u64, ClusterState>,
 }
 
 impl MapEpochs {
@@ -25,9 +25,12 @@ impl MapEpochs {
             return Err(format!("life {} of node {} went back from epoch {newest} to {epoch}", process.1, process.0));
         }
         *newest = epoch;
-        match **self.maps.entry(epoch).or_insert(map.clone()) == **map {
-            true => Ok(()),
-            false => Err(format!("there are two maps of epoch {epoch}")),
+        // What a process remembers of changes is its own.
+        let map = ClusterState { changes: CollectionChanges::default(), ..ClusterState::clone(map) };
+        if *self.maps.entry(epoch).or_insert_with(|| map.clone()) == map {
+            Ok(())
+        } else {
+            Err(format!("there are two maps of epoch {epoch}"))
         }
     }
 }

@@ -15,10 +15,11 @@ pub mod one_owner;
 pub mod replicas_live;
 pub mod shard_rules;
 pub mod state_machine_safety;
+pub mod votes_kept;
 
 use std::time::Duration;
 
-use mira_raft::GroupId;
+use mira_raft::{GroupId, RequestId};
 
 /// What went wrong, where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,19 @@ pub struct Violation {
     pub what: String,
     /// Virtual time.
     pub at: Duration,
+}
+
+/// What a replica applied, and how it answered.
+#[derive(Clone, Copy)]
+pub struct Applied<'a> {
+    /// Where in the log.
+    pub index: u64,
+    /// Under which id it was proposed.
+    pub request: Option<RequestId>,
+    /// The command.
+    pub payload: &'a [u8],
+    /// The answer.
+    pub answer: &'a [u8],
 }
 
 /// All of them.
@@ -56,6 +70,8 @@ pub struct Invariants {
     pub map_epochs: map_epochs::MapEpochs,
     /// Replicas stop for a reason.
     pub replicas_live: replicas_live::ReplicasLive,
+    /// Voters are not removed.
+    pub votes_kept: votes_kept::VotesKept,
 }
 
 impl Invariants {
@@ -63,9 +79,7 @@ impl Invariants {
     pub fn shard_applied(
         &mut self,
         group: GroupId,
-        index: u64,
-        payload: &[u8],
-        answer: &[u8],
+        Applied { index, request, payload, answer }: Applied<'_>,
     ) -> Vec<(&'static str, Result<(), String>)> {
         let (effect, rules) = match self.shard_rules.applied(group, index, payload, answer) {
             Ok(Some(effect)) => (effect, Ok(())),
@@ -74,7 +88,7 @@ impl Invariants {
         };
         vec![
             ("shard rules", rules),
-            ("applied once", self.applied_once.applied(group, index, &effect)),
+            ("applied once", self.applied_once.applied(group, index, request, &effect)),
             ("acknowledged", self.acknowledged.applied(group, index, &effect, answer)),
             ("one owner", self.one_owner_of(group, index)),
         ]

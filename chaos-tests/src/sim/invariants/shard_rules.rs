@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use mira_node::shard::command::{self, Condition, OwnershipStep, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome};
 use mira_node::shard::migration::ownership::{Backfill, Ownership, Progress, Span};
+use mira_node::shard::record::FrameFields;
 use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::GroupId;
@@ -18,6 +19,8 @@ pub struct ShardRules {
     frames: BTreeMap<(GroupId, FrameId), Changes>,
     applied: BTreeMap<GroupId, u64>,
     ownerships: BTreeMap<GroupId, Ownership>,
+    /// The greatest version of a collection's frames that were removed from a group for good.
+    ended: BTreeMap<(GroupId, CollectionId), u64>,
     /// What the newest command of a client changed in each group: frame, before, after.
     changed: BTreeMap<GroupId, (u64, Vec<Changed>)>,
 }
@@ -80,8 +83,15 @@ impl ShardRules {
             return Ok(None);
         }
         *newest = index;
-        let command: ShardCommand = command::decode(payload).map_err(|error| error.to_string())?;
-        let (expected, effect) = self.expect(group, index, command)?;
+        let command: ShardCommand = ShardCommand::decode(payload).map_err(|error| error.to_string())?;
+        let (mut expected, effect) = self.expect(group, index, command)?;
+        if let ShardAnswer::Forget { binned_ms, .. } = &mut expected
+            && *binned_ms != 0
+            && let Ok(ShardAnswer::Forget { binned_ms: said, .. }) = command::decode(answer)
+        {
+            // The log's time is not the rules' to know, but that there is one.
+            *binned_ms = said.max(1);
+        }
         match command::encode(&expected) == answer {
             true => Ok(Some(effect)),
             false => Err(format!("entry {index} of group {group} should have been answered with {expected:?}")),
@@ -95,32 +105,35 @@ impl ShardRules {
                 if !self.owns(group, new.frame) {
                     return Ok((ShardAnswer::Store(vec![StoreOutcome::Moved]), Effect::Moved));
                 }
+                let ended = self.ended.get(&(group, collection_of(new.frame))).copied().unwrap_or_default();
                 let history = self.frames.entry((group, new.frame)).or_default();
-                let outcome = store(history.last().and_then(|(_, frame)| *frame), new);
-                let operation = new.created_ms;
+                let outcome = store(history.last().and_then(|(_, frame)| *frame), ended, new);
+                let FrameFields { created_ms: operation, version, digest, .. } = new.record.fields;
                 let stored = matches!(outcome, StoreOutcome::Stored(_));
                 let raced = matches!(outcome, StoreOutcome::Raced(_));
                 if stored {
                     let before = history.last().and_then(|(_, frame)| *frame);
-                    let after = Frame { version: new.version, operation, digest: new.digest };
+                    let after = Frame { version, operation, digest };
                     history.push((index, Some(after)));
                     let change = (new.frame, before.map(Frame::state), Some(after.state()));
                     self.changed.insert(group, (index, vec![change]));
                 }
                 Ok((ShardAnswer::Store(vec![outcome]), Effect::Store { operation, stored, raced }))
             }
-            ShardCommand::Forget { frames, .. } => {
+            ShardCommand::Forget { frames, more, into_bin, .. } => {
                 let (frames, moved): (Vec<FrameId>, Vec<FrameId>) =
                     frames.into_iter().partition(|&frame| self.owns(group, frame));
                 let mut changes = Vec::new();
                 for frame in frames {
                     if let Some(before) = self.remove(group, index, frame) {
+                        self.has_ended((group, collection_of(frame)), before.version);
                         changes.push((frame, Some(before.state()), None));
                     }
                 }
                 let removed = changes.iter().map(|(frame, ..)| *frame).collect();
                 self.changed.insert(group, (index, changes));
-                Ok((ShardAnswer::Forget { removed, moved }, Effect::Forget))
+                let binned_ms = u64::from(into_bin);
+                Ok((ShardAnswer::Forget { removed, moved, more, binned_ms }, Effect::Forget))
             }
             ShardCommand::Grow { shard, span, step, .. } => {
                 self.grow((group, index), shard, span, step);
@@ -136,6 +149,8 @@ impl ShardRules {
             | ShardCommand::Reseal { .. }
             | ShardCommand::Restore { .. }
             | ShardCommand::Renew { .. }
+            | ShardCommand::CutHistory { .. }
+            | ShardCommand::Undelete { .. }
             | ShardCommand::Collect { .. } => Err("no client asks for this".into()),
         }
     }
@@ -144,6 +159,7 @@ impl ShardRules {
         if collection == COLLECTION {
             self.ownerships.remove(&group);
         }
+        self.ended.remove(&(group, collection));
         let frames = self.frames.keys().filter(|(of, frame)| *of == group && collection_of(*frame) == collection);
         let frames: Vec<FrameId> = frames.map(|(_, frame)| *frame).collect();
         let removed = frames.into_iter().filter_map(|frame| {
@@ -151,6 +167,11 @@ impl ShardRules {
             Some((frame, Some(before.state()), None))
         });
         removed.collect()
+    }
+
+    fn has_ended(&mut self, collection: (GroupId, CollectionId), version: u64) {
+        let ended = self.ended.entry(collection).or_default();
+        *ended = version.max(*ended);
     }
 
     fn remove(&mut self, group: GroupId, index: u64, frame: FrameId) -> Option<Frame> {
@@ -169,21 +190,21 @@ impl ShardRules {
         let (source, home) = homes(ownership.span, frame);
         let shard = group - 1;
         if source == shard {
-            return home == shard || !(ownership.released.contains_key(&home) || ownership.settled);
+            return home == shard || !(ownership.frozen.contains_key(&home) || ownership.finalized);
         }
         home == shard && ownership.backfills.get(&source).is_some_and(|backfill| backfill.at == Progress::Open)
     }
 
     fn grow(&mut self, (group, index): (GroupId, u64), shard: ShardId, span: Span, step: OwnershipStep) {
         if let OwnershipStep::Cleanup { frames } = step {
-            let settled = self.ownerships.get(&group).is_some_and(|ownership| ownership.settled);
-            let moved = frames.into_iter().filter(|&frame| settled && !self.owns(group, frame)).collect::<Vec<_>>();
+            let finalized = self.ownerships.get(&group).is_some_and(|ownership| ownership.finalized);
+            let moved = frames.into_iter().filter(|&frame| finalized && !self.owns(group, frame)).collect::<Vec<_>>();
             for frame in moved {
                 self.remove(group, index, frame);
             }
             return;
         }
-        if let OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone } = step {
+        if let OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone, ended_version } = step {
             let Some(ownership) = self.ownerships.get_mut(&group) else { return };
             let fits = |backfill: &&mut Backfill| backfill.pass == pass && backfill.at == Progress::Running(after);
             let Some(backfill) = ownership.backfills.get_mut(&source).filter(fits) else { return };
@@ -197,20 +218,26 @@ impl ShardRules {
                 self.remove(group, index, frame);
             }
             for adopted in frames {
-                let (version, digest) = (adopted.record.version, adopted.record.digest);
-                let frame = Frame { version, operation: adopted.record.created_ms, digest };
-                self.frames.entry((group, adopted.frame)).or_default().push((index, Some(frame)));
+                let (version, digest) = (adopted.record.fields.version, adopted.record.fields.digest);
+                let frame = Frame { version, operation: adopted.record.fields.created_ms, digest };
+                // One that rests in the bin moves too, and is seen by nobody.
+                let frame = if adopted.binned.is_some() { None } else { Some(frame) };
+                self.frames.entry((group, adopted.frame)).or_default().push((index, frame));
+                if adopted.binned.is_some() {
+                    self.has_ended((group, COLLECTION), version);
+                }
             }
+            self.has_ended((group, COLLECTION), ended_version);
             return;
         }
         let ownership = self.ownerships.entry(group).or_insert_with(|| Ownership::new(shard, span));
         match step {
             OwnershipStep::Freeze { target, min_epoch } => {
-                ownership.released.entry(target).or_insert(index);
+                ownership.frozen.entry(target).or_insert(index);
                 ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
             OwnershipStep::Finalize { min_epoch } => {
-                ownership.settled = true;
+                ownership.finalized = true;
                 ownership.min_epoch = ownership.min_epoch.max(min_epoch);
             }
             OwnershipStep::BeginPass { source, pass, start, last } => {
@@ -235,12 +262,6 @@ impl ShardRules {
         changed.map(|(_, changes)| changes.clone()).unwrap_or_default()
     }
 
-    /// A frame in the state as of `index`, and what it became after that.
-    pub fn frame_since(&self, group: GroupId, frame: FrameId, index: u64) -> impl Iterator<Item = Option<Frame>> {
-        let later = self.frames.get(&(group, frame)).into_iter().flatten().filter(move |(at, _)| *at > index);
-        std::iter::once(self.frame_at(group, frame, index)).chain(later.map(|(_, frame)| *frame))
-    }
-
     /// A frame in the state as of `index`.
     pub fn frame_at(&self, group: GroupId, frame: FrameId, index: u64) -> Option<Frame> {
         let history = self.frames.get(&(group, frame))?;
@@ -254,20 +275,27 @@ fn homes(span: Span, frame: FrameId) -> (ShardId, ShardId) {
     (home(span.from), home(span.to))
 }
 
-fn store(current: Option<Frame>, new: &StoreFrame) -> StoreOutcome {
-    let (version, same) = current.map_or((0, false), |frame| (frame.version, frame.digest == new.digest));
+/// Every operation names a time of its own, long ago.
+fn store(current: Option<Frame>, ended: u64, new: &StoreFrame) -> StoreOutcome {
+    let fields = &new.record.fields;
+    let (version, same) = current.map_or((0, false), |frame| (frame.version, frame.digest == fields.digest));
+    let again = same && current.is_some_and(|frame| frame.operation == fields.created_ms);
     let may = match new.condition {
         Condition::Create => version == 0,
-        Condition::Replace => !same,
+        Condition::Replace => !again,
         Condition::Expect(expected) => version == expected,
     };
     let repeated = match new.condition {
-        Condition::Create | Condition::Replace => same,
-        Condition::Expect(expected) => same && version == expected + 1,
+        Condition::Create => same,
+        Condition::Replace => again,
+        Condition::Expect(expected) => again && version == expected + 1,
     };
+    let follows = if version == 0 { ended } else { version };
     match (may, repeated) {
-        (true, _) if new.version == version + 1 => StoreOutcome::Stored(new.version),
-        (true, _) => StoreOutcome::Raced(version),
+        (true, _) if fields.version == follows + 1 || version == 0 && fields.version > ended => {
+            StoreOutcome::Stored(fields.version)
+        }
+        (true, _) => StoreOutcome::Raced(follows),
         (false, true) => StoreOutcome::Same(version),
         (false, false) => StoreOutcome::Conflict(version),
     }

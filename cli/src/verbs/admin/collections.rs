@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use mira_proto::model::{
     Collection, CollectionSettings, GrowReply, GrowRequest, GrowthStatus, Metric, NamedVectors, Quantization,
-    StatusRequest,
+    StatusRequest, VersionsKept,
 };
 
-use crate::args::{Remote, duration};
+use crate::args::{Remote, collection_name, duration};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -35,6 +35,7 @@ enum CollectionsAction {
     #[command(after_help = "Examples:\n  mira admin collections show manuals --json")]
     Show {
         /// Its name
+        #[arg(value_parser = collection_name)]
         name: String,
         #[command(flatten)]
         remote: Remote,
@@ -43,7 +44,8 @@ enum CollectionsAction {
     #[command(after_help = "\
 Examples:
   mira admin collections create manuals
-  mira admin collections create images --dim 512 --metric dot --lifetime 720h")]
+  mira admin collections create images --dim 512 --metric dot --lifetime 720h
+  mira admin collections create decisions --versions last=50,days=365 --bin-days 30")]
     Create(Create),
     /// Spread a collection over more shards while it is in use
     #[command(after_help = "\
@@ -69,6 +71,7 @@ rests half of the time, so large collections need a long --timeout.")]
     #[command(after_help = "Examples:\n  mira admin collections delete drafts --yes")]
     Delete {
         /// Its name
+        #[arg(value_parser = collection_name)]
         name: String,
         /// Everything in it is lost; say so
         #[arg(short, long, required = true)]
@@ -81,6 +84,7 @@ rests half of the time, so large collections need a long --timeout.")]
 #[derive(Debug, Args)]
 struct Create {
     /// Its name
+    #[arg(value_parser = collection_name)]
     name: String,
     /// Components of its vectors; those of the router's embedding model when absent
     #[arg(long)]
@@ -100,6 +104,13 @@ struct Create {
     /// Forget what is stored in it after this long (such as 12h, 30d)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     lifetime: Option<Duration>,
+    /// Past versions of a memory that are kept, such as last=10,days=90; 0 of either keeps none. Of a collection that is there,
+    /// this is changed
+    #[arg(long, value_name = "last=N,days=N", value_parser = versions_kept)]
+    versions: Option<VersionsKept>,
+    /// Days for which forgotten memories rest in the bin; 0: there is none. Of a collection that is there, this is changed
+    #[arg(long, value_name = "DAYS")]
+    bin_days: Option<u32>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -107,6 +118,7 @@ struct Create {
 #[derive(Debug, Args)]
 struct Grow {
     /// Its name
+    #[arg(value_parser = collection_name)]
     name: String,
     /// Shards it is to be spread over: more than now
     #[arg(long, value_name = "N")]
@@ -186,6 +198,8 @@ impl Create {
             quantization: self.quantization.into(),
             partitions: self.partitions,
             ttl_seconds: self.lifetime.map(|lifetime| lifetime.as_secs().max(1)),
+            versions: self.versions,
+            bin_days: self.bin_days,
             vectors,
         })
     }
@@ -209,6 +223,24 @@ impl From<QuantizationName> for Quantization {
             QuantizationName::Binary => Quantization::Binary,
         }
     }
+}
+
+/// `last=N,days=N`, or one of them.
+fn versions_kept(text: &str) -> Result<VersionsKept, String> {
+    let mut kept = VersionsKept::default();
+    for part in text.split(',') {
+        let (name, number) = part.split_once('=').ok_or("not of the form last=N,days=N")?;
+        let number = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+        let field = match name {
+            "last" => &mut kept.last,
+            "days" => &mut kept.days,
+            _ => return Err(format!("nothing is known of {name:?}")),
+        };
+        if field.replace(number).is_some() {
+            return Err(format!("{name} is said twice"));
+        }
+    }
+    Ok(kept)
 }
 
 /// `NAME=DIM[:METRIC[:QUANTIZATION]]`.
@@ -267,7 +299,7 @@ async fn watch(client: &Client, name: &str) -> Result<(), CliError> {
         bar.set_message(if paused { "paused: mira admin nodes resume".to_owned() } else { growth.step.clone() });
         let line = progress(&growth);
         if plain && line != told {
-            eprintln!("{line}");
+            output::say(&line);
             told = line;
         }
         tokio::time::sleep(LOOK_EVERY).await;

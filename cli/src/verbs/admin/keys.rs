@@ -7,7 +7,7 @@ use mira_proto::model::{RotateReply, RotateRequest};
 
 #[cfg(feature = "server")]
 use super::key_files::KeyFileAction;
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -59,7 +59,7 @@ enum KeysAction {
 #[group(id = "whose", required = true, multiple = false, args = ["collection", "cluster"])]
 struct Rotate {
     /// Rotate this collection's key: new memories at once, those that are there in the background
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = collection_name)]
     collection: Option<String>,
     /// Rotate the cluster key
     #[arg(long)]
@@ -126,7 +126,7 @@ async fn watch(client: &Client, name: &str) -> Result<(), CliError> {
         bar.set_message(rotation.step.clone());
         let line = format!("{}: {} of {} done", rotation.step, rotation.done, rotation.of);
         if plain && line != told {
-            eprintln!("{line}");
+            output::say(&line);
             told = line;
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -138,7 +138,7 @@ async fn watch(client: &Client, change: &NodeChange, total: u64) -> Result<(), C
         bar.set_message(if status.moves_paused { "paused: mira admin nodes resume" } else { "" });
         if plain && done > told {
             told = done;
-            eprintln!("{done} of {total} replicas moved");
+            output::say(&format!("{done} of {total} replicas moved"));
         }
         if left == 0 {
             bar.finish_and_clear();

@@ -1,10 +1,11 @@
 //! `mira admin restore`: a backup into an empty cluster, of whatever size.
 
 use clap::Args;
+use mira_proto::time::Moment;
 use uuid::Uuid;
 
 use super::backup::restored;
-use crate::args::Remote;
+use crate::args::{Remote, moment};
 use crate::backup::{self, Repository};
 use crate::client::Client;
 use crate::error::CliError;
@@ -32,8 +33,8 @@ pub struct Restore {
     #[arg(long, value_name = "ID")]
     backup: Option<Uuid>,
     /// The recovery point that is to come back, such as 2026-11-28T14:05:00Z
-    #[arg(long, value_name = "TIME", conflicts_with = "backup")]
-    at: Option<jiff::Timestamp>,
+    #[arg(long, value_name = "TIME", conflicts_with = "backup", value_parser = moment)]
+    at: Option<Moment>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -44,8 +45,8 @@ impl Restore {
         let (client, repository) = (Client::new(&self.remote)?, Repository::open(&self.place, false).await?);
         let reply = match self.at {
             Some(at) => {
-                let before_all = |_| CliError::Usage(format!("{at} is before 1970"));
-                let at_ms = u64::try_from(at.as_millisecond()).map_err(before_all)?;
+                let before_all = |_| CliError::Usage("--at is before 1970: no cluster has been backed up then".into());
+                let at_ms = u64::try_from(at.millisecond()).map_err(before_all)?;
                 backup::restore_at(&client, &repository, at_ms).await?
             }
             None => backup::restore(&client, &repository, self.backup).await?,

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use mira_proto::limits;
 use mira_proto::model::{TuneReply, TuneRequest};
 
-use crate::args::Remote;
+use crate::args::{Remote, collection_name};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output;
@@ -18,6 +18,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub struct Tune {
     /// Its name
+    #[arg(value_parser = collection_name)]
     name: String,
     /// The share of the truly nearest that an answer is to hold, above 0 and at most 1
     #[arg(long, value_name = "SHARE", default_value_t = limits::DEFAULT_TUNED_RECALL, value_parser = share)]

@@ -91,6 +91,13 @@ impl Server {
         self.ask(Method::POST, path, |request| request.json(&item));
     }
 
+    /// Forgets a memory, without the program.
+    pub fn forget(&self, collection: &str, id: &str) {
+        self.ask(Method::POST, "mcp/forget".to_owned(), |request| {
+            request.json(&json!({ "collection": collection, "id": id }))
+        });
+    }
+
     /// Stores a memory with a file, without the program.
     pub fn upload(&self, collection: &str, frame: &Value, content_type: &str, bytes: &[u8]) {
         let begun = json!({ "frame": frame, "content_type": content_type, "size": bytes.len() });
@@ -107,7 +114,7 @@ impl Server {
         self.ask(Method::POST, format!("{upload}/finish"), |request| request);
     }
 
-    /// The frames of all collections, each with the name of its collection, by id.
+    /// The memories of all collections, each with the name of its collection, by id; without what imports note of them.
     pub fn frames(&self) -> Vec<(String, Value)> {
         let collections = self.ask(Method::GET, "collections".to_owned(), |request| request);
         let names = collections["collections"].as_array().unwrap().iter();
@@ -118,8 +125,17 @@ impl Server {
             assert!(page["next"].is_null(), "a test has few frames");
             frames.extend(page["frames"].as_array().unwrap().iter().map(|frame| (name.to_owned(), frame.clone())));
         }
+        frames.retain(|(_, frame)| frame["type"] != "import-manifest");
         frames.sort_by_key(|(_, frame)| frame["id"].as_str().unwrap().to_owned());
         frames
+    }
+
+    /// Texts that the router has embedded so far.
+    pub fn embedded_texts(&self) -> u64 {
+        let request = self.request(Method::GET, "metrics".to_owned());
+        let metrics = self.runtime.block_on(async { request.send().await.unwrap().text().await.unwrap() });
+        let line = metrics.lines().find(|line| line.starts_with("mira_router_embedded_texts_total "));
+        line.expect("a metric").split_whitespace().last().unwrap().parse().unwrap()
     }
 
     /// The file of a memory.

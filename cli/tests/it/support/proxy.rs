@@ -29,8 +29,6 @@ pub struct Conduct {
     pub batch_sizes: Vec<usize>,
     /// Items of every `store` that was let through.
     pub store_sizes: Vec<usize>,
-    /// Ids that were recalled.
-    pub recalled_ids: usize,
     /// Bytes that came in uploads.
     pub uploaded_bytes: u64,
     /// Contents that were read.
@@ -45,6 +43,12 @@ pub struct Conduct {
     pub every_nth_unavailable: Option<usize>,
     /// More items than this take too long.
     pub most_items_in_time: Option<usize>,
+    /// A text that begins with this takes too long.
+    pub never_in_time: Option<String>,
+    /// A request with a text that begins with this is refused as a whole.
+    pub spoils_its_request: Option<String>,
+    /// The times that stores were given, in milliseconds.
+    pub times_given: Vec<u64>,
     /// The next content that is read is of a frame that is replaced before it can be looked at again.
     pub replaces_while_read: Option<Vec<u8>>,
     /// Idempotency keys in the order in which they came.
@@ -147,9 +151,12 @@ impl Conduct {
         self.requests.push((asked.method.to_owned(), asked.path.to_owned(), key));
         self.refuse_at_all()?;
         match asked.path {
-            "/mcp/store" => self.look_at_store(&asked.json())?,
+            "/mcp/store" => {
+                let time = headers.get("x-mira-timeout-ms").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+                self.times_given.extend(time);
+                self.look_at_store(&asked.json())?;
+            }
             "/mcp/search" => self.look_at_search(asked.json()),
-            "/mcp/recall" => self.look_at_recall(&asked.json()),
             _ if asked.is_content() => self.contents_read += 1,
             _ if asked.is_step() => {
                 self.uploaded_bytes += asked.body.len() as u64;
@@ -182,6 +189,18 @@ impl Conduct {
         if let Some(left) = &mut self.breaks_after_stores {
             *left -= 1;
         }
+        let begins = |item: &Value, with: &Option<String>| {
+            let content = item["content"].as_str().unwrap_or_default();
+            with.as_ref().is_some_and(|with| content.starts_with(with))
+        };
+        let has =
+            |with: &Option<String>| request["items"].as_array().into_iter().flatten().any(|item| begins(item, with));
+        if has(&self.never_in_time) {
+            return Err(Problem::new(Code::DeadlineExceeded, "a text was not embedded before the deadline"));
+        }
+        if has(&self.spoils_its_request) {
+            return Err(Problem::invalid("told to refuse all of it"));
+        }
         let Some(items) = request["items"].as_array().map(Vec::len) else { return Ok(()) };
         if self.most_items_in_time.is_some_and(|most| items > most) {
             return Err(Problem::new(Code::DeadlineExceeded, "too many items for the time given"));
@@ -198,10 +217,6 @@ impl Conduct {
             }
             None => self.searches.push(request),
         }
-    }
-
-    fn look_at_recall(&mut self, request: &Value) {
-        self.recalled_ids += request["ids"].as_array().map_or(0, Vec::len) + usize::from(request["id"].is_string());
     }
 }
 

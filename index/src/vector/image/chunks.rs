@@ -9,7 +9,7 @@ use crate::filter::postings::MAX_TEXT;
 use crate::filter::value::{Number, Value};
 
 const MAGIC: [u8; 8] = *b"MIRAVIDX";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const CHUNK: usize = 256 * 1024;
 /// Longest name of a field: metadata is bounded before it comes here.
 const MAX_NAME: usize = 1 << 20;

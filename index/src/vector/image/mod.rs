@@ -12,9 +12,9 @@
 //!
 //! ```text
 //! shape   = dim:u32 metric:u8 quantization:u8 m:u32 ef_construction:u32 exact_below:u64 seed:u64 slots:u32
-//!           rows:u8 (0 the codes are the rows, 1 in the image, 2 elsewhere)
+//!           centre:u8 (f32* if 1: codes are taken around it) rows:u8 (0 the codes are the rows, 1 in the image, 2 elsewhere)
 //! slot*   = 0:u8 (holds nothing) | (1:u8 (live) | 2:u8 (dead)) id:u128 first:u32 count:u32 created:u64 expires:u64 codes
-//! row*    = scale:f32 f16*                                of live slots in order, if in the image
+//! row*    = f32*                                          of live slots in order, if in the image
 //! fields  = count:u32 (name:text dropped:u8 values:u32 value*)*
 //! value   = 0:u8 bool:u8 | (1:u8 (whole) | 2:u8 (above i64) | 3:u8 (f64)) bits:u64 | 4:u8 text
 //! text    = bytes:u32 UTF-8

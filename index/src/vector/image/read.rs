@@ -11,7 +11,6 @@ use crate::vector::arena::WRITTEN;
 use crate::vector::config::Config;
 use crate::vector::graph::{Graph, MAX_LAYER};
 use crate::vector::labels::Label;
-use crate::vector::row::Row;
 use crate::vector::rows::{RowStorage, Rows};
 use crate::vector::segment::Segment;
 
@@ -22,7 +21,8 @@ use super::{ABSENT, DEAD, EMPTY, LIVE, TWIN, metric_of, quantization_of, rows_co
 pub(crate) fn read(reader: impl Read, storage: &RowStorage) -> Result<Segment, ImageError> {
     let mut source = ChunkReader::open(reader)?;
     let (config, slots) = read_shape(&mut source)?;
-    let segment = Segment::new(config, storage);
+    let centre = read_centre(&mut source, config.dim)?;
+    let segment = Segment::new(config, storage, centre);
     if source.u8()? != rows_code(&segment.rows) {
         return Err(ImageError::Damaged("place of rows"));
     }
@@ -48,6 +48,15 @@ fn read_shape(source: &mut ChunkReader<impl Read>) -> Result<(Config, u32), Imag
         return Err(ImageError::Damaged("number of slots"));
     }
     Ok((config, slots))
+}
+
+fn read_centre(source: &mut ChunkReader<impl Read>, dim: usize) -> Result<Option<Box<[f32]>>, ImageError> {
+    if source.u8()? == 0 {
+        return Ok(None);
+    }
+    let mut centre = vec![0f32; dim].into_boxed_slice();
+    source.take(bytemuck::cast_slice_mut(&mut centre))?;
+    if centre.iter().all(|value| value.is_finite()) { Ok(Some(centre)) } else { Err(ImageError::Damaged("centre")) }
 }
 
 fn read_slots(source: &mut ChunkReader<impl Read>, segment: &Segment, slots: u32) -> Result<Vec<u8>, ImageError> {
@@ -82,11 +91,10 @@ fn read_slots(source: &mut ChunkReader<impl Read>, segment: &Segment, slots: u32
 
 fn read_rows(source: &mut ChunkReader<impl Read>, segment: &Segment, contents: &[u8]) -> Result<(), ImageError> {
     let Rows::Memory(_) = &segment.rows else { return Ok(()) };
-    let mut half = vec![0u16; segment.config.dim];
+    let mut row = vec![0f32; segment.config.dim];
     for (slot, _) in (0u32..).zip(contents).filter(|(_, content)| **content == LIVE) {
-        let scale = f32::from_bits(source.u32()?);
-        source.take(bytemuck::cast_slice_mut(&mut half))?;
-        segment.rows.push(slot, Row::Half { bits: &half, scale });
+        source.take(bytemuck::cast_slice_mut(&mut row))?;
+        segment.rows.push(slot, &row);
     }
     Ok(())
 }

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::sync::Arc;
 
 use crate::error::{ImageError, RowsError};
-use crate::vector::row::Row;
 use crate::vector::rows::Rows;
 use crate::vector::segment::{Segment, View};
 
@@ -51,6 +50,10 @@ impl Snapshot {
         sink.put(&(config.exact_below as u64).to_le_bytes())?;
         sink.put(&config.seed.to_le_bytes())?;
         sink.u32(self.view.slots)?;
+        sink.put(&[self.segment.centre.is_some().into()])?;
+        if let Some(centre) = &self.segment.centre {
+            sink.put(bytemuck::cast_slice(centre))?;
+        }
         sink.put(&[rows_code(&self.segment.rows)])
     }
 
@@ -80,9 +83,7 @@ impl Snapshot {
     fn write_rows(&self, sink: &mut ChunkWriter<'_, impl Write>, contents: &[u8]) -> Result<(), ImageError> {
         let Rows::Memory(rows) = &self.segment.rows else { return Ok(()) };
         for slot in (0..self.view.slots).filter(|slot| contents[*slot as usize] == LIVE) {
-            let Some(Row::Half { bits, scale }) = rows.row(slot) else { return Err(RowsError::Missing(slot).into()) };
-            sink.put(&scale.to_le_bytes())?;
-            sink.put(bytemuck::cast_slice(bits))?;
+            sink.put(bytemuck::cast_slice(rows.row(slot).ok_or(RowsError::Missing(slot))?))?;
         }
         Ok(())
     }

@@ -1,10 +1,6 @@
 //! Kernels for 64-bit Arm. Codes fit a signed byte too, so widening multiplies of the base architecture do.
-//! Half floats are converted by the `half` crate, a block at a time: the intrinsics for them are not stable.
 
 use std::arch::aarch64::*;
-
-use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 #[target_feature(enable = "neon")]
 pub(super) fn dot_u7(codes: &[u8], query: &[i8]) -> i32 {
@@ -57,27 +53,12 @@ pub(super) fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
     vaddvq_f32(vaddq_f32(vaddq_f32(sums[0], sums[1]), vaddq_f32(sums[2], sums[3]))) + tail
 }
 
-/// Runs `kernel` over blocks of half floats turned into f32.
-fn in_blocks(a: &[u16], b: &[f32], scale: f32, kernel: impl Fn(&[f32], &[f32]) -> f32) -> f32 {
-    let mut block = [0.0f32; 256];
-    let mut total = 0.0;
-    for (bits, other) in a.chunks(256).zip(b.chunks(256)) {
-        let wide = &mut block[..bits.len()];
-        bits.reinterpret_cast::<f16>().convert_to_f32_slice(wide);
-        if scale != 1.0 {
-            wide.iter_mut().for_each(|value| *value *= scale);
-        }
-        total += kernel(wide, other);
-    }
-    total
+#[target_feature(enable = "neon")]
+pub(super) fn dot_f64(a: &[f32], b: &[f32]) -> f64 {
+    super::portable::dot_f64(a, b)
 }
 
 #[target_feature(enable = "neon")]
-pub(super) fn dot_f16(a: &[u16], b: &[f32]) -> f32 {
-    in_blocks(a, b, 1.0, |x, y| dot_f32(x, y))
-}
-
-#[target_feature(enable = "neon")]
-pub(super) fn l2_f16(a: &[u16], scale: f32, b: &[f32]) -> f32 {
-    in_blocks(a, b, scale, |x, y| l2_f32(x, y))
+pub(super) fn l2_f64(a: &[f32], b: &[f32]) -> f64 {
+    super::portable::l2_f64(a, b)
 }

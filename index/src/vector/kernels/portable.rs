@@ -1,7 +1,5 @@
 //! Kernels in plain Rust: the reference for the others, the path of CPUs without them.
 
-use half::f16;
-
 use super::PLANES;
 
 /// Sums in eight lanes, which the compiler turns into vector code where it can.
@@ -39,13 +37,26 @@ pub(super) fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
     sum_lanes(a.len(), |i| (a[i] - b[i]) * (a[i] - b[i]))
 }
 
-pub(super) fn dot_f16(a: &[u16], b: &[f32]) -> f32 {
-    sum_lanes(a.len(), |i| f16::from_bits(a[i]).to_f32() * b[i])
+/// As [`sum_lanes`], in double precision.
+#[inline(always)]
+fn sum_wide(length: usize, term: impl Fn(usize) -> f64) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    let blocks = length / 8;
+    for block in 0..blocks {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(block * 8 + lane);
+        }
+    }
+    let tail: f64 = (blocks * 8..length).map(term).sum();
+    lanes.iter().sum::<f64>() + tail
 }
 
-pub(super) fn l2_f16(a: &[u16], scale: f32, b: &[f32]) -> f32 {
-    sum_lanes(a.len(), |i| {
-        let difference = f16::from_bits(a[i]).to_f32() * scale - b[i];
-        difference * difference
-    })
+#[inline(always)]
+pub(super) fn dot_f64(a: &[f32], b: &[f32]) -> f64 {
+    sum_wide(a.len(), |i| f64::from(a[i]) * f64::from(b[i]))
+}
+
+#[inline(always)]
+pub(super) fn l2_f64(a: &[f32], b: &[f32]) -> f64 {
+    sum_wide(a.len(), |i| (f64::from(a[i]) - f64::from(b[i])).powi(2))
 }

@@ -1,10 +1,8 @@
-//! Kernels for x86-64: AVX2 with FMA, F16C; AVX-512 VNNI for codes.
+//! Kernels for x86-64: AVX2 with FMA; AVX-512 VNNI for codes.
 //!
 //! Callers have checked that slices have equal lengths and that the CPU has the features named at each function.
 
 use std::arch::x86_64::*;
-
-use half::f16;
 
 /// Adds the eight lanes.
 #[target_feature(enable = "avx2")]
@@ -113,27 +111,64 @@ pub(super) fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
     sum_blocks!(a.len(), term, |i| (a[i] - b[i]) * (a[i] - b[i]))
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_f16(a: &[u16], b: &[f32]) -> f32 {
-    let term = |at: usize, sum: __m256| {
-        // SAFETY: `at + 8` is within both slices; unaligned loads.
-        let (x, y) = unsafe { (_mm_loadu_si128(a.as_ptr().add(at).cast()), _mm256_loadu_ps(b.as_ptr().add(at))) };
-        _mm256_fmadd_ps(_mm256_cvtph_ps(x), y, sum)
-    };
-    sum_blocks!(a.len(), term, |i| f16::from_bits(a[i]).to_f32() * b[i])
+/// Adds the four lanes.
+#[target_feature(enable = "avx2")]
+fn sum_f64(v: __m256d) -> f64 {
+    let pair = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
+    _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)))
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn l2_f16(a: &[u16], scale: f32, b: &[f32]) -> f32 {
-    let factor = _mm256_set1_ps(scale);
-    let term = |at: usize, sum: __m256| {
-        // SAFETY: `at + 8` is within both slices; unaligned loads.
-        let (x, y) = unsafe { (_mm_loadu_si128(a.as_ptr().add(at).cast()), _mm256_loadu_ps(b.as_ptr().add(at))) };
-        let difference = _mm256_fmsub_ps(_mm256_cvtph_ps(x), factor, y);
-        _mm256_fmadd_ps(difference, difference, sum)
+/// Sums `term` over blocks of four lanes in four accumulators; `tail` gives single components of the rest.
+macro_rules! sum_wide {
+    ($length:expr, $term:expr, $tail:expr) => {{
+        let length: usize = $length;
+        let mut sums = [_mm256_setzero_pd(); 4];
+        let mut at = 0;
+        while at + 16 <= length {
+            sums[0] = $term(at, sums[0]);
+            sums[1] = $term(at + 4, sums[1]);
+            sums[2] = $term(at + 8, sums[2]);
+            sums[3] = $term(at + 12, sums[3]);
+            at += 16;
+        }
+        while at + 4 <= length {
+            sums[0] = $term(at, sums[0]);
+            at += 4;
+        }
+        let tail: f64 = (at..length).map($tail).sum();
+        let (low, high) = (_mm256_add_pd(sums[0], sums[1]), _mm256_add_pd(sums[2], sums[3]));
+        sum_f64(_mm256_add_pd(low, high)) + tail
+    }};
+}
+
+/// Four components of each, in double precision.
+///
+/// # Safety
+/// `at + 4` is within both slices.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn load_wide(a: &[f32], b: &[f32], at: usize) -> (__m256d, __m256d) {
+    // SAFETY: by the caller; unaligned loads.
+    let (x, y) = unsafe { (_mm_loadu_ps(a.as_ptr().add(at)), _mm_loadu_ps(b.as_ptr().add(at))) };
+    (_mm256_cvtps_pd(x), _mm256_cvtps_pd(y))
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn dot_f64(a: &[f32], b: &[f32]) -> f64 {
+    let term = |at: usize, sum: __m256d| {
+        // SAFETY: `at + 4` is within both slices by the loops above.
+        let (x, y) = unsafe { load_wide(a, b, at) };
+        _mm256_fmadd_pd(x, y, sum)
     };
-    sum_blocks!(a.len(), term, |i| {
-        let difference = f16::from_bits(a[i]).to_f32() * scale - b[i];
-        difference * difference
-    })
+    sum_wide!(a.len(), term, |i| f64::from(a[i]) * f64::from(b[i]))
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn l2_f64(a: &[f32], b: &[f32]) -> f64 {
+    let term = |at: usize, sum: __m256d| {
+        // SAFETY: `at + 4` is within both slices by the loops above.
+        let (x, y) = unsafe { load_wide(a, b, at) };
+        let difference = _mm256_sub_pd(x, y);
+        _mm256_fmadd_pd(difference, difference, sum)
+    };
+    sum_wide!(a.len(), term, |i| (f64::from(a[i]) - f64::from(b[i])).powi(2))
 }

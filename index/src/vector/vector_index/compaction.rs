@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::VectorIndex;
 use crate::error::IndexError;
 use crate::filter::postings::Postings;
+use crate::vector::centre;
 use crate::vector::segment::Segment;
 
 /// Dead slots below this number are not worth a compaction.
@@ -17,9 +18,12 @@ const MIN_DEAD: u32 = 256;
 const LAST_CATCH_UP: usize = 64;
 
 impl VectorIndex {
-    /// Whether a fifth of the slots are dead.
+    /// Whether a fifth of the slots are dead, or codes are taken around a point that is far from the vectors.
     pub fn needs_compaction(&self) -> bool {
         let segment = self.segment.load();
+        if segment.is_off_centre() && centre::is_useful(&segment.config) {
+            return true;
+        }
         let clock = segment.clock.lock();
         clock.dead >= MIN_DEAD && clock.dead >= clock.next_slot / 5
     }
@@ -38,7 +42,7 @@ impl VectorIndex {
     }
 
     fn rebuild(&self, old: &Segment, threads: usize, abort: &(dyn Fn() -> bool + Sync)) -> Result<(), IndexError> {
-        let mut fresh = Segment::new(old.config, &old.rows.storage());
+        let mut fresh = Segment::new(old.config, &old.rows.storage(), choose_centre(old)?);
         fresh.postings = Postings::like(&old.postings);
         if old.clock.lock().live as usize > old.config.exact_below {
             fresh.start_graph();
@@ -65,9 +69,24 @@ impl VectorIndex {
             fresh.copy_from(old, id)?;
         }
         fresh.postings.inherit(&old.postings);
+        fresh.judge_codes();
         self.segment.store(Arc::new(fresh));
         Ok(())
     }
+}
+
+/// The centre of the codes to come, by a sample of all documents.
+fn choose_centre(old: &Segment) -> Result<Option<Box<[f32]>>, IndexError> {
+    if !centre::is_useful(&old.config) {
+        return Ok(None);
+    }
+    let firsts = old.table.slots();
+    let step = firsts.len().div_ceil(centre::SAMPLE).max(1);
+    let sample: Vec<u32> = firsts.into_iter().step_by(step).collect();
+    let mut rows = vec![Vec::new(); sample.len()];
+    old.fetch(&sample, false, &mut |position, row| rows[position] = row.to_vec())?;
+    let rows = rows.iter().filter(|row| !row.is_empty()).map(Vec::as_slice);
+    Ok(centre::of_rows(rows, old.centre.as_deref()))
 }
 
 /// Copies every document of `old`, in the order in which they came.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mira_crypto::os_rng;
-use mira_proto::{FrameId, vectors::OWN_SPACE};
+use mira_proto::{Extensions, FrameId, Position, vectors::OWN_SPACE};
 use mira_raft::{
     Clock, Group, HostConfig, Limits, RaftHost, RequestId, engine::MemEngine, transport::local::LocalNetwork,
 };
@@ -15,11 +15,12 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::shard::{
-    command::{Asker, Condition, MigratedFrame, OwnershipStep, StoreFrame},
+    command::{Asker, Condition, MigratedFrame, OwnershipStep, SealedAnew, StoreFrame, UndeletedFrame},
+    history::{self, HistoryBounds},
     log_archive::beside,
-    migration::ownership::Span,
+    migration::{ownership::Span, transfer::ended_version},
     pages::Standing,
-    record::{Class, FrameHead, FrameRecord},
+    record::{Class, FrameFields, FrameHead, FrameRecord, Table},
 };
 
 const COLLECTIONS: [CollectionId; 2] = [1, 2];
@@ -40,7 +41,11 @@ enum Said {
         content: u8,
         key_version: u32,
     },
-    Forget(Asker),
+    Forget(Asker, bool),
+    /// Of the bin: whether it was found, and how many versions stay.
+    Undelete(Asker, bool, u32),
+    /// So many versions stay, and what ended or was forgotten so long ago goes.
+    CutHistory(u32, [u64; 2]),
     Expire,
     Renew,
     /// By its last change, or by an earlier one.
@@ -72,10 +77,12 @@ fn said() -> impl Strategy<Value = Said> {
         let (owner, session, lives_ms, class) = whose;
         Said::Store { condition, owner, session, lives_ms, class, chunks, content, key_version }
     });
-    let asker = prop_oneof![Just(Asker::Anyone), Just(Asker::Owner([1; 16])), Just(Asker::Operator)];
+    let asker = prop::sample::select(vec![Asker::Anyone, Asker::Owner([1; 16]), Asker::Operator]);
     prop_oneof![
         8 => store,
-        2 => asker.prop_map(Said::Forget),
+        3 => (asker.clone(), prop::bool::weighted(0.7)).prop_map(|(asker, into_bin)| Said::Forget(asker, into_bin)),
+        2 => (asker, prop::bool::weighted(0.8), 0..3u32).prop_map(|(asker, found, keep)| Said::Undelete(asker, found, keep)),
+        1 => (0..3u32, any::<[u8; 2]>()).prop_map(|(last, ago)| Said::CutHistory(last, ago.map(u64::from))),
         1 => Just(Said::Expire),
         1 => Just(Said::Renew),
         2 => (0..2u64).prop_map(Said::Collect),
@@ -130,7 +137,7 @@ impl Live {
                 Some(at) => self.proposed[at].clone(),
                 None => return,
             },
-            _ => (RequestId(self.proposed.len() as u128), command::encode(&self.command(turn, now))),
+            _ => (RequestId(self.proposed.len() as u128), self.command(turn, now).encode()),
         };
         let (request, payload) = proposal.clone();
         // Refused or repeated, it is in the log all the same.
@@ -144,28 +151,49 @@ impl Live {
         let changed = head.map_or(0, |head| FrameHead::decode(&head).expect("a head").changed);
         match turn.said.clone() {
             Said::Store { condition, owner, session, lives_ms, class, chunks, content, key_version } => {
+                let keep_versions = u32::from(content);
                 let stored = self.group.reader().get(&record::frame_key(collection, frame)).expect("readable");
-                let version = stored.map_or(0, |stored| FrameRecord::decode(&stored).expect("a record").version);
-                ShardCommand::Store(vec![StoreFrame {
-                    collection,
-                    frame,
+                let ended = ended_version(&self.group.reader(), collection).expect("readable");
+                let version =
+                    stored.map_or(ended, |stored| FrameRecord::decode(&stored).expect("a record").fields.version);
+                let fields = FrameFields {
                     version: version + 1,
-                    condition,
-                    digest: [content; 32],
+                    position: Position::new(now_ms * 1_000, 0).packed(),
+                    created_ms: now_ms,
+                    updated_ms: now_ms,
+                    expires_ms: lives_ms.map_or(0, |lives_ms| now_ms + lives_ms),
                     owner: owner.map(|owner| [owner; 16]),
                     session: session.map(|session| [session; 16]),
-                    expires_ms: lives_ms.filter(|_| content > 1).map_or(0, |lives_ms| now_ms + lives_ms),
-                    created_ms: 0,
-                    ttl_ms: lives_ms.unwrap_or_default(),
+                    digest: [content; 32],
                     spaces: [OWN_SPACE].into_iter().collect(),
                     class,
                     chunks,
-                    body: vec![content; 20].into(),
+                    extensions: Extensions::default(),
+                };
+                ShardCommand::Store(vec![StoreFrame {
+                    collection,
+                    frame,
+                    condition,
+                    keeps_origin: false,
+                    record: FrameRecord { fields, body: vec![content; 20].into() },
                     vectors: if content == 0 { Bytes::new() } else { vec![content; 16].into() },
                     key_version,
+                    keep_versions,
                 }])
             }
-            Said::Forget(asker) => ShardCommand::Forget { collection, frames: vec![frame, frame + 1], asker },
+            Said::Forget(asker, into_bin) => {
+                ShardCommand::Forget { collection, frames: vec![frame, frame + 1], asker, into_bin, more: false }
+            }
+            Said::Undelete(asker, found, keep_versions) => {
+                let anew = if found { self.anew((collection, frame), now_ms) } else { None };
+                let frames = vec![UndeletedFrame { frame, anew }];
+                ShardCommand::Undelete { collection, frames, asker, keep_versions }
+            }
+            Said::CutHistory(last, ago_ms) => {
+                let [ended_ms, forgotten_ms] = ago_ms.map(|ago_ms| now_ms.saturating_sub(ago_ms));
+                let bounds = HistoryBounds { last, ended_ms, forgotten_ms };
+                ShardCommand::CutHistory { collection, frames: (0..4).collect(), bounds, complete: last == 1 }
+            }
             Said::Expire => ShardCommand::Expire { collection, frames: (0..4).collect() },
             Said::Renew => ShardCommand::Renew { collection, chunks: (0..4).collect() },
             Said::Collect(back) => {
@@ -173,6 +201,18 @@ impl Live {
             }
             Said::Verify | Said::Again(_) => ShardCommand::Verify { nonce: 1 },
         }
+    }
+
+    /// What rests in the bin, as the version that it would become.
+    fn anew(&self, (collection, frame): (CollectionId, FrameId), now_ms: u64) -> Option<SealedAnew> {
+        let reader = self.group.reader();
+        let history = history::read(&reader, collection, frame).expect("readable");
+        let binned = history.binned()?;
+        let there = history::read_version(&reader, collection, (frame, binned)).expect("readable");
+        let version = ended_version(&reader, collection).expect("readable") + 1;
+        let fields = FrameFields { version, updated_ms: now_ms, ..there.record.fields };
+        let record = FrameRecord { fields, body: there.record.body };
+        Some(SealedAnew { from: binned.version, record, vectors: there.vectors, key_version: 2 })
     }
 
     fn view(&self) -> StateReader {
@@ -183,7 +223,7 @@ impl Live {
 type Frames = BTreeMap<FrameId, (MigratedFrame, u64)>;
 
 fn frames(view: &StateReader, collection: CollectionId) -> Frames {
-    let page = read_page(view, collection, (None, 0)).expect("readable");
+    let page = read_page(view, collection, PageRange::default()).expect("readable");
     assert!(page.upto.is_none(), "they fit one page");
     let frames = page.body.frames.into_iter().zip(page.body.changed);
     frames.map(|(frame, changed)| (frame.frame, (frame, changed))).collect()
@@ -202,7 +242,7 @@ fn archived(
             return (pages, named);
         }
         for payload in &found.payloads {
-            named.extend(crate::shard::log_archive::touched(&command::decode(payload).expect("a command")));
+            named.extend(crate::shard::log_archive::touched(&ShardCommand::decode(payload).expect("a command")));
         }
         let touched = beside(&found.payloads).expect("commands");
         let number = pages.len() as u32;
@@ -226,7 +266,7 @@ fn base(
     view: &StateReader,
     named: &BTreeSet<(CollectionId, FrameId)>,
 ) -> node_v1::ReplayBase {
-    let body = read_page(view, collection, (None, 0)).expect("readable");
+    let body = read_page(view, collection, PageRange::default()).expect("readable");
     let (ids, changed) = (write_ids(&body.ids), write_ids(&body.changed()));
     let wanted: Vec<FrameId> = body.ids.iter().copied().filter(|&frame| named.contains(&(collection, frame))).collect();
     let place = PagePlace { backup: BACKUP, shard: 3, collection, number: 0, ids: &ids, changed: &changed };
@@ -248,7 +288,75 @@ fn begin(key: &RepositoryKey, start: &[u8], until_ms: u64, positions: &[(Collect
 }
 
 fn recovery(key: &RepositoryKey, begin: &node_v1::ReplayBegin) -> Recovery {
-    Recovery::begin(Arc::new(MemEngine::new()), WINDOW, (key, begin)).expect("it begins")
+    Recovery::begin(Arc::new(MemEngine::new()), WINDOW, key, begin).expect("it begins")
+}
+
+/// Keys of a table in a collection, without what is the same in all of them.
+fn keys(view: &StateReader, table: Table, collection: CollectionId) -> BTreeSet<Vec<u8>> {
+    let mut keys = BTreeSet::new();
+    view.scan_prefix(&record::collection_prefix(table, collection), false, &mut |key, _| {
+        keys.insert(key.to_vec());
+        std::ops::ControlFlow::Continue(())
+    })
+    .expect("readable");
+    keys
+}
+
+/// Every table says what follows from records, past versions and histories.
+fn tables_agree(view: &StateReader, collection: CollectionId) {
+    let (mut past, mut references, mut expiries) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut ended, mut forgotten, mut histories, mut memories) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), 0);
+    let mut note = |frame, record: &FrameRecord| {
+        let fields = &record.fields;
+        if !fields.chunks.is_empty() {
+            references.insert(record::references_key(collection, frame, fields.version).to_vec());
+        }
+        if fields.expires_ms != 0 {
+            expiries.insert(record::expiry_key(collection, fields.expires_ms, frame).to_vec());
+        }
+    };
+    for key in keys(view, Table::Heads, collection) {
+        let (_, frame) = record::parse_pair_key(&key).expect("a key");
+        let head = FrameHead::decode(&view.get(&key).expect("readable").expect("it is there")).expect("a head");
+        let found = history::read_frame(view, collection, frame).expect("a frame");
+        assert_eq!(head.class == Class::Binned, found.binned.is_some(), "{frame}");
+        note(frame, &found.record);
+        memories += u64::from(found.binned.is_none() && found.record.fields.class == Class::Memory);
+        let history = history::read(view, collection, frame).expect("readable");
+        let numbers: Vec<u64> = history.versions.iter().map(|past| past.version).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+        let all = found.past.iter().map(|past| (&past.record, &past.vectors, past.ending));
+        let binned = found.binned.map(|ending| (&found.record, &found.vectors, ending));
+        for ((record, vectors, ending), head) in all.chain(binned).zip(&history.versions) {
+            assert_eq!(*head, history::PastHead::new(record, vectors, ending));
+            assert!(record.fields.owner == history.owner && record.fields.class == Class::Memory);
+            assert!(found.binned.is_some() || head.version < found.record.fields.version);
+            past.insert(history::past_key(collection, frame, head.version).to_vec());
+            note(frame, record);
+        }
+        if let Some(binned) = history.binned() {
+            assert!(ended_version(view, collection).expect("readable") >= binned.version);
+        }
+        let time = |table, time_ms| record::time_key(table, collection, time_ms, frame).to_vec();
+        ended.extend(history.oldest_ended().map(|time_ms| time(Table::Ended, time_ms)));
+        forgotten.extend(history.oldest_forgotten().map(|time_ms| time(Table::Forgotten, time_ms)));
+        if !history.versions.is_empty() {
+            histories.insert(history::history_key(collection, frame).to_vec());
+        }
+    }
+    for (table, expected) in [
+        (Table::Past, past),
+        (Table::References, references),
+        (Table::Expiry, expiries),
+        (Table::Ended, ended),
+        (Table::Forgotten, forgotten),
+        (Table::Histories, histories),
+    ] {
+        assert_eq!(keys(view, table, collection), expected, "{table:?}");
+    }
+    let count = view.get(&record::count_key(collection)).expect("readable");
+    assert_eq!(crate::shard::machine::decode_count(count.as_deref()).expect("a count"), memories);
 }
 
 async fn recovered_is_what_it_was(turns: &[Turn], [started, first, second, wanted]: [usize; 4]) {
@@ -265,6 +373,7 @@ async fn recovered_is_what_it_was(turns: &[Turn], [started, first, second, wante
             }
         }
         live.take(turn).await;
+        tables_agree(&live.view(), turn.collection);
         moments.push(live.view());
     }
     let time = |view: &StateReader| view.clock_ms().expect("a view");
@@ -340,10 +449,16 @@ async fn a_memory_that_takes_the_id_of_a_hidden_frame_is_counted() {
     assert_eq!(count(&live), 0);
     live.take(&turn(store(Class::Memory, None), 10)).await;
     assert_eq!(count(&live), 1);
-    live.take(&turn(Said::Forget(Asker::Operator), 1)).await;
+    live.take(&turn(Said::Forget(Asker::Operator, true), 1)).await;
     assert_eq!(count(&live), 0);
     live.take(&turn(store(Class::Memory, None), 1)).await;
     assert_eq!(count(&live), 1, "it is still served");
+    live.take(&turn(Said::Forget(Asker::Operator, true), 1)).await;
+    live.take(&turn(Said::Undelete(Asker::Anyone, true, 3), 1)).await;
+    assert_eq!(count(&live), 1, "it is back");
+    live.take(&turn(Said::Forget(Asker::Operator, false), 1)).await;
+    live.take(&turn(Said::Forget(Asker::Operator, false), 1)).await;
+    assert_eq!(count(&live), 0);
 }
 
 fn code(refusal: Refusal) -> Code {
@@ -369,11 +484,11 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     };
     let turn = |frame, ticks| Turn { collection: 1, frame, said: store.clone(), ticks };
     let start = live.group.archive_start().expect("readable");
-    let view = live.view();
+
     for frame in 0..40 {
         live.take(&turn(frame, 5)).await;
     }
-    let (pages, named) = archived(&key, &live.group, start.index);
+    let (pages, _) = archived(&key, &live.group, start.index);
     assert!(pages.len() > 3, "{}", pages.len());
     let begun = |until_ms| begin(&key, &start.encoded, until_ms, &[(1, start.index)]);
     let log = |recovery: &mut Recovery, page: &node_v1::ReplayEntries| recovery.log(&key, page).map_err(code);
@@ -390,17 +505,8 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     assert_eq!(log(&mut hole, &pages[0]), Ok(false), "what it has already changes nothing");
     let mut altered = begun(u64::MAX);
     altered.shard = 4;
-    let other = Recovery::begin(Arc::new(MemEngine::new()), WINDOW, (&key, &altered)).map(drop);
+    let other = Recovery::begin(Arc::new(MemEngine::new()), WINDOW, &key, &altered).map(drop);
     assert_eq!(other.map_err(code), Err(Code::Damaged));
-
-    // A page that an older version wrote says too little.
-    let body = read_page(&live.view(), 1, (None, 0)).expect("readable");
-    let ids = write_ids(&body.ids);
-    let place = PagePlace { backup: BACKUP, shard: 3, collection: 1, number: 0, ids: &ids, changed: &ids };
-    let old = place.seal_old(&key, &body.body.frames);
-    assert_eq!(place.open(&key, &old).expect("it is read").frames, body.body.frames);
-    let page = node_v1::ReplayBase { page: old, ids: ids.clone(), changed: ids, ..base(&key, 1, &view, &named) };
-    assert_eq!(recovery(&key, &begun(u64::MAX)).base(&key, &page).map_err(code), Err(Code::UnsupportedVersion));
 
     // What changes a collection's shape, unless it is of one that does not come back, or later than what is wanted.
     let before_ms = live.clock.now_ms();
@@ -409,11 +515,11 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     let settle = OwnershipStep::BeginPass { source: 0, pass: 1, start: 5, last: false };
     for shape in [
         ShardCommand::Grow { collection: 1, shard: 3, span, step: settle },
-        ShardCommand::Reseal { collection: 1, to: 2, frames: Vec::new(), complete: true },
+        ShardCommand::Reseal { collection: 1, to: 2, versions: Vec::new(), complete: true },
         ShardCommand::Purge { collection: 1 },
     ] {
         let from = live.group.archive_start().expect("readable");
-        let payload = command::encode(&shape);
+        let payload = shape.encode();
         live.group.propose(None, payload).await.expect("proposed");
         let (pages, _) = archived(&key, &live.group, from.index);
         let recovered = |until_ms, collection| {
@@ -429,6 +535,47 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_had_ended_are_told_by_a_recovery_and_taken_by_a_restore() {
+    let key = RepositoryKey::generate(&mut os_rng());
+    let mut live = Live::start().await;
+    let start = live.group.archive_start().expect("readable");
+    let propose = async |live: &Live, command: ShardCommand| {
+        live.group.propose(None, command.encode()).await.expect("proposed");
+        ended_version(&live.group.reader(), 1).expect("readable")
+    };
+    let store = Said::Store {
+        condition: Condition::Replace,
+        owner: None,
+        session: None,
+        lives_ms: None,
+        class: Class::Memory,
+        chunks: Vec::new(),
+        content: 1,
+        key_version: 1,
+    };
+    live.take(&Turn { collection: 1, frame: 9, said: store, ticks: 1 }).await;
+    let forget =
+        ShardCommand::Forget { collection: 1, frames: vec![9], asker: Asker::Operator, more: false, into_bin: false };
+    let ended = propose(&live, forget).await;
+    assert!(ended > 0);
+
+    let mut recovery = recovery(&key, &begin(&key, &start.encoded, u64::MAX, &[(1, start.index)]));
+    for page in archived(&key, &live.group, start.index).0 {
+        recovery.log(&key, &page).expect("a page of the log");
+    }
+    let page = node_v1::ReplayPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() };
+    let reply = recovery.step(&key, &Step::Page(page)).expect("a page");
+    assert!(reply.ids.is_empty(), "no frame is left");
+    let place = PagePlace { backup: BACKUP, shard: 3, collection: 1, number: 0, ids: &[], changed: &[] };
+    let body = place.open(&key, &reply.page).expect("it opens");
+    assert_eq!(body.standing.map(|standing| standing.ended_version), Some(ended));
+
+    let restore = |ended_version| ShardCommand::Restore { collection: 1, frames: Vec::new(), ended_version };
+    assert_eq!(propose(&live, restore(ended + 4)).await, ended + 4);
+    assert_eq!(propose(&live, restore(ended)).await, ended + 4, "it never goes back");
+}
+
 #[test]
 fn recoveries_are_bounded_and_leave_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -439,25 +586,25 @@ fn recoveries_are_bounded_and_leave_nothing_behind() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let start = runtime.block_on(async { Live::start().await.group.archive_start().expect("readable") });
     let first = |until_ms| Step::Begin(begin(&key, &start.encoded, until_ms, &[]));
-    let begin = |until_ms| recoveries.step(&key, (0, &first(until_ms)));
+    let begin = |until_ms| recoveries.step(&key, 0, &first(until_ms));
     let begun: Vec<u64> =
         (0..limits::MAX_RECOVERIES as u64).map(|until_ms| begin(until_ms).expect("it begins").replay).collect();
     assert!(matches!(begin(1_000), Err(Refusal::NotReady(_))));
     // Whoever begins the same again has given up the one before.
     let again = begin(2).expect("it begins").replay;
     let hold = Step::Hold(node_v1::ReplayHold {});
-    assert_eq!(code(recoveries.step(&key, (begun[2], &hold)).expect_err("it is gone")), Code::NotFound);
-    recoveries.step(&key, (again, &hold)).expect("it is there");
+    assert_eq!(code(recoveries.step(&key, begun[2], &hold).expect_err("it is gone")), Code::NotFound);
+    recoveries.step(&key, again, &hold).expect("it is there");
     let end = Step::End(node_v1::ReplayEnd {});
-    recoveries.step(&key, (begun[0], &end)).expect("it ends");
+    recoveries.step(&key, begun[0], &end).expect("it ends");
     assert_eq!(
         std::fs::read_dir(folder.path().join("recoveries")).expect("a folder").count(),
         limits::MAX_RECOVERIES - 1
     );
     let page =
         Step::Page(node_v1::ReplayPage { backup: Bytes::from_static(BACKUP), collection: 1, ..Default::default() });
-    assert_eq!(code(recoveries.step(&key, (begun[0], &page)).expect_err("it is gone")), Code::NotFound);
-    assert!(recoveries.step(&key, (begun[1], &page)).expect("there").ids.is_empty());
+    assert_eq!(code(recoveries.step(&key, begun[0], &page).expect_err("it is gone")), Code::NotFound);
+    assert!(recoveries.step(&key, begun[1], &page).expect("there").ids.is_empty());
     recoveries.clear();
     assert_eq!(std::fs::read_dir(folder.path().join("recoveries")).expect("a folder").count(), 0);
 }

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 use mira_crypto::{KeyId, WrappedKey, os_rng};
 use mira_proto::{Code, NodeId, Problem, Refusal, node_v1};
 
-use super::newest;
+use super::{
+    newest,
+    requests::{Answered, AskedOnce},
+};
 use crate::{
     meta::{ClusterState, Erasure, MetaAnswer, MetaCommand, Repository, Rewrapped},
     node::Node,
@@ -19,13 +22,13 @@ const REWRAPS: usize = 8;
 
 /// What there is to know of keys; never a key itself.
 pub async fn get(node: &Node, request: &node_v1::GetKeysRequest) -> Result<node_v1::KeysReply, Refusal> {
-    let cluster = newest(node).await?;
+    let cluster = newest(node.member()).await?;
     let mut collections = Vec::new();
     for record in cluster.collections.values() {
         collections.push(node_v1::CollectionKeys {
             name: record.name.clone(),
-            keys: key_infos(&node.key_names(record)?),
-            rotation: cluster.collection_to_wire(record).rotation,
+            keys: key_infos(&node.member().key_names(record)?),
+            rotation: cluster.rotation_to_wire(record),
         });
     }
     let public = if cluster.receipt_key.is_empty() {
@@ -79,21 +82,41 @@ fn repository_info(id: u128, repository: &Repository) -> node_v1::RepositoryInfo
 
 /// Puts another key in the place of a collection's, or of the cluster's if none is named.
 pub async fn rotate(node: &Node, request: node_v1::RotateKeyRequest) -> Result<node_v1::RotateKeyReply, Refusal> {
-    newest(node).await?;
-    if request.collection.is_empty() { rotate_cluster(node).await } else { rotate_collection(node, request).await }
+    let cluster = newest(node.member()).await?;
+    let asked = AskedOnce::new(&cluster, &request.request_id)?;
+    let answered = asked.answered(&cluster)?.map(rotated);
+    match (request.collection.is_empty(), answered) {
+        (true, answered) => rotate_cluster(node, asked, answered).await,
+        (false, Some(answered)) => Ok(answered),
+        (false, None) => rotate_collection(node, asked, request).await,
+    }
+}
+
+/// The answer to a request that has begun a rotation, which is named by the epoch that it made.
+fn rotated(answered: Answered<node_v1::RotateKeyReply>) -> node_v1::RotateKeyReply {
+    let Answered { reply, epoch, .. } = answered;
+    node_v1::RotateKeyReply { id: epoch, epoch, ..reply }
 }
 
 /// Starts to rotate a collection's key, or says what runs already.
-async fn rotate_collection(node: &Node, asked: node_v1::RotateKeyRequest) -> Result<node_v1::RotateKeyReply, Refusal> {
-    let name = &asked.collection;
-    let request = request_number(&asked.request_id)?;
+async fn rotate_collection(
+    node: &Node,
+    asked: AskedOnce,
+    request: node_v1::RotateKeyRequest,
+) -> Result<node_v1::RotateKeyReply, Refusal> {
+    let node_v1::RotateKeyRequest { collection: name, own, .. } = request;
     let cluster = node.cluster();
     let missing = || Problem::new(Code::NotFound, format!("no collection is named {name:?}"));
-    let record = cluster.collection_named(name).ok_or_else(missing)?;
+    let record = cluster.collection_named(&name).ok_or_else(missing)?;
     let (collection, to) = (record.id, record.key_version + 1);
     if !cluster.rotations.contains_key(&collection) {
         let wrapped = node.keyring().new_collection_key(collection, to);
-        let answer = node.propose_meta(&MetaCommand::StartRotation { collection, to, wrapped, request }).await?;
+        let command = MetaCommand::StartRotation { collection, to, wrapped, request: asked.number() };
+        let reply = node_v1::RotateKeyReply { to: to.to_string(), ..Default::default() };
+        let answer = asked.propose(node.member(), &command, &reply).await?;
+        if let Some(answered) = asked.answered(&node.cluster())? {
+            return Ok(rotated(answered));
+        }
         if answer == MetaAnswer::Refused {
             let detail = "the collection grows, or did a moment ago: rotate its key when that is over";
             return Err(Problem::new(Code::Conflict, detail).into());
@@ -102,7 +125,7 @@ async fn rotate_collection(node: &Node, asked: node_v1::RotateKeyRequest) -> Res
     let cluster = node.cluster();
     let begun = cluster.rotations.get(&collection);
     let rotation = begun.ok_or_else(|| Refusal::NotReady("the rotation is over already".into()))?;
-    if asked.own && rotation.request != request {
+    if own && rotation.request != asked.number() {
         let detail = format!(
             "the key of {name:?} is being rotated already: wait until rotation {} is over, and ask again",
             rotation.id
@@ -114,47 +137,64 @@ async fn rotate_collection(node: &Node, asked: node_v1::RotateKeyRequest) -> Res
 }
 
 /// Puts the first of the provider's cluster keys in the place of the one in use. Every node must hold it before anything
-/// is sealed with it.
-async fn rotate_cluster(node: &Node) -> Result<node_v1::RotateKeyReply, Refusal> {
+/// is sealed with it. A request that did so and comes again goes on where it was cut off.
+async fn rotate_cluster(
+    node: &Node,
+    asked: AskedOnce,
+    answered: Option<node_v1::RotateKeyReply>,
+) -> Result<node_v1::RotateKeyReply, Refusal> {
     node.hold_keys().await?;
     let ids = node.keyring().cluster_key_ids();
     let new = *ids.first().expect("a node holds a cluster key");
     let before = node.keyring().active();
-    if new == before {
-        let detail = format!(
-            "the cluster seals with {new}, which is the first of this node's cluster keys: put a new one before it, on \
-             every node"
-        );
-        return Err(Problem::new(Code::Conflict, detail).into());
+    match &answered {
+        None if new == before => {
+            let detail = format!(
+                "the cluster seals with {new}, which is the first of this node's cluster keys: put a new one before it, \
+                 on every node"
+            );
+            return Err(Problem::new(Code::Conflict, detail).into());
+        }
+        // Another key is the first since.
+        Some(answered) if answered.to != new.to_string() || before != new => return Ok(answered.clone()),
+        _ => {}
     }
-    let held = held_by_nodes(node).await;
+    let held = if answered.is_none() { held_by_nodes(node).await } else { Vec::new() };
     let lacking: Vec<String> = held.iter().filter_map(|keys| lacks(keys, new)).collect();
     if !lacking.is_empty() {
         let detail = format!("not every node holds {new}, and nothing was changed: {}", lacking.join("; "));
         return Err(Problem::new(Code::Conflict, detail).into());
     }
     let sealer = node.keyring().sealer(new)?;
-    for _ in 0..REWRAPS {
+    let reply = node_v1::RotateKeyReply { to: new.to_string(), ..Default::default() };
+    for round in 0..REWRAPS {
         let rewrapped = rewrapped(node, new)?;
         if node.keyring().active() == new && rewrapped.is_none() {
             break;
         }
         let empty = || Rewrapped { collections: BTreeMap::new(), layers: BTreeMap::new(), receipts: Vec::new() };
         let command = MetaCommand::Rewrap(rewrapped.unwrap_or_else(empty));
-        node.propose_sealed(command.seal(&sealer, &mut os_rng()).into()).await?;
+        let position = node.meta().reader().applied_index();
+        // The first round is what it is about; later ones wrap what was made meanwhile.
+        let outcome = asked.outcome(&reply).filter(|_| round == 0 && answered.is_none());
+        let sealed = command.seal_for(outcome.as_ref(), position, &sealer, &mut os_rng());
+        node.propose_sealed(sealed.into()).await?;
+    }
+    if let Some(answered) = answered {
+        return Ok(answered);
     }
     let cluster = node.cluster();
     let of_cluster = cluster.erasures.iter().rev().find(|(_, erasure)| erasure.collection == 0);
     let id = of_cluster.map(|(&id, _)| id).unwrap_or_default();
     tracing::info!(%before, after = %new, "the cluster key was rotated");
-    Ok(node_v1::RotateKeyReply { id, to: new.to_string(), epoch: cluster.header.epoch })
+    Ok(node_v1::RotateKeyReply { id, epoch: cluster.header.epoch, ..reply })
 }
 
 /// Wrapped keys that are not wrapped by `to` yet, wrapped by it; none if there are none.
 fn rewrapped(node: &Node, to: KeyId) -> Result<Option<Rewrapped>, Refusal> {
     let (cluster, keyring) = (node.cluster(), node.keyring());
     let mut collections = BTreeMap::new();
-    for (&id, record) in &cluster.collections {
+    for (&id, record) in cluster.collections.iter() {
         if record.wrapped_keys.values().any(|wrapped| is_wrapped_by_another(wrapped, to)) {
             collections.insert(id, keyring.rewrap_collection(id, &record.wrapped_keys, to)?);
         }
@@ -195,11 +235,6 @@ async fn ask_node(node: &Node, asked: NodeId) -> Result<Vec<String>, String> {
     let reply = tokio::time::timeout(ASK, client.keys().hold_keys(node_v1::HoldKeysRequest {})).await;
     let reply = reply.map_err(|_| "no answer".to_owned())?.map_err(|status| status.message().to_owned())?;
     Ok(reply.into_inner().held)
-}
-
-fn request_number(bytes: &[u8]) -> Result<u128, Problem> {
-    let bytes = bytes.try_into().map_err(|_| Problem::invalid("a request id has 16 bytes"))?;
-    Ok(u128::from_be_bytes(bytes))
 }
 
 /// Why a node cannot do with a new cluster key; none if it holds it.

@@ -2,23 +2,24 @@
 
 use mira_proto::{Code, PROTOCOL_VERSION, Problem, Refusal, limits, node_v1};
 
-use super::{must_lead, newest};
+use super::{
+    must_lead, newest,
+    requests::{Answered, AskedOnce},
+};
 use crate::{
+    member::Member,
     meta::{ClusterState, MetaAnswer, MetaCommand, NodeRecord, state::cluster_id_text},
     node::Node,
     placement::rebalance::{self, NodeChange, Planned},
 };
 
-/// Lets a node into the cluster; asked of another node than the leader of the meta group, it asks that one.
+/// Lets a node into the cluster. The node that is asked judges the proof, which was made over its own challenge, and has the
+/// leader of the meta group take the node in.
 pub async fn join(node: &Node, request: node_v1::JoinRequest) -> Result<node_v1::JoinReply, Refusal> {
     let cluster = node.cluster();
     let joiner = checked_joiner(&cluster, &request)?;
-    node.check_join_proof(&joiner, &request.proof)
+    node.check_join_proof(&joiner, &request.challenge, &request.proof)
         .map_err(|_| Problem::new(Code::PermissionDenied, "the joiner does not hold this cluster's key"))?;
-    if let Some(leader) = node.meta().status().leader.filter(|&leader| leader != node.id()) {
-        let client = node.peers().client_of(leader)?;
-        return Ok(client.cluster().join(request).await?.into_inner());
-    }
     if cluster.nodes.len() >= limits::MAX_NODES && !cluster.nodes.contains_key(&joiner.id) {
         let detail = format!("a cluster has at most {} nodes", limits::MAX_NODES);
         return Err(Problem::new(Code::TooLarge, detail).into());
@@ -29,7 +30,7 @@ pub async fn join(node: &Node, request: node_v1::JoinRequest) -> Result<node_v1:
             format!("node {id:016x} was removed from this cluster: empty its data folder, and it joins as a new one");
         return Err(Problem::new(Code::PermissionDenied, detail).into());
     }
-    Ok(node_v1::JoinReply { cluster_id: cluster_id_text(cluster.header.cluster_id), map: Some(node.map()) })
+    Ok(node_v1::JoinReply { cluster_id: cluster_id_text(cluster.header.cluster_id), map: Some(node.map(0)) })
 }
 
 /// The joiner, if it may come to this cluster as far as its request says.
@@ -48,13 +49,24 @@ fn checked_joiner(cluster: &ClusterState, request: &node_v1::JoinRequest) -> Res
             format!("the joiner belongs to cluster {}, this is {own}; empty its data folder first", request.cluster_id);
         return Err(Problem::invalid(detail).into());
     }
-    let joiner = request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?;
-    Ok(joiner.into())
+    let joiner = NodeRecord::from(request.node.clone().ok_or_else(|| Problem::invalid("no node given"))?);
+    if joiner.format < cluster.header.format {
+        let (knows, written) = (joiner.format, cluster.header.format);
+        let detail =
+            format!("the joiner knows formats up to level {knows}, this cluster writes level {written}: update it");
+        return Err(Problem::new(Code::UnsupportedVersion, detail).into());
+    }
+    Ok(joiner)
 }
 
 /// Gives a node its share of the replicas, takes them away, or forgets it; a dry run only says what would move.
 pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<node_v1::ChangeNodeReply, Refusal> {
-    let cluster = newest(node).await?;
+    let member = node.member();
+    let cluster = newest(member).await?;
+    let asked = AskedOnce::new(&cluster, &request.request_id)?;
+    if let Some(Answered { reply, epoch, .. }) = asked.answered(&cluster)? {
+        return Ok(node_v1::ChangeNodeReply { epoch, ..reply });
+    }
     let change = node_change(&request)?;
     let (command, planned) = plan_change(&cluster, change)?;
     if let NodeChange::Replace { dead, .. } = change
@@ -63,11 +75,12 @@ pub async fn change(node: &Node, request: node_v1::ChangeNodeRequest) -> Result<
         let detail = format!("node {dead:016x} answers: drain it instead of replacing it");
         return Err(Problem::new(Code::Conflict, detail).into());
     }
-    if !request.dry_run && node.propose_meta(&command).await? == MetaAnswer::Refused {
+    let moves = planned.into_iter().map(planned_move).collect();
+    let reply = node_v1::ChangeNodeReply { moves, epoch: 0 };
+    if !request.dry_run && asked.propose(member, &command, &reply).await? == MetaAnswer::Refused {
         return Err(Problem::new(Code::Conflict, "the cluster changed meanwhile: ask again").into());
     }
-    let moves = planned.into_iter().map(planned_move).collect();
-    Ok(node_v1::ChangeNodeReply { moves, epoch: node.cluster().header.epoch })
+    Ok(node_v1::ChangeNodeReply { epoch: member.cluster().header.epoch, ..reply })
 }
 
 /// The command that makes a change, and the moves that follow from it.
@@ -96,24 +109,24 @@ fn node_change(request: &node_v1::ChangeNodeRequest) -> Result<NodeChange, Probl
 
 /// Forbids or allows moves other than those that repair damage.
 pub async fn pause_moves(
-    node: &Node,
+    member: &Member,
     request: node_v1::PauseMovesRequest,
 ) -> Result<node_v1::PauseMovesReply, Refusal> {
-    must_lead(node)?;
-    node.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
-    Ok(node_v1::PauseMovesReply { epoch: node.cluster().header.epoch })
+    must_lead(member)?;
+    member.propose_meta(&MetaCommand::PauseMoves(request.paused)).await?;
+    Ok(node_v1::PauseMovesReply { epoch: member.cluster().header.epoch })
 }
 
 /// Has a replica rebuilt from the others.
 pub async fn repair_replica(
-    node: &Node,
+    member: &Member,
     request: node_v1::RepairReplicaRequest,
 ) -> Result<node_v1::RepairReplicaReply, Refusal> {
-    must_lead(node)?;
+    must_lead(member)?;
     let node_v1::RepairReplicaRequest { shard, node: replica } = request;
     let command = MetaCommand::StartMove { shard, from: Some(replica), to: replica };
-    let refused = match node.propose_meta(&command).await? {
-        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: node.cluster().header.epoch }),
+    let refused = match member.propose_meta(&command).await? {
+        MetaAnswer::Done => return Ok(node_v1::RepairReplicaReply { epoch: member.cluster().header.epoch }),
         MetaAnswer::Exists => format!("a replica of shard {shard} is moving already: wait until it is done"),
         _ => format!("node {replica:016x} has no replica of shard {shard}"),
     };

@@ -5,6 +5,7 @@ use std::{
     fmt,
 };
 
+use bytes::Bytes;
 use mira_proto::{
     CollectionId, Problem, ShardId,
     model::{Metric, Quantization},
@@ -13,6 +14,8 @@ use mira_proto::{
     vectors::{OWN_SPACE, SpaceNumber},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::shard::history::Retention;
 
 /// A collection on its way to more partitions. Its frames move as [`crate::shard::migration::ownership`] says; this record says how far
 /// the whole is, and what routers are to take for granted.
@@ -92,6 +95,8 @@ pub struct CollectionRecord {
     pub first_partitions: u32,
     /// Lifetime of its frames, 0 = for ever.
     pub ttl_seconds: u64,
+    /// How much of the past of its frames is kept.
+    pub retention: Retention,
     /// Log-carried time of its creation; set when the command is applied.
     pub created_ms: u64,
     /// Embedding model of its texts; empty when callers give all vectors.
@@ -151,7 +156,7 @@ impl fmt::Display for Space<'_> {
 }
 
 impl CollectionRecord {
-    /// Whether a request for the same settings may be answered with this collection.
+    /// Whether a request for the same settings may be answered with this collection; how much of the past is kept may change.
     pub fn same_settings(&self, other: &CollectionRecord) -> bool {
         let untuned = |space: &NamedSpace| NamedSpace { ef: 0, ..space.clone() };
         // It may have grown since.
@@ -211,8 +216,8 @@ impl CollectionRecord {
 }
 
 impl CollectionRecord {
-    /// As routers see it: never the keys.
-    pub fn to_wire(&self) -> node_v1::Collection {
+    /// As routers see it: never the keys that open anything, but what ids are made with.
+    pub fn to_wire(&self, placement_key: Bytes) -> node_v1::Collection {
         node_v1::Collection {
             id: self.id,
             name: self.name.clone(),
@@ -222,12 +227,13 @@ impl CollectionRecord {
             partitions: self.partitions,
             first_partitions: self.first_partitions,
             ttl_seconds: self.ttl_seconds,
+            retention: Some(self.retention.to_wire()),
             created_ms: self.created_ms,
             key_version: self.key_version,
             model: self.model.clone(),
             ef: self.ef,
             spaces: self.spaces.iter().map(NamedSpace::to_wire).collect(),
-            placement_key: Vec::new().into(),
+            placement_key,
             migration: None,
             rotation: None,
         }

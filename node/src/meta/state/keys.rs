@@ -44,7 +44,7 @@ pub enum RotationStep {
     Preparing,
     /// Leaders of shards seal frames anew.
     Resealing,
-    /// Nodes make sure that nothing of ttargets needs an older key.
+    /// Nodes make sure that nothing of theirs needs an older key.
     Retiring,
 }
 

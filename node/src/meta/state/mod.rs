@@ -4,15 +4,19 @@
 //! object is a record of its own, sealed with the cluster key (`super::records`).
 
 mod collections;
+mod directory;
 mod keys;
 mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use mira_proto::{CollectionId, NodeId, ShardId, node_v1, placement::shards_of_collection};
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::{Deserialize, Serialize};
 
 pub use collections::{CollectionRecord, Growth, GrowthStep, NamedSpace, Space};
+pub use directory::{CollectionChanges, Collections};
 pub use keys::{Erasure, Receipt, Repository, Rewrapped, Rotation, RotationStep};
 pub use nodes::{Move, MoveStep, NodePhase, NodeRecord};
 
@@ -33,10 +37,28 @@ pub struct ClusterHeader {
     pub format: u32,
     /// Keys of private frames' outermost layer by version, each wrapped with the cluster key; the newest seals.
     pub layer_keys: BTreeMap<u32, Vec<u8>>,
+    /// How many collections there are.
+    pub collections: u32,
 }
 
 /// Names an owner: a hash that routers make.
 pub type OwnerName = [u8; 16];
+
+/// What a record of something named lies under: of it no guess at the name can be confirmed.
+pub type KeyedName = [u8; 16];
+
+/// Makes keyed names. Drawn once in a cluster's life, and sealed like every record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameKey(pub [u8; 32]);
+
+impl NameKey {
+    /// The keyed name of something of that domain (such as `collection`).
+    pub fn keyed(&self, domain: &str, name: &[u8]) -> KeyedName {
+        let mut hash = blake3::Hasher::new_keyed(&self.0);
+        hash.update(&(domain.len() as u64).to_le_bytes()).update(domain.as_bytes()).update(name);
+        *hash.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes")
+    }
+}
 
 /// Everything the meta group knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,10 +69,12 @@ pub struct ClusterState {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// Replicas of every shard, the preferred leader first; empty until placed.
     pub placement: Vec<Vec<NodeId>>,
-    /// Collections by number.
-    pub collections: BTreeMap<CollectionId, CollectionRecord>,
+    /// Collections.
+    pub collections: Collections,
+    /// Which of them changed of late.
+    pub changes: CollectionChanges,
     /// Numbers of collections that were dropped; their frames are being purged or gone.
-    pub dropped: BTreeSet<CollectionId>,
+    pub dropped: RedBlackTreeSetSync<CollectionId>,
     /// What nodes are to the placement, where that was ever said.
     pub phases: BTreeMap<NodeId, NodePhase>,
     /// Moves under way, by shard.
@@ -63,6 +87,8 @@ pub struct ClusterState {
     pub growths: BTreeMap<CollectionId, Growth>,
     /// Passphrase records of owners.
     pub owners: BTreeMap<OwnerName, String>,
+    /// What keys names; none before the cluster is formed.
+    pub name_key: Option<NameKey>,
     /// Collections on their way to another key.
     pub rotations: BTreeMap<CollectionId, Rotation>,
     /// Keys that were destroyed, by the map's epoch that it began with.
@@ -73,6 +99,21 @@ pub struct ClusterState {
     pub repositories: BTreeMap<u128, Repository>,
     /// The backup that is being restored.
     pub restoring: Option<u128>,
+    /// Requests that were carried out of late, by their place in the memory of them.
+    pub requests: RedBlackTreeMapSync<u64, AnsweredRequest>,
+}
+
+/// A request that was carried out, so that it is answered alike when it comes again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredRequest {
+    /// The keyed name of its id.
+    pub name: KeyedName,
+    /// The map's epoch with what it changed.
+    pub epoch: u64,
+    /// Log-carried time of that.
+    pub at_ms: u64,
+    /// The reply in the form of the wire, without what only the log decided.
+    pub reply: Vec<u8>,
 }
 
 /// What a backup says a cluster is.
@@ -93,7 +134,7 @@ pub struct RestoredCluster {
 impl ClusterState {
     /// The collection of a name.
     pub fn collection_named(&self, name: &str) -> Option<&CollectionRecord> {
-        self.collections.values().find(|collection| collection.name == name)
+        self.collections.named(name)
     }
 
     /// Nodes that are not lost.
@@ -143,7 +184,7 @@ impl ClusterState {
     /// The replicas of a shard once its move is done.
     pub fn replicas_after_move(&self, shard: ShardId) -> Vec<NodeId> {
         let mut replicas = self.replicas(shard).to_vec();
-        match self.moves.get(&shard) {
+        match self.moves.get(&shard).filter(|found| !found.is_given_up()) {
             Some(Move { from: Some(from), to, .. }) => {
                 replicas.iter_mut().filter(|node| **node == *from).for_each(|node| *node = *to);
             }
@@ -158,8 +199,20 @@ impl ClusterState {
         self.placement.get(shard as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The map as routers get it; `leader` tells who leads a shard, as far as this node knows.
-    pub fn to_map(&self, leader: impl Fn(ShardId) -> Option<NodeId>) -> node_v1::ClusterMap {
+    /// The map as a router gets it that has the one of epoch `known`, with the collections that changed since; `leader` tells
+    /// who leads a shard, as far as this node knows, `placement_key` what the ids of a collection's frames are made with.
+    pub fn to_map(
+        &self,
+        known: u64,
+        leader: impl Fn(ShardId) -> Option<NodeId>,
+        placement_key: impl Fn(&CollectionRecord) -> Bytes,
+    ) -> node_v1::ClusterMap {
+        let changed = self.changes.after(known);
+        let now = |record: &CollectionRecord| self.collection_to_wire(record, placement_key(record));
+        let change = |collection: CollectionId| node_v1::CollectionChange {
+            collection,
+            now: self.collections.get(&collection).map(now),
+        };
         node_v1::ClusterMap {
             cluster_id: cluster_id_text(self.header.cluster_id),
             epoch: self.header.epoch,
@@ -173,7 +226,8 @@ impl ClusterState {
                     leader: leader(shard).unwrap_or_default(),
                 })
                 .collect(),
-            collections: self.collections.values().map(|record| self.collection_to_wire(record)).collect(),
+            all_changed: changed.is_none(),
+            changed: changed.into_iter().flatten().map(change).collect(),
             moves: self.moves.iter().map(|(&shard, found)| found.to_wire(shard)).collect(),
             moves_paused: self.moves_paused,
             format: self.header.format,
@@ -181,8 +235,14 @@ impl ClusterState {
     }
 
     /// A collection as routers see it.
-    pub fn collection_to_wire(&self, record: &CollectionRecord) -> node_v1::Collection {
-        let rotation = self.rotations.get(&record.id).map(|rotation| node_v1::Rotation {
+    pub fn collection_to_wire(&self, record: &CollectionRecord, placement_key: Bytes) -> node_v1::Collection {
+        let (rotation, migration) = (self.rotation_to_wire(record), self.growths.get(&record.id).map(Growth::to_wire));
+        node_v1::Collection { migration, rotation, ..record.to_wire(placement_key) }
+    }
+
+    /// How far the rotation of a collection's key is.
+    pub fn rotation_to_wire(&self, record: &CollectionRecord) -> Option<node_v1::Rotation> {
+        self.rotations.get(&record.id).map(|rotation| node_v1::Rotation {
             id: rotation.id,
             to: rotation.to,
             step: node_v1::RotationStep::from(rotation.step).into(),
@@ -192,9 +252,7 @@ impl ClusterState {
                 RotationStep::Resealing => record.partitions,
                 RotationStep::Retiring => self.holders(record).len() as u32,
             },
-        });
-        let migration = self.growths.get(&record.id).map(Growth::to_wire);
-        node_v1::Collection { migration, rotation, ..record.to_wire() }
+        })
     }
 
     /// The nodes as routers and peers see them.

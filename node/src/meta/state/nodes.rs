@@ -52,7 +52,8 @@ pub struct Move {
 /// The steps of a move. A plain move begins with the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum MoveStep {
-    /// The damaged replica leaves its group, so that its lost memory can never vote.
+    /// The damaged replica leaves its group, so that its lost memory can never vote; of a move that was given up, the target
+    /// does, and then it is over.
     Leaving,
     /// It has left; its node removes what it has of the shard.
     Clearing,
@@ -61,6 +62,11 @@ pub enum MoveStep {
 }
 
 impl Move {
+    /// Whether its target will not come: it leaves the group again.
+    pub fn is_given_up(&self) -> bool {
+        self.step == MoveStep::Leaving && self.from != Some(self.to)
+    }
+
     /// As routers and peers see it.
     pub fn to_wire(self, shard: ShardId) -> node_v1::Move {
         let step = match self.step {

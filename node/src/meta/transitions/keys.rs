@@ -65,7 +65,7 @@ pub fn start_rotation(
     if records.has(RecordKey::Rotation(collection))? {
         return Ok(MetaAnswer::Exists);
     }
-    if to != record.key_version + 1 || records.has(RecordKey::Growth(collection))? {
+    if Some(to) != record.key_version.checked_add(1) || records.has(RecordKey::Growth(collection))? {
         return Ok(MetaAnswer::Refused);
     }
     record.wrapped_keys.insert(to, wrapped);

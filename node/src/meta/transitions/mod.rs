@@ -12,4 +12,5 @@ pub mod moves;
 pub mod nodes;
 pub mod owners;
 pub mod repositories;
+pub mod requests;
 pub mod restore;

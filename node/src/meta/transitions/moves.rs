@@ -48,6 +48,11 @@ pub fn step(
     records: &mut Records<'_, '_>,
 ) -> Result<MetaAnswer, EngineError> {
     match records.move_to(shard, to)? {
+        Some(found) if found.is_given_up() => {
+            // Its target has left the group: nothing of it is left.
+            records.delete(RecordKey::Move(shard));
+            Ok(MetaAnswer::Done)
+        }
         Some(found) if found.step < step => {
             records.put(RecordKey::Move(shard), &Move { step, ..found });
             Ok(MetaAnswer::Done)
@@ -71,12 +76,16 @@ pub fn finish(shard: ShardId, to: NodeId, records: &mut Records<'_, '_>) -> Resu
     Ok(MetaAnswer::Done)
 }
 
-/// Gives a move up: its target will not come.
+/// Gives a move up: its target will not come. It may have a vote already, so it leaves the group first, and keeps what it has
+/// until then: a voter that forgets what it promised could help to lose what was acknowledged.
 pub fn cancel(shard: ShardId, to: NodeId, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
-    if records.move_to(shard, to)?.is_none() {
-        return Ok(MetaAnswer::Missing);
+    match records.move_to(shard, to)? {
+        None => return Ok(MetaAnswer::Missing),
+        Some(found) if found.is_given_up() => return Ok(MetaAnswer::Exists),
+        // It is a replica, whatever becomes of the move.
+        Some(found) if found.from == Some(to) => records.delete(RecordKey::Move(shard)),
+        Some(found) => records.put(RecordKey::Move(shard), &Move { step: MoveStep::Leaving, ..found }),
     }
-    records.delete(RecordKey::Move(shard));
     Ok(MetaAnswer::Done)
 }
 

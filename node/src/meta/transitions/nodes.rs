@@ -8,7 +8,7 @@ use crate::{
     meta::{
         command::MetaAnswer,
         records::{RecordKey, Records},
-        state::{ClusterHeader, NodePhase, NodeRecord},
+        state::{ClusterHeader, NameKey, NodePhase, NodeRecord},
     },
 };
 
@@ -24,6 +24,8 @@ pub struct NewCluster {
     pub expect: u32,
     /// The first key of private frames' outermost layer, wrapped.
     pub layer_key: Vec<u8>,
+    /// Keys the names that records lie under.
+    pub name_key: NameKey,
 }
 
 /// Gives the cluster its identity, once.
@@ -31,16 +33,25 @@ pub fn form(new: NewCluster, records: &mut Records<'_, '_>) -> MetaAnswer {
     if records.header.cluster_id != 0 {
         return MetaAnswer::Exists;
     }
-    let NewCluster { cluster_id, shards, replication, expect, layer_key } = new;
+    let NewCluster { cluster_id, shards, replication, expect, layer_key, name_key } = new;
     let layer_keys = [(FIRST_KEY, layer_key)].into();
-    records.header =
-        ClusterHeader { cluster_id, epoch: 0, shards, replication, expect, format: FORMAT_LEVEL, layer_keys };
+    records.put(RecordKey::NameKey, &name_key);
+    records.header = ClusterHeader {
+        cluster_id,
+        epoch: 0,
+        shards,
+        replication,
+        expect,
+        format: FORMAT_LEVEL,
+        layer_keys,
+        collections: 0,
+    };
     MetaAnswer::Done
 }
 
-/// Adds a node, or renews its addresses.
+/// Adds a node, or renews its addresses. One whose build does not know the formats that are written stays out.
 pub fn put_node(node: &NodeRecord, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
-    if records.has(RecordKey::Removed(node.id))? {
+    if records.has(RecordKey::Removed(node.id))? || node.format < records.header.format {
         return Ok(MetaAnswer::Refused);
     }
     let key = RecordKey::Node(node.id);
@@ -66,6 +77,18 @@ pub fn set_phases(phases: &[(NodeId, NodePhase)], records: &mut Records<'_, '_>)
     for (node, phase) in phases {
         records.put(RecordKey::Phase(*node), phase);
     }
+    Ok(MetaAnswer::Done)
+}
+
+/// Switches a format level on, if every node knows it; levels do not go back.
+pub fn raise_format(level: u32, records: &mut Records<'_, '_>) -> Result<MetaAnswer, EngineError> {
+    if level <= records.header.format {
+        return Ok(MetaAnswer::Exists);
+    }
+    if records.nodes()?.values().any(|node| node.format < level) {
+        return Ok(MetaAnswer::Refused);
+    }
+    records.header.format = level;
     Ok(MetaAnswer::Done)
 }
 

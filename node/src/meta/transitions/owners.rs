@@ -9,7 +9,7 @@ use crate::meta::{
     state::OwnerName,
 };
 
-/// Stores an owner's passphrase record in the place of the one that its writer saw.
+/// Stores an owner's passphrase record in the place of the one that its writer saw; an empty one removes that.
 pub fn put(
     owner: OwnerName,
     record: &str,
@@ -20,6 +20,10 @@ pub fn put(
     let there: String = records.get(key)?.unwrap_or_default();
     if there != replaces {
         return Ok(if there == record { MetaAnswer::Exists } else { MetaAnswer::Refused });
+    }
+    if record.is_empty() {
+        records.delete(key);
+        return Ok(MetaAnswer::Done);
     }
     if there.is_empty() && records.count(RecordKind::Owner)? >= limits::MAX_OWNERS {
         return Ok(MetaAnswer::Full);

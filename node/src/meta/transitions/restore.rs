@@ -2,6 +2,7 @@
 
 use mira_raft::EngineError;
 
+use super::collections;
 use crate::meta::{
     command::MetaAnswer,
     records::{RecordKey, RecordKind, Records},
@@ -15,21 +16,19 @@ pub fn begin(restored: RestoredCluster, records: &mut Records<'_, '_>) -> Result
     }
     let there = records.all::<CollectionRecord>(RecordKind::Collection)?;
     let in_the_way = there.iter().any(|(_, found)| !restored.empty.contains(&found.id));
-    if in_the_way || records.count(RecordKind::Owner)? > 0 {
+    if in_the_way || records.count(RecordKind::Owner)? > 0 || !records.has(RecordKey::NameKey)? {
         return Ok(MetaAnswer::Refused);
     }
-    for (key, found) in there {
+    for (_, found) in there {
         // Without a mark of its end, so that nobody purges what may come back under its number.
-        records.delete(key);
-        records.delete(RecordKey::Rotation(found.id));
-        records.delete(RecordKey::Growth(found.id));
+        collections::delete(&found, records)?;
     }
     for mut collection in restored.collections {
         collection.partitions = collection.partitions.min(records.header.shards);
         collection.first_partitions = collection.partitions;
         // It may have been dropped here before: what that left is purged by now, or is what comes back.
         records.delete(RecordKey::Dropped(collection.id));
-        records.put(RecordKey::Collection(collection.id), &collection);
+        collections::put(&collection, records)?;
     }
     for (owner, record) in restored.owners {
         records.put(RecordKey::Owner(owner), &record);

@@ -54,7 +54,9 @@ fn known<'a>(
     let of = |field: &str| vectors.map_or(TypeSet::NONE, |vectors| vectors.field_types(field));
     let mut fields: FieldTypes =
         condition.compared_fields().into_iter().map(|field| (field.to_owned(), of(field))).collect();
-    if !condition.is_well_typed(&|field| of(field)) {
+    // Not asked of the index once more: whoever asks waits for what is being indexed.
+    let held = |field: &str| fields.iter().find(|(name, _)| name == field).map_or(TypeSet::NONE, |&(_, types)| types);
+    if !condition.is_well_typed(&held) {
         tail.for_each(|attributes| add_types(&mut fields, attributes));
     }
     fields

@@ -22,6 +22,7 @@
 //! Changes come in by `queue`, wait in the `tail`, are found by `search`, and end up in the `space` they belong to.
 
 mod build;
+mod effort;
 mod field_types;
 pub mod image;
 mod maintenance;
@@ -185,6 +186,11 @@ impl ShardIndex {
         self.index_of(space).and_then(|index| index.vectors.get().map(look))
     }
 
+    /// Takes note of how right an answer was that named no beam.
+    pub(in crate::shard) fn note_recall(&self, space: SpaceId, recall: f64) {
+        self.index_of(space).into_iter().for_each(|index| index.effort.note(recall));
+    }
+
     fn index_of(&self, space: SpaceId) -> Option<Arc<SpaceIndex>> {
         self.indexes.read().get(&space).cloned()
     }
@@ -195,7 +201,7 @@ impl ShardIndex {
     }
 
     /// Whether frames of the collection may be over their time some day.
-    pub fn is_expiring(&self, collection: CollectionId) -> bool {
+    fn is_expiring(&self, collection: CollectionId) -> bool {
         let indexes = self.indexes.read();
         indexes.range(SpaceId::range_of(collection)).any(|(_, index)| index.expiring.load(Ordering::Relaxed))
     }

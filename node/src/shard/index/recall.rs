@@ -45,7 +45,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let _alone = alone;
             measure(&index, space, &request, &Pace::new(stopped))
         });
-        let measured = measured.await.map_err(|error| Problem::internal(format!("the measurement failed: {error}")))?;
+        let measured =
+            measured.await.map_err(|_| Problem::internal("the measurement failed: the node's log says why"))?;
         let measured = measured.map_err(refuse_index)?;
         Ok(node_v1::MeasureRecallReply { state: Some(state), ..measured })
     }

@@ -73,14 +73,14 @@ impl Opener {
     fn open_body(&self, collection: &CollectionRecord, frame: FrameId, stored: &[u8]) -> Option<FrameBody> {
         let record = FrameRecord::decode(stored).map_err(|error| self.report(frame, &error.to_string())).ok()?;
         // It took a plain frame's place, which the index is about to hear.
-        if record.owner.is_some() {
+        if record.fields.owner.is_some() {
             return None;
         }
-        let place = FramePlace { collection: collection.id, shard: self.shard, frame, version: record.version };
+        let place = FramePlace { collection: collection.id, shard: self.shard, frame, version: record.fields.version };
         let opened = mira_crypto::frame::key_version(&record.body)
             .map_err(|error| error.to_string())
             .and_then(|version| self.keyring.version(collection, version).map_err(|error| error.to_string()))
-            .and_then(|key| place.open_body(&key, &record.body).map_err(|error| error.to_string()));
+            .and_then(|key| place.open_body(&key, &record).map_err(|error| error.to_string()));
         opened.map_err(|error| self.report(frame, &error)).ok()
     }
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 use mira_index::{
-    Condition, Document, Explain, Filter, Hit, SearchParams, Times, VectorIndex, Where, indexed_top_k, merge_top_k,
+    Condition, Document, Explain, Filter, Hit, Place, SearchParams, Times, VectorIndex, Where, indexed_top_k,
+    merge_top_k,
 };
 use mira_proto::{Code, FrameId, Problem, vectors::SpaceNumber};
 use parking_lot::Mutex;
@@ -35,10 +36,14 @@ pub struct Query {
     pub vector: Vec<f32>,
     /// Hits wanted.
     pub k: usize,
-    /// Beam width; the index's own if `None`.
+    /// Beam width; one that widens by itself if `None`.
     pub ef: Option<usize>,
+    /// Only what ranks after this, exactly.
+    pub after: Option<Place>,
     /// Look at every vector.
     pub exact: bool,
+    /// Name the fields of the condition that are unknown.
+    pub explain: bool,
     /// Only frames created in this time.
     pub created_ms: Range<u64>,
     /// Only frames that meet this.
@@ -77,9 +82,11 @@ pub struct Found {
     pub searched: u64,
     /// Of them, in the tail.
     pub tail: u64,
-    /// What was done, if anything is indexed and the search was not to be exact.
+    /// What was done, if anything is indexed.
     pub explain: Option<Explain>,
-    /// Fields of the condition that no indexed frame has had.
+    /// Whether no nearer frame was missed.
+    pub is_exact: bool,
+    /// With `explain`: fields of the condition that no indexed frame has had.
     pub unknown_fields: Vec<String>,
     /// With a condition: what the fields that it compares hold.
     pub field_types: Option<FieldTypes>,
@@ -129,7 +136,8 @@ impl ShardIndex {
 
     fn search_space(&self, space: &Space<'_>, query: &Query) -> Result<Found, IndexError> {
         let Some(index) = self.index_of(space.into()) else {
-            return Ok(Found { field_types: query.condition.as_ref().map(|_| FieldTypes::new()), ..Found::default() });
+            let field_types = query.condition.as_ref().map(|_| FieldTypes::new());
+            return Ok(Found { field_types, is_exact: true, ..Found::default() });
         };
         // The tail first: a frame that moves to the index meanwhile is then seen twice, not missed, and counts once.
         let tail: Tail = index.tail.lock().clone();
@@ -151,12 +159,14 @@ impl SpaceSearch<'_> {
     fn run(&self) -> Result<Found, IndexError> {
         let condition = self.query.condition.as_ref();
         let mut lists = vec![self.in_tail()?];
-        let mut found = Found::default();
+        let mut found = Found { is_exact: true, ..Found::default() };
         if let Some(vectors) = self.index.vectors.get() {
             let (hits, explain) = self.in_index(vectors)?;
             lists.push(hits);
+            found.is_exact = explain.is_none_or(|explain| explain.is_exact);
             found.explain = explain;
-            found.unknown_fields = condition.map(|condition| vectors.unknown_fields(condition)).unwrap_or_default();
+            let unknown = |condition| vectors.unknown_fields(condition);
+            found.unknown_fields = condition.filter(|_| self.query.explain).map(unknown).unwrap_or_default();
             found.searched = vectors.len() as u64;
         }
         let known = |condition| self.shard.known_types(self.space.collection, condition, self.index, &self.tail);
@@ -183,7 +193,7 @@ impl SpaceSearch<'_> {
             let rows = entry.rows.get_or_init(|| shard.rows_of(space, frame, stored));
             Some((frame, rows.as_ref()?))
         });
-        indexed_top_k(&config(space), &query.vector, documents, query.k).map_err(refuse)
+        indexed_top_k(&config(space), &query.vector, documents, query.k, query.after.as_ref()).map_err(refuse)
     }
 
     /// Asks the index for everything that the tail does not mention.
@@ -208,6 +218,8 @@ impl SpaceSearch<'_> {
         let selectivity = query.is_ranged().then(|| vectors.share(&|document| query.covers(&document.times)));
         let params = SearchParams {
             ef: query.ef,
+            effort: index.effort.factor(),
+            after: query.after.as_ref(),
             filter: filtered.then_some(Filter { matches: &matches, selectivity }),
             condition: query.condition.as_ref().map(|condition| Where { condition, verify: &verify }),
             abort: Some(&is_stopped),
@@ -217,11 +229,9 @@ impl SpaceSearch<'_> {
             let among: Vec<FrameId> = among.iter().copied().filter(|frame| !tail.contains_key(frame)).collect();
             return vectors.search_among(&among, &params).map(|hits| (hits, None)).map_err(refuse);
         }
-        let found = if query.exact {
-            vectors.search_exact(&params).map(|hits| (hits, None))
-        } else {
-            vectors.search_explained(&params).map(|(hits, explain)| (hits, Some(explain)))
-        };
+        let found =
+            if query.exact { vectors.search_exact_explained(&params) } else { vectors.search_explained(&params) };
+        let found = found.map(|(hits, explain)| (hits, Some(explain)));
         // What was passed over because nobody waits is missing from the answer.
         if is_stopped() { Err(IndexError::Stopped) } else { found.map_err(refuse) }
     }

@@ -16,7 +16,7 @@ use mira_proto::{
 };
 use parking_lot::Mutex;
 
-use super::{ShardIndex, rows::StateRows, tail::Tail};
+use super::{ShardIndex, effort::Effort, rows::StateRows, tail::Tail};
 use crate::meta::Space;
 
 /// Which index of a shard: that of a space of a collection.
@@ -51,6 +51,8 @@ pub(super) struct SpaceIndex {
     pub(super) vectors: OnceLock<VectorIndex>,
     /// Whether any frame ever had an expiry.
     pub(super) expiring: AtomicBool,
+    /// How long searches go on that name no beam.
+    pub(super) effort: Effort,
     /// Changes that `vectors` does not have yet.
     pub(super) tail: Mutex<Tail>,
     /// Changes that `vectors` took since the last image.
@@ -64,6 +66,7 @@ impl Default for SpaceIndex {
         SpaceIndex {
             vectors: OnceLock::new(),
             expiring: AtomicBool::new(false),
+            effort: Effort::default(),
             tail: Mutex::default(),
             unsaved: AtomicU64::new(0),
             saved_at: Mutex::new(Instant::now()),

@@ -6,7 +6,7 @@ use mira_raft::EngineError;
 use super::{Transition, forget};
 use crate::shard::{
     command::{Asker, ShardAnswer},
-    record::{self, Class, FrameHead, FrameRecord},
+    record::{self, Class, FrameHead},
 };
 
 /// Notes that chunks are needed again; answers of each whether it is there.
@@ -22,22 +22,17 @@ pub(super) fn renew(
     Ok(ShardAnswer::Renew(renewed))
 }
 
-/// Notes that a chunk is needed again; whether it is there.
+/// Notes that a chunk is needed again; whether it is there. Its record stays: a body is bound to what stands there.
 pub(super) fn renew_chunk(
     collection: CollectionId,
     chunk: FrameId,
     state: &mut Transition<'_, '_>,
 ) -> Result<bool, EngineError> {
-    let (Some(record), Some(head)) = (state.record(collection, chunk)?, state.head(collection, chunk)?) else {
+    let Some(head) = state.head(collection, chunk)?.filter(|head| head.class == Class::Chunk) else {
         return Ok(false);
     };
-    if record.class != Class::Chunk {
-        return Ok(false);
-    }
-    let created_ms = state.at.time_ms;
-    // The record too: what moves to another shard is made of it.
-    state.txn.put(&record::frame_key(collection, chunk), FrameRecord { created_ms, ..record }.encode());
-    let head = FrameHead { created_ms, changed: state.at.index, ..head };
+    state.note_needed(collection, chunk);
+    let head = FrameHead { changed: state.at.index, ..head };
     state.txn.put(&record::head_key(collection, chunk), head.encode());
     Ok(true)
 }

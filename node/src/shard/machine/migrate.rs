@@ -32,6 +32,7 @@ struct BackfillPage {
     upto: Option<FrameId>,
     frames: Vec<MigratedFrame>,
     gone: Vec<FrameId>,
+    ended_version: u64,
 }
 
 /// Takes a step, if it is the next one; answers how the shard stands then.
@@ -41,6 +42,9 @@ pub(super) fn take_step(
     state: &mut Transition<'_, '_>,
 ) -> Result<ShardAnswer, EngineError> {
     let GrowthPart { collection, shard, span } = part;
+    if !span.is_possible() {
+        return Ok(ShardAnswer::Grow(state.ownership(collection)?));
+    }
     let mut ownership = match state.ownership(collection)? {
         Some(ownership) if ownership.span == span => ownership,
         // A step of an earlier growth that comes late.
@@ -50,18 +54,18 @@ pub(super) fn take_step(
     };
     match step {
         OwnershipStep::Freeze { target, min_epoch } => {
-            ownership.released.entry(target).or_insert(state.at.index);
+            ownership.frozen.entry(target).or_insert(state.at.index);
             ownership.min_epoch = ownership.min_epoch.max(min_epoch);
         }
         OwnershipStep::Finalize { min_epoch } => {
-            ownership.settled = true;
+            ownership.finalized = true;
             ownership.min_epoch = ownership.min_epoch.max(min_epoch);
         }
         OwnershipStep::BeginPass { source, pass, start, last } => {
             begin_pass(&mut ownership, NextPass { source, pass, start, last });
         }
-        OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone } => {
-            let page = BackfillPage { source, pass, after, upto, frames, gone };
+        OwnershipStep::ApplyPage { source, pass, after, upto, frames, gone, ended_version } => {
+            let page = BackfillPage { source, pass, after, upto, frames, gone, ended_version };
             if !apply_page(collection, &mut ownership, page, state)? {
                 return Ok(ShardAnswer::Grow(Some(ownership)));
             }
@@ -113,10 +117,11 @@ fn apply_page(
     // They lie elsewhere, whoever they belong to.
     forget::remove(collection, page.gone, Asker::Operator, state)?;
     page.frames.into_iter().try_for_each(|frame| ingest(collection, frame, state))?;
+    state.note_ended(collection, page.ended_version)?;
     Ok(true)
 }
 
-/// Removes frames of a settled source that have moved away.
+/// Removes frames of a finalized source that have moved away.
 fn clean_up(
     collection: CollectionId,
     ownership: &Ownership,
@@ -124,6 +129,6 @@ fn clean_up(
     state: &mut Transition<'_, '_>,
 ) -> Result<(), EngineError> {
     let placement = state.placement.get(collection, ownership.span);
-    frames.retain(|frame| ownership.settled && ownership.claim(&placement, *frame) == FrameOwnership::MovedAway);
+    frames.retain(|frame| ownership.finalized && ownership.of_frame(&placement, *frame) == FrameOwnership::MovedAway);
     forget::remove(collection, frames, Asker::Operator, state).map(drop)
 }

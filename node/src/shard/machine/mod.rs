@@ -4,14 +4,18 @@
 //! one function over a `Transition` of the state; after each batch the indexer is told which frames changed.
 
 mod chunks;
-mod claims;
+#[cfg(test)]
+mod extremes;
 mod forget;
+mod history;
 mod ingest;
 mod migrate;
+mod ownership_lookup;
 mod reseal;
 mod store;
 mod tables;
 mod transition;
+mod undelete;
 
 use std::sync::Arc;
 
@@ -29,6 +33,7 @@ use crate::shard::{
 
 pub(crate) use ingest::ingest;
 pub use tables::decode_count;
+pub(crate) use tables::last_position;
 pub(crate) use transition::{LogStamp, Transition};
 
 /// A change that derived state has to follow.
@@ -116,7 +121,7 @@ impl ShardMachine {
 impl StateMachine for ShardMachine {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let at = LogStamp { index: command.index, time_ms: command.time_ms };
-        self.carry_out(command::decode(command.payload)?, at, txn)
+        self.carry_out(ShardCommand::decode(command.payload)?, at, txn)
     }
 
     fn ends_batch(&self, payload: &[u8]) -> bool {
@@ -157,16 +162,26 @@ impl ShardMachine {
     fn apply_to(&self, state: &mut Transition<'_, '_>, command: ShardCommand) -> Result<ShardAnswer, EngineError> {
         match command {
             ShardCommand::Store(frames) => store::store(frames, state),
-            ShardCommand::Forget { collection, frames, asker } => forget::forget(collection, frames, asker, state),
+            ShardCommand::Forget { collection, frames, asker, into_bin, more } => {
+                forget::forget(forget::Removal { collection, frames, asker, into_bin, more }, state)
+            }
             ShardCommand::Purge { collection } => Ok(forget::purge(collection, state)),
             ShardCommand::Expire { collection, frames } => forget::expire(collection, frames, state),
-            ShardCommand::Reseal { collection, to, frames, complete } => {
+            ShardCommand::Reseal { collection, to, versions, complete } => {
                 let complete_at = if complete { state.at.index } else { 0 };
-                reseal::reseal(collection, KeyFloor { version: to, complete_at }, frames, state)
+                reseal::reseal(collection, KeyFloor { version: to, complete_at }, versions, state)
             }
-            ShardCommand::Restore { collection, frames } => ingest::restore(collection, frames, state),
+            ShardCommand::Restore { collection, frames, ended_version } => {
+                ingest::restore(collection, frames, ended_version, state)
+            }
             ShardCommand::Renew { collection, chunks } => chunks::renew(collection, chunks, state),
             ShardCommand::Collect { collection, chunks } => chunks::collect(collection, chunks, state),
+            ShardCommand::CutHistory { collection, frames, bounds, complete } => {
+                history::cut(collection, frames, (bounds, complete), state)
+            }
+            ShardCommand::Undelete { collection, frames, asker, keep_versions } => {
+                undelete::undelete(undelete::Undeletion { collection, frames, asker, keep_versions }, state)
+            }
             ShardCommand::Verify { nonce } => {
                 *self.verification.lock() = Some(nonce);
                 Ok(ShardAnswer::Verify)

@@ -5,7 +5,8 @@ use mira_raft::{EngineError, Txn};
 
 use super::{
     Change,
-    claims::{self, Claims},
+    ownership_lookup::{self, OwnershipLookup},
+    tables::decode_count,
 };
 use crate::shard::{
     migration::ownership::{FrameOwnership, Ownership, PlacementCache},
@@ -31,28 +32,41 @@ pub(crate) struct Transition<'a, 't> {
     pub(super) changes: Vec<Change>,
     /// Where the frames of growing collections are.
     pub(super) placement: &'a PlacementCache,
-    claims: Claims<'a>,
+    /// The greatest position of a call, once it was looked up.
+    pub(super) last_position: Option<u64>,
+    lookup: OwnershipLookup<'a>,
 }
 
 impl<'a, 't> Transition<'a, 't> {
     /// Of the command that stands there in the log.
     pub(crate) fn new(at: LogStamp, placement: &'a PlacementCache, txn: &'a mut Txn<'t>) -> Self {
-        Transition { at, txn, changes: Vec::new(), placement, claims: Claims::new(placement) }
+        Transition {
+            at,
+            txn,
+            changes: Vec::new(),
+            placement,
+            last_position: None,
+            lookup: OwnershipLookup::new(placement),
+        }
     }
 
     /// What the shard is to a frame.
-    pub(super) fn claim(&mut self, collection: CollectionId, frame: FrameId) -> Result<FrameOwnership, EngineError> {
-        self.claims.claim(collection, frame, self.txn)
+    pub(super) fn frame_ownership(
+        &mut self,
+        collection: CollectionId,
+        frame: FrameId,
+    ) -> Result<FrameOwnership, EngineError> {
+        self.lookup.of_frame(collection, frame, self.txn)
     }
 
     /// Whether the shard decides about a frame.
     pub(super) fn owns(&mut self, collection: CollectionId, frame: FrameId) -> Result<bool, EngineError> {
-        Ok(self.claim(collection, frame)? == FrameOwnership::Owned)
+        Ok(self.frame_ownership(collection, frame)? == FrameOwnership::Owned)
     }
 
     /// The shard's part in the last growth of a collection.
     pub(super) fn ownership(&self, collection: CollectionId) -> Result<Option<Ownership>, EngineError> {
-        claims::ownership_of(collection, self.txn)
+        ownership_lookup::ownership_of(collection, self.txn)
     }
 
     /// A frame's record.
@@ -65,6 +79,19 @@ impl<'a, 't> Transition<'a, 't> {
     pub(super) fn head(&self, collection: CollectionId, frame: FrameId) -> Result<Option<FrameHead>, EngineError> {
         let stored = self.txn.get(&record::head_key(collection, frame))?;
         stored.map(|stored| FrameHead::decode(&stored)).transpose()
+    }
+
+    /// The greatest version that a removed frame of a collection had.
+    pub(super) fn ended_version(&self, collection: CollectionId) -> Result<u64, EngineError> {
+        decode_count(self.txn.get(&record::ended_version_key(collection))?.as_deref())
+    }
+
+    /// Notes that a frame of this version was removed from a collection.
+    pub(super) fn note_ended(&mut self, collection: CollectionId, version: u64) -> Result<(), EngineError> {
+        if version > self.ended_version(collection)? {
+            self.txn.put(&record::ended_version_key(collection), version.to_be_bytes().to_vec());
+        }
+        Ok(())
     }
 
     /// How far a collection's rotation to another key has come.

@@ -4,9 +4,11 @@
 //! shards that hold it already, to *targets*, the shards that are added (a hash ring that grows moves nothing else). At every
 //! moment one shard decides about a frame:
 //!
-//! 1. the source, until a command in its log *releases* the frames of a target: from there it refuses to change them;
+//! 1. the source, until a command in its log *freezes* the frames of a target: from there it refuses to change them;
 //! 2. nobody, while the target is brought up to what the source held at that command;
 //! 3. the target, from the command in its log that *opens* the frames of that source.
+//!
+//! When every target has opened what is its own, the source is *finalized*: what moved may be removed there.
 //!
 //! A [`Ownership`] is a shard's record of that, kept in its replicated state and changed by its log alone, so that every
 //! replica judges every command alike, whatever it has heard of the cluster. It stays when the growth is over: a router
@@ -18,7 +20,7 @@ use std::{
 };
 
 use mira_proto::{
-    CollectionId, FrameId, ShardId,
+    CollectionId, FrameId, ShardId, limits,
     placement::{Partitioning, shards_of_collection},
 };
 use mira_raft::EngineError;
@@ -42,6 +44,14 @@ pub struct Span {
     pub shards: u32,
 }
 
+impl Span {
+    /// Whether a collection of some cluster can grow so.
+    pub fn is_possible(self) -> bool {
+        let Span { from, to, shards } = self;
+        1 <= from && from <= to && to <= shards && shards <= limits::MAX_SHARDS
+    }
+}
+
 /// How far a target has come with the frames of one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backfill {
@@ -51,7 +61,7 @@ pub struct Backfill {
     pub start: u64,
     /// Everything that changed up to this log position of the source was brought by earlier passes.
     pub since: u64,
-    /// Whether the source has released the frames, so that this pass brings all there will ever be.
+    /// Whether the source has frozen the frames, so that this pass brings all there will ever be.
     pub last: bool,
     /// Frames that this pass has brought.
     pub brought: u64,
@@ -79,10 +89,10 @@ pub struct Ownership {
     pub span: Span,
     /// A reader's map must be at least this new: an older one does not know where to look besides.
     pub min_epoch: u64,
-    /// Of a source: the targets to which it has released frames, each with the log position it did so at.
-    pub released: BTreeMap<ShardId, u64>,
+    /// Of a source: the targets whose frames it has frozen, each with the log position it did so at.
+    pub frozen: BTreeMap<ShardId, u64>,
     /// Of a source: every target has what it is to have, and what moved may be removed here.
-    pub settled: bool,
+    pub finalized: bool,
     /// Of a target: how far it has come, by source.
     pub backfills: BTreeMap<ShardId, Backfill>,
 }
@@ -101,7 +111,7 @@ pub enum FrameOwnership {
 impl Ownership {
     /// Of a shard that has done nothing for this growth yet.
     pub fn new(shard: ShardId, span: Span) -> Self {
-        Ownership { shard, span, min_epoch: 0, released: BTreeMap::new(), settled: false, backfills: BTreeMap::new() }
+        Ownership { shard, span, min_epoch: 0, frozen: BTreeMap::new(), finalized: false, backfills: BTreeMap::new() }
     }
 
     /// Key of a collection's ownership in a shard's state.
@@ -125,10 +135,10 @@ impl Ownership {
     }
 
     /// What this shard is to a frame.
-    pub fn claim(&self, placement: &FramePlacement, frame: FrameId) -> FrameOwnership {
+    pub fn of_frame(&self, placement: &FramePlacement, frame: FrameId) -> FrameOwnership {
         let (source, home) = placement.of(frame);
         if source == self.shard {
-            let kept = home == self.shard || !self.settled && !self.released.contains_key(&home);
+            let kept = home == self.shard || !self.finalized && !self.frozen.contains_key(&home);
             return if kept { FrameOwnership::Owned } else { FrameOwnership::MovedAway };
         }
         match (home == self.shard, self.is_open(source)) {
@@ -285,8 +295,8 @@ mod tests {
         assert!((900..1_500).contains(&moved), "{moved} of 2,000");
     }
 
-    /// However source and target are on their way, at most one of them claims a frame; and exactly one when the source has
-    /// not released it, or the target has opened it.
+    /// However source and target are on their way, at most one of them owns a frame; and exactly one when the source has
+    /// not frozen it, or the target has opened it.
     #[test]
     fn a_frame_has_one_owner_at_every_moment() {
         let placement = FramePlacement::new(COLLECTION, SPAN);
@@ -294,27 +304,27 @@ mod tests {
         for frame in frames().take(200) {
             let (source, home) = placement.of(frame);
             let mut of_source = Ownership::new(source, SPAN);
-            assert_eq!(of_source.claim(&placement, frame), FrameOwnership::Owned);
+            assert_eq!(of_source.of_frame(&placement, frame), FrameOwnership::Owned);
             if home == source {
-                of_source.released.extend(placement.targets().iter().map(|&target| (target, 5)));
-                of_source.settled = true;
-                assert_eq!(of_source.claim(&placement, frame), FrameOwnership::Owned, "it never moves");
+                of_source.frozen.extend(placement.targets().iter().map(|&target| (target, 5)));
+                of_source.finalized = true;
+                assert_eq!(of_source.of_frame(&placement, frame), FrameOwnership::Owned, "it never moves");
                 continue;
             }
             let mut of_target = Ownership::new(home, SPAN);
-            assert_eq!(of_target.claim(&placement, frame), FrameOwnership::Pending);
-            of_source.released.insert(home, 5);
-            assert_eq!(of_source.claim(&placement, frame), FrameOwnership::MovedAway);
+            assert_eq!(of_target.of_frame(&placement, frame), FrameOwnership::Pending);
+            of_source.frozen.insert(home, 5);
+            assert_eq!(of_source.of_frame(&placement, frame), FrameOwnership::MovedAway);
             for at in steps {
                 let backfill = Backfill { pass: 2, start: 5, since: 3, last: true, brought: 0, at };
                 of_target.backfills.insert(source, backfill);
                 let expected = if at == Progress::Open { FrameOwnership::Owned } else { FrameOwnership::Pending };
-                assert_eq!(of_target.claim(&placement, frame), expected);
+                assert_eq!(of_target.of_frame(&placement, frame), expected);
             }
-            of_source.settled = true;
-            assert_eq!(of_source.claim(&placement, frame), FrameOwnership::MovedAway);
+            of_source.finalized = true;
+            assert_eq!(of_source.of_frame(&placement, frame), FrameOwnership::MovedAway);
             let stranger = placement.targets().iter().copied().find(|&target| target != home).expect("there are three");
-            assert_eq!(Ownership::new(stranger, SPAN).claim(&placement, frame), FrameOwnership::MovedAway);
+            assert_eq!(Ownership::new(stranger, SPAN).of_frame(&placement, frame), FrameOwnership::MovedAway);
         }
     }
 
@@ -355,7 +365,7 @@ mod tests {
     #[test]
     fn an_ownership_survives_its_stored_form_and_a_damaged_one_is_told() {
         let mut ownership = Ownership::new(3, SPAN);
-        ownership.released.insert(5, 77);
+        ownership.frozen.insert(5, 77);
         let at = Progress::Running(Some(12));
         ownership.backfills.insert(1, Backfill { pass: 1, start: 8, since: 0, last: false, brought: 4, at });
         let stored = ownership.encode();

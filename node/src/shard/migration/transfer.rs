@@ -5,7 +5,7 @@
 //! effect if it is the next page and not otherwise ([`crate::shard::machine`]): repeated, delayed or proposed by two leaders, a
 //! page counts once.
 
-use std::{collections::BTreeSet, ops::Bound, ops::ControlFlow, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mira_proto::{Code, CollectionId, FrameId, Problem, Refusal, ShardId, limits, node_v1};
@@ -16,116 +16,25 @@ use crate::meta::CollectionRecord;
 use crate::shard::{
     Shard,
     command::{self, MigratedFrame, OwnershipStep, ShardAnswer, ShardCommand},
-    migration::ownership::{Backfill, FrameOwnership, FramePlacement, Ownership, Shown, Span},
-    record::{self, FrameHead},
-    refuse_proposal,
+    machine::decode_count,
+    migration::{
+        listing::{Listed, Moved, MovingFrames, PageWanted},
+        ownership::{Backfill, FramePlacement, Ownership, Shown, Span},
+    },
+    record, refuse_proposal,
     reseal::Resealer,
 };
 
-/// Frames of a source that move to one target, in order of their ids.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// All of them in the range that was looked at.
-    pub ids: Vec<FrameId>,
-    /// Those that changed since; of them, the bodies are sent.
-    pub changed: Vec<FrameId>,
-    /// The last frame looked at; none when there are no more.
-    pub upto: Option<FrameId>,
-}
-
-/// Lists frames of a source behind `after` that move to `target`, and which of them changed after `since`, until there are
-/// `most` of the latter or enough heads were looked at.
-pub fn list_moving(
-    reader: &StateReader,
-    collection: CollectionId,
-    placement: &FramePlacement,
-    (target, most): (ShardId, usize),
-    (after, since): (Option<FrameId>, u64),
-) -> Result<Listed, EngineError> {
-    let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(record::Table::Heads, collection);
-    let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
-    let end = record::head_key(collection, FrameId::MAX);
-    let (mut listed, mut looked, mut failed) = (Listed::default(), 0, None);
-    reader.scan(from, Bound::Included(&end), false, &mut |key, value| {
-        if looked == limits::GROWTH_PAGE_HEADS || listed.changed.len() == most {
-            return ControlFlow::Break(());
-        }
-        let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
-        match FrameHead::decode(value) {
-            Ok(head) if placement.of(frame).1 == target => {
-                listed.ids.push(frame);
-                if head.changed > since {
-                    listed.changed.push(frame);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-        }
-        looked += 1;
-        listed.upto = Some(frame);
-        ControlFlow::Continue(())
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    // Fewer than would have ended the page: there are no more.
-    if looked < limits::GROWTH_PAGE_HEADS && listed.changed.len() < most {
-        listed.upto = None;
-    }
-    Ok(listed)
-}
-
-/// Frames of a target in a range that it has from `source` and the source does not have any more.
-pub fn list_gone(
-    reader: &StateReader,
-    collection: CollectionId,
-    placement: &FramePlacement,
-    source: ShardId,
-    (after, listed): (Option<FrameId>, &Listed),
-) -> Result<Vec<FrameId>, EngineError> {
-    let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(record::Table::Heads, collection);
-    let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
-    let end = record::head_key(collection, listed.upto.unwrap_or(FrameId::MAX));
-    let there: BTreeSet<FrameId> = listed.ids.iter().copied().collect();
-    let mut gone = Vec::new();
-    reader.scan(from, Bound::Included(&end), false, &mut |key, _| {
-        let frame = record::parse_pair_key(key).map(|(_, frame)| frame);
-        gone.extend(frame.filter(|frame| placement.of(*frame).0 == source && !there.contains(frame)));
-        ControlFlow::Continue(())
-    })?;
-    Ok(gone)
-}
-
-/// Frames of a settled source that have moved, behind `after`: at most [`limits::MAX_FORGET_STEP`] of them, and the last
-/// frame looked at if there may be more.
-pub fn list_moved(
-    reader: &StateReader,
-    collection: CollectionId,
-    (ownership, placement): (&Ownership, &FramePlacement),
-    after: Option<FrameId>,
-) -> Result<(Vec<FrameId>, Option<FrameId>), EngineError> {
-    let start = after.map(|after| record::head_key(collection, after));
-    let prefix = record::collection_prefix(record::Table::Heads, collection);
-    let from = start.as_ref().map_or(Bound::Included(&prefix[..]), |start| Bound::Excluded(&start[..]));
-    let end = record::head_key(collection, FrameId::MAX);
-    let (mut moved, mut looked, mut upto) = (Vec::new(), 0, None);
-    reader.scan(from, Bound::Included(&end), false, &mut |key, _| {
-        if looked == limits::GROWTH_PAGE_HEADS || moved.len() == limits::MAX_FORGET_STEP {
-            upto = record::parse_pair_key(key).map(|(_, frame)| frame);
-            return ControlFlow::Break(());
-        }
-        let frame = record::parse_pair_key(key).map(|(_, frame)| frame);
-        moved.extend(frame.filter(|frame| ownership.claim(placement, *frame) == FrameOwnership::MovedAway));
-        looked += 1;
-        ControlFlow::Continue(())
-    })?;
-    // The frame that was looked at last but not judged comes first next time.
-    Ok((moved, upto.map(|frame| frame - 1)))
+/// A page of a pass, as a source sent it.
+pub struct SentPage<'a> {
+    /// The source.
+    pub source: ShardId,
+    /// The pass.
+    pub backfill: &'a Backfill,
+    /// It begins behind this frame.
+    pub after: Option<FrameId>,
+    /// What was sent.
+    pub sent: node_v1::ExportReply,
 }
 
 impl<R: mira_raft::Runtime> Shard<R> {
@@ -142,10 +51,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// Which frames a read shows, and of a target, from which sources; refuses readers whose map is too old.
     pub(in crate::shard) fn shown(
         &self,
+        view: &StateReader,
         collection: &CollectionRecord,
         header: &node_v1::ReadHeader,
     ) -> Result<(Shown, Vec<ShardId>), Refusal> {
-        let ownership = self.ownership(collection.id)?;
+        let ownership = ownership_of(view, collection.id).map_err(|error| self.unreadable(error))?;
         if let Some(ownership) = ownership.as_ref().filter(|ownership| ownership.min_epoch > header.epoch) {
             return Err(Refusal::StaleMap {
                 epoch: ownership.min_epoch.max(self.shared.cluster.borrow().header.epoch),
@@ -181,7 +91,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         step: OwnershipStep,
     ) -> Result<(Option<Ownership>, u64), Refusal> {
         self.must_lead()?;
-        let payload = command::encode(&ShardCommand::Grow { collection, shard: self.id, span, step });
+        let payload = ShardCommand::Grow { collection, shard: self.id, span, step }.encode();
         let proposed = self.group.propose(None, payload).await.map_err(refuse_proposal)?;
         match command::decode(&proposed.response).map_err(|error| self.unreadable(error))? {
             ShardAnswer::Grow(ownership) => Ok((ownership, proposed.index)),
@@ -189,19 +99,19 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
     }
 
-    /// Where a pass over this source's frames begins: now, or at the release of the target's frames, which it does if asked.
+    /// Where a pass over this source's frames begins: now, or where the target's frames are frozen, which it does if asked.
     pub async fn begin_pass(&self, request: &node_v1::BeginPassRequest) -> Result<u64, Refusal> {
         self.must_lead()?;
-        let span = self.agreed_span(request.collection, (request.from, request.to), request.epoch)?;
+        let span = self.agreed_span(request)?;
         if !request.freeze {
             return self.group.read_index().await.map_err(crate::shard::refuse_read);
         }
         let step = OwnershipStep::Freeze { target: request.target, min_epoch: request.epoch };
         let (ownership, _) = self.grow(request.collection, span, step).await?;
-        let released = ownership
+        let frozen_at = ownership
             .filter(|ownership| ownership.span == span)
-            .and_then(|ownership| ownership.released.get(&request.target).copied());
-        released.ok_or_else(|| Refusal::NotReady("the collection grows otherwise here".into()))
+            .and_then(|ownership| ownership.frozen.get(&request.target).copied());
+        frozen_at.ok_or_else(|| Refusal::NotReady("the collection grows otherwise here".into()))
     }
 
     /// One page of a pass over this source's frames.
@@ -213,9 +123,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let after = if request.after.is_empty() { None } else { Some(crate::shard::frame_id(&request.after)?) };
         let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let placement = self.placement(collection.id, span);
-        let page = (request.target, self.shared.page_frames);
-        let mut listed = list_moving(&view, collection.id, &placement, page, (after, request.since))
-            .map_err(|error| self.unreadable(error))?;
+        let moving = MovingFrames { reader: &view, collection: collection.id, placement: &placement };
+        let wanted = PageWanted { target: request.target, most: self.shared.page_frames, after, since: request.since };
+        let mut listed = moving.list_page(&wanted).map_err(|error| self.unreadable(error))?;
         let mut frames: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         let mut resealer = Resealer::new(&self.shared, &collection);
@@ -223,7 +133,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let stored = self.stored(&view, collection.id, frame)?;
             let moved =
                 resealer.moved(stored, self.id, request.target).map_err(|error| self.unopened(frame, &error))?;
-            let sealed = command::encode(&moved);
+            let sealed = moved.encode();
             if !frames.is_empty() && bytes + sealed.len() > limits::GROWTH_PAGE_BYTES {
                 // The page ends before this frame.
                 listed.upto = Some(frame - 1);
@@ -237,34 +147,34 @@ impl<R: mira_raft::Runtime> Shard<R> {
             ids: listed.ids.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<u8>>().into(),
             frames,
             upto: listed.upto.map(|upto| upto.to_be_bytes().to_vec()).unwrap_or_default().into(),
+            ended_version: ended_version(&view, collection.id).map_err(|error| self.unreadable(error))?,
         })
     }
 
     /// Takes a page of a pass over a source's frames into this target.
-    pub async fn adopt(
-        &self,
-        collection: CollectionId,
-        span: Span,
-        (source, backfill, after): (ShardId, &Backfill, Option<FrameId>),
-        page: node_v1::ExportReply,
-    ) -> Result<(), Refusal> {
+    pub async fn apply_page(&self, collection: CollectionId, span: Span, page: SentPage<'_>) -> Result<(), Refusal> {
+        let SentPage { source, backfill, after, sent } = page;
         let odd = || Problem::internal(format!("shard {source} sent a page that cannot be read"));
-        let upto = if page.upto.is_empty() { None } else { Some(crate::shard::frame_id(&page.upto)?) };
-        let ids: Vec<FrameId> = page
+        let upto = if sent.upto.is_empty() { None } else { Some(crate::shard::frame_id(&sent.upto)?) };
+        let ids: Vec<FrameId> = sent
             .ids
             .chunks(16)
             .map(|id| id.try_into().map(FrameId::from_be_bytes).map_err(|_| odd()))
             .collect::<Result<_, _>>()?;
-        let frames: Vec<MigratedFrame> =
-            page.frames.iter().map(|frame| command::decode(frame).map_err(|_| odd())).collect::<Result<_, _>>()?;
+        let frames: Vec<MigratedFrame> = sent
+            .frames
+            .iter()
+            .map(|frame| MigratedFrame::decode(frame).map_err(|_| odd()))
+            .collect::<Result<_, _>>()?;
         let placement = self.placement(collection, span);
-        if frames.iter().any(|adopted| placement.of(adopted.frame) != (source, self.id)) {
+        if frames.iter().any(|migrated| placement.of(migrated.frame) != (source, self.id)) {
             return Err(Problem::new(Code::Internal, format!("shard {source} sent frames of others")).into());
         }
         let listed = Listed { ids, changed: Vec::new(), upto };
-        let gone = list_gone(&self.group.reader(), collection, &placement, source, (after, &listed))
-            .map_err(|error| self.unreadable(error))?;
-        let step = OwnershipStep::ApplyPage { source, pass: backfill.pass, after, upto, frames, gone };
+        let moving = MovingFrames { reader: &self.group.reader(), collection, placement: &placement };
+        let gone = moving.list_gone(source, after, &listed).map_err(|error| self.unreadable(error))?;
+        let ended_version = sent.ended_version;
+        let step = OwnershipStep::ApplyPage { source, pass: backfill.pass, after, upto, frames, gone, ended_version };
         self.grow(collection, span, step).await.map(drop)
     }
 
@@ -277,13 +187,13 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<Option<FrameId>, Refusal> {
         self.must_lead()?;
         let Some(ownership) =
-            self.ownership(collection)?.filter(|ownership| ownership.span == span && ownership.settled)
+            self.ownership(collection)?.filter(|ownership| ownership.span == span && ownership.finalized)
         else {
-            return Err(Refusal::NotReady("the source has not settled".into()));
+            return Err(Refusal::NotReady("the source is not finalized".into()));
         };
         let placement = self.placement(collection, span);
-        let (frames, upto) = list_moved(&self.group.reader(), collection, (&ownership, &placement), after)
-            .map_err(|error| self.unreadable(error))?;
+        let moving = MovingFrames { reader: &self.group.reader(), collection, placement: &placement };
+        let Moved { frames, upto } = moving.list_moved(&ownership, after).map_err(|error| self.unreadable(error))?;
         if !frames.is_empty() {
             self.grow(collection, span, OwnershipStep::Cleanup { frames }).await?;
         }
@@ -291,7 +201,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 
     /// The growth that another node speaks of, if this one knows it too: a node trusts nobody who asks it to give frames up.
-    fn agreed_span(&self, collection: CollectionId, (from, to): (u32, u32), epoch: u64) -> Result<Span, Refusal> {
+    fn agreed_span(&self, request: &node_v1::BeginPassRequest) -> Result<Span, Refusal> {
+        let &node_v1::BeginPassRequest { collection, from, to, epoch, .. } = request;
         let cluster = self.shared.cluster.borrow().clone();
         let growth = cluster.growths.get(&collection);
         if growth.is_some_and(|growth| (growth.from, growth.to, growth.epoch) == (from, to, epoch)) {
@@ -299,6 +210,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         Err(Refusal::NotReady("this node does not know of that growth".into()))
     }
+}
+
+/// The greatest version that a frame had which was removed from a collection.
+pub(crate) fn ended_version(reader: &StateReader, collection: CollectionId) -> Result<u64, EngineError> {
+    decode_count(reader.get(&record::ended_version_key(collection))?.as_deref())
 }
 
 /// A shard's part in the last growth of a collection.

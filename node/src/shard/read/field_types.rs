@@ -9,12 +9,9 @@ use mira_index::{Condition, TypeSet, filter};
 use mira_proto::{FrameId, Problem, Refusal, limits, node_v1};
 
 use super::ReadView;
-use crate::{
-    meta::CollectionRecord,
-    shard::{
-        Shard, frame_id,
-        index::{FieldTypes, add_types},
-    },
+use crate::shard::{
+    Shard, frame_id,
+    index::{FieldTypes, add_types},
 };
 
 /// As routers read it.
@@ -27,31 +24,31 @@ pub(super) fn to_wire(fields: FieldTypes) -> node_v1::KnownFieldTypes {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// What the fields of a filter hold, in the index or, by steps, in all plain frames.
     pub async fn field_types(&self, request: node_v1::FieldTypesRequest) -> Result<node_v1::FieldTypesReply, Refusal> {
-        let ReadView { collection, state, .. } = self.begin_read(request.header.as_ref()).await?;
-        let state = Some(state);
+        let read = self.begin_read(request.header.as_ref()).await?;
         let condition = filter::parse(&request.filter_json)?.ok_or_else(|| Problem::invalid("the filter is empty"))?;
         if !request.walk {
             // While the index is being made only a walk can tell.
-            let field_types = self.index.field_types(&collection, &condition).map(to_wire);
+            let field_types = self.index.field_types(&read.collection, &condition).map(to_wire);
+            let state = Some(self.look_again(request.header.as_ref(), read)?.state);
             return Ok(node_v1::FieldTypesReply { state, field_types, ..Default::default() });
         }
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
-        let (fields, next) = tokio::task::block_in_place(|| self.types_of_frames(&collection, &condition, after))?;
+        let (fields, next) = tokio::task::block_in_place(|| self.types_of_frames(&read, &condition, after))?;
         let (more, next) = (next.is_some(), next.map(|frame| frame.to_be_bytes().to_vec().into()).unwrap_or_default());
-        Ok(node_v1::FieldTypesReply { state, field_types: Some(to_wire(fields)), more, next })
+        Ok(node_v1::FieldTypesReply { state: Some(read.state), field_types: Some(to_wire(fields)), more, next })
     }
 
     /// Of the next frames, and where to go on.
     fn types_of_frames(
         &self,
-        collection: &CollectionRecord,
+        ReadView { collection, view, .. }: &ReadView,
         condition: &Condition,
         after: Option<FrameId>,
     ) -> Result<(FieldTypes, Option<FrameId>), Refusal> {
         let compared = condition.compared_fields().into_iter();
         let mut fields: FieldTypes = compared.map(|field| (field.to_owned(), TypeSet::NONE)).collect();
         let (mut looked_at, mut last) = (0, None);
-        self.walk_plain(collection, after, &mut |frame, read| {
+        self.walk_plain(view, collection, after, &mut |frame, read| {
             looked_at += 1;
             last = Some(frame);
             if let Some((attributes, _)) = read.as_ref() {

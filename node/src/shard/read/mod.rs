@@ -1,11 +1,16 @@
 //! What every read of a shard begins with: which replica may answer, from which state, and which frames it shows.
 //!
 //! By id (`fetch`), by session (`session`, [`sessions`]), by likeness (`search`), in order of the ids ([`scan`]), and what
-//! is only an owner's ([`private`]). A read at first makes its `ReadView`; so an answer never shows less than the state
-//! that it names.
+//! is only an owner's ([`private`]). A read at first makes its `ReadView`: one view of the state, from which everything in
+//! the answer is read, ownership too, and whose position the answer names. So it shows what the state was at that position,
+//! no less and no more.
+//!
+//! What an index tells is of no such view: it goes on while it is searched. Such an answer names a position that covers all
+//! it shows, taken afterwards (`Shard::look_again`); what must not be missing from it was there before.
 
 mod fetch;
 pub mod field_types;
+mod moment;
 mod open;
 mod pools;
 pub mod private;
@@ -21,14 +26,14 @@ use std::sync::{
 };
 
 use mira_proto::{Code, Problem, Refusal, limits, node_v1};
-use mira_raft::Freshness;
+use mira_raft::{Freshness, StateReader};
 
 use crate::{
     meta::CollectionRecord,
     shard::{Shard, index::IndexError, migration::ownership::Shown, refuse_read},
 };
 
-pub(super) use walk::{frames_of_collection, frames_of_session};
+pub(super) use walk::{SessionOf, frames_of_collection, frames_of_session};
 
 /// What a read is made on.
 pub(super) struct ReadView {
@@ -36,21 +41,68 @@ pub(super) struct ReadView {
     pub(super) collection: CollectionRecord,
     /// The frames that the reader is shown.
     pub(super) shown: Shown,
-    /// What the answer says of the state behind it.
+    /// The state that the answer is read from.
+    pub(super) view: StateReader,
+    /// What the answer says of it.
     pub(super) state: node_v1::ReadState,
+}
+
+/// How much of the state a read goes through.
+#[derive(Clone, Copy)]
+enum Extent {
+    /// A few frames.
+    Few,
+    /// Page after page, everything: it leaves the cache to others.
+    All,
 }
 
 impl<R: mira_raft::Runtime> Shard<R> {
     /// What a read is made on: its collection, the frames that it shows, and the state that it answers from. Waits until
     /// this replica may answer; refuses readers whose map is too old.
     pub(super) async fn begin_read(&self, header: Option<&node_v1::ReadHeader>) -> Result<ReadView, Refusal> {
-        let header = header.ok_or_else(|| Problem::invalid("the read has no header"))?;
+        self.begin(header, Extent::Few).await
+    }
+
+    /// The same for a page of everything that the collection has.
+    async fn begin_scan(&self, header: Option<&node_v1::ReadHeader>) -> Result<ReadView, Refusal> {
+        self.begin(header, Extent::All).await
+    }
+
+    async fn begin(&self, header: Option<&node_v1::ReadHeader>, extent: Extent) -> Result<ReadView, Refusal> {
+        let header = read_header(header)?;
         let freshness = self.ready_for(header.level.unwrap_or_default()).await?;
         let collection = self.collection(header.epoch, header.collection)?;
-        let (shown, taken_over) = self.shown(&collection, header)?;
-        // Before anything is looked at: what changes from here on is later than the answer says.
-        let applied = self.group.reader().applied_index();
-        Ok(ReadView { collection, shown, state: node_v1::ReadState { applied, freshness, taken_over } })
+        self.view_of(collection, header, freshness, extent)
+    }
+
+    /// Looks at the state once more, after an index was asked: the position of that view covers what the index has shown,
+    /// because a change is in the state before any index hears of it. Refuses a reader whose map has become too old, since
+    /// what moved away meanwhile may be missing.
+    fn look_again(&self, header: Option<&node_v1::ReadHeader>, before: ReadView) -> Result<ReadView, Refusal> {
+        let ReadView { collection, shown, state, .. } = before;
+        let again = self.view_of(collection, read_header(header)?, state.freshness, Extent::Few)?;
+        // What is shown was judged before.
+        let state = node_v1::ReadState { applied: again.state.applied, ..state };
+        Ok(ReadView { shown, state, ..again })
+    }
+
+    fn view_of(
+        &self,
+        collection: CollectionRecord,
+        header: &node_v1::ReadHeader,
+        freshness: Option<node_v1::Freshness>,
+        extent: Extent,
+    ) -> Result<ReadView, Refusal> {
+        let reader = self.group.reader();
+        let view = match extent {
+            Extent::Few => reader.cached_view(),
+            Extent::All => reader.view(),
+        };
+        let view = view.map_err(|error| self.unreadable(error))?;
+        let (shown, taken_over) = self.shown(&view, &collection, header)?;
+        let time_ms = self.group.time_ms();
+        let state = node_v1::ReadState { applied: view.applied_index(), freshness, taken_over, time_ms };
+        Ok(ReadView { collection, shown, view, state })
     }
 
     /// Waits until this replica may answer a read of that level; at level `any` also says how old the answer may be.
@@ -67,10 +119,17 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         if level.at_least > self.group.reader().applied_index() {
             let wait = limits::READ_TRY / 2;
-            self.group.wait_applied(level.at_least, wait).await.map_err(refuse_read)?;
+            let waited = self.group.wait_applied(level.at_least, wait).await;
+            // Only a read at level `any` may be answered elsewhere.
+            let any = level.kind() == node_v1::read_level::Kind::Any;
+            waited.map_err(|error| if any { Refusal::NotReady(error.to_string()) } else { refuse_read(error) })?;
         }
         Ok(freshness)
     }
+}
+
+fn read_header(header: Option<&node_v1::ReadHeader>) -> Result<&node_v1::ReadHeader, Problem> {
+    header.ok_or_else(|| Problem::invalid("the read has no header"))
 }
 
 /// What a read at level `any` may say of its age, or why another replica is to be asked.

@@ -6,6 +6,7 @@ use mira_crypto::CollectionKey;
 use mira_proto::{Code, FrameId, Problem, Refusal, node_v1};
 use mira_raft::EngineError;
 
+use super::ReadView;
 use crate::{
     meta::CollectionRecord,
     shard::{
@@ -18,13 +19,13 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// Reads and opens frames; `None` for those that do not exist, are of another class or over their time.
     pub(super) fn open_frames(
         &self,
-        collection: &CollectionRecord,
+        ReadView { collection, view, .. }: &ReadView,
         class: Class,
         ids: &[FrameId],
     ) -> Result<Vec<Option<node_v1::Frame>>, Refusal> {
         let keys: Vec<_> = ids.iter().map(|&id| record::frame_key(collection.id, id)).collect();
-        let stored = self.group.reader().multi_get(&keys).map_err(|error| self.unreadable(error))?;
-        let now_ms = self.shared.clock.now_ms();
+        let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
+        let now_ms = self.group.time_ms();
         let mut frames = Vec::with_capacity(ids.len());
         for (&id, stored) in ids.iter().zip(stored) {
             let Some(stored) = stored else {
@@ -32,7 +33,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 continue;
             };
             let record = FrameRecord::decode(&stored).map_err(|error| self.unreadable(error))?;
-            let is_wanted = record.class == class && !record.expired(now_ms);
+            let is_wanted = record.fields.class == class && !record.fields.expired(now_ms);
             frames.push(if is_wanted { Some(self.open_frame(collection, id, record)?) } else { None });
         }
         Ok(frames)
@@ -45,11 +46,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
         id: FrameId,
         record: &FrameRecord,
     ) -> Result<FrameBody, Refusal> {
-        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
+        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.fields.version };
         let key = self.key_of(collection, &record.body)?;
         // The same bytes open on a sound replica: this one is to be rebuilt, and another asked.
         place
-            .open_body(&key, &record.body)
+            .open_body(&key, record)
             .map_err(|error| self.unreadable(EngineError::Damaged(format!("frame {id:032x}: {error}"))))
     }
 
@@ -60,8 +61,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         id: FrameId,
         record: FrameRecord,
     ) -> Result<node_v1::Frame, Refusal> {
-        if record.owner.is_some() {
-            let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
+        if record.fields.owner.is_some() {
+            let place =
+                FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.fields.version };
             return self.open_private(collection, place, &record);
         }
         let body = self.open_body(collection, id, &record)?;
@@ -73,10 +75,11 @@ impl<R: mira_raft::Runtime> Shard<R> {
             session: body.session,
             role: body.role,
             metadata_json: body.metadata_json,
-            version: record.version,
-            created_ms: record.created_ms,
-            updated_ms: record.updated_ms,
-            expires_ms: record.expires_ms,
+            version: record.fields.version,
+            position: record.fields.position,
+            created_ms: record.fields.created_ms,
+            updated_ms: record.fields.updated_ms,
+            expires_ms: record.fields.expires_ms,
             passage_ranges: body.passages.into_iter().flat_map(|(start, end)| [start, end]).collect(),
             language: body.language,
             private: Default::default(),
@@ -86,8 +89,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// The key that a part of a plain frame was sealed with.
     pub(super) fn key_of(&self, collection: &CollectionRecord, sealed: &[u8]) -> Result<Arc<CollectionKey>, Refusal> {
-        let version = mira_crypto::frame::key_version(sealed)
-            .map_err(|error| Problem::new(Code::Damaged, format!("a frame cannot be opened: {error}")))?;
+        let version = mira_crypto::frame::key_version(sealed).map_err(|error| {
+            tracing::error!(%error, "a frame cannot be opened");
+            Problem::new(Code::Damaged, "a frame cannot be opened")
+        })?;
         Ok(self.shared.keyring.version(collection, version)?)
     }
 }

@@ -9,10 +9,10 @@
 //! A plain frame may be replaced by a private one. A private frame is replaced and removed by its owner only, or goes
 //! with its collection.
 
-use std::{ops::Bound, ops::ControlFlow, sync::Arc};
+use std::{ops, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
-use mira_crypto::{ClusterLayerKey, CollectionKey, Context, CryptoRng, Part, private};
+use mira_crypto::{Bound, ClusterLayerKey, CollectionKey, CryptoRng, Part, private};
 use mira_proto::{Code, FrameId, Problem, Refusal, ShardId, limits, node_v1, vectors};
 use mira_raft::{EngineError, StateReader};
 
@@ -25,6 +25,7 @@ use crate::shard::{
     Shard,
     command::Asker,
     frame_id,
+    history::{self, History},
     migration::ownership::Shown,
     read::ReadView,
     record::{self, FramePlace, FrameRecord, OwnedFrame},
@@ -41,12 +42,12 @@ const STEP: usize = 128;
 pub fn seal(
     key: &CollectionKey,
     layer: &ClusterLayerKey,
-    context: &Context,
+    bound: Bound<'_>,
     inner: &[u8],
     rng: &mut dyn CryptoRng,
 ) -> Bytes {
-    let middle = private::seal_collection(key, context, inner, rng);
-    private::seal_cluster(layer, context, &middle, rng).into()
+    let middle = private::seal_collection(key, &bound.context, inner, rng);
+    private::seal_cluster(layer, bound, &middle, rng).into()
 }
 
 /// Takes the cluster's and the collection's layer off: what is left is what the owner sealed.
@@ -54,18 +55,18 @@ pub fn open(
     keyring: &Keyring,
     cluster: &ClusterState,
     collection: &CollectionRecord,
-    context: &Context,
+    bound: Bound<'_>,
     sealed: &[u8],
 ) -> Result<Vec<u8>, KeyError> {
     let max_len = private::OVERHEAD
-        + match context.part {
+        + match bound.context.part {
             Part::Vectors => vectors::MAX_BYTES,
             _ => record::MAX_BODY_BYTES,
         };
     let layer = keyring.layer(cluster, private::cluster_layer_version(sealed)?)?;
-    let middle = private::open_cluster(&layer, context, sealed, max_len)?;
+    let middle = private::open_cluster(&layer, bound, sealed, max_len)?;
     let key = keyring.version(collection, private::collection_key_version(&middle)?)?;
-    Ok(private::open_collection(&key, context, &middle, max_len)?)
+    Ok(private::open_collection(&key, &bound.context, &middle, max_len)?)
 }
 
 /// Refuses what no router of ours would send: a node trusts none.
@@ -100,13 +101,15 @@ pub fn asker(
     collection: &CollectionRecord,
     request: &node_v1::ForgetRequest,
 ) -> Result<Asker, Refusal> {
-    if request.all {
-        return Ok(Asker::Operator);
-    }
-    if request.owner.is_empty() {
+    if request.all { Ok(Asker::Operator) } else { asker_named(keyring, collection, &request.owner) }
+}
+
+/// Who asks, by the name of an owner; anyone without.
+pub fn asker_named(keyring: &Keyring, collection: &CollectionRecord, owner: &[u8]) -> Result<Asker, Refusal> {
+    if owner.is_empty() {
         return Ok(Asker::Anyone);
     }
-    Ok(Asker::Owner(keyed(keyring, collection, record::OWNER_TAG, &request.owner)?))
+    Ok(Asker::Owner(keyed(keyring, collection, record::OWNER_TAG, owner)?))
 }
 
 /// The stored tag of an owner's session.
@@ -137,7 +140,15 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let keys: Vec<_> = frames.iter().map(|&frame| record::frame_key(collection.id, frame)).collect();
         let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
         for stored in stored.into_iter().flatten() {
-            if !asker.may_remove(FrameRecord::decode(&stored).map_err(refuse_engine)?.owner) {
+            if !asker.may_remove(FrameRecord::decode(&stored).map_err(refuse_engine)?.fields.owner) {
+                return Err(foreign().into());
+            }
+        }
+        let keys: Vec<_> = frames.iter().map(|&frame| history::history_key(collection.id, frame)).collect();
+        let stored = self.group.reader().multi_get(&keys).map_err(refuse_engine)?;
+        for stored in stored.into_iter().flatten() {
+            let history = History::decode(&stored).map_err(refuse_engine)?;
+            if history.is_binned() && !asker.may_remove(history.owner) {
                 return Err(foreign().into());
             }
         }
@@ -152,15 +163,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
         record: &FrameRecord,
     ) -> Result<node_v1::Frame, Refusal> {
         let cluster = self.shared.cluster.borrow().clone();
-        let context = place.context(Part::Body);
-        let inner = open(&self.shared.keyring, &cluster, collection, &context, &record.body)
+        let fields = record.fields.encode();
+        let inner = open(&self.shared.keyring, &cluster, collection, place.body_bound(&fields), &record.body)
             .map_err(|error| self.unreadable(damaged(place.frame, &error)))?;
         Ok(node_v1::Frame {
             id: place.frame.to_be_bytes().to_vec().into(),
-            version: record.version,
-            created_ms: record.created_ms,
-            updated_ms: record.updated_ms,
-            expires_ms: record.expires_ms,
+            version: record.fields.version,
+            position: record.fields.position,
+            created_ms: record.fields.created_ms,
+            updated_ms: record.fields.updated_ms,
+            expires_ms: record.fields.expires_ms,
             private: inner.into(),
             ..Default::default()
         })
@@ -171,9 +183,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         &self,
         request: node_v1::ListPrivateVectorsRequest,
     ) -> Result<node_v1::ListPrivateVectorsReply, Refusal> {
-        // The state is noted first: what changes while the page is read counts as unknown to the caller, and is sent again.
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
-        let reader = self.group.reader();
+        let ReadView { collection, shown, view, state } = self.begin_read(request.header.as_ref()).await?;
         let page = PrivatePage {
             owner: keyed(&self.shared.keyring, &collection, record::OWNER_TAG, &request.owner)?,
             after: if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) },
@@ -182,13 +192,13 @@ impl<R: mira_raft::Runtime> Shard<R> {
             cluster: self.shared.cluster.borrow().clone(),
             keyring: self.shared.keyring.clone(),
             collection,
-            reader,
+            view,
             shown,
         };
         // Opening layers is work of milliseconds: not on the threads that carry heartbeats.
         let page = tokio::task::spawn_blocking(move || page.read())
             .await
-            .map_err(|error| Problem::internal(format!("reading private frames failed: {error}")))?
+            .map_err(|_| Problem::internal("reading private frames failed: the node's log says why"))?
             .map_err(|error| self.unreadable(error))?;
         Ok(node_v1::ListPrivateVectorsReply { state: Some(state), ..page })
     }
@@ -196,7 +206,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
 /// A page of private frames to be read.
 struct PrivatePage {
-    reader: StateReader,
+    view: StateReader,
     keyring: Arc<Keyring>,
     cluster: Arc<ClusterState>,
     collection: CollectionRecord,
@@ -241,7 +251,7 @@ impl PrivatePage {
 
     /// Log position of the last change to the owner's frames.
     fn changed(&self) -> Result<u64, EngineError> {
-        match self.reader.get(&record::owner_changed_key(self.collection.id, &self.owner))? {
+        match self.view.get(&record::owner_changed_key(self.collection.id, &self.owner))? {
             Some(stored) => {
                 let stored = stored.as_ref().try_into();
                 stored.map(u64::from_be_bytes).map_err(|_| EngineError::Damaged("position of wrong size".into()))
@@ -254,10 +264,10 @@ impl PrivatePage {
     fn next_entries(&self, room: usize) -> Result<Vec<(FrameId, OwnedFrame)>, EngineError> {
         let prefix = record::owned_prefix(self.collection.id, &self.owner);
         let from = self.after.map(|frame| record::owned_key(self.collection.id, &self.owner, frame));
-        let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
+        let from = from.as_ref().map_or(ops::Bound::Included(&prefix[..]), |key| ops::Bound::Excluded(&key[..]));
         let end = record::owned_key(self.collection.id, &self.owner, FrameId::MAX);
         let (mut entries, mut bytes, mut failed) = (Vec::new(), 0, None);
-        self.reader.scan(from, Bound::Included(&end), false, &mut |key, stored| {
+        self.view.scan(from, ops::Bound::Included(&end), false, &mut |key, stored| {
             let Some(frame) = record::parse_owned_key(key) else { return ControlFlow::Continue(()) };
             match OwnedFrame::decode(stored) {
                 Ok(owned) => {
@@ -274,14 +284,14 @@ impl PrivatePage {
         failed.map_or(Ok(entries), Err)
     }
 
-    /// The vectors of a frame as its owner sealed them; none when it has changed or gone since the page began.
+    /// The vectors of a frame as its owner sealed them; none when it has none.
     fn vectors(&self, frame: FrameId) -> Result<Vec<u8>, EngineError> {
-        let Some(stored) = self.reader.get(&record::vectors_key(self.collection.id, frame))? else {
+        let Some(stored) = self.view.get(&record::vectors_key(self.collection.id, frame))? else {
             return Ok(Vec::new());
         };
         let (version, sealed) = record::decode_vectors(&stored)?;
         let place = FramePlace { collection: self.collection.id, shard: self.shard, frame, version };
-        open(&self.keyring, &self.cluster, &self.collection, &place.context(Part::Vectors), sealed)
+        open(&self.keyring, &self.cluster, &self.collection, place.vectors_bound(), sealed)
             .map_err(|error| damaged(frame, &error))
     }
 }

@@ -2,46 +2,43 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use mira_crypto::Part;
-use mira_proto::{FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE};
+use mira_proto::{CollectionId, FrameId, Problem, Refusal, limits, node_v1, vectors::OWN_SPACE};
+use mira_raft::{EngineError, StateReader};
 
 use crate::meta::{CollectionRecord, Space};
 
 use crate::shard::{
     Shard, frame_id,
-    migration::ownership::Shown,
-    read::{ReadView, private},
-    record::{self, Class, FramePlace, FrameRecord},
+    read::{ReadView, fetch::bytes_of, private},
+    record::{self, Class, FramePlace, FrameRecord, Table},
 };
 
 impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of a collection's frames, with the vectors that callers gave.
     pub async fn scan(&self, request: node_v1::ScanRequest) -> Result<node_v1::ScanReply, Refusal> {
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
+        let read = self.begin_scan(request.header.as_ref()).await?;
         if request.limit == 0 || request.limit > limits::MAX_SCAN {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
         }
         let after = if request.after.is_empty() { None } else { Some(frame_id(&request.after)?) };
         // Opening a page is work of milliseconds, for which this thread lets its other tasks go elsewhere.
-        let page = tokio::task::block_in_place(|| self.page(&collection, &shown, after, request.limit as usize))?;
-        Ok(node_v1::ScanReply { state: Some(state), ..page })
+        let page = tokio::task::block_in_place(|| self.page(&read, after, request.limit as usize))?;
+        Ok(node_v1::ScanReply { state: Some(read.state), ..page })
     }
 
     fn page(
         &self,
-        collection: &CollectionRecord,
-        shown: &Shown,
+        ReadView { collection, shown, view, .. }: &ReadView,
         after: Option<FrameId>,
         limit: usize,
     ) -> Result<node_v1::ScanReply, Refusal> {
-        let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let prefix = record::collection_prefix(record::Table::Records, collection.id);
         let from = after.map(|frame| record::frame_key(collection.id, frame));
         let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
         let end = record::frame_key(collection.id, FrameId::MAX);
         let (mut page, mut bytes, mut failed) = (node_v1::ScanReply::default(), 0, None);
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.group.time_ms();
         let mut look = |key: &[u8], stored: &[u8]| {
             let Some(frame) = record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| shown.shows(frame))
             else {
@@ -53,13 +50,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
             }
             let scanned = FrameRecord::decode(stored)
                 .map_err(|error| self.unreadable(error))
-                .map(|record| (!record.expired(now_ms) && record.class == Class::Memory).then_some(record))
-                .and_then(|record| record.map(|record| self.scanned(collection, &view, frame, record)).transpose());
+                .map(|record| {
+                    (!record.fields.expired(now_ms) && record.fields.class == Class::Memory).then_some(record)
+                })
+                .and_then(|record| record.map(|record| self.scanned(collection, view, frame, record)).transpose());
             match scanned {
                 Ok(None) => ControlFlow::Continue(()),
                 Ok(Some(scanned)) => {
-                    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
-                    bytes += stored.len() + 4 * (scanned.vector.len() + named) + scanned.private_vectors.len();
+                    bytes += bytes_sent(&scanned);
                     page.frames.push(scanned);
                     ControlFlow::Continue(())
                 }
@@ -70,6 +68,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             }
         };
         view.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
+        if after.is_none() {
+            page.has_bin = has_bin(view, collection.id).map_err(|error| self.unreadable(error))?;
+        }
         failed.map_or(Ok(page), Err)
     }
 
@@ -80,8 +81,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         id: FrameId,
         record: FrameRecord,
     ) -> Result<node_v1::ScannedFrame, Refusal> {
-        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.version };
-        let (is_private, spaces) = (record.owner.is_some(), record.spaces);
+        let place = FramePlace { collection: collection.id, shard: self.id, frame: id, version: record.fields.version };
+        let (is_private, spaces) = (record.fields.owner.is_some(), record.fields.spaces);
         let frame = self.open_frame(collection, id, record)?;
         let mut scanned = node_v1::ScannedFrame { frame: Some(frame), ..Default::default() };
         // A vector of the caller's stands for the whole content; those that were made from it can be made again.
@@ -99,8 +100,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         };
         if is_private {
             let cluster = self.shared.cluster.borrow().clone();
-            let context = place.context(Part::Vectors);
-            let inner = private::open(&self.shared.keyring, &cluster, collection, &context, sealed);
+            let inner = private::open(&self.shared.keyring, &cluster, collection, place.vectors_bound(), sealed);
             scanned.private_vectors = inner.map_err(|error| damaged(error.to_string()))?.into();
             return Ok(scanned);
         }
@@ -116,4 +116,21 @@ impl<R: mira_raft::Runtime> Shard<R> {
         scanned.named = named.map(vector).collect();
         Ok(scanned)
     }
+}
+
+/// Whether something of a collection that was forgotten can be brought back.
+fn has_bin(view: &StateReader, collection: CollectionId) -> Result<bool, EngineError> {
+    let (mut has_bin, prefix) = (false, record::collection_prefix(Table::Forgotten, collection));
+    view.scan_prefix(&prefix, false, &mut |_, _| {
+        has_bin = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(has_bin)
+}
+
+/// What a frame takes in a page: as it is sent, opened, which may be many times what lies in the state.
+fn bytes_sent(scanned: &node_v1::ScannedFrame) -> usize {
+    let named: usize = scanned.named.iter().map(|named| named.vector.len()).sum();
+    let frame = scanned.frame.as_ref().map_or(0, bytes_of) as usize;
+    frame + 4 * (scanned.vector.len() + named) + scanned.private_vectors.len()
 }

@@ -11,14 +11,17 @@ use mira_index::{
 };
 use mira_proto::{Code, Problem, Refusal, limits, node_v1, vectors::SpaceNumber};
 
-use super::{Caller, ReadView, field_types, pools::Pools};
+use super::{
+    Caller, ReadView, field_types,
+    pools::{Answer, Pools},
+};
 use crate::{
     meta::{CollectionRecord, Space},
     shard::{
         Shard,
         admission::SearchPermit,
         draft::check_vector,
-        index::{Found, Query, recall_sampler},
+        index::{Found, Query, SpaceId, recall::check_ef, recall_sampler},
         migration::ownership::Shown,
         record::{self, Class},
     },
@@ -41,46 +44,43 @@ struct RankedSearch {
     pools: Pools,
     query: Query,
     ranking: Ranking,
-    /// Best first.
-    hits: Vec<Candidate>,
-    /// What else the index said; its hits are taken out.
-    found: Found,
+    answer: Answer,
 }
 
 impl<R: mira_raft::Runtime> Shard<R> {
     /// Ids and scores of the nearest frames of this shard, best first; with their frames if asked.
     pub async fn search(&self, request: node_v1::SearchRequest) -> Result<node_v1::SearchReply, Refusal> {
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
+        let read = self.begin_read(request.header.as_ref()).await?;
+        let collection = read.collection.clone();
         let space = collection.space_named(&request.space)?;
         check_request(&request, &space)?;
-        if let Some(position) = request.unless_changed_since
-            && self.index.is_unchanged_since(collection.id, position)
-        {
-            return Ok(not_modified(state, position));
-        }
-        if shown.is_none() {
-            return Ok(nothing_shown(state));
+        // What the index has heard of before it is asked: the newest view may have what it has not.
+        let indexed = self.group.reader().applied_index();
+        if read.shown.is_none() {
+            return Ok(nothing_shown(read.state));
         }
         let caller = Caller::default();
-        let prepared = self.prepare(&request, &space, shown, &caller)?;
+        let prepared = self.prepare(&request, &space, read.shown.clone(), &caller)?;
         let permit = self.shared.admission.admit(self.memory_of(&request, &space, prepared.query.k)).await?;
         let started = Instant::now();
-        let RankedSearch { pools, query, ranking, hits, mut found } = self.rank(prepared, &collection, permit).await?;
+        let RankedSearch { pools, query, ranking, answer } = self.rank(prepared, &collection, permit).await?;
+        let Answer { hits, mut found, more, looked_through } = answer;
         if !request.exact && ranking.is_plain() && self.shared.recall_sampler.wants() {
-            self.repeat_exactly(pools, query, state.applied, hits.iter().map(|hit| hit.similarity).collect());
+            self.repeat_exactly(pools, query, indexed, hits.iter().map(|hit| hit.similarity).collect());
         }
         let explain = request.explain.then(|| explained(&mut found, started.elapsed()));
-        let hits = self.fill_hits(&request, &space, hits)?;
-        let as_of = if self.may_be_kept(&request, &collection) { state.applied } else { 0 };
+        let read = self.look_again(request.header.as_ref(), read)?;
+        let hits = self.fill_hits(&request, &read, &space, hits)?;
         Ok(node_v1::SearchReply {
-            state: Some(state),
+            state: Some(read.state),
             hits,
             searched: found.searched,
             tail: found.tail,
             explain,
-            not_modified: false,
-            as_of,
             field_types: found.field_types.map(field_types::to_wire),
+            more,
+            whole: found.is_exact,
+            looked_through: looked_through.unwrap_or_default() as u64,
         })
     }
 
@@ -99,13 +99,16 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let query = Query {
             space: space.number,
             vector: Vec::new(),
-            k: ranking.first_pool(),
+            k: if ranking.is_by_similarity() && vectors.len() == 1 { ranking.k } else { ranking.first_pool() },
             ef: [request.ef, space.ef].into_iter().find(|&ef| ef > 0).map(|ef| ef as usize),
-            exact: request.exact,
+            after: None,
+            // The best by their mean may be among the best of none of the vectors: what is outside must be bounded.
+            exact: request.exact || request.mean,
+            explain: request.explain,
             created_ms: wanted.created_ms,
             condition: wanted.condition,
             among: None,
-            now_ms: self.shared.clock.now_ms(),
+            now_ms: self.group.time_ms(),
             stopped: caller.gone.clone(),
             shown,
         };
@@ -143,9 +146,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
             (pools, ranking, ranked)
         })
         .await
-        .map_err(|error| Problem::internal(format!("the search failed: {error}")))?;
-        let (hits, found) = ranked?;
-        Ok(RankedSearch { pools, query, ranking, hits, found })
+        .map_err(|_| Problem::internal("the search failed: the node's log says why"))?;
+        Ok(RankedSearch { pools, query, ranking, answer: ranked? })
     }
 
     /// Repeats a search in the background to learn how right its answer was: the scores, as of a log position.
@@ -158,6 +160,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let exact = pools.nearest(&query);
             let is_same = pools.index.is_unchanged_since(pools.collection.id, applied);
             let recall = exact.ok().filter(|_| is_same).map(|exact| recall_sampler::recall(&scores, &exact.hits));
+            if let Some(recall) = recall.filter(|_| query.ef.is_none()) {
+                pools.index.note_recall(SpaceId { collection: pools.collection.id, number: query.space }, recall);
+            }
             sampler.done(&name_of(&pools.collection, query.space), started.elapsed(), recall);
         });
     }
@@ -166,13 +171,15 @@ impl<R: mira_raft::Runtime> Shard<R> {
     fn fill_hits(
         &self,
         request: &node_v1::SearchRequest,
+        read: &ReadView,
         space: &Space<'_>,
         hits: Vec<Candidate>,
     ) -> Result<Vec<node_v1::Hit>, Refusal> {
-        let vectors = if request.with_vectors { self.vectors_of(space, &hits)? } else { vec![Vec::new(); hits.len()] };
+        let vectors =
+            if request.with_vectors { self.vectors_of(read, space, &hits)? } else { vec![Vec::new(); hits.len()] };
         let frames = if request.with_frames {
             let ids: Vec<_> = hits.iter().map(|hit| hit.id).collect();
-            self.open_frames(space.collection, Class::Memory, &ids)?
+            self.open_frames(read, Class::Memory, &ids)?
         } else {
             vec![None; hits.len()]
         };
@@ -180,8 +187,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             .into_iter()
             .zip(frames)
             .zip(vectors)
-            // A frame that was forgotten since the index was asked is no hit any more.
-            .filter(|((_, frame), _)| !request.with_frames || frame.is_some())
+            // One that was forgotten since the index was asked has no frame; its place is where a page may end.
             .map(|((hit, frame), vector)| node_v1::Hit {
                 id: hit.id.to_be_bytes().to_vec().into(),
                 score: hit.score,
@@ -195,22 +201,19 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 
     /// The vectors of the passages that matched; empty for frames that are gone.
-    fn vectors_of(&self, space: &Space<'_>, hits: &[Candidate]) -> Result<Vec<Vec<f32>>, Refusal> {
-        let collection = space.collection;
+    fn vectors_of(
+        &self,
+        ReadView { collection, view, .. }: &ReadView,
+        space: &Space<'_>,
+        hits: &[Candidate],
+    ) -> Result<Vec<Vec<f32>>, Refusal> {
         let keys: Vec<_> = hits.iter().map(|hit| record::vectors_key(collection.id, hit.id)).collect();
-        let stored = self.group.reader().multi_get(&keys).map_err(|error| self.unreadable(error))?;
+        let stored = view.multi_get(&keys).map_err(|error| self.unreadable(error))?;
         let passage = |(hit, stored): (&Candidate, Option<bytes::Bytes>)| {
             let opened = self.index.opener().open_stored(collection, hit.id, &stored?)?;
             Some(opened.in_space(space.number).chunks_exact(space.dim).nth(hit.passage as usize)?.to_vec())
         };
         Ok(hits.iter().zip(stored).map(|found| passage(found).unwrap_or_default()).collect())
-    }
-
-    /// Whether the answer stays right as long as no frame of the collection changes.
-    fn may_be_kept(&self, request: &node_v1::SearchRequest, collection: &CollectionRecord) -> bool {
-        // What is shown of a collection that grows changes without any of its frames.
-        let is_migrating = request.header.as_ref().is_some_and(|header| header.migration.is_some());
-        !self.index.is_expiring(collection.id) && !is_migrating
     }
 }
 
@@ -220,21 +223,14 @@ fn check_request(request: &node_v1::SearchRequest, space: &Space<'_>) -> Result<
     if request.k == 0 || request.k > limits::MAX_K {
         return Err(Problem::invalid(format!("k is {}, allowed are 1 to {}", request.k, limits::MAX_K)));
     }
-    Ok(())
-}
-
-/// The answer as of that position still holds.
-fn not_modified(mut state: node_v1::ReadState, position: u64) -> node_v1::SearchReply {
-    // The answer may come from a replica that was ahead of this one.
-    state.applied = state.applied.max(position);
-    node_v1::SearchReply { state: Some(state), not_modified: true, as_of: position, ..Default::default() }
+    if request.ef > 0 { check_ef(request.ef) } else { Ok(()) }
 }
 
 /// The answer of a shard that shows no frame of the collection to this reader.
 fn nothing_shown(mut state: node_v1::ReadState) -> node_v1::SearchReply {
     state.taken_over.clear();
     let field_types = Some(node_v1::KnownFieldTypes::default());
-    node_v1::SearchReply { state: Some(state), field_types, ..Default::default() }
+    node_v1::SearchReply { state: Some(state), field_types, whole: true, ..Default::default() }
 }
 
 /// All vectors of a query, checked.

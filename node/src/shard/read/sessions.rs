@@ -30,7 +30,7 @@ struct SessionSummary {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// A page of the sessions that this shard has frames of.
     pub async fn sessions(&self, request: node_v1::SessionsRequest) -> Result<node_v1::SessionsReply, Refusal> {
-        let ReadView { collection, shown, state } = self.begin_read(request.header.as_ref()).await?;
+        let ReadView { collection, shown, view, state } = self.begin_scan(request.header.as_ref()).await?;
         if request.limit == 0 || request.limit > limits::MAX_SCAN {
             let detail = format!("limit is {}, allowed are 1 to {}", request.limit, limits::MAX_SCAN);
             return Err(Problem::invalid(detail).into());
@@ -41,7 +41,6 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let tag = request.after[..].try_into();
             Some(tag.map_err(|_| Problem::invalid("a session's tag has 16 bytes"))?)
         };
-        let view = self.group.reader().view().map_err(|error| self.unreadable(error))?;
         let read = || {
             let (parts, more) = list(&view, collection.id, &shown, after, request.limit as usize)
                 .map_err(|error| self.unreadable(error))?;
@@ -77,15 +76,28 @@ fn list(
     let from = behind.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
     let end = record::session_key(collection, &[u8::MAX; 16], u64::MAX, FrameId::MAX);
     let (mut parts, mut looked, mut more) = (Vec::<SessionSummary>::new(), 0, false);
-    reader.scan(from, Bound::Included(&end), false, &mut |key, _| {
+    let mut failed = None;
+    reader.scan(from, Bound::Included(&end), false, &mut |key, stored| {
         let found = key.get(9..25).and_then(|tag| Tag::try_from(tag).ok()).zip(record::parse_session_key(key));
-        let Some((tag, (created_ms, frame))) = found.filter(|(_, (_, frame))| shown.shows(*frame)) else {
+        let Some((tag, frame)) = found.filter(|(_, frame)| shown.shows(*frame)) else {
             return ControlFlow::Continue(());
         };
+        let created_ms = match record::parse_number(stored) {
+            Ok(created_ms) => created_ms,
+            Err(error) => {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        };
         looked += 1;
-        // Keys of a session come in order of creation.
+        // Keys of a session come in its order.
         if let Some(part) = parts.last_mut().filter(|part| part.tag == tag) {
-            (part.frames, part.newest) = (part.frames + 1, frame);
+            *part = SessionSummary {
+                frames: part.frames + 1,
+                first_ms: part.first_ms.min(created_ms),
+                newest: frame,
+                ..*part
+            };
             return ControlFlow::Continue(());
         }
         if parts.len() == limit || looked > MOST_KEYS {
@@ -95,5 +107,5 @@ fn list(
         parts.push(SessionSummary { tag, frames: 1, first_ms: created_ms, newest: frame });
         ControlFlow::Continue(())
     })?;
-    Ok((parts, more))
+    failed.map_or(Ok((parts, more)), Err)
 }

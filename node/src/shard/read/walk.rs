@@ -10,7 +10,8 @@ use crate::{
     meta::CollectionRecord,
     shard::{
         Shard,
-        record::{self, Class, FrameHead, FrameRecord},
+        history::{self, History, PastHead},
+        record::{self, Class, FrameHead, FrameRecord, Table},
     },
 };
 
@@ -18,6 +19,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// The next frames of a collection that meet a condition, and where to go on if not all were looked at.
     pub(in crate::shard) fn matching_frames(
         &self,
+        view: &StateReader,
         collection: &CollectionRecord,
         condition: &Condition,
         after: Option<FrameId>,
@@ -26,7 +28,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let is_full = |matching: &Vec<FrameId>, looked_at| {
             matching.len() == limits::MAX_FORGET_STEP || looked_at == limits::MAX_FILTER_STEP
         };
-        self.walk_plain(collection, after, &mut |frame, read| {
+        self.walk_plain(view, collection, after, &mut |frame, read| {
             looked_at += 1;
             last = Some(frame);
             if read.is_some_and(|(attributes, times)| condition.matches(&attributes, &times)) {
@@ -42,6 +44,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// owner can read, and for what is hidden.
     pub(super) fn walk_plain(
         &self,
+        view: &StateReader,
         collection: &CollectionRecord,
         after: Option<FrameId>,
         visit: &mut dyn FnMut(FrameId, Option<(Attributes, Times)>) -> bool,
@@ -53,7 +56,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let mut failed = None;
         let mut look = |key: &[u8], stored: &[u8]| {
             let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
-            match self.read_plain(collection, frame, stored).map(|read| visit(frame, read)) {
+            let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error));
+            match record.and_then(|record| self.read_plain(collection, frame, &record)).map(|read| visit(frame, read)) {
                 Ok(true) => ControlFlow::Continue(()),
                 Ok(false) => ControlFlow::Break(()),
                 Err(refusal) => {
@@ -62,60 +66,116 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 }
             }
         };
-        let reader = self.group.reader();
-        reader.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
+        view.scan(from, Bound::Included(&end), false, &mut look).map_err(|error| self.unreadable(error))?;
         failed.map_or(Ok(()), Err)
     }
 
-    fn read_plain(
+    /// What a filter compares of a frame; `None` of one that nobody but its owner can read, and of what is hidden.
+    pub(in crate::shard) fn read_plain(
         &self,
         collection: &CollectionRecord,
         frame: FrameId,
-        stored: &[u8],
+        record: &FrameRecord,
     ) -> Result<Option<(Attributes, Times)>, Refusal> {
-        let record = FrameRecord::decode(stored).map_err(|error| self.unreadable(error))?;
         // What a private frame says, its owner alone can compare; what is hidden, nobody means.
-        if record.owner.is_some() || record.class != Class::Memory {
+        if record.fields.owner.is_some() || record.fields.class != Class::Memory {
             return Ok(None);
         }
-        let times = Times { created_ms: record.created_ms, expires_ms: record.expires_ms };
-        Ok(Some((self.open_body(collection, frame, &record)?.attributes(), times)))
+        let times = Times { created_ms: record.fields.created_ms, expires_ms: record.fields.expires_ms };
+        Ok(Some((self.open_body(collection, frame, record)?.attributes(), times)))
     }
+
+    /// The next frames in the bin of a collection that are wanted, in order of their ids, and where to go on if not all were
+    /// looked at.
+    pub(in crate::shard) fn walk_bin(
+        &self,
+        view: &StateReader,
+        collection: CollectionId,
+        after: Option<FrameId>,
+        wanted: &mut dyn FnMut(FrameId, &FrameRecord) -> Result<bool, Refusal>,
+    ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
+        let Binned { frames: binned, upto } =
+            list_binned(view, collection, after).map_err(|error| self.unreadable(error))?;
+        let mut frames = Vec::new();
+        for (frame, head) in binned {
+            let version = history::read_version(view, collection, (frame, &head));
+            if wanted(frame, &version.map_err(|error| self.unreadable(error))?.record)? {
+                frames.push(frame);
+            }
+        }
+        Ok((frames, upto))
+    }
+}
+
+/// Frames that rest in the bin.
+#[derive(Default)]
+struct Binned {
+    /// Each with what is known of the version that rests there.
+    frames: Vec<(FrameId, PastHead)>,
+    /// The last frame looked at, if there may be more.
+    upto: Option<FrameId>,
+}
+
+fn list_binned(view: &StateReader, collection: CollectionId, after: Option<FrameId>) -> Result<Binned, EngineError> {
+    let prefix = record::collection_prefix(Table::Histories, collection);
+    let from = after.map(|frame| history::history_key(collection, frame));
+    let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
+    let end = history::history_key(collection, FrameId::MAX);
+    let (mut binned, mut looked_at, mut failed) = (Binned::default(), 0, None);
+    view.scan(from, Bound::Included(&end), false, &mut |key, stored| {
+        let Some((_, frame)) = record::parse_pair_key(key) else { return ControlFlow::Continue(()) };
+        match History::decode(stored) {
+            Ok(history) => binned.frames.extend(history.binned().map(|head| (frame, *head))),
+            Err(error) => failed = Some(error),
+        }
+        looked_at += 1;
+        if looked_at == limits::MAX_FILTER_STEP || binned.frames.len() == limits::MAX_FORGET_STEP {
+            binned.upto = Some(frame);
+        }
+        if failed.is_some() || binned.upto.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    failed.map_or(Ok(binned), Err)
+}
+
+/// The keyed tag of a session in a collection.
+pub(in crate::shard) struct SessionOf {
+    pub(in crate::shard) collection: CollectionId,
+    pub(in crate::shard) tag: [u8; 16],
 }
 
 /// The first `limit` of those frames of a session that are wanted, oldest first.
 pub(in crate::shard) fn frames_of_session(
-    reader: &StateReader,
-    collection: CollectionId,
-    (tag, limit): (&[u8; 16], usize),
+    view: &StateReader,
+    session: &SessionOf,
+    limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(reader, &record::session_prefix(collection, tag), limit, |key, _| {
-        Ok(record::parse_session_key(key).map(|(_, frame)| frame).filter(|&frame| wanted(frame)))
+    collect(view, &record::session_prefix(session.collection, &session.tag), limit, |key, _| {
+        Ok(record::parse_session_key(key).filter(|&frame| wanted(frame)))
     })
 }
 
 /// The first `limit` of those frames of a collection that are wanted, by id.
 pub(in crate::shard) fn frames_of_collection(
-    reader: &StateReader,
+    view: &StateReader,
     collection: CollectionId,
     limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(reader, &record::collection_prefix(record::Table::Heads, collection), limit, |key, head| {
+    collect(view, &record::collection_prefix(record::Table::Heads, collection), limit, |key, head| {
         let is_memory = FrameHead::decode(head)?.class == Class::Memory;
         Ok(record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| is_memory && wanted(frame)))
     })
 }
 
 fn collect(
-    reader: &StateReader,
+    view: &StateReader,
     prefix: &[u8],
     limit: usize,
     parse: impl Fn(&[u8], &[u8]) -> Result<Option<FrameId>, EngineError>,
 ) -> Result<Vec<FrameId>, EngineError> {
     let (mut frames, mut failed) = (Vec::new(), None);
-    reader.scan_prefix(prefix, false, &mut |key, value| {
+    view.scan_prefix(prefix, false, &mut |key, value| {
         match parse(key, value) {
             Ok(frame) => frames.extend(frame),
             Err(error) => failed = Some(error),

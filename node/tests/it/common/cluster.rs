@@ -15,7 +15,7 @@ use mira_proto::{
 use mira_testing::eventually;
 use tempfile::TempDir;
 
-use super::{NodeClient, config, start_with};
+use super::{NodeClients, config, connect, start_with};
 
 pub const SHARDS: u32 = 4;
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,10 +120,10 @@ impl Cluster {
         self.nodes[&at].node().id()
     }
 
-    pub async fn clients(&self) -> Vec<NodeClient> {
+    pub async fn clients(&self) -> Vec<NodeClients> {
         let mut clients = Vec::new();
         for node in self.nodes.values() {
-            clients.extend(NodeClient::connect(format!("http://{}", node.grpc_address())).await);
+            clients.extend(connect(node.grpc_address()).await);
         }
         clients
     }
@@ -132,7 +132,7 @@ impl Cluster {
     pub async fn ask<T, F: Future<Output = Result<T, tonic::Status>>>(
         &self,
         what: &str,
-        ask: impl Fn(NodeClient) -> F,
+        ask: impl Fn(NodeClients) -> F,
     ) -> T {
         let asked = eventually(what, PATIENCE, async || {
             for client in self.clients().await {
@@ -168,7 +168,7 @@ impl Cluster {
         let what = format!("an answer to {request:?}");
         eventually(&what, PATIENCE, async || {
             for client in self.clients().await {
-                match client.cluster().change_node(request).await.map_err(Refusal::from) {
+                match client.cluster().change_node(request.clone()).await.map_err(Refusal::from) {
                     Ok(reply) => return Some(Ok(reply.into_inner().moves)),
                     Err(Refusal::Problem(problem)) => return Some(Err(problem)),
                     Err(_) => {}
@@ -201,6 +201,7 @@ impl Cluster {
                     ..Default::default()
                 }),
                 frames: vec![frame.clone()],
+                ..Default::default()
             };
             let reply = self
                 .ask("a write", |client| {
@@ -210,6 +211,48 @@ impl Cluster {
                 .await;
             assert_eq!(reply.outcomes[0].problem, None);
         }
+    }
+
+    fn write_header(&self, shard: u32) -> Option<node_v1::WriteHeader> {
+        let request_id = rand::random::<u128>().to_be_bytes().to_vec().into();
+        let collection = self.collection;
+        Some(node_v1::WriteHeader { epoch: u64::MAX, shard, collection, request_id, ..Default::default() })
+    }
+
+    /// Replaces a frame, and puts it into the bin.
+    pub async fn replace_and_forget(&self, shard: u32, frame: u128) {
+        let id: bytes::Bytes = frame.to_be_bytes().to_vec().into();
+        let replace = node_v1::FrameWrite {
+            id: id.clone(),
+            content: "in its place".into(),
+            text: true,
+            replace: true,
+            ..Default::default()
+        };
+        let write =
+            node_v1::WriteRequest { header: self.write_header(shard), frames: vec![replace], ..Default::default() };
+        let reply = self.ask("a write", |client| {
+            let write = write.clone();
+            async move { client.shards().write(write).await.map(tonic::Response::into_inner) }
+        });
+        assert_eq!(reply.await.outcomes[0].version, 2);
+        let forget = node_v1::ForgetRequest { header: self.write_header(shard), ids: vec![id], ..Default::default() };
+        let reply = self.ask("a removal", |client| {
+            let forget = forget.clone();
+            async move { client.shards().forget(forget).await.map(tonic::Response::into_inner) }
+        });
+        assert_eq!(reply.await.removed.len(), 1);
+    }
+
+    /// Brings a frame back from the bin; its version.
+    pub async fn undelete(&self, shard: u32, frame: u128) -> u64 {
+        let ids = vec![frame.to_be_bytes().to_vec().into()];
+        let undelete = node_v1::UndeleteRequest { header: self.write_header(shard), ids, ..Default::default() };
+        let reply = self.ask("an undelete", |client| {
+            let undelete = undelete.clone();
+            async move { client.shards().undelete(undelete).await.map(tonic::Response::into_inner) }
+        });
+        reply.await.outcomes[0].version
     }
 
     /// Every frame that was ever stored is in its shard, as a linearizable read sees it.
@@ -272,7 +315,7 @@ impl Cluster {
         // Adding a node that is active changes nothing: its dry run says what is still to move.
         let ask = node_v1::ChangeNodeRequest { dry_run: true, ..request(Action::Add, self.id(nodes[1])) };
         eventually(&format!("settled on {nodes:?}"), PATIENCE, async || {
-            let planned = self.change(ask).await.expect("a plan");
+            let planned = self.change(ask.clone()).await.expect("a plan");
             let map = self.map().await;
             let placed = map.shards.iter().all(|shard| {
                 let replicas: BTreeSet<NodeId> = shard.replicas.iter().copied().collect();
@@ -291,7 +334,7 @@ impl Cluster {
         let strayed = shards.filter_map(|(shard, open)| {
             let status = open.group().status();
             let planned: BTreeSet<NodeId> = map.shards[shard as usize].replicas.iter().copied().collect();
-            let right = status.voters == planned && status.learners.is_empty() && !status.joint;
+            let right = status.voters == planned && status.learners.is_empty() && !status.is_changing;
             (!right).then_some(status)
         });
         strayed.collect()
@@ -300,5 +343,5 @@ impl Cluster {
 
 /// A request to change a node.
 pub fn request(action: Action, node: NodeId) -> node_v1::ChangeNodeRequest {
-    node_v1::ChangeNodeRequest { action: action.into(), node, by: 0, dry_run: false }
+    node_v1::ChangeNodeRequest { action: action.into(), node, ..Default::default() }
 }

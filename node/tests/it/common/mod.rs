@@ -2,34 +2,27 @@
 
 pub mod cluster;
 
-use std::{path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use mira_crypto::ClusterKey;
 use mira_node::{FixedKeys, Formation, NodeConfig, RunningNode, Shape, StartError};
+pub use mira_proto::clients::NodeClients;
 use mira_proto::{Refusal, node_v1};
+use mira_raft::Clock;
 use mira_testing::{eventually, keys::KEY};
-use tonic::transport::Channel;
+use tonic::transport::Endpoint;
 
-/// Clients of a node's services, over one connection.
-#[derive(Clone)]
-pub struct NodeClient(Channel);
-
-impl NodeClient {
-    pub async fn connect(address: String) -> Result<Self, tonic::transport::Error> {
-        Ok(NodeClient(tonic::transport::Endpoint::from_shared(address)?.connect().await?))
-    }
-
-    pub fn shards(&self) -> node_v1::shard_service_client::ShardServiceClient<Channel> {
-        node_v1::shard_service_client::ShardServiceClient::new(self.0.clone())
-    }
-
-    pub fn cluster(&self) -> node_v1::cluster_service_client::ClusterServiceClient<Channel> {
-        node_v1::cluster_service_client::ClusterServiceClient::new(self.0.clone())
-    }
-
-    pub fn keys(&self) -> node_v1::key_service_client::KeyServiceClient<Channel> {
-        node_v1::key_service_client::KeyServiceClient::new(self.0.clone())
-    }
+/// Clients of a node at an address.
+pub async fn connect(address: SocketAddr) -> Result<NodeClients, tonic::transport::Error> {
+    Ok(NodeClients::new(Endpoint::from_shared(format!("http://{address}"))?.connect().await?))
 }
 
 /// For a stopped node to let its folder go.
@@ -53,27 +46,27 @@ pub async fn start_with(config: impl Fn() -> NodeConfig) -> Result<RunningNode, 
     .await
 }
 
-pub async fn start(folder: &Path) -> (RunningNode, NodeClient) {
+pub async fn start(folder: &Path) -> (RunningNode, NodeClients) {
     let node = RunningNode::start(config(folder, Formation::Bootstrap(ALONE))).await.expect("the node starts");
     assert!(node.wait_ready(Duration::from_secs(30)).await, "the node is not ready");
-    let client = NodeClient::connect(format!("http://{}", node.grpc_address())).await.expect("a connection");
+    let client = connect(node.grpc_address()).await.expect("a connection");
     (node, client)
 }
 
 /// A collection on shard `shard`, as its leader.
 pub struct Shard {
-    pub client: NodeClient,
+    pub client: NodeClients,
     pub collection: u64,
     pub shard: u32,
     pub epoch: u64,
 }
 
 impl Shard {
-    pub async fn new(client: NodeClient, name: &str) -> Shard {
+    pub async fn new(client: NodeClients, name: &str) -> Shard {
         Shard::quantised(client, name, node_v1::Quantization::Int8).await
     }
 
-    pub async fn quantised(client: NodeClient, name: &str, quantization: node_v1::Quantization) -> Shard {
+    pub async fn quantised(client: NodeClients, name: &str, quantization: node_v1::Quantization) -> Shard {
         let request = node_v1::CreateCollectionRequest {
             name: name.into(),
             dim: DIM,
@@ -85,7 +78,7 @@ impl Shard {
         Shard::created(client, request).await
     }
 
-    pub async fn created(client: NodeClient, request: node_v1::CreateCollectionRequest) -> Shard {
+    pub async fn created(client: NodeClients, request: node_v1::CreateCollectionRequest) -> Shard {
         let collection = client.cluster().create_collection(request).await.expect("a collection").into_inner();
         let map = client.cluster().get_map(node_v1::GetMapRequest::default()).await.expect("a map").into_inner();
         Shard { client, collection: collection.id, shard: 0, epoch: map.epoch }
@@ -109,6 +102,7 @@ impl Shard {
                 ..Default::default()
             }),
             frames,
+            ..Default::default()
         };
         Ok(self.client.clone().shards().write(request).await?.into_inner())
     }
@@ -141,6 +135,11 @@ impl Shard {
     }
 
     pub async fn fetch(&self, ids: &[u128]) -> Vec<node_v1::Frame> {
+        self.fetch_as(ids, node_v1::FetchRequest::default()).await
+    }
+
+    /// What the request says beside ids and header.
+    pub async fn fetch_as(&self, ids: &[u128], request: node_v1::FetchRequest) -> Vec<node_v1::Frame> {
         let request = node_v1::FetchRequest {
             header: Some(node_v1::ReadHeader {
                 epoch: self.epoch,
@@ -154,12 +153,16 @@ impl Shard {
                 ..Default::default()
             }),
             ids: ids.iter().map(|id| id.to_be_bytes().to_vec().into()).collect(),
-            ..Default::default()
+            ..request
         };
         self.client.clone().shards().fetch(request).await.expect("an answer").into_inner().frames
     }
 
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Vec<u128> {
+        self.forgotten(request).await.removed.iter().map(|id| number(id)).collect()
+    }
+
+    pub async fn forgotten(&self, request: node_v1::ForgetRequest) -> node_v1::ForgetReply {
         let request = node_v1::ForgetRequest {
             header: Some(node_v1::WriteHeader {
                 epoch: self.epoch,
@@ -170,8 +173,7 @@ impl Shard {
             }),
             ..request
         };
-        let reply = self.client.clone().shards().forget(request).await.expect("an answer").into_inner();
-        reply.removed.iter().map(|id| number(id)).collect()
+        self.client.clone().shards().forget(request).await.expect("an answer").into_inner()
     }
 
     pub async fn session(&self, limit: u32, last: bool) -> Vec<u128> {
@@ -191,6 +193,20 @@ impl Shard {
         reply.frames.iter().map(|frame| number(&frame.id)).collect()
     }
 }
+
+/// A clock that goes when it is told to.
+#[derive(Clone)]
+pub struct SetClock(pub Arc<AtomicU64>);
+
+impl Clock for SetClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What time it is in the tests of clocks.
+pub const NOON_MS: u64 = 1_800_000_000_000;
+pub const DAY_MS: u64 = 86_400_000;
 
 pub fn number(id: &[u8]) -> u128 {
     u128::from_be_bytes(id.try_into().expect("16 bytes"))

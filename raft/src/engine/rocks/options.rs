@@ -20,14 +20,16 @@ pub struct EngineOptions {
     pub cache_bytes: usize,
     /// Bytes of each of the (at most three) memtables.
     pub memtable_bytes: usize,
+    /// Files that it keeps open.
+    pub open_files: u32,
 }
 
 impl EngineOptions {
     /// Sizes for a node that shares its machine.
     pub fn new(role: EngineRole) -> Self {
         match role {
-            EngineRole::Log => Self { role, cache_bytes: 8 << 20, memtable_bytes: 32 << 20 },
-            EngineRole::State => Self { role, cache_bytes: 64 << 20, memtable_bytes: 32 << 20 },
+            EngineRole::Log => Self { role, cache_bytes: 8 << 20, memtable_bytes: 32 << 20, open_files: 512 },
+            EngineRole::State => Self { role, cache_bytes: 64 << 20, memtable_bytes: 32 << 20, open_files: 512 },
         }
     }
 }
@@ -39,6 +41,14 @@ const BLOCK_BYTES: usize = 8 << 10;
 /// Bytes of a piece of an index or filter.
 const METADATA_BLOCK_BYTES: usize = 4 << 10;
 
+/// Write-ahead logs that are kept to be used again, with what was in them. Only the Raft log is synced with each write.
+pub(super) fn recycled_logs(role: EngineRole) -> usize {
+    match role {
+        EngineRole::Log => 2,
+        EngineRole::State => 0,
+    }
+}
+
 /// As RocksDB takes them.
 pub(super) fn database_options(options: EngineOptions) -> Options {
     let mut db = Options::default();
@@ -47,8 +57,8 @@ pub(super) fn database_options(options: EngineOptions) -> Options {
     db.set_max_background_jobs(2);
     db.set_write_buffer_size(options.memtable_bytes);
     db.set_max_write_buffer_number(3);
-    db.set_max_open_files(512);
-    db.set_recycle_log_file_num(4);
+    db.set_max_open_files(options.open_files as i32);
+    db.set_recycle_log_file_num(recycled_logs(options.role));
     // All but keys is ciphertext: compressing it gains nothing.
     db.set_compression_type(DBCompressionType::None);
     db.set_level_compaction_dynamic_level_bytes(true);

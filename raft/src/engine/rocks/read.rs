@@ -15,10 +15,12 @@ pub(super) struct RocksView {
     // Declared, and so dropped, before the database it belongs to.
     snapshot: SnapshotWithThreadMode<'static, DB>,
     db: Arc<Database>,
+    /// Whether what scans read is kept in the cache of blocks.
+    fills_cache: bool,
 }
 
 impl RocksView {
-    pub fn new(db: Arc<Database>) -> Self {
+    pub fn new(db: Arc<Database>, fills_cache: bool) -> Self {
         let snapshot = db.snapshot();
         // SAFETY: the snapshot borrows the `DB` inside the `Arc`, whose address does not change, and which the field
         // `db` keeps alive. `snapshot` is dropped first (fields drop in order of declaration), is never moved out, and
@@ -26,7 +28,7 @@ impl RocksView {
         let snapshot = unsafe {
             std::mem::transmute::<SnapshotWithThreadMode<'_, DB>, SnapshotWithThreadMode<'static, DB>>(snapshot)
         };
-        Self { snapshot, db }
+        Self { snapshot, db, fills_cache }
     }
 
     fn options(&self) -> ReadOptions {
@@ -53,8 +55,7 @@ impl Read for RocksView {
         visit: &mut Visitor<'_>,
     ) -> Result<(), EngineError> {
         let mut options = self.options();
-        // A view is scanned whole, to send it: that must not drive out what readers need.
-        options.fill_cache(false);
+        options.fill_cache(self.fills_cache);
         scan(&self.db, options, KeyBounds { from, to }, reverse, visit)
     }
 }

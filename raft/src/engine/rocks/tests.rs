@@ -39,6 +39,86 @@ fn a_database_is_closed_when_its_last_view_is_gone() {
     RocksEngine::open(folder.path(), EngineOptions::new(EngineRole::State)).unwrap();
 }
 
+#[test]
+fn a_database_that_is_opened_again_has_all_that_it_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let rocks = RocksEngine::open(folder.path(), EngineOptions::new(EngineRole::State)).unwrap();
+    let mut batch = Batch::default();
+    batch.put(b"a", "1");
+    rocks.write(&batch, Durability::Buffered).unwrap();
+    let view = rocks.view();
+    let refused = rocks.reopen().unwrap_err();
+    assert!(matches!(refused, EngineError::NoFile(_)) && refused.is_passing(), "it is still read: {refused}");
+    assert_eq!(rocks.get(b"a").unwrap().unwrap(), "1", "and serves on");
+    drop(view);
+    rocks.reopen().unwrap();
+    assert_eq!(rocks.get(b"a").unwrap().unwrap(), "1");
+    rocks.write(&batch, Durability::Synced).unwrap();
+    let closing = rocks.closing();
+    drop(rocks);
+    assert!(closing.is_done());
+}
+
+/// The files of a folder that hold what is looked for.
+fn files_with(folder: &Path, sought: &[u8]) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let holds = |path: &PathBuf| fs::read(path).unwrap().windows(sought.len()).any(|window| window == sought);
+    paths.filter(holds).collect()
+}
+
+#[test]
+fn what_was_deleted_is_in_no_file_after_a_compaction_whoever_reads_meanwhile() {
+    for role in [EngineRole::Log, EngineRole::State] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions { memtable_bytes: 1 << 20, ..EngineOptions::new(role) };
+        let rocks = RocksEngine::open(folder.path(), options).unwrap();
+        let write = |change: &dyn Fn(&mut Batch)| {
+            let mut batch = Batch::default();
+            change(&mut batch);
+            rocks.write(&batch, Durability::Synced).unwrap();
+        };
+        // Late in a long write-ahead log, so that the next one does not just happen to write over it.
+        for number in 0..10u32 {
+            write(&|batch| batch.put(number.to_be_bytes(), vec![7; 50_000]));
+        }
+        write(&|batch| batch.put(b"a", "a secret that is to go"));
+        rocks.compact(&[], &[]).unwrap();
+        assert!(!files_with(folder.path(), b"a secret").is_empty());
+        let before = rocks.view();
+        write(&|batch| batch.delete(b"a"));
+        let _after = rocks.view();
+
+        let kept = rocks.compact(&[], &[]).unwrap_err();
+        assert!(matches!(kept, EngineError::Io(_)), "it is still read: {kept}");
+        assert!(before.get(b"a").unwrap().is_some());
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            drop(before);
+        });
+        rocks.compact(&[], &[]).unwrap();
+        reader.join().unwrap();
+        // RocksDB removes files behind the back of those who wait for a flush.
+        let until = Instant::now() + Duration::from_secs(10);
+        while !files_with(folder.path(), b"a secret").is_empty() {
+            assert!(Instant::now() < until, "{role:?}: {:?}", files_with(folder.path(), b"a secret"));
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(rocks.get(&3u32.to_be_bytes()).unwrap().unwrap(), vec![7; 50_000]);
+    }
+}
+
+#[test]
+fn want_of_files_is_told_from_other_failures() {
+    for text in [
+        "IO error: While open a file for appending: /x/000012.log: Too many open files",
+        "Too many open files in system",
+    ] {
+        assert!(matches!(io_error(std::io::Error::other(text)), EngineError::NoFile(_)), "{text}");
+    }
+    assert!(matches!(io_error(std::io::Error::from_raw_os_error(24)), EngineError::NoFile(_)));
+    assert!(matches!(io_error(std::io::Error::other("Input/output error")), EngineError::Io(_)));
+}
+
 /// Flips a bit in every place where the file says `text`.
 fn damage(folder: &Path, text: &[u8]) {
     let mut hits = 0;

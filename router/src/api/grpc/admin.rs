@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{collection_to, erasure_to, keys_to, named_vectors_of, present, word};
 use super::server::Grpc;
+use crate::operations::validate::collection_name;
 
 #[async_trait]
 impl Admin for Grpc {
@@ -25,7 +26,9 @@ impl Admin for Grpc {
         request: Request<v1::GetCollectionRequest>,
     ) -> Result<Response<v1::Collection>, Status> {
         let (context, request) = self.enter(request)?;
-        Ok(Response::new(collection_to(self.api.memory.get_collection(&context, &request.name).await?)))
+        Ok(Response::new(collection_to(
+            self.api.memory.get_collection(&context, &collection_name(&request.name)?).await?,
+        )))
     }
 
     async fn put_collection(
@@ -39,6 +42,8 @@ impl Admin for Grpc {
             quantization: word("quantization", &request.quantization)?.unwrap_or_default(),
             partitions: (request.partitions != 0).then_some(request.partitions),
             ttl_seconds: request.ttl_seconds,
+            versions: request.versions.map(|kept| model::VersionsKept { last: kept.last, days: kept.days }),
+            bin_days: request.bin_days,
             vectors: request
                 .vectors
                 .into_iter()
@@ -54,7 +59,7 @@ impl Admin for Grpc {
         request: Request<v1::DeleteCollectionRequest>,
     ) -> Result<Response<v1::DeleteCollectionReply>, Status> {
         let (context, request) = self.enter(request)?;
-        self.api.memory.delete_collection(&context, &request.name).await?;
+        self.api.memory.delete_collection(&context, &collection_name(&request.name)?).await?;
         Ok(Response::new(v1::DeleteCollectionReply {}))
     }
 
@@ -64,7 +69,7 @@ impl Admin for Grpc {
     ) -> Result<Response<v1::GrowCollectionReply>, Status> {
         let (context, request) = self.enter(request)?;
         let grow = model::GrowRequest { partitions: request.partitions, dry_run: request.dry_run };
-        let reply = self.api.memory.grow_collection(&context, &request.name, grow).await?;
+        let reply = self.api.memory.grow_collection(&context, &collection_name(&request.name)?, grow).await?;
         Ok(Response::new(v1::GrowCollectionReply {
             from: reply.from,
             to: reply.to,
@@ -85,7 +90,7 @@ impl Admin for Grpc {
             dry_run: request.dry_run,
             reset: request.reset,
         };
-        let reply = self.api.memory.tune_collection(&context, &request.name, tune).await?;
+        let reply = self.api.memory.tune_collection(&context, &collection_name(&request.name)?, tune).await?;
         let beam =
             |beam: model::BeamRecall| v1::BeamRecall { ef: beam.ef, recall: beam.recall, median_us: beam.median_us };
         Ok(Response::new(v1::TuneCollectionReply {

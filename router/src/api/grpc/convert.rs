@@ -8,7 +8,7 @@ use mira_proto::{Code, Problem, limits, model, v1};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::operations::convert;
+use crate::operations::{convert, validate};
 
 pub(super) fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Problem> {
     let metadata = match item.metadata_json.as_str() {
@@ -18,8 +18,8 @@ pub(super) fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Proble
             return Err(Problem::new(Code::TooLarge, format!("metadata has {have} bytes, the limit is {limit}")));
         }
         json => Some(
-            serde_json::from_str(json)
-                .map_err(|error| Problem::invalid(format!("metadata_json is not a JSON object: {error}")))?,
+            model::parse_metadata(json)
+                .map_err(|error| Problem::invalid(format!("metadata_json is not a JSON object to keep: {error}")))?,
         ),
     };
     Ok(model::StoreItem {
@@ -38,6 +38,8 @@ pub(super) fn item_of(item: v1::StoreRequest) -> Result<model::StoreItem, Proble
         created_at: present(item.created_at),
         collection: present(item.collection),
         private: item.private,
+        source_key: present(item.source_key),
+        position: (item.position != 0).then_some(item.position),
     })
 }
 
@@ -54,6 +56,7 @@ pub(super) fn search_of(request: v1::SearchRequest) -> Result<model::SearchReque
         created_to: present(request.created_to),
         strict: request.strict,
         exact: request.exact,
+        ef: (request.ef != 0).then_some(request.ef),
         filter: filter_of(&request.filter_json)?,
         explain: request.explain,
         queries: (!request.queries.is_empty()).then_some(request.queries),
@@ -104,6 +107,8 @@ pub(super) fn search_to(reply: model::SearchReply) -> Result<v1::SearchReply, Pr
         explain_json: reply.explain.map(|explain| json_of(&explain)).transpose()?.unwrap_or_default(),
         staleness_ms: reply.staleness_ms,
         lagging: reply.lagging,
+        looked_through: reply.looked_through,
+        damaged: reply.damaged.iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -112,11 +117,14 @@ pub(super) fn recall_of(request: v1::RecallRequest) -> Result<model::RecallReque
     Ok(model::RecallRequest {
         id,
         ids,
+        version: request.version,
+        known_at: present(request.known_at),
         session: present(request.session),
         created_from: present(request.created_from),
         created_to: present(request.created_to),
         limit: (request.limit != 0).then_some(request.limit),
         last: request.last,
+        cursor: present(request.cursor),
         collection: present(request.collection),
         consistency: word("consistency", &request.consistency)?,
     })
@@ -170,12 +178,12 @@ pub(super) fn hit_to(hit: model::Hit) -> Result<v1::Hit, Problem> {
 }
 
 /// The collection that a request names, or the default one.
-pub(super) fn collection_of(name: String) -> String {
-    present(name).unwrap_or_else(|| model::DEFAULT_COLLECTION.to_owned())
+pub(super) fn collection_of(name: String) -> Result<String, Problem> {
+    validate::collection(present(name))
 }
 
 pub(super) fn upload_of(name: v1::UploadName) -> Result<(String, Uuid), Problem> {
-    let collection = collection_of(name.collection);
+    let collection = collection_of(name.collection)?;
     Ok((collection, uuid(&name.upload)?))
 }
 
@@ -185,7 +193,8 @@ pub(super) fn upload_to(reply: model::UploadReply) -> v1::UploadState {
         offset: reply.offset,
         size: reply.size,
         id: reply.stored.as_ref().map(|stored| stored.id.to_string()).unwrap_or_default(),
-        version: reply.stored.map(|stored| stored.version).unwrap_or_default(),
+        version: reply.stored.as_ref().map(|stored| stored.version).unwrap_or_default(),
+        unchanged: reply.stored.is_some_and(|stored| stored.unchanged),
     }
 }
 
@@ -220,6 +229,8 @@ pub(super) fn collection_to(collection: model::Collection) -> v1::Collection {
         dim: collection.dim,
         partitions: collection.partitions,
         ttl_seconds: collection.ttl_seconds,
+        versions: Some(v1::VersionsKept { last: collection.versions.last, days: collection.versions.days }),
+        bin_days: collection.bin_days,
         created_at: collection.created_at,
         model: collection.model.unwrap_or_default(),
         growth: collection.growth.map(|growth| v1::GrowthStatus {

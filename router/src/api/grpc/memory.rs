@@ -3,13 +3,14 @@
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
 use mira_proto::v1::memory_server::Memory as MemoryService;
-use mira_proto::{Problem, model, v1};
+use mira_proto::{Code, Problem, limits, model, v1};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::convert::{
     by_name, collection_of, filter_of, frame_to, item_of, json_of, one_or_many, present, recall_of, search_of,
-    search_to, upload_of, upload_to, uuid,
+    search_to, upload_of, upload_to, uuid, word,
 };
 use super::server::Grpc;
 use crate::api::content::{Reading, Receiving};
@@ -27,6 +28,7 @@ impl MemoryService for Grpc {
             id: reply.id.map(|id| id.to_string()).unwrap_or_default(),
             version: reply.version.unwrap_or_default(),
             consistency_token: reply.consistency_token,
+            unchanged: reply.unchanged,
         }))
     }
 
@@ -49,7 +51,8 @@ impl MemoryService for Grpc {
         request: Request<Streaming<v1::StoreRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
         let (context, items) = self.enter(request)?;
-        Ok(Response::new(self.clone().ingest_all(context, items).boxed()))
+        let place = self.api.stream()?;
+        Ok(Response::new(self.clone().ingest_all(context, items, place).boxed()))
     }
 
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchReply>, Status> {
@@ -63,17 +66,13 @@ impl MemoryService for Grpc {
         request: Request<v1::SearchBatchRequest>,
     ) -> Result<Response<v1::SearchBatchReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let searches = request.searches.into_iter().map(search_of).collect::<Result<_, _>>()?;
-        let batch = model::SearchRequest { searches: Some(searches), ..Default::default() };
-        let reply = self.api.memory.search(&context, batch).await?;
+        let searches = request.searches.into_iter().map(search_of).collect();
+        let reply = self.api.memory.search_batch(&context, searches).await?;
         let answer = |result| match result {
             model::SearchResult::Answered(reply) => {
                 Ok(v1::SearchResult { reply: Some(search_to(*reply)?), problem: None })
             }
-            model::SearchResult::Refused { error } => {
-                let problem = v1::Problem { code: error.code.to_string(), detail: error.detail };
-                Ok(v1::SearchResult { reply: None, problem: Some(problem) })
-            }
+            model::SearchResult::Refused { error } => Ok(v1::SearchResult { reply: None, problem: Some(error.into()) }),
         };
         let answers = reply.answers.into_iter().flatten().map(answer).collect::<Result<_, Problem>>()?;
         Ok(Response::new(v1::SearchBatchReply { answers, consistency_token: reply.consistency_token }))
@@ -85,6 +84,8 @@ impl MemoryService for Grpc {
         Ok(Response::new(v1::RecallReply {
             frames: reply.frames.into_iter().map(frame_to).collect::<Result<_, _>>()?,
             missing: reply.missing.iter().map(Uuid::to_string).collect(),
+            more: reply.more,
+            next_cursor: reply.next_cursor.unwrap_or_default(),
             staleness_ms: reply.staleness_ms,
             lagging: reply.lagging,
         }))
@@ -92,11 +93,11 @@ impl MemoryService for Grpc {
 
     async fn sessions(&self, request: Request<v1::SessionsRequest>) -> Result<Response<v1::SessionsReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = collection_of(request.collection);
+        let collection = collection_of(request.collection)?;
         let page = model::SessionsRequest {
             agent: present(request.agent),
             active_since: present(request.active_since),
-            after: present(request.after),
+            cursor: present(request.cursor),
             limit: (request.limit != 0).then_some(request.limit),
         };
         let reply = self.api.memory.sessions(&context, &collection, page).await?;
@@ -110,27 +111,30 @@ impl MemoryService for Grpc {
             private: session.private,
         };
         let sessions = reply.sessions.into_iter().map(session).collect();
-        Ok(Response::new(v1::SessionsReply { sessions, next: reply.next.unwrap_or_default() }))
+        let next_cursor = reply.next_cursor.unwrap_or_default();
+        Ok(Response::new(v1::SessionsReply { sessions, more: reply.more, next_cursor }))
     }
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = collection_of(request.collection);
+        let collection = collection_of(request.collection)?;
         let page = model::ScanRequest {
-            after: present(request.after).map(|id| uuid(&id)).transpose()?,
+            cursor: present(request.cursor).map(|id| uuid(&id)).transpose()?,
             limit: (request.limit != 0).then_some(request.limit),
         };
         let reply = self.api.memory.scan(&context, &collection, page).await?;
         let frame = |scanned: model::ScannedFrame| {
             Ok::<_, Problem>(v1::ScannedFrame {
                 frame: Some(frame_to(scanned.frame)?),
+                position: scanned.position,
                 vector: scanned.vector.unwrap_or_default(),
                 named_vectors: by_name(scanned.vectors, |components| v1::Vector { components }),
             })
         };
         Ok(Response::new(v1::ScanReply {
             frames: reply.frames.into_iter().map(frame).collect::<Result<_, _>>()?,
-            next: reply.next.map(|id| id.to_string()).unwrap_or_default(),
+            more: reply.more,
+            next_cursor: reply.next_cursor.map(|id| id.to_string()).unwrap_or_default(),
             private_left_out: reply.private_left_out,
         }))
     }
@@ -140,14 +144,28 @@ impl MemoryService for Grpc {
         let (id, ids) = one_or_many(request.ids)?;
         let (session, collection) = (present(request.session), present(request.collection));
         let filter = filter_of(&request.filter_json)?;
-        let request =
-            model::ForgetRequest { id, ids, session, collection, all: request.all, filter, shred: request.shred };
+        let v1::ForgetRequest { all, now, shred, .. } = request;
+        let request = model::ForgetRequest { id, ids, session, collection, all, filter, now, shred };
         let reply = self.api.memory.forget(&context, request).await?;
         Ok(Response::new(v1::ForgetReply {
             removed: reply.removed,
             ids: reply.ids.iter().map(Uuid::to_string).collect(),
             consistency_token: reply.consistency_token,
             shred: reply.shred,
+            restorable_until: reply.restorable_until.unwrap_or_default(),
+        }))
+    }
+
+    async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
+        let (context, request) = self.enter(request)?;
+        let action = word("action", &request.action)?.ok_or_else(|| Problem::invalid("action is missing"))?;
+        let (id, collection) = (uuid(&request.id)?, present(request.collection));
+        let reply = self.api.memory.change(&context, model::ChangeRequest { action, id, collection }).await?;
+        Ok(Response::new(v1::ChangeReply {
+            id: reply.id.to_string(),
+            version: reply.version,
+            unchanged: reply.unchanged,
+            consistency_token: reply.consistency_token,
         }))
     }
 
@@ -157,16 +175,17 @@ impl MemoryService for Grpc {
     ) -> Result<Response<v1::UploadState>, Status> {
         let (context, request) = self.enter(request)?;
         let frame = request.frame.unwrap_or_default();
-        let (collection, frame) = (collection_of(frame.collection.clone()), item_of(frame)?);
+        let (collection, frame) = (collection_of(frame.collection.clone())?, item_of(frame)?);
         let request = model::UploadRequest { frame, content_type: present(request.content_type), size: request.size };
         Ok(Response::new(upload_to(self.api.memory.begin_upload(&context, &collection, request).await?)))
     }
 
     async fn upload(&self, request: Request<Streaming<v1::UploadPiece>>) -> Result<Response<v1::UploadState>, Status> {
         let (context, mut pieces) = self.enter(request)?;
-        let first = pieces.message().await?.unwrap_or_default();
-        let (collection, id) = upload_of(first.name.unwrap_or_default())?;
         let _permit = self.api.stream()?;
+        let late = |_| Problem::new(Code::DeadlineExceeded, "the stream stood still for a minute");
+        let first = timeout(limits::STREAM_IDLE, pieces.message()).await.map_err(late)??.unwrap_or_default();
+        let (collection, id) = upload_of(first.name.unwrap_or_default())?;
         let upload = Receiving::new(&self.api.memory, context, UploadRef { collection: &collection, upload: id });
         let rest = pieces.map(|piece| piece.map(|piece| piece.bytes));
         let bytes = futures::stream::iter([Ok(first.bytes)]).chain(rest);
@@ -203,7 +222,7 @@ impl MemoryService for Grpc {
         request: Request<v1::ReadContentRequest>,
     ) -> Result<Response<Self::ReadContentStream>, Status> {
         let (context, request) = self.enter(request)?;
-        let collection = collection_of(request.collection);
+        let collection = collection_of(request.collection)?;
         let permit = self.api.stream()?;
         let content = self
             .api
@@ -230,6 +249,15 @@ impl MemoryService for Grpc {
         Ok(Response::new(futures::stream::iter([Ok(first)]).chain(rest).boxed()))
     }
 
+    async fn create_passphrase(
+        &self,
+        request: Request<v1::CreatePassphraseRequest>,
+    ) -> Result<Response<v1::CreatePassphraseReply>, Status> {
+        let (context, _) = self.enter(request)?;
+        self.api.memory.create_passphrase(&context).await?;
+        Ok(Response::new(v1::CreatePassphraseReply {}))
+    }
+
     async fn set_passphrase(
         &self,
         request: Request<v1::SetPassphraseRequest>,
@@ -238,6 +266,15 @@ impl MemoryService for Grpc {
         let (context, _) = self.enter(request)?;
         self.api.memory.set_passphrase(&context, new).await?;
         Ok(Response::new(v1::SetPassphraseReply {}))
+    }
+
+    async fn remove_passphrase(
+        &self,
+        request: Request<v1::RemovePassphraseRequest>,
+    ) -> Result<Response<v1::RemovePassphraseReply>, Status> {
+        let (context, _) = self.enter(request)?;
+        self.api.memory.remove_passphrase(&context).await?;
+        Ok(Response::new(v1::RemovePassphraseReply {}))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {

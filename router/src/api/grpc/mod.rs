@@ -4,6 +4,7 @@
 //! mean, so both are read by the same code.
 
 mod admin;
+mod admit;
 mod convert;
 mod ingest;
 mod memory;

@@ -4,6 +4,8 @@
 //! A tool answers with a JSON document, and with a text that quotes memories as data (`text`). The one file that names
 //! rmcp.
 
+pub(super) mod cancel;
+pub(super) mod envelope;
 pub(super) mod text;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::http::request::Parts;
-use mira_proto::{Problem, limits};
+use bytes::Bytes;
+use mira_proto::{Code, Problem, limits};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, ListToolsResult,
     PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
@@ -21,7 +24,9 @@ use rmcp::transport::streamable_http_server::session::never::NeverSessionManager
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
+use self::envelope::Arguments;
 use super::extract::Principal;
 use super::operation::{self, Operation, ToolAnswer};
 use super::{Api, operations};
@@ -109,8 +114,16 @@ impl ServerHandler for Server {
         let Some(tool) = self.calls.get(&*call.name) else {
             return Err(ErrorData::invalid_params(format!("there is no tool {:?}", call.name), None));
         };
-        let arguments = Value::Object(call.arguments.unwrap_or_default());
-        match tool.call(&self.api.memory, &context, arguments).await {
+        // Its own arguments are none: `envelope` has taken them out.
+        let Arguments(arguments) = part(&mcp).unwrap_or(Arguments(Bytes::from_static(b"{}")));
+        let cancelled = part::<CancellationToken>(&mcp).unwrap_or_default();
+        let answer = tokio::select! {
+            answer = tool.call(&self.api.memory, &context, arguments) => answer,
+            // The connection is closed, or the client has said so.
+            () = mcp.ct.cancelled() => Err(gone()),
+            () = cancelled.cancelled() => Err(gone()),
+        };
+        match answer {
             Ok(ToolAnswer { document, text }) => {
                 let mut result = CallToolResult::structured(document);
                 result.content = vec![ContentBlock::text(text)];
@@ -123,13 +136,21 @@ impl ServerHandler for Server {
 
 impl Server {
     fn context(&self, mcp: &McpContext<RoleServer>) -> Result<RequestContext, Problem> {
-        let parts = mcp.extensions.get::<Parts>();
-        let principal = parts.and_then(|parts| parts.extensions.get::<Principal>());
-        let (Some(parts), Some(Principal(principal))) = (parts, principal) else {
+        let (Some(parts), Some(Principal(principal))) = (mcp.extensions.get::<Parts>(), part(mcp)) else {
             return Err(Problem::internal("a request came past the gate"));
         };
-        self.api.context(principal.clone(), &parts.headers)
+        self.api.context(principal, &parts.headers)
     }
+}
+
+/// Something that was put beside the HTTP request before the library read it.
+fn part<T: Clone + Send + Sync + 'static>(mcp: &McpContext<RoleServer>) -> Option<T> {
+    mcp.extensions.get::<Parts>()?.extensions.get().cloned()
+}
+
+/// What is said of a call that nobody waits for.
+fn gone() -> Problem {
+    Problem::new(Code::DeadlineExceeded, "the call was cancelled; a write may have taken effect")
 }
 
 fn refused(problem: &Problem) -> CallToolResult {

@@ -9,21 +9,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{Html, Response};
 use axum::routing::get;
-use mira_proto::{Code, Problem, limits};
+use mira_proto::{Code, Problem};
 
+use super::body::TakenRoom;
 use super::extract::Principal;
 use super::failure::Failure;
 use super::operation::Access;
-use super::{Api, mcp, operations};
+use super::{Api, access, mcp, operations};
 
 /// The routes. `bound` is the address they are served at, which MCP's `Host` check then knows as ours.
 pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
-    let mut guarded = Router::new().route_service("/mcp", mcp::service(api.clone(), bound));
+    let mcp = Router::new()
+        .route_service("/mcp", mcp::service(api.clone(), bound))
+        .route_layer(middleware::from_fn_with_state(api.clone(), mcp::envelope::unpack));
+    let mut guarded = Router::new().merge(mcp);
     let mut open = Router::new().route("/", get(async || Html(include_str!("../console/index.html"))));
     for operation in operations::table() {
         let is_open = match operation.access {
@@ -44,13 +48,18 @@ pub fn app(api: Arc<Api>, bound: SocketAddr) -> Router {
             let problem = Problem::invalid(format!("{} does not take {method}", uri.path()));
             Failure::with(StatusCode::METHOD_NOT_ALLOWED, problem)
         })
-        .layer(DefaultBodyLimit::max(limits::MAX_MESSAGE_BYTES))
+        .layer(middleware::from_fn(access::logged))
         .with_state(api)
 }
 
-/// Turns away who has no token, before a body is read.
+/// Turns away who has no token, before a body is read; a body's room is held until there is an answer.
 async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Result<Response, Failure> {
-    let principal = api.gate.admit(request.headers())?;
-    request.extensions_mut().insert(Principal(principal));
-    Ok(next.run(request).await)
+    let principal = Principal(api.gate.admit(request.headers())?);
+    let room = TakenRoom::default();
+    request.extensions_mut().insert(principal.clone());
+    request.extensions_mut().insert(room.clone());
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(principal);
+    drop(room);
+    Ok(response)
 }

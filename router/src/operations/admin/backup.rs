@@ -5,6 +5,7 @@
 use std::future::Future;
 
 use bytes::Bytes;
+use mira_proto::clients::NodeClients;
 use mira_proto::model::{BackupRepository, RepositoriesReply};
 use mira_proto::node_v1;
 use mira_proto::{Code, Problem, limits};
@@ -12,7 +13,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::cluster::{Call, Group, NodeClients, ReplicaChoice, RouteConstraint};
+use crate::cluster::{Call, Group, ReplicaChoice, RouteConstraint};
 use crate::operations::convert;
 use crate::{Memory, RequestContext};
 

@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mira_proto::model::{Collection, CollectionSettings, GrowReply, GrowRequest, NamedVectors};
 use mira_proto::node_v1::{
-    CreateCollectionRequest, DropCollectionReply, DropCollectionRequest, GrowCollectionRequest, VectorSpace,
+    CreateCollectionRequest, DropCollectionRequest, GrowCollectionRequest, Retention, VectorSpace,
 };
 use mira_proto::{Code, Problem, limits, node_v1};
-use tokio::time::sleep;
+use prost::Message;
+use tokio::time::{Instant, sleep};
 
-use crate::cluster::{CallError, CollectionRoute};
+use crate::cluster::CollectionRoute;
 use crate::memory::no_collection;
 use crate::operations::convert;
-use crate::operations::validate::{checked_name, too_large};
-use crate::{Memory, RequestContext};
+use crate::operations::validate::{checked_name, collection_name, too_large};
+use crate::{Memory, RequestContext, ids};
 
 impl Memory {
     /// All collections by name.
     pub async fn list_collections(&self, context: &RequestContext) -> Result<Vec<Collection>, Problem> {
         self.bounded("list_collections", context, async {
             // Another router may have made one a moment ago; a list is rare enough to ask.
-            self.cluster.refresh(0).await;
-            let view = self.cluster.view_by(context.deadline).await?;
-            view.collections().map(|route| convert::collection(&route.info)).collect()
+            self.cluster.all_collections(context).await?.iter().map(convert::collection).collect()
         })
         .await
     }
@@ -36,24 +36,42 @@ impl Memory {
         .await
     }
 
-    /// Makes a collection; the same settings again change nothing.
+    /// Makes a collection; the same settings again change nothing, but how much of the past is kept.
     pub async fn put_collection(
         &self,
         context: &RequestContext,
         name: &str,
         settings: CollectionSettings,
     ) -> Result<Collection, Problem> {
-        self.bounded("put_collection", context, self.create_collection(context, name, settings)).await
+        self.bounded("put_collection", context, async {
+            let create = self.creation(context, name, settings).await?;
+            let parts = [&create.encode_to_vec()[..]];
+            let request_id = ids::admin_request_id(context, "put_collection", &parts);
+            self.create(context, CreateCollectionRequest { request_id, ..create }).await
+        })
+        .await
     }
 
-    /// Makes a collection, or answers with the one that is there if it has these settings.
+    /// Makes a collection that is written to, or answers with the one that is there if it has these settings. Whether it was
+    /// made for the same request before does not matter: what is to be written needs one now.
     pub(crate) async fn create_collection(
         &self,
         context: &RequestContext,
         name: &str,
         settings: CollectionSettings,
     ) -> Result<Collection, Problem> {
-        let name = checked_name("collection", name.to_owned())?;
+        let create = self.creation(context, name, settings).await?;
+        self.create(context, create).await
+    }
+
+    /// What the nodes are asked for, once it is checked.
+    async fn creation(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        settings: CollectionSettings,
+    ) -> Result<CreateCollectionRequest, Problem> {
+        let name = collection_name(name)?;
         let view = self.cluster.view_by(context.deadline).await?;
         collection_settings(&settings, view.shard_count())?;
         let dim = match (settings.dim, self.embedding.model()) {
@@ -66,7 +84,7 @@ impl Memory {
         };
         // Texts may be stored in it only if the model's vectors fit.
         let model = self.embedding.model().filter(|model| model.dim == dim as usize);
-        let create = CreateCollectionRequest {
+        Ok(CreateCollectionRequest {
             name,
             dim,
             metric: node_v1::Metric::from(settings.metric).into(),
@@ -74,15 +92,41 @@ impl Memory {
             partitions: settings.partitions.unwrap_or(1),
             ttl_seconds: settings.ttl_seconds.unwrap_or_default(),
             model: model.map(|model| model.name.clone()).unwrap_or_default(),
-            spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect(),
-        };
+            spaces: settings.vectors.iter().map(|(name, vectors)| space_to(name, vectors)).collect::<Result<_, _>>()?,
+            retention: Some(Retention {
+                last: settings.versions.and_then(|versions| versions.last),
+                days: settings.versions.and_then(|versions| versions.days),
+                bin_days: settings.bin_days,
+            }),
+            request_id: Bytes::new(),
+        })
+    }
+
+    async fn create(&self, context: &RequestContext, create: CreateCollectionRequest) -> Result<Collection, Problem> {
+        let is_new = self.cluster.view_by(context.deadline).await?.collection(&create.name).is_none();
+        let Retention { last, days, bin_days } = create.retention.unwrap_or_default();
+        let says_what_is_kept = last.is_some() || days.is_some() || bin_days.is_some();
+        if is_new {
+            self.collections_made.take(&context.principal, Instant::now())?;
+        }
         let made = self
             .cluster
             .ask_meta(context, "create_collection", create, |clients, create| async move {
                 clients.cluster().create_collection(create).await
             })
-            .await?;
-        self.map_with(context, &made.name, |route| route.is_some_and(|route| route.info.id == made.id)).await?;
+            .await;
+        // A request that came again may have made one that is gone, and then it made no other.
+        let is_there = made.as_ref().is_ok_and(|made| !made.placement_key.is_empty());
+        if is_new && !is_there {
+            self.collections_made.give_back(&context.principal);
+        }
+        let made = made?;
+        if is_there {
+            let is_made = |route: &Arc<CollectionRoute>| {
+                route.info.id == made.id && (!says_what_is_kept || route.info.retention == made.retention)
+            };
+            self.map_with(context, &made.name, |route| route.is_some_and(is_made)).await?;
+        }
         convert::collection(&made)
     }
 
@@ -95,7 +139,12 @@ impl Memory {
     ) -> Result<GrowReply, Problem> {
         self.bounded("grow_collection", context, async {
             let GrowRequest { partitions, dry_run } = request;
-            let grow = GrowCollectionRequest { name: name.to_owned(), partitions, dry_run };
+            let parts = [name.as_bytes(), &partitions.to_be_bytes()];
+            let request_id = match dry_run {
+                true => Bytes::new(),
+                false => ids::admin_request_id(context, "grow_collection", &parts),
+            };
+            let grow = GrowCollectionRequest { name: name.to_owned(), partitions, dry_run, request_id };
             let reply = self
                 .cluster
                 .ask_meta(context, "grow_collection", grow, |clients, grow| async move {
@@ -110,30 +159,32 @@ impl Memory {
 
     /// Removes a collection with all its frames.
     pub async fn delete_collection(&self, context: &RequestContext, name: &str) -> Result<(), Problem> {
-        self.bounded("delete_collection", context, async {
-            let Some(removed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
-            let drop = DropCollectionRequest { name: name.to_owned(), shred: false };
-            match self.drop_named(context, drop).await {
-                Ok(_) => {}
-                // An earlier try of ours removed it, and its answer was lost.
-                Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
-            self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != removed.info.id)).await
-        })
-        .await
+        self.bounded("delete_collection", context, async { self.drop_collection(context, name, false).await.map(drop) })
+            .await
     }
 
-    pub(crate) async fn drop_named(
+    /// Removes a collection, and with `shred` its keys; the number of their end. The nodes say whether it is there: one that
+    /// this very request removed is not, and another may have its name since.
+    pub(crate) async fn drop_collection(
         &self,
         context: &RequestContext,
-        drop: DropCollectionRequest,
-    ) -> Result<DropCollectionReply, CallError> {
-        self.cluster
-            .ask_meta(context, "drop_collection", drop, |clients, drop| async move {
-                clients.cluster().drop_collection(drop).await
+        name: &str,
+        shred: bool,
+    ) -> Result<u64, Problem> {
+        let operation = if shred { "shred_collection" } else { "delete_collection" };
+        let request_id = ids::admin_request_id(context, operation, &[name.as_bytes()]);
+        let request = DropCollectionRequest { name: name.to_owned(), shred, request_id };
+        let dropped = self
+            .cluster
+            .ask_meta(context, "drop_collection", request, |clients, request| async move {
+                clients.cluster().drop_collection(request).await
             })
-            .await
+            .await?;
+        self.cluster.refresh(dropped.epoch).await;
+        let is_gone =
+            |route: Option<&Arc<CollectionRoute>>| route.is_none_or(|route| route.info.id != dropped.collection);
+        self.map_with(context, name, is_gone).await?;
+        Ok(dropped.erasure)
     }
 
     /// Waits until this router's map shows a change that was just made, so that its next request follows it.
@@ -144,16 +195,16 @@ impl Memory {
         shown: impl Fn(Option<&Arc<CollectionRoute>>) -> bool,
     ) -> Result<(), Problem> {
         loop {
-            let view = self.cluster.view_by(context.deadline).await?;
-            if shown(view.collection(name)) {
+            let known = self.cluster.collection(name, context.deadline).await?;
+            if shown(known.as_ref()) {
                 return Ok(());
             }
-            self.cluster.refresh(view.epoch + 1).await;
+            self.cluster.newer_map().await;
             if context.remaining() < limits::RETRY_PAUSE {
                 let detail = "the change was made, but this router has not learned of it yet: try again";
                 return Err(Problem::new(Code::DeadlineExceeded, detail));
             }
-            if !shown(self.cluster.view_by(context.deadline).await?.collection(name)) {
+            if !shown(self.cluster.collection(name, context.deadline).await?.as_ref()) {
                 sleep(limits::RETRY_PAUSE / 5).await;
             }
         }
@@ -178,7 +229,7 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
         return Err(too_large(format!("vectors has {have} entries, the limit is {limit}")));
     }
     for (name, vectors) in &settings.vectors {
-        checked_name("a name in vectors", name.clone())?;
+        checked_name("a name in vectors", name)?;
         if vectors.dim == 0 || vectors.dim > limits::MAX_DIM {
             let (dim, limit) = (vectors.dim, limits::MAX_DIM);
             return Err(Problem::invalid(format!(
@@ -189,18 +240,28 @@ pub fn collection_settings(settings: &CollectionSettings, shard_count: u32) -> R
             return Err(Problem::invalid(format!("ef of the vectors named {name:?} is no setting: tune finds it")));
         }
     }
+    let kept = settings.versions.unwrap_or_default();
+    for (field, said, most) in [
+        ("versions.last", kept.last, limits::MAX_VERSIONS),
+        ("versions.days", kept.days, limits::MAX_DAYS),
+        ("bin_days", settings.bin_days, limits::MAX_DAYS),
+    ] {
+        if let Some(said) = said.filter(|&said| said > most) {
+            return Err(Problem::invalid(format!("{field} is {said}, it must be 0 to {most}")));
+        }
+    }
     if settings.ttl_seconds == Some(0) {
         return Err(Problem::invalid("ttl_seconds is 0: leave it out to keep frames until they are forgotten"));
     }
     Ok(())
 }
 
-fn space_to(name: &str, vectors: &NamedVectors) -> VectorSpace {
-    VectorSpace {
-        name: name.to_owned(),
+fn space_to(name: &str, vectors: &NamedVectors) -> Result<VectorSpace, Problem> {
+    Ok(VectorSpace {
+        name: checked_name("a name in vectors", name)?,
         dim: vectors.dim,
         metric: node_v1::Metric::from(vectors.metric).into(),
         quantization: node_v1::Quantization::from(vectors.quantization).into(),
         ef: 0,
-    }
+    })
 }

@@ -4,14 +4,12 @@
 use mira_proto::model::{
     CollectionKeys, Erasure, ErasuresReply, KeyInfo, KeysReply, NodeKeys, RotateReply, RotateRequest, SignedReceipt,
 };
-use mira_proto::node_v1::{self, DropCollectionRequest, GetKeysRequest, RotateKeyRequest};
+use mira_proto::node_v1::{self, GetKeysRequest, RotateKeyRequest};
 use mira_proto::{Code, Problem};
 
-use crate::cluster::CallError;
-use crate::ids::{self, WriteIdentity};
-use crate::memory::no_collection;
 use crate::operations::convert;
-use crate::{Memory, RequestContext};
+use crate::operations::validate::collection_name;
+use crate::{Memory, RequestContext, ids};
 
 impl Memory {
     /// The cluster's keys, by name.
@@ -31,7 +29,7 @@ impl Memory {
     /// Puts another key in the place of the cluster's or of a collection's.
     pub async fn rotate_key(&self, context: &RequestContext, request: RotateRequest) -> Result<RotateReply, Problem> {
         self.bounded("rotate_key", context, async {
-            let collection = request.collection.unwrap_or_default();
+            let collection = request.collection.map(|name| collection_name(&name)).transpose()?.unwrap_or_default();
             self.put_key(context, collection, false).await
         })
         .await
@@ -39,9 +37,8 @@ impl Memory {
 
     /// Puts another key in the place of one; with `own`, a rotation that somebody else began will not do.
     async fn put_key(&self, context: &RequestContext, collection: String, own: bool) -> Result<RotateReply, Problem> {
-        let parts = [collection.as_bytes()];
-        let identity = WriteIdentity { operation: "rotate_key", collection: 0, shard: 0, parts: &parts };
-        let request_id = ids::request_id(context, &identity);
+        let operation = if own { "shred_key" } else { "rotate_key" };
+        let request_id = ids::admin_request_id(context, operation, &[collection.as_bytes()]);
         let request = RotateKeyRequest { collection, request_id, own };
         let reply = self
             .cluster
@@ -63,25 +60,6 @@ impl Memory {
             }
             Err(problem) => Err(problem),
         }
-    }
-
-    /// Removes a collection with its keys; the number of their end.
-    pub(crate) async fn shred_collection(&self, context: &RequestContext, name: &str) -> Result<u64, Problem> {
-        let Some(removed) = self.find_collection(context, name).await? else { return Err(no_collection(name)) };
-        let drop = DropCollectionRequest { name: name.to_owned(), shred: true };
-        let dropped = self.drop_named(context, drop).await;
-        let id = match dropped {
-            Ok(reply) => reply.erasure,
-            // An earlier try of ours shredded it, and its answer was lost.
-            Err(CallError::Refused { problem, after_unknown_outcome: true }) if problem.code == Code::NotFound => {
-                let erasures = self.ask_keys(context, false).await?.erasures;
-                let found = erasures.iter().rev().find(|erasure| erasure.whole && erasure.name == name);
-                found.map(|erasure| erasure.id).ok_or(problem)?
-            }
-            Err(error) => return Err(error.into()),
-        };
-        self.map_with(context, name, |route| route.is_none_or(|route| route.info.id != removed.info.id)).await?;
-        Ok(id)
     }
 
     /// Keys that end, and those that have.

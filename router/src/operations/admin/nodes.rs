@@ -1,12 +1,16 @@
 //! The cluster's nodes: adding, draining, replacing and removing them. The meta group decides; this file finds the node
 //! that is meant and passes the question on.
 
+use bytes::Bytes;
 use mira_proto::model::{NodeAction, NodeChange, NodeChangeReply, ReplicaMove};
 use mira_proto::node_v1::{self, ChangeNodeRequest, PauseMovesRequest, change_node_request::Action};
 use mira_proto::{Code, NodeId, Problem};
 
 use crate::cluster::View;
-use crate::{Memory, RequestContext};
+use crate::{Memory, RequestContext, ids};
+
+/// The id that no node has.
+const NO_NODE: NodeId = 0;
 
 impl Memory {
     /// Adds, drains, replaces or removes a storage node, or says what that would move.
@@ -25,14 +29,27 @@ impl Memory {
                 (NodeAction::Drain, None) => (Action::Drain, 0),
                 (NodeAction::Remove, None) => (Action::Remove, 0),
             };
-            let node = find(&view, &change.node)?;
-            let request = ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run };
+            let found = find(&view, &change.node);
+            // A request that comes again may have removed it: the nodes know.
+            let node = match &found {
+                Ok(node) => *node,
+                Err(unknown) if unknown.code == Code::NotFound && context.idempotency_key.is_some() => NO_NODE,
+                Err(unknown) => return Err(unknown.clone()),
+            };
+            let said = serde_json::to_vec(&change).map_err(|error| Problem::internal(format!("a change: {error}")))?;
+            let request_id =
+                if change.dry_run { Bytes::new() } else { ids::admin_request_id(context, "change_node", &[&said]) };
+            let request = ChangeNodeRequest { action: action.into(), node, by, dry_run: change.dry_run, request_id };
             let reply = self
                 .cluster
                 .ask_meta(context, "change_node", request, |clients, request| async move {
                     clients.cluster().change_node(request).await
                 })
-                .await?;
+                .await;
+            let reply = match (found, reply.map_err(Problem::from)) {
+                (Err(unknown), Err(problem)) if problem.code == Code::NotFound => return Err(unknown),
+                (_, reply) => reply?,
+            };
             self.cluster.refresh(reply.epoch).await;
             Ok(NodeChangeReply { moves: reply.moves.iter().map(replica_move).collect() })
         })

@@ -105,10 +105,10 @@ impl Memory {
             let reply = match self.cluster.clients_of(view, node) {
                 Ok(clients) => match timeout(limits::STATUS_TRY, clients.shards().verify_shard(ask)).await {
                     Ok(Ok(reply)) => reply.into_inner(),
-                    Ok(Err(status)) => unreachable(status.message()),
+                    Ok(Err(status)) => unreachable(&Problem::from(status).detail),
                     Err(_) => unreachable("no answer"),
                 },
-                Err(status) => unreachable(status.message()),
+                Err(status) => unreachable(&Problem::from(status).detail),
             };
             if matches!(reply.state(), VerificationState::Done | VerificationState::Failed)
                 || context.remaining() < LAST_WORDS + limits::STATUS_TRY

@@ -1,25 +1,24 @@
 //! First phase of a search: what every shard of the collection names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mira_proto::model::{SearchExplain, SearchMode, ShardExplain};
 use mira_proto::node_v1::{self, ReadHeader, ReadState};
-use mira_proto::{Problem, ShardId};
+use mira_proto::{FrameId, Problem, ShardId};
 use tokio::time::Instant;
 
+use super::micros;
 use super::query::{Recency, ResolvedQuery};
 use super::route::SearchRoute;
-use super::{answer_cache, micros};
 use crate::cluster::{CallError, CollectionRoute, ShardAnswer, Staleness, fan_out};
 use crate::operations::field_types::FieldTypes;
 use crate::private::search::{PrivateHits, PrivateQuery};
-use crate::ranking::merge::Candidate;
+use crate::ranking::merge::{Candidate, Lists};
 use crate::{ConsistencyToken, Memory, RequestContext, ids};
 
 /// What the shards said.
-#[derive(Default)]
 pub(super) struct Gathered {
-    pub(super) lists: Vec<Vec<Candidate>>,
+    pub(super) lists: Lists,
     pub(super) seen: ConsistencyToken,
     pub(super) staleness: Staleness,
     pub(super) missing: BTreeMap<ShardId, Problem>,
@@ -32,6 +31,12 @@ pub(super) struct Gathered {
     pub(super) by_meaning: Vec<Candidate>,
     /// How many private frames the owner has, wanted or not.
     pub(super) private_frames: usize,
+    /// Private frames that could not be opened.
+    pub(super) damaged: BTreeSet<FrameId>,
+    /// Whether no shard missed a frame that ranks before the last that it named.
+    pub(super) is_whole: bool,
+    /// The smallest pool of a shard outside of which there may be hits.
+    pub(super) looked_through: Option<u64>,
 }
 
 /// What was found among private frames.
@@ -61,7 +66,7 @@ impl Memory {
         route: &CollectionRoute,
         resolved: &ResolvedQuery<'_>,
     ) -> Result<Gathered, CallError> {
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered::nothing();
         if resolved.query.only_private {
             return Ok(gathered);
         }
@@ -73,9 +78,10 @@ impl Memory {
             async move { self.search_shard(&context, route, request).await }
         };
         let mut answers = fan_out(context, route, ask).sharing_time();
+        let wanted = resolved.query.pool() as usize;
         while let Some((shard, answer)) = answers.next().await {
             match answer {
-                Ok(answer) => gathered.note(shard, answer)?,
+                Ok(answer) => gathered.note(shard, answer, wanted)?,
                 Err(CallError::Unreached(problem)) => drop(gathered.missing.insert(shard, problem)),
                 Err(error) => return Err(error),
             }
@@ -105,46 +111,43 @@ impl Memory {
         Ok(Some(GatheredPrivate { query, hits, by_meaning }))
     }
 
-    /// Asks one shard, or has it confirm what it said before.
+    /// Asks one shard.
     async fn search_shard(
         &self,
         context: &RequestContext,
         route: &CollectionRoute,
-        mut request: node_v1::SearchRequest,
+        request: node_v1::SearchRequest,
     ) -> Result<ShardHits, CallError> {
         let started = Instant::now();
-        let key = answer_cache::key(&request);
-        let kept = key.as_ref().and_then(|key| self.search_cache.position(key));
-        let by = SearchRoute::of(&request, kept);
+        let by = SearchRoute::of(&request);
         self.metrics.decided(by.name(), started.elapsed());
-        request.unless_changed_since = kept;
-        let reply = self.cluster.read(context, route, request.clone()).await?;
-        if reply.not_modified {
-            self.metrics.answer_cache("confirmed");
-            if let Some(reply) = key.and_then(|key| self.search_cache.confirmed(&key, reply.state)) {
-                return Ok(ShardHits { reply, route: by });
-            }
-            // It was pushed out while the shard was asked.
-            request.unless_changed_since = None;
-            let by = SearchRoute::of(&request, None);
-            return Ok(ShardHits { reply: self.cluster.read(context, route, request).await?, route: by });
-        }
-        self.metrics.answer_cache(match (key, kept) {
-            (None, _) => "not_kept",
-            (_, None) => "miss",
-            (_, Some(_)) => "changed",
-        });
-        if let Some(key) = key.filter(|_| reply.as_of > 0) {
-            self.search_cache.keep(key, &reply);
-        }
-        Ok(ShardHits { reply, route: SearchRoute::of(&request, None) })
+        Ok(ShardHits { reply: self.cluster.read(context, route, request).await?, route: by })
     }
 }
 
 impl Gathered {
+    fn nothing() -> Self {
+        Gathered {
+            lists: Lists::default(),
+            seen: ConsistencyToken::default(),
+            staleness: Staleness::default(),
+            missing: BTreeMap::new(),
+            explain: SearchExplain::default(),
+            types: FieldTypes::default(),
+            private: None,
+            by_meaning: Vec::new(),
+            private_frames: 0,
+            damaged: BTreeSet::new(),
+            is_whole: true,
+            looked_through: None,
+        }
+    }
+
     /// Takes what was found among private frames.
     pub(super) fn add(&mut self, GatheredPrivate { query, hits, by_meaning }: GatheredPrivate) {
-        self.lists.push(hits.best.into_ranked());
+        let more = hits.best.is_full();
+        self.lists.push(hits.best.into_ranked(), more);
+        self.damaged.extend(hits.damaged);
         self.seen.merge(&hits.seen);
         self.missing.extend(hits.missing);
         self.private = Some(query);
@@ -152,13 +155,19 @@ impl Gathered {
         self.private_frames = hits.frames;
     }
 
-    fn note(&mut self, shard: ShardId, ShardHits { mut reply, route }: ShardHits) -> Result<(), CallError> {
+    fn note(&mut self, shard: ShardId, found: ShardHits, wanted: usize) -> Result<(), CallError> {
+        let ShardHits { mut reply, route } = found;
         let explain = reply.explain.take();
         self.explain.shards.extend(explain.map(|explain| shard_explain(shard, route, &reply, explain)));
         self.seen.note(shard, reply.state.as_ref().map_or(0, |state: &ReadState| state.applied));
         self.staleness.note(reply.state.as_ref());
         self.types.note(reply.field_types);
-        self.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?);
+        self.is_whole &= reply.whole;
+        let looked_through = (reply.looked_through > 0).then_some(reply.looked_through);
+        self.looked_through = [self.looked_through, looked_through].into_iter().flatten().min();
+        // A node of the release before does not say whether there is more.
+        let more = reply.more || reply.hits.len() >= wanted;
+        self.lists.push(candidates(shard, reply.hits).map_err(CallError::Unreached)?, more);
         Ok(())
     }
 }
@@ -174,18 +183,18 @@ fn request(resolved: &ResolvedQuery<'_>, header: ReadHeader, one_shard: bool) ->
         more_vectors: vectors.iter().skip(1).flatten().copied().collect(),
         mean: query.is_mean,
         min_score: query.min_score,
-        after: query.cursor.map(|cursor| node_v1::After {
+        after: query.cursor.as_ref().map(|cursor| node_v1::After {
             score: cursor.score,
             id: cursor.id.to_be_bytes().to_vec().into(),
             seen: cursor.seen,
+            shown: cursor.shown.clone(),
         }),
         recency: query.recency.map(recency),
         group_field: group.map(|group| group.field.clone()).unwrap_or_default(),
         group_size: group.map_or(0, |group| group.size),
         with_vectors: query.diversity.is_some(),
         k: query.pool(),
-        // Its own, named so that answers kept from before it was tuned are not given again.
-        ef: space.ef,
+        ef: query.ef.unwrap_or(space.ef),
         space: query.using.clone(),
         with_frames: one_shard && query.diversity.is_none(),
         exact: query.exact,
@@ -193,7 +202,6 @@ fn request(resolved: &ResolvedQuery<'_>, header: ReadHeader, one_shard: bool) ->
         created_to_ms: query.created_to_ms,
         filter_json: query.filter_json.clone(),
         explain: query.explain,
-        unless_changed_since: None,
     }
 }
 

@@ -9,13 +9,14 @@
 //! `degraded`, unless the caller asked for all or nothing (`strict`), or no shard answered at all.
 
 mod answer;
-pub(crate) mod answer_cache;
 mod gather;
 pub mod query;
 mod route;
 
 use futures::StreamExt;
-use mira_proto::model::{Consistency, DEFAULT_COLLECTION, SearchMode, SearchReply, SearchRequest, SearchResult};
+use mira_proto::model::{
+    Consistency, DEFAULT_COLLECTION, SearchMode, SearchReply, SearchRequest, SearchResult, check_count,
+};
 use mira_proto::{Problem, limits};
 use tokio::time::Instant;
 
@@ -24,7 +25,7 @@ use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::convert::{self, Space};
 use crate::operations::validate;
 use crate::{Memory, RequestContext};
-use query::{Probe, Query, ResolvedQuery, check_batch};
+use query::{Probe, Query, ResolvedQuery, stands_alone};
 
 impl Memory {
     /// Finds memories by meaning; a batch of searches is answered one by one.
@@ -32,8 +33,8 @@ impl Memory {
         self.bounded("search", context, async {
             match request.searches.take() {
                 Some(searches) => {
-                    check_batch(&request, &searches)?;
-                    self.search_all(context, searches).await
+                    stands_alone(&request)?;
+                    self.search_all(context, searches.read()?).await
                 }
                 None => self.search_one(context, request).await,
             }
@@ -41,9 +42,26 @@ impl Memory {
         .await
     }
 
+    /// As [`Memory::search`], of searches that were read elsewhere, or could not be.
+    pub async fn search_batch(
+        &self,
+        context: &RequestContext,
+        searches: Vec<Result<SearchRequest, Problem>>,
+    ) -> Result<SearchReply, Problem> {
+        self.bounded("search", context, async {
+            check_count::<SearchRequest>(searches.len())?;
+            self.search_all(context, searches).await
+        })
+        .await
+    }
+
     /// Answers each by itself, some at a time.
-    async fn search_all(&self, context: &RequestContext, searches: Vec<SearchRequest>) -> Result<SearchReply, Problem> {
-        let asked = searches.into_iter().map(|request| self.search_one(context, request));
+    async fn search_all(
+        &self,
+        context: &RequestContext,
+        searches: Vec<Result<SearchRequest, Problem>>,
+    ) -> Result<SearchReply, Problem> {
+        let asked = searches.into_iter().map(|request| async move { self.search_one(context, request?).await });
         let results: Vec<_> = futures::stream::iter(asked).buffered(limits::MAX_BATCH_IN_FLIGHT).collect().await;
         let mut seen = context.token.clone();
         let mut answers = Vec::with_capacity(results.len());
@@ -109,7 +127,7 @@ impl Memory {
             let vector = match probe {
                 Probe::Vector(vector) => vector.clone(),
                 Probe::Text(text) => {
-                    self.model_fits(route)?;
+                    self.model_fits(&route.info)?;
                     self.embedding.query(context, text).await?.to_vec()
                 }
             };

@@ -57,6 +57,8 @@ pub struct Query {
     pub strict: bool,
     /// Compare with every vector.
     pub exact: bool,
+    /// How wide a beam; the collection's own, or one that widens by itself, if `None`.
+    pub ef: Option<u32>,
     /// Only frames that this filter means, as JSON; empty = all.
     pub filter_json: String,
     /// Say how the answer came about.
@@ -71,7 +73,7 @@ pub struct Query {
     pub group: Option<Grouping>,
     /// How much hits that differ are preferred to more of the same.
     pub diversity: Option<f32>,
-    /// A digest of all this but `k`, the cursor and `explain`: a cursor goes with one question.
+    /// A digest of all this but `k`, `ef`, the cursor and `explain`: a cursor goes with one question.
     pub question: [u8; 16],
     /// Also the owner's private frames.
     pub include_private: bool,
@@ -112,9 +114,7 @@ impl Query {
         }
         check_order(&request)?;
         let cursor = request.cursor.as_deref().map(Cursor::decode).transpose()?;
-        if cursor.is_some_and(|cursor| cursor.seen.saturating_add(k) as usize > limits::MAX_POOL) {
-            return Err(too_large(format!("paging reaches {} hits: narrow the search by a filter", limits::MAX_POOL)));
-        }
+        let ef = request.ef.map(checked_ef).transpose()?;
         let question = question(&request);
         let (created_from_ms, created_to_ms) = range(request.created_from.as_deref(), request.created_to.as_deref())?;
         let is_by_words = matches!(request.mode, SearchMode::Text | SearchMode::Hybrid);
@@ -122,6 +122,10 @@ impl Query {
         let probes = probes(request.query, request.vector, request.queries, request.vectors)?;
         if request.combine.is_some() && probes.len() == 1 {
             return Err(Problem::invalid("combine goes with several queries or vectors"));
+        }
+        let is_pooled = probes.len() > 1 || request.recency.is_some();
+        if is_pooled && cursor.as_ref().is_some_and(|cursor| !reaches(cursor.seen, k)) {
+            return Err(too_large(format!("paging reaches {} hits: narrow the search by a filter", limits::MAX_POOL)));
         }
         let words = words(&request.mode, &probes)?;
         if let Some(refused) = refused {
@@ -142,6 +146,7 @@ impl Query {
             created_to_ms,
             strict: request.strict,
             exact: request.exact,
+            ef,
             filter_json: request.filter.as_ref().map(checked_filter).transpose()?.unwrap_or_default(),
             explain: request.explain,
             min_score: request.min_score,
@@ -172,7 +177,17 @@ impl Query {
 
     /// The time that ages are counted from, the same on every page.
     pub(crate) fn now_ms(&self) -> u64 {
-        self.cursor.map_or_else(convert::now_ms, |cursor| cursor.now_ms)
+        self.cursor.as_ref().map_or_else(convert::now_ms, |cursor| cursor.now_ms)
+    }
+
+    /// Whether hits come in an order of places, so that pages may follow each other.
+    pub(crate) fn is_by_place(&self) -> bool {
+        self.group.is_none() && self.diversity.is_none() && self.words.is_none()
+    }
+
+    /// Whether shards look through a pool of the most similar frames for it, which has a largest size.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.probes.len() > 1 || self.recency.is_some()
     }
 }
 
@@ -182,6 +197,18 @@ fn checked_k(request: &SearchRequest) -> Result<u32, Problem> {
     match request.k.unwrap_or(default_k) {
         k @ 1..=limits::MAX_K => Ok(k),
         k => Err(Problem::invalid(format!("k is {k}, it must be 1 to {}", limits::MAX_K))),
+    }
+}
+
+/// Whether a page of `k` hits after so many lies within the largest pool.
+pub(crate) fn reaches(seen: u32, k: u32) -> bool {
+    seen.saturating_add(k) as usize <= limits::MAX_POOL
+}
+
+fn checked_ef(ef: u32) -> Result<u32, Problem> {
+    match ef {
+        1..=limits::MAX_TUNED_EF => Ok(ef),
+        _ => Err(Problem::invalid(format!("ef is {ef}, it must be 1 to {}", limits::MAX_TUNED_EF))),
     }
 }
 
@@ -214,24 +241,25 @@ fn refusal_of_words(request: &SearchRequest) -> Option<Problem> {
     Some(Problem::invalid(format!("{name} goes with a search by meaning only (mode vector)")))
 }
 
-/// Checks the shape of a batch of searches; each of them is checked by itself when its turn comes.
-pub(crate) fn check_batch(around: &SearchRequest, searches: &[SearchRequest]) -> Result<(), Problem> {
-    if *around != SearchRequest::default() {
-        return Err(Problem::invalid("searches stands alone: put everything else into the searches"));
+/// Refuses a batch of searches with anything beside it.
+pub(crate) fn stands_alone(around: &SearchRequest) -> Result<(), Problem> {
+    if *around == SearchRequest::default() {
+        return Ok(());
     }
-    match searches.len() {
-        0 => Err(Problem::invalid("searches is empty")),
-        have if have > limits::MAX_BATCH_SEARCHES => {
-            Err(too_large(format!("searches has {have} entries, the limit is {}", limits::MAX_BATCH_SEARCHES)))
-        }
-        _ => Ok(()),
-    }
+    Err(Problem::invalid("searches stands alone: put everything else into the searches"))
 }
 
 /// What stays the same from page to page.
 fn question(request: &SearchRequest) -> [u8; 16] {
-    let same =
-        SearchRequest { k: None, cursor: None, explain: false, strict: false, consistency: None, ..request.clone() };
+    let same = SearchRequest {
+        k: None,
+        ef: None,
+        cursor: None,
+        explain: false,
+        strict: false,
+        consistency: None,
+        ..request.clone()
+    };
     let json = serde_json::to_vec(&same).unwrap_or_default();
     blake3::hash(&json).as_bytes()[..16].try_into().expect("a hash is longer")
 }
@@ -346,5 +374,11 @@ mod tests {
         for bad in [0, limits::MAX_K + 1] {
             refused(Query::of(ask(Some(bad))), Code::InvalidArgument, "1 to 1000");
         }
+        let walk = |ef| Query::of(SearchRequest { ef, ..ask(None) });
+        assert_eq!((walk(None).unwrap().ef, walk(Some(2_048)).unwrap().ef), (None, Some(2_048)));
+        for bad in [0, 2_049] {
+            refused(walk(Some(bad)), Code::InvalidArgument, "ef is");
+        }
+        assert_eq!(walk(Some(7)).unwrap().question, walk(None).unwrap().question, "pages may differ in it");
     }
 }

@@ -11,17 +11,19 @@ use bytes::Bytes;
 use mira_proto::model::{DEFAULT_TYPE, Metadata, StoreItem};
 use mira_proto::node_v1::{self, NamedVector, Passage};
 use mira_proto::vectors::SpaceNumber;
-use mira_proto::{Problem, limits};
+use mira_proto::{Position, Problem, limits};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::operations::validate::{self, optional_name, time, too_large};
+use crate::operations::validate::{self, kept_time, optional_name, time, too_large};
 
 /// An item of `store` that is worth sending to its shard.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Draft {
     /// The caller's id, if it gave one.
     pub id: Option<Uuid>,
+    /// What names it in its source, instead of an id.
+    pub source_key: Option<String>,
     /// The content, text or opaque.
     pub content: Bytes,
     /// Whether it is UTF-8 text.
@@ -46,6 +48,8 @@ pub struct Draft {
     pub expires_ms: u64,
     /// When it was made, 0 = now.
     pub created_ms: u64,
+    /// Its place in its session, if its caller gave one.
+    pub position: Option<Position>,
     /// The collection.
     pub collection: String,
     /// Sealed by its owner.
@@ -96,14 +100,24 @@ impl Draft {
             validate::components(vector)
                 .map_err(|problem| Problem { detail: format!("{name}: {}", problem.detail), ..problem })?;
         }
-        if item.id.is_none() && item.replace {
-            return Err(Problem::invalid("replace needs the id of the frame to replace"));
+        if item.id.is_some() && item.source_key.is_some() {
+            return Err(Problem::invalid(
+                "id and source_key are both given, and each names the frame: send one of them",
+            ));
         }
-        if item.id.is_none() && item.expected_version.is_some() {
-            return Err(Problem::invalid("expected_version needs the id of the frame it speaks of"));
+        let is_named = item.id.is_some() || item.source_key.is_some();
+        if !is_named && item.replace {
+            return Err(Problem::invalid("replace needs the id or source_key of the frame to replace"));
+        }
+        if !is_named && item.expected_version.is_some() {
+            return Err(Problem::invalid("expected_version needs the id or source_key of the frame it speaks of"));
+        }
+        if item.expected_version == Some(u64::MAX) {
+            return Err(Problem::invalid("expected_version is beyond every version that a frame can have"));
         }
         Ok(Draft {
             id: item.id,
+            source_key: item.source_key.map(source_key).transpose()?,
             content,
             text,
             kind: optional_name("type", item.kind)?.unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
@@ -111,16 +125,46 @@ impl Draft {
             role: optional_name("role", item.role)?.unwrap_or_default(),
             metadata_json: item.metadata.as_ref().map(metadata).transpose()?.unwrap_or_default(),
             vector: item.vector,
-            vectors: item.vectors,
+            vectors: named(item.vectors)?,
             replace: item.replace,
             expected_version: item.expected_version,
             expires_ms: item.expires_at.as_deref().map(|text| expiry(text, now_ms)).transpose()?.unwrap_or_default(),
             created_ms: item.created_at.as_deref().map(|text| creation(text, now_ms)).transpose()?.unwrap_or_default(),
+            position: item.position.map(position).transpose()?,
             collection: validate::collection(item.collection)?,
             private: item.private,
             attachment,
         })
     }
+}
+
+fn position(packed: u64) -> Result<Position, Problem> {
+    Position::of_packed(packed)
+        .ok_or_else(|| Problem::invalid("position is 0: leave it out, and the memory comes last"))
+}
+
+fn source_key(key: String) -> Result<String, Problem> {
+    match key.len() {
+        0 => Err(Problem::invalid("source_key is empty")),
+        have if have > limits::MAX_SOURCE_KEY_BYTES => {
+            let limit = limits::MAX_SOURCE_KEY_BYTES;
+            Err(too_large(format!("source_key has {have} bytes, the limit is {limit}")))
+        }
+        _ => Ok(key),
+    }
+}
+
+/// Named vectors under their names as they are kept.
+fn named(vectors: BTreeMap<String, Vec<f32>>) -> Result<BTreeMap<String, Vec<f32>>, Problem> {
+    let mut named = BTreeMap::new();
+    for (name, vector) in vectors {
+        let name = validate::checked_name("a name in vectors", &name)?;
+        if named.contains_key(&name) {
+            return Err(Problem::invalid(format!("vectors has two entries named {name:?}")));
+        }
+        named.insert(name, vector);
+    }
+    Ok(named)
 }
 
 fn content(content: Option<String>, bytes: Option<String>) -> Result<(Bytes, bool), Problem> {
@@ -170,16 +214,17 @@ fn depth(value: &Value) -> usize {
 }
 
 fn expiry(text: &str, now_ms: u64) -> Result<u64, Problem> {
-    match time("expires_at", text)? {
-        past if past <= now_ms => Err(Problem::invalid("expires_at lies in the past")),
-        expires_ms => Ok(expires_ms),
+    if time("expires_at", text)?.first_from() <= now_ms {
+        return Err(Problem::invalid("expires_at lies in the past"));
     }
+    kept_time("expires_at", text)
 }
 
+/// A time a little ahead is taken, and the shard makes its own of it: clocks differ.
 fn creation(text: &str, now_ms: u64) -> Result<u64, Problem> {
-    match time("created_at", text)? {
-        0 => Err(Problem::invalid("created_at is not after 1970")),
-        future if future > now_ms => Err(Problem::invalid("created_at lies in the future")),
+    let skew_ms = limits::MAX_CLOCK_SKEW.as_millis() as u64;
+    match kept_time("created_at", text)? {
+        future if future > now_ms.saturating_add(skew_ms) => Err(Problem::invalid("created_at lies in the future")),
         created_ms => Ok(created_ms),
     }
 }
@@ -189,6 +234,7 @@ mod tests {
     use super::*;
     use mira_proto::Code;
 
+    use crate::operations::convert;
     use crate::operations::validate::tests::refused;
 
     const NOW_MS: u64 = 1_800_000_000_000;
@@ -214,6 +260,35 @@ mod tests {
         let vector = |dim: usize| StoreItem { vector: Some(vec![1.0; dim]), ..text("a") };
         assert!(Draft::of(vector(limits::MAX_DIM as usize), NOW_MS).is_ok());
         refused(Draft::of(vector(limits::MAX_DIM as usize + 1), NOW_MS), Code::TooLarge, "4096");
+    }
+
+    #[test]
+    fn a_frame_is_named_by_its_id_or_by_what_names_it_in_its_source() {
+        let id = Some(Uuid::from_u128(7));
+        let named = |bytes: usize| StoreItem { source_key: Some("k".repeat(bytes)), ..text("a") };
+        let longest = limits::MAX_SOURCE_KEY_BYTES;
+        assert_eq!(Draft::of(named(longest), NOW_MS).unwrap().source_key.map(|key| key.len()), Some(longest));
+        refused(Draft::of(named(longest + 1), NOW_MS), Code::TooLarge, "source_key");
+        refused(Draft::of(named(0), NOW_MS), Code::InvalidArgument, "source_key is empty");
+        refused(Draft::of(StoreItem { id, ..named(1) }, NOW_MS), Code::InvalidArgument, "id and source_key");
+        for item in [named(1), StoreItem { id, ..text("a") }] {
+            assert!(Draft::of(StoreItem { replace: true, ..item.clone() }, NOW_MS).unwrap().replace);
+            assert!(Draft::of(StoreItem { expected_version: Some(1), ..item }, NOW_MS).is_ok());
+        }
+        refused(Draft::of(StoreItem { replace: true, ..text("a") }, NOW_MS), Code::InvalidArgument, "source_key");
+        let expecting = StoreItem { expected_version: Some(1), ..text("a") };
+        refused(Draft::of(expecting, NOW_MS), Code::InvalidArgument, "source_key");
+    }
+
+    #[test]
+    fn named_vectors_have_one_name_each() {
+        let item = |names: &[&str]| StoreItem {
+            vectors: names.iter().map(|name| ((*name).to_owned(), vec![1.0])).collect(),
+            ..text("a")
+        };
+        let draft = Draft::of(item(&["e\u{301}"]), NOW_MS).unwrap();
+        assert_eq!(draft.vectors.into_keys().collect::<Vec<_>>(), ["\u{e9}"]);
+        refused(Draft::of(item(&["e\u{301}", "\u{e9}"]), NOW_MS), Code::InvalidArgument, "two entries");
     }
 
     #[test]
@@ -256,9 +331,27 @@ mod tests {
         assert_eq!(Draft::of(expires("2027-01-15T08:00:00.001Z"), NOW_MS).unwrap().expires_ms, NOW_MS + 1);
         assert_eq!(Draft::of(expires("2027-01-15T09:00:01+01:00"), NOW_MS).unwrap().expires_ms, NOW_MS + 1_000);
         for (bad, word) in
-            [("2027-01-15T08:00:00Z", "past"), ("2027-01-15", "RFC 3339"), ("1960-01-01T00:00:00Z", "1970")]
+            [("2027-01-15T08:00:00Z", "past"), ("2027-01-15", "RFC 3339"), ("1960-01-01T00:00:00Z", "past")]
         {
             refused(Draft::of(expires(bad), NOW_MS), Code::InvalidArgument, word);
+        }
+        let end = Draft::of(expires("9999-12-31T23:59:59Z"), NOW_MS).unwrap();
+        assert_eq!(convert::rfc3339(end.expires_ms), "9999-12-31T23:59:59.000Z");
+        refused(Draft::of(expires("9999-12-31T23:59:59-01:00"), NOW_MS), Code::InvalidArgument, "9999");
+    }
+
+    #[test]
+    fn a_clock_that_is_a_little_ahead_is_no_reason_to_refuse() {
+        let created = |text_: &str| StoreItem { created_at: Some(text_.to_owned()), ..text("a") };
+        assert_eq!(Draft::of(created("2027-01-15T08:00:05Z"), NOW_MS).unwrap().created_ms, NOW_MS + 5_000);
+        assert_eq!(Draft::of(created("1970-01-01T00:00:00.001Z"), NOW_MS).unwrap().created_ms, 1);
+        for (bad, word) in [
+            ("2027-01-15T08:05:00Z", "future"),
+            ("1969-07-20T20:17:40Z", "1970"),
+            ("9999-12-31T23:59:59Z", "future"),
+            ("yesterday", "RFC 3339"),
+        ] {
+            refused(Draft::of(created(bad), NOW_MS), Code::InvalidArgument, word);
         }
     }
 }

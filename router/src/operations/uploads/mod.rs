@@ -17,7 +17,8 @@ use uuid::Uuid;
 use crate::operations::content::OPAQUE;
 use crate::operations::convert;
 use crate::operations::store::draft::Draft;
-use crate::operations::store::{Outcomes, needs_embedding};
+use crate::operations::store::{Outcomes, id_of, needs_embedding, vectors_fit};
+use crate::operations::validate::collection_name;
 use crate::{Memory, RequestContext, ids};
 use chunks::within_limit;
 use progress::{FORMAT, Progress, Upload};
@@ -41,7 +42,8 @@ impl Memory {
     ) -> Result<UploadReply, Problem> {
         self.bounded("begin_upload", context, async {
             let UploadRequest { mut frame, content_type, size } = request;
-            if frame.collection.as_deref().is_some_and(|named| named != collection) {
+            let named = frame.collection.as_deref().map(collection_name).transpose()?;
+            if named.is_some_and(|named| named != collection) {
                 return Err(Problem::invalid("the frame names another collection than the path"));
             }
             frame.collection = Some(collection.to_owned());
@@ -51,18 +53,28 @@ impl Memory {
                 return Err(Problem::invalid(format!("content_type {content_type:?} is not a media type")));
             }
             let draft = Draft::with_attachment(frame.clone(), Some(node_v1::Attachment::default()), convert::now_ms())?;
-            let context = &self.storing_owner(context, std::slice::from_ref(&frame)).await?;
-            let needs_embedding = needs_embedding(&draft);
-            let route = self.collection_for(context, collection, &[(0, draft)]).await?;
-            // Rather now than after all of it was sent.
-            if needs_embedding {
-                self.model_fits(&route)?;
+            let context = &self.storing_owner(context, frame.private).await?;
+            // What can be refused is now, rather than after all of it was sent, and before a collection is made for it.
+            let there = self.find_collection(context, collection).await?;
+            let drafts = [(0, draft)];
+            let info =
+                there.as_ref().map_or_else(|| self.first_use(collection, &drafts), |there| Ok(there.info.clone()))?;
+            let [(_, draft)] = &drafts;
+            vectors_fit(draft, &info)?;
+            if needs_embedding(draft) {
+                self.model_fits(&info)?;
             }
+            let route = match there {
+                Some(route) => route,
+                None => self.make_on_first_use(context, &info).await?,
+            };
             // Made now, so that finishing twice stores once.
-            frame.id.get_or_insert_with(|| ids::frame_id(context, 0));
+            frame.id = Some(id_of(context, &route, 0, &drafts[0].1)?);
+            frame.source_key = None;
+            let owner = context.owner_key().filter(|_| frame.private);
+            let id = ids::upload_id(context, route.placement_key()?, owner);
             let progress = Progress { format: FORMAT, frame, content_type, size, chunks: Vec::new(), stored: None };
-            // Another one than the frame's, which an Idempotency-Key would give again.
-            let upload = Upload { id: ids::frame_id(context, 1), route, version: 0, progress };
+            let upload = Upload { id, route, version: 0, progress };
             if context.idempotency_key.is_some()
                 && let Some(known) = self.begun_before(context, collection, &upload).await?
             {
@@ -159,7 +171,11 @@ impl Memory {
     pub async fn cancel_upload(&self, context: &RequestContext, upload: UploadRef<'_>) -> Result<(), Problem> {
         self.bounded("cancel_upload", context, async {
             let context = &self.with_owner(context).await?;
-            let upload = self.find_upload(context, upload).await?;
+            let upload = match self.find_upload(context, upload).await {
+                // A request that comes again has given it up already.
+                Err(gone) if gone.code == Code::NotFound && context.idempotency_key.is_some() => return Ok(()),
+                found => found?,
+            };
             match upload.progress.stored {
                 Some(_) => Err(Problem::new(Code::Conflict, "the upload is finished: forget the frame that it made")),
                 None => self.put_upload_for(context, &upload, Duration::from_millis(1)).await,

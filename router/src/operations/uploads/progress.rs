@@ -161,7 +161,7 @@ mod tests {
         upload.size = None;
         assert_eq!(code(&upload, 4, limits::MAX_ATTACHMENT_BYTES - 4), Ok(()));
         assert_eq!(code(&upload, 4, limits::MAX_ATTACHMENT_BYTES - 3), Err(Code::TooLarge));
-        upload.stored = Some(Stored { id: Uuid::nil(), version: 1 });
+        upload.stored = Some(Stored { id: Uuid::nil(), version: 1, unchanged: false });
         assert_eq!(code(&upload, 4, 1), Err(Code::Conflict));
     }
 }

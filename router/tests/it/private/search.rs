@@ -500,13 +500,21 @@ async fn a_damaged_body_is_no_frame_that_a_filter_leaves_out() {
     let none = about(json!({ "field": "type", "eq": "song" }));
     assert!(hits(&as_owner(&world, "/mcp/search", none.clone(), ADA).await.ok()).is_empty());
     world.fake.tamper(std::mem::swap);
-    assert_eq!(as_owner(&world, "/mcp/search", none.clone(), ADA).await.code(), "damaged");
+    let reply = as_owner(&world, "/mcp/search", none.clone(), ADA).await.ok();
+    assert_eq!((hits(&reply).len(), reply["damaged"].as_array().unwrap().len()), (0, 6), "all are named");
     assert!(hits(&as_owner(&world, "/mcp/search", none.clone(), EVE).await.ok()).is_empty(), "what is not hers");
     assert_eq!(world.post("/mcp/search", none).await.code(), "invalid_argument");
     world.fake.tamper(std::mem::swap);
     world.fake.tamper(|body, _| *body = body.slice(..body.len() - 1));
     let all = about(json!({ "field": "metadata.n", "gte": 0 }));
-    assert_eq!(as_owner(&world, "/mcp/search", all, ADA).await.code(), "damaged");
+    let reply = as_owner(&world, "/mcp/search", all.clone(), ADA).await.ok();
+    assert_eq!((hits(&reply).len(), reply["damaged"].as_array().unwrap().len()), (0, 6));
+    // Their vectors still open: without a filter they are found first, and their bodies do not open then.
+    let mut bare = all;
+    bare.as_object_mut().unwrap().remove("filter");
+    let reply = as_owner(&world, "/mcp/search", bare.clone(), ADA).await.ok();
+    assert_eq!(hits(&reply).len(), 0);
+    assert!(!reply["damaged"].as_array().unwrap().is_empty());
     assert_ne!(KEY, OTHER);
 }
 

@@ -8,52 +8,52 @@ use mira_raft::{EngineError, Txn};
 use crate::shard::migration::ownership::{FrameOwnership, FramePlacement, Ownership, PlacementCache};
 
 /// Looks up a collection's ownership once for all the frames that a command names in a row.
-pub(super) struct Claims<'a> {
+pub(super) struct OwnershipLookup<'a> {
     cache: &'a PlacementCache,
-    last: Option<Claimant>,
+    last: Option<LookedUp>,
 }
 
 /// The collection that was asked about last.
-struct Claimant {
+struct LookedUp {
     collection: CollectionId,
     /// None of a collection that never grew.
-    growth: Option<ClaimedGrowth>,
+    growth: Option<GrowthOwnership>,
 }
 
 /// The shard's part in a growth.
-struct ClaimedGrowth {
+struct GrowthOwnership {
     ownership: Ownership,
     placement: Arc<FramePlacement>,
 }
 
-impl<'a> Claims<'a> {
+impl<'a> OwnershipLookup<'a> {
     /// Nothing is looked up yet.
     pub(super) fn new(cache: &'a PlacementCache) -> Self {
-        Claims { cache, last: None }
+        OwnershipLookup { cache, last: None }
     }
 
     /// What the shard is to a frame, as the command finds the state.
-    pub(super) fn claim(
+    pub(super) fn of_frame(
         &mut self,
         collection: CollectionId,
         frame: FrameId,
         txn: &Txn<'_>,
     ) -> Result<FrameOwnership, EngineError> {
-        let claimant = match self.last.take() {
-            Some(claimant) if claimant.collection == collection => claimant,
+        let looked = match self.last.take() {
+            Some(looked) if looked.collection == collection => looked,
             _ => self.look_up(collection, txn)?,
         };
-        let growth = self.last.insert(claimant).growth.as_ref();
+        let growth = self.last.insert(looked).growth.as_ref();
         // A collection that never grew has been here from its beginning.
-        Ok(growth.map_or(FrameOwnership::Owned, |growth| growth.ownership.claim(&growth.placement, frame)))
+        Ok(growth.map_or(FrameOwnership::Owned, |growth| growth.ownership.of_frame(&growth.placement, frame)))
     }
 
-    fn look_up(&self, collection: CollectionId, txn: &Txn<'_>) -> Result<Claimant, EngineError> {
+    fn look_up(&self, collection: CollectionId, txn: &Txn<'_>) -> Result<LookedUp, EngineError> {
         let growth = ownership_of(collection, txn)?.map(|ownership| {
             let placement = self.cache.get(collection, ownership.span);
-            ClaimedGrowth { ownership, placement }
+            GrowthOwnership { ownership, placement }
         });
-        Ok(Claimant { collection, growth })
+        Ok(LookedUp { collection, growth })
     }
 }
 
