@@ -117,7 +117,7 @@ class McpClient(unittest.IsolatedAsyncioTestCase):
     async def test_every_tool_says_what_it_takes_gives_and_does(self):
         async with connect() as session:
             tools = await session.tools()
-        self.assertEqual(list(tools), ["store", "search", "recall", "forget", "status"])
+        self.assertEqual(list(tools), ["store", "search", "recall", "forget", "change", "status"])
         for name, tool in tools.items():
             with self.subTest(name):
                 self.assertGreater(len(tool["description"]), 40)
