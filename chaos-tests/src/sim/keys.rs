@@ -4,7 +4,6 @@ use mira_crypto::{ClusterKey, ClusterLayerKey, CollectionKey};
 use mira_node::keys::keyring::{FIRST_KEY, TAG_KEY};
 use mira_node::meta::CollectionRecord;
 use mira_proto::CollectionId;
-use mira_proto::model::{Metric, Quantization};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -27,20 +26,9 @@ pub fn collection(id: CollectionId, partitions: u32) -> CollectionRecord {
         (version, key.as_bytes().to_vec())
     };
     CollectionRecord {
-        id,
-        name: format!("collection {id}"),
-        dim: 4,
-        metric: Metric::Cosine,
-        quantization: Quantization::Int8,
         partitions,
         first_partitions: partitions,
-        ttl_seconds: 0,
-        retention: Default::default(),
-        created_ms: 0,
-        model: String::new(),
-        ef: 0,
-        spaces: Vec::new(),
-        key_version: FIRST_KEY,
         wrapped_keys: [TAG_KEY, FIRST_KEY].map(&mut key).into(),
+        ..CollectionRecord::new(id, format!("collection {id}"), 4)
     }
 }

@@ -17,9 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use mira_crypto::{KeyId, RepositoryKey, os_rng};
 use mira_proto::{
-    Code, CollectionId, HEADER_VERSION, Problem, Refusal, ShardId, limits,
-    model::{Metric, Quantization},
-    node_v1,
+    Code, CollectionId, HEADER_VERSION, Problem, Refusal, ShardId, limits, node_v1,
     placement::{Partitioning, shards_of_collection},
 };
 use serde::{Deserialize, Serialize};
@@ -409,22 +407,10 @@ impl Node {
         let keys = file.collections.get(&request.collection).cloned().unwrap_or_default();
         let key_version = keys.last_key_value().map_or(0, |(&version, _)| version);
         Ok(CollectionRecord {
-            id: request.collection,
-            name: String::new(),
-            // Vectors are opened as they are; how many components make one does not matter here.
-            dim: 1,
-            metric: Metric::default(),
-            quantization: Quantization::default(),
-            partitions: 1,
-            first_partitions: 1,
-            ttl_seconds: 0,
-            retention: Default::default(),
-            created_ms: 0,
-            model: String::new(),
-            ef: 0,
-            spaces: Vec::new(),
             key_version,
             wrapped_keys: keys,
+            // Vectors are opened as they are; how many components make one does not matter here.
+            ..CollectionRecord::new(request.collection, "", 1)
         })
     }
 

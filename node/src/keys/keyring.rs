@@ -351,8 +351,6 @@ impl KeyProvider for FixedKeys {
 
 #[cfg(test)]
 mod tests {
-    use mira_proto::model::{Metric, Quantization};
-
     use super::*;
 
     const ID: CollectionId = 7;
@@ -362,23 +360,7 @@ mod tests {
     }
 
     fn collection(wrapped_keys: BTreeMap<u32, Vec<u8>>) -> CollectionRecord {
-        CollectionRecord {
-            id: ID,
-            name: "notes".into(),
-            dim: 4,
-            metric: Metric::Cosine,
-            quantization: Quantization::None,
-            partitions: 1,
-            first_partitions: 1,
-            ttl_seconds: 0,
-            retention: Default::default(),
-            created_ms: 0,
-            model: String::new(),
-            ef: 0,
-            spaces: Vec::new(),
-            key_version: FIRST_KEY,
-            wrapped_keys,
-        }
+        CollectionRecord { wrapped_keys, ..CollectionRecord::new(ID, "notes", 4) }
     }
 
     /// Ids are kept for ever, so whatever makes them again must make the same.

@@ -19,7 +19,7 @@ use crate::shard::{
     record::{FrameFields, FramePlace, FrameRecord},
     refuse_engine, refuse_proposal,
     reseal::Resealer,
-    write::{MAX_ROUNDS, keyed_request_id, round_id, write_header},
+    write::{MAX_ROUNDS, keyed_request_id, round_id},
 };
 
 /// What a request brings back.
@@ -32,13 +32,7 @@ struct Wanted<'a> {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// Brings frames back from the bin; each is brought back or refused by itself.
     pub async fn undelete(&self, request: node_v1::UndeleteRequest) -> Result<node_v1::UndeleteReply, Refusal> {
-        self.must_lead()?;
-        self.index.has_room().await;
-        let header = write_header(request.header.as_ref())?;
-        let collection = self.collection(header.epoch, header.collection)?;
-        if self.shared.cluster.borrow().restoring.is_some() {
-            return Err(Refusal::NotReady("a backup is being restored".into()));
-        }
+        let (header, collection) = self.begin_write(request.header.as_ref()).await?;
         if request.ids.len() > limits::MAX_FORGET_STEP {
             let detail = format!("{} ids, the limit is {}", request.ids.len(), limits::MAX_FORGET_STEP);
             return Err(Problem::new(Code::TooLarge, detail).into());

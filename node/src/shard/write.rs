@@ -63,13 +63,7 @@ impl FrameLocks {
 impl<R: mira_raft::Runtime> Shard<R> {
     /// Stores frames; each is stored or refused by itself.
     pub async fn write(&self, request: node_v1::WriteRequest) -> Result<node_v1::WriteReply, Refusal> {
-        self.must_lead()?;
-        self.index.has_room().await;
-        let header = write_header(request.header.as_ref())?;
-        let collection = self.collection(header.epoch, header.collection)?;
-        if self.shared.cluster.borrow().restoring.is_some() {
-            return Err(Refusal::NotReady("a backup is being restored".into()));
-        }
+        let (header, collection) = self.begin_write(request.header.as_ref()).await?;
         let tags = self.shared.keyring.tags(&collection)?;
         let request_id = keyed_request_id(&tags, &header.request_id)?;
         let drafts: Vec<Result<Draft, Problem>> =
@@ -98,6 +92,21 @@ impl<R: mira_raft::Runtime> Shard<R> {
             })
             .collect();
         Ok(node_v1::WriteReply { outcomes, index, position })
+    }
+
+    /// Whether frames may be put into a collection here and now: its record, with what the request says beside them.
+    pub(super) async fn begin_write<'a>(
+        &self,
+        header: Option<&'a node_v1::WriteHeader>,
+    ) -> Result<(&'a node_v1::WriteHeader, CollectionRecord), Refusal> {
+        self.must_lead()?;
+        self.index.has_room().await;
+        let header = write_header(header)?;
+        let collection = self.collection(header.epoch, header.collection)?;
+        if self.shared.cluster.borrow().restoring.is_some() {
+            return Err(Refusal::NotReady("a backup is being restored".into()));
+        }
+        Ok((header, collection))
     }
 
     /// A target takes no writes of frames that their source has not handed over: what it would answer to them would be

@@ -12,7 +12,6 @@ use mira_node::meta::{
     ClusterState, CollectionChanges, CollectionRecord, META_GROUP, MetaAnswer, MetaCommand, MetaMachine, NameKey,
 };
 use mira_node::shard::history::Retention;
-use mira_proto::model::{Metric, Quantization};
 use mira_proto::{CollectionId, limits};
 use mira_raft::engine::MemEngine;
 use mira_raft::transport::local::LocalNetwork;
@@ -92,23 +91,7 @@ fn name(id: CollectionId) -> String {
 }
 
 fn record(id: CollectionId, name: &str) -> CollectionRecord {
-    CollectionRecord {
-        id,
-        name: name.into(),
-        dim: 4,
-        metric: Metric::Cosine,
-        quantization: Quantization::None,
-        partitions: 1,
-        first_partitions: 1,
-        ttl_seconds: 0,
-        retention: Default::default(),
-        created_ms: 0,
-        model: String::new(),
-        ef: 0,
-        spaces: Vec::new(),
-        key_version: 1,
-        wrapped_keys: [(0, vec![7; 60]), (1, vec![8; 60])].into(),
-    }
+    CollectionRecord { wrapped_keys: [(0, vec![7; 60]), (1, vec![8; 60])].into(), ..CollectionRecord::new(id, name, 4) }
 }
 
 /// A state without what it remembers of the way to it.

@@ -38,9 +38,7 @@ use mira_node::{
     },
 };
 use mira_proto::{
-    CollectionId, FORMAT_LEVEL, FrameId, HEADER_VERSION, NodeId, Problem, Refusal, ShardId, limits,
-    model::{Metric, Quantization},
-    node_v1,
+    CollectionId, FORMAT_LEVEL, FrameId, HEADER_VERSION, NodeId, Problem, Refusal, ShardId, limits, node_v1,
 };
 use mira_raft::{Clock, HostConfig, RaftHost, engine::MemEngine, transport::local::LocalNetwork};
 use rand::{SeedableRng, rngs::StdRng};
@@ -173,21 +171,10 @@ fn collection(partitions: u32) -> CollectionRecord {
         (version, key.as_bytes().to_vec())
     };
     CollectionRecord {
-        id: COLLECTION,
-        name: "notes".into(),
-        dim: 4,
-        metric: Metric::Cosine,
-        quantization: Quantization::Int8,
         partitions,
         first_partitions: partitions,
-        ttl_seconds: 0,
-        retention: Default::default(),
-        created_ms: 0,
-        model: String::new(),
-        ef: 0,
-        spaces: Vec::new(),
-        key_version: FIRST_KEY,
         wrapped_keys: [TAG_KEY, FIRST_KEY].map(&mut key).into(),
+        ..CollectionRecord::new(COLLECTION, "notes", 4)
     }
 }
 

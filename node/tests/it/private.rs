@@ -220,23 +220,8 @@ mod layers {
         let keyring = Keyring::new(vec![ClusterKey::generate(&mut mira_crypto::os_rng())]);
         let layer_keys = [(FIRST_KEY, keyring.new_layer_key())].into();
         let cluster = ClusterState { header: ClusterHeader { layer_keys, ..Default::default() }, ..Default::default() };
-        let collection = CollectionRecord {
-            id: 7,
-            name: "c".into(),
-            dim: 4,
-            metric: mira_proto::model::Metric::Cosine,
-            quantization: mira_proto::model::Quantization::Int8,
-            partitions: 1,
-            first_partitions: 1,
-            ttl_seconds: 0,
-            retention: Default::default(),
-            created_ms: 0,
-            model: String::new(),
-            ef: 0,
-            spaces: Vec::new(),
-            key_version: FIRST_KEY,
-            wrapped_keys: keyring.new_collection_keys(7),
-        };
+        let collection =
+            CollectionRecord { wrapped_keys: keyring.new_collection_keys(7), ..CollectionRecord::new(7, "c", 4) };
         Node { keyring, cluster, collection }
     }
 

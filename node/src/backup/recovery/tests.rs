@@ -468,11 +468,9 @@ fn code(refusal: Refusal) -> Code {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
-    let key = RepositoryKey::generate(&mut os_rng());
-    let mut live = Live::start().await;
-    let store = Said::Store {
+/// A store of a memory in place of what is there.
+fn a_memory() -> Said {
+    Said::Store {
         condition: Condition::Replace,
         owner: None,
         session: None,
@@ -481,7 +479,14 @@ async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
         chunks: Vec::new(),
         content: 1,
         key_version: 1,
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_recovered_or_does_not_fit_is_refused() {
+    let key = RepositoryKey::generate(&mut os_rng());
+    let mut live = Live::start().await;
+    let store = a_memory();
     let turn = |frame, ticks| Turn { collection: 1, frame, said: store.clone(), ticks };
     let start = live.group.archive_start().expect("readable");
 
@@ -544,16 +549,7 @@ async fn versions_that_had_ended_are_told_by_a_recovery_and_taken_by_a_restore()
         live.group.propose(None, command.encode()).await.expect("proposed");
         ended_version(&live.group.reader(), 1).expect("readable")
     };
-    let store = Said::Store {
-        condition: Condition::Replace,
-        owner: None,
-        session: None,
-        lives_ms: None,
-        class: Class::Memory,
-        chunks: Vec::new(),
-        content: 1,
-        key_version: 1,
-    };
+    let store = a_memory();
     live.take(&Turn { collection: 1, frame: 9, said: store, ticks: 1 }).await;
     let forget =
         ShardCommand::Forget { collection: 1, frames: vec![9], asker: Asker::Operator, more: false, into_bin: false };

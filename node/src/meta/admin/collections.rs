@@ -14,7 +14,7 @@ use super::{
     requests::{Answered, AskedOnce},
 };
 use crate::{
-    keys::keyring::{FIRST_KEY, Keyring},
+    keys::keyring::Keyring,
     member::Member,
     meta::{ClusterState, CollectionRecord, Growth, GrowthStep, MetaAnswer, MetaCommand, NamedSpace},
     shard::{history::Retention, index::recall::check_ef},
@@ -141,21 +141,15 @@ fn checked(request: node_v1::CreateCollectionRequest, shards: u32) -> Result<Col
         return Err(Problem::invalid(format!("partitions is {}, allowed are 1 to {shards}", request.partitions)));
     }
     Ok(CollectionRecord {
-        id: 0,
-        name: request.name,
-        dim: request.dim,
         metric,
         quantization,
         partitions: request.partitions,
         first_partitions: request.partitions,
         ttl_seconds: request.ttl_seconds,
         retention: retention(&request.retention.unwrap_or_default(), Retention::default())?,
-        created_ms: 0,
         model: request.model,
-        ef: 0,
         spaces,
-        key_version: FIRST_KEY,
-        wrapped_keys: Default::default(),
+        ..CollectionRecord::new(0, request.name, request.dim)
     })
 }
 

@@ -15,7 +15,7 @@ use mira_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::shard::history::Retention;
+use crate::{keys::keyring::FIRST_KEY, shard::history::Retention};
 
 /// A collection on its way to more partitions. Its frames move as [`crate::shard::migration::ownership`] says; this record says how far
 /// the whole is, and what routers are to take for granted.
@@ -156,6 +156,27 @@ impl fmt::Display for Space<'_> {
 }
 
 impl CollectionRecord {
+    /// A collection on one shard that says nothing of its own, and has no keys yet; its vectors have `dim` components.
+    pub fn new(id: CollectionId, name: impl Into<String>, dim: u32) -> Self {
+        CollectionRecord {
+            id,
+            name: name.into(),
+            dim,
+            metric: Metric::default(),
+            quantization: Quantization::default(),
+            partitions: 1,
+            first_partitions: 1,
+            ttl_seconds: 0,
+            retention: Retention::default(),
+            created_ms: 0,
+            model: String::new(),
+            ef: 0,
+            spaces: Vec::new(),
+            key_version: FIRST_KEY,
+            wrapped_keys: BTreeMap::new(),
+        }
+    }
+
     /// Whether a request for the same settings may be answered with this collection; how much of the past is kept may change.
     pub fn same_settings(&self, other: &CollectionRecord) -> bool {
         let untuned = |space: &NamedSpace| NamedSpace { ef: 0, ..space.clone() };

@@ -139,23 +139,7 @@ mod tests {
     use super::*;
 
     fn record(id: CollectionId, name: &str) -> CollectionRecord {
-        CollectionRecord {
-            id,
-            name: name.into(),
-            dim: 4,
-            metric: mira_proto::model::Metric::Cosine,
-            quantization: mira_proto::model::Quantization::None,
-            partitions: 1,
-            first_partitions: 1,
-            ttl_seconds: 0,
-            retention: Default::default(),
-            created_ms: 0,
-            model: String::new(),
-            ef: 0,
-            spaces: Vec::new(),
-            key_version: 1,
-            wrapped_keys: Default::default(),
-        }
+        CollectionRecord::new(id, name, 4)
     }
 
     #[test]
