@@ -191,10 +191,11 @@ impl HostConfig {
             election_timeout_max: millis(timing.election_max),
             install_snapshot_timeout: millis(timing.snapshot_message),
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(limits.snapshot_every),
-            max_in_snapshot_log_to_keep: limits.log_kept,
+            // Trimming is this crate's alone (`log_bound`): two that do it put the mark back behind each other's, and the
+            // library panics in debug builds.
+            max_in_snapshot_log_to_keep: u64::MAX,
             // A follower that needs more than the next snapshot will drop from the log is brought up by one at once.
             replication_lag_threshold: limits.snapshot_every + limits.log_kept,
-            purge_batch_size: (limits.log_kept / 4).clamp(1, 256),
             api_channel_size: Some(limits.in_flight as u64),
             enable_pre_vote: Some(true),
             // A leader that was away longer than it knows must ask again: its state may be behind what it acknowledged.

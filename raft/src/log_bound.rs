@@ -1,7 +1,8 @@
 //! Keeping the log within its bytes, and giving back what it took once nothing is written any more.
 //!
-//! The consensus library takes snapshots and trims by the number of entries, and an entry may be a megabyte. So each node
-//! also looks at the bytes: a group whose log has too many takes a snapshot and is trimmed to a half of its bound. A leader
+//! The consensus library takes snapshots by the number of entries; what is in one is trimmed here but for the last
+//! entries. An entry may be a megabyte, so each node also looks at the bytes: a group whose log has too many takes a snapshot
+//! and is trimmed to a half of its bound. A leader
 //! spares what a follower still lacks, since that would get a snapshot instead, until the log is four times its bound:
 //! one that is away must not fill the disks of the others. When the groups of a node have too many bytes together, the
 //! largest is trimmed.
@@ -91,14 +92,14 @@ impl<R: Runtime> RaftHost<R> {
             remembered.last.insert(group.id(), (last, since));
         }
         remembered.last.retain(|id, _| sizes.contains_key(id));
-        for (id, trim) in plan(&sizes, &limits) {
-            if let Some(group) = groups.iter().find(|group| group.id() == id).cloned() {
-                let Some(upto) = group.log_cut(trim.keep_bytes, trim.spares) else { continue };
-                drop(R::spawn(async move {
-                    // It fails when the replica has stopped; whoever opens it again goes on.
-                    let _ = group.trim(upto).await;
-                }));
-            }
+        let plan = plan(&sizes, &limits);
+        for group in groups {
+            let by_bytes = plan.get(&group.id()).and_then(|trim| group.log_cut(trim.keep_bytes, trim.spares));
+            let Some(upto) = by_bytes.max(group.snapshot_cut(limits.log_kept)) else { continue };
+            drop(R::spawn(async move {
+                // It fails when the replica has stopped; whoever opens it again goes on.
+                let _ = group.trim(upto).await;
+            }));
         }
         let total = sizes.values().map(|size| size.bytes).sum::<u64>();
         remembered.greatest = remembered.greatest.max(total);

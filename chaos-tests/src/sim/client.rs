@@ -124,6 +124,11 @@ impl Client {
         false
     }
 
+    /// The shards that have acknowledged a write of this client; while a collection grows, not always the one that it meant.
+    pub fn acknowledged_by(&self) -> impl Iterator<Item = ShardId> {
+        self.token.keys().copied()
+    }
+
     async fn operate(&mut self) {
         let frame = self.frame();
         let known = self.versions.get(&frame).copied().unwrap_or(0);

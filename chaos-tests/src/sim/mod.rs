@@ -293,7 +293,7 @@ impl Scenario {
                 let late = format!("shard {shard} takes no writes within {HEALS_WITHIN:?} of healing");
                 self.world.check("convergence", Err(late));
             }
-            self.check_clock(shard);
+            probe.acknowledged_by().for_each(|shard| self.check_clock(shard));
             let took = runtime::now() - healed;
             let mut figures = self.world.figures.lock();
             figures.longest_recovery = figures.longest_recovery.max(took);

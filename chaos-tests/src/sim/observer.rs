@@ -13,6 +13,7 @@ use mira_raft::{
 use super::disk::Disk;
 use super::invariants::Applied;
 use super::network::Network;
+use super::panics;
 use super::protocol::META_GROUP;
 use super::runtime::{self, Sim};
 use super::world::World;
@@ -156,7 +157,8 @@ impl Watched {
             seen = Some(now);
         }
         // The watch ends with the replica.
-        self.stopped(group.id(), "no more status");
+        let panicked = panics::first();
+        self.stopped(group.id(), panicked.as_deref().unwrap_or("no more status"));
     }
 
     fn stopped(&self, group: GroupId, why: &str) {

@@ -203,7 +203,7 @@ fn plan_meta(observed: &Observed<'_>) -> Vec<Action> {
         .map(|&node| Action::AddLearner(Group::Meta, node))
         .collect();
     let voters = meta_voters(cluster, meta);
-    if voters != meta.voters {
+    if voters != meta.voters || meta.is_changing {
         if voters.contains(&observed.me) {
             actions.push(Action::SetVoters(Group::Meta, voters));
         } else if let Some(&successor) = meta.voters.intersection(&voters).find(|&&node| caught_up(meta, node)) {
@@ -232,7 +232,9 @@ fn meta_voters(cluster: &ClusterState, meta: &GroupStatus) -> BTreeSet<NodeId> {
     let going = meta.voters.iter().filter(|node| !active(node));
     let needed = meta.voters.len().saturating_sub(voters.len());
     voters.extend(going.take(needed));
-    if voters.len().is_multiple_of(2) && voters.len() > meta.voters.len() {
+    // A change that was left half-way counts those who go and those who come.
+    let may_shrink = meta.is_changing || voters.len() > meta.voters.len();
+    if voters.len().is_multiple_of(2) && may_shrink {
         voters.pop();
     }
     voters.into_iter().collect()
@@ -314,6 +316,25 @@ mod tests {
         assert!(
             matches!(&actions[1], Action::Propose(MetaCommand::PlaceShards(plan)) if plan.len() == 2 && plan[0].len() == 3)
         );
+    }
+
+    #[test]
+    fn a_change_of_voters_that_was_left_half_way_is_ended() {
+        let four = cluster(&[1, 2, 3, 4], vec![vec![1, 2, 3], vec![1, 2, 3]]);
+        let lag = [(2, Some(0)), (3, Some(0)), (4, Some(0))];
+        let left = |voters: &[NodeId], learners: &[NodeId]| GroupStatus {
+            is_changing: true,
+            ..status(Role::Leader, voters, learners, &lag)
+        };
+        let ends = |meta: &GroupStatus| {
+            let actions = plan_for(&four, meta, &[]);
+            actions.into_iter().find(|action| matches!(action, Action::SetVoters(Group::Meta, _)))
+        };
+        let three = Some(Action::SetVoters(Group::Meta, [1, 2, 3].into()));
+        assert_eq!(ends(&left(&[1, 2, 3], &[4])), three, "the old voters are the new ones");
+        assert_eq!(ends(&left(&[1, 2, 3, 4], &[])), three, "one for another: an odd number again");
+        let whole = status(Role::Leader, &[1, 2, 3], &[4], &lag);
+        assert_eq!(ends(&whole), None);
     }
 
     #[test]

@@ -43,6 +43,14 @@ impl<R: Runtime> Group<R> {
         (upto > entries.purged_index()).then_some(upto)
     }
 
+    /// The last entry to trim for `keep` entries of those in the snapshot to be left; `None` if fewer than a quarter as many
+    /// would go.
+    pub(crate) fn snapshot_cut(&self, keep: u64) -> Option<u64> {
+        let status = self.status();
+        let upto = status.snapshot_index.checked_sub(keep)?;
+        (upto >= status.purged + (keep / 4).clamp(1, 256)).then_some(upto)
+    }
+
     /// Takes a snapshot now, after which the log is trimmed; does not wait for it.
     ///
     /// # Errors
