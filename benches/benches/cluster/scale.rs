@@ -89,10 +89,19 @@ pub async fn run(options: &Options, scale: &Scale, prepared: &Prepared) -> anyho
         Report::resume(&file, Report::new(prepared.machine.clone(), prepared.parameters(options, scale, cluster)));
     if let Some(rows) = options.points.sizes.iter().max().map(|&size| size.min(JUDGED_ROWS)) {
         let vectors = Arc::clone(&prepared.vectors);
-        eprintln!("\n{VECTORS}: {}", vectors.origin);
-        let figures = tokio::task::spawn_blocking(move || f32_graph(&vectors, rows)).await??;
-        figures.iter().for_each(print);
-        report.put(VECTORS, figures);
+        let among = among_first(rows);
+        let is_measured = report
+            .parts
+            .iter()
+            .any(|part| part.name == VECTORS && part.figures.iter().any(|figure| figure.what.contains(&among)));
+        if options.points.resume && is_measured {
+            eprintln!("\n{VECTORS}: in {} already", file.display());
+        } else {
+            eprintln!("\n{VECTORS}: {}", vectors.origin);
+            let figures = tokio::task::spawn_blocking(move || f32_graph(&vectors, rows)).await??;
+            figures.iter().for_each(print);
+            report.put(VECTORS, figures);
+        }
     }
     for &size in &options.points.sizes {
         for &replication in &options.points.replication {
@@ -115,6 +124,10 @@ pub async fn run(options: &Options, scale: &Scale, prepared: &Prepared) -> anyho
         }
     }
     Ok(report)
+}
+
+fn among_first(rows: usize) -> String {
+    format!("over the first {}", short(rows as f64))
 }
 
 /// What a graph over the first rows in f32 finds of the nearest.
@@ -147,7 +160,7 @@ fn f32_graph(vectors: &Vectors, rows: usize) -> Result<Vec<Figure>, BenchError> 
             let found: Vec<usize> = hits.iter().map(|hit| hit.id as usize).collect();
             sum += vectors.recall(query, rows, &found, 10);
         }
-        let what = format!("recall@10 of an f32 graph over the first {}, beam {ef}", short(rows as f64));
+        let what = format!("recall@10 of an f32 graph {}, beam {ef}", among_first(rows));
         Ok(Figure::amount(what, sum / queries as f64, ""))
     };
     JUDGED_BEAMS.into_iter().map(figure).collect()
