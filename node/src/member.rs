@@ -31,6 +31,7 @@ use crate::{
         machine::ShardMachine,
         migration::ownership::Ownership,
         record, refuse_proposal, refuse_read,
+        verify::Verifier,
     },
 };
 
@@ -145,10 +146,10 @@ impl<R: Runtime> Member<R> {
     /// # Errors
     /// When its group cannot be opened; damage is remembered, see [`Replicas::damaged`].
     pub async fn open_shard(&self, id: ShardId) -> Result<(), HostError> {
-        let index = ShardIndex::new(id, self.index.clone(), &self.data);
+        let verifier: Arc<Verifier> = Arc::default();
+        let index = ShardIndex::new(id, self.index.clone(), &self.data, verifier.clone());
         self.index.workers.register(&index);
-        let machine = Arc::new(ShardMachine::new(Arc::new(index.clone())));
-        let verifier = machine.verifier().clone();
+        let machine = Arc::new(ShardMachine::new(Arc::new(index.clone()), verifier.clone()));
         let machine: Arc<dyn StateMachine> = match &self.watcher {
             Some(watcher) => watcher(id + 1, machine),
             None => machine,

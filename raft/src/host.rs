@@ -164,7 +164,7 @@ impl<R: Runtime> RaftHost<R> {
 
     async fn start_group(&self, id: GroupId, app: Arc<dyn StateMachine>) -> Result<Group<R>, HostError> {
         if self.log.is_being_removed(id)? {
-            // It had left its group before it was removed, so nobody counts on what it promised.
+            // It had left its group before.
             self.remove(id).await?;
         }
         let log = self.log.group(id).await?;
@@ -241,8 +241,8 @@ impl<R: Runtime> RaftHost<R> {
         }
     }
 
-    /// Stops a group and removes all its data, durably. It must have left the group's membership before: a replica that
-    /// forgets its vote may elect a second leader.
+    /// Stops a group and removes all its data, durably. It must have left the group's membership before. Members that were
+    /// away meanwhile still count on it: its vote stays, and how far its log went.
     ///
     /// # Errors
     /// When an engine fails; trying again finishes the removal.

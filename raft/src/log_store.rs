@@ -34,11 +34,13 @@ use crate::threads::Threads;
 use crate::types::{Entry, GroupId, LogId, Runtime, Types, Vote, index_of};
 
 mod limits;
+mod promised;
 mod tail;
 mod weight;
 mod writer;
 
 pub(crate) use limits::LogLimits;
+use promised::Promised;
 use tail::Tail;
 use writer::{Done, Request, Writer};
 pub use writer::{LogObserver, NoObserver};
@@ -57,6 +59,8 @@ enum KeyKind {
     Purged = 4,
     /// The group is being removed from this node: its state first, then its log.
     Removing = 5,
+    /// A replica of the group was removed from this node: what it had ([`Promised`]).
+    Promised = 6,
     /// An entry, at its index.
     Entry = 16,
 }
@@ -161,7 +165,8 @@ impl<R: Runtime> LogStore<R> {
         // What the group's last life here appended may still be on its way to the disk.
         self.enqueue_and_wait(Vec::new()).await?;
         let tail = Tail::load(self.engine.as_ref(), group, self.limits.piece_bytes)?;
-        let log = GroupLog { store: self.clone(), group, tail: Arc::new(Mutex::new(tail)) };
+        let promised = Promised::load(self.engine.as_ref(), group)?;
+        let log = GroupLog { store: self.clone(), group, tail: Arc::new(Mutex::new(tail)), promised };
         let exists = key(KeyKind::Exists, group, 0);
         if self.engine.get(&exists)?.is_none() {
             let ops = vec![Op::Put { key: exists, value: encode_record(&()) }];
@@ -181,18 +186,18 @@ impl<R: Runtime> LogStore<R> {
         Ok(self.engine.get(&key(KeyKind::Removing, group, 0))?.is_some())
     }
 
-    /// Removes everything of a group, durably.
+    /// Removes everything of a group, durably, but for what the replica had promised: see [`Promised`].
     pub(crate) async fn destroy(&self, group: GroupId) -> Result<(), EngineError> {
         self.committed.lock().remove(&group);
-        let kinds =
-            [KeyKind::Entry, KeyKind::Purged, KeyKind::Committed, KeyKind::Vote, KeyKind::Removing, KeyKind::Exists];
-        let ops = kinds
+        let kinds = [KeyKind::Entry, KeyKind::Purged, KeyKind::Committed, KeyKind::Removing, KeyKind::Exists];
+        let mut ops: Vec<Op> = kinds
             .map(|kind| {
                 let mut to = key(kind, group, u64::MAX);
                 to.push(0);
                 Op::DeleteRange { from: key(kind, group, 0), to }
             })
             .into();
+        ops.extend(Promised::kept(self.engine.as_ref(), group)?);
         self.enqueue_and_wait(ops).await
     }
 
@@ -238,11 +243,13 @@ pub(crate) struct GroupLog<R: Runtime> {
     store: Arc<LogStore<R>>,
     group: GroupId,
     tail: Arc<Mutex<Tail>>,
+    /// What another replica on this node had, before it left the group.
+    promised: Option<Promised>,
 }
 
 impl<R: Runtime> Clone for GroupLog<R> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), group: self.group, tail: self.tail.clone() }
+        Self { store: self.store.clone(), group: self.group, tail: self.tail.clone(), promised: self.promised.clone() }
     }
 }
 
@@ -254,6 +261,11 @@ impl<R: Runtime> GroupLog<R> {
 
     fn failed(&self, error: EngineError) -> io::Error {
         self.failures().of_group(self.group, error)
+    }
+
+    /// Whether it has all that a replica which left the group had said to have.
+    pub(crate) fn keeps_promises(&self) -> bool {
+        self.promised.as_ref().is_none_or(|promised| promised.is_kept_by(self.tail.lock().last.as_ref()))
     }
 
     /// The index of the last entry removed from the front.

@@ -63,7 +63,11 @@ struct Recovering {
 
 impl Recovering {
     fn new(positions: BTreeMap<CollectionId, u64>) -> Self {
-        Recovering { machine: ShardMachine::new(Arc::new(Nobody)), positions, refused: Mutex::default() }
+        Recovering {
+            machine: ShardMachine::new(Arc::new(Nobody), Arc::default()),
+            positions,
+            refused: Mutex::default(),
+        }
     }
 
     /// What of a command is to be carried out.

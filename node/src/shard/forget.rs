@@ -22,7 +22,7 @@ use crate::shard::{
     },
     read::{self, private},
     record, refuse_engine, refuse_proposal, refuse_read,
-    write::{keyed_request_id, write_header},
+    write::keyed_request_id,
 };
 
 /// Frames whose sizes are looked up at once: their contents are read for that.
@@ -69,9 +69,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
     /// Removes frames by id, of a session, by filter, or all of a collection, into the bin or for good; at most
     /// [`limits::MAX_FORGET_STEP`] of them, and says whether there are more.
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Result<node_v1::ForgetReply, Refusal> {
-        self.must_lead()?;
-        let header = write_header(request.header.as_ref())?;
-        let collection = self.collection(header.epoch, header.collection)?;
+        let (header, collection) = self.begin_change(request.header.as_ref())?;
         let tags = self.shared.keyring.tags(&collection)?;
         let request_id = keyed_request_id(&tags, &header.request_id)?;
         let asker = private::asker(&self.shared.keyring, &collection, &request)?;

@@ -101,6 +101,15 @@ impl<R: mira_raft::Runtime> Shard<R> {
     ) -> Result<(&'a node_v1::WriteHeader, CollectionRecord), Refusal> {
         self.must_lead()?;
         self.index.has_room().await;
+        self.begin_change(header)
+    }
+
+    /// Whether frames of a collection may be changed here and now: its record, with what the request says beside them.
+    pub(super) fn begin_change<'a>(
+        &self,
+        header: Option<&'a node_v1::WriteHeader>,
+    ) -> Result<(&'a node_v1::WriteHeader, CollectionRecord), Refusal> {
+        self.must_lead()?;
         let header = write_header(header)?;
         let collection = self.collection(header.epoch, header.collection)?;
         if self.shared.cluster.borrow().restoring.is_some() {
@@ -359,7 +368,7 @@ fn ttl_ms(class: Class, collection: &CollectionRecord) -> u64 {
     }
 }
 
-pub(super) fn write_header(header: Option<&node_v1::WriteHeader>) -> Result<&node_v1::WriteHeader, Problem> {
+fn write_header(header: Option<&node_v1::WriteHeader>) -> Result<&node_v1::WriteHeader, Problem> {
     header.ok_or_else(|| Problem::invalid("the write has no header"))
 }
 

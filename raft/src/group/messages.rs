@@ -27,6 +27,7 @@ impl<R: Runtime> Group<R> {
             Kind::Vote => {
                 let request: VoteRequest<Types<R>> = parse(&body)?;
                 self.check_sender(&request.vote)?;
+                self.may_vote()?;
                 self.confirm_lease().await;
                 let reply = raft.vote(request).await;
                 self.end_rest();
@@ -35,6 +36,7 @@ impl<R: Runtime> Group<R> {
             Kind::PreVote => {
                 let request: VoteRequest<Types<R>> = parse(&body)?;
                 self.check_sender(&request.vote)?;
+                self.may_vote()?;
                 self.confirm_lease().await;
                 self.postpone_waking();
                 raft.pre_vote(request).await.map(|reply| to_postcard(&reply)).map_err(stopped)
@@ -42,6 +44,7 @@ impl<R: Runtime> Group<R> {
             Kind::TransferLeader => {
                 let request: TransferLeaderRequest<Types<R>> = parse(&body)?;
                 self.check_sender(request.from_leader())?;
+                self.may_vote()?;
                 self.end_rest();
                 let reply = raft.handle_transfer_leader(request).await;
                 reply.map(|reply| to_postcard(&reply)).map_err(stopped)
@@ -73,6 +76,7 @@ impl<R: Runtime> Group<R> {
         let reply = self.raft().append_entries(rpc).await;
         // After it, so that timers that run again find the leader heard.
         self.hear_append(heartbeat.as_ref());
+        self.campaign_only_with_promises_kept();
         let reply = reply.map_err(stopped)?;
         if knows && !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
             let as_of = freshness::as_of(received, quorum_age, self.config().timing.election_max);
@@ -110,6 +114,7 @@ impl<R: Runtime> Group<R> {
     async fn install(&self, finish: SnapshotFinish, generation: u32) -> Result<SnapshotReply, Refusal> {
         let snapshot = Snapshot { meta: finish.meta, snapshot: SnapshotData::Received { generation } };
         let installed = self.raft().install_full_snapshot(finish.vote, snapshot).await;
+        self.campaign_only_with_promises_kept();
         installed.map(|reply| SnapshotReply::Installed(reply.vote)).map_err(stopped)
     }
 

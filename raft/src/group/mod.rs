@@ -117,7 +117,10 @@ impl<R: Runtime> Group<R> {
         let receiver = Arc::new(SnapshotReceiver::new(parts.state.clone()));
         let (receiving, changing, in_flight, heard) = Default::default();
         let quiescence = Mutex::new(Quiescence::opened(openraft::Instant::elapsed(&parts.opened)));
-        Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, heard, quiescence }) }
+        let group =
+            Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, heard, quiescence }) };
+        group.campaign_only_with_promises_kept();
+        group
     }
 
     fn raft(&self) -> &Library<R> {
@@ -430,8 +433,9 @@ impl<R: Runtime> Group<R> {
     /// Campaigns now, after a pre-vote round, instead of when the leader is missed.
     ///
     /// # Errors
-    /// When this replica has stopped.
+    /// When this replica has stopped, or lacks what one before it on this node had promised.
     pub async fn campaign(&self) -> Result<(), ChangeError> {
+        self.may_vote().map_err(|refusal| ChangeError::Refused(refusal.text))?;
         self.end_rest();
         self.raft().trigger().elect(true).await.map_err(stopped)
     }

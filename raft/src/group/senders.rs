@@ -25,6 +25,20 @@ impl<R: Runtime> Group<R> {
         members.voter_ids().chain(members.learner_ids()).any(|member| member == node)
     }
 
+    /// Has this replica campaign by itself, unless it lacks what one before it on this node had promised.
+    pub(super) fn campaign_only_with_promises_kept(&self) {
+        self.raft().runtime_config().elect(self.inner.parts.entries.keeps_promises());
+    }
+
+    /// Refuses to vote as long as this replica lacks what one before it on this node had promised.
+    pub(super) fn may_vote(&self) -> Result<(), Refusal> {
+        if self.inner.parts.entries.keeps_promises() {
+            return Ok(());
+        }
+        let text = format!("the replica of group {} here has not caught up since another one left", self.id());
+        Err(Refusal::new(Status::NoGroup, text))
+    }
+
     /// Refuses a message under a vote that nobody can have who belongs to the group.
     pub(super) fn check_sender(&self, vote: &Vote) -> Result<(), Refusal> {
         let (term, sender) = (vote.leader_id.term, vote.leader_id.node_id);

@@ -38,12 +38,12 @@ impl Tail {
         let purged: Option<LogId> =
             record(KeyKind::Purged)?.map(|bytes| decode(&bytes, "purged position")).transpose()?;
         let oldest = Self::end(engine, group, false)?;
-        let newest = Self::end(engine, group, true)?;
+        let last = Self::last(engine, group)?;
         Ok(Self {
             vote,
             committed,
             first: oldest.map(|id| id.index),
-            last: newest.max(purged.clone()),
+            last,
             purged,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -51,6 +51,24 @@ impl Tail {
             weight: Self::weigh(engine, group, piece_bytes)?,
             truncations: 0,
         })
+    }
+
+    /// The last entry that there is, or was.
+    pub fn last(engine: &dyn Engine, group: GroupId) -> Result<Option<LogId>, EngineError> {
+        let purged = engine.get(&key(KeyKind::Purged, group, 0))?;
+        let purged: Option<LogId> = purged.map(|bytes| decode(&bytes, "purged position")).transpose()?;
+        Ok(Self::end(engine, group, true)?.max(purged))
+    }
+
+    /// The index of the last entry on disk, whether it can be read or not.
+    pub fn last_index(engine: &dyn Engine, group: GroupId) -> Result<Option<u64>, EngineError> {
+        let (from, to) = (key(KeyKind::Entry, group, 0), key(KeyKind::Entry, group, u64::MAX));
+        let mut found = None;
+        engine.scan(Bound::Included(&from), Bound::Included(&to), true, &mut |key, _| {
+            found = key.get(5..13).map(|index| u64::from_be_bytes(index.try_into().expect("eight bytes")));
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
     }
 
     /// The first or the last entry on disk.

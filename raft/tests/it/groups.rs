@@ -1,16 +1,18 @@
 //! Groups of three nodes in one process: what replication promises, and what happens when nodes, disks and messages go.
 
 use std::collections::BTreeSet;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{Cluster, GROUP, PANIC, Register, SECONDS, eventually, set};
 use bytes::Bytes;
-use mira_raft::engine::{Batch, Durability, Engine, Fault};
+use mira_raft::engine::{Batch, Durability, Engine, Fault, Read};
+use mira_raft::transport::local::Gate;
 use mira_raft::{
-    ChangeError, EngineError, Freshness, Group, HostError, Limits, Others, ProposeError, ReadError, RequestId, Role,
-    TransportError,
+    ChangeError, EngineError, Freshness, Group, GroupStatus, HostError, Limits, Others, ProposeError, ReadError,
+    RequestId, Role, TransportError,
 };
 
 /// Snapshots and trimming early, chunks small: every path in few writes.
@@ -321,8 +323,55 @@ async fn members_join_and_leave() {
     assert_eq!(cluster.group(leader).status().voters, voters);
     cluster.host(leaving).destroy_group(GROUP).await.unwrap();
     assert!(cluster.host(leaving).existing_groups().unwrap().is_empty());
-    assert!(cluster.engines(leaving).iter().all(|engine| engine.is_empty()), "nothing of it is left");
+    let [log, state] = cluster.engines(leaving);
+    assert!(state.is_empty(), "nothing of it is left");
+    let mut kept = 0;
+    log.scan(Bound::Unbounded, Bound::Unbounded, false, &mut |_, _| {
+        kept += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(kept, 2, "its vote, and how far its log went");
     cluster.write_many("without", 5).await;
+}
+
+/// A replica that left, was removed and is back has nothing yet of what its predecessor had said to have; a member that was
+/// away all the time still counts on that one. The two together are a majority of the members as they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_left_and_came_back_empty_elects_nobody_who_was_away() {
+    let mut cluster = Cluster::start(4, Limits::default()).await;
+    let leader = cluster.leader().await;
+    let mut others = (1..=3).filter(|node| *node != leader);
+    let (away, leaving) = (others.next().unwrap(), others.next().unwrap());
+    cluster.write_many("all", 5).await;
+    let part = |one: BTreeSet<u64>| -> Option<Arc<Gate>> {
+        let lost = || TransportError::Lost("cut".into());
+        Some(Arc::new(move |from, to, _| (one.contains(&from) == one.contains(&to)).then_some(()).ok_or_else(lost)))
+    };
+    cluster.network.set_gate(part(BTreeSet::from([away])));
+    cluster.write_many("two", 5).await;
+    cluster.group(leader).add_learner(4).await.unwrap();
+    cluster.until(leader, |status| status.lag.get(&4) == Some(&Some(0))).await;
+    cluster.group(leader).change_voters(BTreeSet::from([leader, away, 4]), Others::Leave).await.unwrap();
+    cluster.write_many("without", 5).await;
+    cluster.host(leaving).destroy_group(GROUP).await.unwrap();
+    cluster.reopen_group(leaving).await;
+
+    cluster.network.set_gate(part(BTreeSet::from([away, leaving])));
+    let refused = cluster.group(leaving).campaign().await.unwrap_err();
+    assert!(matches!(refused, ChangeError::Refused(_)), "{refused}");
+    let elected = cluster.group(away).watch().wait_for(Duration::from_secs(5), |status| status.is_leader()).await;
+    assert!(elected.is_none(), "{elected:?}");
+    cluster.write_many("meanwhile", 5).await;
+
+    // Once it has as much, it votes like any other.
+    cluster.network.set_gate(None);
+    cluster.group(leader).add_learner(leaving).await.unwrap();
+    cluster.until(leader, |status| status.lag.get(&leaving) == Some(&Some(0))).await;
+    cluster.group(leader).change_voters(BTreeSet::from([leader, away, leaving]), Others::Leave).await.unwrap();
+    cluster.group(leaving).campaign().await.unwrap();
+    cluster.until(leaving, GroupStatus::is_leader).await;
+    cluster.write_many("again", 5).await;
 }
 
 /// Waits until a replica's age is as `wanted` has it.

@@ -121,7 +121,7 @@ impl Live {
         config.clock = clock.clone();
         config.limits = Limits { requests: WINDOW, ..Limits::default() };
         let host = RaftHost::open(config).await.expect("a host");
-        let machine = Arc::new(ShardMachine::new(Arc::new(Nobody)));
+        let machine = Arc::new(ShardMachine::new(Arc::new(Nobody), Arc::default()));
         let group = host.open_group(GROUP, machine).await.expect("a group");
         group.initialize([1].into()).await.expect("initialized");
         let mut watch = group.watch();

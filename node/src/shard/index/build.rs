@@ -8,6 +8,7 @@ use std::{
     iter::Peekable,
     ops::ControlFlow,
     sync::{
+        Arc,
         atomic::Ordering,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -78,6 +79,8 @@ impl ShardIndex {
                 self.work.lock().rebuild.get_or_insert_with(|| state.clone());
             }
             Err(BuildError::Engine(error)) => {
+                // Damage has the replica rebuilt from the others.
+                self.opener.verifier.met(&error);
                 tracing::error!(shard = self.shard, %error, "vector index cannot be built");
             }
         }
@@ -133,15 +136,21 @@ impl ShardIndex {
         let known_count = known.len() as u64;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let (sender, receiver) = sync_channel(2 * threads);
-        let receiver = Mutex::new(receiver);
+        let receiver = Arc::new(Mutex::new(receiver));
         let (scanned, indexed) = std::thread::scope(|scope| {
-            let worker = || {
-                run_last();
-                self.index_batches(view, &index, space, &receiver)
+            let (index, receiver) = (&index, receiver);
+            let spawn = |_| {
+                let receiver = Arc::clone(&receiver);
+                scope.spawn(move || {
+                    run_last();
+                    self.index_batches(view, index, space, &receiver)
+                })
             };
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+            let workers: Vec<_> = (0..threads).map(spawn).collect();
+            // Theirs alone: when every one has failed, sending fails too.
+            drop(receiver);
             let known = known.into_iter().peekable();
-            let compare = Compare { index: &index, number: space.number, from, known, removed: 0, kept: 0 };
+            let compare = Compare { index, number: space.number, from, known, removed: 0, kept: 0 };
             let scanned = self.scan_heads(view, collection, compare, sender);
             let joined = workers.into_iter().map(|worker| worker.join().expect("indexing does not panic"));
             (scanned, joined.sum::<Result<u64, EngineError>>())

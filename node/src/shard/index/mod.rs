@@ -50,7 +50,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use self::{image::ImageFolder, queue::Work, rows::Opener, space::SpaceIndex};
-use crate::{keys::keyring::Keyring, meta::ClusterState};
+use crate::{keys::keyring::Keyring, meta::ClusterState, shard::verify::Verifier};
 
 pub use field_types::FieldTypes;
 pub(super) use field_types::add_types;
@@ -142,11 +142,11 @@ struct Changed {
 
 impl ShardIndex {
     /// An index that is not ready until the state machine has reported the state it starts from. Images lie in the
-    /// node's data folder.
-    pub fn new(shard: ShardId, parts: IndexParts, data: &Path) -> Arc<Self> {
+    /// node's data folder; the verifier is told of damage.
+    pub fn new(shard: ShardId, parts: IndexParts, data: &Path, verifier: Arc<Verifier>) -> Arc<Self> {
         Arc::new(ShardIndex {
             shard,
-            opener: Opener { shard, keyring: parts.keyring.clone(), damaged: Arc::default() },
+            opener: Opener { shard, keyring: parts.keyring.clone(), damaged: Arc::default(), verifier },
             parts,
             images: ImageFolder::new(data, shard),
             placing: Mutex::new(()),

@@ -21,6 +21,7 @@ use crate::{
 
 use crate::shard::index::SpaceId;
 use crate::shard::record::{self, FrameBody, FramePlace, FrameRecord};
+use crate::shard::verify::Verifier;
 
 /// Opens sealed vectors and attributes of one shard.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct Opener {
     pub keyring: Arc<Keyring>,
     /// Frames whose vectors could not be opened.
     pub damaged: Arc<AtomicU64>,
+    /// Told of damage to the state.
+    pub verifier: Arc<Verifier>,
 }
 
 impl Opener {
@@ -111,7 +114,10 @@ impl RowSource for StateRows {
         let SpaceId { collection, number } = self.space;
         let Some(record) = cluster.collections.get(&collection) else { return Ok(()) };
         let keys: Vec<_> = wanted.iter().map(|wanted| record::vectors_key(collection, wanted.id)).collect();
-        let stored = self.state.multi_get(&keys).map_err(|error| RowsError::Source(error.to_string()))?;
+        let stored = self.state.multi_get(&keys).map_err(|error| {
+            self.opener.verifier.met(&error);
+            RowsError::Source(error.to_string())
+        })?;
         for (position, (wanted, stored)) in wanted.iter().zip(stored).enumerate() {
             let opened = stored.and_then(|stored| self.opener.open_stored(record, wanted.id, &stored));
             let vectors = opened.as_ref().map(|opened| opened.in_space(number).chunks_exact(self.dim));

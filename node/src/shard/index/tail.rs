@@ -101,6 +101,7 @@ impl ShardIndex {
         let stored = match state.get(&record::frame_key(collection.id, frame)) {
             Ok(stored) => stored?,
             Err(error) => {
+                self.opener.verifier.met(&error);
                 self.opener.report(frame, &error.to_string());
                 return None;
             }

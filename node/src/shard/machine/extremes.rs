@@ -23,7 +23,7 @@ async fn group() -> (Arc<RaftHost>, Group) {
     let network: LocalNetwork = LocalNetwork::default();
     let engine = || Arc::new(MemEngine::new());
     let host = RaftHost::open(HostConfig::new(1, engine(), engine(), network.transport(1))).await.unwrap();
-    let group = host.open_group(1, Arc::new(ShardMachine::new(Arc::new(Nobody)))).await.unwrap();
+    let group = host.open_group(1, Arc::new(ShardMachine::new(Arc::new(Nobody), Arc::default()))).await.unwrap();
     group.initialize([1].into()).await.unwrap();
     group.watch().wait_for(Duration::from_secs(60), |status| status.is_leader()).await.unwrap();
     (host, group)

@@ -101,20 +101,15 @@ pub struct ShardMachine {
 }
 
 impl ShardMachine {
-    /// A machine that reports to `follower`.
-    pub fn new(follower: Arc<dyn Follower>) -> Self {
+    /// A machine that reports to `follower`, and what it meets while it verifies to `verifier`.
+    pub fn new(follower: Arc<dyn Follower>, verifier: Arc<Verifier>) -> Self {
         ShardMachine {
             follower,
             pending: Mutex::default(),
             verification: Mutex::default(),
-            verifier: Arc::default(),
+            verifier,
             placement: PlacementCache::default(),
         }
-    }
-
-    /// What verifications of this replica find.
-    pub fn verifier(&self) -> &Arc<Verifier> {
-        &self.verifier
     }
 }
 
