@@ -72,8 +72,9 @@ impl FakeNode {
         if left.is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
             return Err(Refusal::NotReady("told to forget no more".into()).into());
         }
+        let may_go = |kept: &Kept| kept.private.owner.is_empty() || kept.private.owner == request.owner;
         let matches = |kept: &Kept| {
-            request.all
+            (request.all && may_go(kept))
                 || (!request.session.is_empty() && kept.frame.session == request.session)
                 || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
                 || (!request.private_session.is_empty() && kept.private.session == request.private_session)
@@ -90,12 +91,16 @@ impl FakeNode {
             Scope::FromBin => (false, true),
         };
         let there = state.of_shard(collection, shard).filter(|_| of_frames).chain(binned.filter(|_| of_bin));
-        let matching = there.filter(|kept| matches(kept) && is_here(kept));
+        let there: Vec<&Kept> = there.filter(|kept| is_here(kept)).collect();
+        let private_left = there.iter().filter(|kept| request.all && !may_go(kept)).count() as u64;
+        let matching = there.into_iter().filter(|kept| matches(kept));
         let mut removed: Vec<Bytes> = matching.map(|kept| kept.frame.id.clone()).collect();
         let moved = request.ids.iter().filter(|id| state.has_moved(collection, shard, id)).cloned().collect();
         let frozen_for = state.frozen_for(collection, shard);
         let more = removed.len() > state.forget_step;
         removed.truncate(state.forget_step);
+        // Found again by every step; the last one counts them.
+        let private_left = if more { 0 } else { private_left };
         let rests = scope == Scope::IntoBin && bin_days > 0;
         for id in &removed {
             let key = (collection, shard, id.to_vec());
@@ -114,7 +119,7 @@ impl FakeNode {
         let index = *index;
         state.gone.insert(shard, index);
         let reply =
-            wire::ForgetReply { removed, index, more, moved, frozen_for, restorable_until_ms, ..Default::default() };
+            wire::ForgetReply { removed, index, more, next: Bytes::new(), moved, frozen_for, restorable_until_ms, private_left };
         state.forgotten.insert(request_id, reply.clone());
         Ok(reply)
     }

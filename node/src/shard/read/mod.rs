@@ -33,7 +33,7 @@ use crate::{
     shard::{Shard, index::IndexError, migration::ownership::Shown, refuse_read},
 };
 
-pub(super) use walk::{SessionOf, frames_of_collection, frames_of_session};
+pub(super) use walk::{FramesAfter, SessionOf, frames_of_collection, frames_of_session};
 
 /// What a read is made on.
 pub(super) struct ReadView {

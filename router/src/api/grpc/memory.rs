@@ -153,6 +153,7 @@ impl MemoryService for Grpc {
             consistency_token: reply.consistency_token,
             shred: reply.shred,
             restorable_until: reply.restorable_until.unwrap_or_default(),
+            private_left: reply.private_left.unwrap_or_default(),
         }))
     }
 

@@ -92,7 +92,8 @@ pub(in crate::api) fn of_forget(reply: &ForgetReply) -> String {
     let unnamed = (unnamed > 0 && !reply.ids.is_empty()).then(|| format!(" {unnamed} of them are not named here."));
     let until = reply.restorable_until.as_ref().filter(|_| reply.removed > 0);
     let restorable = until.map(|until| format!(" Until {until} each can be brought back: change, action restore."));
-    [removed, unnamed.unwrap_or_default(), restorable.unwrap_or_default(), shredded.unwrap_or_default()].concat()
+    let private = reply.private_left.map(|count| format!(" Private memories that stay, whose owner's key was not sent: {count}."));
+    [Some(removed), unnamed, restorable, private, shredded].into_iter().flatten().collect()
 }
 
 /// What is read of an answer to `change`.
