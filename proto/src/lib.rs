@@ -53,6 +53,10 @@ pub const HEADER_VERSION: u32 = 1;
 /// would misread raises it; a cluster writes the level that all of its nodes know.
 pub const FORMAT_LEVEL: u32 = 1;
 
+/// Bytes at the front of the request id of a change of the cluster that name the caller's key; those behind them say what is
+/// asked.
+pub const REQUEST_KEY_BYTES: usize = 8;
+
 /// Identifies a storage node for its life; made once, at random, on its first start.
 pub type NodeId = u64;
 /// A shard of the cluster, `0..shard_count`.

@@ -335,7 +335,7 @@ fn fingerprint(request: &node_v1::ForgetRequest, tags: &CollectionKey) -> [u8; 3
     let (ids, all) = (request.ids.concat(), [u8::from(request.all), request.scope as u8]);
     let (session, filter) = (request.session.as_bytes(), request.filter_json.as_bytes());
     let mut hasher = tags.content_hasher();
-    for part in [&ids[..], &all, session, filter, &request.private_session] {
+    for part in [&ids[..], &all, session, filter, &request.private_session, &request.said] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }

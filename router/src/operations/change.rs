@@ -17,7 +17,8 @@ impl Memory {
     /// Does something to one memory.
     pub async fn change(&self, context: &RequestContext, request: ChangeRequest) -> Result<ChangeReply, Problem> {
         self.bounded("change", context, async {
-            let collection = validate::collection(request.collection)?;
+            let collection = validate::collection(request.collection.clone())?;
+            self.claim_key(context, &collection, ("change", &request)).await?;
             match request.action {
                 ChangeAction::Restore => self.restore_memory(context, &collection, request.id).await,
             }

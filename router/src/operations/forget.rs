@@ -105,7 +105,9 @@ impl Memory {
     pub async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {
         self.bounded("forget", context, async {
             let (shred, for_good) = (request.shred, request.now || request.shred);
+            let said = request.clone();
             let (collection, removal) = self::removal(request)?;
+            self.claim_key(context, &collection, ("forget", &said)).await?;
             if shred && matches!(removal, Removal::All) {
                 let shred = Some(self.drop_collection(context, &collection, true).await?);
                 return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });

@@ -40,7 +40,7 @@ fn bad_inputs() -> Vec<(&'static str, &'static str, Value, &'static str, &'stati
         ("huge component", "store", json!({ "content": "a", "vector": vec![1e39; 32] }), other, "out of range"),
         ("replace without id", "store", json!({ "content": "a", "replace": true }), other, "replace"),
         ("version without id", "store", json!({ "content": "a", "expected_version": 1 }), other, "expected_version"),
-        ("stale version", "store", json!({ "content": "a", "id": id, "expected_version": 4 }), "conflict", "version 0"),
+        ("stale version", "store", json!({ "content": "a", "id": id, "expected_version": 4 }), "conflict", "there is no memory of this id"),
         ("past expiry", "store", json!({ "content": "a", "expires_at": "2001-01-01T00:00:00Z" }), other, "past"),
         ("bad expiry", "store", json!({ "content": "a", "expires_at": "tomorrow" }), other, "RFC 3339"),
         ("nothing to find", "search", json!({}), other, "query"),

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use mira_proto::node_v1 as wire;
 use mira_proto::{Code, Problem, Refusal};
+use prost::Message;
 use tonic::Status;
 use wire::forget_request::Scope;
 
 use super::node::FakeNode;
 use super::search::is_meant;
-use super::state::Kept;
+use super::state::{Kept, key_reused};
 
 /// Frames of one page of a fetch that asks for pages.
 const FETCHED_PAGE: usize = 5;
@@ -19,13 +20,23 @@ const FORGOTTEN_MS: u64 = 1_800_000_000_000;
 /// How long forgotten frames rest where nothing is said.
 const BIN_DAYS: u32 = 7;
 
+/// What a caller said of a frame.
+fn said(frame: &wire::FrameWrite) -> Vec<u8> {
+    let digest = frame.private.as_ref().map(|private| private.digest.clone()).unwrap_or_default();
+    let private = Some(wire::PrivateWrite { digest, ..Default::default() });
+    let passages = if frame.vector_given { frame.passages.clone() } else { Vec::new() };
+    wire::FrameWrite { passages, private, index: 0, ..frame.clone() }.encode_to_vec()
+}
+
 impl FakeNode {
     pub(super) fn answer_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Status> {
         let mut state = self.state.lock();
         let wire::WriteHeader { shard, collection, request_id, .. } =
             self.begin_write(&mut state, "write", request.header.clone())?;
+        let said: Vec<u8> = request.frames.iter().flat_map(said).collect();
         let reply = match state.remembered.get(&request_id) {
-            Some(reply) => reply.clone(),
+            Some((before, _)) if *before != said => return Err(key_reused()),
+            Some((_, reply)) => reply.clone(),
             None => {
                 let position = state.give_position(shard, &request);
                 let write = |frame: wire::FrameWrite| {
@@ -38,7 +49,7 @@ impl FakeNode {
                 let index = state.indexes.entry(shard).or_default();
                 *index += 1;
                 let reply = wire::WriteReply { outcomes, index: *index, position };
-                state.remembered.insert(request_id, reply.clone());
+                state.remembered.insert(request_id, (said, reply.clone()));
                 reply
             }
         };
@@ -65,6 +76,12 @@ impl FakeNode {
         let mut state = self.state.lock();
         let wire::WriteHeader { shard, collection, request_id, .. } =
             self.begin_write(&mut state, "forget", request.header.clone())?;
+        if !request.said.is_empty() {
+            return match state.claimed.entry(request_id).or_insert_with(|| request.said.clone()) {
+                before if *before == request.said => Ok(wire::ForgetReply::default()),
+                _ => Err(key_reused()),
+            };
+        }
         if let Some(reply) = state.forgotten.get(&request_id) {
             return Ok(reply.clone());
         }
