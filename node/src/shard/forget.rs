@@ -37,14 +37,14 @@ struct LookedAt {
 
 /// Frames that one step of a request removes.
 #[derive(Default)]
-struct ForgetStep {
-    frames: Vec<FrameId>,
+pub(in crate::shard) struct ForgetStep {
+    pub(in crate::shard) frames: Vec<FrameId>,
     /// Private frames of other owners than the asker that the request means and that stay.
     foreign: Vec<FrameId>,
     /// Whether there may be more.
     more: bool,
     /// Where a request goes on that does not find what it looks for by asking again.
-    next: Option<FrameId>,
+    pub(in crate::shard) next: Option<FrameId>,
 }
 
 impl ForgetStep {
@@ -155,7 +155,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             ownership.as_ref().is_none_or(|ownership| judge(ownership) == FrameOwnership::Owned)
         };
         if request.scope() == ForgetScope::FromBin && request.ids.is_empty() {
-            let mut step = self.found_in_bin(looked_at, request, asker)?;
+            let mut step = self.found_in_bin((view, collection), request, asker)?;
             step.frames.retain(|&frame| mine(frame));
             return Ok(step);
         }
@@ -188,9 +188,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
     }
 
     /// The next frames in the bin that a request means, and where to go on if not all were looked at.
-    fn found_in_bin(
+    pub(in crate::shard) fn found_in_bin(
         &self,
-        LookedAt { view, collection, .. }: &LookedAt,
+        (view, collection): (&StateReader, &CollectionRecord),
         request: &node_v1::ForgetRequest,
         asker: Asker,
     ) -> Result<ForgetStep, Refusal> {

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use mira_proto::node_v1::{
-    FetchReply, FetchRequest, FieldTypesReply, FieldTypesRequest, ListPrivateVectorsReply, ListPrivateVectorsRequest,
+    FetchReply, FetchRequest, FieldTypesReply, FieldTypesRequest, ListBinReply, ListBinRequest, ListPrivateVectorsReply,
+    ListPrivateVectorsRequest,
     MeasureRecallReply, MeasureRecallRequest, ReadHeader, ReadState, ScanReply, ScanRequest, SearchReply,
     SearchRequest, SessionReply, SessionRequest, SessionsReply, SessionsRequest,
 };
@@ -63,6 +64,7 @@ reads! {
     ListPrivateVectorsRequest => ListPrivateVectorsReply: list_private_vectors within limits::READ_TRY;
     // Looking at a step of frames takes about as long as removing one.
     FieldTypesRequest => FieldTypesReply: field_types within limits::WRITE_TRY;
+    ListBinRequest => ListBinReply: list_bin within limits::WRITE_TRY;
     // It reads every vector of the shard: the whole time that the caller gives is for one try.
     MeasureRecallRequest => MeasureRecallReply: measure_recall within Duration::MAX;
 }
@@ -89,5 +91,6 @@ answers!(
     ScanReply,
     ListPrivateVectorsReply,
     FieldTypesReply,
+    ListBinReply,
     MeasureRecallReply
 );

@@ -141,6 +141,28 @@ impl FakeNode {
         Ok(reply)
     }
 
+    pub(super) fn answer_list_bin(&self, request: wire::ListBinRequest) -> Result<wire::ListBinReply, Status> {
+        let mut state = self.state.lock();
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "list_bin", &header)?;
+        let may_have = |kept: &Kept| kept.private.owner.is_empty() || kept.private.owner == request.owner;
+        let matches = |kept: &Kept| {
+            request.all
+                || (!request.session.is_empty() && kept.frame.session == request.session)
+                || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
+                || (!request.private_session.is_empty() && kept.private.session == request.private_session)
+        };
+        let here = |(collection, shard, _): &(u64, u32, Vec<u8>)| (*collection, *shard) == (header.collection, header.shard);
+        let binned = state.bin.iter().filter(|(key, _)| here(key)).map(|(_, kept)| kept);
+        let mut ids: Vec<Bytes> =
+            binned.filter(|kept| matches(kept) && may_have(kept)).map(|kept| kept.frame.id.clone()).collect();
+        ids.retain(|id| *id > request.after);
+        let more = ids.len() > state.forget_step;
+        ids.truncate(state.forget_step);
+        let next = ids.last().filter(|_| more).cloned().unwrap_or_default();
+        Ok(wire::ListBinReply { state: read, ids, more, next })
+    }
+
     pub(super) fn answer_undelete(&self, request: wire::UndeleteRequest) -> Result<wire::UndeleteReply, Status> {
         let mut state = self.state.lock();
         let wire::WriteHeader { shard, collection, request_id, .. } =
@@ -158,7 +180,8 @@ impl FakeNode {
             outcomes.push(if state.has_moved(collection, shard, id) {
                 wire::WriteOutcome { moved: true, ..Default::default() }
             } else if let Some(there) = state.frames.get(&key) {
-                wire::WriteOutcome { version: there.frame.version, unchanged: true, ..Default::default() }
+                let forgotten = state.forgotten_versions.get(&key).cloned().unwrap_or_default();
+                wire::WriteOutcome { version: there.frame.version, unchanged: true, forgotten, ..Default::default() }
             } else {
                 match state.bin.remove(&key) {
                     None => refused(Code::NotFound, "nothing of that id rests in the bin"),

@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) past: BTreeMap<Place, Vec<(Kept, u64)>>,
     /// Forgotten frames that may be brought back.
     pub(super) bin: BTreeMap<Place, Kept>,
+    /// Past versions of frames that were forgotten before these were stored again.
+    pub(super) forgotten_versions: BTreeMap<Place, Vec<u64>>,
     pub(super) undeleted: HashMap<Bytes, wire::UndeleteReply>,
     pub(super) indexes: BTreeMap<ShardId, u64>,
     /// The greatest position of a call in each shard, microseconds.
@@ -210,7 +212,11 @@ impl State {
         let changed = self.index(shard) + 1;
         let version = frame.version;
         let now = Kept { frame, vectors, named: write.named, private, changed, is_memory };
-        let before = self.frames.insert(key.clone(), now).or_else(|| self.bin.remove(&key));
+        let before = self.frames.insert(key.clone(), now).or_else(|| {
+            let binned = self.bin.remove(&key)?;
+            self.forgotten_versions.entry(key.clone()).or_default().push(binned.frame.version);
+            Some(binned)
+        });
         let ended_ms = self.clock_ms;
         self.past.entry(key).or_default().extend(before.map(|before| (before, ended_ms)));
         wire::WriteOutcome { version, ..Default::default() }

@@ -98,9 +98,18 @@ pub(in crate::api) fn of_forget(reply: &ForgetReply) -> String {
 
 /// What is read of an answer to `change`.
 pub(in crate::api) fn of_change(reply: &ChangeReply) -> String {
-    let ChangeReply { id, version, .. } = reply;
+    let restored = reply.restored.unwrap_or_default();
+    let (Some(id), Some(version)) = (reply.id, reply.version) else {
+        return match restored {
+            1 => "1 memory is there again.".to_owned(),
+            count => format!("{count} memories are there again."),
+        };
+    };
     if reply.unchanged {
-        format!("Nothing was to be done: {id} is there, version {version}.")
+        let forgotten: Vec<String> = reply.forgotten_versions.iter().map(u64::to_string).collect();
+        let past = format!(" It was forgotten and stored again: recall shows what was forgotten, version {}.", forgotten.join(", "));
+        let past = if forgotten.is_empty() { "" } else { &past };
+        format!("Nothing was to be done: {id} is there, version {version}.{past}")
     } else {
         format!("Memory {id} is there again, version {version}.")
     }
