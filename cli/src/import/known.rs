@@ -143,7 +143,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let there = folder.path().join("a.md").display().to_string();
         std::fs::write(&there, "x").unwrap();
-        let part = |name: u8, id: u128| Part { name: [name; 16], said: [7; 16], key: None, id: Uuid::from_u128(id), position: 9 };
+        let part = |name: u8, id: u128| Part {
+            name: [name; 16],
+            said: [7; 16],
+            key: None,
+            id: Uuid::from_u128(id),
+            position: 9,
+        };
         let file = |parts: &[Part]| FileParts { parts: parts.to_vec(), has_private: false };
         let manifest: Manifest =
             [("/gone/a.md".to_owned(), file(&[part(1, 11), part(2, 12)])), (there.clone(), file(&[part(3, 13)]))]

@@ -112,7 +112,9 @@ fn ask(question: &str) -> Result<(), CliError> {
 }
 
 fn render(reply: &ForgetReply) -> String {
-    let private = reply.private_left.map(|count| format!("private memories that stay, whose owner's key was not sent: {count}\n"));
+    let private = reply
+        .private_left
+        .map(|count| format!("private memories that stay, whose owner's key was not sent: {count}\n"));
     [forgotten(reply), private.unwrap_or_default()].concat()
 }
 

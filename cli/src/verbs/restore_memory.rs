@@ -52,7 +52,8 @@ impl RestoreMemory {
         let (mut restored, mut refused) = (Vec::new(), None::<CliError>);
         for id in self.ids {
             let collection = self.collection.clone();
-            let request = ChangeRequest { action: ChangeAction::Restore, id: Some(id), collection, ..ChangeRequest::default() };
+            let request =
+                ChangeRequest { action: ChangeAction::Restore, id: Some(id), collection, ..ChangeRequest::default() };
             match client.change(&request).await {
                 Ok(reply) => restored.push(reply),
                 Err(error) => {

@@ -21,7 +21,8 @@ use crate::shard::{
         transfer::ownership_of,
     },
     read::{self, private},
-    record::{self, FrameRecord}, refuse_engine, refuse_proposal, refuse_read,
+    record::{self, FrameRecord},
+    refuse_engine, refuse_proposal, refuse_read,
     write::{keyed_request_id, write_header},
 };
 
@@ -167,7 +168,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let most = limits::MAX_FORGET_STEP;
         if request.all {
             let all = read::FramesAfter { collection: collection.id, after: after(request)? };
-            let step = read::frames_of_collection(view, &all, most, mine).and_then(|frames| of_asker(view, collection.id, frames, asker));
+            let step = read::frames_of_collection(view, &all, most, mine)
+                .and_then(|frames| of_asker(view, collection.id, frames, asker));
             return step.map_err(|error| self.unreadable(error));
         }
         if let Some(tag) = self.session_to_forget(collection, request)? {

@@ -142,9 +142,7 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
         ProposeError::Overloaded | ProposeError::NoQuorum | ProposeError::Stopped(_) => {
             Refusal::NotReady(error.to_string())
         }
-        ProposeError::RequestIdReused => {
-            key_reused().into()
-        }
+        ProposeError::RequestIdReused => key_reused().into(),
         ProposeError::NotApplicable { .. } => {
             problem(Code::Internal, "the request cannot be carried out; nothing was done".to_owned())
         }

@@ -4,10 +4,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use mira_proto::node_v1::{
-    FetchReply, FetchRequest, FieldTypesReply, FieldTypesRequest, ListBinReply, ListBinRequest, ListPrivateVectorsReply,
-    ListPrivateVectorsRequest,
-    MeasureRecallReply, MeasureRecallRequest, ReadHeader, ReadState, ScanReply, ScanRequest, SearchReply,
-    SearchRequest, SessionReply, SessionRequest, SessionsReply, SessionsRequest,
+    FetchReply, FetchRequest, FieldTypesReply, FieldTypesRequest, ListBinReply, ListBinRequest,
+    ListPrivateVectorsReply, ListPrivateVectorsRequest, MeasureRecallReply, MeasureRecallRequest, ReadHeader,
+    ReadState, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionReply, SessionRequest, SessionsReply,
+    SessionsRequest,
 };
 use mira_proto::{ShardId, limits};
 use tonic::{Response, Status};

@@ -14,9 +14,7 @@ use mira_proto::model::{ChangeAction, ChangeReply, ChangeRequest};
 use mira_proto::{Code, Problem, ShardId, node_v1};
 use uuid::Uuid;
 
-use crate::cluster::{
-    Call, CallError, CollectionRoute, Leftover, RemovalPart, Selected, ShardAnswer, fan_out,
-};
+use crate::cluster::{Call, CallError, CollectionRoute, Leftover, RemovalPart, Selected, ShardAnswer, fan_out};
 use crate::ids::{self, WriteIdentity};
 use crate::memory::{MAX_REROUTES, no_collection};
 use crate::operations::forget::Removal;

@@ -51,7 +51,8 @@ impl Memory {
     ) -> Result<(), CallError> {
         let of_shard = |shard| WriteIdentity { operation: OPERATION, collection: route.info.id, shard, parts: &[] };
         let request_id = ids::request_id(context, &of_shard(0));
-        let place = Uuid::from_slice(&request_id).map_err(|_| CallError::refused(Problem::internal("an odd request id")))?;
+        let place =
+            Uuid::from_slice(&request_id).map_err(|_| CallError::refused(Problem::internal("an odd request id")))?;
         let Some(part) = route.first_parts(Selected::Ids(&[place])).pop() else { return Err(CallError::Moved) };
         let header = node_v1::WriteHeader { request_id, ..route.write_header(context, part.shard) };
         let request = node_v1::ForgetRequest {

@@ -211,8 +211,10 @@ async fn all_that_one_forget_removed_comes_back_by_one_request() {
     world.collection("wide", 4).await;
     let drafts = json!({ "filter": { "field": "type", "eq": "draft" } });
     for selector in [json!({ "session": "talk" }), drafts, json!({ "all": true })] {
-        let item = |n: usize| json!({ "content": format!("turn {n} of {selector}"), "type": "draft", "session": "talk",
-            "collection": "wide" });
+        let item = |n: usize| {
+            json!({ "content": format!("turn {n} of {selector}"), "type": "draft", "session": "talk",
+            "collection": "wide" })
+        };
         let items: Vec<Value> = (0..20).map(item).collect();
         world.post("/mcp/store", json!({ "items": items })).await.ok();
         let mut forget = selector.clone();

@@ -119,18 +119,20 @@ async fn a_key_that_comes_again_with_another_request_is_a_conflict_and_nothing_i
     world.collection("wide", 4).await;
     let ids = world.store_all("wide", &["a", "b", "c"]).await;
     let one = |id: &str| json!({ "id": id, "collection": "wide" });
-    let send = async |path: &str, body: Value, key: &str| {
-        world.post_with(path, body, &[("idempotency-key", key)]).await
-    };
+    let send =
+        async |path: &str, body: Value, key: &str| world.post_with(path, body, &[("idempotency-key", key)]).await;
     let reused = |answer: crate::client::Answer| {
         assert_eq!(answer.code(), "conflict", "{}", answer.text);
         assert!(answer.detail().contains("Idempotency-Key"), "{}", answer.detail());
     };
     assert_eq!(send("/mcp/forget", one(&ids[0]), "k").await.ok()["removed"], 1);
     assert_eq!(send("/mcp/forget", one(&ids[0]), "k").await.ok()["removed"], 1, "a retry");
-    for other in [one(&ids[1]), json!({ "all": true, "collection": "wide" }),
-        json!({ "id": ids[0], "collection": "wide", "now": true }), json!({ "session": "s", "collection": "wide" })]
-    {
+    for other in [
+        one(&ids[1]),
+        json!({ "all": true, "collection": "wide" }),
+        json!({ "id": ids[0], "collection": "wide", "now": true }),
+        json!({ "session": "s", "collection": "wide" }),
+    ] {
         reused(send("/mcp/forget", other, "k").await);
     }
     let restore = |id: &str| json!({ "action": "restore", "id": id, "collection": "wide" });

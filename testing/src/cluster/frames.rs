@@ -135,8 +135,16 @@ impl FakeNode {
         *index += 1;
         let index = *index;
         state.gone.insert(shard, index);
-        let reply =
-            wire::ForgetReply { removed, index, more, next: Bytes::new(), moved, frozen_for, restorable_until_ms, private_left };
+        let reply = wire::ForgetReply {
+            removed,
+            index,
+            more,
+            next: Bytes::new(),
+            moved,
+            frozen_for,
+            restorable_until_ms,
+            private_left,
+        };
         state.forgotten.insert(request_id, reply.clone());
         Ok(reply)
     }
@@ -152,7 +160,8 @@ impl FakeNode {
                 || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
                 || (!request.private_session.is_empty() && kept.private.session == request.private_session)
         };
-        let here = |(collection, shard, _): &(u64, u32, Vec<u8>)| (*collection, *shard) == (header.collection, header.shard);
+        let here =
+            |(collection, shard, _): &(u64, u32, Vec<u8>)| (*collection, *shard) == (header.collection, header.shard);
         let binned = state.bin.iter().filter(|(key, _)| here(key)).map(|(_, kept)| kept);
         let mut ids: Vec<Bytes> =
             binned.filter(|kept| matches(kept) && may_have(kept)).map(|kept| kept.frame.id.clone()).collect();

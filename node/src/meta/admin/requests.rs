@@ -110,7 +110,7 @@ mod tests {
         let mut more = [1; 16];
         more[15] = 2;
         let other = AskedOnce::new(&cluster, &more).expect("an id");
-        let refused = other.answered::<RotateKeyReply>(&cluster).expect_err("another request under its key");
+        let refused = other.answered::<RotateKeyReply>(&cluster).err().expect("another request under its key");
         assert!(matches!(refused, Refusal::Problem(problem) if problem.code == Code::Conflict));
 
         for id in [&[2; 16][..], &[]] {

@@ -92,7 +92,9 @@ pub(in crate::api) fn of_forget(reply: &ForgetReply) -> String {
     let unnamed = (unnamed > 0 && !reply.ids.is_empty()).then(|| format!(" {unnamed} of them are not named here."));
     let until = reply.restorable_until.as_ref().filter(|_| reply.removed > 0);
     let restorable = until.map(|until| format!(" Until {until} each can be brought back: change, action restore."));
-    let private = reply.private_left.map(|count| format!(" Private memories that stay, whose owner's key was not sent: {count}."));
+    let private = reply
+        .private_left
+        .map(|count| format!(" Private memories that stay, whose owner's key was not sent: {count}."));
     [Some(removed), unnamed, restorable, private, shredded].into_iter().flatten().collect()
 }
 
@@ -107,7 +109,10 @@ pub(in crate::api) fn of_change(reply: &ChangeReply) -> String {
     };
     if reply.unchanged {
         let forgotten: Vec<String> = reply.forgotten_versions.iter().map(u64::to_string).collect();
-        let past = format!(" It was forgotten and stored again: recall shows what was forgotten, version {}.", forgotten.join(", "));
+        let past = format!(
+            " It was forgotten and stored again: recall shows what was forgotten, version {}.",
+            forgotten.join(", ")
+        );
         let past = if forgotten.is_empty() { "" } else { &past };
         format!("Nothing was to be done: {id} is there, version {version}.{past}")
     } else {
