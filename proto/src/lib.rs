@@ -6,6 +6,7 @@
 //! - [`extensions`]: fields that a format does not name yet, kept by whoever does not know them;
 //! - [`filter`]: which frames a caller means;
 //! - [`groups`]: what a search that groups gives out;
+//! - [`json`]: what is wrong with a JSON text, in words of our own;
 //! - [`position`]: where a frame stands in its session;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
 //! - [`names`]: what things may be called;
@@ -24,6 +25,7 @@ pub mod codec;
 pub mod extensions;
 pub mod filter;
 pub mod groups;
+pub mod json;
 pub mod limits;
 pub mod model;
 pub mod names;

@@ -20,7 +20,7 @@
 //! With an `Idempotency-Key`, a request id is computed too, so that a shard answers the same write from memory; past its
 //! memory the frame's id still makes it the same frame. Nodes remember it under a keyed name, with a digest of what was said:
 //! a key that comes again with another request of its operation and collection is a `conflict`, and nothing is done. A request
-//! id of a store covers the ids of its frames, so that a batch may be sent again with a part of it mended; those of steps cover
+//! id of a store covers the ids of its frames, so that a batch may be sent again with a part of it corrected; those of steps cover
 //! what they say, and a claim of their own comes before them (`operations/key_claim.rs`).
 
 use bytes::Bytes;
