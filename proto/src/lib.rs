@@ -6,6 +6,7 @@
 //! - [`extensions`]: fields that a format does not name yet, kept by whoever does not know them;
 //! - [`filter`]: which frames a caller means;
 //! - [`groups`]: what a search that groups gives out;
+//! - [`json`]: what is wrong with a JSON text, in words of our own;
 //! - [`position`]: where a frame stands in its session;
 //! - [`problem`]: the typed errors, with their meaning on every protocol;
 //! - [`names`]: what things may be called;
@@ -24,6 +25,7 @@ pub mod codec;
 pub mod extensions;
 pub mod filter;
 pub mod groups;
+pub mod json;
 pub mod limits;
 pub mod model;
 pub mod names;
@@ -52,6 +54,10 @@ pub const HEADER_VERSION: u32 = 1;
 /// The highest level of persisted formats that this build reads and writes. Every change of a format that an older build
 /// would misread raises it; a cluster writes the level that all of its nodes know.
 pub const FORMAT_LEVEL: u32 = 1;
+
+/// Bytes at the front of the request id of a change of the cluster that name the caller's key; those behind them say what is
+/// asked.
+pub const REQUEST_KEY_BYTES: usize = 8;
 
 /// Identifies a storage node for its life; made once, at random, on its first start.
 pub type NodeId = u64;

@@ -18,13 +18,15 @@
 //! Why it is so, `docs/adr/0017` says.
 //!
 //! With an `Idempotency-Key`, a request id is computed too, so that a shard answers the same write from memory; past its
-//! memory the frame's id still makes it the same frame. A request id covers what it writes: other content under a used key
-//! is another write to the same frame instead of being taken for the first. Nodes remember it under a keyed name.
+//! memory the frame's id still makes it the same frame. Nodes remember it under a keyed name, with a digest of what was said:
+//! a key that comes again with another request of its operation and collection is a `conflict`, and nothing is done. A request
+//! id of a store covers the ids of its frames, so that a batch may be sent again with a part of it corrected; those of steps cover
+//! what they say, and a claim of their own comes before them (`operations/key_claim.rs`).
 
 use bytes::Bytes;
 use mira_crypto::{IdSource, OwnerKey, PlacementKey};
 use mira_proto::placement::with_session_bits;
-use mira_proto::{FrameId, ShardId};
+use mira_proto::{FrameId, REQUEST_KEY_BYTES, ShardId};
 use uuid::Uuid;
 
 use crate::RequestContext;
@@ -89,7 +91,7 @@ fn derived(key: &PlacementKey, source: IdSource<'_>) -> Uuid {
 
 /// What one write to one shard is made of, for its request id.
 pub struct WriteIdentity<'a> {
-    /// `store`, `forget` or `change`.
+    /// `store`, `forget`, `change`, or what comes before them.
     pub operation: &'static str,
     /// The collection's number.
     pub collection: u64,
@@ -116,9 +118,11 @@ pub fn request_id(context: &RequestContext, write: &WriteIdentity<'_>) -> Bytes 
     Bytes::copy_from_slice(&id)
 }
 
-/// The request id of a change of the cluster itself, made of all that it says.
+/// The request id of a change of the cluster itself: half of it names the key and the operation, the other half what the
+/// request says, so that nodes tell another request under a used key from a retry.
 pub fn admin_request_id(context: &RequestContext, operation: &'static str, parts: &[&[u8]]) -> Bytes {
-    request_id(context, &WriteIdentity { operation, collection: 0, shard: 0, parts })
+    let of = |parts| request_id(context, &WriteIdentity { operation, collection: 0, shard: 0, parts });
+    [&of(&[])[..REQUEST_KEY_BYTES], &of(parts)[REQUEST_KEY_BYTES..]].concat().into()
 }
 
 /// The id as the wire carries it.
@@ -267,6 +271,22 @@ mod tests {
             assert_ne!(first, request_id(&ada, &other));
         }
         assert_ne!(first, request_id(&bob, &write(3, &[b"a", b"b"])));
+    }
+
+    #[test]
+    fn the_request_id_of_a_change_of_the_cluster_tells_its_key_from_what_it_says() {
+        let (ada, other) = (context("ada", Some("k")), context("ada", Some("l")));
+        let of = |context, operation, said: &'static [u8]| {
+            let id = admin_request_id(context, operation, &[said]);
+            (id.slice(..REQUEST_KEY_BYTES), id.slice(REQUEST_KEY_BYTES..))
+        };
+        let first = of(&ada, "grow", b"4");
+        assert_eq!(first, of(&ada, "grow", b"4"));
+        let more = of(&ada, "grow", b"8");
+        assert_eq!((more.0 == first.0, more.1 == first.1), (true, false));
+        for another in [of(&other, "grow", b"4"), of(&ada, "rotate", b"4")] {
+            assert_ne!(another.0, first.0);
+        }
     }
 
     #[test]

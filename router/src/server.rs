@@ -15,7 +15,7 @@ use crate::api::{self, Api};
 use crate::cluster::Cluster;
 use crate::embedding::Embedding;
 use crate::metrics::Metrics;
-use crate::{Memory, RouterConfig};
+use crate::{AccessToken, Memory, RouterConfig};
 
 /// Why a router could not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,7 @@ pub struct RunningRouter {
     pub http_addr: SocketAddr,
     /// Where gRPC is served.
     pub grpc_addr: SocketAddr,
+    api: Arc<Api>,
     stop: CancellationToken,
     servers: Vec<JoinHandle<()>>,
     map_follower: JoinHandle<()>,
@@ -78,14 +79,24 @@ impl Router {
         let settings = settings(config.connections);
         let servers = vec![
             tokio::spawn(mira_net::serve(http, app, settings.clone(), stop.clone().cancelled_owned())),
-            tokio::spawn(api::grpc::serve(grpc, api, settings, stop.clone())),
+            tokio::spawn(api::grpc::serve(grpc, api.clone(), settings, stop.clone())),
         ];
         info!(%http_addr, %grpc_addr, nodes = ?config.nodes, "router serves");
-        Ok(RunningRouter { http_addr, grpc_addr, stop, servers, map_follower })
+        Ok(RunningRouter { http_addr, grpc_addr, api, stop, servers, map_follower })
     }
 }
 
 impl RunningRouter {
+    /// Lets the holders of these tokens in from the next request on, and nobody else; refused without any, because then the
+    /// door would stand open.
+    pub fn replace_tokens(&self, tokens: &[AccessToken]) -> Result<(), StartError> {
+        if tokens.is_empty() {
+            return Err(StartError::NoToken);
+        }
+        self.api.gate.replace(tokens);
+        Ok(())
+    }
+
     /// Takes no new requests, waits for those at work (at most [`limits::SHUTDOWN_DRAIN`]), and ends.
     pub async fn shutdown(mut self) {
         self.stop.cancel();

@@ -56,8 +56,11 @@ impl Cluster {
             if at % 2 == 1 {
                 assert_eq!(self.known(id, None).await.expect_err("it rests in the bin").code, Code::NotFound);
                 let (action, collection) = (ChangeAction::Restore, Some(NAME.to_owned()));
-                let back = self.memory.change(&context(), ChangeRequest { action, id, collection }).await;
-                assert!(back.as_ref().is_ok_and(|back| back.version > 2 && !back.unchanged), "{id}: {back:?}");
+                let back = self
+                    .memory
+                    .change(&context(), ChangeRequest { action, id: Some(id), collection, ..ChangeRequest::default() })
+                    .await;
+                assert!(back.as_ref().is_ok_and(|back| back.version > Some(2) && !back.unchanged), "{id}: {back:?}");
             }
             // Workers forget others meanwhile, so versions begin anywhere; but one follows the other.
             let (current, said) = self.known(id, None).await.expect("it is there");

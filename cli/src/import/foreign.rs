@@ -12,7 +12,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use mira_proto::model::{Metadata, StoreItem};
-use mira_proto::numbers;
+use mira_proto::{json, numbers};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -36,8 +36,8 @@ enum McpLine {
 
 /// An entity as a text that says all that is known of it, a relation as a sentence.
 pub fn mcp_line(line: &[u8]) -> Result<StoreItem, RecordError> {
-    let wrong = |error: serde_json::Error| RecordError::Json(error.to_string());
-    Ok(match serde_json::from_slice(line).map_err(wrong)? {
+    let text = std::str::from_utf8(line).map_err(|error| RecordError::Utf8(error.valid_up_to()))?;
+    Ok(match serde_json::from_str(text).map_err(|error| RecordError::Json(json::fault(text, &error)))? {
         McpLine::Entity { name, entity_type, observations } => {
             let told: String = observations.iter().map(|told| format!("\n- {told}")).collect();
             StoreItem {
@@ -75,12 +75,13 @@ pub fn mem0(input: impl Read, source: Arc<Source>) -> Records {
         let not_mem0 = |what: &str| RecordError::Json(format!("{what}: not what mem0 exports"));
         let found = match text.trim_start().as_bytes().first() {
             Some(b'[') => {
-                let results = serde_json::from_str(text).map_err(|error| RecordError::Json(error.to_string()))?;
+                let results =
+                    serde_json::from_str(text).map_err(|error| RecordError::Json(json::fault(text, &error)))?;
                 Mem0 { results, relations: None }
             }
             Some(b'{') => serde_json::from_str(text).map_err(|error| match error.is_data() {
                 true => not_mem0("it has no list `results`"),
-                false => RecordError::Json(error.to_string()),
+                false => RecordError::Json(json::fault(text, &error)),
             })?,
             _ => return Err(not_mem0("neither a list nor an object")),
         };
@@ -104,7 +105,7 @@ fn kept(record: &RawValue) -> Result<Value, RecordError> {
     if let Some(number) = numbers::unkept(record.get()) {
         return Err(RecordError::Json(numbers::refusal(number)));
     }
-    serde_json::from_str(record.get()).map_err(|error| RecordError::Json(error.to_string()))
+    serde_json::from_str(record.get()).map_err(|error| RecordError::Json(json::fault(record.get(), &error)))
 }
 
 fn mem0_memory(found: Value) -> Result<StoreItem, RecordError> {
@@ -159,7 +160,7 @@ pub fn memvid(input: impl Read, source: Arc<Source>) -> Records {
     document(input, source, |text| {
         let index: Memvid<'_> = serde_json::from_str(text).map_err(|error| match error.is_data() {
             true => RecordError::Json("it has no list `metadata`: not the index of a memvid video".into()),
-            false => RecordError::Json(error.to_string()),
+            false => RecordError::Json(json::fault(text, &error)),
         })?;
         Ok(index.metadata.into_iter().map(|found| memvid_chunk(kept(found)?)).collect())
     })

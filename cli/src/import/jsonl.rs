@@ -128,7 +128,7 @@ pub fn strict(line: &[u8]) -> Result<Parsed, RecordError> {
     match text.contains(ATTACHMENT) {
         true => of_fields(fields_of(text)?, false),
         // Without a way over maps, which takes long for vectors.
-        false => serde_json::from_str(text).map(|item| (item, None)).map_err(json_error),
+        false => serde_json::from_str(text).map(|item| (item, None)).map_err(|error| json_error(text, &error)),
     }
 }
 
@@ -147,7 +147,7 @@ pub fn of_fields(mut fields: serde_json::Map<String, Value>, lenient: bool) -> R
         .transpose()
         .map_err(|error| RecordError::Json(format!("attachment: {error}")))?;
     let fields = if lenient { tuck_away(fields)? } else { fields };
-    let item: StoreItem = serde_json::from_value(Value::Object(fields)).map_err(json_error)?;
+    let item: StoreItem = serde_json::from_value(Value::Object(fields)).map_err(|error| json_error("", &error))?;
     if file.is_some() && item.id.is_none() { Err(RecordError::NoId) } else { Ok((item, file)) }
 }
 
@@ -166,7 +166,7 @@ fn object_text(line: &[u8]) -> Result<&str, RecordError> {
 
 /// The fields of a text, if the numbers among them can be kept.
 fn fields_of(text: &str) -> Result<serde_json::Map<String, Value>, RecordError> {
-    let fields = serde_json::from_str(text).map_err(json_error)?;
+    let fields = serde_json::from_str(text).map_err(|error| json_error(text, &error))?;
     match numbers::unkept(text) {
         Some(number) => Err(RecordError::Json(numbers::refusal(number))),
         None => Ok(fields),
@@ -196,13 +196,12 @@ fn tuck_away(object: serde_json::Map<String, Value>) -> Result<serde_json::Map<S
     Ok(known)
 }
 
-/// The parser's words with the column alone: it always speaks of line 1.
-fn json_error(error: serde_json::Error) -> RecordError {
-    let text = error.to_string();
-    let message = text.split(" at line ").next().unwrap_or(&text);
+/// What is wrong with a line, and in which column.
+fn json_error(text: &str, error: &serde_json::Error) -> RecordError {
+    let message = mira_proto::json::fault(text, error);
     RecordError::Json(match error.column() {
-        0 => message.to_owned(),
-        column => format!("{message} (column {column})"),
+        column if column > 0 && error.is_data() => format!("{message} (column {column})"),
+        _ => message,
     })
 }
 
@@ -244,8 +243,8 @@ mod tests {
             (1, "unknown field `contents`, expected one of"),
             (2, "not UTF-8 from byte 13"),
             (3, "not a JSON object"),
-            (4, "EOF while parsing"),
-            (5, "invalid type: integer `1`, expected a string"),
+            (4, "the JSON ends early"),
+            (5, "content must be a text, not the number 1"),
         ];
         assert_eq!(faults.len(), starts.len(), "{faults:?}");
         for ((line, fault), (expected_line, start)) in faults.iter().zip(starts) {

@@ -3,7 +3,7 @@
 //! A record is known by its name in its file. One that is not may have moved: the same name and words, from a file of the same
 //! name that is gone. It takes over that file's memory, and no other record of this import takes it again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub struct Known(HashMap<ManifestKey, Listed>);
 struct Listed {
     /// Parts by file and name.
     parts: BTreeMap<String, HashMap<Digest, Part>>,
+    /// Where the parts of a file stand.
+    positions: HashMap<String, BTreeSet<u64>>,
     /// Files that are gone, by their names without folders.
     gone: HashMap<String, Vec<String>>,
 }
@@ -66,9 +68,23 @@ impl Known {
             if let Some(name) = file_name(path).filter(|_| !is_there(path)) {
                 listed.gone.entry(name).or_default().push(path.clone());
             }
+            let positions = file.parts.iter().map(|part| part.position).filter(|&position| position != 0);
+            listed.positions.insert(path.clone(), positions.collect());
             listed.parts.insert(path.clone(), file.parts.iter().map(|part| (part.name, *part)).collect());
         }
         self.0.insert(key, listed);
+    }
+
+    /// How many parts a file has had.
+    pub fn count(&self, key: &ManifestKey, source: &Source) -> usize {
+        let parts = self.0.get(key).zip(source.full_path.as_ref()).and_then(|(listed, path)| listed.parts.get(path));
+        parts.map_or(0, HashMap::len)
+    }
+
+    /// Where the first part of a file stands that stands behind a place.
+    pub fn position_after(&self, key: &ManifestKey, source: &Source, place: u64) -> Option<u64> {
+        let positions = self.0.get(key)?.positions.get(source.full_path.as_ref()?)?;
+        positions.range(place.saturating_add(1)..).next().copied()
     }
 
     /// What is known of a record.
@@ -127,7 +143,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let there = folder.path().join("a.md").display().to_string();
         std::fs::write(&there, "x").unwrap();
-        let part = |name: u8, id: u128| Part { name: [name; 16], said: [7; 16], key: None, id: Uuid::from_u128(id) };
+        let part = |name: u8, id: u128| Part {
+            name: [name; 16],
+            said: [7; 16],
+            key: None,
+            id: Uuid::from_u128(id),
+            position: 9,
+        };
         let file = |parts: &[Part]| FileParts { parts: parts.to_vec(), has_private: false };
         let manifest: Manifest =
             [("/gone/a.md".to_owned(), file(&[part(1, 11), part(2, 12)])), (there.clone(), file(&[part(3, 13)]))]
@@ -135,6 +157,9 @@ mod tests {
         let key = ManifestKey { collection: "c".into(), private: false };
         let mut known = Known::default();
         known.add(key.clone(), &manifest);
+        assert_eq!((known.count(&key, &source(&there)), known.count(&key, &source("/new/a.md"))), (1, 0));
+        let after = |place| known.position_after(&key, &source(&there), place);
+        assert_eq!([0, 8, 9].map(after), [Some(9), Some(9), None]);
         let mut find = |path: &str, identity| known.find(&key, &source(path), identity);
 
         let same = find(&there, identity(3, 8));

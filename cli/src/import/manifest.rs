@@ -17,8 +17,9 @@ use uuid::Uuid;
 use crate::import::identity::Digest;
 use crate::import::source::Folder;
 
-/// Version of a page.
-const VERSION: u8 = 1;
+/// Version of a page. The one before had no positions.
+const VERSION: u8 = 2;
+const WITHOUT_POSITIONS: u8 = 1;
 /// Parts of a page.
 const PAGE_PARTS: usize = 8 << 10;
 /// Bytes of paths of a page.
@@ -37,6 +38,8 @@ pub struct Part {
     pub key: Option<Digest>,
     /// Its memory.
     pub id: Uuid,
+    /// Where it stands in its session, so that what is put before or behind it later stands there too; 0 = not known.
+    pub position: u64,
 }
 
 /// What was made of a file.
@@ -105,10 +108,11 @@ impl Page {
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(u8::from(has_private));
         self.bytes.extend_from_slice(&length(parts.len()));
-        for Part { name, said, key, id } in parts {
+        for Part { name, said, key, id, position } in parts {
             self.bytes.extend_from_slice(name);
             self.bytes.extend_from_slice(said);
             self.bytes.extend_from_slice(id.as_bytes());
+            self.bytes.extend_from_slice(&position.to_le_bytes());
             self.bytes.push(u8::from(key.is_some()));
             self.bytes.extend_from_slice(key.as_ref().map_or(&[], |key| &key[..]));
         }
@@ -127,7 +131,7 @@ impl Page {
 /// Adds what a page lists to a manifest.
 pub fn read_page(page: &[u8], manifest: &mut Manifest) -> Result<(), PageError> {
     let (&version, mut rest) = page.split_first().ok_or(PageError::Damaged)?;
-    if version != VERSION {
+    if ![VERSION, WITHOUT_POSITIONS].contains(&version) {
         return Err(PageError::Version(version));
     }
     while !rest.is_empty() {
@@ -141,9 +145,10 @@ pub fn read_page(page: &[u8], manifest: &mut Manifest) -> Result<(), PageError> 
         file.has_private |= has_private != 0;
         for _ in 0..count {
             let (name, said, id) = (*take(&mut rest)?, *take(&mut rest)?, Uuid::from_bytes(*take(&mut rest)?));
+            let position = if version == WITHOUT_POSITIONS { 0 } else { u64::from_le_bytes(*take(&mut rest)?) };
             let [has_key] = *take(&mut rest)?;
             let key = if has_key == 0 { None } else { Some(*take(&mut rest)?) };
-            file.parts.push(Part { name, said, key, id });
+            file.parts.push(Part { name, said, key, id, position });
         }
     }
     Ok(())
@@ -232,7 +237,7 @@ mod tests {
     use super::*;
 
     fn part(name: u8, id: u128) -> Part {
-        Part { name: [name; 16], said: [7; 16], key: None, id: Uuid::from_u128(id) }
+        Part { name: [name; 16], said: [7; 16], key: None, id: Uuid::from_u128(id), position: 5 }
     }
 
     fn file(parts: &[(u8, u128)]) -> FileParts {
@@ -265,20 +270,26 @@ mod tests {
         file.has_private = true;
         file.parts.push(Part { key: Some([9; 16]), ..part(3, 4) });
         let expected = [
-            &[1, 2, 0, 0, 0][..],
+            &[2, 2, 0, 0, 0][..],
             b"/a",
             &[1, 2, 0, 0, 0],
             &[1; 16],
             &[7; 16],
             &2_u128.to_be_bytes(),
+            &5_u64.to_le_bytes(),
             &[0],
             &[3; 16],
             &[7; 16],
             &4_u128.to_be_bytes(),
+            &5_u64.to_le_bytes(),
             &[1],
             &[9; 16],
         ];
         assert_eq!(pages(&sample), [expected.concat()]);
+        let before = [&[1, 2, 0, 0, 0][..], b"/a", &[0, 1, 0, 0, 0], &[1; 16], &[7; 16], &2_u128.to_be_bytes(), &[0]];
+        let mut read = Manifest::new();
+        read_page(&before.concat(), &mut read).unwrap();
+        assert_eq!(read["/a"].parts, [Part { position: 0, ..part(1, 2) }]);
     }
 
     #[test]
@@ -303,7 +314,7 @@ mod tests {
             let cut = read_page(&page[..length], &mut Manifest::new());
             assert_eq!(cut, if length == 1 { Ok(()) } else { Err(PageError::Damaged) }, "{length}");
         }
-        assert_eq!(read_page(&[2], &mut Manifest::new()), Err(PageError::Version(2)));
+        assert_eq!(read_page(&[3], &mut Manifest::new()), Err(PageError::Version(3)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::error::CliError;
 use crate::import::checkpoint::Checkpoint;
 use crate::import::manifests::Manifests;
 use crate::import::progress::Progress;
-use crate::import::reader::{Batch, ReadOptions, Reading, read_all};
+use crate::import::reader::{Batch, Emptied, ReadOptions, Reading, read_all};
 use crate::import::record::Position;
 use crate::import::sightings::Sightings;
 use crate::import::source::{Skipped, Source, Sources};
@@ -81,6 +81,7 @@ pub async fn run(
     let manifests = Arc::new(Manifests::new(client));
     let mut ledger = Ledger::new(checkpoint.clone(), progress, Sightings::new(manifests.clone(), folders));
     ledger.summary.skipped = skipped;
+    ledger.keeps_old = options.keep_old;
     ledger.tell_of_folders(&unreadable);
     if options.strict && !unreadable.is_empty() {
         return (ledger.finish(), Err(stopped_by_refusal()));
@@ -105,7 +106,11 @@ async fn work(
             if let Some(error) = batch.failed {
                 return Err(error);
             }
-            let done = Done { reached: std::mem::take(&mut batch.reached), ended: std::mem::take(&mut batch.ended) };
+            let done = Done {
+                reached: std::mem::take(&mut batch.reached),
+                ended: std::mem::take(&mut batch.ended),
+                emptied: std::mem::take(&mut batch.emptied),
+            };
             writer.write(batch).await.map(|outcome| (number, done, outcome))
         })
         .buffer_unordered(options.writers);
@@ -145,6 +150,8 @@ struct Done {
     reached: Reached,
     /// Sources that were read to their ends.
     ended: Vec<Arc<Source>>,
+    /// Those of them in which nothing is left.
+    emptied: Vec<Emptied>,
 }
 
 /// Where a batch leaves the sources that it touched.
@@ -153,6 +160,8 @@ type Reached = Vec<(Arc<Source>, Position)>;
 /// Keeps count, and turns batches that end in any order into progress without gaps.
 struct Ledger {
     summary: Summary,
+    /// What sources had before stays.
+    keeps_old: bool,
     progress: Progress,
     checkpoint: Checkpoint,
     /// Batches done ahead of one that is not.
@@ -173,6 +182,7 @@ impl Ledger {
     fn new(checkpoint: Checkpoint, progress: Progress, sightings: Sightings) -> Self {
         Ledger {
             summary: Summary::default(),
+            keeps_old: false,
             progress,
             checkpoint,
             ahead: BTreeMap::new(),
@@ -211,6 +221,12 @@ impl Ledger {
         self.summary.already_there += outcome.present;
         self.summary.repeated += outcome.repeated;
         self.sightings.note(outcome.landed, &outcome.spoiled, &done.ended);
+        for Emptied { source, collection, parts } in done.emptied.iter().filter(|_| !self.keeps_old) {
+            let label = console::style("emptied").yellow().for_stderr();
+            let noun = if *parts == 1 { "part ends" } else { "parts end" };
+            self.progress.report(&format!("{label} {}: {parts} {noun}", source.name));
+            self.sightings.note_emptied(collection);
+        }
         self.ahead.insert(number, done.reached);
         while let Some(reached) = self.ahead.remove(&self.next) {
             self.next += 1;

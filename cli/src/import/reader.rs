@@ -16,6 +16,7 @@ use crate::import::foreign::{self, Records};
 use crate::import::identity::{self, Names, Standing};
 use crate::import::jsonl::{self, JsonLines};
 use crate::import::known::{Known, Match};
+use crate::import::manifest::Part;
 use crate::import::manifests::{ManifestKey, Manifests};
 use crate::import::markdown;
 use crate::import::record::{Place, Position, Record, RecordError};
@@ -25,8 +26,14 @@ use crate::import::text::TextParts;
 /// Content of one batch, bytes: well within one message, and so is an answer that holds the same content.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// Between the places of two files, microseconds: room for four million records before they mix.
-const FILE_MICROS: u64 = 1_000;
+/// Between the places of two files, microseconds: room for 65,536 records before they mix.
+const FILE_MICROS: u64 = 4_000;
+
+/// Between the places of two records: room for those that are put between them later, some sixty one after another.
+const RECORD_ROOM: u64 = 256;
+
+/// Which part of the room up to the next record one takes that is put before it.
+const TAKEN_ROOM: u64 = 16;
 
 /// What the command line says about every record.
 #[derive(Debug, Clone)]
@@ -60,6 +67,8 @@ pub struct Batch {
     pub spoiled: Vec<Arc<Source>>,
     /// Sources that were read to their ends.
     pub ended: Vec<Arc<Source>>,
+    /// Sources in which nothing is left, though they had parts.
+    pub emptied: Vec<Emptied>,
     /// Why nothing more can be read.
     pub failed: Option<CliError>,
     /// Where each source stands once this batch and all before it are done.
@@ -90,6 +99,17 @@ impl Batch {
             _ => self.reached.push((source.clone(), position)),
         }
     }
+}
+
+/// A source in which nothing is left.
+#[derive(Debug)]
+pub struct Emptied {
+    /// Which.
+    pub source: Arc<Source>,
+    /// Where its parts are.
+    pub collection: String,
+    /// How many it had, private ones not counted.
+    pub parts: usize,
 }
 
 /// A record ready to be stored.
@@ -124,6 +144,8 @@ pub struct Landed {
     pub order: u64,
     /// Its memory; none of one that this importer did not make.
     pub id: Option<uuid::Uuid>,
+    /// Where it stands in its session; 0 = not known.
+    pub position: u64,
 }
 
 /// What the reader reads with.
@@ -172,7 +194,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&mut self, file: usize, source: &Arc<Source>, batches: &mpsc::Sender<Batch>) -> Result<(), Stop> {
         let Reading { checkpoint, options, .. } = self.reading;
-        let mut order = FileOrder { began: checkpoint.began() + file as u64 * FILE_MICROS, next: 0 };
+        let mut order = FileOrder { began: checkpoint.began() + file as u64 * FILE_MICROS, next: 0, last: 0 };
         let mut names = Names::default();
         let (done, records) = records(source, checkpoint, options);
         let mut count = 0;
@@ -180,19 +202,23 @@ impl Reader<'_> {
             let Record { place, next, item, file } = record;
             let is_done = next.bytes <= done.bytes && next.lines <= done.lines;
             count += 1;
-            let position = order.position(place.line);
+            let line = order.line(place.line);
             self.batch.reach(source, next.max(done));
             match item {
-                Ok(mut item) => {
+                Ok(item) => {
                     let says_position = item.position.is_some();
-                    item.position = item.position.or(Some(position));
-                    let item = with_options(item, options);
+                    let mut item = with_options(item, options);
                     let (identity, standing) = names.next(source.format, &item, file.as_ref());
                     if standing == Standing::Repeated {
                         self.batch.repeated += u64::from(!is_done);
                     } else {
                         let attached = file.map(|file| attached(file, &place, options));
                         let found = self.known_as(source, &item, identity)?;
+                        if !says_position {
+                            let key = key_of(&item);
+                            let after = |place| self.known.position_after(&key, source, place);
+                            item.position = Some(order.position(line, found.part, after));
+                        }
                         let contradicts = standing == Standing::Contradicts;
                         let prepared =
                             Prepared { place, item, attached, found, order: count, says_position, contradicts };
@@ -207,11 +233,34 @@ impl Reader<'_> {
                 return Err(Stop::Unwanted);
             }
         }
-        // One that says nothing, or changed meanwhile, may be on its way to what it is to be.
-        if count == 0 || !has_length(source) {
+        // One that changed meanwhile may be on its way to what it is to be.
+        if !has_length(source) {
             self.batch.spoiled.push(source.clone());
+        } else if count == 0 {
+            self.note_emptied(source)?;
         }
         self.batch.ended.push(source.clone());
+        Ok(())
+    }
+
+    /// Notes a file that says nothing any more, if it did. Records that named a collection of their own lie where nothing
+    /// leads any more, and stay.
+    fn note_emptied(&mut self, source: &Arc<Source>) -> Result<(), Stop> {
+        let collection = self.reading.options.collection.clone().unwrap_or_else(|| DEFAULT_COLLECTION.to_owned());
+        let key = ManifestKey { collection, private: false };
+        self.open(&key)?;
+        let parts = self.known.count(&key, source);
+        if parts > 0 {
+            self.batch.emptied.push(Emptied { source: source.clone(), collection: key.collection, parts });
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, key: &ManifestKey) -> Result<(), Stop> {
+        if !self.known.has(key) {
+            let opened = self.reading.runtime.block_on(self.reading.manifests.open(key));
+            self.known.add(key.clone(), &opened.map_err(Stop::Failed)?.manifest);
+        }
         Ok(())
     }
 
@@ -223,10 +272,7 @@ impl Reader<'_> {
         identity: identity::Identity,
     ) -> Result<Match, Stop> {
         let key = key_of(item);
-        if !self.known.has(&key) {
-            let opened = self.reading.runtime.block_on(self.reading.manifests.open(&key));
-            self.known.add(key.clone(), &opened.map_err(Stop::Failed)?.manifest);
-        }
+        self.open(&key)?;
         Ok(self.known.find(&key, source, identity))
     }
 
@@ -235,7 +281,8 @@ impl Reader<'_> {
         let Prepared { place, item, found, order, .. } = &mut prepared;
         if let Some(part) = found.part.filter(|part| is_done && part.said == found.identity.said) {
             let (source, key) = (place.source.clone(), key_of(item));
-            let landed = Landed { source, key, found: found.clone(), order: *order, id: Some(part.id) };
+            let (id, position) = (Some(part.id), part.position);
+            let landed = Landed { source, key, found: found.clone(), order: *order, id, position };
             return self.batch.landed.push(landed);
         }
         if !found.identity.is_own {
@@ -260,16 +307,36 @@ pub fn key_of(item: &StoreItem) -> ManifestKey {
 struct FileOrder {
     /// Where the file stands, microseconds.
     began: u64,
-    /// The place of the next record, at least.
+    /// The line of the next record, at least.
     next: u64,
+    /// The place of the last record; 0 before the first.
+    last: u64,
 }
 
 impl FileOrder {
-    /// The place of the record on that line: the same in every try.
-    fn position(&mut self, line: u64) -> u64 {
-        let place = line.max(self.next);
-        self.next = place + 1;
-        mira_proto::Position::new(self.began, place as usize).packed()
+    /// The line of a record, another for each.
+    fn line(&mut self, line: u64) -> u64 {
+        let line = line.max(self.next);
+        self.next = line + 1;
+        line
+    }
+
+    /// The place of the record on that line, the same in every try: where it stood in an earlier import, or before what stands
+    /// behind it there (`after`), or behind everything.
+    fn position(&mut self, line: u64, known: Option<Part>, after: impl Fn(u64) -> Option<u64>) -> u64 {
+        let behind = || mira_proto::Position::new(self.began, (line * RECORD_ROOM) as usize).packed();
+        let stood = known.map(|part| part.position).filter(|&position| position != 0);
+        self.last = match (stood, after(self.last)) {
+            (Some(position), _) => position,
+            (None, None) => behind(),
+            (None, Some(next)) if self.last == 0 => next.saturating_sub(RECORD_ROOM),
+            (None, Some(next)) => {
+                let room = next - self.last;
+                // Where there is none, two stand in one place.
+                self.last + (room / TAKEN_ROOM).max(1).min(room - 1)
+            }
+        };
+        self.last
     }
 }
 
@@ -337,5 +404,35 @@ fn parsed(input: impl BufRead + Send + 'static, source: Arc<Source>, options: &R
         Format::Parquet => failed(&source, std::io::Error::other("a table is read from a file")),
         Format::Text => Box::new(TextParts::new(input, source)),
         Format::Markdown => markdown::read(input, source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn part(position: u64) -> Part {
+        Part { name: [1; 16], said: [1; 16], key: None, id: uuid::Uuid::nil(), position }
+    }
+
+    #[test]
+    fn a_record_stands_where_it_stood_and_a_new_one_between_those_beside_it() {
+        let order = || FileOrder { began: 1_000, next: 0, last: 0 };
+        let mut first = order();
+        let stood: Vec<u64> = (1..=3).map(|line| first.position(line, None, |_| None)).collect();
+        assert!(stood.is_sorted_by(|a, b| a < b), "{stood:?}");
+        let set: BTreeSet<u64> = stood.iter().copied().collect();
+        let after = |place: u64| set.range(place + 1..).next().copied();
+        let mut again = FileOrder { began: 9_000, ..order() };
+        // Two before the first, forty between the first and the second, one at the end.
+        let known = [None, None, Some(0)].into_iter().chain([None; 40]).chain([Some(1), Some(2), None]);
+        let places: Vec<u64> = known
+            .zip(1..)
+            .map(|(known, line)| again.position(line, known.map(|at: usize| part(stood[at])), after))
+            .collect();
+        assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+        assert_eq!([places[2], places[43], places[44]], stood[..]);
     }
 }

@@ -49,7 +49,12 @@ impl Sightings {
         self.ended.extend(ended.iter().filter_map(|source| source.full_path.clone()));
     }
 
-    fn land(&mut self, Landed { source, key, found, order, id }: Landed) {
+    /// Notes that nothing is left in a file of what a collection has of it.
+    pub fn note_emptied(&mut self, collection: &str) {
+        self.collections.insert(collection.to_owned());
+    }
+
+    fn land(&mut self, Landed { source, key, found, order, id, position }: Landed) {
         let Some(path) = &source.full_path else { return };
         self.collections.insert(key.collection.clone());
         if key.private {
@@ -64,7 +69,8 @@ impl Sightings {
         }
         self.parts += 1;
         self.is_unsaved = true;
-        let part = Part { name: found.identity.name, said: found.identity.said, key: found.moved_key(), id };
+        let (name, said) = (found.identity.name, found.identity.said);
+        let part = Part { name, said, key: found.moved_key(), id, position };
         file.parts.insert(order, part);
         if let Some(from) = found.moved_from {
             file.moved.entry(from).or_default().insert(part.name);

@@ -78,11 +78,13 @@ impl Outcome {
 
 fn landed(prepared: Prepared, attempt: Attempt, id: Option<Uuid>) -> Landed {
     let Prepared { place, item, mut found, order, .. } = prepared;
+    // What was replaced stands where it stood.
+    let position = item.position.or(found.part.map(|part| part.position)).unwrap_or_default();
     if attempt == Attempt::Beside {
         found.identity.name = identity::name_beside(&found.identity);
         (found.part, found.moved_from) = (None, None);
     }
-    Landed { source: place.source, key: key_of(&item), found, order, id }
+    Landed { source: place.source, key: key_of(&item), found, order, id, position }
 }
 
 /// What there is of the id of a record with a file.

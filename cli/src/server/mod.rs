@@ -7,6 +7,7 @@ pub mod keys;
 pub mod logging;
 pub mod secrets;
 pub mod settings;
+pub mod tokens;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -24,6 +24,8 @@ use crate::import::source;
 use crate::output;
 use crate::transfer::{self, MemoryPlace};
 
+mod order;
+
 /// Frames that are asked for at once.
 const PAGE: u32 = 500;
 /// Frames of a session that are read at once.
@@ -42,6 +44,9 @@ const FILES: &str = "files";
 ///
 /// Files that memories have beside their text are written as files, which the records name with their sizes and checksums;
 /// `mira import` takes them along.
+///
+/// In a file of JSON Lines the memories of a session stand together, in its order; on standard output, and in a table, they come
+/// in the order of their ids, and say where they stand in their sessions (`position`).
 ///
 /// JSON Lines that were stopped on their way into a file go on where they were when the same command is given again, and
 /// no file is fetched twice.
@@ -161,8 +166,21 @@ impl Export {
         let mut out = BufWriter::new(out);
         let mut sink = Lines { out: &mut out, name: &part, bytes: end };
         let summary = self.lines(client, &mut sink, cursor, progress).await?;
-        out.into_inner().map_err(|error| error.into_error()).and_then(|out| out.sync_all()).map_err(io())?;
-        std::fs::rename(&part, file).map_err(CliError::io(file))?;
+        let unordered = out.into_inner().map_err(|error| error.into_error()).map_err(io())?;
+        unordered.sync_all().map_err(io())?;
+        // Stopped here, the next one finds all lines, and arranges them again.
+        let ordered = part.with_added_extension("ordered");
+        let mut out = BufWriter::new(File::create(&ordered).map_err(CliError::io(&ordered))?);
+        if order::arrange(&unordered, &mut out).map_err(io())? {
+            let out = out.into_inner().map_err(|error| error.into_error());
+            out.and_then(|out| out.sync_all()).map_err(CliError::io(&ordered))?;
+            std::fs::rename(&ordered, file).map_err(CliError::io(file))?;
+            std::fs::remove_file(&part).map_err(io())?;
+        } else {
+            output::say("too many memories to keep sessions together: they are in the order of their ids");
+            std::fs::remove_file(&ordered).map_err(CliError::io(&ordered))?;
+            std::fs::rename(&part, file).map_err(CliError::io(file))?;
+        }
         Ok(ExportSummary { frames_before, ..summary })
     }
 

@@ -112,6 +112,13 @@ fn ask(question: &str) -> Result<(), CliError> {
 }
 
 fn render(reply: &ForgetReply) -> String {
+    let private = reply
+        .private_left
+        .map(|count| format!("private memories that stay, whose owner's key was not sent: {count}\n"));
+    [forgotten(reply), private.unwrap_or_default()].concat()
+}
+
+fn forgotten(reply: &ForgetReply) -> String {
     let noun = if reply.removed == 1 { "memory" } else { "memories" };
     match (reply.removed, reply.shred) {
         (0, Some(id)) => format!("shredding: mira admin shred-status {id} shows when nothing is left of the key\n"),

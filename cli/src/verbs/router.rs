@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::error::CliError;
 use crate::server::settings::{Layer, list, with_file};
-use crate::server::{LogFormat, asked_to_stop, default_model_folder, load_model, secrets, start_logging};
+use crate::server::{LogFormat, asked_to_stop, default_model_folder, load_model, start_logging, tokens};
 
 /// Run a router
 ///
@@ -43,8 +43,8 @@ struct RouterSettings {
     /// File with the tokens that are let in, a line NAME TOKEN for each (mode 0600). The variable MIRA_TOKEN may hold one
     ///
     /// Private memories behind passphrases, and idempotency keys, belong to the name. To replace a token, add the new one
-    /// under the same name, restart the routers, and take the old one out later. A line with a token alone is of the name
-    /// `default`.
+    /// under the same name, and take the old one out later. The file is read again within five seconds of a change, and at once
+    /// on SIGHUP; one that is wrong changes nothing, and is logged. A line with a token alone is of the name `default`.
     #[arg(long, env = "MIRA_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Serve without any token: only behind something else that checks callers
@@ -93,10 +93,14 @@ impl Router {
     pub async fn run(self) -> Result<(), CliError> {
         let settings = with_file(self.settings, self.config.as_deref())?;
         start_logging(settings.log_format.unwrap_or(LogFormat::Text), "info")?;
+        let token_file = settings.token_file.clone();
         let config = settings.into_config()?;
         descriptors::ensure(config.descriptors()).map_err(CliError::start)?;
         let router = mira_router::Router::start(config).await.map_err(CliError::start)?;
-        asked_to_stop().await?;
+        tokio::select! {
+            asked = asked_to_stop() => asked?,
+            failed = tokens::follow(token_file, &router) => match failed? {},
+        }
         router.shutdown().await;
         Ok(())
     }
@@ -131,8 +135,6 @@ impl RouterSettings {
             let text = std::env::var("MIRA_TOKEN").unwrap_or_default();
             return AccessToken::parse_all(&text).map_err(|error| CliError::Usage(format!("MIRA_TOKEN: {error}")));
         };
-        let text = secrets::read(file)?;
-        AccessToken::parse_all(&text)
-            .map_err(|error| CliError::BadFile { path: file.clone(), detail: error.to_string() })
+        tokens::read(file)
     }
 }

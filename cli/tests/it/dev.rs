@@ -323,8 +323,11 @@ fn an_export_is_imported_without_loss() {
 
     // One that was stopped after some lines, in the middle of another, goes on there.
     let whole = read("out.jsonl");
-    let cut = whole.match_indices('\n').nth(399).unwrap().0 + 20;
-    write("out.jsonl.kept.part", &whole[..cut]);
+    let mut by_id: Vec<&str> = whole.split_inclusive('\n').collect();
+    by_id.sort_by_key(|line| line.split_once(r#""id":""#).unwrap().1);
+    let by_id = by_id.concat();
+    let cut = by_id.match_indices('\n').nth(399).unwrap().0 + 20;
+    write("out.jsonl.kept.part", &by_id[..cut]);
     let said = dev.says(&["export", "--collection", "kept", "-o", "out.jsonl"]);
     assert!(said.contains("exported 550 memories") && said.contains("after 400 of an earlier export"), "{said}");
     assert!(read("out.jsonl") == whole);
@@ -342,8 +345,8 @@ fn an_export_is_imported_without_loss() {
     assert!(said.contains("3 sessions"), "{said}");
     let session = read("read/s1.md");
     let ids: Vec<&str> = session.lines().filter(|line| line.starts_with("## user · ")).map(last_word).collect();
-    let mut in_order: Vec<(u64, String)> = read("out.jsonl").lines().filter_map(place_in_s1).collect();
-    in_order.sort();
+    let in_order: Vec<(u64, String)> = read("out.jsonl").lines().filter_map(place_in_s1).collect();
+    assert!(in_order.is_sorted(), "a file of JSON Lines has a session in its order");
     assert!(ids.len() > 300, "{}", ids.len());
     assert!(in_order.iter().map(|(_, id)| id.as_str()).eq(ids), "in the order of the session");
     let refused = dev.run(&["export", "--collection", "nothing", "-o", "nothing.jsonl"]);

@@ -239,11 +239,9 @@ fn a_source_that_was_not_read_whole_ends_nothing() {
     import.write("a.jsonl", lines(&[turn("one"), turn("two"), turn("three")]));
     assert_eq!(import.did(&["a.jsonl"]).added, 3);
     let all = import.contents();
-    // Cut within a line; empty; with something that is refused; of standard input, which has no name.
+    // Cut within a line; with something that is refused; of standard input, which has no name.
     import.write("a.jsonl", "{\"content\": \"one\"}\n{\"cont");
     assert_eq!(Import::counts(&import.run(&["a.jsonl"])), (0, 1, 1));
-    import.write("a.jsonl", "");
-    assert_eq!(import.did(&["a.jsonl"]), Did::default());
     import.write("a.jsonl", "{\"content\": \"one\"}\n{\"content\": \" \"}\n");
     assert_eq!(Import::counts(&import.run(&["a.jsonl"])), (0, 1, 1));
     assert_eq!(import.contents(), all);
@@ -371,4 +369,44 @@ fn an_export_shows_memories_alone() {
     assert_eq!(import.did(&["a.jsonl"]).added, 1);
     let exported = import.server.mira(import.folder.path(), &["export"]);
     assert_eq!(text(&exported.stdout).lines().count(), 1, "{exported:?}");
+}
+
+#[test]
+fn a_note_that_was_emptied_ends_what_it_said_and_says_so() {
+    let import = Import::new();
+    import.write("n/a.md", "# A\none\n\n# B\ntwo\n");
+    import.write("n/b.md", "# C\nthree\n");
+    assert_eq!(import.did(&["n"]).added, 3);
+    import.write("n/a.md", "");
+    let kept = import.run(&["n", "--keep-old"]);
+    assert!(!text(&kept.stderr).contains("emptied"), "{kept:?}");
+    assert_eq!(import.contents().len(), 3);
+    let emptied = import.run(&["n/a.md"]);
+    assert!(text(&emptied.stderr).contains("emptied n/a.md: 2 parts end"), "{emptied:?}");
+    assert_eq!(import.contents(), ["# C\nthree\n"]);
+    let again = import.run(&["n"]);
+    assert!(!text(&again.stderr).contains("emptied"), "only once: {again:?}");
+}
+
+#[test]
+fn turns_that_are_put_into_a_conversation_are_recalled_where_they_stand_in_it() {
+    let import = Import::new();
+    let turns = |said: &[&str]| -> String {
+        said.iter().map(|said| format!("{}\n", json!({ "content": said, "session": "s" }))).collect()
+    };
+    let recalled = || -> Vec<String> {
+        let output = import.server.mira(import.folder.path(), &["recall", "--session", "s", "--json"]);
+        let reply: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        reply["frames"].as_array().unwrap().iter().map(|frame| frame["content"].as_str().unwrap().into()).collect()
+    };
+    for said in [
+        &["one", "two", "three"][..],
+        &["zero", "one", "one and a half", "two", "three", "four"],
+        &["zero", "a half", "one", "one and a half", "almost two", "two", "two again", "three", "four", "five"],
+        &["zero", "one", "two", "three", "the end", "five"],
+    ] {
+        import.write("chat.jsonl", turns(said));
+        import.did(&["chat.jsonl"]);
+        assert_eq!(recalled(), said);
+    }
 }

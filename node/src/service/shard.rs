@@ -90,6 +90,12 @@ impl node_v1::shard_service_server::ShardService for NodeService {
         self.timed("list_private_vectors", shard.list_private_vectors(request)).await
     }
 
+    async fn list_bin(&self, request: Request<node_v1::ListBinRequest>) -> Answer<node_v1::ListBinReply> {
+        let request = request.into_inner();
+        let shard = self.0.shard(header_shard(&request.header)?)?;
+        self.timed("list_bin", shard.list_bin(request)).await
+    }
+
     async fn field_types(&self, request: Request<node_v1::FieldTypesRequest>) -> Answer<node_v1::FieldTypesReply> {
         let request = request.into_inner();
         let shard = self.0.shard(header_shard(&request.header)?)?;

@@ -258,7 +258,7 @@ pub enum Asker {
     Anyone,
     /// Plain ones, and the private ones of this owner.
     Owner([u8; 16]),
-    /// All of them: the collection is emptied.
+    /// All of them: what the shard does by itself, and no caller.
     Operator,
 }
 

@@ -21,7 +21,8 @@ use crate::shard::{
         transfer::ownership_of,
     },
     read::{self, private},
-    record, refuse_engine, refuse_proposal, refuse_read,
+    record::{self, FrameRecord},
+    refuse_engine, refuse_proposal, refuse_read,
     write::keyed_request_id,
 };
 
@@ -36,23 +37,26 @@ struct LookedAt {
 }
 
 /// Frames that one step of a request removes.
-struct ForgetStep {
-    frames: Vec<FrameId>,
+#[derive(Default)]
+pub(in crate::shard) struct ForgetStep {
+    pub(in crate::shard) frames: Vec<FrameId>,
+    /// Private frames of other owners than the asker that the request means and that stay.
+    foreign: Vec<FrameId>,
     /// Whether there may be more.
     more: bool,
     /// Where a request goes on that does not find what it looks for by asking again.
-    next: Option<FrameId>,
+    pub(in crate::shard) next: Option<FrameId>,
 }
 
 impl ForgetStep {
     /// Of the first frames that a scan found.
     fn of_scan(frames: Vec<FrameId>) -> Self {
-        ForgetStep { more: frames.len() == limits::MAX_FORGET_STEP, frames, next: None }
+        ForgetStep { more: frames.len() == limits::MAX_FORGET_STEP, frames, ..ForgetStep::default() }
     }
 
     /// Of a walk: the frames that it found, and where it ended, unless it was at the end.
     fn of_walk((frames, next): (Vec<FrameId>, Option<FrameId>)) -> Self {
-        ForgetStep { frames, more: next.is_some(), next }
+        ForgetStep { frames, more: next.is_some(), next, ..ForgetStep::default() }
     }
 
     /// The first frames of it.
@@ -63,16 +67,22 @@ impl ForgetStep {
             self.next = self.frames.last().copied().filter(|_| goes_on_behind);
         }
     }
+
+    /// How many private frames of others it has passed over; what lies behind its end is the next step's to count.
+    fn private_left(&self) -> u64 {
+        self.foreign.iter().filter(|&&frame| self.next.is_none_or(|next| frame <= next)).count() as u64
+    }
 }
 
 impl<R: mira_raft::Runtime> Shard<R> {
     /// Removes frames by id, of a session, by filter, or all of a collection, into the bin or for good; at most
-    /// [`limits::MAX_FORGET_STEP`] of them, and says whether there are more.
+    /// [`limits::MAX_FORGET_STEP`] of them, and says whether there are more. Private frames go for their owner only: of those
+    /// that are named by their ids the request is refused, of all of a collection they are passed over and counted.
     pub async fn forget(&self, request: node_v1::ForgetRequest) -> Result<node_v1::ForgetReply, Refusal> {
         let (header, collection) = self.begin_change(request.header.as_ref())?;
         let tags = self.shared.keyring.tags(&collection)?;
         let request_id = keyed_request_id(&tags, &header.request_id)?;
-        let asker = private::asker(&self.shared.keyring, &collection, &request)?;
+        let asker = private::asker_named(&self.shared.keyring, &collection, &request.owner)?;
         if request.ids.is_empty() {
             // A leader that has just been elected may not have applied what its predecessor acknowledged, and would miss it.
             self.group.read_index().await.map_err(refuse_read)?;
@@ -87,13 +97,19 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let LookedAt { view, collection, .. } = looked_at;
         if bin_ms.is_some() {
             let fitting = fitting(&view, collection.id, &step.frames).map_err(|error| self.unreadable(error))?;
-            step.truncate(fitting, !request.ids.is_empty() || !request.filter_json.is_empty());
+            let goes_by_asking_again = !request.session.is_empty() || !request.private_session.is_empty();
+            step.truncate(fitting, !goes_by_asking_again);
         }
+        let private_left = step.private_left();
         if step.frames.is_empty() && !request.may_be_retry {
-            let index = view.applied_index();
-            let next = step.next.map(wire).unwrap_or_default();
-            let frozen_for = self.frozen_for(collection.id)?;
-            return Ok(node_v1::ForgetReply { index, more: step.more, next, frozen_for, ..Default::default() });
+            return Ok(node_v1::ForgetReply {
+                index: view.applied_index(),
+                more: step.more,
+                next: step.next.map(wire).unwrap_or_default(),
+                frozen_for: self.frozen_for(collection.id)?,
+                private_left,
+                ..Default::default()
+            });
         }
         let frames = step.frames.clone();
         let (into_bin, more) = (bin_ms.is_some(), step.more);
@@ -118,6 +134,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
             moved: moved.into_iter().map(wire).collect(),
             frozen_for: self.frozen_for(collection.id)?,
             restorable_until_ms: if bin_ms > 0 { binned_ms.saturating_add(bin_ms) } else { 0 },
+            // A step that was done before is gone over again behind it.
+            private_left: if proposed.replayed { 0 } else { private_left },
         })
     }
 
@@ -136,7 +154,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             ownership.as_ref().is_none_or(|ownership| judge(ownership) == FrameOwnership::Owned)
         };
         if request.scope() == ForgetScope::FromBin && request.ids.is_empty() {
-            let mut step = ForgetStep::of_walk(self.found_in_bin(looked_at, request)?);
+            let mut step = self.found_in_bin((view, collection), request, asker)?;
             step.frames.retain(|&frame| mine(frame));
             return Ok(step);
         }
@@ -147,9 +165,10 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         let most = limits::MAX_FORGET_STEP;
         if request.all {
-            let frames = read::frames_of_collection(view, collection.id, most, mine);
-            let frames = frames.map_err(|error| self.unreadable(error))?;
-            return Ok(ForgetStep::of_scan(frames));
+            let all = read::FramesAfter { collection: collection.id, after: after(request)? };
+            let step = read::frames_of_collection(view, &all, most, mine)
+                .and_then(|frames| of_asker(view, collection.id, frames, asker));
+            return step.map_err(|error| self.unreadable(error));
         }
         if let Some(tag) = self.session_to_forget(collection, request)? {
             let session = read::SessionOf { collection: collection.id, tag };
@@ -165,20 +184,26 @@ impl<R: mira_raft::Runtime> Shard<R> {
             let done = frames.iter().position(|&frame| frame == after).map_or(0, |at| at + 1);
             frames.drain(..done);
         }
-        Ok(ForgetStep { frames, more: false, next: None })
+        Ok(ForgetStep { frames, ..ForgetStep::default() })
     }
 
     /// The next frames in the bin that a request means, and where to go on if not all were looked at.
-    fn found_in_bin(
+    pub(in crate::shard) fn found_in_bin(
         &self,
-        LookedAt { view, collection, .. }: &LookedAt,
+        (view, collection): (&StateReader, &CollectionRecord),
         request: &node_v1::ForgetRequest,
-    ) -> Result<(Vec<FrameId>, Option<FrameId>), Refusal> {
+        asker: Asker,
+    ) -> Result<ForgetStep, Refusal> {
         let condition = filter::parse(&request.filter_json)?;
         let session = self.session_to_forget(collection, request)?;
-        let walk = || {
+        let mut foreign = Vec::new();
+        let mut walk = || {
             self.walk_bin(view, collection.id, after(request)?, &mut |frame, record| {
                 Ok(match (&condition, session) {
+                    _ if request.all && !asker.may_remove(record.fields.owner) => {
+                        foreign.push(frame);
+                        false
+                    }
                     _ if request.all => true,
                     (Some(condition), _) => self
                         .read_plain(collection, frame, record)?
@@ -187,7 +212,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
                 })
             })
         };
-        tokio::task::block_in_place(walk)
+        let step = ForgetStep::of_walk(tokio::task::block_in_place(&mut walk)?);
+        Ok(ForgetStep { foreign, ..step })
     }
 
     /// The tag of the session that a request means, if it means one.
@@ -233,6 +259,34 @@ impl<R: mira_raft::Runtime> Shard<R> {
 /// Where the step before ended.
 fn after(request: &node_v1::ForgetRequest) -> Result<Option<FrameId>, Refusal> {
     if request.after.is_empty() { Ok(None) } else { frame_id(&request.after).map(Some) }
+}
+
+/// Those of these frames of a collection that the asker may remove, and apart from them those that it may not; as many as a
+/// look at their records may take.
+fn of_asker(
+    view: &StateReader,
+    collection: CollectionId,
+    frames: Vec<FrameId>,
+    asker: Asker,
+) -> Result<ForgetStep, EngineError> {
+    let (mut step, mut bytes, mut looked_at) = (ForgetStep::default(), 0, 0);
+    for some in frames.chunks(FITTED_AT_ONCE) {
+        if bytes > limits::BIN_STEP_BYTES {
+            break;
+        }
+        let keys: Vec<_> = some.iter().map(|&frame| record::frame_key(collection, frame)).collect();
+        for (&frame, stored) in some.iter().zip(view.multi_get(&keys)?) {
+            let Some(stored) = stored else { continue };
+            bytes += stored.len();
+            let owner = FrameRecord::decode(&stored)?.fields.owner;
+            if asker.may_remove(owner) { step.frames.push(frame) } else { step.foreign.push(frame) }
+        }
+        looked_at += some.len();
+    }
+    let is_cut = looked_at < frames.len() || frames.len() == limits::MAX_FORGET_STEP;
+    step.next = frames[..looked_at].last().copied().filter(|_| is_cut);
+    step.more = is_cut;
+    Ok(step)
 }
 
 /// How many of these frames may go into the bin in one step, one at least.
@@ -281,7 +335,7 @@ fn fingerprint(request: &node_v1::ForgetRequest, tags: &CollectionKey) -> [u8; 3
     let (ids, all) = (request.ids.concat(), [u8::from(request.all), request.scope as u8]);
     let (session, filter) = (request.session.as_bytes(), request.filter_json.as_bytes());
     let mut hasher = tags.content_hasher();
-    for part in [&ids[..], &all, session, filter, &request.private_session] {
+    for part in [&ids[..], &all, session, filter, &request.private_session, &request.said] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }

@@ -142,9 +142,7 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
         ProposeError::Overloaded | ProposeError::NoQuorum | ProposeError::Stopped(_) => {
             Refusal::NotReady(error.to_string())
         }
-        ProposeError::RequestIdReused => {
-            problem(Code::Conflict, "the idempotency key was used before for another request; use a new key".into())
-        }
+        ProposeError::RequestIdReused => key_reused().into(),
         ProposeError::NotApplicable { .. } => {
             problem(Code::Internal, "the request cannot be carried out; nothing was done".to_owned())
         }
@@ -152,6 +150,11 @@ pub fn refuse_proposal(error: ProposeError) -> Refusal {
         ProposeError::TooLarge { .. } => problem(Code::TooLarge, error.to_string()),
         ProposeError::DiskFull => disk_full("writes go on"),
     }
+}
+
+/// A refusal of another request under a key that was used.
+pub fn key_reused() -> Problem {
+    Problem::new(Code::Conflict, "the Idempotency-Key was used before for another request: use a new one")
 }
 
 /// Trying elsewhere, or again at once, does not help.

@@ -47,7 +47,27 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let guards = self.locks.lock(frames.iter().copied()).await;
         let (outcomes, index) = self.bring_back(&collection, &wanted).await?;
         drop(guards);
-        Ok(node_v1::UndeleteReply { outcomes: outcomes.into_iter().map(to_wire).collect(), index })
+        let view = self.group.reader().cached_view().map_err(|error| self.unreadable(error))?;
+        let mut answers = Vec::with_capacity(frames.len());
+        for (&frame, outcome) in frames.iter().zip(outcomes) {
+            let forgotten = match outcome {
+                UndeleteOutcome::Current(_) => self.forgotten_versions(&view, &collection, frame)?,
+                _ => Vec::new(),
+            };
+            answers.push(node_v1::WriteOutcome { forgotten, ..to_wire(outcome) });
+        }
+        Ok(node_v1::UndeleteReply { outcomes: answers, index })
+    }
+
+    /// Past versions of a frame that were forgotten before it was stored again, and are still kept.
+    fn forgotten_versions(
+        &self,
+        view: &StateReader,
+        collection: &CollectionRecord,
+        frame: FrameId,
+    ) -> Result<Vec<u64>, Refusal> {
+        let history = history::read(view, collection.id, frame).map_err(|error| self.unreadable(error))?;
+        Ok(history.past().iter().filter(|past| past.ending.forgotten_ms != 0).map(|past| past.version).collect())
     }
 
     async fn bring_back(

@@ -26,7 +26,7 @@ use crate::shard::{
     Shard,
     command::{self, Condition, ShardAnswer, ShardCommand, StoreFrame, StoreOutcome},
     draft::{Content, Draft},
-    machine,
+    history, machine,
     migration::{ownership::FrameOwnership, transfer::ended_version},
     read::private,
     record::{self, Class, FrameFields, FramePlace, FrameRecord},
@@ -84,14 +84,26 @@ impl<R: mira_raft::Runtime> Shard<R> {
         drop(guards);
 
         let mut outcomes = outcomes.into_iter();
-        let outcomes = drafts
-            .iter()
-            .map(|draft| match draft {
-                Ok(_) => to_wire(outcomes.next().expect("one outcome for each ready draft")),
+        let mut answers = Vec::with_capacity(drafts.len());
+        for draft in &drafts {
+            answers.push(match draft {
+                Ok(draft) => match outcomes.next().expect("one outcome for each ready draft") {
+                    StoreOutcome::Conflict(version) => refused(self.conflict(&collection, draft, version)?),
+                    outcome => to_wire(outcome),
+                },
                 Err(problem) => refused(problem.clone()),
-            })
-            .collect();
+            });
+        }
+        let outcomes = answers;
         Ok(node_v1::WriteReply { outcomes, index, position })
+    }
+
+    /// What stands against a draft: `version` is what was current of its id, 0 if nothing was.
+    fn conflict(&self, collection: &CollectionRecord, draft: &Draft, version: u64) -> Result<Problem, Refusal> {
+        let view = self.group.reader().view().map_err(refuse_engine)?;
+        let history = history::read(&view, collection.id, draft.frame).map_err(refuse_engine)?;
+        let binned = history.binned().map(|binned| binned.version);
+        Ok(Problem::new(Code::Conflict, conflict_text(draft.condition, version, binned)))
     }
 
     /// Whether frames may be put into a collection here and now: its record, with what the request says beside them.
@@ -241,7 +253,13 @@ impl<R: mira_raft::Runtime> Shard<R> {
 /// What a draft's caller said.
 fn fingerprint(draft: &Draft) -> impl Iterator<Item = u8> {
     let position = draft.position.map_or(0, Position::packed);
-    draft.digest.into_iter().chain(draft.created_ms.to_le_bytes()).chain(position.to_le_bytes())
+    let (kind, expected) = match draft.condition {
+        Condition::Create => (0, 0),
+        Condition::Replace => (1, 0),
+        Condition::Expect(version) => (2, version),
+    };
+    let numbers = [draft.created_ms, position, kind, expected];
+    draft.digest.into_iter().chain(numbers.into_iter().flat_map(u64::to_le_bytes))
 }
 
 /// What is there of drafts' frames, also of those that are over their time: their versions are not given again.
@@ -394,17 +412,37 @@ fn to_wire(outcome: StoreOutcome) -> node_v1::WriteOutcome {
         StoreOutcome::Stored(version) => node_v1::WriteOutcome { version, ..Default::default() },
         StoreOutcome::Same(version) => node_v1::WriteOutcome { version, unchanged: true, ..Default::default() },
         StoreOutcome::Moved => node_v1::WriteOutcome { moved: true, ..Default::default() },
-        StoreOutcome::Conflict(version) => refused(Problem::new(
-            Code::Conflict,
-            format!(
-                "the id holds other content, version {version}; use replace or expected_version to store a new one"
-            ),
-        )),
-        StoreOutcome::Raced(version) => refused(Problem::new(
-            Code::Conflict,
-            format!("other writers keep replacing this frame (version {version} now); try again"),
-        )),
+        StoreOutcome::Conflict(version) => {
+            refused(Problem::new(Code::Conflict, conflict_text(Condition::Create, version, None)))
+        }
+        StoreOutcome::Raced(_) => {
+            refused(Problem::new(Code::Conflict, "other writers keep replacing this memory; try again"))
+        }
         StoreOutcome::Foreign => refused(private::foreign()),
+    }
+}
+
+/// What a caller is told whose condition does not hold for what is there: `version` is current, 0 if nothing is, and
+/// `binned` rests in the bin.
+fn conflict_text(condition: Condition, version: u64, binned: Option<u64>) -> String {
+    match (condition, version, binned) {
+        (Condition::Expect(expected), 0, Some(binned)) => format!(
+            "expected_version is {expected}, and the memory was forgotten: version {binned} of it rests in the bin; bring it back \
+             (change, action restore), or store anew with expected_version 0"
+        ),
+        (Condition::Expect(expected), 0, None) => {
+            format!("expected_version is {expected}, and there is no memory of this id")
+        }
+        (Condition::Expect(0), version, _) => {
+            format!("expected_version is 0, and the id holds a memory, version {version}")
+        }
+        (Condition::Expect(expected), version, _) => {
+            format!("expected_version is {expected}, and version {version} is current")
+        }
+        (Condition::Create | Condition::Replace, version, _) => format!(
+            "the id holds a memory that differs in content or another field, version {version}; use replace or expected_version \
+             to store a new one"
+        ),
     }
 }
 
@@ -415,6 +453,22 @@ fn refused(problem: Problem) -> node_v1::WriteOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_conflict_names_what_is_there() {
+        use Condition::{Create, Expect};
+        let table = [
+            (Expect(3), 0, Some(2), "version 2 of it rests in the bin"),
+            (Expect(3), 0, None, "expected_version is 3, and there is no memory of this id"),
+            (Expect(0), 4, None, "the id holds a memory, version 4"),
+            (Expect(3), 4, None, "expected_version is 3, and version 4 is current"),
+            (Create, 4, None, "differs in content or another field, version 4"),
+        ];
+        for (condition, version, binned, expected) in table {
+            let text = conflict_text(condition, version, binned);
+            assert!(text.contains(expected), "{text}");
+        }
+    }
 
     const NOW_MS: u64 = 1_800_000_000_000;
     const NOW: u64 = NOW_MS * 1_000;

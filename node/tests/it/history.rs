@@ -399,6 +399,15 @@ async fn an_id_in_the_bin_may_be_stored_again_and_what_was_forgotten_goes_no_lat
     assert_eq!(world.shard.one(fresh).await, Ok(2), "above what was forgotten");
     assert_eq!(world.seen().await[1], [1]);
     assert_eq!(world.undelete(1).await, Ok((2, true)), "it is there");
+    let said = world.undelete_as(77, 1, &[]).await.expect("an answer");
+    assert_eq!((said.unchanged, said.forgotten), (true, vec![1]), "what was forgotten is a past version now");
+    let header = Some(world.read_header());
+    let list = node_v1::ListBinRequest { header, all: true, ..Default::default() };
+    let in_bin = async || world.shard.client.shards().list_bin(list.clone()).await.expect("an answer").into_inner().ids;
+    assert!(in_bin().await.is_empty(), "it left the bin");
+    world.says(2, "rests").await;
+    world.shard.forget(by_id(2)).await;
+    assert_eq!(in_bin().await, [bytes::Bytes::copy_from_slice(&2u128.to_be_bytes())]);
     assert_eq!(world.versions(1, 2).await, texts([(1, "tea"), (2, "coffee")]));
     world.says(1, "water").await;
     world.pass(6 * DAY_MS);

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use mira_proto::{Code, Problem, Refusal, node_v1};
+use node_v1::forget_request::Scope;
 
 use crate::common::{EAST, Shard, frame, number, start};
 
@@ -133,9 +134,19 @@ async fn only_its_owner_replaces_and_removes_a_private_frame() {
         ..Default::default()
     };
     assert_eq!(forget(&shard, session).await, Ok(vec![]), "a session's name is no right to remove it");
-    // Whoever empties the collection empties all of it.
-    let all = node_v1::ForgetRequest { all: true, ..Default::default() };
-    assert_eq!(forget(&shard, all).await, Ok(vec![2]));
+    // Whoever empties the collection leaves what is not its own.
+    shard.one(frame(3, "plain", EAST)).await.unwrap();
+    shard.one(private(4, EVE, "hers")).await.unwrap();
+    let all = |owner: &[u8]| node_v1::ForgetRequest { all: true, owner: owner.to_vec().into(), ..Default::default() };
+    let reply = shard.forgotten(all(&[])).await;
+    let removed: Vec<u128> = reply.removed.iter().map(|id| number(id)).collect();
+    assert_eq!((removed, reply.private_left, reply.more), (vec![3], 2, false));
+    let reply = shard.forgotten(node_v1::ForgetRequest { scope: Scope::FromBin.into(), ..all(&[]) }).await;
+    assert_eq!((reply.removed.len(), reply.private_left), (1, 1), "frame 1 rests in the bin and is its owner's");
+    let reply = shard.forgotten(all(&ADA)).await;
+    let removed: Vec<u128> = reply.removed.iter().map(|id| number(id)).collect();
+    assert_eq!((removed, reply.private_left), (vec![2], 1));
+    assert_eq!(forget(&shard, all(&EVE)).await, Ok(vec![4]));
     node.shutdown().await;
 }
 

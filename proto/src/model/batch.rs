@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::bounded;
-use crate::{Code, Problem, limits};
+use crate::{Code, Problem, json, limits};
 
 /// Characters of what a caller is told of its own words, at most.
 const MAX_ECHO: usize = 400;
@@ -78,13 +78,13 @@ fn read_entry<T: BatchEntry>(text: &RawValue) -> Result<T, Problem> {
 
     INSIDE.set(true);
     let _outside = Outside;
-    serde_json::from_str(text.get()).map_err(|error| wrong(&error))
+    serde_json::from_str(text.get()).map_err(|error| wrong(text.get(), &error))
 }
 
-/// What is wrong with an entry; the line is always its first.
-fn wrong(error: &serde_json::Error) -> Problem {
-    let text = error.to_string();
-    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+/// What is wrong with an entry.
+fn wrong(text: &str, error: &serde_json::Error) -> Problem {
+    let what = json::fault(text, error);
+    let what = what.as_str();
     if let Some(what) = what.strip_prefix(bounded::TOO_LARGE) {
         return Problem::new(Code::TooLarge, what);
     }
@@ -161,7 +161,8 @@ mod tests {
         let json = r#"{"items": [{"content": "a"}, {"content": 7}, {"contents": "b"}, 3, null, {"content": "c"}]}"#;
         let read = items(json);
         assert_eq!((&read[0], &read[5]), (&Ok(Some("a".into())), &Ok(Some("c".into()))));
-        let words = ["invalid type: integer `7`", "unknown field `contents`", "integer `3`", "null"];
+        let words =
+            ["content must be a text, not the number 7", "unknown field `contents`", "not the number 3", "null"];
         for (item, word) in read[1..5].iter().zip(words) {
             let wrong = item.as_ref().unwrap_err();
             assert!(wrong.contains(word) && !wrong.contains("line"), "{wrong}");

@@ -20,7 +20,8 @@ pub struct ForgetRequest {
     pub session: Option<String>,
     /// The collection; `default` when absent.
     pub collection: Option<String>,
-    /// Every frame of the collection; must be asked for in so many words.
+    /// Every frame of the collection, of private ones those of the owner whose key comes along; must be asked for in so many
+    /// words. With `shred` the whole collection goes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
     /// Every frame that this filter means, as in `search`.
@@ -45,6 +46,8 @@ pub struct ForgetReply {
     pub ids: Vec<Uuid>,
     /// Until when, at least, `change` with the action restore brings them back, RFC 3339; absent when they are gone for good.
     pub restorable_until: Option<String>,
+    /// With all: how many private memories stay, because their owner's key was not sent; absent when none does.
+    pub private_left: Option<u64>,
     /// With shred: the number under which the end of the key is followed.
     pub shred: Option<u64>,
     /// Send it back with a read that must see this.

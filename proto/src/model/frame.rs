@@ -8,18 +8,15 @@ use serde_with::skip_serializing_none;
 use uuid::Uuid;
 
 use super::bounded;
-use crate::numbers;
+use crate::{json, numbers};
 
 /// Metadata of a frame: a JSON object.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
 
 /// Reads the metadata that a caller gives. Refuses what is no object, and numbers that would not come back the same.
-pub fn parse_metadata(json: &str) -> Result<Metadata, String> {
-    let metadata = bounded::metadata(json).map_err(|error| {
-        let text = error.to_string();
-        text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| what.to_owned())
-    })?;
-    match numbers::unkept(json) {
+pub fn parse_metadata(text: &str) -> Result<Metadata, String> {
+    let metadata = bounded::metadata(text).map_err(|error| json::fault(text, &error))?;
+    match numbers::unkept(text) {
         Some(number) => Err(numbers::refusal(number)),
         None => Ok(metadata),
     }

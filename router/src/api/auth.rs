@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use mira_proto::{Code, Problem};
+use parking_lot::RwLock;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use crate::AccessToken;
@@ -15,25 +16,40 @@ use crate::AccessToken;
 /// The principal of everybody where no token is asked for.
 const ANONYMOUS: &str = "anonymous";
 
-/// The tokens that open the door; with none it stands open.
-pub struct Gate {
+/// The tokens that open the door; with none it stands open. They may be replaced while requests come.
+pub struct Gate(RwLock<Arc<Known>>);
+
+/// Tokens that are let in.
+struct Known {
     hashes: Vec<[u8; 32]>,
     /// Whose each of them is.
     principals: Vec<Arc<str>>,
 }
 
+impl Known {
+    fn new(tokens: &[AccessToken]) -> Arc<Self> {
+        Arc::new(Known {
+            hashes: tokens.iter().map(|token| hash(&token.token)).collect(),
+            principals: tokens.iter().map(|token| token.principal.clone()).collect(),
+        })
+    }
+}
+
 impl Gate {
     /// Lets the holders of these tokens in.
     pub fn new(tokens: &[AccessToken]) -> Self {
-        Gate {
-            hashes: tokens.iter().map(|token| hash(&token.token)).collect(),
-            principals: tokens.iter().map(|token| token.principal.clone()).collect(),
-        }
+        Gate(RwLock::new(Known::new(tokens)))
+    }
+
+    /// Lets the holders of these tokens in from now on, and nobody else.
+    pub fn replace(&self, tokens: &[AccessToken]) {
+        *self.0.write() = Known::new(tokens);
     }
 
     /// The caller's name, or why it has to stay outside.
     pub fn admit(&self, headers: &HeaderMap) -> Result<Arc<str>, Problem> {
-        if self.hashes.is_empty() {
+        let known = self.0.read().clone();
+        if known.hashes.is_empty() {
             return Ok(ANONYMOUS.into());
         }
         let refused = |detail: &str| Problem::new(Code::Unauthenticated, detail);
@@ -47,11 +63,11 @@ impl Gate {
             .ok_or_else(|| refused("the Authorization header is not of the form Bearer TOKEN"))?;
         let offered = hash(token);
         // One more than there are stands for none.
-        let mut found = self.hashes.len() as u32;
-        for (at, known) in self.hashes.iter().enumerate() {
-            found.conditional_assign(&(at as u32), known.ct_eq(&offered));
+        let mut found = known.hashes.len() as u32;
+        for (at, hash) in known.hashes.iter().enumerate() {
+            found.conditional_assign(&(at as u32), hash.ct_eq(&offered));
         }
-        let principal = self.principals.get(found as usize);
+        let principal = known.principals.get(found as usize);
         principal.cloned().ok_or_else(|| refused("the token is not one of this router's"))
     }
 }

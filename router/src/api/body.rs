@@ -15,7 +15,7 @@ use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use mira_proto::model::bounded;
-use mira_proto::{Code, Problem, limits};
+use mira_proto::{Code, Problem, json, limits};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -160,7 +160,7 @@ fn parse_here<T: DeserializeOwned>(document: &[u8], what: &str) -> Result<T, Pro
     let text = std::str::from_utf8(document)
         .map_err(|error| Problem::invalid(format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
     bounded::within(limits::MAX_REQUEST_TREES_BYTES, || serde_json::from_str(text)).map_err(|error| {
-        let said = error.to_string();
+        let said = json::fault(text, &error);
         if let Some(said) = said.strip_prefix(bounded::TOO_LARGE) {
             return Problem::new(Code::TooLarge, said);
         }
@@ -172,11 +172,7 @@ fn parse_here<T: DeserializeOwned>(document: &[u8], what: &str) -> Result<T, Pro
 /// A message that may quote what was sent, cut.
 fn shortened(said: &str) -> String {
     match said.char_indices().find(|(at, _)| *at >= MAX_ECHO_BYTES) {
-        // Where it is wrong stands at the end.
-        Some((cut, _)) => match said.rfind(" at line ") {
-            Some(place) if place >= cut => format!("{}…{}", &said[..cut], &said[place..]),
-            _ => format!("{}…", &said[..cut]),
-        },
+        Some((cut, _)) => format!("{}…", &said[..cut]),
         None => said.to_owned(),
     }
 }
@@ -225,6 +221,6 @@ mod tests {
     fn a_message_does_not_hand_back_a_megabyte() {
         let text = format!(r#"{{"replace":"{}"}}"#, "ü".repeat(100_000));
         let error = parse_here::<StoreItem>(text.as_bytes(), "the request is wrong").unwrap_err();
-        assert!(error.detail.len() < 600 && error.detail.contains(" at line 1 column "), "{error}");
+        assert!(error.detail.len() < 600 && error.detail.contains("replace must be true or false"), "{error}");
     }
 }

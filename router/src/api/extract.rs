@@ -45,7 +45,7 @@ impl FromRequestParts<Arc<Api>> for Name {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         match Path::<String>::from_request_parts(parts, api).await {
             Ok(Path(name)) => Ok(Name(collection_name(&name)?)),
-            Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
+            Err(_) => Err(Problem::invalid("the name in the path is not UTF-8").into()),
         }
     }
 }
@@ -62,7 +62,10 @@ impl FromRequestParts<Arc<Api>> for NameAndId {
                 let collection: String = collection;
                 Ok(NameAndId(collection_name(&collection)?, id))
             }
-            Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
+            Err(_) => Err(Problem::invalid(
+                "the path names a collection and an id: one is not UTF-8, or the id is not a UUID",
+            )
+            .into()),
         }
     }
 }
@@ -76,8 +79,21 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Api>> for Parameters<T> {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Failure> {
         match Query::<T>::from_request_parts(parts, api).await {
             Ok(Query(parameters)) => Ok(Parameters(parameters)),
-            Err(rejection) => Err(Problem::invalid(rejection.body_text()).into()),
+            Err(rejection) => Err(Problem::invalid(wrong_parameter(&rejection.body_text())).into()),
         }
+    }
+}
+
+/// What is wrong with the parameters, by the one that the library names.
+fn wrong_parameter(said: &str) -> String {
+    let said = said.rsplit_once("query string: ").map_or(said, |(_, said)| said);
+    let of_field = ["unknown field", "missing field"].into_iter().find_map(|word| said.find(word));
+    if let Some(from) = of_field {
+        return said[from..].to_owned();
+    }
+    match said.split_once(": ") {
+        Some((name, _)) if !name.contains(' ') => format!("the parameter {name} has a value that it cannot have"),
+        _ => "a parameter behind the question mark is wrong".to_owned(),
     }
 }
 

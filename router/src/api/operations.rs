@@ -87,8 +87,8 @@ const FORGET: About = About {
 
 /// What models are told about `change`.
 const CHANGE: About = About {
-    description: "Do something to one memory: action restore brings a forgotten one back from the bin, as a new \
-        version. Returns that version.",
+    description: "Do something to a memory: action restore brings a forgotten one back from the bin, as a new \
+        version, and returns that version; with session, filter or all: true instead of an id, everything of that in the bin.",
     is_read_only: false,
     is_destructive: false,
     is_idempotent: true,

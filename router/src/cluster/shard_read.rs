@@ -4,9 +4,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use mira_proto::node_v1::{
-    FetchReply, FetchRequest, FieldTypesReply, FieldTypesRequest, ListPrivateVectorsReply, ListPrivateVectorsRequest,
-    MeasureRecallReply, MeasureRecallRequest, ReadHeader, ReadState, ScanReply, ScanRequest, SearchReply,
-    SearchRequest, SessionReply, SessionRequest, SessionsReply, SessionsRequest,
+    FetchReply, FetchRequest, FieldTypesReply, FieldTypesRequest, ListBinReply, ListBinRequest,
+    ListPrivateVectorsReply, ListPrivateVectorsRequest, MeasureRecallReply, MeasureRecallRequest, ReadHeader,
+    ReadState, ScanReply, ScanRequest, SearchReply, SearchRequest, SessionReply, SessionRequest, SessionsReply,
+    SessionsRequest,
 };
 use mira_proto::{ShardId, limits};
 use tonic::{Response, Status};
@@ -63,6 +64,7 @@ reads! {
     ListPrivateVectorsRequest => ListPrivateVectorsReply: list_private_vectors within limits::READ_TRY;
     // Looking at a step of frames takes about as long as removing one.
     FieldTypesRequest => FieldTypesReply: field_types within limits::WRITE_TRY;
+    ListBinRequest => ListBinReply: list_bin within limits::WRITE_TRY;
     // It reads every vector of the shard: the whole time that the caller gives is for one try.
     MeasureRecallRequest => MeasureRecallReply: measure_recall within Duration::MAX;
 }
@@ -89,5 +91,6 @@ answers!(
     ScanReply,
     ListPrivateVectorsReply,
     FieldTypesReply,
+    ListBinReply,
     MeasureRecallReply
 );

@@ -2,6 +2,10 @@
 //!
 //! What goes for good goes from the bin too, where what was forgotten before still rests: shards are asked about both.
 //!
+//! Private memories go for their owner only, however they are named. Without its key no filter and no session means one, a request
+//! that names one by its id is refused, and of everything in a collection they stay and are counted. To drop the collection, or
+//! to shred all of it, is another matter: then nothing of it can be read any more.
+//!
 //! Large sets go in steps, each a write of its own; a caller that is cut off in between asks again and the rest goes. With
 //! an `Idempotency-Key` it is told of all that went, whichever try removed it: shards remember what each step of the
 //! request did. What does not exist is not removed and no problem, so that a repeated `forget` is one.
@@ -33,7 +37,7 @@ pub enum Removal {
     Session(String),
     /// All that this filter means, as JSON.
     Filtered(String),
-    /// All of the collection.
+    /// All of the collection that is not another owner's.
     All,
 }
 
@@ -79,6 +83,8 @@ struct Removed {
     leftover: Leftover,
     /// Until when all of it can be brought back, milliseconds; none if nothing can.
     restorable_until_ms: Option<u64>,
+    /// Private memories that are not the caller's to remove.
+    private_left: u64,
 }
 
 impl Removed {
@@ -86,6 +92,7 @@ impl Removed {
         let until = self.restorable_until_ms.into_iter().chain(other.restorable_until_ms);
         self.restorable_until_ms = until.min();
         self.count += other.count;
+        self.private_left += other.private_left;
         self.ids.extend(other.ids);
         self.ids.truncate(limits::MAX_FORGET_IDS);
         self.seen.merge(&other.seen);
@@ -98,7 +105,9 @@ impl Memory {
     pub async fn forget(&self, context: &RequestContext, request: ForgetRequest) -> Result<ForgetReply, Problem> {
         self.bounded("forget", context, async {
             let (shred, for_good) = (request.shred, request.now || request.shred);
+            let said = request.clone();
             let (collection, removal) = self::removal(request)?;
+            self.claim_key(context, &collection, ("forget", &said)).await?;
             if shred && matches!(removal, Removal::All) {
                 let shred = Some(self.drop_collection(context, &collection, true).await?);
                 return Ok(ForgetReply { shred, ..reply(context, Removed::default()) });
@@ -285,6 +294,7 @@ impl Memory {
                     frozen_for: reply.frozen_for.into_iter().map(|target| (target, vec![shard])).collect(),
                 },
                 restorable_until_ms: (reply.restorable_until_ms != 0).then_some(reply.restorable_until_ms),
+                private_left: reply.private_left,
             });
             request.after = reply.next;
             if !reply.more {
@@ -396,6 +406,7 @@ fn reply(context: &RequestContext, removed: Removed) -> ForgetReply {
         removed: removed.count,
         ids: removed.ids,
         restorable_until: removed.restorable_until_ms.map(convert::rfc3339),
+        private_left: (removed.private_left > 0).then_some(removed.private_left),
         shred: None,
         consistency_token: token.to_string(),
     }

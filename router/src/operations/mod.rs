@@ -6,6 +6,7 @@ pub mod content;
 pub mod convert;
 pub(crate) mod field_types;
 pub mod forget;
+mod key_claim;
 pub mod recall;
 pub mod scan;
 pub mod search;

@@ -40,7 +40,13 @@ fn bad_inputs() -> Vec<(&'static str, &'static str, Value, &'static str, &'stati
         ("huge component", "store", json!({ "content": "a", "vector": vec![1e39; 32] }), other, "out of range"),
         ("replace without id", "store", json!({ "content": "a", "replace": true }), other, "replace"),
         ("version without id", "store", json!({ "content": "a", "expected_version": 1 }), other, "expected_version"),
-        ("stale version", "store", json!({ "content": "a", "id": id, "expected_version": 4 }), "conflict", "version 0"),
+        (
+            "stale version",
+            "store",
+            json!({ "content": "a", "id": id, "expected_version": 4 }),
+            "conflict",
+            "there is no memory of this id",
+        ),
         ("past expiry", "store", json!({ "content": "a", "expires_at": "2001-01-01T00:00:00Z" }), other, "past"),
         ("bad expiry", "store", json!({ "content": "a", "expires_at": "tomorrow" }), other, "RFC 3339"),
         ("nothing to find", "search", json!({}), other, "query"),
@@ -94,7 +100,7 @@ fn deep_filter() -> Value {
 fn bad_json() -> Vec<(&'static str, &'static str, Value, &'static str)> {
     vec![
         ("unknown field", "store", json!({ "contents": "a" }), "unknown field `contents`"),
-        ("metadata no object", "store", json!({ "content": "a", "metadata": [1] }), "expected a map"),
+        ("metadata no object", "store", json!({ "content": "a", "metadata": [1] }), "must be an object"),
         ("bytes no base64", "store", json!({ "bytes": "%%%" }), "base64"),
         ("id no UUID", "store", json!({ "content": "a", "id": "7" }), "UUID"),
         ("no items", "store", json!({ "items": [] }), "items is empty"),
@@ -247,7 +253,7 @@ async fn http_itself_has_problem_documents_too() {
             "invalid_argument",
             "UTF-8",
         ),
-        (raw(Method::POST, "/mcp/store", json, b"[]".to_vec()).await, 400, "invalid_argument", "map"),
+        (raw(Method::POST, "/mcp/store", json, b"[]".to_vec()).await, 400, "invalid_argument", "object"),
         (raw(Method::POST, "/mcp/store", "text/plain", b"{}".to_vec()).await, 415, "invalid_argument", "Content-Type"),
         (raw(Method::POST, "/mcp/store", json, vec![b' '; (32 << 20) + 1]).await, 413, "too_large", "33554432"),
         (raw(Method::GET, "/mcp/store", json, vec![]).await, 405, "invalid_argument", "GET"),
@@ -330,4 +336,28 @@ async fn every_protocol_is_measured_by_the_same_names() {
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_said_in_our_words_and_names_the_field_on_every_protocol() {
+    let world = World::new().await;
+    let rest = async |path: &str, body: &str| world.request(Method::POST, path, body.to_owned(), &[]).await;
+    for (path, body, words) in [
+        ("/mcp/store", "[]", "it must be an object, not a list"),
+        ("/mcp/forget", "[]", "it must be an object, not a list"),
+        ("/mcp/store", "7", "it must be an object, not the number 7"),
+        ("/mcp/store", r#"{"content": "\ud800"}"#, "an escape in a text stands for no character"),
+        ("/mcp/recall", r#"{"id": "7"}"#, "id is not a UUID"),
+        ("/mcp/search", r#"{"query": "a", "k": 1.5}"#, "k must be"),
+        ("/mcp/store", r#"{"content": "#, "the JSON ends early"),
+    ] {
+        let refused = rest(path, body).await;
+        assert_eq!(refused.code(), "invalid_argument", "{body}: {}", refused.text);
+        assert!(refused.detail().contains(words), "{body}: {}", refused.detail());
+        for library in ["invalid type", "expected struct", "surrogate", "EOF", "UUID parsing"] {
+            assert!(!refused.detail().contains(library), "{body}: {}", refused.detail());
+        }
+    }
+    let called = crate::mcp::call(&world, "recall", json!({ "ids": ["7"] })).await;
+    assert!(called["content"][0]["text"].as_str().unwrap().contains("ids[0] is not a UUID"), "{called}");
 }

@@ -180,7 +180,12 @@ async fn models_and_programs_bring_memories_back_too() {
     let forget = v1::ForgetRequest { ids: vec![id.clone()], collection: "wide".into(), ..Default::default() };
     let gone = client.forget(authorized(forget.clone())).await.unwrap().into_inner();
     assert_eq!((gone.removed, &*gone.restorable_until), (1, "2027-01-22T08:00:00.000Z"));
-    let change = |action: &str| v1::ChangeRequest { action: action.into(), id: id.clone(), collection: "wide".into() };
+    let change = |action: &str| v1::ChangeRequest {
+        action: action.into(),
+        id: id.clone(),
+        collection: "wide".into(),
+        ..Default::default()
+    };
     let back = client.change(authorized(change("restore"))).await.unwrap().into_inner();
     assert_eq!((back.id, back.version, back.unchanged), (id.clone(), 5, false));
     let wrong = client.change(authorized(change("undo"))).await.expect_err("refused");
@@ -198,4 +203,60 @@ async fn models_and_programs_bring_memories_back_too() {
     let now = v1::ForgetRequest { now: true, ..forget };
     assert_eq!(client.forget(authorized(now)).await.unwrap().into_inner().restorable_until, "");
     assert_eq!(client.change(authorized(change("restore"))).await.expect_err("gone").code(), tonic::Code::NotFound);
+}
+
+#[tokio::test]
+async fn all_that_one_forget_removed_comes_back_by_one_request() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    let drafts = json!({ "filter": { "field": "type", "eq": "draft" } });
+    for selector in [json!({ "session": "talk" }), drafts, json!({ "all": true })] {
+        let item = |n: usize| {
+            json!({ "content": format!("turn {n} of {selector}"), "type": "draft", "session": "talk",
+            "collection": "wide" })
+        };
+        let items: Vec<Value> = (0..20).map(item).collect();
+        world.post("/mcp/store", json!({ "items": items })).await.ok();
+        let mut forget = selector.clone();
+        forget["collection"] = json!("wide");
+        let mut restore = forget.clone();
+        restore["action"] = json!("restore");
+        let gone = world.post("/mcp/forget", forget.clone()).await.ok();
+        let (count, mut ids) = (gone["removed"].clone(), gone["ids"].clone());
+        assert_eq!(world.fake.frame_count(), 0);
+        let key = format!("key of {selector}");
+        let key = [("idempotency-key", key.as_str())];
+        let back = world.post_with("/mcp/change", restore.clone(), &key).await.ok();
+        ids.as_array_mut().unwrap().sort_by_key(Value::to_string);
+        assert_eq!((&back["restored"], &back["ids"], back.get("id")), (&count, &ids, None), "{selector}");
+        assert_eq!(world.fake.frame_count(), ids.as_array().unwrap().len());
+        assert_eq!(world.post("/mcp/change", restore.clone()).await.ok()["restored"], 0, "nothing rests any more");
+        // What was forgotten since stays in the bin when the request comes again.
+        world.post("/mcp/forget", forget.clone()).await.ok();
+        world.post_with("/mcp/change", restore, &key).await.ok();
+        assert_eq!(world.fake.frame_count(), 0);
+        forget["now"] = json!(true);
+        world.post("/mcp/forget", forget).await.ok();
+    }
+    for wrong in [json!({ "action": "restore" }), json!({ "action": "restore", "all": true, "session": "s" })] {
+        assert_eq!(world.post("/mcp/change", wrong).await.code(), "invalid_argument");
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_was_stored_again_says_what_of_it_was_forgotten() {
+    let world = World::new().await;
+    let id = three_versions(&world).await;
+    let one = json!({ "id": id, "collection": "wide" });
+    world.post("/mcp/forget", one.clone()).await.ok();
+    let again = json!({ "id": id, "content": "milk", "collection": "wide" });
+    assert_eq!(world.post("/mcp/store", again).await.ok()["version"], 4);
+    let restore = json!({ "action": "restore", "id": id, "collection": "wide" });
+    let said = world.post("/mcp/change", restore.clone()).await.ok();
+    assert_eq!((&said["version"], &said["unchanged"]), (&json!(4), &json!(true)));
+    assert_eq!(said["forgotten_versions"], json!([3]));
+    let text = mcp::call(&world, "change", restore).await["content"][0]["text"].to_string();
+    assert!(text.contains("version 3"), "{text}");
+    let past = world.post("/mcp/recall", json!({ "id": id, "version": 3, "collection": "wide" })).await.ok();
+    assert_eq!(past["frames"][0]["content"], "water");
 }

@@ -159,3 +159,17 @@ async fn a_caller_names_no_owner_but_itself_unless_the_router_lets_it() {
     assert_eq!(ask(&lenient, BOB, create(), &of_cy).await.status, StatusCode::NO_CONTENT);
     assert_eq!(lenient.fake.owner_records().len(), 2);
 }
+
+#[tokio::test]
+async fn tokens_are_replaced_while_a_router_serves_and_a_revoked_one_is_refused_at_once() {
+    let world = world(&[OLD, BOB], false).await;
+    let keyed = [("idempotency-key", "k")];
+    let first = ask(&world, OLD, store("plain", false), &keyed).await.ok()["id"].clone();
+    world.router.replace_tokens(&tokens(&[NEW])).unwrap();
+    for gone in [OLD, BOB] {
+        assert_eq!(ask(&world, gone, recall(&first), &[]).await.code(), "unauthenticated", "{gone:?}");
+    }
+    assert_eq!(ask(&world, NEW, store("plain", false), &keyed).await.ok()["id"], first, "the same principal");
+    assert!(world.router.replace_tokens(&[]).is_err(), "the door does not stand open");
+    ask(&world, NEW, recall(&first), &[]).await.ok();
+}

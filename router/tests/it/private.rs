@@ -291,3 +291,31 @@ fn a_byte_changed_anywhere_is_a_typed_problem() {
         prop_assert!(codes.contains(&answer.code().as_str()), "{answer:?}");
     });
 }
+
+#[tokio::test]
+async fn whoever_forgets_everything_without_an_owners_key_leaves_its_private_memories() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    world.store_all("wide", &["one", "two", "three", "four", "five"]).await;
+    let session = json!({ "collection": "wide", "session": "diary", "type": "draft" });
+    let ids = [store(&world, "first", session.clone()).await, store(&world, "second", session).await];
+    let forget = async |selector: Value, owner| {
+        let mut request = json!({ "collection": "wide" });
+        request.as_object_mut().unwrap().extend(selector.as_object().unwrap().clone());
+        as_owner(&world, "/mcp/forget", request, owner).await
+    };
+    let nobody = ("x-nothing", "x");
+    for selector in [json!({ "session": "diary" }), json!({ "filter": { "field": "type", "eq": "draft" } })] {
+        let gone = forget(selector.clone(), nobody).await.ok();
+        assert_eq!((&gone["removed"], gone.get("private_left")), (&json!(0), None), "{selector}");
+    }
+    assert_eq!(forget(json!({ "id": ids[0] }), nobody).await.code(), "wrong_owner_key");
+    let gone = forget(json!({ "all": true }), nobody).await.ok();
+    assert_eq!((&gone["removed"], &gone["private_left"]), (&json!(5), &json!(2)));
+    let gone = forget(json!({ "all": true, "now": true }), EVE).await.ok();
+    assert_eq!((&gone["removed"], &gone["private_left"]), (&json!(5), &json!(2)), "the plain ones rested in the bin");
+    let recall = json!({ "ids": ids, "collection": "wide" });
+    assert_eq!(as_owner(&world, "/mcp/recall", recall, ADA).await.ok()["frames"].as_array().unwrap().len(), 2);
+    let gone = forget(json!({ "all": true }), ADA).await.ok();
+    assert_eq!((&gone["removed"], gone.get("private_left")), (&json!(2), None));
+}

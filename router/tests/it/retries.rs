@@ -80,8 +80,12 @@ async fn a_collection_that_was_removed_meanwhile_is_not_made_again() {
     assert_eq!((late.status, &late.text), (StatusCode::OK, &first));
     assert_eq!(world.get("/collections/notes").await.code(), "not_found");
     // Other settings are another request.
-    let other = json!({ "partitions": 1, "dim": 8 });
-    world.request(Method::PUT, "/collections/notes", other.to_string(), &[KEY]).await.ok();
+    let other = json!({ "partitions": 1, "dim": 8 }).to_string();
+    let reused = world.request(Method::PUT, "/collections/notes", other.clone(), &[KEY]).await;
+    assert_eq!(reused.code(), "conflict");
+    assert!(reused.detail().contains("Idempotency-Key"), "{}", reused.detail());
+    assert_eq!(world.get("/collections/notes").await.code(), "not_found");
+    world.request(Method::PUT, "/collections/notes", other, &[("idempotency-key", "l")]).await.ok();
     assert_eq!(world.get("/collections/notes").await.ok()["partitions"], 1);
 }
 
@@ -107,4 +111,53 @@ async fn a_passphrase_record_and_an_upload_are_given_up_once() {
     let begun = world.post("/collections/notes/uploads", json!({ "frame": { "content": "about it" } })).await.json();
     let upload = format!("/collections/notes/uploads/{}", begun["upload"].as_str().unwrap());
     twice(&world, Method::DELETE, &upload, Value::Null).await;
+}
+
+#[tokio::test]
+async fn a_key_that_comes_again_with_another_request_is_a_conflict_and_nothing_is_done() {
+    let world = World::new().await;
+    world.collection("wide", 4).await;
+    let ids = world.store_all("wide", &["a", "b", "c"]).await;
+    let one = |id: &str| json!({ "id": id, "collection": "wide" });
+    let send =
+        async |path: &str, body: Value, key: &str| world.post_with(path, body, &[("idempotency-key", key)]).await;
+    let reused = |answer: crate::client::Answer| {
+        assert_eq!(answer.code(), "conflict", "{}", answer.text);
+        assert!(answer.detail().contains("Idempotency-Key"), "{}", answer.detail());
+    };
+    assert_eq!(send("/mcp/forget", one(&ids[0]), "k").await.ok()["removed"], 1);
+    assert_eq!(send("/mcp/forget", one(&ids[0]), "k").await.ok()["removed"], 1, "a retry");
+    for other in [
+        one(&ids[1]),
+        json!({ "all": true, "collection": "wide" }),
+        json!({ "id": ids[0], "collection": "wide", "now": true }),
+        json!({ "session": "s", "collection": "wide" }),
+    ] {
+        reused(send("/mcp/forget", other, "k").await);
+    }
+    let restore = |id: &str| json!({ "action": "restore", "id": id, "collection": "wide" });
+    reused(send("/mcp/change", restore(&ids[0]), "k").await);
+    send("/mcp/change", restore(&ids[0]), "l").await.ok();
+    reused(send("/mcp/change", restore(&ids[1]), "l").await);
+    assert_eq!(world.fake.frame_count(), 3, "the others removed nothing");
+
+    let turn = |at: &str| json!({ "content": "said", "created_at": at, "collection": "wide" });
+    let first = send("/mcp/store", turn("2026-01-01T00:00:00Z"), "m").await.ok();
+    assert_eq!(send("/mcp/store", turn("2026-01-01T00:00:00Z"), "m").await.ok()["id"], first["id"]);
+    reused(send("/mcp/store", turn("2026-01-01T00:00:01Z"), "m").await);
+    reused(send("/mcp/store", json!({ "content": "other", "collection": "wide" }), "m").await);
+
+    let grow = json!({ "partitions": 5 });
+    send("/collections/wide/grow", grow, "n").await.ok();
+    reused(send("/collections/wide/grow", json!({ "partitions": 6 }), "n").await);
+    world.collection("notes", 1).await;
+    world.collection("other", 1).await;
+    let delete = async |name: &str| {
+        world.request(Method::DELETE, &format!("/collections/{name}"), "", &[("idempotency-key", "o")]).await
+    };
+    assert_eq!(delete("notes").await.status, StatusCode::NO_CONTENT);
+    reused(delete("other").await);
+    world.get("/collections/other").await.ok();
+    send("/admin/keys/rotate", json!({ "collection": "other" }), "p").await.ok();
+    reused(send("/admin/keys/rotate", json!({}), "p").await);
 }

@@ -29,7 +29,7 @@ impl FakeNode {
         request: wire::CreateCollectionRequest,
     ) -> Result<wire::Collection, Status> {
         let mut state = self.state.lock();
-        if let Some(made) = state.answered::<wire::Collection>(&request.request_id) {
+        if let Some(made) = state.answered::<wire::Collection>(&request.request_id)? {
             let is_there = state.collections.get(&made.name).is_some_and(|there| there.id == made.id);
             let placement_key = if is_there { made.placement_key } else { Bytes::new() };
             return Ok(wire::Collection { placement_key, ..made });
@@ -77,7 +77,7 @@ impl FakeNode {
         request: wire::DropCollectionRequest,
     ) -> Result<wire::DropCollectionReply, Status> {
         let mut state = self.state.lock();
-        if let Some(reply) = state.answered(&request.request_id) {
+        if let Some(reply) = state.answered(&request.request_id)? {
             return Ok(reply);
         }
         let Some(gone) = state.collections.remove(&request.name) else {
@@ -101,7 +101,7 @@ impl FakeNode {
         request: wire::GrowCollectionRequest,
     ) -> Result<wire::GrowCollectionReply, Status> {
         let mut state = self.state.lock();
-        if let Some(reply) = state.answered(&request.request_id) {
+        if let Some(reply) = state.answered(&request.request_id)? {
             return Ok(reply);
         }
         let epoch = state.epoch + u64::from(!request.dry_run);
@@ -145,7 +145,7 @@ impl FakeNode {
 
     pub(super) fn answer_rotate_key(&self, request: wire::RotateKeyRequest) -> Result<wire::RotateKeyReply, Status> {
         let mut state = self.state.lock();
-        if let Some(reply) = state.answered(&request.request_id) {
+        if let Some(reply) = state.answered(&request.request_id)? {
             return Ok(reply);
         }
         if request.own && state.rotating {

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use mira_proto::node_v1 as wire;
 use mira_proto::{Code, Problem, Refusal};
+use prost::Message;
 use tonic::Status;
 use wire::forget_request::Scope;
 
 use super::node::FakeNode;
 use super::search::is_meant;
-use super::state::Kept;
+use super::state::{Kept, key_reused};
 
 /// Frames of one page of a fetch that asks for pages.
 const FETCHED_PAGE: usize = 5;
@@ -19,13 +20,23 @@ const FORGOTTEN_MS: u64 = 1_800_000_000_000;
 /// How long forgotten frames rest where nothing is said.
 const BIN_DAYS: u32 = 7;
 
+/// What a caller said of a frame.
+fn said(frame: &wire::FrameWrite) -> Vec<u8> {
+    let digest = frame.private.as_ref().map(|private| private.digest.clone()).unwrap_or_default();
+    let private = Some(wire::PrivateWrite { digest, ..Default::default() });
+    let passages = if frame.vector_given { frame.passages.clone() } else { Vec::new() };
+    wire::FrameWrite { passages, private, index: 0, ..frame.clone() }.encode_to_vec()
+}
+
 impl FakeNode {
     pub(super) fn answer_write(&self, request: wire::WriteRequest) -> Result<wire::WriteReply, Status> {
         let mut state = self.state.lock();
         let wire::WriteHeader { shard, collection, request_id, .. } =
             self.begin_write(&mut state, "write", request.header.clone())?;
+        let said: Vec<u8> = request.frames.iter().flat_map(said).collect();
         let reply = match state.remembered.get(&request_id) {
-            Some(reply) => reply.clone(),
+            Some((before, _)) if *before != said => return Err(key_reused()),
+            Some((_, reply)) => reply.clone(),
             None => {
                 let position = state.give_position(shard, &request);
                 let write = |frame: wire::FrameWrite| {
@@ -38,7 +49,7 @@ impl FakeNode {
                 let index = state.indexes.entry(shard).or_default();
                 *index += 1;
                 let reply = wire::WriteReply { outcomes, index: *index, position };
-                state.remembered.insert(request_id, reply.clone());
+                state.remembered.insert(request_id, (said, reply.clone()));
                 reply
             }
         };
@@ -65,6 +76,12 @@ impl FakeNode {
         let mut state = self.state.lock();
         let wire::WriteHeader { shard, collection, request_id, .. } =
             self.begin_write(&mut state, "forget", request.header.clone())?;
+        if !request.said.is_empty() {
+            return match state.claimed.entry(request_id).or_insert_with(|| request.said.clone()) {
+                before if *before == request.said => Ok(wire::ForgetReply::default()),
+                _ => Err(key_reused()),
+            };
+        }
         if let Some(reply) = state.forgotten.get(&request_id) {
             return Ok(reply.clone());
         }
@@ -72,8 +89,9 @@ impl FakeNode {
         if left.is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
             return Err(Refusal::NotReady("told to forget no more".into()).into());
         }
+        let may_go = |kept: &Kept| kept.private.owner.is_empty() || kept.private.owner == request.owner;
         let matches = |kept: &Kept| {
-            request.all
+            (request.all && may_go(kept))
                 || (!request.session.is_empty() && kept.frame.session == request.session)
                 || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
                 || (!request.private_session.is_empty() && kept.private.session == request.private_session)
@@ -90,12 +108,16 @@ impl FakeNode {
             Scope::FromBin => (false, true),
         };
         let there = state.of_shard(collection, shard).filter(|_| of_frames).chain(binned.filter(|_| of_bin));
-        let matching = there.filter(|kept| matches(kept) && is_here(kept));
+        let there: Vec<&Kept> = there.filter(|kept| is_here(kept)).collect();
+        let private_left = there.iter().filter(|kept| request.all && !may_go(kept)).count() as u64;
+        let matching = there.into_iter().filter(|kept| matches(kept));
         let mut removed: Vec<Bytes> = matching.map(|kept| kept.frame.id.clone()).collect();
         let moved = request.ids.iter().filter(|id| state.has_moved(collection, shard, id)).cloned().collect();
         let frozen_for = state.frozen_for(collection, shard);
         let more = removed.len() > state.forget_step;
         removed.truncate(state.forget_step);
+        // Found again by every step; the last one counts them.
+        let private_left = if more { 0 } else { private_left };
         let rests = scope == Scope::IntoBin && bin_days > 0;
         for id in &removed {
             let key = (collection, shard, id.to_vec());
@@ -113,10 +135,41 @@ impl FakeNode {
         *index += 1;
         let index = *index;
         state.gone.insert(shard, index);
-        let reply =
-            wire::ForgetReply { removed, index, more, moved, frozen_for, restorable_until_ms, ..Default::default() };
+        let reply = wire::ForgetReply {
+            removed,
+            index,
+            more,
+            next: Bytes::new(),
+            moved,
+            frozen_for,
+            restorable_until_ms,
+            private_left,
+        };
         state.forgotten.insert(request_id, reply.clone());
         Ok(reply)
+    }
+
+    pub(super) fn answer_list_bin(&self, request: wire::ListBinRequest) -> Result<wire::ListBinReply, Status> {
+        let mut state = self.state.lock();
+        let header = request.header.unwrap_or_default();
+        let read = self.begin_read(&mut state, "list_bin", &header)?;
+        let may_have = |kept: &Kept| kept.private.owner.is_empty() || kept.private.owner == request.owner;
+        let matches = |kept: &Kept| {
+            request.all
+                || (!request.session.is_empty() && kept.frame.session == request.session)
+                || (!request.filter_json.is_empty() && is_meant(&request.filter_json, &kept.frame))
+                || (!request.private_session.is_empty() && kept.private.session == request.private_session)
+        };
+        let here =
+            |(collection, shard, _): &(u64, u32, Vec<u8>)| (*collection, *shard) == (header.collection, header.shard);
+        let binned = state.bin.iter().filter(|(key, _)| here(key)).map(|(_, kept)| kept);
+        let mut ids: Vec<Bytes> =
+            binned.filter(|kept| matches(kept) && may_have(kept)).map(|kept| kept.frame.id.clone()).collect();
+        ids.retain(|id| *id > request.after);
+        let more = ids.len() > state.forget_step;
+        ids.truncate(state.forget_step);
+        let next = ids.last().filter(|_| more).cloned().unwrap_or_default();
+        Ok(wire::ListBinReply { state: read, ids, more, next })
     }
 
     pub(super) fn answer_undelete(&self, request: wire::UndeleteRequest) -> Result<wire::UndeleteReply, Status> {
@@ -136,7 +189,8 @@ impl FakeNode {
             outcomes.push(if state.has_moved(collection, shard, id) {
                 wire::WriteOutcome { moved: true, ..Default::default() }
             } else if let Some(there) = state.frames.get(&key) {
-                wire::WriteOutcome { version: there.frame.version, unchanged: true, ..Default::default() }
+                let forgotten = state.forgotten_versions.get(&key).cloned().unwrap_or_default();
+                wire::WriteOutcome { version: there.frame.version, unchanged: true, forgotten, ..Default::default() }
             } else {
                 match state.bin.remove(&key) {
                     None => refused(Code::NotFound, "nothing of that id rests in the bin"),

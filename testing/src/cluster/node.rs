@@ -195,6 +195,11 @@ impl ShardService for FakeNode {
         self.answer_list_private_vectors(request.into_inner()).map(Response::new)
     }
 
+    async fn list_bin(&self, request: Request<wire::ListBinRequest>) -> Result<Response<wire::ListBinReply>, Status> {
+        self.enter().await?;
+        self.answer_list_bin(request.into_inner()).map(Response::new)
+    }
+
     async fn field_types(
         &self,
         request: Request<wire::FieldTypesRequest>,

@@ -42,7 +42,7 @@ impl FakeNode {
     pub(super) fn answer_get_owner(&self, request: wire::GetOwnerRequest) -> Result<wire::OwnerReply, Status> {
         let state = self.state.lock();
         let record = state.owners.get(&request.owner).cloned().unwrap_or_default();
-        let carried_out = state.answered::<wire::OwnerReply>(&request.request_id).is_some();
+        let carried_out = state.answered::<wire::OwnerReply>(&request.request_id)?.is_some();
         Ok(wire::OwnerReply { record, carried_out })
     }
 

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use mira_index::Attributes;
 use mira_index::filter::{self, Said};
 use mira_proto::node_v1 as wire;
-use mira_proto::{Code, FrameId, NodeId, Position, Problem, ShardId};
+use mira_proto::{Code, FrameId, NodeId, Position, Problem, REQUEST_KEY_BYTES, Refusal, ShardId};
 use prost::Message;
+use tonic::Status;
 
 use super::migration::{HandOver, Moving};
 use super::{Faults, Seen};
@@ -27,11 +28,16 @@ pub(super) struct State {
     pub(super) past: BTreeMap<Place, Vec<(Kept, u64)>>,
     /// Forgotten frames that may be brought back.
     pub(super) bin: BTreeMap<Place, Kept>,
+    /// Past versions of frames that were forgotten before these were stored again.
+    pub(super) forgotten_versions: BTreeMap<Place, Vec<u64>>,
     pub(super) undeleted: HashMap<Bytes, wire::UndeleteReply>,
     pub(super) indexes: BTreeMap<ShardId, u64>,
     /// The greatest position of a call in each shard, microseconds.
     pub(super) positions: BTreeMap<ShardId, u64>,
-    pub(super) remembered: HashMap<Bytes, wire::WriteReply>,
+    /// Replies to writes by their request ids, with what was said.
+    pub(super) remembered: HashMap<Bytes, (Vec<u8>, wire::WriteReply)>,
+    /// What whole requests said, by the ids of their claims.
+    pub(super) claimed: HashMap<Bytes, Bytes>,
     pub(super) forgotten: HashMap<Bytes, wire::ForgetReply>,
     /// Replies to changes of the cluster itself, by their request ids.
     pub(super) answered: HashMap<Bytes, Bytes>,
@@ -98,11 +104,20 @@ pub(super) fn attributes(frame: &wire::Frame) -> Attributes {
     filter::attributes(&Said { kind, session, role, metadata_json })
 }
 
+/// A refusal of another request under a key that was used.
+pub(super) fn key_reused() -> Status {
+    Refusal::from(Problem::new(Code::Conflict, "the Idempotency-Key was used before for another request")).into()
+}
+
 impl State {
-    /// What a change of the cluster itself was answered, if it comes again.
-    pub(super) fn answered<T: Message + Default>(&self, request_id: &Bytes) -> Option<T> {
-        let reply = self.answered.get(request_id)?;
-        Some(T::decode(reply.clone()).expect("it was encoded here"))
+    /// What a change of the cluster itself was answered, if it comes again; refused if its key was used for another.
+    pub(super) fn answered<T: Message + Default>(&self, request_id: &Bytes) -> Result<Option<T>, Status> {
+        let Some(key) = request_id.get(..REQUEST_KEY_BYTES) else { return Ok(None) };
+        match self.answered.iter().find(|(known, _)| known.starts_with(key)) {
+            None => Ok(None),
+            Some((known, _)) if known != request_id => Err(key_reused()),
+            Some((_, reply)) => Ok(Some(T::decode(reply.clone()).expect("it was encoded here"))),
+        }
     }
 
     /// Remembers what a change of the cluster itself is answered.
@@ -147,7 +162,11 @@ impl State {
         if let Some(expected) = write.expected_version
             && expected != have
         {
-            return refuse(format!("version {have} is current, not {expected}"));
+            return refuse(match (have, binned) {
+                (0, 0) => format!("expected_version is {expected}, and there is no memory of this id"),
+                (0, binned) => format!("expected_version is {expected}, and version {binned} rests in the bin"),
+                (have, _) => format!("expected_version is {expected}, and version {have} is current"),
+            });
         }
         if let Some((version, content, ..)) = &current
             && !write.replace
@@ -157,7 +176,7 @@ impl State {
             return if content == said {
                 wire::WriteOutcome { version: *version, unchanged: true, ..Default::default() }
             } else {
-                refuse("the id holds other content".into())
+                refuse("the id holds a memory that differs in content or another field".into())
             };
         }
         self.clock_ms += 1;
@@ -193,7 +212,11 @@ impl State {
         let changed = self.index(shard) + 1;
         let version = frame.version;
         let now = Kept { frame, vectors, named: write.named, private, changed, is_memory };
-        let before = self.frames.insert(key.clone(), now).or_else(|| self.bin.remove(&key));
+        let before = self.frames.insert(key.clone(), now).or_else(|| {
+            let binned = self.bin.remove(&key)?;
+            self.forgotten_versions.entry(key.clone()).or_default().push(binned.frame.version);
+            Some(binned)
+        });
         let ended_ms = self.clock_ms;
         self.past.entry(key).or_default().extend(before.map(|before| (before, ended_ms)));
         wire::WriteOutcome { version, ..Default::default() }

@@ -3,18 +3,21 @@
 //! A command that is made for a request carries the keyed name of the request's id and the reply; whatever applies it keeps
 //! both, with the map's epoch that it made (`super::super::transitions::requests`). A request that comes again is looked up
 //! before anything is judged by how the cluster is now: a collection that it removed is gone, and one that was made since
-//! under the same name is not what it meant.
+//! under the same name is not what it meant. An id is half the caller's key and half what is asked: another request under a key
+//! that was used is refused.
 
-use mira_proto::{Problem, Refusal};
+use mira_proto::{Problem, REQUEST_KEY_BYTES, Refusal};
 use prost::Message;
 
 use crate::{
     member::Member,
-    meta::{ClusterState, KeyedName, MetaAnswer, MetaCommand, RequestOutcome},
+    meta::{AnsweredRequest, ClusterState, KeyedName, MetaAnswer, MetaCommand, NameKey, RequestOutcome},
+    shard,
 };
 
-/// Domain of the keyed names of requests.
+/// Domains of the two halves of the keyed names of requests.
 const NAME_DOMAIN: &str = "request";
+const SAID_DOMAIN: &str = "what a request says";
 /// Bytes of a request's id.
 const ID_BYTES: usize = 16;
 
@@ -42,14 +45,24 @@ impl AskedOnce {
             return Err(Problem::invalid(format!("request_id has {} bytes instead of {ID_BYTES}", id.len())));
         }
         let key = cluster.name_key.filter(|_| !id.is_empty());
-        Ok(AskedOnce { name: key.map(|key| key.keyed(NAME_DOMAIN, id)) })
+        let name = |key: NameKey| {
+            let (named, said) = id.split_at(REQUEST_KEY_BYTES);
+            let mut name = key.keyed(SAID_DOMAIN, said);
+            name[..REQUEST_KEY_BYTES].copy_from_slice(&key.keyed(NAME_DOMAIN, named)[..REQUEST_KEY_BYTES]);
+            name
+        };
+        Ok(AskedOnce { name: key.map(name) })
     }
 
-    /// What it was answered, if it was carried out.
+    /// What it was answered, if it was carried out; an error if its key was used for another request.
     pub fn answered<T: Message + Default>(&self, cluster: &ClusterState) -> Result<Option<Answered<T>>, Refusal> {
         let Some(name) = self.name else { return Ok(None) };
-        let found = cluster.requests.values().filter(|request| request.name == name).min_by_key(|found| found.epoch);
+        let has_key = |found: &&AnsweredRequest| found.name[..REQUEST_KEY_BYTES] == name[..REQUEST_KEY_BYTES];
+        let found = cluster.requests.values().filter(has_key).min_by_key(|found| found.epoch);
         let Some(found) = found else { return Ok(None) };
+        if found.name != name {
+            return Err(shard::key_reused().into());
+        }
         let reply = T::decode(&found.reply[..])
             .map_err(|error| Problem::internal(format!("a remembered reply cannot be read: {error}")))?;
         Ok(Some(Answered { reply, epoch: found.epoch, at_ms: found.at_ms }))
@@ -81,8 +94,6 @@ mod tests {
     use mira_proto::{Code, node_v1::RotateKeyReply};
 
     use super::*;
-    use crate::meta::{AnsweredRequest, NameKey};
-
     #[test]
     fn a_request_is_known_by_its_id_in_its_own_cluster_and_one_without_an_id_never() {
         let reply = RotateKeyReply { id: 3, ..RotateKeyReply::default() };
@@ -95,6 +106,12 @@ mod tests {
         }
         let answered = asked.answered::<RotateKeyReply>(&cluster).expect("it reads").expect("it is known");
         assert_eq!((answered.reply, answered.epoch), (reply.clone(), 5), "the first answer counts");
+
+        let mut more = [1; 16];
+        more[15] = 2;
+        let other = AskedOnce::new(&cluster, &more).expect("an id");
+        let refused = other.answered::<RotateKeyReply>(&cluster).err().expect("another request under its key");
+        assert!(matches!(refused, Refusal::Problem(problem) if problem.code == Code::Conflict));
 
         for id in [&[2; 16][..], &[]] {
             let other = AskedOnce::new(&cluster, id).expect("an id or none");

@@ -8,6 +8,7 @@
 //! What an index tells is of no such view: it goes on while it is searched. Such an answer names a position that covers all
 //! it shows, taken afterwards (`Shard::look_again`); what must not be missing from it was there before.
 
+mod bin;
 mod fetch;
 pub mod field_types;
 mod moment;
@@ -33,7 +34,7 @@ use crate::{
     shard::{Shard, index::IndexError, migration::ownership::Shown, refuse_read},
 };
 
-pub(super) use walk::{SessionOf, frames_of_collection, frames_of_session};
+pub(super) use walk::{FramesAfter, SessionOf, frames_of_collection, frames_of_session};
 
 /// What a read is made on.
 pub(super) struct ReadView {

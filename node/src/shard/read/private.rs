@@ -95,15 +95,6 @@ pub fn check(frame: &node_v1::FrameWrite, sealed: &node_v1::PrivateWrite) -> Res
     }
 }
 
-/// Who asks for frames to be removed.
-pub fn asker(
-    keyring: &Keyring,
-    collection: &CollectionRecord,
-    request: &node_v1::ForgetRequest,
-) -> Result<Asker, Refusal> {
-    if request.all { Ok(Asker::Operator) } else { asker_named(keyring, collection, &request.owner) }
-}
-
 /// Who asks, by the name of an owner; anyone without.
 pub fn asker_named(keyring: &Keyring, collection: &CollectionRecord, owner: &[u8]) -> Result<Asker, Refusal> {
     if owner.is_empty() {

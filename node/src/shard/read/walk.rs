@@ -150,37 +150,62 @@ pub(in crate::shard) fn frames_of_session(
     limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(view, &record::session_prefix(session.collection, &session.tag), limit, |key, _| {
-        Ok(record::parse_session_key(key).filter(|&frame| wanted(frame)))
-    })
+    let mut found = Collected::new(limit);
+    view.scan_prefix(&record::session_prefix(session.collection, &session.tag), false, &mut |key, _| {
+        found.add(Ok(record::parse_session_key(key).filter(|&frame| wanted(frame))))
+    })?;
+    found.into_frames()
+}
+
+/// The frames of a collection behind one of them.
+pub(in crate::shard) struct FramesAfter {
+    pub(in crate::shard) collection: CollectionId,
+    pub(in crate::shard) after: Option<FrameId>,
 }
 
 /// The first `limit` of those frames of a collection that are wanted, by id.
 pub(in crate::shard) fn frames_of_collection(
     view: &StateReader,
-    collection: CollectionId,
+    &FramesAfter { collection, after }: &FramesAfter,
     limit: usize,
     wanted: impl Fn(FrameId) -> bool,
 ) -> Result<Vec<FrameId>, EngineError> {
-    collect(view, &record::collection_prefix(record::Table::Heads, collection), limit, |key, head| {
-        let is_memory = FrameHead::decode(head)?.class == Class::Memory;
-        Ok(record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| is_memory && wanted(frame)))
-    })
+    let prefix = record::collection_prefix(Table::Heads, collection);
+    let from = after.map(|frame| record::head_key(collection, frame));
+    let from = from.as_ref().map_or(Bound::Included(&prefix[..]), |key| Bound::Excluded(&key[..]));
+    let end = record::head_key(collection, FrameId::MAX);
+    let mut found = Collected::new(limit);
+    view.scan(from, Bound::Included(&end), false, &mut |key, head| {
+        found.add(FrameHead::decode(head).map(|head| {
+            let is_memory = head.class == Class::Memory;
+            record::parse_pair_key(key).map(|(_, frame)| frame).filter(|&frame| is_memory && wanted(frame))
+        }))
+    })?;
+    found.into_frames()
 }
 
-fn collect(
-    view: &StateReader,
-    prefix: &[u8],
+/// Frames that a scan has found, up to a number.
+struct Collected {
+    frames: Vec<FrameId>,
     limit: usize,
-    parse: impl Fn(&[u8], &[u8]) -> Result<Option<FrameId>, EngineError>,
-) -> Result<Vec<FrameId>, EngineError> {
-    let (mut frames, mut failed) = (Vec::new(), None);
-    view.scan_prefix(prefix, false, &mut |key, value| {
-        match parse(key, value) {
-            Ok(frame) => frames.extend(frame),
-            Err(error) => failed = Some(error),
+    failed: Option<EngineError>,
+}
+
+impl Collected {
+    fn new(limit: usize) -> Self {
+        Collected { frames: Vec::new(), limit, failed: None }
+    }
+
+    fn add(&mut self, found: Result<Option<FrameId>, EngineError>) -> ControlFlow<()> {
+        match found {
+            Ok(frame) => self.frames.extend(frame),
+            Err(error) => self.failed = Some(error),
         }
-        if failed.is_some() || frames.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    failed.map_or(Ok(frames), Err)
+        let is_over = self.failed.is_some() || self.frames.len() == self.limit;
+        if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn into_frames(self) -> Result<Vec<FrameId>, EngineError> {
+        self.failed.map_or(Ok(self.frames), Err)
+    }
 }

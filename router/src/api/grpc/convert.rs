@@ -92,9 +92,11 @@ pub(super) fn named_vectors_of(vectors: v1::NamedVectors) -> Result<model::Named
 }
 
 pub(super) fn filter_of(json: &str) -> Result<Option<model::Filter>, Problem> {
-    let read =
-        || serde_json::from_str(json).map_err(|error| Problem::invalid(format!("filter_json is wrong: {error}")));
-    if json.is_empty() { Ok(None) } else { read().map(Some) }
+    if json.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |error| Problem::invalid(format!("filter_json is wrong: {}", mira_proto::json::fault(json, &error)));
+    serde_json::from_str(json).map(Some).map_err(wrong)
 }
 
 pub(super) fn search_to(reply: model::SearchReply) -> Result<v1::SearchReply, Problem> {
@@ -141,7 +143,8 @@ pub(super) fn one_or_many(ids: Vec<String>) -> Result<(Option<Uuid>, Option<Vec<
 }
 
 pub(super) fn uuid(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|error| Problem::invalid(format!("an id is not a UUID: {error}")))
+    text.parse()
+        .map_err(|_| Problem::invalid("an id is not a UUID: it has 32 hexadecimal digits, with or without hyphens"))
 }
 
 /// A setting by its JSON name; empty means absent.

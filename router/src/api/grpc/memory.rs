@@ -153,19 +153,26 @@ impl MemoryService for Grpc {
             consistency_token: reply.consistency_token,
             shred: reply.shred,
             restorable_until: reply.restorable_until.unwrap_or_default(),
+            private_left: reply.private_left.unwrap_or_default(),
         }))
     }
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
         let (context, request) = self.enter(request)?;
         let action = word("action", &request.action)?.ok_or_else(|| Problem::invalid("action is missing"))?;
-        let (id, collection) = (uuid(&request.id)?, present(request.collection));
-        let reply = self.api.memory.change(&context, model::ChangeRequest { action, id, collection }).await?;
+        let id = present(request.id).map(|id| uuid(&id)).transpose()?;
+        let (session, collection) = (present(request.session), present(request.collection));
+        let (filter, all) = (filter_of(&request.filter_json)?, request.all);
+        let request = model::ChangeRequest { action, id, session, filter, all, collection };
+        let reply = self.api.memory.change(&context, request).await?;
         Ok(Response::new(v1::ChangeReply {
-            id: reply.id.to_string(),
-            version: reply.version,
+            id: reply.id.map(|id| id.to_string()).unwrap_or_default(),
+            version: reply.version.unwrap_or_default(),
             unchanged: reply.unchanged,
             consistency_token: reply.consistency_token,
+            forgotten_versions: reply.forgotten_versions,
+            restored: reply.restored,
+            ids: reply.ids.unwrap_or_default().iter().map(Uuid::to_string).collect(),
         }))
     }
 

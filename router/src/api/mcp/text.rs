@@ -92,14 +92,29 @@ pub(in crate::api) fn of_forget(reply: &ForgetReply) -> String {
     let unnamed = (unnamed > 0 && !reply.ids.is_empty()).then(|| format!(" {unnamed} of them are not named here."));
     let until = reply.restorable_until.as_ref().filter(|_| reply.removed > 0);
     let restorable = until.map(|until| format!(" Until {until} each can be brought back: change, action restore."));
-    [removed, unnamed.unwrap_or_default(), restorable.unwrap_or_default(), shredded.unwrap_or_default()].concat()
+    let private = reply
+        .private_left
+        .map(|count| format!(" Private memories that stay, whose owner's key was not sent: {count}."));
+    [Some(removed), unnamed, restorable, private, shredded].into_iter().flatten().collect()
 }
 
 /// What is read of an answer to `change`.
 pub(in crate::api) fn of_change(reply: &ChangeReply) -> String {
-    let ChangeReply { id, version, .. } = reply;
+    let restored = reply.restored.unwrap_or_default();
+    let (Some(id), Some(version)) = (reply.id, reply.version) else {
+        return match restored {
+            1 => "1 memory is there again.".to_owned(),
+            count => format!("{count} memories are there again."),
+        };
+    };
     if reply.unchanged {
-        format!("Nothing was to be done: {id} is there, version {version}.")
+        let forgotten: Vec<String> = reply.forgotten_versions.iter().map(u64::to_string).collect();
+        let past = format!(
+            " It was forgotten and stored again: recall shows what was forgotten, version {}.",
+            forgotten.join(", ")
+        );
+        let past = if forgotten.is_empty() { "" } else { &past };
+        format!("Nothing was to be done: {id} is there, version {version}.{past}")
     } else {
         format!("Memory {id} is there again, version {version}.")
     }

@@ -88,8 +88,8 @@ fn outcome(frame: &node_v1::Frame, Identified { id, draft, .. }: &Identified) ->
         return Ok(Stored { id: *id, version, unchanged: true });
     }
     let detail = format!(
-        "the source_key names a memory with other content, version {version}; use replace or expected_version to store a \
-         new one"
+        "the source_key names a memory that differs in content or another field, version {version}; use replace or \
+         expected_version to store a new one"
     );
     Err(Problem::new(Code::Conflict, detail))
 }

@@ -63,6 +63,9 @@ struct Prepared {
     named: Named,
 }
 
+/// What a caller is told that stores something else under a key that was used.
+const KEY_REUSED: &str = "the Idempotency-Key was used before for another request: use a new one";
+
 /// An item that is worth storing, with the id that its frame gets.
 struct Identified {
     /// Its place in the request.
@@ -139,6 +142,7 @@ impl Memory {
         let context = &resolved;
         let now_ms = convert::now_ms();
         let mut outcomes = Outcomes::of(items.len(), context.token.clone());
+        let named_by_key: Vec<bool> = items.iter().map(|item| is_named_by_key(context, item.as_ref().ok())).collect();
         let mut by_collection: BTreeMap<String, Vec<(usize, Draft)>> = BTreeMap::new();
         for (at, item) in items.into_iter().enumerate() {
             match (item.and_then(|item| Draft::of(item, now_ms)), &keyless) {
@@ -150,7 +154,15 @@ impl Memory {
         for (collection, drafts) in by_collection {
             self.store_in(context, &collection, drafts, &mut outcomes).await;
         }
-        outcomes.into_parts()
+        let (mut outcomes, token) = outcomes.into_parts();
+        for (outcome, _) in outcomes.iter_mut().zip(named_by_key).filter(|(_, named_by_key)| *named_by_key) {
+            if let Err(problem) = outcome
+                && problem.code == Code::Conflict
+            {
+                problem.detail = KEY_REUSED.to_owned();
+            }
+        }
+        (outcomes, token)
     }
 
     /// Stores the drafts of one collection, notes their outcomes and what shards have applied.
@@ -302,6 +314,13 @@ impl Memory {
     }
 }
 
+/// Whether the id of an item's memory follows from the `Idempotency-Key`: then whatever else is there was stored under the key.
+fn is_named_by_key(context: &RequestContext, item: Option<&StoreItem>) -> bool {
+    let only_creates = |item: &StoreItem| !item.replace && item.expected_version.is_none();
+    let has_no_name = |item: &StoreItem| item.id.is_none() && item.source_key.is_none();
+    context.idempotency_key.is_some() && item.is_some_and(|item| only_creates(item) && has_no_name(item))
+}
+
 /// The id of the frame that an item of the request becomes.
 pub(crate) fn id_of(
     context: &RequestContext,
@@ -337,7 +356,7 @@ fn without_version(drafts: Vec<(usize, Draft)>, outcomes: &mut Outcomes) -> Vec<
         match draft.expected_version {
             None | Some(0) => others.push((at, draft)),
             Some(expected) => {
-                let detail = format!("expected_version is {expected}, and the id does not exist");
+                let detail = format!("expected_version is {expected}, and there is no memory of this id");
                 outcomes.settle(at, Err(Problem::new(Code::Conflict, detail)));
             }
         }

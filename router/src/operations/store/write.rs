@@ -143,7 +143,10 @@ struct ShardOutcomes {
 
 /// The request id of a write of some frames.
 fn request_id(context: &RequestContext, route: &CollectionRoute, shard: ShardId, frames: &[FrameWrite]) -> Bytes {
+    // What is said of memories the shard tells by a digest. Of what is hidden, one record changes under one key.
+    let is_memories = frames.iter().all(|frame| frame.class() == FrameClass::Memory);
     let said: Vec<Vec<u8>> = match &context.idempotency_key {
+        Some(_) if is_memories => frames.iter().map(|frame| frame.id.to_vec()).collect(),
         Some(_) => frames.iter().map(said).collect(),
         None => Vec::new(),
     };
