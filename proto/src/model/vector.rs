@@ -2,6 +2,10 @@
 //!
 //! A list is read number by number, straight into floats. In base64 a vector is a quarter of its list, and takes no reading
 //! of numbers at all. Both end at the largest dimension: a text that is too long is refused before it is decoded.
+//!
+//! Measured on a request with 1 KiB of text and 384 components, microseconds: as doubles (9.4 KiB) serde_json 19.6, sonic-rs
+//! 12.9, simd-json 17.9; as their shortest floats (6.1 KiB) 11.6, 10.9 and 8.7; in base64 (3 KiB) serde_json 1.7. A second parser,
+//! which rounds numbers in a way of its own, is not worth 7 of the 400 that a write costs; base64 is.
 
 use std::borrow::Cow;
 use std::fmt;
