@@ -70,6 +70,13 @@ impl From<postcard::Error> for CodecError {
 /// Encodes an entry.
 pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
     let mut out = BytesMut::with_capacity(HEADER + 16 + payload_len(entry));
+    put_entry(&mut out, entry);
+    out.freeze()
+}
+
+/// Encodes an entry behind what `out` holds.
+pub(crate) fn put_entry(out: &mut BytesMut, entry: &Entry) {
+    let at = out.len();
     out.put_u32_le(0);
     out.put_u8(ENTRY_VERSION);
     out.put_u8(match &entry.payload {
@@ -82,12 +89,11 @@ pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
     out.put_u64_le(entry.log_id.index);
     match &entry.payload {
         Payload::Blank => {}
-        Payload::Normal(proposal) => put_proposal(&mut out, proposal),
+        Payload::Normal(proposal) => put_proposal(out, proposal),
         Payload::Membership(membership) => out.put_slice(&to_postcard(membership)),
     }
-    let crc = crc32fast::hash(&out[4..]);
-    out[..4].copy_from_slice(&crc.to_le_bytes());
-    out.freeze()
+    let (sum, summed) = out[at..].split_at_mut(4);
+    sum.copy_from_slice(&crc32fast::hash(summed).to_le_bytes());
 }
 
 /// Bytes of an entry's payload, the part that varies; at most.
