@@ -12,6 +12,7 @@ REQUESTS = [
     (1, '{"items":[{"content":"a"},{"bytes":"AAEC","expected_version":0,"created_at":"2024-01-01T00:00:00Z"}]}'),
     (2, '{"query":"a","k":3,"filter":{"and":[{"field":"type","in":["note"]},{"not":{"field":"metadata.n","gte":1}}]},'
         '"min_score":0.1,"diversity":0.5,"recency":{"half_life_seconds":60},"group_by":"session","explain":true}'),
+    (1, '{"content":"a","vector":"AAAAPwAAgD8=","vectors":{"state":"AAAAPw=="}}'),
     (2, '{"vectors":[[1,2],[3,4]],"combine":"mean","cursor":"AAAA","created_from":"2024-01-01T00:00:00Z"}'),
     (3, '{"session":"s","created_from":"2024-01-01T00:00:00Z","limit":5,"last":true}'),
     (3, '{"ids":["01999999-0000-7000-8000-000000000001"],"consistency":"any"}'),

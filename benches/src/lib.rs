@@ -20,6 +20,7 @@ pub mod mcp;
 pub mod page;
 pub mod report;
 pub mod rest;
+pub mod servers;
 pub mod suite;
 pub mod texts;
 pub mod vectors;

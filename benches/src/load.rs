@@ -13,6 +13,8 @@ use mira_proto::Problem;
 use serde::{Deserialize, Serialize};
 
 use crate::BenchError;
+use crate::numbers::digits;
+use crate::servers::ProcessorTime;
 
 /// Longest latency that is told apart: longer ones count as this.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -101,6 +103,23 @@ pub struct Summary {
     pub max_ms: f64,
     /// Operations per second by all callers together.
     pub per_second: f64,
+    /// Time on a processor that the servers spent for each, microseconds, where they run on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servers_us: Option<f64>,
+    /// Of that, the part of threads that index vectors; the rest stands between an operation and its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indexing_us: Option<f64>,
+}
+
+impl Summary {
+    /// The servers' time on a processor for an operation, in microseconds, as tables have it.
+    pub fn servers_time(&self) -> Option<String> {
+        let all = digits(self.servers_us?);
+        Some(match self.indexing_us {
+            Some(indexing) if indexing >= 0.5 => format!("{all} ({} of it to index)", digits(indexing)),
+            _ => all,
+        })
+    }
 }
 
 /// What a load did.
@@ -114,6 +133,8 @@ pub struct Outcome {
     pub failure: Option<Problem>,
     /// From the first request to the last answer.
     pub elapsed: Duration,
+    /// What the servers spent on it, where that is known.
+    pub servers: Option<ProcessorTime>,
 }
 
 impl Outcome {
@@ -126,17 +147,25 @@ impl Outcome {
         if self.latencies.count() == 0 {
             return Err(BenchError::Late(format!("{what}: not one operation was done")));
         }
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / self.latencies.count() as f64;
         Ok(Summary {
             count: self.latencies.count(),
             p50_ms: milliseconds(self.latencies.percentile(50.0)),
             p99_ms: milliseconds(self.latencies.percentile(99.0)),
             max_ms: milliseconds(self.latencies.max()),
             per_second: self.latencies.count() as f64 / self.elapsed.as_secs_f64(),
+            servers_us: self.servers.map(|spent| each(spent.all)),
+            indexing_us: self.servers.map(|spent| each(spent.indexing)),
         })
     }
 
-    /// Adds what another load did after this one.
+    /// Adds what another load did after this one. What the servers spent is known of both, or of neither.
     pub fn then(&mut self, other: Outcome) {
+        self.servers = match (self.servers, other.servers) {
+            (Some(own), Some(others)) => Some(own.plus(others)),
+            (None, others) if self.latencies.count() == 0 => others,
+            _ => None,
+        };
         self.latencies.merge(&other.latencies);
         self.failures += other.failures;
         self.failure = self.failure.take().or(other.failure);

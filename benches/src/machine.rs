@@ -64,6 +64,13 @@ impl Usage {
         Usage::read(&text).ok_or_else(|| BenchError::Wrong(format!("{path} is not as proc(5) says: {text}")))
     }
 
+    /// Of a thread, by its folder in `/proc`.
+    pub fn of_thread(folder: &Path) -> Result<Usage, BenchError> {
+        let path = folder.join("stat");
+        let text = fs::read_to_string(&path).map_err(BenchError::io(&path))?;
+        Usage::read(&text).ok_or_else(|| BenchError::Wrong(format!("{} is not as proc(5) says", path.display())))
+    }
+
     /// Fields 14, 15 and 24 of proc(5): ticks in user and kernel mode, pages. The second field is a name in parentheses,
     /// which may hold anything.
     fn read(stat: &str) -> Option<Usage> {

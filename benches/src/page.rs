@@ -128,7 +128,15 @@ mod tests {
             file_system: "ext4".into(),
         };
         let mut report = Report::new(machine, vec![]);
-        let summary = |p50_ms, p99_ms| Summary { count: 1, p50_ms, p99_ms, max_ms: p99_ms, per_second: 10.0 };
+        let summary = |p50_ms, p99_ms| Summary {
+            count: 1,
+            p50_ms,
+            p99_ms,
+            max_ms: p99_ms,
+            per_second: 10.0,
+            servers_us: None,
+            indexing_us: None,
+        };
         report.put(
             "store",
             vec![

@@ -189,11 +189,13 @@ impl Report {
             text += &format!("{name}: {value}. ");
         }
         let figures = || self.parts.iter().flat_map(|part| &part.figures);
-        text += "\n\n| what | p50 ms | p99 ms | longest ms | per second | goal |\n|---|---:|---:|---:|---:|---|\n";
+        text += "\n\n| what | p50 ms | p99 ms | longest ms | per second | servers, µs each | goal |\n";
+        text += "|---|---:|---:|---:|---:|---:|---|\n";
         for figure in figures() {
             if let Value::Latency(summary) = &figure.value {
                 let cells = [summary.p50_ms, summary.p99_ms, summary.max_ms, summary.per_second].map(digits);
-                text += &format!("| {} | {} | {} |\n", figure.what, cells.join(" | "), goal(figure));
+                let servers = summary.servers_time().unwrap_or_default();
+                text += &format!("| {} | {} | {servers} | {} |\n", figure.what, cells.join(" | "), goal(figure));
             }
         }
         text += "\n| what | figure | goal |\n|---|---:|---|\n";
@@ -260,18 +262,29 @@ mod tests {
 
     #[test]
     fn the_tables_say_what_was_met() {
-        let summary = Summary { count: 10, p50_ms: 1.234, p99_ms: 12.345, max_ms: 123.4, per_second: 0.5 };
+        let summary = Summary {
+            count: 10,
+            p50_ms: 1.234,
+            p99_ms: 12.345,
+            max_ms: 123.4,
+            per_second: 0.5,
+            servers_us: Some(405.2),
+            indexing_us: Some(98.1),
+        };
+        let elsewhere = Summary { servers_us: None, indexing_us: None, ..summary.clone() };
         let mut report = report();
         report.put(
             "search",
             vec![
-                Figure::latency("search", summary).goal("p99 < 5 ms", false),
+                Figure::latency("store", summary),
+                Figure::latency("search", elsewhere).goal("p99 < 5 ms", false),
                 Figure::amount("recall@10", 0.987, "").goal("0.95", true),
                 Figure::absent("etcd", "not installed"),
             ],
         );
         let text = report.to_markdown();
-        assert!(text.contains("| search | 1.23 | 12.3 | 123 | 0.500 | p99 < 5 ms: **missed** |"), "{text}");
+        assert!(text.contains("| store | 1.23 | 12.3 | 123 | 0.500 | 405 (98.1 of it to index) |  |"), "{text}");
+        assert!(text.contains("| search | 1.23 | 12.3 | 123 | 0.500 |  | p99 < 5 ms: **missed** |"), "{text}");
         assert!(text.contains("| recall@10 | 0.987  | 0.95: met |"), "{text}");
         assert!(text.contains("| etcd | not installed | |"), "{text}");
         assert!(text.contains("2 cores of Abacus"), "{text}");

@@ -24,8 +24,12 @@ struct Keep;
 
 impl StateMachine for Keep {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
-        txn.put(&command.index.to_be_bytes(), Bytes::copy_from_slice(command.payload));
+        let key = [&command.index.to_be_bytes()[..], &command.ordinal.to_be_bytes()].concat();
+        txn.put(&key, Bytes::copy_from_slice(command.payload));
         Ok(Bytes::new())
+    }
+    fn shares_entry(&self, _: &[u8]) -> bool {
+        true
     }
     fn committed(&self, _: u64) {}
     fn restored(&self, _: StateReader, _: u64) {}

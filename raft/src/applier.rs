@@ -9,7 +9,7 @@ use crate::engine::{EngineError, Read};
 use crate::requests::{AppliedAt, RequestMemory, RequestWindow};
 use crate::state::{APP_TABLE, Applied, GroupState, Overlay, Txn, table_prefix};
 use crate::state_machine::{Command, StateMachine};
-use crate::types::{Answer, Entry, Membership, Payload, Proposal, index_of};
+use crate::types::{Answer, Entry, LoggedRequest, Membership, Payload, index_of};
 
 /// How far replicated time may be ahead of the clock of the leader that proposes, in milliseconds: more than the clocks of
 /// a cluster in good order differ by. The same on every replica, since it decides what the replicated state holds.
@@ -56,45 +56,50 @@ impl Applier {
         }
     }
 
+    /// The answers to the entry's requests, in their order.
     pub(crate) fn apply(
         &mut self,
         entry: &Entry,
         app: &dyn StateMachine,
         engine: &dyn Read,
         overlay: &mut Overlay,
-    ) -> Result<Answer, EngineError> {
+    ) -> Result<Vec<Answer>, EngineError> {
         let time_ms = self.time_of(entry);
         self.applied.last = Some(entry.log_id.clone());
         match (&entry.payload, time_ms) {
             (Payload::Normal(proposal), Some(time_ms)) => {
                 self.applied.clock_ms = time_ms;
-                self.proposal(proposal, app, engine, overlay)
+                let mut answers = Vec::with_capacity(proposal.requests.len());
+                for (ordinal, request) in (0..).zip(&proposal.requests) {
+                    answers.push(self.request(ordinal, request, app, (engine, overlay))?);
+                }
+                Ok(answers)
             }
             (Payload::Membership(membership), _) => {
                 self.applied.membership = Membership::new(Some(entry.log_id.clone()), membership.clone());
-                Ok(Answer::Empty)
+                Ok(Vec::new())
             }
-            _ => Ok(Answer::Empty),
+            _ => Ok(Vec::new()),
         }
     }
 
-    /// Applies the proposal of the entry that [`Self::applied`] names.
-    fn proposal(
+    /// Applies one request of the entry that [`Self::applied`] names: whatever becomes of it, the others are applied too.
+    fn request(
         &mut self,
-        proposal: &Proposal,
+        ordinal: u32,
+        LoggedRequest { fingerprint, payload }: &LoggedRequest,
         app: &dyn StateMachine,
-        engine: &dyn Read,
-        overlay: &mut Overlay,
+        (engine, overlay): (&dyn Read, &mut Overlay),
     ) -> Result<Answer, EngineError> {
         let (index, time_ms) = (index_of(self.applied.last.as_ref()), self.applied.clock_ms);
         self.memory.forget(overlay, time_ms);
-        if let Some(request) = &proposal.request
-            && let Some(answer) = self.memory.recall(engine, overlay, request)?
+        if let Some(fingerprint) = fingerprint
+            && let Some(answer) = self.memory.recall(engine, overlay, fingerprint)?
         {
             return Ok(answer);
         }
-        let request = proposal.request.map(|request| request.id);
-        let command = Command { index, time_ms, request, payload: &proposal.payload };
+        let request = fingerprint.map(|fingerprint| fingerprint.id);
+        let command = Command { index, ordinal, time_ms, request, payload };
         let mark = overlay.mark();
         let applied =
             panic::catch_unwind(AssertUnwindSafe(|| app.apply(command, &mut Txn::new(engine, &self.prefix, overlay))));
@@ -104,12 +109,12 @@ impl Applier {
             // go on without it, where otherwise none of them ever could.
             Err(_) => {
                 overlay.take_back_to(mark);
-                error!(index, "a command cannot be applied and is passed over");
+                error!(index, ordinal, "a command cannot be applied and is passed over");
                 return Ok(Answer::Failed);
             }
         };
-        if let Some(request) = &proposal.request {
-            self.memory.remember(overlay, request, AppliedAt { index, time_ms }, &response);
+        if let Some(fingerprint) = fingerprint {
+            self.memory.remember(overlay, fingerprint, AppliedAt { index, ordinal, time_ms }, &response);
             self.memory.forget(overlay, time_ms);
         }
         Ok(Answer::Applied(response))

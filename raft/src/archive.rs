@@ -77,7 +77,7 @@ impl Archived {
             archived.entries.push(encode_entry(&entry));
             if let Payload::Normal(proposal) = entry.payload {
                 archived.time_ms = archived.time_ms.max(proposal.time_ms);
-                archived.payloads.push(proposal.payload);
+                archived.payloads.extend(proposal.requests.into_iter().map(|request| request.payload));
             }
         }
         archived

@@ -94,6 +94,10 @@ pub struct Limits {
     pub snapshot_bytes_per_second: u64,
     /// Longest payload of a proposal.
     pub payload_bytes: usize,
+    /// Bytes of the requests that share a log entry; a longer one has its own.
+    pub entry_bytes: usize,
+    /// How many requests share a log entry at most.
+    pub entry_requests: usize,
     /// Proposals under way at once; more are refused.
     pub in_flight: usize,
     /// Remembered requests. Part of the replicated behaviour: the same on every replica of a group.
@@ -116,6 +120,9 @@ impl Default for Limits {
             chunk_bytes: 1 << 20,
             snapshot_bytes_per_second: 16 << 20,
             payload_bytes: 8 << 20,
+            // As much as a bundle of small writes holds that a router sends in one message.
+            entry_bytes: 1 << 20,
+            entry_requests: 256,
             in_flight: 4_096,
             requests: RequestWindow::default(),
             recent_log_bytes: 4 << 20,

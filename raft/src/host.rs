@@ -176,7 +176,7 @@ impl<R: Runtime> RaftHost<R> {
         let replica = Replica::open(ReplicaParts {
             state: state.clone(),
             log: log.clone(),
-            app,
+            app: app.clone(),
             keeper: keeper.clone(),
             threads: self.config.threads.clone(),
             window: self.config.limits.requests,
@@ -209,6 +209,7 @@ impl<R: Runtime> RaftHost<R> {
             id,
             raft,
             state,
+            app,
             log: self.log.clone(),
             entries: log,
             config: self.config.clone(),

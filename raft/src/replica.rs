@@ -30,11 +30,11 @@ use crate::snapshot::{SnapshotData, SnapshotKeeper, SnapshotView, copy_into};
 use crate::state::{Applied, GroupState, Overlay, StateReader};
 use crate::state_machine::StateMachine;
 use crate::threads::{Threads, run_blocking};
-use crate::types::{Answer, LogId, Membership, Payload, Runtime, SnapshotMeta, Types, index_of};
+use crate::types::{Answer, Entry, LogId, Membership, Payload, Runtime, SnapshotMeta, Types, index_of};
 
-/// Bytes and entries of one apply batch; a batch ends after the entry that reaches either.
+/// Bytes and requests of one apply batch; a batch ends after the entry that reaches either.
 const BATCH_BYTES: usize = 4 << 20;
-const BATCH_ENTRIES: usize = 512;
+const BATCH_REQUESTS: usize = 512;
 
 type Snap = Snapshot<
     openraft::impls::leader_id_adv::LeaderId<u64, crate::types::NodeId>,
@@ -62,7 +62,8 @@ pub(crate) struct Replica<R: Runtime> {
     applier: Applier,
 }
 
-type Waiting<R> = (Option<ApplyResponder<Types<R>>>, Answer);
+/// An entry's answers, and who gives them to those who proposed.
+type Waiting<R> = (Option<ApplyResponder<Types<R>>>, Vec<Answer>);
 
 impl<R: Runtime> Replica<R> {
     /// Opens the state as it was left.
@@ -94,9 +95,9 @@ impl<R: Runtime> Replica<R> {
         self.parts.app.committed(index);
         self.parts.state.advance(&self.applier.applied);
         let _ = self.parts.applied.lock().send(index);
-        for (responder, answer) in waiting {
+        for (responder, answers) in waiting {
             if let Some(responder) = responder {
-                responder.send(answer);
+                responder.send(answers);
             }
         }
         Ok(())
@@ -134,6 +135,11 @@ impl<R: Runtime> Replica<R> {
         Ok(())
     }
 
+    fn ends_batch(&self, entry: &Entry) -> bool {
+        let Payload::Normal(proposal) = &entry.payload else { return false };
+        proposal.requests.iter().any(|request| self.parts.app.ends_batch(&request.payload))
+    }
+
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta {
             last_log_id: self.applier.applied.last.clone(),
@@ -160,16 +166,16 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for Replica<R> {
     where
         S: Stream<Item = Result<EntryResponder<Types<R>>, io::Error>> + Unpin + Send,
     {
-        let (mut overlay, mut waiting) = (Overlay::default(), Vec::new());
+        let (mut overlay, mut waiting, mut requests) = (Overlay::default(), Vec::new(), 0);
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let engine: &dyn Read = self.parts.state.engine.as_ref();
-            let answer = self.applier.apply(&entry, self.parts.app.as_ref(), engine, &mut overlay);
-            let answer = answer.map_err(|error| self.failed(error))?;
-            waiting.push((responder, answer));
-            let ends =
-                matches!(&entry.payload, Payload::Normal(proposal) if self.parts.app.ends_batch(&proposal.payload));
-            if ends || overlay.bytes >= BATCH_BYTES || waiting.len() >= BATCH_ENTRIES {
+            let answers = self.applier.apply(&entry, self.parts.app.as_ref(), engine, &mut overlay);
+            let answers = answers.map_err(|error| self.failed(error))?;
+            requests += answers.len().max(1);
+            waiting.push((responder, answers));
+            if self.ends_batch(&entry) || overlay.bytes >= BATCH_BYTES || requests >= BATCH_REQUESTS {
+                requests = 0;
                 let full = (std::mem::take(&mut overlay), std::mem::take(&mut waiting));
                 self.commit(full.0, full.1).await.map_err(|error| self.failed(error))?;
             }

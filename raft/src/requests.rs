@@ -6,7 +6,8 @@
 //!
 //! Table 0 holds, for each remembered request,
 //! - `r · id (16, big-endian)`: where it was applied, when, its digest, its answer;
-//! - `q · index (8, big-endian)`: its id and time, the queue in which it will be forgotten.
+//! - `q · index (8, big-endian) · ordinal (4, big-endian)`: its id and time, the queue in which it will be forgotten. The
+//!   ordinal is its place among the requests of its log entry.
 
 use std::collections::VecDeque;
 use std::ops::{Bound, ControlFlow};
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{decode_record, encode_record};
 use crate::engine::{Batch, EngineError, KeyBounds, Read};
-use crate::state::{OWN_TABLE, Overlay, damaged_unless, join, scan_table, table_prefix};
+use crate::state::{OWN_TABLE, Overlay, damaged_unless, scan_table, table_prefix};
 use crate::types::{Answer, Fingerprint, GroupId, RequestId};
 
 /// Bounds of what a group remembers. The same on every replica: they decide what the replicated state holds.
@@ -52,6 +53,7 @@ struct Remembered {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AppliedAt {
     pub index: u64,
+    pub ordinal: u32,
     pub time_ms: u64,
 }
 
@@ -68,7 +70,7 @@ pub(crate) struct Known {
 pub(crate) fn known(engine: &dyn Read, group: GroupId, generation: u32) -> Result<Vec<Known>, EngineError> {
     let memory = RequestMemory::load(engine, group, generation, RequestWindow::default())?;
     let lost = |index| EngineError::Damaged(format!("request {index} is queued, but not remembered"));
-    let of = |&(index, Queued { id, time_ms }): &(u64, Queued)| {
+    let of = |&(Place { index, .. }, Queued { id, time_ms }): &(Place, Queued)| {
         let stored = engine.get(&memory.record_key(id))?.ok_or_else(|| lost(index))?;
         let record: Remembered = damaged_unless(decode_record(&stored), "remembered request")?;
         Ok(Known { id, index, time_ms, digest: record.digest })
@@ -83,10 +85,31 @@ pub(crate) fn put_known(batch: &mut Batch, group: GroupId, generation: u32, know
         window: RequestWindow::default(),
         queue: VecDeque::new(),
     };
+    let mut before = Place::default();
     for &Known { id, index, time_ms, digest } in known {
         let record = Remembered { index, time_ms, digest, response: None };
         batch.put(memory.record_key(id), encode_record(&record));
-        batch.put(memory.queue_key(index), encode_record(&Queued { id, time_ms }));
+        // In the order of their entry; those of them that were forgotten leave no gap.
+        let ordinal = if before.index == index { before.ordinal + 1 } else { 0 };
+        before = Place { index, ordinal };
+        batch.put(memory.queue_key(before), encode_record(&Queued { id, time_ms }));
+    }
+}
+
+/// Where a request stands in the log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    index: u64,
+    /// Among the requests of its entry.
+    ordinal: u32,
+}
+
+impl Place {
+    /// Of a key of the queue, behind the prefix of its table.
+    fn read(key: &[u8]) -> Option<Self> {
+        let (index, ordinal) = key.get(1..)?.split_first_chunk()?;
+        let ordinal = ordinal.try_into().ok()?;
+        Some(Place { index: u64::from_be_bytes(*index), ordinal: u32::from_be_bytes(ordinal) })
     }
 }
 
@@ -101,7 +124,7 @@ pub(crate) struct RequestMemory {
     prefix: Vec<u8>,
     window: RequestWindow,
     /// In the order of being forgotten, which is the order of the log.
-    queue: VecDeque<(u64, Queued)>,
+    queue: VecDeque<(Place, Queued)>,
 }
 
 impl RequestMemory {
@@ -116,15 +139,15 @@ impl RequestMemory {
         let mut failed = None;
         let queue_keys = KeyBounds { from: Bound::Included(b"q"), to: Bound::Excluded(b"r") };
         scan_table(engine, &prefix, queue_keys, false, &mut |key, value| match (
-            key.get(1..9),
+            Place::read(key),
             damaged_unless(decode_record(value), "queued request"),
         ) {
-            (Some(index), Ok(queued)) => {
-                queue.push_back((u64::from_be_bytes(index.try_into().expect("eight bytes")), queued));
+            (Some(place), Ok(queued)) => {
+                queue.push_back((place, queued));
                 ControlFlow::Continue(())
             }
-            (index, queued) => {
-                let short = || EngineError::Damaged(format!("queued request has key {index:?}"));
+            (_, queued) => {
+                let short = || EngineError::Damaged(format!("queued request has key {key:?}"));
                 failed = Some(queued.err().unwrap_or_else(short));
                 ControlFlow::Break(())
             }
@@ -154,19 +177,20 @@ impl RequestMemory {
         let record = Remembered { index: at.index, time_ms: at.time_ms, digest: request.digest, response };
         let queued = Queued { id: request.id, time_ms: at.time_ms };
         overlay.put(self.record_key(request.id), encode_record(&record));
-        overlay.put(self.queue_key(at.index), encode_record(&queued));
-        self.queue.push_back((at.index, queued));
+        let place = Place { index: at.index, ordinal: at.ordinal };
+        overlay.put(self.queue_key(place), encode_record(&queued));
+        self.queue.push_back((place, queued));
     }
 
-    /// Forgets what is beyond the bounds at log-carried time `now_ms`. Called once for every entry, so that it falls
-    /// on the same entry on every replica, however entries are batched.
+    /// Forgets what is beyond the bounds at log-carried time `now_ms`. Called for every request, so that it falls on the
+    /// same one on every replica, however entries are batched.
     pub(crate) fn forget(&mut self, overlay: &mut Overlay, now_ms: u64) {
-        while let Some((index, queued)) = self.queue.front()
+        while let Some(&(place, queued)) = self.queue.front()
             && (self.queue.len() > self.window.count
                 || self.queue.len() > self.window.kept && queued.time_ms.saturating_add(self.window.millis) < now_ms)
         {
             overlay.delete(self.record_key(queued.id));
-            overlay.delete(self.queue_key(*index));
+            overlay.delete(self.queue_key(place));
             self.queue.pop_front();
         }
     }
@@ -175,8 +199,8 @@ impl RequestMemory {
         [&self.prefix[..], b"r", &id.0.to_be_bytes()].concat()
     }
 
-    fn queue_key(&self, index: u64) -> Vec<u8> {
-        join(&join(&self.prefix, b"q"), &index.to_be_bytes())
+    fn queue_key(&self, Place { index, ordinal }: Place) -> Vec<u8> {
+        [&self.prefix[..], b"q", &index.to_be_bytes(), &ordinal.to_be_bytes()].concat()
     }
 }
 
@@ -204,4 +228,30 @@ pub(crate) fn samples() -> Vec<(&'static str, Bytes, Box<dyn Fn(&[u8]) -> bool>)
         ("request_remembered", written, Box::new(move |bytes| decode_record(bytes) == Ok(remembered.clone()))),
         ("request_queued", also, Box::new(move |bytes| decode_record(bytes) == Ok(queued))),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Durability, Engine, MemEngine};
+
+    #[test]
+    fn what_a_replay_begins_with_is_remembered_in_the_order_of_the_log() {
+        let (from, to) = (MemEngine::new(), MemEngine::new());
+        let mut memory = RequestMemory::load(&from, 1, 0, RequestWindow::default()).expect("empty");
+        let mut overlay = Overlay::default();
+        // Ids against the order, and the first of an entry gone.
+        for (id, index, ordinal) in [(9, 5, 1), (8, 5, 2), (7, 6, 0), (6, 7, 0), (5, 7, 1)] {
+            let at = AppliedAt { index, ordinal, time_ms: 40 };
+            memory.remember(&mut overlay, &Fingerprint::of(RequestId(id), b"payload"), at, &Bytes::new());
+        }
+        from.write(&overlay.batch, Durability::Synced).expect("written");
+        let was = known(&from, 1, 0).expect("readable");
+        assert_eq!(was.iter().map(|known| known.id.0).collect::<Vec<_>>(), [9, 8, 7, 6, 5]);
+
+        let mut batch = Batch::default();
+        put_known(&mut batch, 3, 2, &was);
+        to.write(&batch, Durability::Synced).expect("written");
+        assert_eq!(known(&to, 3, 2).expect("readable"), was);
+    }
 }

@@ -13,8 +13,11 @@ use crate::types::RequestId;
 /// One committed command on its way into the state.
 #[derive(Debug, Clone, Copy)]
 pub struct Command<'a> {
-    /// Its position in the group's log.
+    /// The position of its entry in the group's log.
     pub index: u64,
+    /// Its place among the commands of that entry, from 0. Several callers' commands may share an entry
+    /// ([`StateMachine::shares_entry`]): they are applied one after the other and become visible together.
+    pub ordinal: u32,
     /// Milliseconds since the Unix epoch, stamped by the proposing leader. The only clock that replicated decisions may
     /// use. Within a group it runs backwards only to come down to a leader's clock again after that of another one was
     /// far ahead.
@@ -33,6 +36,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// the application; an error stops this replica of the group. A panic is taken for a command that no replica can apply:
     /// what it wrote is taken back, and its proposer is told.
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError>;
+
+    /// Whether a command may share its log entry with others, which spares each of them a task, a wake-up and a record of
+    /// the log. Not one to which its index is a name of its own; and not one that [ends its batch](Self::ends_batch).
+    fn shares_entry(&self, _payload: &[u8]) -> bool {
+        false
+    }
 
     /// Whether `payload` ends its batch, so that [`committed`](Self::committed) sees the state as of this very command on
     /// every replica, however their batches fall.

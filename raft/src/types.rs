@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use openraft::impls::leader_id_adv::LeaderId;
+use openraft::raft::responder::Responder;
 pub use openraft_rt_tokio::TokioRuntime;
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,7 @@ pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId<u64, NodeId>, Nod
 
 impl<R: Runtime> openraft::RaftTypeConfig for Types<R> {
     type D = Proposal;
-    type R = Answer;
+    type R = Vec<Answer>;
     type NodeId = NodeId;
     type Node = Node;
     type Term = u64;
@@ -60,7 +61,7 @@ impl<R: Runtime> openraft::RaftTypeConfig for Types<R> {
     type Entry = Entry;
     type AsyncRuntime = R;
     type Responder<T>
-        = openraft::impls::ProgressResponder<Self, T>
+        = Callback<T>
     where
         T: Send + 'static;
     type Batch<T>
@@ -125,26 +126,33 @@ pub(crate) fn digest(bytes: &[u8]) -> [u8; 16] {
     half
 }
 
-/// The application's part of a log entry.
+/// The application's part of a log entry: requests of one or several callers, which are applied in this order, each for
+/// itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
-    pub(crate) request: Option<Fingerprint>,
     /// The proposing leader's wall clock; what it becomes is in `applier::time_after`.
     pub(crate) time_ms: u64,
-    pub(crate) payload: Bytes,
+    pub(crate) requests: Vec<LoggedRequest>,
 }
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.payload.len())
+        let bytes: usize = self.requests.iter().map(|request| request.payload.len()).sum();
+        write!(f, "{} requests, {bytes} bytes", self.requests.len())
     }
 }
 
-/// What applying one entry gave.
+/// One caller's request, as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedRequest {
+    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) payload: Bytes,
+}
+
+/// What applying one request gave. An entry is answered with one for each of its requests; one of the protocol itself, which
+/// has none, with none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// An entry of the protocol itself.
-    Empty,
     /// Applied now.
     Applied(Bytes),
     /// The request was applied before, at `index`; its answer, if it was small enough to keep.
@@ -155,16 +163,13 @@ pub enum Answer {
     Failed,
 }
 
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Answer::Empty => "empty",
-            Answer::Applied(_) => "applied",
-            Answer::Replayed { .. } => "replayed",
-            Answer::Reused => "reused",
-            Answer::Failed => "failed",
-        };
-        f.write_str(name)
+/// Is called with what became of an entry: no task and no channel stand between the replica that has applied it and those
+/// who wait.
+pub struct Callback<T>(pub(crate) Box<dyn FnOnce(T) + Send>);
+
+impl<R: Runtime, T: Send + 'static> Responder<Types<R>, T> for Callback<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{CodecError, decode_entry, encode_entry, payload_len, to_postcard};
+use crate::codec::{CodecError, decode_entry, payload_len, put_entry, to_postcard};
 use crate::types::{Entry, GroupId, LogId, NodeId, SnapshotMeta, Vote};
 
 const VERSION: u8 = 1;
@@ -152,9 +152,11 @@ pub(crate) fn encode_append(group: GroupId, append: &Append) -> Bytes {
     let mut out = request(Kind::Append, group, &to_postcard(&header));
     out.reserve(append.entries.iter().map(|entry| payload_len(entry) + 96).sum());
     for entry in &append.entries {
-        let bytes = encode_entry(entry);
-        out.put_u32_le(bytes.len() as u32);
-        out.put_slice(&bytes);
+        let at = out.len();
+        out.put_u32_le(0);
+        put_entry(&mut out, entry);
+        let (length, encoded) = out[at..].split_at_mut(4);
+        length.copy_from_slice(&(encoded.len() as u32).to_le_bytes());
     }
     out.freeze()
 }

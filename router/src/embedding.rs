@@ -23,6 +23,9 @@ use crate::metrics::Metrics;
 /// More texts than this in one store are bulk: nobody waits for a single one of them.
 const INTERACTIVE_TEXTS: usize = 8;
 
+/// Texts of no more bytes together are cut where they are: that takes as long as handing them to another thread.
+const INLINE_CUT_BYTES: usize = 4 << 10;
+
 /// What is handed to the batcher at once; small enough that several callers share its queue.
 const SLICE_TEXTS: usize = 256;
 const SLICE_BYTES: usize = 1 << 20;
@@ -61,10 +64,14 @@ impl Embedding {
     ) -> Result<Vec<Result<Vec<node_v1::Passage>, Problem>>, Problem> {
         let batcher = self.batcher.clone().ok_or_else(|| self.missing())?;
         let class = if texts.len() > INTERACTIVE_TEXTS { Class::Bulk } else { Class::Interactive };
-        // The tokenizer takes milliseconds for long texts: too long for a thread that serves connections.
-        let cutter = batcher.clone();
-        let cut = tokio::task::spawn_blocking(move || cut_all(&cutter, &texts));
-        let (parts, plan) = cut.await.map_err(|_| Problem::internal("cutting texts into passages failed"))?;
+        let (parts, plan) = if texts.iter().map(String::len).sum::<usize>() <= INLINE_CUT_BYTES {
+            cut_all(&batcher, &texts)
+        } else {
+            // The tokenizer takes milliseconds for long texts: too long for a thread that serves connections.
+            let cutter = batcher.clone();
+            let cut = tokio::task::spawn_blocking(move || cut_all(&cutter, &texts));
+            cut.await.map_err(|_| Problem::internal("cutting texts into passages failed"))?
+        };
         let mut vectors = Vec::with_capacity(parts.len());
         for slice in slices(parts) {
             vectors.extend(self.embed(context, &batcher, class, slice).await?);

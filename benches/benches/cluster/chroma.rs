@@ -143,6 +143,11 @@ impl Chroma {
         (0..count).map(caller).collect::<Result<_, Problem>>().map_err(BenchError::refused("chroma"))
     }
 
+    /// Its process, if it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// Its resident memory, bytes.
     pub fn resident_bytes(&self) -> Result<f64, BenchError> {
         let process = self.process.as_ref().ok_or_else(|| BenchError::Wrong("chroma does not run".to_owned()))?;

@@ -12,6 +12,7 @@ use mira_benches::load::{Limit, Outcome, Summary, closed_loop};
 use mira_benches::machine::Usage;
 use mira_benches::report::Figure;
 use mira_benches::rest::RestCaller;
+use mira_benches::servers::Servers;
 use mira_benches::suite::search::{K, RECALL, by_vector, recall};
 use mira_benches::suite::store::plural;
 use mira_benches::suite::{Bench, Documents, document_id, import, row_of, wait_until_indexed};
@@ -198,7 +199,8 @@ impl Pair<'_> {
             let query = vectors.query(number as usize).to_vec();
             async move { whole(caller.search(&query, K).await?.len(), expected) }
         };
-        Ok(closed_loop(&self.chroma.callers(callers)?, limit, search).await)
+        let chroma = Servers::new(self.chroma.process_id());
+        Ok(chroma.during(closed_loop(&self.chroma.callers(callers)?, limit, search)).await)
     }
 
     async fn rest_load(&self, callers: usize, limit: Limit) -> Result<Outcome, BenchError> {
@@ -210,7 +212,8 @@ impl Pair<'_> {
         };
         // A client for each: connections are not shared.
         let callers: Result<Vec<RestCaller>, _> = (0..callers).map(|_| RestCaller::new(&self.bench.target)).collect();
-        Ok(closed_loop(&callers.map_err(BenchError::refused("connecting over REST"))?, limit, search).await)
+        let callers = callers.map_err(BenchError::refused("connecting over REST"))?;
+        Ok(self.bench.servers.during(closed_loop(&callers, limit, search)).await)
     }
 }
 

@@ -32,6 +32,7 @@ use mira_benches::input::Input;
 use mira_benches::load::Summary;
 use mira_benches::machine::{self, Machine};
 use mira_benches::report::{Figure, Report, Value};
+use mira_benches::servers::Servers;
 use mira_benches::suite::{self, Bench, Scale, wait_until_indexed};
 use mira_benches::texts::Texts;
 use mira_benches::vectors::Vectors;
@@ -147,7 +148,7 @@ async fn run_in_one_cluster(options: &Options, scale: &Scale, prepared: &Prepare
     let file = options.out.join("cluster.json");
     let fresh = Report::new(prepared.machine.clone(), prepared.parameters(options, scale, &what));
     let mut report = Report::resume(&file, fresh);
-    let mut bench = prepared.bench(&cluster, scale);
+    let mut bench = prepared.bench(&mut cluster, scale);
     for &part in options.parts.iter().filter(|&&part| part != PartName::Scale) {
         let started = Instant::now();
         let figures = measure(part, options, &mut bench, &mut cluster)
@@ -169,6 +170,8 @@ async fn measure(
     bench: &mut Bench,
     cluster: &mut Cluster,
 ) -> Result<Vec<Figure>, BenchError> {
+    // A part may have ended some of them, and started others.
+    bench.servers = servers(cluster);
     // What the last part left to be indexed is not this part's load.
     wait_until_indexed(&bench.callers(1).await?[0]).await?;
     let figures = match part {
@@ -213,14 +216,16 @@ impl Prepared {
         Ok(Prepared { texts, vectors, fdatasync, machine: Machine::describe(&options.dir) })
     }
 
-    fn bench(&self, cluster: &Cluster, scale: &Scale) -> Bench {
+    fn bench(&self, cluster: &mut Cluster, scale: &Scale) -> Bench {
         let target = Target {
             url: cluster.router_url(0),
             grpc: format!("http://{}", cluster.router_grpc(0)),
             token: cluster.token().to_owned(),
         };
         let (vectors, texts) = (Arc::clone(&self.vectors), Arc::clone(&self.texts));
-        Bench::new(target, scale.clone(), vectors, texts, self.fdatasync.clone())
+        let mut bench = Bench::new(target, scale.clone(), vectors, texts, self.fdatasync.clone());
+        bench.servers = servers(cluster);
+        bench
     }
 
     /// What the figures were measured with.
@@ -238,6 +243,11 @@ impl Prepared {
             pair("Input", format!("{}; vectors: {}", self.texts.origin, self.vectors.origin)),
         ]
     }
+}
+
+/// Those whose time on a processor is the servers'.
+fn servers(cluster: &mut Cluster) -> Servers {
+    Servers::new(processes(cluster).into_iter().map(|(_, process)| process))
 }
 
 /// The processes of a cluster that run, by name.
@@ -278,8 +288,13 @@ fn version() -> String {
 fn print(figure: &Figure) {
     let value = match &figure.value {
         Value::Latency(of) => format!(
-            "p50 {:.2} ms, p99 {:.2} ms, longest {:.1} ms, {:.0}/s ({} done)",
-            of.p50_ms, of.p99_ms, of.max_ms, of.per_second, of.count
+            "p50 {:.2} ms, p99 {:.2} ms, longest {:.1} ms, {:.0}/s ({} done){}",
+            of.p50_ms,
+            of.p99_ms,
+            of.max_ms,
+            of.per_second,
+            of.count,
+            of.servers_time().map(|time| format!(", servers {time} µs each")).unwrap_or_default()
         ),
         Value::Amount { amount, unit } => format!("{amount:.3} {unit}"),
         Value::Absent(why) => why.clone(),

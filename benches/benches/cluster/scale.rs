@@ -219,7 +219,7 @@ async fn measure(
     let folder = tempfile::Builder::new().prefix("mira-scale-").tempdir_in(&options.dir)?;
     let shape = Shape { nodes: replication, shards: 16, ..Shape::default() };
     let mut cluster = Cluster::start_in(shape, folder).await;
-    let mut bench = prepared.bench(&cluster, scale);
+    let mut bench = prepared.bench(&mut cluster, scale);
     let point = point(&mut bench, &mut cluster, size).await;
     point.with_context(|| format!("the cluster said:{}", cluster.logs()))
 }

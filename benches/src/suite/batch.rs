@@ -56,8 +56,10 @@ async fn side_by_side(bench: &Bench, load: &Arc<Load>, shape: Shape, bytes: usiz
     let turn = bench.scale.run.times(TURN);
     let (mut plain_done, mut private_done) = (Outcome::default(), Outcome::default());
     for _ in 0..TURNS {
-        plain_done.then(write(&plain, load, shape.items, false, turn.clone()).await);
-        private_done.then(write(&owner, load, shape.items, true, turn.clone()).await);
+        let plain = write(&plain, load, shape.items, false, turn.clone());
+        plain_done.then(bench.servers.during(plain).await);
+        let private = write(&owner, load, shape.items, true, turn.clone());
+        private_done.then(bench.servers.during(private).await);
     }
     let frames = plural(shape.items as usize, "frame");
     let what = format!("store {frames} of {bytes} bytes a request, {}", plural(shape.writers, "writer"));
@@ -78,7 +80,13 @@ async fn write(callers: &[Caller], load: &Arc<Load>, items: u64, private: bool, 
     closed_loop(callers, limit, store).await
 }
 
-/// The latencies of requests, with the throughput of their frames.
+/// The latencies of requests, with the throughput of their frames and what servers spend on one.
 fn in_frames(requests: Summary, items: u64) -> Summary {
-    Summary { per_second: requests.per_second * items as f64, ..requests }
+    let each = |of_request: Option<f64>| of_request.map(|time| time / items as f64);
+    Summary {
+        per_second: requests.per_second * items as f64,
+        servers_us: each(requests.servers_us),
+        indexing_us: each(requests.indexing_us),
+        ..requests
+    }
 }

@@ -50,7 +50,7 @@ pub async fn load(bench: &mut Bench, agents: usize, limit: Limit) -> Result<Vec<
             Ok(())
         }
     };
-    let outcome = closed_loop(&callers, limit, call).await;
+    let outcome = bench.servers.during(closed_loop(&callers, limit, call)).await;
     let mut figures = vec![Figure::latency(
         format!("MCP, {}, all calls", plural(agents, "agent")),
         outcome.summary("calls over MCP")?,

@@ -26,6 +26,7 @@ use uuid::Uuid;
 use crate::BenchError;
 use crate::caller::{Caller, Target};
 use crate::load::{Limit, Summary};
+use crate::servers::Servers;
 use crate::texts::Texts;
 use crate::vectors::Vectors;
 
@@ -126,6 +127,8 @@ pub struct Bench {
     pub texts: Arc<Texts>,
     /// What this disk can do.
     pub fdatasync: Summary,
+    /// The processes of the cluster, where they run on this machine.
+    pub servers: Servers,
     /// Tells this run's collections from another's.
     run: String,
     documents: BTreeMap<usize, Documents>,
@@ -147,8 +150,8 @@ impl Bench {
     /// For a running cluster.
     pub fn new(target: Target, scale: Scale, vectors: Arc<Vectors>, texts: Arc<Texts>, fdatasync: Summary) -> Bench {
         let run = Uuid::new_v4().simple().to_string()[..8].to_owned();
-        let (documents, collections) = (BTreeMap::new(), Vec::new());
-        Bench { target, scale, vectors, texts, fdatasync, run, documents, collections }
+        let (servers, documents, collections) = Default::default();
+        Bench { target, scale, vectors, texts, fdatasync, servers, run, documents, collections }
     }
 
     /// Connections.

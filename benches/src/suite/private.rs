@@ -40,8 +40,8 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
     let (mut plain_done, mut private_done) = (Outcome::default(), Outcome::default());
     write(&owner, &load, true, turn.clone()).await.summary("warming up")?;
     for _ in 0..TURNS {
-        plain_done.then(write(&plain, &load, false, turn.clone()).await);
-        private_done.then(write(&owner, &load, true, turn.clone()).await);
+        plain_done.then(bench.servers.during(write(&plain, &load, false, turn.clone())).await);
+        private_done.then(bench.servers.during(write(&owner, &load, true, turn.clone())).await);
     }
     let (plain_done, private_done) = (plain_done.summary("plain writes")?, private_done.summary("private writes")?);
     let extra = private_done.p50_ms - plain_done.p50_ms;
@@ -71,10 +71,9 @@ async fn searched(bench: &mut Bench, owner: &[Caller]) -> Result<Vec<Figure>, Be
     let search = Search { vectors: bench.vectors.clone(), collection, filter_json: String::new() };
     let filter_json = format!("{{\"field\":\"metadata.tenth\",\"eq\":{WANTED}}}");
     let filtered = Search { filter_json, ..search.clone() };
-    let run = bench.scale.run.clone();
-    let mut figures = search.first_and_later(owner, format!("search {count} private frames"), run.clone()).await?;
+    let mut figures = search.first_and_later(bench, owner, format!("search {count} private frames")).await?;
     let what = format!("search {count} private frames, of which a filter keeps a tenth,");
-    figures.extend(filtered.first_and_later(owner, what, run).await?);
+    figures.extend(filtered.first_and_later(bench, owner, what).await?);
     Ok(figures)
 }
 
@@ -89,7 +88,7 @@ struct Search {
 
 impl Search {
     /// The first search, for which the router reads what it needs, and the latencies of later ones.
-    async fn first_and_later(self, owner: &[Caller], what: String, limit: Limit) -> Result<Vec<Figure>, BenchError> {
+    async fn first_and_later(self, bench: &Bench, owner: &[Caller], what: String) -> Result<Vec<Figure>, BenchError> {
         let started = Instant::now();
         self.ask(&owner[0], 0).await.map_err(BenchError::refused("a search"))?;
         let first = milliseconds(started.elapsed());
@@ -98,7 +97,8 @@ impl Search {
             async move { search.ask(&caller, number).await }
         };
         let again = format!("{what} again, 1 caller");
-        let later = closed_loop(owner, limit, search).await.summary(&again)?;
+        let load = closed_loop(owner, bench.scale.run.clone(), search);
+        let later = bench.servers.during(load).await.summary(&again)?;
         let met = later.p99_ms < milliseconds(MAX_SEARCH);
         Ok(vec![
             Figure::amount(format!("{what} for the first time"), first, "ms"),

@@ -35,7 +35,8 @@ pub async fn measure(bench: &mut Bench) -> Result<Vec<Figure>, BenchError> {
         };
         let connections = bench.callers(callers).await?;
         let what = format!("recall by id, linearizable, {}", plural(callers, "caller"));
-        let summary = closed_loop(&connections, bench.scale.run.clone(), recall).await.summary(&what)?;
+        let load = closed_loop(&connections, bench.scale.run.clone(), recall);
+        let summary = bench.servers.during(load).await.summary(&what)?;
         let met = summary.p99_ms < 5.0;
         let figure = Figure::latency(what, summary);
         figures.push(if callers == 1 { figure.goal("p99 < 5 ms", met) } else { figure });

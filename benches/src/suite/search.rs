@@ -118,7 +118,7 @@ async fn run(
             }
         }
     };
-    Ok(closed_loop(&callers, limit, search).await)
+    Ok(bench.servers.during(closed_loop(&callers, limit, search)).await)
 }
 
 /// The mean recall@10 of the judged queries, against comparing with every row.

@@ -53,7 +53,7 @@ impl Load {
             let frame = load.frame(number);
             async move { caller.store(frame).await.map(drop) }
         };
-        Ok(closed_loop(&callers, limit, store).await)
+        Ok(bench.servers.during(closed_loop(&callers, limit, store)).await)
     }
 }
 

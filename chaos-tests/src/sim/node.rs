@@ -42,6 +42,8 @@ use super::world::World;
 
 /// So few that even a few frames make several pages.
 const PAGE_FRAMES: usize = 2;
+/// Between two bundles of writes, where they come in bundles.
+const BUNDLE_EVERY: Duration = Duration::from_millis(25);
 /// Images of indexes would lie there: nothing is indexed here, so there are none.
 const NO_FOLDER: &str = "simulated";
 
@@ -313,6 +315,14 @@ impl Process {
         }
     }
 
+    /// Where writes come in bundles, waits until the next one arrives.
+    async fn gather(&self) {
+        if self.world.plan.bundles {
+            let since = (runtime::now().as_nanos() % BUNDLE_EVERY.as_nanos()) as u64;
+            runtime::sleep(BUNDLE_EVERY - Duration::from_nanos(since)).await;
+        }
+    }
+
     /// Answers as the services of a node do.
     async fn answer(&self, ask: Ask) -> Result<Answer, Refusal> {
         let member = &self.member;
@@ -330,17 +340,18 @@ impl Process {
                     id[8..12].copy_from_slice(&drawn.to_be_bytes());
                     header.request_id = id.into();
                 }
+                self.gather().await;
                 member
                     .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
                     .write(request)
                     .await
                     .map(Answer::Written)
             }
-            Ask::Forget(request) => member
-                .shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?
-                .forget(request)
-                .await
-                .map(Answer::Forgotten),
+            Ask::Forget(request) => {
+                self.gather().await;
+                let shard = member.shard(shard_in(request.header.as_ref().map(|header| header.shard))?)?;
+                shard.forget(request).await.map(Answer::Forgotten)
+            }
             Ask::Fetch(mut request) => {
                 if self.world.has(Bug::UnconfirmedReads)
                     && let Some(level) = request.header.as_mut().and_then(|header| header.level.as_mut())

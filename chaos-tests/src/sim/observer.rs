@@ -54,19 +54,27 @@ impl Observed {
 impl StateMachine for Observed {
     fn apply(&self, command: Command<'_>, txn: &mut Txn<'_>) -> Result<Bytes, EngineError> {
         let (node, group) = self.replica;
-        let Command { index, time_ms, request, payload } = command;
+        let Command { index, ordinal, time_ms, request, payload } = command;
+        let place = (index, ordinal);
+        if ordinal > 0 {
+            self.world.figures.lock().shared_entries += 1;
+        }
         let answer = self.machine.apply(command, txn)?;
         let mut invariants = self.world.invariants.lock();
-        let finding = invariants.state_machine_safety.applied((node, group), index, time_ms, (payload, &answer));
+        let finding = invariants.state_machine_safety.applied((node, group), place, time_ms, (payload, &answer));
         self.world.check("state machine safety", finding);
         if group != META_GROUP {
             let invariants = &mut *invariants;
-            let applied = Applied { index, request, payload, answer: &answer };
+            let applied = Applied { place, request, payload, answer: &answer };
             for (invariant, finding) in invariants.shard_applied(group, applied) {
                 self.world.check(invariant, finding);
             }
         }
         Ok(answer)
+    }
+
+    fn shares_entry(&self, payload: &[u8]) -> bool {
+        self.machine.shares_entry(payload)
     }
 
     fn ends_batch(&self, payload: &[u8]) -> bool {

@@ -135,6 +135,8 @@ pub struct Plan {
     pub chunk_bytes: usize,
     /// Whether all clients pause now and then, long enough for groups to rest while faults go on.
     pub pauses: bool,
+    /// Whether writes reach a node together, as those do that a router sends in one message.
+    pub bundles: bool,
     /// The mistake put in, if any.
     pub bug: Option<Bug>,
 }
@@ -165,6 +167,7 @@ impl Plan {
             log_kept: rng.random_range(1..12),
             chunk_bytes: rng.random_range(200..2_000),
             pauses: false,
+            bundles: false,
             bug,
         };
         // Drawn last, so that the other seeds are what they were before collections grew.
@@ -180,6 +183,7 @@ impl Plan {
         let rebuilds = rng.random_bool(0.4) || bug == Some(Bug::DestroysUnconfirmed);
         let rebuilds = rebuilds.then(|| Duration::from_millis(rng.random_range(100..2_000)));
         let pauses = rng.random_bool(0.5);
-        Plan { drops_after: drops, rebuilds_after: rebuilds, pauses, ..plan }
+        let bundles = rng.random_bool(0.5);
+        Plan { drops_after: drops, rebuilds_after: rebuilds, pauses, bundles, ..plan }
     }
 }

@@ -28,6 +28,8 @@ pub struct Figures {
     pub longest_recovery: Duration,
     /// From the crash of a leader whose group rested to the next leader, at worst.
     pub longest_failover: Duration,
+    /// Commands that a replica applied behind another one of the same log entry.
+    pub shared_entries: u64,
     /// Looks, while faults went on, that found a leader whose group rested.
     pub seen_at_rest: u64,
     /// Virtual time in all.
@@ -155,6 +157,7 @@ impl Report {
         }
         self.total.virtual_time += figures.virtual_time;
         self.total.seen_at_rest += figures.seen_at_rest;
+        self.total.shared_entries += figures.shared_entries;
         self.worst_failover = self.worst_failover.max((figures.longest_failover, outcome.seed));
         self.worst_silence = self.worst_silence.max((figures.longest_silence, outcome.seed));
         self.worst_recovery = self.worst_recovery.max((figures.longest_recovery, outcome.seed));
@@ -164,6 +167,11 @@ impl Report {
     /// How often a group was seen at rest while faults went on.
     pub fn seen_at_rest(&self) -> u64 {
         self.total.seen_at_rest
+    }
+
+    /// How many commands shared a log entry with one before them, counted on each replica.
+    pub fn shared_entries(&self) -> u64 {
+        self.total.shared_entries
     }
 
     /// Whether nothing was violated.
@@ -191,6 +199,7 @@ impl Report {
             "longest_recovery": worst(self.worst_recovery),
             "longest_failover_of_a_group_at_rest": worst(self.worst_failover),
             "seen_at_rest": self.total.seen_at_rest,
+            "shared_entries": self.total.shared_entries,
             "violations": self.violations.iter().map(|(seed, violation)| json!({
                 "seed": seed,
                 "invariant": violation.invariant,
@@ -233,6 +242,7 @@ impl fmt::Display for Report {
         writeln!(f, "longest way back to writes, after healing:     {}", worst(self.worst_recovery))?;
         writeln!(f, "longest way from a leader at rest to the next: {}", worst(self.worst_failover))?;
         writeln!(f, "groups seen at rest under faults: {}", self.total.seen_at_rest)?;
+        writeln!(f, "commands applied behind another of their entry: {}", self.total.shared_entries)?;
         for (seed, violation) in &self.violations {
             let what: String = violation.what.chars().take(200).collect();
             writeln!(f, "VIOLATION seed {seed}: {}: {}", violation.invariant, what.replace('\n', " "))?;

@@ -17,6 +17,7 @@ fn two_hundred_seeds_violate_nothing() {
     }
     assert_eq!(report.seeds, 200);
     assert!(report.seen_at_rest() > 1_000, "groups rest under faults too: {}", report.seen_at_rest());
+    assert!(report.shared_entries() > 300, "writes share entries of the log: {}", report.shared_entries());
 }
 
 #[test]

@@ -379,16 +379,26 @@ pub enum UndeleteOutcome {
     Foreign,
 }
 
-/// Whether a payload is a [`ShardCommand::Verify`], read off its first bytes: asked of every entry that is applied.
+/// Whether a payload is a [`ShardCommand::Verify`], read off its first bytes: asked of every command that is applied.
 pub fn is_verify(payload: &[u8]) -> bool {
     /// The variant's place in [`ShardCommand`], as postcard writes it.
     const VERIFY: u8 = 3;
-    match payload.split_first() {
-        Some((&COMMAND_VERSION, rest)) => {
-            matches!(postcard::take_from_bytes::<Extensions>(rest), Ok((_, [VERIFY, ..])))
-        }
-        _ => false,
-    }
+    variant_of(payload) == Some(VERIFY)
+}
+
+/// Whether a payload is what callers ask for all the time, and many at once: a [`ShardCommand::Store`] or a
+/// [`ShardCommand::Forget`]. Read off its first bytes.
+pub fn is_write(payload: &[u8]) -> bool {
+    const STORE: u8 = 0;
+    const FORGET: u8 = 1;
+    matches!(variant_of(payload), Some(STORE | FORGET))
+}
+
+/// The variant of a command, as postcard writes it.
+fn variant_of(payload: &[u8]) -> Option<u8> {
+    let rest = payload.strip_prefix(&[COMMAND_VERSION])?;
+    let (_, command) = postcard::take_from_bytes::<Extensions>(rest).ok()?;
+    command.first().copied()
 }
 
 impl ShardCommand {
@@ -434,11 +444,11 @@ mod tests {
     #[test]
     fn a_verification_is_known_by_its_first_bytes() {
         let verify = ShardCommand::Verify { nonce: 300 };
-        assert!(is_verify(&verify.encode()));
+        assert!(is_verify(&verify.encode()) && !is_write(&verify.encode()));
         let mut extensions = Extensions::default();
         extensions.set(9, "of a later release");
         let later = postcard::to_extend(&(extensions, &verify), vec![COMMAND_VERSION]).expect("plain data");
-        assert!(is_verify(&later));
+        assert!(is_verify(&later) && !is_write(&later));
         assert_eq!(ShardCommand::decode(&later).expect("readable"), verify);
         for other in [
             ShardCommand::Store(Vec::new()),
@@ -448,6 +458,21 @@ mod tests {
         ] {
             assert!(!is_verify(&other.encode()), "{other:?}");
         }
-        assert!(!is_verify(&[]));
+        assert!(!is_verify(&[]) && !is_write(&[]));
+    }
+
+    #[test]
+    fn a_write_is_known_by_its_first_bytes() {
+        let forget =
+            ShardCommand::Forget { collection: 1, frames: vec![1], asker: Asker::Anyone, into_bin: true, more: false };
+        assert!(is_write(&ShardCommand::Store(Vec::new()).encode()) && is_write(&forget.encode()));
+        for other in [
+            ShardCommand::Purge { collection: 3 },
+            ShardCommand::Expire { collection: 3, frames: vec![1] },
+            ShardCommand::Renew { collection: 3, chunks: vec![1] },
+            ShardCommand::Collect { collection: 3, chunks: vec![(1, 2)] },
+        ] {
+            assert!(!is_write(&other.encode()), "{other:?}");
+        }
     }
 }

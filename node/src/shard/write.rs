@@ -147,8 +147,8 @@ impl<R: mira_raft::Runtime> Shard<R> {
 
     /// Where a call stands among those of this shard, microseconds.
     fn give_position(&self, call: CallPosition) -> Result<u64, Refusal> {
-        let view = self.group.reader().view().map_err(refuse_engine)?;
-        let stored = view.get(record::LAST_POSITION_KEY).and_then(machine::last_position).map_err(refuse_engine)?;
+        let stored = self.group.reader().get(record::LAST_POSITION_KEY).and_then(machine::last_position);
+        let stored = stored.map_err(refuse_engine)?;
         let now_ms = self.group.time_ms();
         Ok(self.positions.give(call, stored, now_ms))
     }
@@ -211,7 +211,7 @@ impl<R: mira_raft::Runtime> Shard<R> {
             key: self.shared.keyring.current(collection)?,
             layer: self.shared.keyring.current_layer(&self.shared.cluster.borrow())?,
         };
-        let view = self.group.reader().view().map_err(refuse_engine)?;
+        let view = self.group.reader().cached_view().map_err(refuse_engine)?;
         let before = versions_before(&view, collection.id, drafts).map_err(refuse_engine)?;
         let ended = ended_version(&view, collection.id).map_err(refuse_engine)?;
         let now_ms = self.group.time_ms();

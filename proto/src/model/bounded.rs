@@ -15,6 +15,7 @@ use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
 use super::frame::Metadata;
+use super::vector::Vector;
 use crate::limits;
 
 /// Begins the message of an error that is one of size.
@@ -104,7 +105,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for List<T, M
 pub(crate) fn named_vectors<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<std::collections::BTreeMap<String, Vec<f32>>, D::Error> {
-    let named = Named::<List<f32, { limits::MAX_DIM as usize }>>::deserialize(deserializer)?;
+    let named = Named::<Vector>::deserialize(deserializer)?;
     Ok(named.0.into_iter().map(|(name, vector)| (name, vector.0)).collect())
 }
 
@@ -117,9 +118,13 @@ where
     Ok(Named::deserialize(deserializer)?.0)
 }
 
+/// Reads an optional vector.
+pub(crate) fn vector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<f32>>, D::Error> {
+    Ok(Option::<Vector>::deserialize(deserializer)?.map(|vector| vector.0))
+}
+
 /// Reads an optional list of vectors.
 pub(crate) fn vectors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Vec<f32>>>, D::Error> {
-    type Vector = List<f32, { limits::MAX_DIM as usize }>;
     let vectors = list::<D, Vector, { limits::MAX_QUERY_VECTORS + 1 }>(deserializer)?;
     Ok(vectors.map(|vectors| vectors.into_iter().map(|vector| vector.0).collect()))
 }
@@ -358,6 +363,10 @@ mod tests {
         let zeros = listed("0", 5_000);
         too_large::<StoreItem>(&format!(r#"{{"vector":{zeros}}}"#));
         too_large::<StoreItem>(&format!(r#"{{"vectors":{{"a":{zeros}}}}}"#));
+        let encoded = "A".repeat(30_000);
+        too_large::<StoreItem>(&format!(r#"{{"vector":"{encoded}"}}"#));
+        too_large::<StoreItem>(&format!(r#"{{"vectors":{{"a":"{encoded}"}}}}"#));
+        too_large::<SearchRequest>(&format!(r#"{{"vectors":["{encoded}"]}}"#));
         let names: Vec<String> = (0..100).map(|name| format!(r#""{name}":[]"#)).collect();
         too_large::<StoreItem>(&format!(r#"{{"vectors":{{{}}}}}"#, names.join(",")));
         too_large::<SearchRequest>(&format!(r#"{{"queries":{}}}"#, listed(r#""a""#, 50)));

@@ -23,6 +23,7 @@ mod status;
 mod store;
 mod tune;
 mod uploads;
+mod vector;
 mod verify;
 
 pub use crate::filter::{Filter, Scalar};

@@ -10,6 +10,7 @@ use super::bounded;
 use super::consistency::Consistency;
 use super::explain::SearchExplain;
 use super::frame::Frame;
+use super::vector::Vector;
 use crate::filter::{Filter, Scalar};
 use crate::{Problem, limits};
 
@@ -35,8 +36,9 @@ pub enum SearchMode {
 pub struct SearchRequest {
     /// What to look for, in words.
     pub query: Option<String>,
-    /// An embedding of your own instead of words.
-    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_DIM as usize }>")]
+    /// An embedding of your own instead of words: a list of numbers, or its 32-bit floats, little-endian, in base64.
+    #[serde(default, deserialize_with = "bounded::vector")]
+    #[schemars(with = "Option<Vector>")]
     pub vector: Option<Vec<f32>>,
     /// Compare with the vectors of this name (`vectors` of `store`) instead; goes with `vector` or `vectors`, not with words.
     pub using: Option<String>,
@@ -71,6 +73,7 @@ pub struct SearchRequest {
     pub queries: Option<Vec<String>>,
     /// Several embeddings at once instead of `vector`.
     #[serde(default, deserialize_with = "bounded::vectors")]
+    #[schemars(with = "Option<Vec<Vector>>")]
     pub vectors: Option<Vec<Vec<f32>>>,
     /// With several: whether a hit's score is its best (max, default) or its mean over all of them.
     pub combine: Option<Combine>,

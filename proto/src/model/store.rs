@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::batch::Batch;
 use super::bounded;
 use super::frame::{self, Metadata};
-use crate::{Problem, limits};
+use super::vector::Vector;
+use crate::Problem;
 
 /// One thing to remember.
 #[skip_serializing_none]
@@ -33,11 +34,14 @@ pub struct StoreItem {
     /// Any JSON object, at most 64 KiB. Whole numbers beyond 64 bits are refused: send them as texts.
     #[serde(default, deserialize_with = "frame::given_metadata")]
     pub metadata: Option<Metadata>,
-    /// An embedding of your own, as long as the collection's dimension; otherwise the router embeds the text.
-    #[serde(default, deserialize_with = "bounded::list::<_, _, { limits::MAX_DIM as usize }>")]
+    /// An embedding of your own, as long as the collection's dimension; otherwise the router embeds the text. A list of
+    /// numbers, or its 32-bit floats, little-endian, in base64.
+    #[serde(default, deserialize_with = "bounded::vector")]
+    #[schemars(with = "Option<Vector>")]
     pub vector: Option<Vec<f32>>,
     /// Further embeddings, one for each named vector that the collection has, such as {"state": [0.1, …]}; found by `using`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "bounded::named_vectors")]
+    #[schemars(with = "BTreeMap<String, Vector>")]
     pub vectors: BTreeMap<String, Vec<f32>>,
     /// A UUID of your own; storing the same content under it again changes nothing.
     pub id: Option<Uuid>,

@@ -109,7 +109,7 @@ pub enum ChangeError {
 }
 
 /// What the consensus library answers to a write.
-type WriteFailure<R> = RaftError<Types<R>, ClientWriteError<Types<R>>>;
+pub(super) type WriteFailure<R> = RaftError<Types<R>, ClientWriteError<Types<R>>>;
 
 /// Whether the node leads, but no quorum has answered it lately.
 pub(super) fn lease_expired<R: Runtime>(error: &WriteFailure<R>) -> bool {

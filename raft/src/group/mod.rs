@@ -23,17 +23,22 @@ use crate::replica::Replica;
 use crate::room::Room;
 use crate::snapshot::receive::SnapshotReceiver;
 use crate::state::{GroupState, StateReader};
-use crate::types::{Answer, Fingerprint, GroupId, Node, NodeId, Proposal, RequestId, Runtime, TokioRuntime, Types};
+use crate::state_machine::StateMachine;
+use crate::types::{
+    Answer, Fingerprint, GroupId, LoggedRequest, Node, NodeId, RequestId, Runtime, TokioRuntime, Types,
+};
 
 mod error;
 mod log;
 mod messages;
+mod proposals;
 mod rest;
 mod senders;
 mod status;
 
 pub use error::{ChangeError, ProposeError, ReadError};
 use error::{change_error, lease_expired, propose_error, read_error};
+use proposals::Proposals;
 pub(crate) use status::age_of_quorum;
 pub use status::{GroupStatus, Role, StatusWatch};
 use status::{is_closed, status_of};
@@ -70,6 +75,7 @@ pub(crate) struct GroupParts<R: Runtime> {
     pub id: GroupId,
     pub raft: Library<R>,
     pub state: Arc<GroupState>,
+    pub app: Arc<dyn StateMachine>,
     pub log: Arc<LogStore<R>>,
     /// This group's part of it.
     pub entries: GroupLog<R>,
@@ -99,6 +105,7 @@ struct Inner<R: Runtime> {
     /// So are changes of the membership.
     changing: futures::lock::Mutex<()>,
     in_flight: AtomicUsize,
+    proposals: Proposals<R>,
     heard: Heard,
     quiescence: Mutex<Quiescence>,
 }
@@ -117,8 +124,10 @@ impl<R: Runtime> Group<R> {
         let receiver = Arc::new(SnapshotReceiver::new(parts.state.clone()));
         let (receiving, changing, in_flight, heard) = Default::default();
         let quiescence = Mutex::new(Quiescence::opened(openraft::Instant::elapsed(&parts.opened)));
-        let group =
-            Self { inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, heard, quiescence }) };
+        let proposals = Proposals::default();
+        let group = Self {
+            inner: Arc::new(Inner { parts, receiver, receiving, changing, in_flight, proposals, heard, quiescence }),
+        };
         group.campaign_only_with_promises_kept();
         group
     }
@@ -162,7 +171,8 @@ impl<R: Runtime> Group<R> {
     }
 
     /// Has `payload` applied on all replicas; answers when a majority has it on disk and this one has applied it. With a
-    /// request id a repeated proposal is applied once, and answered as the first time.
+    /// request id a repeated proposal is applied once, and answered as the first time. What several callers propose at once
+    /// may share a log entry; each has its own answer.
     ///
     /// # Errors
     /// See [`ProposeError`]: which of them leave the outcome open, and what to do.
@@ -185,21 +195,21 @@ impl<R: Runtime> Group<R> {
         self.propose_as(Some(Fingerprint::of(id, content)), payload).await
     }
 
-    async fn propose_as(&self, request: Option<Fingerprint>, payload: Bytes) -> Result<Proposed, ProposeError> {
+    async fn propose_as(&self, fingerprint: Option<Fingerprint>, payload: Bytes) -> Result<Proposed, ProposeError> {
         let _counted = self.admit(&payload)?;
         self.call_leader().await;
-        let proposal = Proposal { request, time_ms: self.config().clock.now_ms(), payload };
         let timeout = self.config().timing.propose;
-        let (index, answer) = match R::timeout(timeout, self.write(proposal)).await {
+        let request = LoggedRequest { fingerprint, payload };
+        let (index, answer) = match R::timeout(timeout, self.write(request)).await {
             Ok(written) => written?,
             Err(_) => return Err(ProposeError::Timeout(timeout)),
         };
         proposed(index, answer)
     }
 
-    /// Hands the proposal to the library; again, for a while, if it leads but no quorum has answered it lately. A leader
+    /// Hands the request to the library; again, for a while, if it leads but no quorum has answered it lately. A leader
     /// that was just elected is in that state until its first round trip, which is no reason to send callers away.
-    async fn write(&self, proposal: Proposal) -> Result<(u64, Answer), ProposeError> {
+    async fn write(&self, request: LoggedRequest) -> Result<(u64, Answer), ProposeError> {
         let deadline = <R::Instant as openraft::Instant>::now() + self.config().timing.election_max * 2;
         let mut metrics = self.raft().metrics();
         loop {
@@ -207,8 +217,8 @@ impl<R: Runtime> Group<R> {
                 let metrics = metrics.borrow_watched();
                 (metrics.running_state.is_ok(), metrics.last_quorum_acked)
             };
-            match self.raft().client_write(proposal.clone()).await {
-                Ok(written) => return Ok((written.log_id.index, written.data)),
+            match self.enter_log(request.clone()).await {
+                Ok(written) => return Ok(written),
                 Err(error) if !lease_expired(&error) => return Err(propose_error(error, ran)),
                 Err(_) => {}
             }
@@ -456,7 +466,6 @@ fn stopped<R: Runtime>(fatal: Fatal<Types<R>>) -> ChangeError {
 /// What the answer of an entry means to its proposer.
 fn proposed(index: u64, answer: Answer) -> Result<Proposed, ProposeError> {
     match answer {
-        Answer::Empty => Ok(Proposed { index, response: Bytes::new(), replayed: false }),
         Answer::Applied(response) => Ok(Proposed { index, response, replayed: false }),
         Answer::Replayed { index, response: Some(response) } => Ok(Proposed { index, response, replayed: true }),
         Answer::Replayed { index, response: None } => Err(ProposeError::AppliedBefore { index }),

@@ -18,7 +18,7 @@ use crate::snapshot::SnapshotKeeper;
 use crate::state::{GroupState, StateReader, Txn};
 use crate::state_machine::{Command, StateMachine};
 use crate::threads::OsThreads;
-use crate::types::{Entry, GroupId, LogId, Payload, Proposal, TokioRuntime, Types, Vote};
+use crate::types::{Entry, GroupId, LogId, LoggedRequest, Payload, Proposal, TokioRuntime, Types, Vote};
 
 type T = Types<TokioRuntime>;
 const GROUP: GroupId = 7;
@@ -121,7 +121,8 @@ mod on_disk {
 
 fn entry(index: u64, bytes: usize) -> Entry {
     let leader_id = Vote::new(1, 1).leader_id;
-    let proposal = Proposal { request: None, time_ms: 0, payload: vec![index as u8; bytes].into() };
+    let requests = vec![LoggedRequest { fingerprint: None, payload: vec![index as u8; bytes].into() }];
+    let proposal = Proposal { time_ms: 0, requests };
     Entry { log_id: LogId { leader_id, index }, payload: Payload::Normal(proposal) }
 }
 

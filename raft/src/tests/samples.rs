@@ -9,7 +9,9 @@ use crate::archive::Record;
 use crate::codec::{decode_entry, decode_record, encode_entry, encode_record, to_postcard};
 use crate::requests;
 use crate::state::{Applied, Incoming};
-use crate::types::{Entry, Fingerprint, LogId, Membership, Payload, Proposal, RequestId, SnapshotMeta, Vote};
+use crate::types::{
+    Entry, Fingerprint, LogId, LoggedRequest, Membership, Payload, Proposal, RequestId, SnapshotMeta, Vote,
+};
 use crate::wire::{
     self, Append, ChunkHeader, Heard, Kind, NodeHeartbeat, NodeHeartbeatReply, Refusal, RestingGroup, SnapshotFinish,
     SnapshotOffer, SnapshotReply, Status,
@@ -31,14 +33,16 @@ fn membership() -> Membership {
     Membership::new(Some(log_id(6)), membership)
 }
 
-fn entries() -> [(&'static str, Entry); 4] {
-    let request = Some(Fingerprint { id: RequestId(0x0102_0304), digest: [9; 16] });
-    let proposal =
-        |request| Payload::Normal(Proposal { request, time_ms: 1_800_000_000_123, payload: "payload".into() });
+fn entries() -> [(&'static str, Entry); 5] {
+    let fingerprint = Some(Fingerprint { id: RequestId(0x0102_0304), digest: [9; 16] });
+    let named = LoggedRequest { fingerprint, payload: "payload".into() };
+    let nameless = LoggedRequest { fingerprint: None, payload: "payload".into() };
+    let proposal = |requests| Payload::Normal(Proposal { time_ms: 1_800_000_000_123, requests });
     [
         ("log_entry_blank", Payload::Blank),
-        ("log_entry_proposal", proposal(None)),
-        ("log_entry_request", proposal(request)),
+        ("log_entry_proposal", proposal(vec![nameless.clone()])),
+        ("log_entry_request", proposal(vec![named.clone()])),
+        ("log_entry_requests", proposal(vec![named, nameless])),
         ("log_entry_membership", Payload::Membership(membership().membership().clone())),
     ]
     .map(|(name, payload)| (name, Entry { log_id: log_id(7), payload }))
@@ -84,7 +88,7 @@ fn records(samples: &mut Samples) {
 
 fn messages(samples: &mut Samples) {
     let vote = Vote::new_committed(3, 2);
-    let [_, _, (_, request), _] = entries();
+    let [_, _, (_, request), ..] = entries();
     let append = Append {
         vote,
         prev: Some(log_id(6)),

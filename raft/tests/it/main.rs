@@ -6,5 +6,6 @@ mod groups;
 mod grpc;
 mod log_bytes;
 mod rest;
+mod shared_entries;
 mod simulated;
 mod support;

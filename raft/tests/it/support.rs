@@ -17,6 +17,8 @@ use mira_raft::{
 pub const GROUP: GroupId = 3;
 /// Whoever applies a command that sets this key panics half way.
 pub const PANIC: &str = "panic";
+/// What sets keys that begin with this may share a log entry. Others do not: tests count entries.
+pub const SHARED: &str = "shared ";
 /// Longer than anything takes on a loaded machine; a test that waits this long has failed.
 pub const SECONDS: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,10 @@ impl StateMachine for Register {
         txn.put(&[b"=", key].concat(), value.to_vec());
         assert_ne!(key, PANIC.as_bytes(), "as told");
         Ok(format!("{}={times}", String::from_utf8_lossy(key)).into())
+    }
+
+    fn shares_entry(&self, payload: &[u8]) -> bool {
+        payload.get(1..).is_some_and(|key| [SHARED, PANIC].iter().any(|start| key.starts_with(start.as_bytes())))
     }
 
     fn committed(&self, applied_index: u64) {

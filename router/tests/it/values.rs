@@ -1,6 +1,8 @@
 //! Numbers, times and names: what comes back is what was given, or it is refused.
 
 use axum::http::{Method, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use mira_proto::v1;
 use mira_proto::v1::memory_client::MemoryClient;
 use serde_json::{Value, json};
@@ -77,6 +79,37 @@ async fn a_number_that_would_change_is_refused() {
             assert_eq!(answer["result"]["isError"], true, "{answer}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_vector_in_base64_is_the_vector_that_its_list_is() {
+    const DIM: u16 = 32;
+    let encoded = |vector: &[f32]| -> String {
+        STANDARD.encode(vector.iter().flat_map(|component| component.to_le_bytes()).collect::<Vec<u8>>())
+    };
+    let world = World::new().await;
+    let list: Vec<f32> = (0..DIM).map(|n| f32::from(n) - 7.3).collect();
+    let other: Vec<f32> = list.iter().rev().copied().collect();
+    let items = json!({ "items": [
+        { "content": "green tea", "vector": encoded(&list) },
+        { "content": "black tea", "vector": other },
+        { "content": "too short", "vector": "AAAAPw==" },
+        { "content": "no floats", "vector": "AAAA" },
+        { "content": "not a number", "vector": encoded(&vec![f32::NAN; usize::from(DIM)]) },
+    ]});
+    let stored = world.post("/mcp/store", items).await.ok()["items"].clone();
+    let refused: Vec<&str> = (2..5).map(|at| stored[at]["error"]["code"].as_str().unwrap_or("stored")).collect();
+    assert_eq!(refused, ["dimension_mismatch", "invalid_argument", "invalid_argument"], "{stored}");
+    for (vector, content) in [(&list, "green tea"), (&other, "black tea")] {
+        let by = |vector: Value| world.post("/mcp/search", json!({ "vector": vector, "k": 1, "exact": true }));
+        let hit = by(json!(vector)).await.ok()["hits"][0].clone();
+        assert_eq!(hit["content"], content);
+        let same = by(json!(encoded(vector))).await.ok()["hits"][0].clone();
+        assert_eq!((&same["id"], &same["score"]), (&hit["id"], &hit["score"]), "to the last bit");
+    }
+    let answer = world.post("/mcp/search", json!({ "vector": "tea" })).await;
+    assert_eq!(answer.code(), "invalid_argument");
+    assert!(answer.text.contains("base64"), "{}", answer.text);
 }
 
 #[tokio::test]

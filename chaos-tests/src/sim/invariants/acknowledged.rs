@@ -1,29 +1,37 @@
 //! Acknowledged is kept, refused is undone.
 //!
-//! An answer to a write names the index it was applied at: there, the replicas must have applied it and answered so
-//! ([`super::state_machine_safety`] and [`super::convergence`] see to it that it stays). And an operation of which its
-//! client was told that nothing was done must never change anything, before or after.
+//! An answer to a write names the index it was applied at: in that entry, which may hold writes of others too, the replicas
+//! must have applied it and answered so ([`super::state_machine_safety`] and [`super::convergence`] see to it that it stays).
+//! And an operation of which its client was told that nothing was done must never change anything, before or after.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mira_node::shard::command::{self, ShardAnswer};
 use mira_raft::GroupId;
 
+use super::CommandPlace;
 use super::shard_rules::Effect;
 use crate::sim::protocol::Told;
 
 /// What clients were told, and what was done.
 #[derive(Default)]
 pub struct Acknowledged {
-    answers: BTreeMap<(GroupId, u64), (Effect, Vec<u8>)>,
+    answers: BTreeMap<(GroupId, CommandPlace), (Effect, Vec<u8>)>,
     stored: BTreeMap<u64, (GroupId, u64)>,
     undone: BTreeSet<u64>,
 }
 
 impl Acknowledged {
     /// A command was applied for the first time.
-    pub fn applied(&mut self, group: GroupId, index: u64, effect: &Effect, answer: &[u8]) -> Result<(), String> {
-        self.answers.insert((group, index), (*effect, answer.to_vec()));
+    pub fn applied(
+        &mut self,
+        group: GroupId,
+        place: CommandPlace,
+        effect: &Effect,
+        answer: &[u8],
+    ) -> Result<(), String> {
+        let index = place.0;
+        self.answers.insert((group, place), (*effect, answer.to_vec()));
         let &Effect::Store { operation, stored: true, .. } = effect else { return Ok(()) };
         self.stored.insert(operation, (group, index));
         match self.undone.contains(&operation) {
@@ -36,16 +44,14 @@ impl Acknowledged {
     pub fn answered(&mut self, operation: u64, (group, index): (GroupId, u64), told: Told) -> Result<(), String> {
         let wrong =
             |what: String| Err(format!("operation {operation} was told {told:?} at {index} of group {group}, {what}"));
-        let Some((effect, answer)) = self.answers.get(&(group, index)) else {
-            return wrong("where nothing was applied".into());
+        let entry = || self.answers.range((group, (index, 0))..=(group, (index, u32::MAX))).map(|(_, applied)| applied);
+        // A command that was told that its frame has moved did not get as far as to show whose it is.
+        let own =
+            entry().find(|(effect, _)| matches!(effect, Effect::Store { operation: there, .. } if *there == operation));
+        let Some((_, answer)) = own.or_else(|| entry().find(|(effect, _)| *effect == Effect::Moved)) else {
+            let there: Vec<Effect> = entry().map(|(effect, _)| *effect).collect();
+            return wrong(format!("where {there:?} happened"));
         };
-        match effect {
-            Effect::Store { operation: there, .. } if *there != operation => {
-                return wrong(format!("where operation {there} was applied"));
-            }
-            Effect::Store { .. } | Effect::Moved => {}
-            other => return wrong(format!("where {other:?} happened")),
-        }
         match command::decode(answer) {
             Ok(ShardAnswer::Store(outcomes)) if outcomes.len() == 1 && Told::from(outcomes[0]) == told => Ok(()),
             other => wrong(format!("but the answer there is {other:?}")),

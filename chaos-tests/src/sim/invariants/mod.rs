@@ -32,11 +32,14 @@ pub struct Violation {
     pub at: Duration,
 }
 
+/// Where a command stands in a group's log: the index of its entry, and its ordinal among the commands of that.
+pub type CommandPlace = (u64, u32);
+
 /// What a replica applied, and how it answered.
 #[derive(Clone, Copy)]
 pub struct Applied<'a> {
     /// Where in the log.
-    pub index: u64,
+    pub place: CommandPlace,
     /// Under which id it was proposed.
     pub request: Option<RequestId>,
     /// The command.
@@ -79,24 +82,24 @@ impl Invariants {
     pub fn shard_applied(
         &mut self,
         group: GroupId,
-        Applied { index, request, payload, answer }: Applied<'_>,
+        Applied { place, request, payload, answer }: Applied<'_>,
     ) -> Vec<(&'static str, Result<(), String>)> {
-        let (effect, rules) = match self.shard_rules.applied(group, index, payload, answer) {
+        let (effect, rules) = match self.shard_rules.applied(group, place, payload, answer) {
             Ok(Some(effect)) => (effect, Ok(())),
             Ok(None) => return Vec::new(),
             Err(error) => return vec![("shard rules", Err(error))],
         };
         vec![
             ("shard rules", rules),
-            ("applied once", self.applied_once.applied(group, index, request, &effect)),
-            ("acknowledged", self.acknowledged.applied(group, index, &effect, answer)),
-            ("one owner", self.one_owner_of(group, index)),
+            ("applied once", self.applied_once.applied(group, place.0, request, &effect)),
+            ("acknowledged", self.acknowledged.applied(group, place, &effect, answer)),
+            ("one owner", self.one_owner_of(group, place)),
         ]
     }
 
-    /// What a client's command at this index changed was the newest there is.
-    fn one_owner_of(&mut self, group: GroupId, index: u64) -> Result<(), String> {
-        let changed = self.shard_rules.changed_at(group, index);
+    /// What a client's command at this place changed was the newest there is.
+    fn one_owner_of(&mut self, group: GroupId, place: CommandPlace) -> Result<(), String> {
+        let changed = self.shard_rules.changed_at(group, place);
         changed.into_iter().try_for_each(|(frame, before, after)| self.one_owner.changes(frame, before, after))
     }
 }

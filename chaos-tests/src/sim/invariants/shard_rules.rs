@@ -10,6 +10,7 @@ use mira_proto::placement::{Partitioning, shards_of_collection};
 use mira_proto::{CollectionId, FrameId, ShardId};
 use mira_raft::GroupId;
 
+use super::CommandPlace;
 use super::one_owner::State;
 use crate::sim::protocol::{COLLECTION, collection_of};
 
@@ -17,12 +18,12 @@ use crate::sim::protocol::{COLLECTION, collection_of};
 #[derive(Default)]
 pub struct ShardRules {
     frames: BTreeMap<(GroupId, FrameId), Changes>,
-    applied: BTreeMap<GroupId, u64>,
+    applied: BTreeMap<GroupId, CommandPlace>,
     ownerships: BTreeMap<GroupId, Ownership>,
     /// The greatest version of a collection's frames that were removed from a group for good.
     ended: BTreeMap<(GroupId, CollectionId), u64>,
     /// What the newest command of a client changed in each group: frame, before, after.
-    changed: BTreeMap<GroupId, (u64, Vec<Changed>)>,
+    changed: BTreeMap<GroupId, (CommandPlace, Vec<Changed>)>,
 }
 
 /// A frame, what it was and what it became.
@@ -74,17 +75,16 @@ impl ShardRules {
     pub fn applied(
         &mut self,
         group: GroupId,
-        index: u64,
+        place: CommandPlace,
         payload: &[u8],
         answer: &[u8],
     ) -> Result<Option<Effect>, String> {
-        let newest = self.applied.entry(group).or_default();
-        if index <= *newest {
+        if self.applied.get(&group).is_some_and(|newest| place <= *newest) {
             return Ok(None);
         }
-        *newest = index;
+        self.applied.insert(group, place);
         let command: ShardCommand = ShardCommand::decode(payload).map_err(|error| error.to_string())?;
-        let (mut expected, effect) = self.expect(group, index, command)?;
+        let (mut expected, effect) = self.expect(group, place, command)?;
         if let ShardAnswer::Forget { binned_ms, .. } = &mut expected
             && *binned_ms != 0
             && let Ok(ShardAnswer::Forget { binned_ms: said, .. }) = command::decode(answer)
@@ -94,11 +94,17 @@ impl ShardRules {
         }
         match command::encode(&expected) == answer {
             true => Ok(Some(effect)),
-            false => Err(format!("entry {index} of group {group} should have been answered with {expected:?}")),
+            false => Err(format!("{place:?} of group {group} should have been answered with {expected:?}")),
         }
     }
 
-    fn expect(&mut self, group: GroupId, index: u64, command: ShardCommand) -> Result<(ShardAnswer, Effect), String> {
+    fn expect(
+        &mut self,
+        group: GroupId,
+        place: CommandPlace,
+        command: ShardCommand,
+    ) -> Result<(ShardAnswer, Effect), String> {
+        let index = place.0;
         match command {
             ShardCommand::Store(frames) => {
                 let [new] = &frames[..] else { return Err("clients store one frame at a time".into()) };
@@ -116,7 +122,7 @@ impl ShardRules {
                     let after = Frame { version, operation, digest };
                     history.push((index, Some(after)));
                     let change = (new.frame, before.map(Frame::state), Some(after.state()));
-                    self.changed.insert(group, (index, vec![change]));
+                    self.changed.insert(group, (place, vec![change]));
                 }
                 Ok((ShardAnswer::Store(vec![outcome]), Effect::Store { operation, stored, raced }))
             }
@@ -131,7 +137,7 @@ impl ShardRules {
                     }
                 }
                 let removed = changes.iter().map(|(frame, ..)| *frame).collect();
-                self.changed.insert(group, (index, changes));
+                self.changed.insert(group, (place, changes));
                 let binned_ms = u64::from(into_bin);
                 Ok((ShardAnswer::Forget { removed, moved, more, binned_ms }, Effect::Forget))
             }
@@ -141,7 +147,7 @@ impl ShardRules {
             }
             ShardCommand::Purge { collection } => {
                 let changes = self.purge((group, index), collection);
-                self.changed.insert(group, (index, changes));
+                self.changed.insert(group, (place, changes));
                 Ok((ShardAnswer::Purge, Effect::Purge))
             }
             ShardCommand::Verify { .. }
@@ -256,9 +262,9 @@ impl ShardRules {
         }
     }
 
-    /// What a client's command at this index changed.
-    pub fn changed_at(&self, group: GroupId, index: u64) -> Vec<Changed> {
-        let changed = self.changed.get(&group).filter(|(at, _)| *at == index);
+    /// What a client's command at this place changed.
+    pub fn changed_at(&self, group: GroupId, place: CommandPlace) -> Vec<Changed> {
+        let changed = self.changed.get(&group).filter(|(at, _)| *at == place);
         changed.map(|(_, changes)| changes.clone()).unwrap_or_default()
     }
 

@@ -1,4 +1,4 @@
-//! State machine safety: no two replicas apply different commands at one index, and replicas that applied the same index
+//! State machine safety: no two replicas apply different commands at one place of the log, and replicas that applied the same index
 //! hold the same bytes, whatever of log, snapshots, crashes and replays brought them there.
 
 use std::collections::BTreeMap;
@@ -7,10 +7,12 @@ use mira_proto::NodeId;
 use mira_raft::GroupId;
 use mira_raft::inspect::AppliedState;
 
+use super::CommandPlace;
+
 /// What was applied, and what it came to.
 #[derive(Default)]
 pub struct StateMachineSafety {
-    commands: BTreeMap<(GroupId, u64), (NodeId, [u8; 32])>,
+    commands: BTreeMap<(GroupId, CommandPlace), (NodeId, [u8; 32])>,
     states: BTreeMap<(GroupId, u64), (NodeId, AppliedState)>,
 }
 
@@ -19,7 +21,7 @@ impl StateMachineSafety {
     pub fn applied(
         &mut self,
         (node, group): (NodeId, GroupId),
-        index: u64,
+        place: CommandPlace,
         time_ms: u64,
         (payload, answer): (&[u8], &[u8]),
     ) -> Result<(), String> {
@@ -29,10 +31,10 @@ impl StateMachineSafety {
         hash.update(payload);
         hash.update(answer);
         let digest = *hash.finalize().as_bytes();
-        let (first, known) = *self.commands.entry((group, index)).or_insert((node, digest));
+        let (first, known) = *self.commands.entry((group, place)).or_insert((node, digest));
         match known == digest {
             true => Ok(()),
-            false => Err(format!("nodes {first} and {node} applied entry {index} of group {group} differently")),
+            false => Err(format!("nodes {first} and {node} applied {place:?} of group {group} differently")),
         }
     }
 

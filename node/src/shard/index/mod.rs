@@ -181,6 +181,11 @@ impl ShardIndex {
         self.look_into(space, VectorIndex::len).unwrap_or(0)
     }
 
+    /// Changes of a space that its index does not have yet.
+    pub(in crate::shard) fn tail_len(&self, space: SpaceId) -> usize {
+        self.index_of(space).map_or(0, |index| index.tail.lock().size())
+    }
+
     /// What `look` sees in the index of a space, without the tail; none if nothing of it is indexed.
     pub(super) fn look_into<T>(&self, space: SpaceId, look: impl FnOnce(&VectorIndex) -> T) -> Option<T> {
         self.index_of(space).and_then(|index| index.vectors.get().map(look))

@@ -59,7 +59,8 @@ pub struct Query {
 }
 
 impl Query {
-    fn is_ranged(&self) -> bool {
+    /// Whether only frames of some time are wanted.
+    pub(in crate::shard) fn is_ranged(&self) -> bool {
         self.created_ms != (0..u64::MAX)
     }
 

@@ -119,6 +119,12 @@ impl StateMachine for ShardMachine {
         self.carry_out(ShardCommand::decode(command.payload)?, at, txn)
     }
 
+    /// Writes, which know the entry that they came with, but never each other's. Steps of growths, keys and verifications
+    /// have an entry of their own: what is said of an index is said of one step.
+    fn shares_entry(&self, payload: &[u8]) -> bool {
+        command::is_write(payload)
+    }
+
     fn ends_batch(&self, payload: &[u8]) -> bool {
         command::is_verify(payload)
     }

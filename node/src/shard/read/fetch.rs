@@ -8,6 +8,9 @@ use crate::shard::{Shard, chunks, frame_id, migration::ownership::Shown, record:
 /// Frames of a page that are read at once: no more than a message holds, were all as large as may be.
 pub(super) const FETCH_STEP: usize = 16;
 
+/// Frames that are read on the thread that serves connections: as many as nearly every call asks for.
+const FEW: usize = 4;
+
 /// Frames to be read until they have so many bytes.
 struct FetchPage<'a> {
     class: Class,
@@ -24,15 +27,14 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let class = chunks::class(request.class)?;
         if let Some(moment) = Moment::of(&request)? {
             let room = if request.max_bytes == 0 { u64::MAX } else { request.max_bytes };
-            let (frames, looked_at) = tokio::task::block_in_place(|| self.open_moment(&read, &ids, (moment, room)))?;
+            let (frames, looked_at) = at_ease(ids.len(), || self.open_moment(&read, &ids, (moment, room)))?;
             return Ok(node_v1::FetchReply { state: Some(read.state), frames, looked_at });
         }
         let (frames, looked_at) = match request.max_bytes {
             0 => (self.open_frames(&read, class, &shown_of(&read.shown, &ids))?.into_iter().flatten().collect(), 0),
             room => {
                 let page = FetchPage { class, ids: &ids, room };
-                // Up to a page of them: work of milliseconds, for which this thread lets its other tasks go.
-                tokio::task::block_in_place(|| self.open_page(&read, &page))?
+                at_ease(ids.len(), || self.open_page(&read, &page))?
             }
         };
         Ok(node_v1::FetchReply { state: Some(read.state), frames, looked_at })
@@ -54,6 +56,12 @@ impl<R: mira_raft::Runtime> Shard<R> {
         }
         Ok((frames, looked_at))
     }
+}
+
+/// Reads so many frames. Up to a page of them is work of milliseconds, for which this thread lets its other tasks go; of a
+/// few, handing those to another thread would take longer than the work.
+fn at_ease<T>(frames: usize, work: impl FnOnce() -> T) -> T {
+    if frames <= FEW { work() } else { tokio::task::block_in_place(work) }
 }
 
 fn shown_of(shown: &Shown, ids: &[FrameId]) -> Vec<FrameId> {

@@ -1,6 +1,7 @@
 //! Searching a shard: check the request, wait to be admitted, rank, and fill the answer with what was asked for.
 
 use std::{
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,6 +27,13 @@ use crate::{
         record::{self, Class},
     },
 };
+
+/// A search for no more hits than this, with a beam no wider, vectors of no more components and no more changes that are not
+/// indexed yet, takes some tenths of a millisecond.
+const SHORT_K: usize = 100;
+const SHORT_EF: usize = 256;
+const SHORT_DIM: usize = 1_024;
+const SHORT_TAIL: usize = 128;
 
 /// What a frame that comes along with a hit takes in memory, most of the time.
 const TYPICAL_FRAME_BYTES: usize = 4 << 10;
@@ -63,7 +71,9 @@ impl<R: mira_raft::Runtime> Shard<R> {
         let prepared = self.prepare(&request, &space, read.shown.clone(), &caller)?;
         let permit = self.shared.admission.admit(self.memory_of(&request, &space, prepared.query.k)).await?;
         let started = Instant::now();
-        let RankedSearch { pools, query, ranking, answer } = self.rank(prepared, &collection, permit).await?;
+        let is_short = self.is_short(&prepared, &collection);
+        let RankedSearch { pools, query, ranking, answer } =
+            self.rank(prepared, &collection, (permit, is_short)).await?;
         let Answer { hits, mut found, more, looked_through } = answer;
         if !request.exact && ranking.is_plain() && self.shared.recall_sampler.wants() {
             self.repeat_exactly(pools, query, indexed, hits.iter().map(|hit| hit.similarity).collect());
@@ -123,12 +133,28 @@ impl<R: mira_raft::Runtime> Shard<R> {
         pool * per_hit + 2 * self.index.vectors(space.into()) + vectors + frames
     }
 
+    /// Whether a search is over so soon that handing it to another thread, and its answer back, would take a good part of its
+    /// time: the best few by one vector, of an index that is walked and has nearly all of them.
+    fn is_short(&self, prepared: &PreparedSearch, collection: &CollectionRecord) -> bool {
+        let PreparedSearch { query, ranking, vectors, .. } = prepared;
+        let [vector] = &vectors[..] else { return false };
+        let is_walked = !query.exact && query.ef.is_none_or(|ef| ef <= SHORT_EF);
+        let is_open = query.condition.is_none() && !query.is_ranged() && query.shown.is_all();
+        let space = SpaceId { collection: collection.id, number: query.space };
+        ranking.is_plain()
+            && is_walked
+            && is_open
+            && query.k <= SHORT_K
+            && vector.len() <= SHORT_DIM
+            && self.index.tail_len(space) <= SHORT_TAIL
+    }
+
     /// Finds the frames of the answer. The permit is kept until that has ended, also when nobody waits for it any more.
     async fn rank(
         &self,
         prepared: PreparedSearch,
         collection: &CollectionRecord,
-        permit: SearchPermit,
+        (permit, is_short): (SearchPermit, bool),
     ) -> Result<RankedSearch, Refusal> {
         let PreparedSearch { query, ranking, vectors, is_mean } = prepared;
         let pools = Pools {
@@ -139,14 +165,19 @@ impl<R: mira_raft::Runtime> Shard<R> {
             is_mean,
         };
         let asked = query.clone();
-        // Comparing vectors is work of up to milliseconds: not on the threads that carry heartbeats.
-        let (pools, ranking, ranked) = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let _permit = permit;
             let ranked = pools.rank(&ranking, asked);
             (pools, ranking, ranked)
-        })
-        .await
-        .map_err(|_| Problem::internal("the search failed: the node's log says why"))?;
+        };
+        // Comparing many vectors is work of milliseconds: not on the threads that carry heartbeats.
+        let done = if is_short {
+            panic::catch_unwind(AssertUnwindSafe(work)).ok()
+        } else {
+            tokio::task::spawn_blocking(work).await.ok()
+        };
+        let failed = || Problem::internal("the search failed: the node's log says why");
+        let (pools, ranking, ranked) = done.ok_or_else(failed)?;
         Ok(RankedSearch { pools, query, ranking, answer: ranked? })
     }
 
