@@ -6,8 +6,8 @@
 
 use serde::de::value::{Error, StrDeserializer, U32Deserializer};
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, VariantAccess, Visitor,
 };
 
 /// Levels within levels; deeper ones are left empty where a type allows it.
@@ -132,8 +132,12 @@ impl<'de> Deserializer<'de> for &mut Draws {
         false
     }
 
-    /// What is of no type of its own is JSON.
+    /// What is of no type of its own is JSON; mostly a list where one is taken beside something else.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let takes_lists = (&visitor as &dyn Expected).to_string().starts_with("a sequence");
+        if takes_lists && self.below(4) > 0 {
+            return self.deserialize_seq(visitor);
+        }
         match self.below(if self.levels > MAX_LEVELS { 6 } else { 8 }) {
             0 => visitor.visit_unit(),
             1 => self.deserialize_bool(visitor),

@@ -216,7 +216,8 @@ fn a_memory_that_is_replaced_while_it_is_read_is_exported_as_one_version() {
     world.server.conduct().replaces_while_read = Some(b"new content".to_vec());
     world.says(&["export", "--collection", "notes", "-o", "a.jsonl"]);
     let lines = std::fs::read_to_string(world.path("a.jsonl")).unwrap();
-    let line: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
+    let mut lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let line = lines.find(|line| line["id"] == json!(id(2))).unwrap();
     assert_eq!(line["attachment"]["size"], 11);
     let file = world.path("a.jsonl.files").join(line["attachment"]["path"].as_str().unwrap());
     assert_eq!(std::fs::read(file).unwrap(), b"new content");

@@ -58,6 +58,7 @@ async fn refusals(
         reads SessionsRequest by sessions;
         reads ScanRequest by scan;
         reads SessionRequest by session;
+        reads ListBinRequest by list_bin;
         reads ListPrivateVectorsRequest by list_private_vectors;
         reads MeasureRecallRequest by measure_recall;
     }

@@ -408,6 +408,8 @@ mod tests {
         let item: StoreItem = read(text).unwrap();
         assert_eq!(Value::Object(item.metadata.unwrap()), plain["metadata"]);
         assert_eq!(read::<StoreItem>(r#"{"metadata":null}"#).unwrap().metadata, None);
-        assert!(read::<StoreItem>(r#"{"metadata":[1]}"#).unwrap_err().contains("expected a map"));
+        assert!(
+            read::<StoreItem>(r#"{"metadata":[1]}"#).unwrap_err().contains("metadata must be an object, not a list")
+        );
     }
 }

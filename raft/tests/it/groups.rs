@@ -11,8 +11,8 @@ use bytes::Bytes;
 use mira_raft::engine::{Batch, Durability, Engine, Fault, Read};
 use mira_raft::transport::local::Gate;
 use mira_raft::{
-    ChangeError, EngineError, Freshness, Group, GroupStatus, HostError, Limits, Others, ProposeError, ReadError,
-    RequestId, Role, TransportError,
+    ChangeError, EngineError, Freshness, Group, HostError, Limits, Others, ProposeError, ReadError, RequestId, Role,
+    TransportError,
 };
 
 /// Snapshots and trimming early, chunks small: every path in few writes.
@@ -369,8 +369,7 @@ async fn one_that_left_and_came_back_empty_elects_nobody_who_was_away() {
     cluster.group(leader).add_learner(leaving).await.unwrap();
     cluster.until(leader, |status| status.lag.get(&leaving) == Some(&Some(0))).await;
     cluster.group(leader).change_voters(BTreeSet::from([leader, away, leaving]), Others::Leave).await.unwrap();
-    cluster.group(leaving).campaign().await.unwrap();
-    cluster.until(leaving, GroupStatus::is_leader).await;
+    cluster.group(leader).transfer_leader(leaving).await.unwrap();
     cluster.write_many("again", 5).await;
 }
 

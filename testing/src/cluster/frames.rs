@@ -109,6 +109,10 @@ impl FakeNode {
         };
         let there = state.of_shard(collection, shard).filter(|_| of_frames).chain(binned.filter(|_| of_bin));
         let there: Vec<&Kept> = there.filter(|kept| is_here(kept)).collect();
+        if there.iter().any(|kept| request.ids.contains(&kept.frame.id) && !may_go(kept)) {
+            let detail = "the id holds a private memory of another owner";
+            return Err(Refusal::from(Problem::new(Code::WrongOwnerKey, detail)).into());
+        }
         let private_left = there.iter().filter(|kept| request.all && !may_go(kept)).count() as u64;
         let matching = there.into_iter().filter(|kept| matches(kept));
         let mut removed: Vec<Bytes> = matching.map(|kept| kept.frame.id.clone()).collect();
