@@ -408,8 +408,7 @@ mod tests {
         let item: StoreItem = read(text).unwrap();
         assert_eq!(Value::Object(item.metadata.unwrap()), plain["metadata"]);
         assert_eq!(read::<StoreItem>(r#"{"metadata":null}"#).unwrap().metadata, None);
-        assert!(
-            read::<StoreItem>(r#"{"metadata":[1]}"#).unwrap_err().contains("metadata must be an object, not a list")
-        );
+        let error = read::<StoreItem>(r#"{"metadata":[1]}"#).unwrap_err();
+        assert!(error.contains("metadata: it must be an object, not a list"), "{error}");
     }
 }
