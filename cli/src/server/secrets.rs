@@ -66,7 +66,8 @@ pub fn write(file: &Path, secret: &str) -> Result<(), CliError> {
     written.map_err(CliError::io(file))
 }
 
-fn bad(file: &Path, detail: String) -> CliError {
+/// A file that breaks its rules.
+pub(super) fn bad(file: &Path, detail: String) -> CliError {
     CliError::BadFile { path: file.to_owned(), detail }
 }
 

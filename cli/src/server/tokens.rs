@@ -24,7 +24,7 @@ pub fn read(file: &Path) -> Result<Vec<AccessToken>, CliError> {
 }
 
 fn parse(file: &Path, text: &str) -> Result<Vec<AccessToken>, CliError> {
-    AccessToken::parse_all(text).map_err(|error| CliError::BadFile { path: file.to_owned(), detail: error.to_string() })
+    AccessToken::parse_all(text).map_err(|error| secrets::bad(file, error.to_string()))
 }
 
 /// Keeps a router's tokens those of its file, for ever; waits for ever where it has none.
@@ -73,7 +73,7 @@ impl<'a> Followed<'a> {
         self.said = now;
         Some(match &self.said {
             Ok(text) => parse(self.file, text),
-            Err(detail) => Err(CliError::BadFile { path: self.file.to_owned(), detail: detail.clone() }),
+            Err(detail) => Err(secrets::bad(self.file, detail.clone())),
         })
     }
 }

@@ -46,9 +46,9 @@ impl<R: Runtime> Group<R> {
     /// The last entry to trim for `keep` entries of those in the snapshot to be left; `None` if fewer than a quarter as many
     /// would go.
     pub(crate) fn snapshot_cut(&self, keep: u64) -> Option<u64> {
-        let status = self.status();
-        let upto = status.snapshot_index.checked_sub(keep)?;
-        (upto >= status.purged + (keep / 4).clamp(1, 256)).then_some(upto)
+        let snapshot = index_of(self.raft().metrics().borrow_watched().snapshot.as_ref());
+        let upto = snapshot.checked_sub(keep)?;
+        (upto >= self.inner.parts.entries.purged_index() + (keep / 4).clamp(1, 256)).then_some(upto)
     }
 
     /// Takes a snapshot now, after which the log is trimmed; does not wait for it.
